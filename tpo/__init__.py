@@ -1,0 +1,10 @@
+"""Thought Preference Optimization ("Thinking LLMs", arXiv 2410.10630).
+
+For each iteration t, with the policy of the iteration before:
+
+    completions = sample(policy, instructions)         # K thoughts and responses each
+    scores      = judge(instructions, responses)       # responses only, never a thought
+    pairs       = build_pairs(completions, scores)     # best against worst, thoughts included
+    policy      = train_dpo(policy, pairs)             # the next iterate
+    evaluate(policy, baseline=seed model's direct answers)
+"""

@@ -1,0 +1,105 @@
+"""The tokenizer's side of a chat: rendering to token ids, once, with one BOS and the template's own EOS."""
+
+from pathlib import Path
+from typing import Any
+
+from tpo.errors import TpoError
+from tpo.thought import ThoughtFormat
+
+Tokenizer = Any  # transformers' PreTrainedTokenizerBase; not imported here, it takes seconds
+
+
+class ChatError(TpoError):
+    """A tokenizer that cannot render a chat."""
+
+
+def save_tokenizer(
+    source: str | Path, directory: Path, *, revision: str | None = None, chat_template: str | None = None
+) -> None:
+    """Save a model's tokenizer to `directory`, with another chat template if one is given.
+
+    Args:
+        source: Local directory or Hub name.
+        directory: Where to.
+        revision: Of the Hub repository.
+        chat_template: A Jinja template's text.
+
+    Raises:
+        ChatError: If the tokenizer has no chat template or no EOS.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template
+    _checked(tokenizer, source).save_pretrained(directory)
+
+
+def load_tokenizer(path: str | Path, *, revision: str | None = None) -> Tokenizer:
+    """Return a tokenizer with a chat template, an end-of-sequence token and a padding token.
+
+    Raises:
+        ChatError: If either is missing.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision)
+    return _checked(tokenizer, path)
+
+
+def _checked(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
+    if tokenizer.chat_template is None:
+        raise ChatError(
+            f"{name}: the tokenizer has no chat template. TPO needs an instruct model: use one, or set "
+            "model.chat_template to a file with a Jinja template"
+        )
+    if tokenizer.eos_token_id is None:
+        raise ChatError(f"{name}: the tokenizer has no EOS token, so no response could ever end")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def strip_special_tokens(text: str, tokenizer: Tokenizer) -> str:
+    """Return `text` without the strings of special tokens.
+
+    A user's or a model's text that spells `<|im_end|>` would otherwise end its turn and could speak as
+    someone else. Removal repeats until nothing is left to remove, because taking one string out can
+    put another together.
+    """
+    while True:
+        cleaned = text
+        for token in tokenizer.all_special_tokens:
+            cleaned = cleaned.replace(token, "")
+        if cleaned == text:
+            return cleaned
+        text = cleaned
+
+
+def chat_ids(tokenizer: Tokenizer, user: str, *, assistant: str | None = None) -> list[int]:
+    """Return the ids of a user turn and the opening of the assistant's turn, as the template renders them.
+
+    Args:
+        tokenizer: With a chat template.
+        user: The user's turn; special-token strings are removed.
+        assistant: Text that the assistant's turn starts with, if any.
+    """
+    messages = [{"role": "user", "content": strip_special_tokens(user, tokenizer)}]
+    ids: list[int] = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    if assistant:
+        ids = ids + tokenizer.encode(assistant, add_special_tokens=False)
+    return ids
+
+
+def render(tokenizer: Tokenizer, instruction: str, form: ThoughtFormat) -> list[int]:
+    """Return the context from which a completion to `instruction` is sampled."""
+    return chat_ids(tokenizer, form.user_turn(instruction), assistant=form.prefill)
+
+
+def end_ids(tokenizer: Tokenizer, generation_config: Any) -> frozenset[int]:
+    """Return every token id that ends a turn: the tokenizer's EOS and those of the generation config."""
+    configured = generation_config.eos_token_id
+    listed = configured if isinstance(configured, list) else [configured]
+    return frozenset({tokenizer.eos_token_id, *(token for token in listed if token is not None)})

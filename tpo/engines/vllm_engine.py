@@ -1,0 +1,133 @@
+"""Sampling with vLLM: n = K with a shared prefix, adapters served unmerged under a fresh id.
+
+vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages with this engine in a
+process of their own: when the stage ends, the memory is free for training.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from tpo.engines import Decoding, Generation, Policy
+
+
+class VllmEngine:
+    """Samples with vLLM in this process."""
+
+    uses_seeds = False  # vLLM's per-request seeds are not reproducible across batches, and kill its CPU build
+
+    def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
+        """Start vLLM.
+
+        Args:
+            config: The `engine` group as a dictionary.
+            policy: Seed model and adapter.
+            end_ids: Token ids that end a completion.
+            seed: Of vLLM's own random stream.
+        """
+        if policy.adapter_path is not None:
+            max_lora_rank = _adapter_rank(policy.adapter_path)
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
+        from vllm import LLM
+        from vllm.lora.request import LoRARequest
+
+        self.end_ids = end_ids
+        # One engine serves one policy, but the id and the name still tell adapters apart: vLLM's prefix
+        # cache is keyed by them (vllm #42125).
+        self.lora = None
+        lora_settings: dict[str, Any] = {}
+        if policy.adapter_path is not None:
+            name = f"{policy.adapter_path.parent.name}-{policy.adapter_path.name}"
+            self.lora = LoRARequest(lora_name=name, lora_int_id=1, lora_path=str(policy.adapter_path))
+            lora_settings = {"enable_lora": True, "max_lora_rank": max_lora_rank}
+        self.llm = LLM(
+            model=policy.model_path,
+            revision=policy.revision,
+            dtype=policy.dtype,
+            max_model_len=policy.max_model_len,
+            seed=seed % 2**31,
+            max_num_seqs=config["max_num_seqs"],
+            gpu_memory_utilization=config["gpu_memory_utilization"],
+            enforce_eager=config["enforce_eager"],
+            enable_prefix_caching=config["enable_prefix_caching"],
+            tensor_parallel_size=config["tensor_parallel_size"],
+            **lora_settings,
+        )
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
+    ) -> list[list[Generation]]:
+        """Return for each prompt one generation per seed, in order; the seeds' values are not used."""
+        if decoding.switch_ids is None:
+            groups = self._sample(prompts, [len(group) for group in seeds], decoding.max_tokens, decoding, stop=None)
+            return [[Generation(ids, reason) for ids, reason in group] for group in groups]
+        thoughts = self._sample(
+            prompts, [len(group) for group in seeds], decoding.max_tokens, decoding, stop=decoding.response_delimiter
+        )
+        switched: list[tuple[list[int], int, int]] = []
+        contexts: list[list[int]] = []
+        for prompt, group in zip(prompts, thoughts, strict=True):
+            for token_ids, reason in group:
+                start = stop = 0
+                if reason != "delimiter":
+                    kept = token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
+                    token_ids = [*kept, *decoding.switch_ids]
+                    start, stop = len(kept), len(token_ids)
+                switched.append((token_ids, start, stop))
+                contexts.append([*prompt, *token_ids])
+        responses = self._sample(contexts, [1] * len(contexts), decoding.max_response_tokens, decoding, stop=None)
+        flat = iter(
+            Generation([*thought, *response], reason, start, stop)
+            for (thought, start, stop), [(response, reason)] in zip(switched, responses, strict=True)
+        )
+        return [[next(flat) for _ in group] for group in seeds]
+
+    def _sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        counts: Sequence[int],
+        max_tokens: int,
+        decoding: Decoding,
+        *,
+        stop: str | None,
+    ) -> list[list[tuple[list[int], str]]]:
+        """Return (token ids, reason) per prompt and sample; reason is "stop", "length" or "delimiter"."""
+        from vllm import SamplingParams
+
+        settings = [
+            SamplingParams(
+                n=count,
+                temperature=decoding.temperature,
+                top_p=decoding.top_p,
+                max_tokens=max_tokens,
+                stop=[stop] if stop else None,
+                include_stop_str_in_output=True,
+                stop_token_ids=sorted(self.end_ids),
+                skip_special_tokens=False,
+            )
+            for count in counts
+        ]
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        outputs = self.llm.generate(requests, settings, lora_request=self.lora, use_tqdm=False)
+        groups = []
+        for output in outputs:
+            group = []
+            for sample in sorted(output.outputs, key=lambda sample: sample.index):
+                reason = "length" if sample.finish_reason == "length" else "stop"
+                if stop is not None and sample.stop_reason == stop:
+                    reason = "delimiter"
+                group.append((list(sample.token_ids), reason))
+            groups.append(group)
+        return groups
+
+
+def _adapter_rank(path: Any) -> int:
+    """Return the smallest rank that vLLM accepts and that holds the adapter's."""
+    from peft import LoraConfig
+
+    rank = LoraConfig.from_pretrained(str(path)).r
+    for allowed in (8, 16, 32, 64, 128, 256, 320, 512):
+        if rank <= allowed:
+            return allowed
+    raise ValueError(f"{path}: rank {rank} is above vLLM's largest, 512")

@@ -1,0 +1,78 @@
+"""The frozen seed model as judge: is this response helpful, correct and complete, yes or no?
+
+score = log p(Yes | question) - log p(No | question), in nats: one forward pass, nothing sampled, nothing
+downloaded. A weak judge (experiments/LOG.md), here because it runs everywhere.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tpo.chat import chat_ids, load_tokenizer, strip_special_tokens
+from tpo.engines import Policy
+from tpo.errors import TpoError
+from tpo.judges import Candidates, Judgement, batch_by_tokens
+from tpo.models import load_model
+
+
+class SelfRating:
+    """Scores a response by the log-odds of yes."""
+
+    def __init__(self, config: dict[str, Any], policy: Policy) -> None:
+        """Load the seed model.
+
+        Raises:
+            TpoError: If the question lacks a place for instruction or response, or an answer word is
+                not a single token of this model.
+        """
+        self.question, self.batch_tokens = config["question"], config["batch_tokens"]
+        for field in ("{instruction}", "{response}"):
+            if field not in self.question:
+                raise TpoError(f"judge.question has no {field}")
+        self.tokenizer = load_tokenizer(policy.tokenizer_path)
+        self.answer_ids = [self._answer_id(config["positive"]), self._answer_id(config["negative"])]
+        self.model = load_model(policy.model_path, revision=policy.revision, dtype=policy.dtype)
+
+    def _answer_id(self, word: str) -> int:
+        ids = self.tokenizer.encode(word, add_special_tokens=False)
+        if len(ids) != 1:
+            raise TpoError(f"judge: the answer {word!r} is {len(ids)} tokens of this model; it must be one")
+        return int(ids[0])
+
+    @torch.inference_mode()
+    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
+        """Return the log-odds of yes for every response, in nats."""
+        sequences = [
+            chat_ids(self.tokenizer, self._ask(item.instruction, response))
+            for item in candidates
+            for response in item.responses
+        ]
+        scores = [0.0] * len(sequences)
+        for batch in batch_by_tokens([len(ids) for ids in sequences], batch_tokens=self.batch_tokens):
+            for position, value in zip(batch, self._log_odds([sequences[index] for index in batch]), strict=True):
+                scores[position] = value
+        remaining = iter(scores)
+        return [[Judgement(next(remaining), None) for _ in item.responses] for item in candidates]
+
+    def _ask(self, instruction: str, response: str) -> str:
+        # One pass over the template: a response that spells {instruction} stays as it is.
+        fields = {
+            "{instruction}": strip_special_tokens(instruction, self.tokenizer),
+            "{response}": strip_special_tokens(response, self.tokenizer),
+        }
+        return re.sub(r"\{instruction\}|\{response\}", lambda match: fields[match.group()], self.question)
+
+    def _log_odds(self, sequences: list[list[int]]) -> list[float]:
+        # Padding on the right needs no mask under causal attention: no real token sees it, and without
+        # a mask the fast attention kernel is used. The last real position of each row is picked out.
+        longest = max(map(len, sequences))
+        padded = [ids + [0] * (longest - len(ids)) for ids in sequences]
+        last = torch.tensor([len(ids) - 1 for ids in sequences])
+        positions, where = last.unique(return_inverse=True)
+        device = self.model.device
+        logits = self.model(input_ids=torch.tensor(padded, device=device), logits_to_keep=positions.to(device)).logits
+        answers = logits[torch.arange(len(sequences)), where][:, self.answer_ids].float()
+        odds: list[float] = (answers[:, 0] - answers[:, 1]).tolist()  # the softmax's denominator cancels
+        return odds

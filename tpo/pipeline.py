@@ -1,0 +1,214 @@
+"""The stages of one experiment: each method asks the store for one artifact of the method.
+
+Here, and only here, a composed config turns into the identities of steps: what a stage's result depends on
+goes into its step, what does not stays out, and runs share whatever they agree on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tpo.evaluate
+import tpo.judge
+import tpo.pairs
+import tpo.sample
+import tpo.synthetic
+from tpo.artifacts import Artifact, Step, Store, file_digest
+from tpo.config import Config
+from tpo.models import fingerprint
+from tpo.prompts import PromptError
+from tpo.records import Score
+from tpo.seeds import derive_seed
+from tpo.select import Selection, best_epoch
+from tpo.thought import DIRECT, ThoughtFormat
+
+MODEL_VERSION = 1
+PROMPTS_VERSION = 1
+TRAIN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PolicyRef:
+    """A policy by reference: the seed model, or an epoch of a train artifact."""
+
+    adapter: Artifact | None = None
+    epoch: int = 0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Completions with their scores."""
+
+    completions: Artifact
+    scores: Artifact
+
+
+class Pipeline:
+    """Builds the steps of one experiment and runs them through a store."""
+
+    def __init__(self, config: Config, store: Store) -> None:
+        """Prepare seed model and instructions, so that bad ones fail before anything is sampled."""
+        self.config, self.store = config, store
+        self.stages: list[Artifact] = []
+        self.form = ThoughtFormat(
+            prompt=config.thought.prompt,
+            thought_delimiter=config.thought.thought_delimiter,
+            response_delimiter=config.thought.response_delimiter,
+            enforce=config.thought.enforce,  # type: ignore[arg-type]  # checked by tpo.config.check
+        )
+        self.model = self._run("model", MODEL_VERSION, self._model_settings())
+        self.prompts = self._make_prompts()
+
+    def sample(self, policy: PolicyRef, iteration: int) -> Artifact:
+        """K completions of each of the iteration's instructions."""
+        settings = asdict(self.config.sample)
+        return self._sample(policy, f"train-{iteration}", self.form, settings, role=f"iteration-{iteration}")
+
+    def judge(self, completions: Artifact) -> Artifact:
+        """A score for each completion's response."""
+        config = {"judge": asdict(self.config.judge), **self._policy_settings(PolicyRef())}
+        inputs = {"prompts": self.prompts, "completions": completions, "model": self.model}
+        return self._run("judge", tpo.judge.VERSION, config, inputs)
+
+    def pairs(self, completions: Artifact, scores: Artifact) -> Artifact:
+        """Best against worst of each instruction."""
+        inputs = {"completions": completions, "scores": scores}
+        return self._run("pairs", tpo.pairs.VERSION, asdict(self.config.pairs), inputs)
+
+    def train(self, policy: PolicyRef, pairs: Artifact, iteration: int) -> Artifact:
+        """The adapters after each epoch of DPO, starting from `policy`."""
+        settings = asdict(self.config.train)
+        del settings["select"]
+        inputs = {"model": self.model, "pairs": pairs, **_adapter(policy)}
+        config = {"settings": settings, **self._policy_settings(policy)}
+        return self._run("train", TRAIN_VERSION, config, inputs, seed=self._seed("train", iteration))
+
+    def select(self, checkpoints: Artifact) -> tuple[PolicyRef, Selection]:
+        """The next policy: the epoch that the judge prefers on the validation instructions."""
+        epochs = range(1, self.config.train.num_epochs + 1)
+        if self.config.train.select == "last" or len(epochs) == 1:
+            return PolicyRef(checkpoints, epochs[-1]), Selection(epochs[-1], {}, 0)
+        scores = {
+            epoch: self._answer(PolicyRef(checkpoints, epoch), "validation", self.form).scores.rows(Score)
+            for epoch in epochs
+        }
+        selection = best_epoch(scores)
+        return PolicyRef(checkpoints, selection.epoch), selection
+
+    def baseline(self) -> Judged:
+        """The seed model's direct answers to the test instructions."""
+        return self._answer(PolicyRef(), "test", DIRECT, role="baseline")
+
+    def answer(self, policy: PolicyRef) -> Judged:
+        """The policy's answers to the test instructions."""
+        return self._answer(policy, "test", self.form)
+
+    def compare(self, judged: Judged, baseline: Judged) -> Artifact:
+        """Win rates of the policy against the baseline."""
+        inputs = {
+            "prompts": self.prompts,
+            "completions": judged.completions,
+            "scores": judged.scores,
+            "baseline_completions": baseline.completions,
+            "baseline_scores": baseline.scores,
+        }
+        config = {"confidence": self.config.eval.confidence}
+        return self._run("compare", tpo.evaluate.VERSION, config, inputs, seed=self._seed("compare"))
+
+    def _answer(self, policy: PolicyRef, split: str, form: ThoughtFormat, *, role: str = "answer") -> Judged:
+        settings = asdict(self.config.sample) | {
+            "num_samples": 1,
+            "temperature": self.config.eval.temperature,
+            "top_p": self.config.eval.top_p,
+        }
+        completions = self._sample(policy, split, form, settings, role=role)
+        return Judged(completions, self.judge(completions))
+
+    def _sample(
+        self, policy: PolicyRef, split: str, form: ThoughtFormat, settings: dict[str, Any], *, role: str
+    ) -> Artifact:
+        config = {
+            "split": split,
+            "thought": asdict(form),
+            "settings": settings,
+            "engine": asdict(self.config.engine),
+            **self._policy_settings(policy),
+        }
+        inputs = {"model": self.model, "prompts": self.prompts, **_adapter(policy)}
+        return self._run("sample", tpo.sample.VERSION, config, inputs, seed=self._seed("sample", role))
+
+    def _make_prompts(self) -> Artifact:
+        settings = asdict(self.config.prompts)
+        config: dict[str, Any] = {"settings": settings}
+        for key in ("path", "shots_path"):
+            if settings.get(key) is not None:  # what the file holds matters, not only where it lies
+                config[f"{key}_sha256"] = file_digest(Path(settings[key]))
+        inputs: dict[str, Artifact] = {}
+        if settings["kind"] == "synthetic":
+            step = {"settings": settings, "engine": asdict(self.config.engine), **self._policy_settings(PolicyRef())}
+            inputs["candidates"] = self._run(
+                "synthesize",
+                tpo.synthetic.VERSION,
+                step | {key: value for key, value in config.items() if key.endswith("_sha256")},
+                {"model": self.model},
+                seed=self._seed("synthesize"),
+            )
+        prompts = self._run("prompts", PROMPTS_VERSION, config, inputs, seed=self._seed("prompts"))
+        if prompts.metrics["num_iterations"] < self.config.num_iterations:
+            raise PromptError(
+                f"num_iterations={self.config.num_iterations}, but the instructions last for "
+                f"{prompts.metrics['num_iterations']} iterations of prompts.num_train={self.config.prompts.num_train} "
+                "fresh ones: lower either, or use a larger source"
+            )
+        return prompts
+
+    def _model_settings(self) -> dict[str, Any]:
+        model = self.config.model
+        template = Path(model.chat_template).read_text() if model.chat_template else None
+        return {
+            "source": model.source,
+            "name": model.name,
+            "revision": model.revision,
+            "chat_template": template,
+            "fingerprint": fingerprint(model.name) if model.source == "pretrained" else None,
+        }
+
+    def _policy_settings(self, policy: PolicyRef) -> dict[str, Any]:
+        model = self.config.model
+        return {"dtype": model.dtype, "max_model_len": model.max_model_len, "epoch": policy.epoch}
+
+    def _seed(self, *parts: str | int) -> int:
+        return derive_seed(self.config.seed, *parts)
+
+    def _run(
+        self,
+        stage: str,
+        version: int,
+        config: dict[str, Any],
+        inputs: dict[str, Artifact] | None = None,
+        *,
+        seed: int = 0,
+    ) -> Artifact:
+        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
+        artifact = self.store.run(Step(stage, version, config, ids, seed))
+        if artifact.artifact_id not in {done.artifact_id for done in self.stages}:
+            self.stages.append(artifact)
+        return artifact
+
+
+def _adapter(policy: PolicyRef) -> dict[str, Artifact]:
+    return {} if policy.adapter is None else {"adapter": policy.adapter}
+
+
+def stage_list(stages: Sequence[Artifact]) -> list[dict[str, Any]]:
+    """Return the stages in order, with seconds and whether each was reused, for `summary.json`."""
+    return [
+        {
+            "artifact_id": artifact.artifact_id,
+            "stage": artifact.manifest["stage"],
+            "seconds": artifact.seconds,
+            "is_reused": artifact.is_reused,
+        }
+        for artifact in stages
+    ]

@@ -1,0 +1,170 @@
+"""Instructions: where they come from, what identifies them, and which iteration may see which.
+
+Reads the package's own instruction set, a Hub data set, a JSON-lines file, or the rows a model generated
+(`tpo.synthetic`); writes `Prompt` rows in disjoint splits "train-1" ... "train-T", "validation", "test".
+"""
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tpo.errors import TpoError
+from tpo.records import Prompt, RecordError, read_json_lines
+from tpo.seeds import derive_seed
+
+UNCATEGORIZED = "uncategorized"
+
+
+class PromptError(TpoError):
+    """Instructions that cannot be used; the message names the source and what to do."""
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    """How many instructions each use takes."""
+
+    num_train: int  # per iteration
+    num_validation: int
+    num_test: int
+
+
+def prompt_id(text: str) -> str:
+    """Return the identity of an instruction: the first 16 hex digits of the sha256 of its text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def make_prompt(text: Any, *, category: Any, source: str, split: str, where: str) -> Prompt:
+    """Return a `Prompt`, white space at the ends removed.
+
+    Raises:
+        PromptError: Naming `where` if the text is not a string or is empty.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise PromptError(f"{where}: the instruction is {text!r}; expected text that is not empty")
+    if category is not None and not isinstance(category, str):
+        raise PromptError(f"{where}: the category is {category!r}; expected text")
+    text = text.strip()
+    return Prompt(prompt_id(text), text, category or UNCATEGORIZED, source, split)
+
+
+def load_builtin() -> list[Prompt]:
+    """Return the package's own instructions, 20 categories, with their fixed splits."""
+    text = resources.files("tpo").joinpath("data/instructions.jsonl").read_text(encoding="utf-8")
+    return [
+        make_prompt(
+            row["text"], category=row["category"], source="builtin", split=row["split"], where=f"builtin row {number}"
+        )
+        for number, row in enumerate(map(json.loads, text.splitlines()), start=1)
+    ]
+
+
+def load_json_lines(path: Path, *, text_field: str, category_field: str, split_field: str) -> list[Prompt]:
+    """Return the instructions of a JSON-lines file.
+
+    A row without the category field is uncategorized, one without the split field is free to go anywhere.
+
+    Raises:
+        PromptError: Naming the file and the line, if the file is missing, a line is not an object, or an
+            instruction is absent or empty.
+    """
+    if not path.is_file():
+        raise PromptError(f"prompts.path: there is no file {path}")
+    prompts = []
+    try:
+        for number, row in read_json_lines(path):
+            where = f"{path}, line {number}"
+            if text_field not in row:
+                raise PromptError(f"{where}: no field {text_field!r} (prompts.text_field); it has {sorted(row)}")
+            split = row.get(split_field) or ""
+            if split not in {"", "train", "validation", "test"}:
+                raise PromptError(f"{where}: {split_field} is {split!r}; expected train, validation or test")
+            category = row.get(category_field)
+            prompts.append(make_prompt(row[text_field], category=category, source=path.name, split=split, where=where))
+    except RecordError as error:
+        raise PromptError(str(error)) from error
+    return prompts
+
+
+def load_hub(name: str, *, revision: str, split: str, text_field: str) -> list[Prompt]:
+    """Return the instructions of a Hugging Face data set at a fixed revision; empty ones are skipped.
+
+    A field that holds a chat (a list of messages, as in UltraFeedback's binarized form) gives its first
+    user message.
+
+    Raises:
+        PromptError: If the field is not among the columns.
+    """
+    from datasets import load_dataset
+
+    data = load_dataset(name, revision=revision, split=split)
+    if text_field not in data.column_names:
+        raise PromptError(f"{name}: no column {text_field!r} (prompts.text_field); it has {data.column_names}")
+    texts = [_first_user_message(value) for value in data[text_field]]
+    return [
+        make_prompt(text, category=None, source=name, split="", where=f"{name}, row {number}")
+        for number, text in enumerate(texts)
+        if text.strip()
+    ]
+
+
+def _first_user_message(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    return next((message["content"] for message in value if message["role"] == "user"), "")
+
+
+def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:
+    """Return the instructions of all runs of these sizes, each in at most one split.
+
+    Instructions with equal text are one instruction. Those whose source fixes a split stay in it; the
+    free ones are dealt to test first, then validation, and all that is left to training, so that a longer run
+    trains on more but is measured on the same. Within a split the categories take turns in seeded order, so
+    that each is represented as evenly as the numbers allow. Training instructions are cut into "train-1",
+    "train-2", ... of `num_train` each; a last, smaller part is left out.
+
+    Raises:
+        PromptError: If the source does not hold enough for test, validation and one iteration.
+    """
+    unique = list({prompt.prompt_id: prompt for prompt in prompts}.values())
+    free = _take_turns([prompt for prompt in unique if prompt.split == ""], seed=seed)
+    chosen: list[Prompt] = []
+    for split, need in (("test", sizes.num_test), ("validation", sizes.num_validation), ("train", sizes.num_train)):
+        pool = _take_turns([prompt for prompt in unique if prompt.split == split], seed=seed)
+        num_free = len(free) if split == "train" else max(0, need - len(pool))
+        pool, free = pool + free[:num_free], free[num_free:]
+        if len(pool) < need:
+            raise PromptError(
+                f"the {split} split needs {need} different instructions (prompts.num_{split}), but the source has "
+                f"{len(pool)}: use a larger source or lower prompts.num_train, num_validation or num_test"
+            )
+        if split == "train":
+            whole = len(pool) - len(pool) % sizes.num_train
+            chosen += [
+                replace(prompt, split=f"train-{position // sizes.num_train + 1}")
+                for position, prompt in enumerate(pool[:whole])
+            ]
+        else:
+            chosen += [replace(prompt, split=split) for prompt in pool[:need]]
+    return chosen
+
+
+def _take_turns(prompts: Sequence[Prompt], *, seed: int) -> list[Prompt]:
+    """Order prompts so that categories alternate; seeded, and independent of the order given."""
+    by_category: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in sorted(prompts, key=lambda prompt: prompt.prompt_id):
+        by_category[prompt.category].append(prompt)
+    generator = random.Random(derive_seed(seed, "prompts"))
+    for group in by_category.values():
+        generator.shuffle(group)
+    turns = [(turn, category) for category, group in by_category.items() for turn in range(len(group))]
+    names = sorted(by_category)
+    generator.shuffle(names)
+    rank = {name: position for position, name in enumerate(names)}
+    turns.sort(key=lambda item: (item[0], rank[item[1]]))
+    return [by_category[category][turn] for turn, category in turns]

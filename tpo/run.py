@@ -1,0 +1,75 @@
+"""The entry point: `python -m tpo.run experiment=quickstart` composes a config and runs the TPO loop.
+
+Writes `runs/<experiment>-<hash>/`: the composed config, `summary.json` and `figures/`. The artifacts of the
+stages lie in `artifacts/` and are shared between runs.
+"""
+
+import logging
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig, OmegaConf
+
+from tpo.config import Config, check, register
+from tpo.errors import TpoError
+
+log = logging.getLogger(__name__)
+register()
+
+
+def run_tpo(config: Config, *, experiment: str) -> Path:
+    """Run Thought Preference Optimization ("Thinking LLMs", section 2) and return the run's folder.
+
+    Every stage that is already in the store is reused, so a killed run continues where it stopped.
+    """
+    from tpo.artifacts import Store
+    from tpo.pipeline import Pipeline, PolicyRef
+    from tpo.stage import executor
+    from tpo.summary import Run
+
+    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
+    tpo = Pipeline(config, store)
+    run = Run(config, experiment=experiment)
+
+    policy = PolicyRef()  # iteration 0: the seed model, with the thought prompt and untrained
+    baseline = tpo.baseline()
+    answers = tpo.answer(policy)
+    run.record(0, answers, comparison=tpo.compare(answers, baseline))
+
+    for iteration in range(1, config.num_iterations + 1):
+        completions = tpo.sample(policy, iteration)
+        scores = tpo.judge(completions)
+        pairs = tpo.pairs(completions, scores)
+        checkpoints = tpo.train(policy, pairs, iteration)
+        policy, selection = tpo.select(checkpoints)
+        answers = tpo.answer(policy)
+        run.record(
+            iteration,
+            answers,
+            comparison=tpo.compare(answers, baseline),
+            completions=completions,
+            scores=scores,
+            pairs=pairs,
+            checkpoints=checkpoints,
+            selection=selection,
+        )
+    return run.finish(tpo.stages)
+
+
+@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    """Compose, check and run; errors that are the user's to mend come without a traceback."""
+    try:
+        config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+        check(config)
+        experiment = HydraConfig.get().runtime.choices.get("experiment") or "custom"
+        path = run_tpo(config, experiment=experiment)
+    except TpoError as error:
+        raise CompactHydraException(f"error: {error}") from error
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

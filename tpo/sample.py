@@ -1,0 +1,195 @@
+"""Stage "sample": a policy and instructions -> K completions each.
+
+Reads `Prompt` rows of one split; writes `Completion` rows, exactly K per instruction, token ids included:
+training reads the ids, so nothing is ever tokenized twice.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import grow_rows
+from tpo.chat import Tokenizer, end_ids, load_tokenizer, render
+from tpo.engines import Decoding, Generation, Policy, load_engine
+from tpo.prompts import PromptError
+from tpo.records import Completion, Prompt
+from tpo.seeds import derive_seed
+from tpo.thought import ThoughtFormat, num_tokens_within, split
+
+VERSION = 1
+
+
+def sample(
+    path: Path,
+    prompts: Sequence[Prompt],
+    policy: Policy,
+    form: ThoughtFormat,
+    *,
+    settings: dict[str, Any],
+    engine_settings: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Write the completions of `prompts` to `path` and return what was counted.
+
+    Args:
+        path: The artifact's directory.
+        prompts: Instructions.
+        policy: What to sample from.
+        form: Thought format.
+        settings: `num_samples`, `temperature`, `top_p`, `max_thought_tokens`, `max_response_tokens`.
+        engine_settings: The `engine` group.
+        seed: Of the stage.
+
+    Returns:
+        The metrics of `summarize`, with tokens per second of this attempt.
+
+    Raises:
+        PromptError: If a prompt leaves no room for its completion in the model's context.
+    """
+    from tqdm import tqdm
+    from transformers import GenerationConfig
+
+    tokenizer = load_tokenizer(policy.tokenizer_path)
+    stops = end_ids(tokenizer, GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision))
+    decoding = plan_decoding(tokenizer, form, settings)
+    contexts = {prompt.prompt_id: render(tokenizer, prompt.text, form) for prompt in prompts}
+    for prompt in prompts:
+        needed = len(contexts[prompt.prompt_id]) + decoding.max_total
+        if needed > policy.max_model_len:
+            raise PromptError(
+                f"prompt {prompt.prompt_id} ({prompt.source}) may need {needed} tokens, "
+                f"model.max_model_len is {policy.max_model_len}: shorten it, or lower sample.max_*_tokens. "
+                f"It starts with {prompt.text[:80]!r}"
+            )
+    engine = load_engine(
+        engine_settings,
+        policy,
+        tokenizer=tokenizer,
+        end_ids=stops,
+        seed=seed,
+        max_tokens=max(map(len, contexts.values())) + decoding.max_total,
+    )
+    num_samples = settings["num_samples"]
+    num_tokens, started = 0, time.monotonic()
+    with tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
+
+        def compute(prompt_ids: list[str]) -> list[Completion]:
+            nonlocal num_tokens
+            seeds = [
+                [derive_seed(seed, "sample", prompt_id, index) for index in range(num_samples)]
+                for prompt_id in prompt_ids
+            ]
+            groups = engine.generate([contexts[key] for key in prompt_ids], seeds=seeds, decoding=decoding)
+            rows = [
+                make_completion(
+                    tokenizer,
+                    form,
+                    prompt_id=prompt_id,
+                    sample_index=index,
+                    prompt_ids=contexts[prompt_id],
+                    generation=generation,
+                    end_ids=stops,
+                    seed=seeds[position][index] if engine.uses_seeds else -1,
+                )
+                for position, prompt_id in enumerate(prompt_ids)
+                for index, generation in enumerate(groups[position])
+            ]
+            num_tokens += sum(len(row.completion_ids) for row in rows)
+            progress.update(len(rows))
+            return rows
+
+        rows = grow_rows(
+            path,
+            Completion,
+            prompt_ids=[prompt.prompt_id for prompt in prompts],
+            chunk_size=engine_settings["chunk_prompts"],
+            compute=compute,
+        )
+    return {**summarize(rows), "tokens_per_second": num_tokens / (time.monotonic() - started)}
+
+
+def plan_decoding(tokenizer: Tokenizer, form: ThoughtFormat, settings: dict[str, Any]) -> Decoding:
+    """Return how to decode completions of a format within the token budgets.
+
+    A direct answer has the response budget. With the forced switch, thought and response have a budget
+    each; without it they share the sum, since only the text tells where one ends.
+    """
+    thought, response = settings["max_thought_tokens"], settings["max_response_tokens"]
+    shared = {"temperature": settings["temperature"], "top_p": settings["top_p"]}
+    if not form.has_thought:
+        return Decoding(max_tokens=response, **shared)
+    if form.switch is None:
+        return Decoding(max_tokens=thought + response, **shared)
+    return Decoding(
+        max_tokens=thought,
+        max_response_tokens=response,
+        response_delimiter=form.response_delimiter,
+        switch_ids=tuple(tokenizer.encode(form.switch, add_special_tokens=False)),
+        **shared,
+    )
+
+
+def make_completion(
+    tokenizer: Tokenizer,
+    form: ThoughtFormat,
+    *,
+    prompt_id: str,
+    sample_index: int,
+    prompt_ids: list[int],
+    generation: Generation,
+    end_ids: frozenset[int],
+    seed: int,
+) -> Completion:
+    """Return the row of one generation, split into thought and response."""
+
+    def decode(token_ids: Sequence[int]) -> str:
+        return str(tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    token_ids = generation.token_ids
+    content = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
+    text = decode(content)
+    is_prefilled = form.prefill is not None
+    parts = split(text, form, is_prefilled=is_prefilled, finish_reason=generation.finish_reason)
+    has_parts = parts.error is None
+    return Completion(
+        prompt_id=prompt_id,
+        sample_index=sample_index,
+        prompt_ids=prompt_ids,
+        completion_ids=token_ids,
+        forced_start=generation.forced_start,
+        forced_stop=generation.forced_stop,
+        is_prefilled=is_prefilled,
+        completion=text,
+        thought=parts.thought,
+        response=parts.response,
+        split_error=parts.error,
+        finish_reason=generation.finish_reason,
+        num_thought_tokens=num_tokens_within(content, parts.thought_span, decode=decode) if has_parts else 0,
+        num_response_tokens=num_tokens_within(content, parts.response_span, decode=decode) if has_parts else 0,
+        seed=seed,
+    )
+
+
+def summarize(rows: Sequence[Completion]) -> dict[str, Any]:
+    """Return counts and means over completions.
+
+    `format_rate` is the fraction that splits into thought and response without a forced delimiter: the
+    model wrote by itself every delimiter that was not prefilled. `parse_rate` counts forced ones too. Means
+    are over the completions that split.
+    """
+    parsed = [row for row in rows if row.split_error is None]
+    unforced = [row for row in parsed if row.forced_start == row.forced_stop]
+    mean = max(len(parsed), 1)
+    return {
+        "num_completions": len(rows),
+        "num_tokens": sum(len(row.completion_ids) for row in rows),
+        "format_rate": len(unforced) / len(rows),
+        "parse_rate": len(parsed) / len(rows),
+        "prefill_rate": sum(row.is_prefilled for row in rows) / len(rows),
+        "truncated_rate": sum(row.finish_reason == "length" for row in rows) / len(rows),
+        "split_errors": dict(sorted(Counter(row.split_error for row in rows if row.split_error).items())),
+        "mean_thought_tokens": sum(row.num_thought_tokens for row in parsed) / mean,
+        "mean_response_tokens": sum(row.num_response_tokens for row in parsed) / mean,
+    }

@@ -1,0 +1,237 @@
+"""Execute one requested step: `python -m tpo.stage <artifact directory>`, or `execute(path)` in this process.
+
+The directory holds `request.json`; its stage's function does the work, then the manifest is written. A fresh
+process per step gives memory back for certain, which vLLM needs.
+"""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact
+from tpo.engines import Policy
+from tpo.errors import TpoError
+from tpo.records import Comparison, Completion, Pair, Prompt, Score, write_records
+from tpo.thought import ThoughtFormat
+
+Inputs = dict[str, Artifact]
+
+
+def executor(*, isolate: bool) -> Callable[[Path], None]:
+    """Return how a step is executed: here, or always in a process of its own.
+
+    Steps that sample with vLLM are isolated in any case.
+    """
+
+    def run(path: Path) -> None:
+        request = json.loads((path / "request.json").read_text())
+        if isolate or request["config"].get("engine", {}).get("kind") == "vllm":
+            done = subprocess.run([sys.executable, "-m", "tpo.stage", str(path)], check=False)
+            if done.returncode != 0:
+                raise ArtifactError(
+                    f"the stage {path.name} failed (exit {done.returncode}); its message is above. Completed stages "
+                    "are kept: mend the cause and run the same command again"
+                )
+        else:
+            execute(path)
+
+    return run
+
+
+def execute(path: Path) -> None:
+    """Do the work that `path/request.json` asks for and write the manifest."""
+    started = time.time()
+    request = json.loads((path / "request.json").read_text())
+    inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}
+    metrics = _dispatch(request["stage"])(path, request["config"], inputs, request["seed"])
+    finish(path, metrics=metrics, started=started)
+
+
+def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[str, Any]]:
+    match stage:
+        case "model":
+            return _model
+        case "synthesize":
+            return _synthesize
+        case "prompts":
+            return _prompts
+        case "sample":
+            return _sample
+        case "judge":
+            return _judge
+        case "pairs":
+            return _pairs
+        case "train":
+            return _train
+        case "compare":
+            return _compare
+        case _:
+            raise ArtifactError(f"unknown stage {stage!r}")
+
+
+def load_policy_reference(config: dict[str, Any], inputs: Inputs) -> Policy:
+    """Return the policy that a step's config and inputs describe."""
+    model = inputs["model"]
+    adapter = inputs.get("adapter")
+    return Policy(
+        model_path=str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"],
+        revision=model.metrics["revision"],
+        tokenizer_path=str(model.path / "tokenizer"),
+        dtype=config["dtype"],
+        max_model_len=config["max_model_len"],
+        adapter_path=adapter.path / f"epoch-{config['epoch']}" if adapter else None,
+    )
+
+
+def _model(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.chat import save_tokenizer
+    from tpo.models import prepare_embedded
+
+    is_embedded = config["source"] == "embedded"
+    if is_embedded:
+        prepare_embedded(config["name"], directory=path / "model")
+    source = path / "model" if is_embedded else config["name"]
+    save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
+    return {"is_embedded": is_embedded, "name": config["name"], "revision": config["revision"]}
+
+
+def _synthesize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.synthetic import synthesize
+
+    return synthesize(
+        path,
+        _shots(config["settings"]),
+        load_policy_reference(config, inputs),
+        settings=config["settings"],
+        engine_settings=config["engine"],
+        seed=seed,
+    )
+
+
+def _shots(settings: dict[str, Any]) -> list[Prompt]:
+    from tpo.prompts import load_builtin, load_json_lines
+
+    if settings["shots_path"] is None:
+        return [prompt for prompt in load_builtin() if prompt.split == "train"]
+    return load_json_lines(
+        Path(settings["shots_path"]), text_field="text", category_field="category", split_field="split"
+    )
+
+
+def _prompts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo import prompts as source
+    from tpo.synthetic import filter_candidates
+
+    settings = config["settings"]
+    drops: dict[str, int] = {}
+    match settings["kind"]:
+        case "builtin":
+            found = source.load_builtin()
+        case "hub":
+            found = source.load_hub(
+                settings["dataset"],
+                revision=settings["revision"],
+                split=settings["split"],
+                text_field=settings["text_field"],
+            )
+        case "jsonl":
+            found = source.load_json_lines(
+                Path(settings["path"]),
+                text_field=settings["text_field"],
+                category_field=settings["category_field"],
+                split_field=settings["split_field"],
+            )
+        case "synthetic":
+            found, drops = filter_candidates(
+                inputs["candidates"].rows(Prompt),
+                against=_shots(settings),
+                min_characters=settings["min_characters"],
+                max_characters=settings["max_characters"],
+                max_similarity=settings["max_similarity"],
+            )
+        case kind:
+            raise ArtifactError(f"prompts.kind={kind}: expected builtin, hub, jsonl or synthetic")
+    sizes = source.SplitSizes(settings["num_train"], settings["num_validation"], settings["num_test"])
+    rows = source.split_prompts(found, sizes=sizes, seed=seed)
+    write_records(path / "rows.jsonl", rows)
+    num_train = sum(row.split.startswith("train-") for row in rows)
+    return {
+        "num_prompts": len(rows),
+        "num_found": len(found),
+        "num_iterations": num_train // settings["num_train"],
+        "drops": drops,
+    }
+
+
+def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.sample import sample
+
+    return sample(
+        path,
+        [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == config["split"]],
+        load_policy_reference(config, inputs),
+        ThoughtFormat(**config["thought"]),
+        settings=config["settings"],
+        engine_settings=config["engine"],
+        seed=seed,
+    )
+
+
+def _judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.judge import judge_completions
+    from tpo.judges import load_judge
+
+    return judge_completions(
+        path,
+        inputs["prompts"].rows(Prompt),
+        inputs["completions"].rows(Completion),
+        load_judge(config["judge"], policy=load_policy_reference(config, inputs)),
+    )
+
+
+def _pairs(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.pairs import PairSettings, build_pairs
+
+    completions = inputs["completions"].rows(Completion)
+    pairs, drops = build_pairs(completions, inputs["scores"].rows(Score), PairSettings(**config))
+    write_records(path / "rows.jsonl", pairs)
+    return {"num_pairs": len(pairs), "drops": drops, "num_prompts": len({row.prompt_id for row in completions})}
+
+
+def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.train import TrainSettings, train
+
+    policy = load_policy_reference(config, inputs)
+    return train(path, inputs["pairs"].rows(Pair), policy, TrainSettings(**config["settings"]), seed=seed)
+
+
+def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.evaluate import compare, summarize
+
+    rows: list[Comparison] = compare(
+        [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"],
+        (inputs["completions"].rows(Completion), inputs["scores"].rows(Score)),
+        (inputs["baseline_completions"].rows(Completion), inputs["baseline_scores"].rows(Score)),
+    )
+    write_records(path / "rows.jsonl", rows)
+    return summarize(rows, confidence=config["confidence"], seed=seed)
+
+
+def main() -> None:
+    """Execute the step in the directory given on the command line."""
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tpo.stage <artifact directory that holds request.json>")
+    try:
+        execute(Path(sys.argv[1]))
+    except TpoError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

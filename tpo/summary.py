@@ -1,0 +1,148 @@
+"""What a run leaves behind: `summary.json`, figures, a table in the terminal, and a W&B run."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import Artifact, content_hash, write_json
+from tpo.config import Config
+from tpo.pipeline import Judged, stage_list
+from tpo.select import Selection
+from tpo.tracking import load_tracker
+
+log = logging.getLogger(__name__)
+
+# What a run's identity leaves out: where things lie, how stages are started, where metrics go.
+NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
+TRACKED = "tracking.json"
+
+
+class Run:
+    """One run's folder `<runs_dir>/<experiment>-<hash of the config>` and its records."""
+
+    def __init__(self, config: Config, *, experiment: str) -> None:
+        """Make the folder, write the composed config and start tracking unless this run was tracked to its end."""
+        self.config, self.experiment = config, experiment
+        plain = asdict(config)
+        identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
+        self.path = Path(config.runs_dir) / f"{experiment}-{content_hash(identity)}"
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "config.json", plain)
+        self.iterations: list[dict[str, Any]] = []
+        self.tracker = load_tracker(
+            config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
+        )
+
+    def record(
+        self,
+        iteration: int,
+        answers: Judged,
+        *,
+        comparison: Artifact,
+        completions: Artifact | None = None,
+        scores: Artifact | None = None,
+        pairs: Artifact | None = None,
+        checkpoints: Artifact | None = None,
+        selection: Selection | None = None,
+    ) -> None:
+        """Add an iteration's results; iteration 0 has no training."""
+        sampled = answers.completions.metrics
+        entry: dict[str, Any] = {
+            "iteration": iteration,
+            **comparison.metrics,
+            "mean_score": answers.scores.metrics["mean_score"],
+            "mean_thought_tokens": sampled["mean_thought_tokens"],
+            "mean_response_tokens": sampled["mean_response_tokens"],
+            "format_rate": sampled["format_rate"],
+            "parse_rate": sampled["parse_rate"],
+            "num_pairs": pairs.metrics["num_pairs"] if pairs else 0,
+            "drops": pairs.metrics["drops"] if pairs else {},
+            "sampling": _without_speed(completions.metrics) if completions else None,
+            "judging": scores.metrics if scores else None,
+            "training": checkpoints.metrics if checkpoints else None,
+            "adapter": f"{checkpoints.artifact_id}/epoch-{selection.epoch}" if checkpoints and selection else None,
+            "validation_scores": {str(key): value for key, value in selection.mean_scores.items()} if selection else {},
+            "comparison": comparison.artifact_id,
+        }
+        self.iterations.append(entry)
+        self.tracker.log_iteration(entry)
+        if completions and scores and pairs and checkpoints and selection:
+            self.tracker.log_training(iteration, checkpoints)
+            self.tracker.log_tables(iteration, completions, scores, pairs)
+            self.tracker.log_adapter(iteration, checkpoints, selection.epoch)
+        rate = entry["win_rate"]
+        log.info("iteration %d: win rate %s, %d pairs", iteration, format_rate(rate), entry["num_pairs"])
+
+    def finish(self, stages: list[Artifact]) -> Path:
+        """Write `summary.json` and the figures, print the table, end tracking; return the folder."""
+        from tpo.figures import write_figures
+
+        summary = {
+            "experiment": self.experiment,
+            "seed": self.config.seed,
+            "baseline": f"{self.config.model.name}, direct answers",
+            "thought": self.config.thought.name,
+            "judge": self.config.judge.kind,
+            "iterations": self.iterations,
+            "stages": stage_list(stages),
+        }
+        write_json(self.path / "summary.json", summary)
+        figures = write_figures(summary, self.path / "figures")
+        print_summary(summary)
+        where = self.tracker.finish(summary, figures)
+        if where is not None:
+            write_json(self.path / TRACKED, where)
+        return self.path
+
+
+def load_summary(run_path: Path) -> dict[str, Any]:
+    """Return the summary of a finished run."""
+    summary: dict[str, Any] = json.loads((run_path / "summary.json").read_text())
+    return summary
+
+
+def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Speed depends on the machine's load, a summary must not."""
+    return {key: value for key, value in metrics.items() if key != "tokens_per_second"}
+
+
+def format_rate(rate: dict[str, Any]) -> str:
+    """Return a win rate as text: percent with its interval, or "unscored"."""
+    if rate["rate"] is None:
+        return "unscored"
+    low, high = rate["interval"]
+    return f"{100 * rate['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the iterations and the last iteration's categories as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"{summary['experiment']}: policy against {summary['baseline']} (judge: {summary['judge']})")
+    for name in ("iteration", "win rate", "length-controlled", "n", "thought tok.", "response tok.", "format", "pairs"):
+        table.add_column(name, justify="right")
+    for entry in summary["iterations"]:
+        table.add_row(
+            str(entry["iteration"]),
+            format_rate(entry["win_rate"]),
+            format_rate(entry["win_rate_length_controlled"]),
+            f"{entry['win_rate']['num_prompts']} (+{entry['win_rate']['num_unscored']} unscored)",
+            f"{entry['mean_thought_tokens']:.0f}",
+            f"{entry['mean_response_tokens']:.0f}",
+            f"{100 * entry['format_rate']:.0f} %",
+            str(entry["num_pairs"]),
+        )
+    console.print(table)
+    first, last = summary["iterations"][0], summary["iterations"][-1]
+    categories = Table(title=f"win rate by category: iteration {first['iteration']} and {last['iteration']}")
+    for name in ("category", "before", "after", "n"):
+        categories.add_column(name, justify="left" if name == "category" else "right")
+    for name, rate in last["categories"].items():
+        categories.add_row(
+            name, format_rate(first["categories"][name]), format_rate(rate), str(rate["num_prompts"])
+        )
+    console.print(categories)

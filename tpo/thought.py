@@ -1,0 +1,131 @@
+"""Thought prompts and their inverse: instruction -> user turn, completion -> thought and response.
+
+The formats are the paper's (section 2, figures 2 and 3 of arXiv 2410.10630): a prompt that asks for a
+thought first and a delimiter after which the response starts. What cannot be split has no response, and a
+reason; in particular a thought that the token limit cut off is never mistaken for a response.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Enforce = Literal["none", "prefill", "switch"]
+
+
+@dataclass(frozen=True)
+class ThoughtFormat:
+    """How thoughts are asked for and marked.
+
+    Attributes:
+        prompt: The user turn, with `{instruction}` where the instruction goes.
+        thought_delimiter: Text before the thought; None where the completion starts with the thought.
+        response_delimiter: Text between thought and response; None for direct answers.
+        enforce: "none" samples as is; "prefill" puts the thought delimiter in the assistant's mouth;
+            "switch" does that and appends the response delimiter where the model did not write it.
+    """
+
+    prompt: str
+    thought_delimiter: str | None
+    response_delimiter: str | None
+    enforce: Enforce
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether completions hold a thought; False is the paper's direct baseline."""
+        return self.response_delimiter is not None
+
+    @property
+    def prefill(self) -> str | None:
+        """Text that the assistant's turn starts with, or None."""
+        return None if self.enforce == "none" else self.thought_delimiter
+
+    @property
+    def switch(self) -> str | None:
+        """Text appended to a thought that lacks the response delimiter, or None."""
+        if self.enforce != "switch" or self.response_delimiter is None:
+            return None
+        return f"\n{self.response_delimiter}"
+
+    def user_turn(self, instruction: str) -> str:
+        """Return what the user says. `str.format` is avoided: instructions may hold braces."""
+        return self.prompt.replace("{instruction}", instruction)
+
+
+DIRECT = ThoughtFormat(prompt="{instruction}", thought_delimiter=None, response_delimiter=None, enforce="none")
+
+
+class Split(NamedTuple):
+    """A completion taken apart; either `error` or `response` is None.
+
+    `thought_span` and `response_span` are character offsets into the completion.
+    """
+
+    thought: str | None
+    response: str | None
+    error: str | None
+    thought_span: tuple[int, int] = (0, 0)
+    response_span: tuple[int, int] = (0, 0)
+
+
+def split(completion: str, form: ThoughtFormat, *, is_prefilled: bool, finish_reason: str) -> Split:
+    """Return thought and response of a completion, or the reason why there is no response.
+
+    Args:
+        completion: Text after the context, without EOS.
+        form: The format that was asked for.
+        is_prefilled: Whether the context ended with the thought delimiter.
+        finish_reason: "stop" or "length"; tells a cut thought from a missing delimiter.
+
+    Returns:
+        A `Split`; `error` is one of "no_thought_delimiter", "no_response_delimiter", "thought_truncated",
+        "repeated_delimiter" (where the response starts is then a guess, and a guess may show the judge a
+        thought), "empty_thought", "empty_response".
+    """
+    if form.response_delimiter is None:
+        return _checked(completion, thought_span=None, response_span=(0, len(completion)))
+    start = 0
+    if form.thought_delimiter is not None and not is_prefilled:
+        found = completion.find(form.thought_delimiter)
+        if found < 0:
+            return Split(None, None, "no_thought_delimiter")
+        start = found + len(form.thought_delimiter)
+    stop = completion.find(form.response_delimiter, start)
+    if stop < 0:
+        return Split(None, None, "thought_truncated" if finish_reason == "length" else "no_response_delimiter")
+    response_start = stop + len(form.response_delimiter)
+    delimiters = [form.response_delimiter] + ([form.thought_delimiter] if form.thought_delimiter else [])
+    tail = completion[start:stop] + "\0" + completion[response_start:]
+    if any(delimiter in tail for delimiter in delimiters):
+        return Split(None, None, "repeated_delimiter")
+    return _checked(completion, thought_span=(start, stop), response_span=(response_start, len(completion)))
+
+
+def _checked(completion: str, *, thought_span: tuple[int, int] | None, response_span: tuple[int, int]) -> Split:
+    response = completion[slice(*response_span)].strip()
+    if not response:
+        return Split(None, None, "empty_response")
+    if thought_span is None:
+        return Split(None, response, None, (0, 0), response_span)
+    thought = completion[slice(*thought_span)].strip()
+    if not thought:
+        return Split(None, None, "empty_thought")
+    return Split(thought, response, None, thought_span, response_span)
+
+
+def num_tokens_within(token_ids: Sequence[int], span: tuple[int, int], *, decode: Callable[[Sequence[int]], str]) -> int:
+    """Return how many tokens lie in a span of characters of the decoded text.
+
+    A token that straddles the edge belongs to the side where it starts.
+    """
+    return _tokens_before(token_ids, span[1], decode=decode) - _tokens_before(token_ids, span[0], decode=decode)
+
+
+def _tokens_before(token_ids: Sequence[int], position: int, *, decode: Callable[[Sequence[int]], str]) -> int:
+    low, high = 0, len(token_ids)
+    while low < high:
+        middle = (low + high) // 2
+        if len(decode(token_ids[:middle])) < position:
+            low = middle + 1
+        else:
+            high = middle
+    return low

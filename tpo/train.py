@@ -1,0 +1,297 @@
+"""Stage "train": pairs and the policy so far -> the next policy's LoRA adapter, one per epoch.
+
+DPO through trl's `DPOTrainer` on the ids that were sampled: nothing is rendered, tokenized, truncated or
+given an EOS a second time. One adapter is carried through the iterations and never merged. The base may be
+quantized to NF4 (QLoRA); sampling serves the same adapter on the 16-bit base, the gap that QLoRA users accept.
+"""
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import TrainerCallback
+from trl import DPOConfig, DPOTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from tpo.chat import load_tokenizer
+from tpo.engines import Policy
+from tpo.errors import TpoError
+from tpo.models import load_model
+from tpo.records import Pair
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+COMPLETE = "complete"  # marks a checkpoint whose every file was written
+
+# The policy at its first step and the reference are the same weights, but in 16 bits a sequence's
+# log-probability moves by tenths of a nat with the shape of its batch. Measured spreads of the mean margin
+# are below a tenth of these bounds; a wrong reference is off by nats.
+FIRST_LOSS_TOLERANCE = {"bfloat16": 0.05, "float16": 0.05, "float32": 1e-3}
+
+
+class TrainingError(TpoError):
+    """Training that would not mean what it should."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """The `train` group, without what only concerns the choice of the checkpoint."""
+
+    quantization: str
+    beta: float
+    nll_weight: float
+    reference: str
+    mask_forced_tokens: bool
+    learning_rate: float
+    lr_scheduler: str
+    warmup_ratio: float
+    num_epochs: int
+    batch_size: int
+    micro_batch_size: int
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    lora_rank: int
+    lora_alpha: int
+    lora_targets: str
+
+
+class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """trl's collator, with forced tokens taken out of the completion mask.
+
+    A delimiter that was appended was not the policy's choice; its log-probability would push the policy
+    for something it did not do.
+    """
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return trl's batch: chosen rows first, rejected rows after them, padded on the right."""
+        batch: dict[str, Any] = super().torch_call(examples)
+        for side, offset in (("chosen", 0), ("rejected", len(examples))):
+            for row, example in enumerate(examples):
+                start, stop = (len(example["prompt_ids"]) + edge for edge in example[f"{side}_forced"])
+                batch["completion_mask"][offset + row, start:stop] = 0
+        return batch
+
+
+class SampledIdsTrainer(DPOTrainer):  # type: ignore[misc]
+    """trl's trainer on ready token ids and ready reference log-probabilities."""
+
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset  # trl would render and tokenize again
+
+    def _precompute_ref_logps(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        return dataset  # trl's cache is keyed without the loss's settings; `reference_logps` fills the columns
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += [
+            name for name in ("chosen_forced", "rejected_forced") if name not in self._signature_columns
+        ]
+
+
+class StepLog(TrainerCallback):  # type: ignore[misc]
+    """Checks the first step, and marks checkpoints that were written whole."""
+
+    def __init__(self, *, tolerance: float, is_pure_dpo: bool) -> None:
+        """Set what the first step must satisfy; with an NLL term only the margin is checked."""
+        self.tolerance, self.is_pure_dpo = tolerance, is_pure_dpo
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Raise if the first loss is not ln 2 or the first margin is not 0."""
+        if state.global_step != 1 or logs is None or "rewards/margins" not in logs:
+            return
+        loss, margin = logs["loss"], logs["rewards/margins"]
+        if abs(margin) > self.tolerance or (self.is_pure_dpo and abs(loss - math.log(2)) > self.tolerance):
+            raise TrainingError(
+                f"at the first step the policy is the reference, so the loss is ln 2 = {math.log(2):.4f} and the "
+                f"margin 0, but they are {loss:.4f} and {margin:.4f}: the reference is not the policy that training "
+                "starts from"
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint just written."""
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSettings, *, seed: int) -> dict[str, Any]:
+    """Write an adapter per epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
+
+    A killed training goes on from its last complete epoch.
+
+    Args:
+        path: The artifact's directory.
+        pairs: Preference pairs; at least one.
+        policy: What the pairs were sampled from; training starts there.
+        settings: Of the training.
+        seed: Of adapter initialization and data order.
+
+    Raises:
+        TrainingError: If there are no pairs, or the first step shows a wrong reference.
+    """
+    if not pairs:
+        raise TrainingError(
+            "there is no pair to train on: see the drop counts of the pairs stage. More samples per instruction "
+            "(sample.num_samples) or thought.enforce=switch usually help"
+        )
+    work = path / "checkpoints"
+    if not (path / "metrics.jsonl").exists():
+        trainer = make_trainer(work, pairs, policy, settings, seed=seed)
+        trainer.train(resume_from_checkpoint=_last_complete(work))
+        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        for epoch, checkpoint in enumerate(_checkpoints(work), start=1):
+            target = path / f"epoch-{epoch}"
+            target.mkdir(exist_ok=True)
+            for name in ("adapter_model.safetensors", "adapter_config.json"):
+                shutil.copy2(checkpoint / name, target / name)
+        temporary = path / "metrics.tmp"
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
+        temporary.replace(path / "metrics.jsonl")
+    shutil.rmtree(work, ignore_errors=True)
+    entries = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {"num_pairs": len(pairs), "num_steps": len(entries), "first_loss": entries[0]["loss"], "last": entries[-1]}
+
+
+def make_trainer(
+    work: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSettings, *, seed: int
+) -> SampledIdsTrainer:
+    """Return the trainer, its data set complete with the reference's log-probabilities."""
+    tokenizer = load_tokenizer(policy.tokenizer_path)
+    torch.manual_seed(seed % 2**63)
+    base = load_model(
+        policy.model_path, revision=policy.revision, dtype=policy.dtype, quantization=settings.quantization
+    )
+    base.config.use_cache = False
+    if policy.adapter_path is None:
+        lora = LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=settings.lora_rank,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=_targets(settings.lora_targets),
+        )
+        model = get_peft_model(base, lora)
+    else:
+        model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
+    is_16_bit = policy.dtype != "float32"
+    arguments = DPOConfig(
+        output_dir=str(work),
+        seed=seed % 2**31,
+        beta=settings.beta,
+        loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
+        loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
+        max_length=None,  # trl's default would cut answers off; over-long pairs were dropped and counted
+        precompute_ref_log_probs=True,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a fraction of all steps
+        num_train_epochs=settings.num_epochs,
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=policy.dtype == "bfloat16",
+        fp16=policy.dtype == "float16",
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="epoch",
+        logging_steps=1,
+        report_to=[],
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    trainer = SampledIdsTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=to_dataset(pairs, settings),
+        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[
+            StepLog(tolerance=FIRST_LOSS_TOLERANCE[policy.dtype], is_pure_dpo=settings.nll_weight == 0)
+        ],
+    )
+    if "ref" in model.peft_config:  # trl's frozen copy of the adapter: the precomputed columns replace it
+        model.delete_adapter("ref")
+        model.set_adapter("default")
+    if is_16_bit:
+        # trl casts a quantized model's adapter to bf16, where AdamW's small steps round to nothing.
+        # Autocast computes in 16 bits anyway; the master weights stay exact.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    trainer.train_dataset = reference_logps(trainer, disable_adapter=settings.reference == "seed")
+    return trainer
+
+
+def to_dataset(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
+    """Return trl's columns, with the spans of forced tokens that are left out of the loss."""
+    nothing = [0, 0]
+    return Dataset.from_list(
+        [
+            {
+                "prompt_ids": pair.prompt_ids,
+                "chosen_ids": pair.chosen_ids,
+                "rejected_ids": pair.rejected_ids,
+                "chosen_forced": pair.chosen_forced if settings.mask_forced_tokens else nothing,
+                "rejected_forced": pair.rejected_forced if settings.mask_forced_tokens else nothing,
+            }
+            for pair in pairs
+        ]
+    )
+
+
+@torch.no_grad()
+def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dataset:
+    """Return the training data with the reference's log-probabilities, computed once per iteration.
+
+    Args:
+        trainer: Its model is still the policy that training starts from.
+        disable_adapter: True for the seed model as reference, False for that policy itself.
+    """
+    from contextlib import nullcontext
+
+    model, data = trainer.model, trainer.train_dataset
+    model.eval()
+    chosen: list[float] = []
+    rejected: list[float] = []
+    size = trainer.args.per_device_train_batch_size
+    for start in range(0, len(data), size):
+        rows = [data[position] for position in range(start, min(start + size, len(data)))]
+        batch = {key: value.to(model.device) for key, value in trainer.data_collator(rows).items()}
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        with model.disable_adapter() if disable_adapter else nullcontext(), trainer.accelerator.autocast():
+            logps = model(
+                input_ids=batch["input_ids"],
+                attention_mask=batch["attention_mask"],
+                labels=labels,
+                fused_lm_head=True,
+                use_cache=False,
+            ).log_probs.sum(dim=1)
+        chosen.extend(logps[: len(rows)].tolist())
+        rejected.extend(logps[len(rows) :].tolist())
+    model.train()
+    return data.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
+
+
+def _targets(text: str) -> str | list[str]:
+    return text if text == "all-linear" else [name.strip() for name in text.split(",")]
+
+
+def _checkpoints(work: Path) -> list[Path]:
+    """Return the complete checkpoints in order of their step."""
+    found = [path for path in work.glob("checkpoint-*") if (path / COMPLETE).exists()]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def _last_complete(work: Path) -> str | None:
+    """Return the checkpoint to go on from; one that a kill left half written is removed."""
+    for path in work.glob("checkpoint-*"):
+        if not (path / COMPLETE).exists():
+            shutil.rmtree(path)
+    complete = _checkpoints(work)
+    return str(complete[-1]) if complete else None
