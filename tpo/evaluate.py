@@ -47,9 +47,7 @@ def compare(
     return rows
 
 
-def _first_samples(
-    completions: Sequence[Completion], scores: Sequence[Score]
-) -> dict[str, tuple[Completion, Score]]:
+def _first_samples(completions: Sequence[Completion], scores: Sequence[Score]) -> dict[str, tuple[Completion, Score]]:
     by_id = {score.prompt_id: score for score in scores if score.sample_index == 0}
     return {row.prompt_id: (row, by_id[row.prompt_id]) for row in completions if row.sample_index == 0}
 
@@ -62,7 +60,6 @@ def summarize(comparisons: Sequence[Comparison], *, confidence: float, seed: int
             comparisons, seed=seed, confidence=confidence
         ).to_dict(),
         "categories": {
-            name: rate.to_dict()
-            for name, rate in win_rate_by_category(comparisons, confidence=confidence).items()
+            name: rate.to_dict() for name, rate in win_rate_by_category(comparisons, confidence=confidence).items()
         },
     }

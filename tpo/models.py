@@ -96,6 +96,19 @@ def load_model(path: str | Path, *, revision: str | None, dtype: str, quantizati
     return AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
 
 
+def save_quantized(source: str | Path, directory: Path, *, revision: str | None, dtype: str, quantization: str) -> None:
+    """Save 16-bit weights that hold the values of the quantized ones.
+
+    Any engine can sample from them, and they are, value by value, what a quantized layer multiplies with in
+    training. Sampling from the unquantized weights instead would sample another policy than is trained: for
+    the embedded model they differ by half a nat a token (experiments/LOG.md).
+    """
+    import torch
+
+    model = load_model(source, revision=revision, dtype=dtype, quantization=quantization)
+    model.dequantize().to(getattr(torch, dtype)).save_pretrained(directory)
+
+
 def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_path: Path | None) -> Any:
     """Return the seed model with the adapter, unmerged and frozen, if there is one."""
     model = load_model(path, revision=revision, dtype=dtype)

@@ -82,7 +82,7 @@ def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], sett
         if value is not None and is_allowed:
             group.append((completion, value))
     pairs: list[Pair] = []
-    drops: Counter[str] = Counter({reason: 0 for reason in DROP_REASONS})
+    drops: Counter[str] = Counter(dict.fromkeys(DROP_REASONS, 0))
     for group in groups.values():
         result = _pair(sorted(group, key=lambda item: item[0].sample_index), settings)
         if isinstance(result, Pair):
@@ -97,9 +97,7 @@ def _pair(group: list[tuple[Completion, float]], settings: PairSettings) -> Pair
     if len(group) < 2:
         return "too_few_scored"
     lengths = np.array([response_length(completion, settings.length_unit) for completion, _ in group])
-    values = length_controlled(
-        np.array([score for _, score in group]), lengths, length_penalty=settings.length_penalty
-    )
+    values = length_controlled(np.array([score for _, score in group]), lengths, length_penalty=settings.length_penalty)
     best, worst = int(values.argmax()), int(values.argmin())
     margin = float(values[best] - values[worst])
     (chosen, chosen_score), (rejected, rejected_score) = group[best], group[worst]

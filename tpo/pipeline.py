@@ -78,7 +78,7 @@ class Pipeline:
 
     def train(self, policy: PolicyRef, pairs: Artifact, iteration: int) -> Artifact:
         """The adapters after each epoch of DPO, starting from `policy`."""
-        settings = asdict(self.config.train)
+        settings = asdict(self.config.train) | {"quantization": self.config.model.quantization}
         del settings["select"]
         inputs = {"model": self.model, "pairs": pairs, **_adapter(policy)}
         config = {"settings": settings, **self._policy_settings(policy)}
@@ -170,6 +170,8 @@ class Pipeline:
             "source": model.source,
             "name": model.name,
             "revision": model.revision,
+            "quantization": model.quantization,
+            "dtype": model.dtype,
             "chat_template": template,
             "fingerprint": fingerprint(model.name) if model.source == "pretrained" else None,
         }

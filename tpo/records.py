@@ -14,7 +14,6 @@ from typing import Any, Self
 
 from tpo.errors import TpoError
 
-
 R = typing.TypeVar("R", bound="Record")
 
 

@@ -78,26 +78,43 @@ def load_policy_reference(config: dict[str, Any], inputs: Inputs) -> Policy:
     """Return the policy that a step's config and inputs describe."""
     model = inputs["model"]
     adapter = inputs.get("adapter")
+    weights = str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"]
+    is_quantized = model.metrics["is_quantized"]
     return Policy(
-        model_path=str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"],
+        model_path=str(model.path / "quantized") if is_quantized else weights,
         revision=model.metrics["revision"],
         tokenizer_path=str(model.path / "tokenizer"),
         dtype=config["dtype"],
         max_model_len=config["max_model_len"],
         adapter_path=adapter.path / f"epoch-{config['epoch']}" if adapter else None,
+        unquantized_path=weights if is_quantized else None,
     )
 
 
 def _model(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     from tpo.chat import save_tokenizer
-    from tpo.models import prepare_embedded
+    from tpo.models import prepare_embedded, save_quantized
 
     is_embedded = config["source"] == "embedded"
     if is_embedded:
         prepare_embedded(config["name"], directory=path / "model")
     source = path / "model" if is_embedded else config["name"]
     save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
-    return {"is_embedded": is_embedded, "name": config["name"], "revision": config["revision"]}
+    is_quantized = config["quantization"] != "none"
+    if is_quantized:
+        save_quantized(
+            source,
+            path / "quantized",
+            revision=config["revision"],
+            dtype=config["dtype"],
+            quantization=config["quantization"],
+        )
+    return {
+        "is_embedded": is_embedded,
+        "is_quantized": is_quantized,
+        "name": config["name"],
+        "revision": config["revision"],
+    }
 
 
 def _synthesize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:

@@ -142,7 +142,5 @@ def print_summary(summary: dict[str, Any]) -> None:
     for name in ("category", "before", "after", "n"):
         categories.add_column(name, justify="left" if name == "category" else "right")
     for name, rate in last["categories"].items():
-        categories.add_row(
-            name, format_rate(first["categories"][name]), format_rate(rate), str(rate["num_prompts"])
-        )
+        categories.add_row(name, format_rate(first["categories"][name]), format_rate(rate), str(rate["num_prompts"]))
     console.print(categories)

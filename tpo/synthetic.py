@@ -125,9 +125,7 @@ def filter_candidates(
         else:
             seen.append(words)
             kept.append(
-                make_prompt(
-                    candidate.text, category=None, source=candidate.source, split="", where=candidate.prompt_id
-                )
+                make_prompt(candidate.text, category=None, source=candidate.source, split="", where=candidate.prompt_id)
             )
     return Filtered(kept, dict(sorted(drops.items())))
 

@@ -112,7 +112,9 @@ def _checked(completion: str, *, thought_span: tuple[int, int] | None, response_
     return Split(thought, response, None, thought_span, response_span)
 
 
-def num_tokens_within(token_ids: Sequence[int], span: tuple[int, int], *, decode: Callable[[Sequence[int]], str]) -> int:
+def num_tokens_within(
+    token_ids: Sequence[int], span: tuple[int, int], *, decode: Callable[[Sequence[int]], str]
+) -> int:
     """Return how many tokens lie in a span of characters of the decoded text.
 
     A token that straddles the edge belongs to the side where it starts.

@@ -111,9 +111,7 @@ class WandbTracker:
             samples.add_data(
                 row.prompt_id, row.sample_index, score, row.thought, row.response, row.split_error, is_forced
             )
-        chosen = wandb.Table(
-            columns=["prompt_id", "margin", "chosen_score", "rejected_score", "chosen", "rejected"]
-        )
+        chosen = wandb.Table(columns=["prompt_id", "margin", "chosen_score", "rejected_score", "chosen", "rejected"])
         for pair in pairs.rows(Pair)[:limit]:
             chosen.add_data(
                 pair.prompt_id, pair.margin, pair.chosen_score, pair.rejected_score, pair.chosen, pair.rejected

@@ -2,7 +2,7 @@
 
 DPO through trl's `DPOTrainer` on the ids that were sampled: nothing is rendered, tokenized, truncated or
 given an EOS a second time. One adapter is carried through the iterations and never merged. The base may be
-quantized to NF4 (QLoRA); sampling serves the same adapter on the 16-bit base, the gap that QLoRA users accept.
+quantized to NF4 (QLoRA); sampling then uses the same quantized values.
 """
 
 import json
@@ -10,7 +10,9 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,10 @@ log = logging.getLogger(__name__)
 VERSION = 1
 COMPLETE = "complete"  # marks a checkpoint whose every file was written
 
-# The policy at its first step and the reference are the same weights, but in 16 bits a sequence's
-# log-probability moves by tenths of a nat with the shape of its batch. Measured spreads of the mean margin
-# are below a tenth of these bounds; a wrong reference is off by nats.
-FIRST_LOSS_TOLERANCE = {"bfloat16": 0.05, "float16": 0.05, "float32": 1e-3}
+# At the first step policy and reference are the same weights on the same batches: equal up to kernels that do
+# not repeat bit by bit. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a
+# wrong one by much more.
+FIRST_STEP_TOLERANCE = 1e-3
 
 
 class TrainingError(TpoError):
@@ -65,7 +67,7 @@ class TrainSettings:
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """trl's collator, with forced tokens taken out of the completion mask.
+    """trl's collator for one ready micro-batch, with forced tokens taken out of the completion mask.
 
     A delimiter that was appended was not the policy's choice; its log-probability would push the policy
     for something it did not do.
@@ -73,9 +75,11 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return trl's batch: chosen rows first, rejected rows after them, padded on the right."""
-        batch: dict[str, Any] = super().torch_call(examples)
-        for side, offset in (("chosen", 0), ("rejected", len(examples))):
-            for row, example in enumerate(examples):
+        (micro_batch,) = examples
+        pairs = [dict(zip(micro_batch, values, strict=True)) for values in zip(*micro_batch.values(), strict=True)]
+        batch: dict[str, Any] = super().torch_call(pairs)
+        for side, offset in (("chosen", 0), ("rejected", len(pairs))):
+            for row, example in enumerate(pairs):
                 start, stop = (len(example["prompt_ids"]) + edge for edge in example[f"{side}_forced"])
                 batch["completion_mask"][offset + row, start:stop] = 0
         return batch
@@ -87,29 +91,28 @@ class SampledIdsTrainer(DPOTrainer):  # type: ignore[misc]
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset  # trl would render and tokenize again
 
-    def _precompute_ref_logps(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
-        return dataset  # trl's cache is keyed without the loss's settings; `reference_logps` fills the columns
-
-    def _set_signature_columns_if_needed(self) -> None:
-        super()._set_signature_columns_if_needed()
-        self._signature_columns += [
-            name for name in ("chosen_forced", "rejected_forced") if name not in self._signature_columns
-        ]
-
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
     """Checks the first step, and marks checkpoints that were written whole."""
 
-    def __init__(self, *, tolerance: float, is_pure_dpo: bool) -> None:
-        """Set what the first step must satisfy; with an NLL term only the margin is checked."""
-        self.tolerance, self.is_pure_dpo = tolerance, is_pure_dpo
+    def __init__(self, *, starts_at_reference: bool, is_pure_dpo: bool) -> None:
+        """Set what the first step must satisfy.
+
+        Args:
+            starts_at_reference: False for a later iteration with the seed model as reference, where nothing
+                is known of the first step.
+            is_pure_dpo: False with an NLL term, where only the margin is known.
+        """
+        self.starts_at_reference, self.is_pure_dpo = starts_at_reference, is_pure_dpo
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Raise if the first loss is not ln 2 or the first margin is not 0."""
-        if state.global_step != 1 or logs is None or "rewards/margins" not in logs:
+        if not self.starts_at_reference or state.global_step != 1 or "rewards/margins" not in (logs or {}):
             return
+        assert logs is not None
         loss, margin = logs["loss"], logs["rewards/margins"]
-        if abs(margin) > self.tolerance or (self.is_pure_dpo and abs(loss - math.log(2)) > self.tolerance):
+        is_off = self.is_pure_dpo and abs(loss - math.log(2)) > FIRST_STEP_TOLERANCE
+        if is_off or abs(margin) > FIRST_STEP_TOLERANCE:
             raise TrainingError(
                 f"at the first step the policy is the reference, so the loss is ln 2 = {math.log(2):.4f} and the "
                 f"margin 0, but they are {loss:.4f} and {margin:.4f}: the reference is not the policy that training "
@@ -166,7 +169,10 @@ def make_trainer(
     tokenizer = load_tokenizer(policy.tokenizer_path)
     torch.manual_seed(seed % 2**63)
     base = load_model(
-        policy.model_path, revision=policy.revision, dtype=policy.dtype, quantization=settings.quantization
+        policy.unquantized_path or policy.model_path,
+        revision=policy.revision,
+        dtype=policy.dtype,
+        quantization=settings.quantization,
     )
     base.config.use_cache = False
     if policy.adapter_path is None:
@@ -188,12 +194,11 @@ def make_trainer(
         loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
         loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
         max_length=None,  # trl's default would cut answers off; over-long pairs were dropped and counted
-        precompute_ref_log_probs=True,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_scheduler,
         warmup_steps=settings.warmup_ratio,  # below 1 it is a fraction of all steps
         num_train_epochs=settings.num_epochs,
-        per_device_train_batch_size=settings.micro_batch_size,
+        per_device_train_batch_size=1,  # a row is a micro-batch
         gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -202,17 +207,21 @@ def make_trainer(
         use_cpu=not torch.cuda.is_available(),
         save_strategy="epoch",
         logging_steps=1,
+        remove_unused_columns=False,
         report_to=[],
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     trainer = SampledIdsTrainer(
         model=model,
         args=arguments,
-        train_dataset=to_dataset(pairs, settings),
+        train_dataset=micro_batches(pairs, settings),
         data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
         processing_class=tokenizer,
         callbacks=[
-            StepLog(tolerance=FIRST_LOSS_TOLERANCE[policy.dtype], is_pure_dpo=settings.nll_weight == 0)
+            StepLog(
+                starts_at_reference=settings.reference == "previous" or policy.adapter_path is None,
+                is_pure_dpo=settings.nll_weight == 0,
+            )
         ],
     )
     if "ref" in model.peft_config:  # trl's frozen copy of the adapter: the precomputed columns replace it
@@ -224,28 +233,44 @@ def make_trainer(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
+    # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
+    # the settings that its values depend on, after hashing every weight.
+    trainer.precompute_ref_logps = True
     trainer.train_dataset = reference_logps(trainer, disable_adapter=settings.reference == "seed")
     return trainer
 
 
-def to_dataset(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
-    """Return trl's columns, with the spans of forced tokens that are left out of the loss."""
+def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
+    """Return trl's columns with one row per micro-batch; each value is a list over its pairs.
+
+    Pairs of similar length go together, which keeps padding small, into batches whose sizes differ by at most
+    one. They stay together in every epoch, only the order of the batches changes: in 16 bits a sequence's
+    log-probability moves by half a nat with the shape of its batch, and the reference, computed once on these
+    very batches, must not differ from the policy by that.
+    """
+    ordered = sorted(pairs, key=lambda pair: (_longest(pair), pair.prompt_id))
+    count = math.ceil(len(ordered) / settings.micro_batch_size)
+    edges = [round(index * len(ordered) / count) for index in range(count + 1)]
     nothing = [0, 0]
-    return Dataset.from_list(
-        [
+    rows = []
+    for start, stop in pairwise(edges):
+        batch = ordered[start:stop]
+        rows.append(
             {
-                "prompt_ids": pair.prompt_ids,
-                "chosen_ids": pair.chosen_ids,
-                "rejected_ids": pair.rejected_ids,
-                "chosen_forced": pair.chosen_forced if settings.mask_forced_tokens else nothing,
-                "rejected_forced": pair.rejected_forced if settings.mask_forced_tokens else nothing,
+                "prompt_ids": [pair.prompt_ids for pair in batch],
+                "chosen_ids": [pair.chosen_ids for pair in batch],
+                "rejected_ids": [pair.rejected_ids for pair in batch],
+                "chosen_forced": [pair.chosen_forced if settings.mask_forced_tokens else nothing for pair in batch],
+                "rejected_forced": [pair.rejected_forced if settings.mask_forced_tokens else nothing for pair in batch],
             }
-            for pair in pairs
-        ]
-    )
+        )
+    return Dataset.from_list(rows)
 
 
-@torch.no_grad()
+def _longest(pair: Pair) -> int:
+    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+
+
 def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dataset:
     """Return the training data with the reference's log-probabilities, computed once per iteration.
 
@@ -253,16 +278,14 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
         trainer: Its model is still the policy that training starts from.
         disable_adapter: True for the seed model as reference, False for that policy itself.
     """
-    from contextlib import nullcontext
-
     model, data = trainer.model, trainer.train_dataset
-    model.eval()
-    chosen: list[float] = []
-    rejected: list[float] = []
-    size = trainer.args.per_device_train_batch_size
-    for start in range(0, len(data), size):
-        rows = [data[position] for position in range(start, min(start + size, len(data)))]
-        batch = {key: value.to(model.device) for key, value in trainer.data_collator(rows).items()}
+    # In train mode and with gradients on, although none are needed: otherwise bitsandbytes takes other 4-bit
+    # kernels, whose rounding is not training's, and in eval mode on a CPU it repacks the weights for good, after
+    # which training would go through a kernel without a backward pass. No dropout is active in any mode.
+    model.train()
+    columns: dict[str, list[list[float]]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
+    for row in data:
+        batch = {key: value.to(model.device) for key, value in trainer.data_collator([row]).items()}
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         with model.disable_adapter() if disable_adapter else nullcontext(), trainer.accelerator.autocast():
             logps = model(
@@ -272,10 +295,11 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
                 fused_lm_head=True,
                 use_cache=False,
             ).log_probs.sum(dim=1)
-        chosen.extend(logps[: len(rows)].tolist())
-        rejected.extend(logps[len(rows) :].tolist())
-    model.train()
-    return data.add_column("ref_chosen_logps", chosen).add_column("ref_rejected_logps", rejected)
+        for values, half in zip(columns.values(), logps.detach().chunk(2), strict=True):
+            values.append(half.tolist())
+    for name, values in columns.items():
+        data = data.add_column(name, values)
+    return data
 
 
 def _targets(text: str) -> str | list[str]:

@@ -8,14 +8,27 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Policy:
-    """A model to sample from: the seed model with, from iteration 1 on, a LoRA adapter that stays unmerged."""
+    """A model to sample from: the seed model with, from iteration 1 on, a LoRA adapter that stays unmerged.
 
-    model_path: str  # local directory or Hub name
+    Attributes:
+        model_path: 16-bit weights, a local directory or a Hub name. For a quantized policy they hold the
+            quantized values, so that the policy that is sampled is the one that is trained.
+        revision: Of the Hub repository.
+        tokenizer_path: Local directory.
+        dtype: Of weights and activations.
+        max_model_len: Longest prompt plus completion, tokens.
+        adapter_path: None for the seed model.
+        unquantized_path: The weights before quantization, which training quantizes itself; None where the
+            policy is not quantized.
+    """
+
+    model_path: str
     revision: str | None
-    tokenizer_path: str  # local directory
+    tokenizer_path: str
     dtype: str
     max_model_len: int
     adapter_path: Path | None
+    unquantized_path: str | None = None
 
 
 @dataclass(frozen=True)

@@ -236,9 +236,7 @@ class TorchEngine:
         cache.rows = torch.arange(len(active), device=self.device)
         cache.positions = lengths
         visible = torch.arange(cache.window, device=self.device)[None] <= lengths[:, None]
-        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device).masked_fill(
-            ~visible, -torch.inf
-        )
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device).masked_fill(~visible, -torch.inf)
         logits: Tensor = self.model(
             input_ids=torch.tensor([[sequence.pending] for sequence in active], device=self.device),
             position_ids=lengths[:, None],
@@ -301,9 +299,7 @@ class TorchEngine:
         tail = sequence.token_ids[-(len(delimiter.encode()) + 1) :]
         return delimiter in self.tokenizer.decode(tail, skip_special_tokens=False)
 
-    def _retire(
-        self, active: list[_Sequence], cache: RowCache, results: list[list[Generation | None]]
-    ) -> None:
+    def _retire(self, active: list[_Sequence], cache: RowCache, results: list[list[Generation | None]]) -> None:
         """Take finished sequences out; the last row moves into the gap, so that active rows stay in front."""
         for row in range(len(active) - 1, -1, -1):
             sequence = active[row]

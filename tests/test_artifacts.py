@@ -1,0 +1,378 @@
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tpo.artifacts
+from tpo.artifacts import ArtifactError, Step, Store, content_hash, finish, grow_rows, open_artifact, write_json
+from tpo.records import Prompt
+
+REPOSITORY = Path(__file__).parent.parent
+STEP = Step("sample", 1, {"temperature": 0.8, "top_p": 0.95}, {"prompts": "prompts-0", "model": "model-0"}, seed=3)
+
+
+class Work:
+    """An `execute` that writes two files and counts its calls."""
+
+    def __init__(self) -> None:
+        self.num_calls = 0
+
+    def __call__(self, path: Path) -> None:
+        self.num_calls += 1
+        (path / "epoch-1").mkdir(exist_ok=True)
+        (path / "rows.jsonl").write_text('{"row": 1}\n')
+        (path / "epoch-1" / "adapter.bin").write_bytes(b"weights")
+        finish(path, metrics={"num_rows": 1}, started=time.time())
+
+
+def test_id_is_the_hash_of_the_canonical_request() -> None:
+    canonical = (
+        '{"config":{"temperature":0.8,"top_p":0.95},"inputs":{"model":"model-0","prompts":"prompts-0"},'
+        '"seed":3,"stage":"sample","version":1}'
+    )
+    assert STEP.artifact_id == f"sample-{hashlib.sha256(canonical.encode()).hexdigest()[:12]}"
+
+
+def test_id_does_not_depend_on_the_order_of_keys() -> None:
+    same = Step("sample", 1, {"top_p": 0.95, "temperature": 0.8}, {"model": "model-0", "prompts": "prompts-0"}, seed=3)
+    assert same.artifact_id == STEP.artifact_id
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(Step("judge", 1, STEP.config, STEP.inputs, 3), id="stage"),
+        pytest.param(Step("sample", 2, STEP.config, STEP.inputs, 3), id="version"),
+        pytest.param(Step("sample", 1, {**STEP.config, "top_p": 1.0}, STEP.inputs, 3), id="config_value"),
+        pytest.param(Step("sample", 1, {**STEP.config, "top_p": "0.95"}, STEP.inputs, 3), id="config_type"),
+        pytest.param(Step("sample", 1, {**STEP.config, "top_k": None}, STEP.inputs, 3), id="config_key"),
+        pytest.param(Step("sample", 1, STEP.config, {**STEP.inputs, "model": "model-1"}, 3), id="input_id"),
+        pytest.param(Step("sample", 1, STEP.config, {"model": "prompts-0", "prompts": "model-0"}, 3), id="input_role"),
+        pytest.param(Step("sample", 1, STEP.config, STEP.inputs, 4), id="seed"),
+    ],
+)
+def test_any_change_of_the_request_gives_another_id(other: Step) -> None:
+    assert other.artifact_id.split("-")[1] != STEP.artifact_id.split("-")[1]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param({1, 2}, id="set"),
+        pytest.param(b"bytes", id="bytes"),
+        pytest.param(Path("file"), id="path"),
+        pytest.param(np.int64(1), id="numpy_int"),
+        pytest.param(np.zeros(2), id="array"),
+        pytest.param(float("nan"), id="nan"),
+        pytest.param(float("inf"), id="infinity"),
+        pytest.param((1, 2), id="tuple"),
+        pytest.param({1: "a"}, id="key_that_is_no_text"),  # json.dumps would write the key as "1"
+    ],
+)
+def test_values_that_are_not_json_are_refused(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        content_hash({"config": [value]})
+
+
+def test_second_run_reuses_the_artifact(tmp_path: Path) -> None:
+    work = Work()
+    store = Store(tmp_path, execute=work)
+    first, second = store.run(STEP), store.run(STEP)
+    assert (first.is_reused, second.is_reused, work.num_calls) == (False, True, 1)
+    assert first.manifest == second.manifest and second.metrics == {"num_rows": 1}
+
+
+def test_request_comes_before_the_work_and_the_manifest_after_it(tmp_path: Path) -> None:
+    seen: list[set[str]] = []
+
+    def execute(path: Path) -> None:
+        seen.append({file.name for file in path.iterdir()})
+        Work()(path)
+
+    artifact = Store(tmp_path, execute=execute).run(STEP)
+    assert "request.json" in seen[0] and "manifest.json" not in seen[0]
+    assert json.loads((artifact.path / "request.json").read_text()) == STEP.to_dict()
+
+
+def test_manifest_lists_the_request_and_every_file_with_its_digest(tmp_path: Path) -> None:
+    manifest = Store(tmp_path, execute=Work()).run(STEP).manifest
+    assert {key: manifest[key] for key in STEP.to_dict()} == STEP.to_dict()
+    assert manifest["files"] == {
+        "epoch-1/adapter.bin": hashlib.sha256(b"weights").hexdigest(),
+        "rows.jsonl": hashlib.sha256(b'{"row": 1}\n').hexdigest(),
+    }
+    assert manifest["environment"]["packages"]["numpy"] == np.__version__
+
+
+def test_directory_without_manifest_is_computed_again(tmp_path: Path) -> None:
+    work = Work()
+    store = Store(tmp_path, execute=work)
+    path = store.run(STEP).path
+    (path / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        store.open(path.name)
+    assert not store.run(STEP).is_reused and work.num_calls == 2
+
+
+def test_failed_work_leaves_no_artifact_and_can_be_repeated(tmp_path: Path) -> None:
+    def fail(path: Path) -> None:
+        (path / "rows.jsonl").write_text("half a r")
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        Store(tmp_path, execute=fail).run(STEP)
+    assert Store(tmp_path, execute=Work()).run(STEP).manifest["files"]["rows.jsonl"] == (
+        hashlib.sha256(b'{"row": 1}\n').hexdigest()
+    )
+
+
+def _edit(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[::-1])
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [_edit, _truncate, Path.unlink], ids=["edited", "truncated", "deleted"])
+@pytest.mark.parametrize("name", ["rows.jsonl", "epoch-1/adapter.bin"])
+def test_damaged_file_is_named(name: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
+    store = Store(tmp_path, execute=Work())
+    path = store.run(STEP).path
+    damage(path / name)
+    with pytest.raises(ArtifactError, match="Delete") as caught:
+        store.run(STEP)
+    assert str(path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", '{"stage": "sam'], ids=["empty", "cut_off"])
+def test_damaged_manifest_is_named(text: str, tmp_path: Path) -> None:
+    path = Store(tmp_path, execute=Work()).run(STEP).path
+    (path / "manifest.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        open_artifact(path)
+
+
+def test_failed_json_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"new": float("nan")})
+    assert json.loads(path.read_text()) == {"old": 1}
+
+
+# --- rows that grow ---------------------------------------------------------------------------------------------
+
+NAMES = [f"prompt-{number}" for number in range(7)]
+CHUNKS = [NAMES[0:2], NAMES[2:4], NAMES[4:6], NAMES[6:7]]
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+class Grower:
+    """Computes two rows per prompt with multi-byte text; records what it was asked for and dies on request."""
+
+    def __init__(self, die_at: str | None = None) -> None:
+        self.asked: list[list[str]] = []
+        self.die_at = die_at
+
+    def __call__(self, names: list[str]) -> list[Prompt]:
+        if self.die_at in names:
+            raise Killed
+        self.asked.append(names)
+        return [Prompt(name, f"☕ {name} 🙂\u2028é", str(names), "s", str(copy)) for name in names for copy in (0, 1)]
+
+
+def grow(path: Path, compute: Grower) -> list[Prompt]:
+    return grow_rows(path, Prompt, prompt_ids=NAMES, chunk_size=2, compute=compute)
+
+
+@pytest.fixture
+def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of interrupted runs need not reach the platter."""
+    monkeypatch.setattr(tpo.artifacts.os, "fsync", lambda handle: None)
+
+
+def test_rows_come_in_order_and_chunks_are_cut_from_the_whole_list(tmp_path: Path) -> None:
+    compute = Grower()
+    rows = grow(tmp_path, compute)
+    assert compute.asked == CHUNKS
+    assert [(row.prompt_id, row.split) for row in rows] == [(name, copy) for name in NAMES for copy in "01"]
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+@pytest.mark.usefixtures("no_fsync")
+def test_interrupted_at_any_byte_gives_the_same_rows_and_repeats_only_what_is_missing(tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    expected_rows, expected_bytes = grow(whole, Grower()), (whole / "rows.jsonl").read_bytes()
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with pytest.raises(Killed):
+        grow(killed, Grower(die_at=NAMES[-1]))
+    full = (killed / "rows.partial.jsonl").read_bytes()
+    ends = [end for end in range(1, len(full) + 1) if full[:end].endswith(b'{"chunk_done": 4}\n')]
+    assert len(ends) == 3
+
+    failures = []
+    for position in range(len(full) + 1):
+        path = tmp_path / str(position)
+        path.mkdir()
+        (path / "rows.partial.jsonl").write_bytes(full[:position])
+        again, last = Grower(die_at=NAMES[-1]), Grower()
+        try:
+            with pytest.raises(Killed):
+                grow(path, again)
+            regrown = (path / "rows.partial.jsonl").read_bytes()
+            rows = grow(path, last)
+        except Exception as error:
+            failures.append((position, repr(error)))
+            continue
+        # A marker whose line break is lost may count as written or not.
+        complete = {sum(end <= position for end in ends), sum(end <= position + 1 for end in ends)}
+        if 3 - len(again.asked) not in complete:
+            failures.append((position, f"repeated {again.asked}"))
+        if regrown != full or last.asked != CHUNKS[3:]:
+            failures.append((position, f"the second kill cost {last.asked}"))
+        if rows != expected_rows or (path / "rows.jsonl").read_bytes() != expected_bytes:
+            failures.append((position, "other rows"))
+    assert failures == []
+
+
+def test_killed_after_the_last_rename_computes_nothing_and_leaves_no_partial_file(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        grow(tmp_path, Grower(die_at=NAMES[-1]))
+    partial = (tmp_path / "rows.partial.jsonl").read_bytes()
+    rows = grow(tmp_path, Grower())
+    (tmp_path / "rows.partial.jsonl").write_bytes(partial)  # killed between the rename and the removal
+    compute = Grower()
+    assert grow(tmp_path, compute) == rows and compute.asked == []
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+# --- a full disk ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=["disk_full", "quota"])
+def test_full_disk_says_what_to_do_and_keeps_completed_artifacts(code: int, tmp_path: Path) -> None:
+    done = Store(tmp_path, execute=Work()).run(STEP)
+    other = Step("judge", 1, {}, {"completions": done.artifact_id})
+
+    def execute(path: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(ArtifactError, match=r"(?i)free some space.*run the same command again") as caught:
+        Store(tmp_path, execute=execute).run(other)
+    assert other.artifact_id in str(caught.value)
+    store = Store(tmp_path, execute=Work())
+    assert store.run(STEP).manifest == done.manifest
+    assert not store.run(other).is_reused
+
+
+def test_other_disk_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    def execute(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        Store(tmp_path, execute=execute).run(STEP)
+
+
+@pytest.mark.parametrize("num_writes", range(6))
+def test_disk_full_at_any_write_loses_nothing_written_before(
+    num_writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = 0
+
+    def fsync(handle: int) -> None:
+        nonlocal done
+        if done == num_writes:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        done += 1
+
+    def execute(path: Path) -> None:
+        grow(path, compute)
+        finish(path, metrics={}, started=time.time())
+
+    compute = Grower()
+    store = Store(tmp_path, execute=execute)
+    with monkeypatch.context() as patch:
+        patch.setattr(tpo.artifacts.os, "fsync", fsync)
+        with pytest.raises(ArtifactError, match="no space left"):  # at the request, a chunk or the manifest
+            store.run(STEP)
+        assert not (tmp_path / STEP.artifact_id / "manifest.json").exists()
+    artifact = store.run(STEP)
+    assert [row.prompt_id for row in artifact.rows(Prompt)] == [name for name in NAMES for _ in range(2)]
+    assert sorted(artifact.manifest["files"]) == ["rows.jsonl"]
+    assert compute.asked.count(CHUNKS[0]) == 1  # the chunk was in the file when the disk reported itself full
+
+
+# --- two processes ----------------------------------------------------------------------------------------------
+
+RACER = """
+import sys, time
+from pathlib import Path
+from tpo.artifacts import Step, Store, finish
+
+root, calls, release = map(Path, sys.argv[1:])
+
+def execute(path):
+    with calls.open("a") as file:
+        file.write("x")
+    while not release.exists():
+        time.sleep(0.01)
+    (path / "rows.jsonl").write_text("{}\\n")
+    finish(path, metrics={}, started=time.time())
+
+print(Store(root, execute=execute).run(Step("sample", 1, {})).is_reused)
+"""
+
+
+def start_racer(directory: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RACER, *(str(directory / name) for name in ("root", "calls", "release"))],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def test_two_processes_compute_a_step_once(tmp_path: Path) -> None:
+    first = start_racer(tmp_path)
+    wait_for(tmp_path / "calls")
+    second = start_racer(tmp_path)
+    time.sleep(0.7)  # long enough for the second to start and, without a lock, to compute as well
+    assert second.poll() is None and (tmp_path / "calls").read_text() == "x"
+    (tmp_path / "release").touch()
+    assert first.communicate(timeout=30)[0] == "False\n"
+    assert second.communicate(timeout=30)[0] == "True\n"
+    assert (tmp_path / "calls").read_text() == "x"
+
+
+def test_killed_lock_holder_does_not_block_the_next(tmp_path: Path) -> None:
+    first = start_racer(tmp_path)
+    wait_for(tmp_path / "calls")
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=30)
+    (tmp_path / "release").touch()
+    second = start_racer(tmp_path)
+    assert second.communicate(timeout=30)[0] == "False\n"
+    assert (tmp_path / "calls").read_text() == "xx"

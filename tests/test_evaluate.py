@@ -1,0 +1,67 @@
+import pytest
+
+from tpo.evaluate import compare, summarize
+from tpo.records import Comparison, Completion, Prompt, Score
+
+PROMPT = Prompt("p", "Why?", "science", "builtin", "test")
+Side = tuple[list[Completion], list[Score]]
+
+
+def side(score: float | None, *, reason: str | None = None, num_tokens: int = 5, prompt_id: str = "p") -> Side:
+    response = None if reason == "empty_response" else "yes"
+    row = Completion(prompt_id, 0, [1], [2], 0, 0, False, "yes", "hm", response, reason, "stop", 3, num_tokens, 0)
+    return [row], [Score(prompt_id, 0, score, reason)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "baseline", "win", "reason"),
+    [
+        pytest.param(side(2.0), side(1.0), 1.0, None, id="win"),
+        pytest.param(side(1.0), side(1.0), 0.5, None, id="tie"),
+        pytest.param(side(-2.0), side(1.0), 0.0, None, id="loss"),
+        pytest.param(side(0.0), side(-1.0), 1.0, None, id="zero_is_a_score"),
+        pytest.param(side(1.0), side(0.0), 1.0, None, id="zero_of_the_baseline_is_a_score"),
+        pytest.param(side(None, reason="empty_response"), side(1.0), None, "policy: empty_response", id="policy"),
+        pytest.param(side(1.0), side(None, reason="too long"), None, "baseline: too long", id="baseline"),
+        pytest.param(side(None, reason="a"), side(None, reason="b"), None, "policy: a", id="both"),
+    ],
+)
+def test_compare(policy: Side, baseline: Side, win: float | None, reason: str | None) -> None:
+    [found] = compare([PROMPT], policy, baseline)
+    assert (found.win, found.unscored_reason) == (win, reason)
+    assert (found.policy_score, found.baseline_score) == (policy[1][0].score, baseline[1][0].score)
+
+
+def test_row_holds_category_and_response_lengths() -> None:
+    [found] = compare([PROMPT], side(2.0, num_tokens=7), side(1.0, num_tokens=9))
+    assert found == Comparison("p", "science", 1.0, None, 2.0, 1.0, 7, 9)
+
+
+def test_rows_are_matched_by_prompt_not_by_position() -> None:
+    prompts = [PROMPT, Prompt("q", "How?", "maths", "builtin", "test")]
+    ours = [side(2.0, prompt_id="p"), side(0.0, prompt_id="q")]
+    theirs = [side(1.0, prompt_id="q"), side(1.0, prompt_id="p")]
+    merged: list[Side] = [
+        ([rows[0] for rows, _ in sides], [scores[0] for _, scores in sides[::-1]]) for sides in (ours, theirs)
+    ]
+    assert [(row.prompt_id, row.win) for row in compare(prompts, *merged)] == [("p", 1.0), ("q", 0.0)]
+
+
+def test_prompts_that_were_not_answered_are_an_error() -> None:
+    with pytest.raises(KeyError):
+        compare([PROMPT, Prompt("q", "How?", "maths", "builtin", "test")], side(1.0), side(1.0))
+
+
+def test_summary_counts_every_prompt() -> None:
+    rows = [
+        Comparison("a", "maths", 1.0, None, 2.0, 1.0, 5, 5),
+        Comparison("b", "maths", 0.5, None, 1.0, 1.0, 5, 5),
+        Comparison("c", "code", None, "policy: empty_response", None, 1.0, 0, 5),
+    ]
+    found = summarize(rows, confidence=0.95, seed=0)
+    for rate in (found["win_rate"], found["win_rate_length_controlled"]):
+        assert (rate["rate"], rate["num_prompts"], rate["num_unscored"]) == (0.75, 2, 1)
+    assert found["categories"]["code"] == {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 1}
+    assert found["categories"]["maths"]["rate"] == 0.75
+    wide = summarize(rows, confidence=0.99, seed=0)["win_rate"]["interval"]
+    assert wide[0] < found["win_rate"]["interval"][0] and wide[1] > found["win_rate"]["interval"][1]

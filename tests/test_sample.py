@@ -1,0 +1,246 @@
+"""The sample stage: exactly K rows a prompt, ids untouched, budgets as configured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tpo.engines import Decoding, Generation, Policy
+from tpo.engines.torch_engine import TorchEngine
+from tpo.prompts import PromptError, make_prompt
+from tpo.records import Completion, Prompt, read_records
+from tpo.sample import make_completion, plan_decoding, sample, summarize
+from tpo.thought import DIRECT, Enforce, ThoughtFormat
+
+GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"
+SETTINGS = {"num_samples": 3, "temperature": 1.0, "top_p": 0.95, "max_thought_tokens": 5, "max_response_tokens": 7}
+ENGINE = {"kind": "torch", "max_sequences": 4, "chunk_prompts": 2}
+TEXTS = ("Name a colour.", "What is 2 + 2?", "Write a haiku about rain.", "Who are you?", "List three rivers.")
+
+
+def generic(enforce: Enforce = "switch") -> ThoughtFormat:
+    return ThoughtFormat(GENERIC_PROMPT, "Here is my thought process:", "Here is my response:", enforce)
+
+
+def specific(enforce: Enforce = "switch") -> ThoughtFormat:
+    return ThoughtFormat(GENERIC_PROMPT, None, "<R>", enforce)
+
+
+def make_prompts(texts: Sequence[str] = TEXTS) -> list[Prompt]:
+    return [make_prompt(text, category=None, source="here", split="test", where="here") for text in texts]
+
+
+def policy_of(path: Path, *, max_model_len: int = 512) -> Policy:
+    return Policy(str(path), None, str(path), "float32", max_model_len, None)
+
+
+def run_sample(path: Path, model: Path, **changes: Any) -> tuple[list[Completion], dict[str, Any]]:
+    path.mkdir(exist_ok=True)
+    arguments: dict[str, Any] = {
+        "prompts": make_prompts(),
+        "policy": policy_of(model),
+        "form": generic(),
+        "settings": SETTINGS,
+        "engine_settings": ENGINE,
+        "seed": 0,
+        **changes,
+    }
+    prompts, policy, form = (arguments.pop(name) for name in ("prompts", "policy", "form"))
+    metrics = sample(path, prompts, policy, form, **arguments)
+    return read_records(path / "rows.jsonl", Completion), metrics
+
+
+def test_every_prompt_has_exactly_k_rows_in_order(tiny_model: Path, tmp_path: Path) -> None:
+    rows, metrics = run_sample(tmp_path, tiny_model)
+    assert [(row.prompt_id, row.sample_index) for row in rows] == [
+        (prompt.prompt_id, index) for prompt in make_prompts() for index in range(3)
+    ]
+    assert metrics["num_completions"] == 15
+    assert metrics["num_tokens"] == sum(len(row.completion_ids) for row in rows)
+    assert len({row.seed for row in rows}) == 15, "every sample has a stream of its own"
+    assert len({tuple(row.completion_ids) for row in rows}) == 15
+
+
+def test_rows_do_not_depend_on_chunks_rows_or_other_prompts(tiny_model: Path, tmp_path: Path) -> None:
+    rows, _ = run_sample(tmp_path / "a", tiny_model)
+    other = {"kind": "torch", "max_sequences": 64, "chunk_prompts": 64}
+    assert run_sample(tmp_path / "b", tiny_model, engine_settings=other)[0] == rows
+    assert run_sample(tmp_path / "c", tiny_model, prompts=make_prompts(TEXTS[1:3]))[0] == rows[3:9]
+    assert run_sample(tmp_path / "d", tiny_model, seed=1)[0] != rows
+
+
+@pytest.mark.parametrize("form", [generic(), generic("prefill"), generic("none"), specific(), DIRECT])
+def test_contexts_have_one_bos_and_end_with_the_prefill(
+    tiny_model: Path, tokenizer: Any, tmp_path: Path, form: ThoughtFormat
+) -> None:
+    rows, _ = run_sample(tmp_path, tiny_model, form=form)
+    for row in rows:
+        text = tokenizer.decode(row.prompt_ids)
+        assert row.prompt_ids.count(tokenizer.bos_token_id) == 1
+        assert row.prompt_ids[0] == tokenizer.bos_token_id
+        assert text.endswith("<|assistant|>\n" + (form.prefill or ""))
+        assert row.is_prefilled == (form.prefill is not None)
+
+
+class FixedEngine:
+    """Stands in for an engine: the generations of each prompt are given."""
+
+    uses_seeds = False
+
+    def __init__(self, generations: Sequence[Generation]) -> None:
+        self.generations = list(generations)
+        self.calls: list[list[list[int]]] = []
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
+    ) -> list[list[Generation]]:
+        self.calls.append([list(prompt) for prompt in prompts])
+        return [self.generations[: len(group)] for group in seeds]
+
+
+def test_sampled_ids_travel_unchanged(
+    tiny_model: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One token a letter is not how the tokenizer would write it, so a decode and encode would be noticed.
+    spelled = [token for letter in "a thought Here is my response: hello" for token in tokenizer.encode(letter)]
+    assert tokenizer.encode(tokenizer.decode(spelled)) != spelled
+    engine = FixedEngine(
+        [
+            Generation([*spelled, tokenizer.eos_token_id], "stop"),
+            Generation([*spelled], "length"),
+            Generation([*spelled[:9], *spelled], "length", 3, 9),
+        ]
+    )
+    monkeypatch.setattr("tpo.sample.load_engine", lambda *_, **__: engine)
+    rows, _ = run_sample(tmp_path, tiny_model)
+    for position, row in enumerate(rows):
+        generation = engine.generations[position % 3]
+        assert row.completion_ids == generation.token_ids
+        assert (row.forced_start, row.forced_stop) == (generation.forced_start, generation.forced_stop)
+        assert row.finish_reason == generation.finish_reason
+        assert row.seed == -1, "this engine keeps a stream of its own"
+        assert "<eos>" not in row.completion
+    assert rows[0].completion == "a thought Here is my response: hello"
+    assert (rows[0].thought, rows[0].response) == ("a thought", "hello")
+    assert rows[0].num_response_tokens == len(" hello"), "one token a letter, EOS not counted"
+    assert [len(chunk) for chunk in engine.calls] == [2, 2, 1]
+    assert [ids for chunk in engine.calls for ids in chunk] == [row.prompt_ids for row in rows[::3]]
+
+
+def test_interrupted_sampling_goes_on_after_its_last_chunk(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = run_sample(tmp_path / "undisturbed", tiny_model)
+    generate, calls = TorchEngine.generate, []
+
+    def failing(self: TorchEngine, prompts: Any, **arguments: Any) -> Any:
+        calls.append(len(prompts))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(self, prompts, **arguments)
+
+    monkeypatch.setattr(TorchEngine, "generate", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run_sample(tmp_path / "killed", tiny_model)
+    rows, metrics = run_sample(tmp_path / "killed", tiny_model)
+    assert rows == expected
+    assert calls == [2, 2, 2, 1], "the first chunk was computed once"
+    assert metrics["num_completions"] == 15, "counts cover the rows of both attempts"
+
+
+def test_prompt_that_is_too_long_is_named_before_anything_is_loaded(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_engine(*_: Any, **__: Any) -> None:
+        raise AssertionError("an engine was loaded")
+
+    monkeypatch.setattr("tpo.sample.load_engine", no_engine)
+    prompts = make_prompts(["Short.", "A very long story: " + "blah " * 300])
+    with pytest.raises(PromptError) as error:
+        run_sample(tmp_path, tiny_model, prompts=prompts)
+    message = str(error.value)
+    assert prompts[1].prompt_id in message
+    assert "A very long story" in message
+    assert "max_model_len is 512" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("form", "max_tokens", "response_tokens", "has_switch"),
+    [
+        (DIRECT, 7, 0, False),
+        (generic("switch"), 5, 7, True),
+        (generic("prefill"), 12, 0, False),
+        (generic("none"), 12, 0, False),
+        (specific("switch"), 5, 7, True),
+        (specific("none"), 12, 0, False),
+    ],
+    ids=["direct", "generic_switch", "generic_prefill", "generic", "specific_switch", "specific"],
+)
+def test_plan_decoding(
+    tokenizer: Any, form: ThoughtFormat, max_tokens: int, response_tokens: int, has_switch: bool
+) -> None:
+    decoding = plan_decoding(tokenizer, form, SETTINGS)
+    assert (decoding.temperature, decoding.top_p) == (1.0, 0.95)
+    assert (decoding.max_tokens, decoding.max_response_tokens) == (max_tokens, response_tokens)
+    if has_switch:
+        assert decoding.switch_ids is not None
+        assert tokenizer.decode(decoding.switch_ids) == f"\n{form.response_delimiter}"
+        assert tokenizer.bos_token_id not in decoding.switch_ids
+        assert decoding.max_total == 12 + len(decoding.switch_ids)
+    else:
+        assert decoding.switch_ids is None
+        assert decoding.max_total == max_tokens
+
+
+@pytest.mark.parametrize("form", [generic(), specific(), generic("none"), DIRECT])
+def test_budgets_are_respected(tiny_model: Path, tmp_path: Path, form: ThoughtFormat) -> None:
+    rows, _ = run_sample(tmp_path, tiny_model, form=form)
+    for row in rows:
+        if form.switch is not None:
+            assert row.forced_stop > row.forced_start, "a random model does not write the delimiter"
+            assert row.forced_start <= 5
+            assert len(row.completion_ids) - row.forced_stop <= 7
+        else:
+            assert len(row.completion_ids) <= (7 if form is DIRECT else 12)
+
+
+def make_row(tokenizer: Any, text: str, *, forced: tuple[int, int] = (0, 0), reason: str = "stop") -> Completion:
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    return make_completion(
+        tokenizer,
+        specific(),
+        prompt_id="0",
+        sample_index=0,
+        prompt_ids=[0],
+        generation=Generation(ids, reason, *forced),
+        end_ids=frozenset({tokenizer.eos_token_id}),
+        seed=0,
+    )
+
+
+def test_summarize_counts_by_hand(tokenizer: Any) -> None:
+    rows = [
+        make_row(tokenizer, "abc <R> xy"),
+        make_row(tokenizer, "abcd <R> xyz", forced=(1, 2)),
+        make_row(tokenizer, "no delimiter at all"),
+        make_row(tokenizer, "cut in the tho", reason="length"),
+        make_row(tokenizer, "empty <R>", forced=(1, 2), reason="length"),
+    ]
+    found = summarize(rows)
+    parsed = rows[:2]
+    assert found["num_completions"] == 5
+    assert found["format_rate"] == 1 / 5, "forced delimiters are not the model's format"
+    assert found["parse_rate"] == 2 / 5
+    assert found["prefill_rate"] == 0
+    assert found["truncated_rate"] == 2 / 5
+    assert found["split_errors"] == {"empty_response": 1, "no_response_delimiter": 1, "thought_truncated": 1}
+    assert found["mean_thought_tokens"] == sum(row.num_thought_tokens for row in parsed) / 2
+    assert found["mean_response_tokens"] == sum(row.num_response_tokens for row in parsed) / 2
+    assert found["mean_response_tokens"] == sum(len(tokenizer.encode(text)) for text in (" xy", " xyz")) / 2
+
+
+def test_summarize_of_nothing_parsed_has_no_lengths(tokenizer: Any) -> None:
+    found = summarize([make_row(tokenizer, "no delimiter")])
+    assert (found["format_rate"], found["parse_rate"], found["mean_response_tokens"]) == (0, 0, 0)

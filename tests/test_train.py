@@ -1,0 +1,423 @@
+"""Training: the sampled ids are the trained ids, the reference is the right one, resumed equals uninterrupted."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+import tpo.train
+from tpo.dpo import sequence_logps
+from tpo.engines import Policy
+from tpo.models import load_model
+from tpo.records import Pair
+from tpo.train import StepLog, TrainingError, TrainSettings, make_trainer, reference_logps, to_dataset, train
+
+BOS, EOS = 0, 1
+ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
+SETTINGS = TrainSettings(
+    quantization="none",
+    beta=0.1,
+    nll_weight=0.0,
+    reference="previous",
+    mask_forced_tokens=True,
+    learning_rate=1e-2,
+    lr_scheduler="linear",
+    warmup_ratio=0.0,
+    num_epochs=2,
+    batch_size=4,
+    micro_batch_size=2,
+    max_grad_norm=1.0,
+    gradient_checkpointing=False,
+    lora_rank=4,
+    lora_alpha=8,
+    lora_targets="all-linear",
+)
+
+
+def settings(**changes: Any) -> TrainSettings:
+    return dataclasses.replace(SETTINGS, **changes)
+
+
+def make_pair(number: int, prompt: int, chosen: int, rejected: int, **changes: Any) -> Pair:
+    """A pair of random ids of the given lengths; every other completion was cut before an EOS."""
+    generator = np.random.default_rng(number)
+
+    def draw(count: int) -> list[int]:
+        return generator.integers(5, 500, size=count).tolist()
+
+    fields: dict[str, Any] = {
+        "prompt_id": str(number),
+        "prompt_ids": [BOS, *draw(prompt)],
+        "chosen_ids": [*draw(chosen), EOS] if number % 2 else draw(chosen),
+        "rejected_ids": draw(rejected) if number % 2 else [*draw(rejected), EOS],
+        "chosen_forced": [2, 5] if number % 3 else [0, 0],
+        "rejected_forced": [1, 4],
+        "chosen": "",
+        "rejected": "",
+        "chosen_index": 0,
+        "rejected_index": 1,
+        "margin": 1.0,
+        "chosen_score": 1.0,
+        "rejected_score": 0.0,
+        "chosen_length": 1.0,
+        "rejected_length": 1.0,
+    }
+    return Pair(**(fields | changes))
+
+
+PAIRS = [make_pair(number, 4 + number, 6 + 2 * number, 14 - number) for number in range(6)]
+
+
+def policy_of(path: Path, adapter_path: Path | None = None, *, dtype: str = "float32") -> Policy:
+    return Policy(str(path), None, str(path), dtype, 1024, adapter_path)
+
+
+def run_train(path: Path, policy: Policy, changed: TrainSettings = SETTINGS, *, pairs: Sequence[Pair] = PAIRS) -> Any:
+    path.mkdir(exist_ok=True)
+    return train(path, pairs, policy, changed, seed=3)
+
+
+def read_history(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+
+
+def straight_logps(model: Any, prompt_ids: list[int], completion_ids: list[int], forced: list[int]) -> float:
+    """log p(completion | prompt) of one sequence; the tokens that were forced are left out."""
+    ids = torch.tensor([prompt_ids + completion_ids])
+    mask = torch.zeros_like(ids, dtype=torch.bool)
+    mask[:, len(prompt_ids) :] = True
+    mask[:, len(prompt_ids) + forced[0] : len(prompt_ids) + forced[1]] = False
+    with torch.inference_mode():
+        return float(sequence_logps(model(input_ids=ids).logits, ids, mask))
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that ran undisturbed."""
+    path = tmp_path_factory.mktemp("trained")
+    run_train(path, policy_of(tiny_model))
+    return path
+
+
+@pytest.fixture(scope="module")
+def moved_adapter(trained: Path) -> Path:
+    """An adapter that differs clearly from the seed model."""
+    return trained / "epoch-2"
+
+
+# What is trained on
+
+
+@pytest.mark.parametrize("mask_forced_tokens", [True, False], ids=["masked", "unmasked"])
+def test_sampled_ids_are_the_trained_ids(tiny_model: Path, tmp_path: Path, mask_forced_tokens: bool) -> None:
+    # Longer than trl's default of 1024, which would cut the answer off.
+    pairs = [*PAIRS, make_pair(7, 700, 600, 5), make_pair(8, 5, 6, 1300)]
+    changed = settings(mask_forced_tokens=mask_forced_tokens)
+    trainer = make_trainer(tmp_path, pairs, policy_of(tiny_model), changed, seed=0)
+    seen = []
+    for batch in trainer.get_train_dataloader():
+        ids, attention, mask = (batch[key].tolist() for key in ("input_ids", "attention_mask", "completion_mask"))
+        half = len(ids) // 2
+        for row in range(half):
+            seen.append([_sequence(ids[at], attention[at], mask[at]) for at in (row, half + row)])
+    expected = []
+    for pair in pairs:
+        sides = []
+        for completion, forced in (
+            (pair.chosen_ids, pair.chosen_forced),
+            (pair.rejected_ids, pair.rejected_forced),
+        ):
+            counted = [1] * len(completion)
+            if mask_forced_tokens:
+                counted[forced[0] : forced[1]] = [0] * (forced[1] - forced[0])
+            sides.append((pair.prompt_ids + completion, [0] * len(pair.prompt_ids) + counted))
+        expected.append(sides)
+    assert sorted(seen) == sorted(expected), "each pair once, in full, chosen in the first half"
+    for sides in seen:
+        assert [ids.count(BOS) for ids, _ in sides] == [1, 1]
+    assert sum(ids[-1] == EOS for sides in seen for ids, _ in sides) == len(pairs), "EOS only where it was sampled"
+
+
+def _sequence(ids: list[int], attention: list[int], mask: list[int]) -> tuple[list[int], list[int]]:
+    length = sum(attention)
+    assert attention == [1] * length + [0] * (len(attention) - length), "padding is on the right"
+    assert not any(mask[length:])
+    return ids[:length], mask[:length]
+
+
+def test_forced_spans_travel_only_where_they_are_masked() -> None:
+    assert to_dataset(PAIRS, settings())["chosen_forced"] == [pair.chosen_forced for pair in PAIRS]
+    assert to_dataset(PAIRS, settings(mask_forced_tokens=False))["rejected_forced"] == [[0, 0]] * len(PAIRS)
+
+
+def test_no_pairs_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no pair to train on"):
+        run_train(tmp_path, policy_of(tiny_model), pairs=[])
+
+
+# The reference and the first step
+
+
+def test_first_step_is_ln_2_and_training_moves_away_from_it(trained: Path) -> None:
+    history = read_history(trained)
+    assert len(history) == 4, "two steps an epoch"
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert history[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert history[-1]["loss"] < 0.5
+    assert history[-1]["rewards/margins"] > 0.5
+
+
+@pytest.mark.parametrize("reference", ["previous", "seed"])
+def test_reference_of_a_second_iteration(
+    tiny_model: Path, moved_adapter: Path, tmp_path: Path, reference: str
+) -> None:
+    policy = policy_of(tiny_model, moved_adapter)
+    trainer = make_trainer(tmp_path, PAIRS, policy, settings(reference=reference), seed=0)
+    model = load_model(tiny_model, revision=None, dtype="float32")
+    seed = [straight_logps(model, pair.prompt_ids, pair.chosen_ids, pair.chosen_forced) for pair in PAIRS]
+    model = PeftModel.from_pretrained(model, str(moved_adapter)).eval()
+    previous = {
+        side: [
+            straight_logps(model, pair.prompt_ids, getattr(pair, f"{side}_ids"), getattr(pair, f"{side}_forced"))
+            for pair in PAIRS
+        ]
+        for side in ("chosen", "rejected")
+    }
+    assert min(abs(a - b) for a, b in zip(seed, previous["chosen"], strict=True)) > 0.1, "nothing to tell apart"
+    data = trainer.train_dataset
+    if reference == "previous":
+        assert data["ref_chosen_logps"] == pytest.approx(previous["chosen"], abs=1e-3)
+        assert data["ref_rejected_logps"] == pytest.approx(previous["rejected"], abs=1e-3)
+    else:
+        assert data["ref_chosen_logps"] == pytest.approx(seed, abs=1e-3)
+    name = next(name for name in trainer.model.state_dict() if "lora_B" in name)
+    assert trainer.model.state_dict()[name].abs().max() > 0, "the adapter goes on; it does not start anew"
+
+
+def test_second_iteration_continues_the_adapter_from_ln_2(
+    tiny_model: Path, moved_adapter: Path, tmp_path: Path
+) -> None:
+    run_train(tmp_path, policy_of(tiny_model, moved_adapter), settings(learning_rate=0.0, num_epochs=1))
+    history = read_history(tmp_path)
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    before, after = (load_file(path / "adapter_model.safetensors") for path in (moved_adapter, tmp_path / "epoch-1"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before), "a rate of 0 leaves it as it was"
+
+
+def test_second_iteration_trains_against_the_seed_model(tiny_model: Path, moved_adapter: Path, tmp_path: Path) -> None:
+    # Against the seed model the margin is not 0 at the first step: that is no error, it is what was asked for.
+    changed = settings(reference="seed", num_epochs=1)
+    run_train(tmp_path, policy_of(tiny_model, moved_adapter), changed)
+    assert abs(read_history(tmp_path)[0]["rewards/margins"]) > 0.1
+
+
+@pytest.mark.parametrize("nll_weight", [0.0, 1.0], ids=["dpo", "irpo"])
+def test_wrong_reference_is_an_error(
+    tiny_model: Path, moved_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nll_weight: float
+) -> None:
+    def swapped(trainer: Any, *, disable_adapter: bool) -> Any:
+        return reference_logps(trainer, disable_adapter=not disable_adapter)
+
+    monkeypatch.setattr(tpo.train, "reference_logps", swapped)
+    with pytest.raises(TrainingError, match="the reference is not the policy"):
+        run_train(tmp_path, policy_of(tiny_model, moved_adapter), settings(nll_weight=nll_weight))
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert not list(tmp_path.glob("epoch-*"))
+
+
+# Settings that change the computation, or must not
+
+
+def test_nll_weight_adds_the_chosen_tokens_nll(tiny_model: Path, tmp_path: Path) -> None:
+    pairs = PAIRS[:2]  # one micro-batch, so that its order does not matter
+    shared = {"batch_size": 2, "num_epochs": 1}
+    run_train(tmp_path / "irpo", policy_of(tiny_model), settings(nll_weight=0.7, **shared), pairs=pairs)
+    model = load_model(tiny_model, revision=None, dtype="float32")
+    total = sum(straight_logps(model, pair.prompt_ids, pair.chosen_ids, pair.chosen_forced) for pair in pairs)
+    count = sum(len(pair.chosen_ids) - (pair.chosen_forced[1] - pair.chosen_forced[0]) for pair in pairs)
+    found = read_history(tmp_path / "irpo")[0]
+    assert found["loss"] == pytest.approx(math.log(2) + 0.7 * -total / count, abs=1e-4)
+    assert found["rewards/margins"] == pytest.approx(0, abs=1e-4)
+
+
+def adapter_of(path: Path, epoch: int = 1) -> dict[str, torch.Tensor]:
+    return load_file(path / f"epoch-{epoch}" / "adapter_model.safetensors")
+
+
+def assert_adapters_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("change", [{"micro_batch_size": 4}, {"gradient_checkpointing": True}], ids=str)
+def test_memory_settings_do_not_change_the_update(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    # AdamW's first step sees little but the gradient's sign, and a gradient near 0 may flip with the rounding, so the
+    # gradient's norm is compared tightly and the adapter within a tenth of the learning rate.
+    pairs = PAIRS[:4]
+    run_train(tmp_path / "a", policy_of(tiny_model), settings(num_epochs=1), pairs=pairs)
+    run_train(tmp_path / "b", policy_of(tiny_model), settings(num_epochs=1, **change), pairs=pairs)
+    first, second = read_history(tmp_path / "a"), read_history(tmp_path / "b")
+    assert [row["grad_norm"] for row in first] == pytest.approx([row["grad_norm"] for row in second], rel=1e-3)
+    assert_adapters_close(adapter_of(tmp_path / "a"), adapter_of(tmp_path / "b"), 1e-3)
+
+
+def test_seed_decides_the_adapter(tiny_model: Path, tmp_path: Path) -> None:
+    short = settings(num_epochs=1)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        (tmp_path / name).mkdir()
+        train(tmp_path / name, PAIRS, policy_of(tiny_model), short, seed=seed)
+    assert_adapters_close(adapter_of(tmp_path / "a"), adapter_of(tmp_path / "b"), 0)
+    other = adapter_of(tmp_path / "c")
+    assert any(not torch.equal(value, other[name]) for name, value in adapter_of(tmp_path / "a").items())
+
+
+def test_named_lora_targets(tiny_model: Path, tmp_path: Path) -> None:
+    changed = settings(lora_targets="q_proj, v_proj", num_epochs=1)
+    run_train(tmp_path, policy_of(tiny_model), changed)
+    assert {name.split(".")[-3] for name in adapter_of(tmp_path)} == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "quantization"),
+    [("float32", "none"), ("bfloat16", "none"), ("float32", "nf4"), ("bfloat16", "nf4")],
+)
+def test_adapter_is_trained_in_float32_and_alone(
+    tiny_model: Path, tmp_path: Path, dtype: str, quantization: str
+) -> None:
+    # AdamW's small steps round to nothing in 16 bits.
+    policy = policy_of(tiny_model, dtype=dtype)
+    trainer = make_trainer(tmp_path, PAIRS, policy, settings(quantization=quantization), seed=0)
+    parameters = dict(trainer.model.named_parameters())
+    assert list(trainer.model.peft_config) == ["default"], "trl's frozen copy of the adapter is gone"
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    assert trained == {name for name in parameters if "lora_" in name}
+    assert {parameters[name].dtype for name in trained} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_four_bit_base_learns_a_repeated_pair(tiny_model: Path, tmp_path: Path, dtype: str) -> None:
+    import bitsandbytes
+
+    changed = settings(quantization="nf4", num_epochs=8, batch_size=1, micro_batch_size=1)
+    trainer = make_trainer(tmp_path, PAIRS[1:2], policy_of(tiny_model, dtype=dtype), changed, seed=0)
+    assert any(isinstance(module, bitsandbytes.nn.Linear4bit) for module in trainer.model.modules())
+    frozen = {name: value.clone() for name, value in trainer.model.named_parameters() if not value.requires_grad}
+    trainer.train()
+    history = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert history[0] == pytest.approx(math.log(2), abs=0.05 if dtype == "bfloat16" else 1e-3)
+    assert history[-1] < 0.5
+    after = dict(trainer.model.named_parameters())
+    assert all(torch.equal(after[name], value) for name, value in frozen.items())
+
+
+# What is kept, and what a kill leaves
+
+
+def test_adapter_folders_hold_the_adapter_alone(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {"metrics.jsonl", "epoch-1", "epoch-2"}
+    for epoch in (1, 2):
+        assert {path.name for path in (trained / f"epoch-{epoch}").iterdir()} == ADAPTER_FILES
+        assert not any("ref" in name.split(".") for name in adapter_of(trained, epoch))
+    first, last = adapter_of(trained, 1), adapter_of(trained, 2)
+    assert any(not torch.equal(first[name], last[name]) for name in first), "each epoch has its own adapter"
+
+
+def test_saved_adapter_is_the_trained_policy(tiny_model: Path, trained: Path) -> None:
+    base = load_model(tiny_model, revision=None, dtype="float32")
+    pair = PAIRS[3]
+    seed = [straight_logps(base, pair.prompt_ids, ids, [1, 4]) for ids in (pair.chosen_ids, pair.rejected_ids)]
+    model = PeftModel.from_pretrained(base, str(trained / "epoch-2")).eval()
+    after = [straight_logps(model, pair.prompt_ids, ids, [1, 4]) for ids in (pair.chosen_ids, pair.rejected_ids)]
+    assert (after[0] - seed[0]) - (after[1] - seed[1]) > 1, "the chosen completion gained on the rejected one"
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL."""
+
+
+def assert_same_training(found: Path, expected: Path) -> None:
+    for epoch in (1, 2):
+        assert_adapters_close(adapter_of(found, epoch), adapter_of(expected, epoch), 0)  # bitwise
+    assert {path.name for path in found.iterdir()} == {path.name for path in expected.iterdir()}
+    assert read_history(found) == read_history(expected)
+
+
+def test_resumed_equals_uninterrupted(
+    tiny_model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_in_second_epoch(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 3:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "on_step_end", kill_in_second_epoch, raising=False)
+        with pytest.raises(Killed):
+            run_train(tmp_path, policy_of(tiny_model))
+    steps = []
+    monkeypatch.setattr(
+        StepLog, "on_step_end", lambda self, args, state, *_, **__: steps.append(state.global_step), raising=False
+    )
+    run_train(tmp_path, policy_of(tiny_model))
+    assert steps == [3, 4], "the first epoch is not trained again"
+    assert_same_training(tmp_path, trained)
+
+
+def test_half_written_checkpoint_is_not_gone_on_from(
+    tiny_model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_save = StepLog.on_save
+
+    def kill_in_second_save(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 4:
+            (Path(args.output_dir) / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"half")
+            raise Killed
+        on_save(self, args, state, control)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StepLog, "on_save", kill_in_second_save)
+        with pytest.raises(Killed):
+            run_train(tmp_path, policy_of(tiny_model))
+    assert (tmp_path / "checkpoints" / "checkpoint-4").exists()
+    run_train(tmp_path, policy_of(tiny_model))
+    assert_same_training(tmp_path, trained)
+
+
+def test_kill_after_the_last_epoch_loses_nothing(
+    tiny_model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kill_in_copy(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tpo.train.shutil.copy2", kill_in_copy)
+        with pytest.raises(Killed):
+            run_train(tmp_path, policy_of(tiny_model))
+    run_train(tmp_path, policy_of(tiny_model))
+    assert_same_training(tmp_path, trained)
+
+
+def test_finished_training_is_not_computed_again(
+    tiny_model: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Killed between metrics.jsonl and the manifest.
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(tpo.train, "make_trainer", fail)
+    metrics = run_train(trained, policy_of(tiny_model))
+    assert metrics["num_pairs"] == len(PAIRS)
+    assert metrics["num_steps"] == 4
+    assert metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics["last"] == read_history(trained)[-1]

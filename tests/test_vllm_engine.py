@@ -1,0 +1,92 @@
+"""vLLM against the torch engine. Each engine runs in a process of its own, as in the pipeline."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import make_model
+from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
+
+from tpo.chat import load_tokenizer
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
+
+# Greedy for the comparison, then sampled thoughts with the forced switch.
+SCRIPT = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from tpo.engines import Decoding, Policy
+from tpo.engines.vllm_engine import VllmEngine
+request = json.loads(sys.stdin.read())
+config = {"kind": "vllm", "max_num_seqs": 16, "gpu_memory_utilization": 0.15, "enforce_eager": True,
+          "enable_prefix_caching": True, "tensor_parallel_size": 1}
+adapter = Path(request["adapter"]) if request["adapter"] else None
+policy = Policy(request["model"], None, request["model"], "float32", 512, adapter)
+engine = VllmEngine(config, policy, end_ids=frozenset(request["end_ids"]), seed=2**62)
+results = []
+for decoding in request["decodings"]:
+    if decoding["switch_ids"] is not None:
+        decoding["switch_ids"] = tuple(decoding["switch_ids"])
+    seeds = [[0] * request["num_samples"]] * len(request["prompts"])
+    groups = engine.generate(request["prompts"], seeds=seeds, decoding=Decoding(**decoding))
+    results.append([[asdict(generation) for generation in group] for group in groups])
+Path(request["out"]).write_text(json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a head size that vLLM's attention kernels know."""
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+    return make_model(tmp_path_factory.mktemp("wide_model"), **sizes)
+
+
+def run_vllm(model: Path, adapter: Path | None, prompts: list[list[int]], decodings: list[Any], out: Path) -> Any:
+    request = {
+        "model": str(model),
+        "adapter": str(adapter) if adapter else None,
+        "end_ids": END_IDS,
+        "decodings": [vars(decoding) for decoding in decodings],
+        "num_samples": 3,
+        "prompts": prompts,
+        "out": str(out),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], input=json.dumps(request), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+END_IDS = [1, *range(5, 30)]  # many, so that some sequences stop
+
+
+@pytest.mark.parametrize("has_adapter", [False, True], ids=["seed_model", "adapter"])
+def test_vllm_generates_what_the_torch_engine_does(wide_model: Path, tmp_path: Path, has_adapter: bool) -> None:
+    pytest.importorskip("vllm")
+    adapter = make_adapter(wide_model, tmp_path / "adapter") if has_adapter else None
+    prompts = random_prompts(0, lengths=(2, 9, 33, 64, 90))
+    switch = switching(load_tokenizer(wide_model), thought=6, response=7)
+    greedy, sampled = run_vllm(wide_model, adapter, prompts, [GREEDY, switch], tmp_path / "out.json")
+    engine = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS)
+    expected = engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
+    for group, (wanted,) in zip(greedy, expected, strict=True):
+        assert group == [vars(wanted)] * 3
+    assert {wanted.finish_reason for (wanted,) in expected} == {"stop", "length"}
+    assert switch.switch_ids is not None
+    assert DELIMITER in load_tokenizer(wide_model).decode(switch.switch_ids)
+    flat = [generation for group in sampled for generation in group]
+    assert len(flat) == 15
+    for generation in flat:
+        ids, start, stop = (generation[key] for key in ("token_ids", "forced_start", "forced_stop"))
+        assert tuple(ids[start:stop]) == switch.switch_ids
+        ends = [at for at, token in enumerate(ids) if token in END_IDS and not start <= at < stop]
+        assert start <= 6
+        assert ends == ([len(ids) - 1] if generation["finish_reason"] == "stop" else [])
+        assert 1 <= len(ids) - stop <= 7
+        assert generation["finish_reason"] == "stop" or len(ids) - stop == 7
+    assert len({tuple(generation["token_ids"]) for generation in flat}) > 5, "samples differ"
