@@ -318,7 +318,7 @@ def check(config: Config) -> None:
 def _check_choices(config: Config) -> None:
     choices = {
         "model.source": (config.model.source, {"embedded", "pretrained"}),
-        "model.dtype": (config.model.dtype, {"bfloat16", "float16", "float32"}),
+        "model.dtype": (config.model.dtype, {"bfloat16", "float32"}),
         "thought.enforce": (config.thought.enforce, {"none", "prefill", "switch"}),
         "pairs.length_unit": (config.pairs.length_unit, {"tokens", "characters", "words"}),
         "pairs.truncated_responses": (config.pairs.truncated_responses, {"keep", "drop"}),

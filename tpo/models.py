@@ -77,7 +77,7 @@ def load_model(path: str | Path, *, revision: str | None, dtype: str, quantizati
     Args:
         path: Local directory or Hub name.
         revision: Of the Hub repository.
-        dtype: "bfloat16", "float16" or "float32".
+        dtype: "bfloat16" or "float32".
         quantization: "nf4" loads the weights in 4 bits with double quantization, as QLoRA does (Dettmers
             et al. 2023, section 3); "none" loads them in `dtype`.
     """
@@ -116,5 +116,5 @@ def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_p
         return model
     from peft import PeftModel
 
-    # Adapters are trained in float32 and served in the model's dtype, as vLLM serves them.
+    # peft would hold the adapter in float32; it was trained, and vLLM serves it, in the dtype of the base.
     return PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype).eval()

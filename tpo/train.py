@@ -27,6 +27,7 @@ from tpo.chat import load_tokenizer
 from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.models import load_model
+from tpo.optimizer import MasterWeightAdamW
 from tpo.records import Pair
 
 log = logging.getLogger(__name__)
@@ -186,7 +187,6 @@ def make_trainer(
         model = get_peft_model(base, lora)
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
-    is_16_bit = policy.dtype != "float32"
     arguments = DPOConfig(
         output_dir=str(work),
         seed=seed % 2**31,
@@ -202,8 +202,7 @@ def make_trainer(
         gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
         max_grad_norm=settings.max_grad_norm,
         gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=policy.dtype == "bfloat16",
-        fp16=policy.dtype == "float16",
+        bf16=False,  # no autocast: weights are in the dtype to compute in
         use_cpu=not torch.cuda.is_available(),
         save_strategy="epoch",
         logging_steps=1,
@@ -227,12 +226,11 @@ def make_trainer(
     if "ref" in model.peft_config:  # trl's frozen copy of the adapter: the precomputed columns replace it
         model.delete_adapter("ref")
         model.set_adapter("default")
-    if is_16_bit:
-        # trl casts a quantized model's adapter to bf16, where AdamW's small steps round to nothing.
-        # Autocast computes in 16 bits anyway; the master weights stay exact.
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+    # The adapter computes in the base's dtype, as it will when it is sampled from, and accumulates in float32.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.data = parameter.data.to(base.dtype)
+    trainer.optimizer = MasterWeightAdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
     # the settings that its values depend on, after hashing every weight.
     trainer.precompute_ref_logps = True
@@ -287,7 +285,7 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
     for row in data:
         batch = {key: value.to(model.device) for key, value in trainer.data_collator([row]).items()}
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-        with model.disable_adapter() if disable_adapter else nullcontext(), trainer.accelerator.autocast():
+        with model.disable_adapter() if disable_adapter else nullcontext():
             logps = model(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],
