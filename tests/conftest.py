@@ -1,4 +1,4 @@
-"""A tiny model that the tests make themselves: Llama's architecture, random weights, a real tokenizer and chat template."""
+"""A tiny model that the tests make: Llama's architecture, random weights, a real tokenizer and chat template."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread slows tiny models down
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
 

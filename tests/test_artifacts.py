@@ -251,6 +251,18 @@ def test_interrupted_at_any_byte_gives_the_same_rows_and_repeats_only_what_is_mi
     assert failures == []
 
 
+@pytest.mark.parametrize("garbage", [bytes(64), b"\0\0\0\n", b"\xff\xfe\n"], ids=["zeros", "line_of_zeros", "no_text"])
+def test_what_a_crash_of_the_machine_appended_is_discarded(garbage: bytes, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        grow(tmp_path, Grower(die_at=NAMES[4]))
+    with (tmp_path / "rows.partial.jsonl").open("ab") as file:
+        file.write(garbage)
+    compute = Grower()
+    rows = grow(tmp_path, compute)
+    assert compute.asked == CHUNKS[2:]
+    assert [row.prompt_id for row in rows] == [name for name in NAMES for _ in range(2)]
+
+
 def test_killed_after_the_last_rename_computes_nothing_and_leaves_no_partial_file(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         grow(tmp_path, Grower(die_at=NAMES[-1]))
@@ -350,8 +362,8 @@ def start_racer(directory: Path) -> subprocess.Popen[str]:
 
 def wait_for(path: Path) -> None:
     deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
+    while not path.exists() or path.stat().st_size == 0:
+        assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.01)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import PAIRS, make_pair, policy_of, settings, straight_logps
+from test_train import PAIRS, make_pair, policy_of, reference_columns, reference_of, settings
 from torch import Tensor
 
 from tpo.dpo import dpo_loss, sequence_logps
@@ -77,9 +77,7 @@ def step_by_hand(model: Any, inputs: dict[str, Tensor], *, beta: float, nll_weig
     mask = inputs["completion_mask"].bool()
     logps = sequence_logps(logits, inputs["input_ids"], mask)
     half = len(logps) // 2
-    found = dpo_loss(
-        logps[:half], logps[half:], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], beta=beta
-    )
+    found = dpo_loss(logps[:half], logps[half:], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], beta=beta)
     nll = -logps[:half].sum() / mask[:half].sum()
     return {
         "loss": float(found.loss.mean() + nll_weight * nll),
@@ -116,6 +114,8 @@ def test_trl_computes_this_objective_at_every_step(
     for number, row in enumerate(history):
         micro = by_hand[number * num_accumulated : (number + 1) * num_accumulated]
         for name in micro[0]:
+            if name == "rewards/accuracies" and number == 0:
+                continue  # all rewards are 0 up to rounding, and which rounds higher means nothing
             mean = sum(values[name] for values in micro) / num_accumulated
             assert row[name] == pytest.approx(mean, abs=1e-4), f"{name} at step {number + 1}"
     assert history[-1]["rewards/margins"] > 0.5, "a policy that did not move would hide a wrong reference"
@@ -123,10 +123,5 @@ def test_trl_computes_this_objective_at_every_step(
 
 def test_reference_columns_equal_straight_sums(tiny_model: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model), settings(), seed=0)
-    model = load_model(tiny_model, revision=None, dtype="float32")
-    for row, pair in zip(trainer.train_dataset, PAIRS, strict=True):
-        for side in ("chosen", "rejected"):
-            expected = straight_logps(
-                model, pair.prompt_ids, getattr(pair, f"{side}_ids"), getattr(pair, f"{side}_forced")
-            )
-            assert row[f"ref_{side}_logps"] == pytest.approx(expected, abs=1e-4)
+    expected = reference_of(load_model(tiny_model, revision=None, dtype="float32"))
+    assert reference_columns(trainer) == pytest.approx(expected, abs=1e-4)

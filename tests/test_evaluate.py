@@ -8,11 +8,17 @@ Side = tuple[list[Completion], list[Score]]
 
 
 def side(score: float | None, *, reason: str | None = None, num_tokens: int = 5, prompt_id: str = "p") -> Side:
-    response = None if reason == "empty_response" else "yes"
-    row = Completion(prompt_id, 0, [1], [2], 0, 0, False, "yes", "hm", response, reason, "stop", 3, num_tokens, 0)
+    row = Completion(prompt_id, 0, [1], [2], 0, 0, False, "yes", "hm", "yes", None, "stop", 3, num_tokens, 0)
     return [row], [Score(prompt_id, 0, score, reason)]
 
 
+def silent(reason: str) -> Side:
+    """A completion without a response, as the split and the judge leave it."""
+    row = Completion("p", 0, [1], [2], 0, 0, False, "yes", None, None, reason, "stop", 0, 0, 0)
+    return [row], [Score("p", 0, None, reason)]
+
+
+@pytest.mark.parametrize("no_response", ["loss", "unscored"])
 @pytest.mark.parametrize(
     ("policy", "baseline", "win", "reason"),
     [
@@ -21,19 +27,35 @@ def side(score: float | None, *, reason: str | None = None, num_tokens: int = 5,
         pytest.param(side(-2.0), side(1.0), 0.0, None, id="loss"),
         pytest.param(side(0.0), side(-1.0), 1.0, None, id="zero_is_a_score"),
         pytest.param(side(1.0), side(0.0), 1.0, None, id="zero_of_the_baseline_is_a_score"),
-        pytest.param(side(None, reason="empty_response"), side(1.0), None, "policy: empty_response", id="policy"),
-        pytest.param(side(1.0), side(None, reason="too long"), None, "baseline: too long", id="baseline"),
+        # A response that the judge could not score is missing, whatever becomes of missing responses.
+        pytest.param(side(None, reason="too_long"), side(1.0), None, "policy: too_long", id="policy"),
+        pytest.param(side(1.0), side(None, reason="too_long"), None, "baseline: too_long", id="baseline"),
         pytest.param(side(None, reason="a"), side(None, reason="b"), None, "policy: a", id="both"),
     ],
 )
-def test_compare(policy: Side, baseline: Side, win: float | None, reason: str | None) -> None:
-    [found] = compare([PROMPT], policy, baseline)
+def test_compare(policy: Side, baseline: Side, win: float | None, reason: str | None, no_response: str) -> None:
+    [found] = compare([PROMPT], policy, baseline, no_response=no_response)
     assert (found.win, found.unscored_reason) == (win, reason)
     assert (found.policy_score, found.baseline_score) == (policy[1][0].score, baseline[1][0].score)
 
 
+@pytest.mark.parametrize(
+    ("policy", "baseline", "win", "reason"),
+    [
+        pytest.param(silent("empty_response"), side(-9.0), 0.0, "policy: empty_response", id="policy"),
+        pytest.param(side(-9.0), silent("empty_response"), 1.0, "baseline: empty_response", id="baseline"),
+        pytest.param(silent("thought_truncated"), silent("b"), 0.5, "policy: thought_truncated", id="both"),
+    ],
+)
+def test_missing_response_is_a_loss_or_unscored(policy: Side, baseline: Side, win: float, reason: str) -> None:
+    [lost] = compare([PROMPT], policy, baseline, no_response="loss")
+    [unscored] = compare([PROMPT], policy, baseline, no_response="unscored")
+    assert (lost.win, lost.unscored_reason) == (win, None)
+    assert (unscored.win, unscored.unscored_reason) == (None, reason)
+
+
 def test_row_holds_category_and_response_lengths() -> None:
-    [found] = compare([PROMPT], side(2.0, num_tokens=7), side(1.0, num_tokens=9))
+    [found] = compare([PROMPT], side(2.0, num_tokens=7), side(1.0, num_tokens=9), no_response="loss")
     assert found == Comparison("p", "science", 1.0, None, 2.0, 1.0, 7, 9)
 
 
@@ -44,12 +66,15 @@ def test_rows_are_matched_by_prompt_not_by_position() -> None:
     merged: list[Side] = [
         ([rows[0] for rows, _ in sides], [scores[0] for _, scores in sides[::-1]]) for sides in (ours, theirs)
     ]
-    assert [(row.prompt_id, row.win) for row in compare(prompts, *merged)] == [("p", 1.0), ("q", 0.0)]
+    assert [(row.prompt_id, row.win) for row in compare(prompts, *merged, no_response="loss")] == [
+        ("p", 1.0),
+        ("q", 0.0),
+    ]
 
 
 def test_prompts_that_were_not_answered_are_an_error() -> None:
     with pytest.raises(KeyError):
-        compare([PROMPT, Prompt("q", "How?", "maths", "builtin", "test")], side(1.0), side(1.0))
+        compare([PROMPT, Prompt("q", "How?", "maths", "builtin", "test")], side(1.0), side(1.0), no_response="loss")
 
 
 def test_summary_counts_every_prompt() -> None:

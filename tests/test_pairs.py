@@ -117,9 +117,12 @@ def test_equal_scores_prefer_the_shorter_response_only_with_a_penalty() -> None:
     assert pair.chosen_index == 0
 
 
-def test_among_equals_the_lowest_index_is_taken() -> None:
+def test_among_equals_the_lowest_index_is_taken_in_any_order_of_rows() -> None:
     [pair], _ = build([1, 5, 1, 5])
     assert (pair.chosen_index, pair.rejected_index) == (1, 0)
+    rows, scores = to_rows([[{"score": score} for score in (1.0, 5.0, 1.0, 5.0)]])
+    [reversed_pair] = build_pairs(rows[::-1], scores, SETTINGS).pairs
+    assert (reversed_pair.chosen_index, reversed_pair.rejected_index) == (1, 0)
 
 
 @pytest.mark.parametrize(("unit", "expected"), [("tokens", 5.0), ("characters", 14.0), ("words", 3.0)])

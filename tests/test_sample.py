@@ -8,6 +8,7 @@ import pytest
 
 from tpo.engines import Decoding, Generation, Policy
 from tpo.engines.torch_engine import TorchEngine
+from tpo.preflight import preflight
 from tpo.prompts import PromptError, make_prompt
 from tpo.records import Completion, Prompt, read_records
 from tpo.sample import make_completion, plan_decoding, sample, summarize
@@ -149,16 +150,17 @@ def test_interrupted_sampling_goes_on_after_its_last_chunk(
     assert metrics["num_completions"] == 15, "counts cover the rows of both attempts"
 
 
-def test_prompt_that_is_too_long_is_named_before_anything_is_loaded(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_engine(*_: Any, **__: Any) -> None:
-        raise AssertionError("an engine was loaded")
-
-    monkeypatch.setattr("tpo.sample.load_engine", no_engine)
+def test_prompt_that_is_too_long_is_named(tiny_model: Path) -> None:
     prompts = make_prompts(["Short.", "A very long story: " + "blah " * 300])
+    judge = {"kind": "self_rating", "positive": " Yes", "negative": " No"}
+
+    def check(chosen: list[Prompt]) -> dict[str, Any]:
+        forms = [generic(), DIRECT]
+        return preflight(chosen, policy_of(tiny_model), forms, sample_settings=SETTINGS, judge_settings=judge)
+
+    assert check(prompts[:1])["longest"] < 512
     with pytest.raises(PromptError) as error:
-        run_sample(tmp_path, tiny_model, prompts=prompts)
+        check(prompts)
     message = str(error.value)
     assert prompts[1].prompt_id in message
     assert "A very long story" in message

@@ -17,6 +17,7 @@ from torch import Tensor
 from tpo.chat import load_tokenizer
 from tpo.engines import Decoding, Generation, Policy, load_engine
 from tpo.engines.torch_engine import NUM_CANDIDATES, TorchEngine, sample_tokens
+from tpo.errors import TpoError
 from tpo.models import load_model
 
 GREEDY = Decoding(temperature=0, top_p=1, max_tokens=24)
@@ -89,7 +90,16 @@ def test_greedy_equals_generate_while_rows_are_reused(tiny_model: Path) -> None:
 
 def make_decoder(kind: str, directory: Path) -> Path:
     """Save a tiny decoder of another family, with the tests' tokenizer."""
-    from transformers import AutoModelForCausalLM, GemmaConfig, MistralConfig, Phi3Config, Qwen2Config, Qwen3Config
+    from transformers import (
+        AutoModelForCausalLM,
+        Gemma2Config,
+        GemmaConfig,
+        GptOssConfig,
+        MistralConfig,
+        Phi3Config,
+        Qwen2Config,
+        Qwen3Config,
+    )
 
     tokenizer = make_tokenizer()
     shared: dict[str, Any] = {
@@ -113,9 +123,15 @@ def make_decoder(kind: str, directory: Path) -> Path:
         "gemma": lambda: GemmaConfig(**{**shared, "num_key_value_heads": 1}, head_dim=32),
         "phi3": lambda: Phi3Config(**shared),
         "mistral": lambda: MistralConfig(**shared, sliding_window=16),
+        "softcap": lambda: Gemma2Config(**shared, head_dim=32, attn_logit_softcapping=0.1),
+        "sinks": lambda: GptOssConfig(**shared, head_dim=32, num_local_experts=4, num_experts_per_tok=2),
     }
     torch.manual_seed(1)
-    AutoModelForCausalLM.from_config(configs[kind]()).save_pretrained(directory)
+    model = AutoModelForCausalLM.from_config(configs[kind]())
+    for name, parameter in model.named_parameters():
+        if "sinks" in name:
+            torch.nn.init.normal_(parameter, mean=3.0)
+    model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -127,10 +143,26 @@ def test_greedy_equals_generate_of_other_decoders(kind: str, tmp_path: Path) -> 
     assert_greedy_equal(make_engine(path), model, random_prompts(1, lengths=(2, 7, 64, 70)))
 
 
+@pytest.mark.parametrize("kind", ["softcap", "sinks"])
+def test_attention_of_another_kind_is_computed_or_refused(kind: str, tmp_path: Path) -> None:
+    # These models hand more to the attention function than queries, keys and values.
+    from transformers import AutoModelForCausalLM
+
+    path = make_decoder(kind, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    prompts = random_prompts(1, lengths=(30, 64, 70))
+    try:
+        engine = make_engine(path, max_len=96)
+        engine.generate(prompts[:1], seeds=[[0]], decoding=GREEDY)
+    except (TpoError, ValueError):
+        return
+    assert_greedy_equal(engine, model, prompts)
+
+
 @pytest.mark.parametrize("kind", ["mistral", "qwen2_window"])
 def test_sliding_window_shorter_than_the_longest_sequence_is_refused(kind: str, tmp_path: Path) -> None:
     path = make_decoder(kind, tmp_path)
-    with pytest.raises(ValueError, match="sliding window of 16 tokens"):
+    with pytest.raises((TpoError, ValueError), match="sliding window of 16 tokens"):
         make_engine(path, max_len=17)
     make_engine(path, max_len=16)  # a window that is never left is no obstacle
 

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 import tpo.train
 from tpo.dpo import sequence_logps
 from tpo.engines import Policy
-from tpo.models import load_model
+from tpo.models import load_model, save_quantized
 from tpo.records import Pair
-from tpo.train import StepLog, TrainingError, TrainSettings, make_trainer, reference_logps, to_dataset, train
+from tpo.train import StepLog, TrainingError, TrainSettings, make_trainer, micro_batches, reference_logps, train
 
 BOS, EOS = 0, 1
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
@@ -99,6 +99,31 @@ def straight_logps(model: Any, prompt_ids: list[int], completion_ids: list[int],
         return float(sequence_logps(model(input_ids=ids).logits, ids, mask))
 
 
+Key = tuple[str, tuple[int, ...]]  # side and completion
+
+
+def reference_columns(trainer: Any) -> dict[Key, float]:
+    """The reference's log-probabilities that the trainer uses."""
+    return {
+        (side, tuple(ids)): value
+        for row in trainer.train_dataset
+        for side in ("chosen", "rejected")
+        for ids, value in zip(row[f"{side}_ids"], row[f"ref_{side}_logps"], strict=True)
+    }
+
+
+def reference_of(model: Any) -> dict[Key, float]:
+    """The same by one forward pass a sequence."""
+    return {
+        (side, tuple(ids)): straight_logps(model, pair.prompt_ids, ids, forced)
+        for pair in PAIRS
+        for side, ids, forced in (
+            ("chosen", pair.chosen_ids, pair.chosen_forced),
+            ("rejected", pair.rejected_ids, pair.rejected_forced),
+        )
+    }
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training that ran undisturbed."""
@@ -119,7 +144,7 @@ def moved_adapter(trained: Path) -> Path:
 @pytest.mark.parametrize("mask_forced_tokens", [True, False], ids=["masked", "unmasked"])
 def test_sampled_ids_are_the_trained_ids(tiny_model: Path, tmp_path: Path, mask_forced_tokens: bool) -> None:
     # Longer than trl's default of 1024, which would cut the answer off.
-    pairs = [*PAIRS, make_pair(7, 700, 600, 5), make_pair(8, 5, 6, 1300)]
+    pairs = [*PAIRS, make_pair(7, 700, 600, 5), make_pair(8, 5, 6, 1300), make_pair(9, 4, 8, 8)]
     changed = settings(mask_forced_tokens=mask_forced_tokens)
     trainer = make_trainer(tmp_path, pairs, policy_of(tiny_model), changed, seed=0)
     seen = []
@@ -153,9 +178,23 @@ def _sequence(ids: list[int], attention: list[int], mask: list[int]) -> tuple[li
     return ids[:length], mask[:length]
 
 
-def test_forced_spans_travel_only_where_they_are_masked() -> None:
-    assert to_dataset(PAIRS, settings())["chosen_forced"] == [pair.chosen_forced for pair in PAIRS]
-    assert to_dataset(PAIRS, settings(mask_forced_tokens=False))["rejected_forced"] == [[0, 0]] * len(PAIRS)
+@pytest.mark.parametrize("num_pairs", [1, 2, 5, 6])
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_micro_batches_hold_each_pair_once(num_pairs: int, size: int) -> None:
+    rows = list(micro_batches(PAIRS[:num_pairs], settings(micro_batch_size=size)))
+    found = [
+        pair for row in rows for pair in zip(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"], strict=True)
+    ]
+    expected = [(pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) for pair in PAIRS[:num_pairs]]
+    assert sorted(found) == sorted(expected)
+    sizes = [len(row["prompt_ids"]) for row in rows]
+    assert len(sizes) == math.ceil(num_pairs / size)
+    assert max(sizes) <= size
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_order_of_the_pairs_does_not_matter() -> None:
+    assert list(micro_batches(PAIRS, settings())) == list(micro_batches(PAIRS[::-1], settings()))
 
 
 def test_no_pairs_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
@@ -176,28 +215,17 @@ def test_first_step_is_ln_2_and_training_moves_away_from_it(trained: Path) -> No
 
 
 @pytest.mark.parametrize("reference", ["previous", "seed"])
-def test_reference_of_a_second_iteration(
-    tiny_model: Path, moved_adapter: Path, tmp_path: Path, reference: str
-) -> None:
+def test_reference_of_a_second_iteration(tiny_model: Path, moved_adapter: Path, tmp_path: Path, reference: str) -> None:
     policy = policy_of(tiny_model, moved_adapter)
     trainer = make_trainer(tmp_path, PAIRS, policy, settings(reference=reference), seed=0)
-    model = load_model(tiny_model, revision=None, dtype="float32")
-    seed = [straight_logps(model, pair.prompt_ids, pair.chosen_ids, pair.chosen_forced) for pair in PAIRS]
-    model = PeftModel.from_pretrained(model, str(moved_adapter)).eval()
-    previous = {
-        side: [
-            straight_logps(model, pair.prompt_ids, getattr(pair, f"{side}_ids"), getattr(pair, f"{side}_forced"))
-            for pair in PAIRS
-        ]
-        for side in ("chosen", "rejected")
+    base = load_model(tiny_model, revision=None, dtype="float32")
+    expected = {"seed": reference_of(base)}
+    expected["previous"] = reference_of(PeftModel.from_pretrained(base, str(moved_adapter)).eval())
+    gaps = [abs(expected["seed"][key] - expected["previous"][key]) for key in expected["seed"]]
+    assert min(gaps) > 0.1, "nothing to tell apart"
+    assert reference_columns(trainer) == {
+        key: pytest.approx(value, abs=1e-3) for key, value in expected[reference].items()
     }
-    assert min(abs(a - b) for a, b in zip(seed, previous["chosen"], strict=True)) > 0.1, "nothing to tell apart"
-    data = trainer.train_dataset
-    if reference == "previous":
-        assert data["ref_chosen_logps"] == pytest.approx(previous["chosen"], abs=1e-3)
-        assert data["ref_rejected_logps"] == pytest.approx(previous["rejected"], abs=1e-3)
-    else:
-        assert data["ref_chosen_logps"] == pytest.approx(seed, abs=1e-3)
     name = next(name for name in trainer.model.state_dict() if "lora_B" in name)
     assert trainer.model.state_dict()[name].abs().max() > 0, "the adapter goes on; it does not start anew"
 
@@ -260,9 +288,7 @@ def assert_adapters_close(first: dict[str, torch.Tensor], second: dict[str, torc
 
 
 @pytest.mark.parametrize("change", [{"micro_batch_size": 4}, {"gradient_checkpointing": True}], ids=str)
-def test_memory_settings_do_not_change_the_update(
-    tiny_model: Path, tmp_path: Path, change: dict[str, Any]
-) -> None:
+def test_memory_settings_do_not_change_the_update(tiny_model: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     # AdamW's first step sees little but the gradient's sign, and a gradient near 0 may flip with the rounding, so the
     # gradient's norm is compared tightly and the adapter within a tenth of the learning rate.
     pairs = PAIRS[:4]
@@ -293,17 +319,34 @@ def test_named_lora_targets(tiny_model: Path, tmp_path: Path) -> None:
     ("dtype", "quantization"),
     [("float32", "none"), ("bfloat16", "none"), ("float32", "nf4"), ("bfloat16", "nf4")],
 )
-def test_adapter_is_trained_in_float32_and_alone(
+def test_adapter_alone_is_trained_in_the_dtype_of_the_base(
     tiny_model: Path, tmp_path: Path, dtype: str, quantization: str
 ) -> None:
-    # AdamW's small steps round to nothing in 16 bits.
     policy = policy_of(tiny_model, dtype=dtype)
     trainer = make_trainer(tmp_path, PAIRS, policy, settings(quantization=quantization), seed=0)
     parameters = dict(trainer.model.named_parameters())
     assert list(trainer.model.peft_config) == ["default"], "trl's frozen copy of the adapter is gone"
     trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
     assert trained == {name for name in parameters if "lora_" in name}
-    assert {parameters[name].dtype for name in trained} == {torch.float32}
+    assert {parameters[name].dtype for name in trained} == {getattr(torch, dtype)}, "as it will be sampled from"
+
+
+def test_small_steps_accumulate_in_16_bits(tiny_model: Path, tmp_path: Path) -> None:
+    # A step far below a bf16 weight's precision rounds to nothing, a sum of such steps must not.
+    steps = 12
+    changed = settings(learning_rate=1e-5, lr_scheduler="constant", num_epochs=steps // 2, max_grad_norm=0.0)
+    trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model, dtype="bfloat16"), changed, seed=0)
+    before = {name: value.clone() for name, value in trainer.model.named_parameters() if "lora_A" in name}
+    trainer.train()
+    after = dict(trainer.model.named_parameters())
+    for name, start in before.items():
+        master = trainer.optimizer.state[after[name]]["master"]
+        assert master.dtype == torch.float32
+        assert torch.equal(master.to(torch.bfloat16), after[name])
+        moved = (master - start.float()).abs()
+        # B starts at 0 and stays tiny, so A's first gradients are 0 and its later ones small but of AdamW's size.
+        assert moved.max() > 2e-5
+        assert moved.max() < 1.01e-5 * steps
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -351,12 +394,16 @@ def assert_same_training(found: Path, expected: Path) -> None:
     for epoch in (1, 2):
         assert_adapters_close(adapter_of(found, epoch), adapter_of(expected, epoch), 0)  # bitwise
     assert {path.name for path in found.iterdir()} == {path.name for path in expected.iterdir()}
-    assert read_history(found) == read_history(expected)
+    assert (found / "metrics.jsonl").read_text() == (expected / "metrics.jsonl").read_text()
 
 
+@pytest.mark.parametrize(("dtype", "quantization"), [("float32", "none"), ("bfloat16", "nf4")])
 def test_resumed_equals_uninterrupted(
-    tiny_model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, quantization: str
 ) -> None:
+    policy, changed = policy_of(tiny_model, dtype=dtype), settings(quantization=quantization)
+    run_train(tmp_path / "undisturbed", policy, changed)
+
     def kill_in_second_epoch(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 3:
             raise Killed
@@ -364,14 +411,14 @@ def test_resumed_equals_uninterrupted(
     with monkeypatch.context() as patch:
         patch.setattr(StepLog, "on_step_end", kill_in_second_epoch, raising=False)
         with pytest.raises(Killed):
-            run_train(tmp_path, policy_of(tiny_model))
+            run_train(tmp_path / "killed", policy, changed)
     steps = []
     monkeypatch.setattr(
         StepLog, "on_step_end", lambda self, args, state, *_, **__: steps.append(state.global_step), raising=False
     )
-    run_train(tmp_path, policy_of(tiny_model))
+    run_train(tmp_path / "killed", policy, changed)
     assert steps == [3, 4], "the first epoch is not trained again"
-    assert_same_training(tmp_path, trained)
+    assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
 
 
 def test_half_written_checkpoint_is_not_gone_on_from(
@@ -421,3 +468,25 @@ def test_finished_training_is_not_computed_again(
     assert metrics["num_steps"] == 4
     assert metrics["first_loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics["last"] == read_history(trained)[-1]
+
+
+def test_gradients_through_4_bit_layers_equal_those_of_their_values(tiny_model: Path, tmp_path: Path) -> None:
+    # bitsandbytes repacks 4-bit weights for CPU inference when it meets them in eval mode, and from then on training
+    # would go through a kernel without a backward pass: only the gradients tell.
+    save_quantized(tiny_model, tmp_path / "values", revision=None, dtype="float32", quantization="nf4")
+    gradients = {}
+    for quantization in ("nf4", "none"):
+        base = str(tiny_model) if quantization == "nf4" else str(tmp_path / "values")
+        policy = Policy(str(tmp_path / "values"), None, str(tiny_model), "float32", 1024, None, base)
+        trainer = make_trainer(
+            tmp_path / quantization, PAIRS, policy, settings(quantization=quantization, learning_rate=0.0), seed=3
+        )
+        batch = trainer.data_collator([trainer.train_dataset[0]])
+        trainer.compute_loss(trainer.model, batch).backward()
+        gradients[quantization] = {
+            name: parameter.grad for name, parameter in trainer.model.named_parameters() if parameter.grad is not None
+        }
+    assert gradients["nf4"].keys() == gradients["none"].keys()
+    assert any(gradient.abs().max() > 1e-3 for gradient in gradients["nf4"].values())
+    for name, gradient in gradients["nf4"].items():
+        torch.testing.assert_close(gradient, gradients["none"][name], rtol=1e-4, atol=1e-6, msg=name)

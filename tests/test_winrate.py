@@ -17,7 +17,7 @@ def comparisons(
 ) -> list[Comparison]:
     """Comparisons with the given wins; a gap is policy tokens minus baseline tokens."""
     return [
-        Comparison(f"p{number}", category, win, None if win is not None else "why", None, None, 1000 + gap, 1000)
+        Comparison(f"p{number}", category, win, None if win is not None else "why", 1.0, 1.0, 1000 + gap, 1000)
         for number, (win, gap) in enumerate(zip(wins, gaps or [0] * len(wins), strict=True))
     ]
 

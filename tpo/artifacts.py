@@ -108,8 +108,21 @@ def content_hash(value: Any) -> str:
         TypeError: If the value holds anything that is not a plain JSON type.
         ValueError: If it holds NaN or an infinity.
     """
+    _require_json(value)
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _require_json(value: Any) -> None:
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"keys must be text: {list(value)}")
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _require_json(item)
+    elif isinstance(value, tuple):
+        raise TypeError(f"a tuple is not a JSON type: {value}")
 
 
 class Store:
@@ -131,7 +144,7 @@ class Store:
         """
         path = self.root / step.artifact_id
         if not (path / MANIFEST).exists():
-            with _translate_disk_errors(path):
+            with translate_disk_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
                 with _locked(path / ".lock"):
                     if not (path / MANIFEST).exists():
@@ -155,7 +168,10 @@ def open_artifact(path: Path, *, is_reused: bool = True) -> Artifact:
     """Return the completed artifact in the directory `path` (see `Store.open`)."""
     if not (path / MANIFEST).exists():
         raise ArtifactError(f"{path} has no {MANIFEST}: the stage has not completed. Run the experiment again.")
-    manifest = json.loads((path / MANIFEST).read_text())
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except ValueError as error:
+        raise ArtifactError(f"{path / MANIFEST} is damaged ({error}). Delete {path} to compute it again.") from error
     for name, digest in manifest["files"].items():
         if not (path / name).exists() or file_digest(path / name) != digest:
             raise ArtifactError(
@@ -177,7 +193,7 @@ def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
     files = sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")
-        if file.is_file() and file.name not in {"request.json", MANIFEST, ".lock"}
+        if file.is_file() and file.name not in {"request.json", MANIFEST, ".lock"} and file.suffix != ".tmp"
     )
     write_json(
         path / MANIFEST,
@@ -230,6 +246,7 @@ def grow_rows(
     """
     partial, final = path / "rows.partial.jsonl", path / "rows.jsonl"
     if final.exists():  # killed between the rename below and the manifest
+        partial.unlink(missing_ok=True)
         return read_records(final, kind)
     chunks = [list(prompt_ids[start : start + chunk_size]) for start in range(0, len(prompt_ids), chunk_size)]
     rows, num_done = _recover(partial, kind, chunks)
@@ -256,6 +273,8 @@ def _recover(partial: Path, kind: type[R], chunks: list[list[str]]) -> tuple[lis
     if partial.exists():
         for line in partial.read_bytes().splitlines(keepends=True):
             position += len(line)
+            if not line.endswith(b"\n"):
+                break  # the line that was being written when the process died
             try:
                 row = json.loads(line)
                 if "chunk_done" in row:
@@ -263,8 +282,8 @@ def _recover(partial: Path, kind: type[R], chunks: list[list[str]]) -> tuple[lis
                     pending, num_done, good_bytes = [], num_done + 1, position
                 else:
                     pending.append(kind.from_dict(row))
-            except (json.JSONDecodeError, RecordError):
-                break  # the line that was being written when the process died
+            except (ValueError, RecordError):
+                break  # what a crash of the machine left
         os.truncate(partial, good_bytes)
         log.info("continuing after %d of %d chunks", num_done, len(chunks))
     return rows, num_done
@@ -316,11 +335,15 @@ def _peak_memory_mib() -> dict[str, float]:
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        # A stage in a process of its own inherits the lock: if this process is killed and the stage lives on,
+        # nobody else starts to write the same rows.
+        os.set_inheritable(file.fileno(), True)
         yield
 
 
 @contextmanager
-def _translate_disk_errors(path: Path) -> Iterator[None]:
+def translate_disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's error of a full disk into one that says what to do."""
     try:
         yield
     except OSError as error:

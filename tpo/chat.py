@@ -25,11 +25,14 @@ def save_tokenizer(
         chat_template: A Jinja template's text.
 
     Raises:
-        ChatError: If the tokenizer has no chat template or no EOS.
+        ChatError: If there is no tokenizer, or it has no chat template or no EOS.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
+    except (OSError, ValueError) as error:
+        raise ChatError(f"{source} (model.name): no tokenizer could be loaded: {error}") from error
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     _checked(tokenizer, source).save_pretrained(directory)
@@ -67,9 +70,11 @@ def strip_special_tokens(text: str, tokenizer: Tokenizer) -> str:
     someone else. Removal repeats until nothing is left to remove, because taking one string out can
     put another together.
     """
+    added = tokenizer.added_tokens_decoder.values()
+    specials = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
     while True:
         cleaned = text
-        for token in tokenizer.all_special_tokens:
+        for token in specials:
             cleaned = cleaned.replace(token, "")
         if cleaned == text:
             return cleaned

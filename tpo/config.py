@@ -207,6 +207,7 @@ class EvalConfig:
 
     temperature: float = MISSING
     top_p: float = MISSING
+    no_response: str = "loss"
     confidence: float = 0.95
 
 
@@ -296,10 +297,11 @@ def check(config: Config) -> None:
     _check_numbers(config)
     _check_tokens(config)
     _check_packages(config)
-    if config.model.chat_template is not None and not Path(config.model.chat_template).is_file():
-        raise ConfigError(f"model.chat_template: there is no file {config.model.chat_template}")
-    if isinstance(config.prompts, JsonLinesPrompts) and not Path(config.prompts.path).is_file():
-        raise ConfigError(f"prompts.path: there is no file {config.prompts.path}")
+    _check_files(config)
+    if isinstance(config.judge, SelfRatingJudge):
+        for place in ("{instruction}", "{response}"):
+            if place not in config.judge.question:
+                raise ConfigError(f"judge.question has no {place}")
     thought = config.thought
     if "{instruction}" not in thought.prompt:
         raise ConfigError("thought.prompt has no {instruction}: every prompt would be the same")
@@ -315,6 +317,17 @@ def check(config: Config) -> None:
         )
 
 
+def _check_files(config: Config) -> None:
+    files = {
+        "model.chat_template": config.model.chat_template,
+        "prompts.path": getattr(config.prompts, "path", None),
+        "prompts.shots_path": getattr(config.prompts, "shots_path", None),
+    }
+    for key, path in files.items():
+        if path is not None and not Path(path).is_file():
+            raise ConfigError(f"{key}: there is no file {path}")
+
+
 def _check_choices(config: Config) -> None:
     choices = {
         "model.source": (config.model.source, {"embedded", "pretrained"}),
@@ -323,8 +336,11 @@ def _check_choices(config: Config) -> None:
         "pairs.length_unit": (config.pairs.length_unit, {"tokens", "characters", "words"}),
         "pairs.truncated_responses": (config.pairs.truncated_responses, {"keep", "drop"}),
         "model.quantization": (config.model.quantization, {"nf4", "none"}),
+        "eval.no_response": (config.eval.no_response, {"loss", "unscored"}),
         "train.reference": (config.train.reference, {"previous", "seed"}),
         "train.select": (config.train.select, {"validation", "last"}),
+        "train.lr_scheduler": (config.train.lr_scheduler, {"linear", "cosine", "constant", "constant_with_warmup"}),
+        "judge.dtype": (getattr(config.judge, "dtype", "bfloat16"), {"bfloat16", "float32"}),
         "tracking.mode": (getattr(config.tracking, "mode", "auto"), {"auto", "online", "offline"}),
     }
     for key, (value, allowed) in choices.items():
@@ -336,7 +352,7 @@ def _check_numbers(config: Config) -> None:
     sample, train, evaluation, prompts = config.sample, config.train, config.eval, config.prompts
     if sample.num_samples < 2:
         raise ConfigError(f"sample.num_samples={sample.num_samples}: a pair needs at least 2 samples per instruction")
-    if sample.temperature <= 0:
+    if not sample.temperature > 0:
         raise ConfigError("sample.temperature must be above 0: greedy samples of one instruction are all equal")
     ranges = {
         "num_iterations": (config.num_iterations, 0, math.inf),
@@ -353,6 +369,8 @@ def _check_numbers(config: Config) -> None:
         "train.beta": (train.beta, 1e-9, math.inf),
         "train.nll_weight": (train.nll_weight, 0, math.inf),
         "train.learning_rate": (train.learning_rate, 0, math.inf),
+        "train.warmup_ratio": (train.warmup_ratio, 0, 0.999),
+        "train.batch_size": (train.batch_size, 1, math.inf),
         "train.num_epochs": (train.num_epochs, 1, math.inf),
         "train.micro_batch_size": (train.micro_batch_size, 1, math.inf),
         "train.lora_rank": (train.lora_rank, 1, math.inf),
@@ -360,6 +378,11 @@ def _check_numbers(config: Config) -> None:
         "prompts.num_validation": (prompts.num_validation, 0, math.inf),
         "prompts.num_test": (prompts.num_test, 1, math.inf),
     }
+    if isinstance(config.engine, TorchEngineConfig):
+        ranges["engine.max_sequences"] = (config.engine.max_sequences, 1, math.inf)
+    if isinstance(prompts, SyntheticPrompts):
+        ranges["prompts.num_shots"] = (prompts.num_shots, 0, math.inf)
+        ranges["prompts.min_characters"] = (prompts.min_characters, 1, prompts.max_characters)
     for key, (value, low, high) in ranges.items():
         if not low <= value <= high:
             raise ConfigError(f"{key}={value}: expected a number from {low:g} to {high:g}")

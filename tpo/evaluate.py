@@ -16,22 +16,33 @@ def compare(
     prompts: Sequence[Prompt],
     policy: tuple[Sequence[Completion], Sequence[Score]],
     baseline: tuple[Sequence[Completion], Sequence[Score]],
+    *,
+    no_response: str,
 ) -> list[Comparison]:
     """Return one comparison per prompt, of the first sample of each side.
 
-    A side without a score makes the comparison unscored, with the side and its reason.
+    A response that the judge could not score makes the comparison unscored, with the side and its reason.
+
+    Args:
+        prompts: The held-out instructions.
+        policy: Completions and scores.
+        baseline: Likewise.
+        no_response: What becomes of a side whose completion holds no response: "loss", since its user got
+            nothing (a tie where both hold none), or "unscored".
     """
     sides = [_first_samples(*policy), _first_samples(*baseline)]
     rows = []
     for prompt in prompts:
         (ours, our_score), (theirs, their_score) = (side[prompt.prompt_id] for side in sides)
         win, reason = None, None
-        if our_score.score is None:
+        if no_response == "loss" and (ours.response is None or theirs.response is None):
+            win = _win(ours.response is not None, theirs.response is not None)
+        elif our_score.score is None:
             reason = f"policy: {our_score.unscored_reason}"
         elif their_score.score is None:
             reason = f"baseline: {their_score.unscored_reason}"
         else:
-            win = 0.5 + 0.5 * (our_score.score > their_score.score) - 0.5 * (our_score.score < their_score.score)
+            win = _win(our_score.score, their_score.score)
         rows.append(
             Comparison(
                 prompt_id=prompt.prompt_id,
@@ -45,6 +56,10 @@ def compare(
             )
         )
     return rows
+
+
+def _win(ours: float, theirs: float) -> float:
+    return 0.5 + 0.5 * (ours > theirs) - 0.5 * (ours < theirs)
 
 
 def _first_samples(completions: Sequence[Completion], scores: Sequence[Score]) -> dict[str, tuple[Completion, Score]]:

@@ -42,7 +42,8 @@ def _draw_win_rate(summary: dict[str, Any]) -> Any:
     axes.set(xlabel="iteration (0: thought prompt, untrained)", ylabel="win rate against direct answers (%)")
     axes.set_ylim(0, 100)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, loc="upper left")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="upper left")
     count = summary["iterations"][-1]["win_rate"]["num_prompts"]
     axes.set_title(f"{summary['experiment']}, judge {summary['judge']}, n = {count}", fontsize=10)
     return figure
@@ -73,8 +74,15 @@ def _draw_categories(summary: dict[str, Any]) -> Any:
         if first[name]["rate"] is not None:
             axes.plot(100 * first[name]["rate"], position, "o", color=SEED, markersize=6)
         axes.plot(rate, position, "o", color=POLICY, markersize=6)
+    label = f"iteration {summary['iterations'][-1]['iteration']}, {100 * summary['confidence']:g} % interval"
     axes.plot([], [], "o", color=SEED, label="iteration 0")
-    axes.plot([], [], "o", color=POLICY, label=f"iteration {summary['iterations'][-1]['iteration']}, 95 % interval")
+    axes.plot(
+        [],
+        [],
+        "o",
+        color=POLICY,
+        label=label,
+    )
     axes.axvline(50, color=REFERENCE, linewidth=0.8, linestyle=":")
     counts = [last[name]["num_prompts"] for name in names]
     axes.set_yticks(range(len(names)), [f"{name} (n = {count})" for name, count in zip(names, counts, strict=True)])

@@ -12,6 +12,7 @@ from typing import Any
 import tpo.evaluate
 import tpo.judge
 import tpo.pairs
+import tpo.preflight
 import tpo.sample
 import tpo.synthetic
 from tpo.artifacts import Artifact, Step, Store, file_digest
@@ -59,6 +60,7 @@ class Pipeline:
         )
         self.model = self._run("model", MODEL_VERSION, self._model_settings())
         self.prompts = self._make_prompts()
+        self._preflight()
 
     def sample(self, policy: PolicyRef, iteration: int) -> Artifact:
         """K completions of each of the iteration's instructions."""
@@ -113,7 +115,7 @@ class Pipeline:
             "baseline_completions": baseline.completions,
             "baseline_scores": baseline.scores,
         }
-        config = {"confidence": self.config.eval.confidence}
+        config = {"confidence": self.config.eval.confidence, "no_response": self.config.eval.no_response}
         return self._run("compare", tpo.evaluate.VERSION, config, inputs, seed=self._seed("compare"))
 
     def _answer(self, policy: PolicyRef, split: str, form: ThoughtFormat, *, role: str = "answer") -> Judged:
@@ -162,6 +164,16 @@ class Pipeline:
                 "fresh ones: lower either, or use a larger source"
             )
         return prompts
+
+    def _preflight(self) -> None:
+        config = {
+            "forms": [asdict(self.form), asdict(DIRECT)],
+            "sample": asdict(self.config.sample),
+            "judge": asdict(self.config.judge),
+            **self._policy_settings(PolicyRef()),
+        }
+        inputs = {"model": self.model, "prompts": self.prompts}
+        self._run("preflight", tpo.preflight.VERSION, config, inputs)
 
     def _model_settings(self) -> dict[str, Any]:
         model = self.config.model

@@ -50,6 +50,10 @@ def make_prompt(text: Any, *, category: Any, source: str, split: str, where: str
     if category is not None and not isinstance(category, str):
         raise PromptError(f"{where}: the category is {category!r}; expected text")
     text = text.strip()
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(f"{where}: not valid Unicode ({error})") from error
     return Prompt(prompt_id(text), text, category or UNCATEGORIZED, source, split)
 
 
@@ -82,12 +86,14 @@ def load_json_lines(path: Path, *, text_field: str, category_field: str, split_f
             if text_field not in row:
                 raise PromptError(f"{where}: no field {text_field!r} (prompts.text_field); it has {sorted(row)}")
             split = row.get(split_field) or ""
-            if split not in {"", "train", "validation", "test"}:
+            if split not in ("", "train", "validation", "test"):
                 raise PromptError(f"{where}: {split_field} is {split!r}; expected train, validation or test")
             category = row.get(category_field)
             prompts.append(make_prompt(row[text_field], category=category, source=path.name, split=split, where=where))
     except RecordError as error:
         raise PromptError(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}: not UTF-8 ({error})") from error
     return prompts
 
 
@@ -114,8 +120,8 @@ def load_hub(name: str, *, revision: str, split: str, text_field: str) -> list[P
 
 
 def _first_user_message(value: Any) -> str:
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str) or value is None:
+        return value or ""
     return next((message["content"] for message in value if message["role"] == "user"), "")
 
 
@@ -131,7 +137,10 @@ def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) ->
     Raises:
         PromptError: If the source does not hold enough for test, validation and one iteration.
     """
-    unique = list({prompt.prompt_id: prompt for prompt in prompts}.values())
+    # Of equal texts the one held out for the test counts, then validation, training, free.
+    rank = {"": 0, "train": 1, "validation": 2, "test": 3}
+    ordered = sorted(prompts, key=lambda prompt: (rank[prompt.split], prompt.category))
+    unique = list({prompt.prompt_id: prompt for prompt in ordered}.values())
     free = _take_turns([prompt for prompt in unique if prompt.split == ""], seed=seed)
     chosen: list[Prompt] = []
     for split, need in (("test", sizes.num_test), ("validation", sizes.num_validation), ("train", sizes.num_train)):

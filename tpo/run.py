@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.config import Config, check, register
+from tpo.artifacts import Store, translate_disk_errors
+from tpo.config import Config, ConfigError, check, register
 from tpo.errors import TpoError
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,6 @@ def run_tpo(config: Config, *, experiment: str) -> Path:
 
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
-    from tpo.artifacts import Store
     from tpo.pipeline import Pipeline, PolicyRef
     from tpo.stage import executor
     from tpo.summary import Run
@@ -62,10 +62,14 @@ def run_tpo(config: Config, *, experiment: str) -> Path:
 def main(composed: DictConfig) -> None:
     """Compose, check and run; errors that are the user's to mend come without a traceback."""
     try:
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise ConfigError(f"{', '.join(missing)}: no value; give {missing[0]}=... on the command line")
         config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
         check(config)
         experiment = HydraConfig.get().runtime.choices.get("experiment") or "custom"
-        path = run_tpo(config, experiment=experiment)
+        with translate_disk_errors(Path(config.runs_dir)):
+            path = run_tpo(config, experiment=experiment)
     except TpoError as error:
         raise CompactHydraException(f"error: {error}") from error
     print(path)

@@ -13,7 +13,6 @@ from typing import Any
 from tpo.artifacts import grow_rows
 from tpo.chat import Tokenizer, end_ids, load_tokenizer, render
 from tpo.engines import Decoding, Generation, Policy, load_engine
-from tpo.prompts import PromptError
 from tpo.records import Completion, Prompt
 from tpo.seeds import derive_seed
 from tpo.thought import ThoughtFormat, num_tokens_within, split
@@ -44,9 +43,6 @@ def sample(
 
     Returns:
         The metrics of `summarize`, with tokens per second of this attempt.
-
-    Raises:
-        PromptError: If a prompt leaves no room for its completion in the model's context.
     """
     from tqdm import tqdm
     from transformers import GenerationConfig
@@ -55,14 +51,6 @@ def sample(
     stops = end_ids(tokenizer, GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision))
     decoding = plan_decoding(tokenizer, form, settings)
     contexts = {prompt.prompt_id: render(tokenizer, prompt.text, form) for prompt in prompts}
-    for prompt in prompts:
-        needed = len(contexts[prompt.prompt_id]) + decoding.max_total
-        if needed > policy.max_model_len:
-            raise PromptError(
-                f"prompt {prompt.prompt_id} ({prompt.source}) may need {needed} tokens, "
-                f"model.max_model_len is {policy.max_model_len}: shorten it, or lower sample.max_*_tokens. "
-                f"It starts with {prompt.text[:80]!r}"
-            )
     engine = load_engine(
         engine_settings,
         policy,

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact
+from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, translate_disk_errors
 from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.records import Comparison, Completion, Pair, Prompt, Score, write_records
@@ -31,7 +31,8 @@ def executor(*, isolate: bool) -> Callable[[Path], None]:
     def run(path: Path) -> None:
         request = json.loads((path / "request.json").read_text())
         if isolate or request["config"].get("engine", {}).get("kind") == "vllm":
-            done = subprocess.run([sys.executable, "-m", "tpo.stage", str(path)], check=False)
+            # close_fds=False hands on the artifact's lock, the only inheritable file.
+            done = subprocess.run([sys.executable, "-m", "tpo.stage", str(path)], check=False, close_fds=False)
             if done.returncode != 0:
                 raise ArtifactError(
                     f"the stage {path.name} failed (exit {done.returncode}); its message is above. Completed stages "
@@ -60,6 +61,8 @@ def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[
             return _synthesize
         case "prompts":
             return _prompts
+        case "preflight":
+            return _preflight
         case "sample":
             return _sample
         case "judge":
@@ -185,6 +188,18 @@ def _prompts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
     }
 
 
+def _preflight(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.preflight import preflight
+
+    return preflight(
+        inputs["prompts"].rows(Prompt),
+        load_policy_reference(config, inputs),
+        [ThoughtFormat(**form) for form in config["forms"]],
+        sample_settings=config["sample"],
+        judge_settings=config["judge"],
+    )
+
+
 def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     from tpo.sample import sample
 
@@ -234,6 +249,7 @@ def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
         [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"],
         (inputs["completions"].rows(Completion), inputs["scores"].rows(Score)),
         (inputs["baseline_completions"].rows(Completion), inputs["baseline_scores"].rows(Score)),
+        no_response=config["no_response"],
     )
     write_records(path / "rows.jsonl", rows)
     return summarize(rows, confidence=config["confidence"], seed=seed)
@@ -245,7 +261,8 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tpo.stage <artifact directory that holds request.json>")
     try:
-        execute(Path(sys.argv[1]))
+        with translate_disk_errors(Path(sys.argv[1])):
+            execute(Path(sys.argv[1]))
     except TpoError as error:
         sys.exit(f"error: {error}")
 

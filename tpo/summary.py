@@ -83,6 +83,7 @@ class Run:
             "experiment": self.experiment,
             "seed": self.config.seed,
             "baseline": f"{self.config.model.name}, direct answers",
+            "confidence": self.config.eval.confidence,
             "thought": self.config.thought.name,
             "judge": self.config.judge.kind,
             "iterations": self.iterations,

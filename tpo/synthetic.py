@@ -90,7 +90,7 @@ def synthesize(
 
 def first_item(text: str) -> str:
     """Return the first item of a continued numbered list, without the numbers or items that follow."""
-    return re.split(r"\n\s*\d+[.)]\s", text, maxsplit=1)[0].strip()
+    return re.split(r"\n\s*\d+[.)](?:\s|$)", text, maxsplit=1)[0].strip()
 
 
 def filter_candidates(
@@ -108,8 +108,8 @@ def filter_candidates(
         against: Instructions that candidates must differ from, usually the shots.
         min_characters: Shorter candidates are dropped.
         max_characters: Longer ones too.
-        max_similarity: Largest allowed share of common words (Jaccard index) with any instruction
-            before it; 1 drops exact repetitions only.
+        max_similarity: Share of common words (Jaccard index) with any instruction before it from which on
+            a candidate is dropped; 1 drops only those with the same words.
     """
     seen = [_words(prompt.text) for prompt in against]
     kept: list[Prompt] = []

@@ -94,8 +94,9 @@ def split(completion: str, form: ThoughtFormat, *, is_prefilled: bool, finish_re
         return Split(None, None, "thought_truncated" if finish_reason == "length" else "no_response_delimiter")
     response_start = stop + len(form.response_delimiter)
     delimiters = [form.response_delimiter] + ([form.thought_delimiter] if form.thought_delimiter else [])
-    tail = completion[start:stop] + "\0" + completion[response_start:]
-    if any(delimiter in tail for delimiter in delimiters):
+    head = completion[: max(0, start - len(form.thought_delimiter or ""))]
+    rest = "\0".join([head, completion[start:stop], completion[response_start:]])
+    if any(delimiter in rest for delimiter in delimiters):
         return Split(None, None, "repeated_delimiter")
     return _checked(completion, thought_span=(start, stop), response_span=(response_start, len(completion)))
 
@@ -126,7 +127,7 @@ def _tokens_before(token_ids: Sequence[int], position: int, *, decode: Callable[
     low, high = 0, len(token_ids)
     while low < high:
         middle = (low + high) // 2
-        if len(decode(token_ids[:middle])) < position:
+        if len(decode(token_ids[:middle]).rstrip("\ufffd")) < position:
             low = middle + 1
         else:
             high = middle

@@ -92,6 +92,10 @@ class SampledIdsTrainer(DPOTrainer):  # type: ignore[misc]
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset  # trl would render and tokenize again
 
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_checkpoint(*args, **kwargs)
+        set_adapter_dtype(self.model)  # peft loads adapters in float32
+
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
     """Checks the first step, and marks checkpoints that were written whole."""
@@ -149,12 +153,17 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed)
         trainer.train(resume_from_checkpoint=_last_complete(work))
-        history = [entry for entry in trainer.state.log_history if "loss" in entry]
+        # trl's count of tokens starts anew when training is resumed.
+        history = [
+            {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
         for epoch, checkpoint in enumerate(_checkpoints(work), start=1):
             target = path / f"epoch-{epoch}"
             target.mkdir(exist_ok=True)
-            for name in ("adapter_model.safetensors", "adapter_config.json"):
-                shutil.copy2(checkpoint / name, target / name)
+            shutil.copy2(checkpoint / "adapter_model.safetensors", target)
+            _copy_adapter_config(checkpoint, target, model_name=policy.unquantized_path or policy.model_path)
         temporary = path / "metrics.tmp"
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
         temporary.replace(path / "metrics.jsonl")
@@ -227,9 +236,7 @@ def make_trainer(
         model.delete_adapter("ref")
         model.set_adapter("default")
     # The adapter computes in the base's dtype, as it will when it is sampled from, and accumulates in float32.
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.data = parameter.data.to(base.dtype)
+    trainable = set_adapter_dtype(model)
     trainer.optimizer = MasterWeightAdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
     # the settings that its values depend on, after hashing every weight.
@@ -298,6 +305,23 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
     for name, values in columns.items():
         data = data.add_column(name, values)
     return data
+
+
+def set_adapter_dtype(model: Any) -> list[torch.nn.Parameter]:
+    """Put the trainable parameters into the base's dtype and return them."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.data = parameter.data.to(model.get_base_model().dtype)
+    return trainable
+
+
+def _copy_adapter_config(checkpoint: Path, target: Path, *, model_name: str) -> None:
+    """Copy the adapter's config without what differs between processes and machines: set order and local paths."""
+    config = json.loads((checkpoint / "adapter_config.json").read_text())
+    if isinstance(config["target_modules"], list):
+        config["target_modules"].sort()
+    config["base_model_name_or_path"] = None if Path(model_name).exists() else model_name
+    (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _targets(text: str) -> str | list[str]:

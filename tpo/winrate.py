@@ -6,12 +6,12 @@ never a loss.
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.stats import norm
 
 from tpo.records import Comparison
 
@@ -57,7 +57,7 @@ def win_rate(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> 
 
 def wilson_interval(rate: float, count: int, *, confidence: float) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion observed on `count` trials."""
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     denominator = 1 + z**2 / count
     center = (rate + z**2 / (2 * count)) / denominator
     half = z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2)) / denominator
@@ -84,7 +84,8 @@ def length_controlled_win_rate(
 
     fitted with a weak ridge on b (weight 1 against the sum of log-likelihoods, so that separable data stay
     finite), and evaluated at d = 0. The interval is the percentile bootstrap over prompts. Where all
-    lengths agree, the result is the plain win rate.
+    lengths agree, the result is the plain win rate. A side without a response has no length, so such a prompt
+    counts as one of equal lengths.
 
     Args:
         comparisons: At most one per prompt.
@@ -97,13 +98,19 @@ def length_controlled_win_rate(
     if not scored:
         return WinRate(None, None, 0, num_unscored)
     wins = np.array([row.win for row in scored], dtype=np.float64)
-    gaps = np.array([row.policy_tokens - row.baseline_tokens for row in scored], dtype=np.float64)
+    gaps = np.array([_length_gap(row) for row in scored])
     rate = _rate_at_equal_length(wins, gaps)
     generator = np.random.default_rng(seed)
     draws = generator.integers(0, len(wins), size=(num_resamples, len(wins)))
     rates = [_rate_at_equal_length(wins[draw], gaps[draw]) for draw in draws]
     low, high = np.quantile(rates, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return WinRate(rate, (float(low), float(high)), len(scored), num_unscored)
+
+
+def _length_gap(row: Comparison) -> float:
+    if row.policy_score is None or row.baseline_score is None:
+        return 0.0
+    return float(row.policy_tokens - row.baseline_tokens)
 
 
 def _rate_at_equal_length(wins: NDArray[np.float64], gaps: NDArray[np.float64]) -> float:

@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from tpo.engines import Decoding, Generation, Policy
+from tpo.errors import TpoError
 from tpo.models import load_policy
 
 ATTENTION = "tpo_rows"
@@ -37,7 +38,7 @@ def row_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    **_: Any,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return attention for prefill (causal, one prompt) and for decoding (one query token a row).
 
@@ -51,10 +52,17 @@ def row_attention(
         value: Like `key`.
         attention_mask: None for prefill; (batch, 1, 1, positions) additive for decoding.
         scaling: Of the scores.
+        kwargs: What else the model hands to its attention.
 
     Returns:
         (batch, queries, heads, head_dim) and, for the interface, no weights.
+
+    Raises:
+        TpoError: If the model's attention is more than a softmax over scores.
     """
+    for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
+        if kwargs.get(name) is not None:
+            raise TpoError(f"engine=torch does not know this model's attention ({name}): use engine=vllm")
     if attention_mask is None:
         out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
         return out.transpose(1, 2), None
@@ -151,7 +159,7 @@ class TorchEngine:
             max_len: The longest prompt plus completion.
 
         Raises:
-            ValueError: If the model attends through a window shorter than `max_len`, which a row cache
+            TpoError: If the model attends through a window shorter than `max_len`, which a row cache
                 does not represent.
         """
         self.model = load_policy(
@@ -160,7 +168,7 @@ class TorchEngine:
         config = self.model.config.get_text_config()
         sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         if sliding is not None and sliding < max_len:
-            raise ValueError(
+            raise TpoError(
                 f"{policy.model_path} attends through a sliding window of {sliding} tokens and {max_len} may be "
                 "needed: use engine=vllm, or smaller token budgets"
             )
@@ -297,7 +305,7 @@ class TorchEngine:
         assert delimiter is not None
         # A token holds at least one byte of text, and a token may reach across the delimiter's ends.
         tail = sequence.token_ids[-(len(delimiter.encode()) + 1) :]
-        return delimiter in self.tokenizer.decode(tail, skip_special_tokens=False)
+        return delimiter in self.tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _retire(self, active: list[_Sequence], cache: RowCache, results: list[list[Generation | None]]) -> None:
         """Take finished sequences out; the last row moves into the gap, so that active rows stay in front."""

@@ -44,6 +44,7 @@ class VllmEngine:
         self.llm = LLM(
             model=policy.model_path,
             revision=policy.revision,
+            tokenizer=policy.tokenizer_path,
             dtype=policy.dtype,
             max_model_len=policy.max_model_len,
             seed=seed % 2**31,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from tpo.engines import Policy
+from tpo.errors import TpoError
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,21 @@ def load_judge(config: dict[str, Any], *, policy: Policy) -> Judge:
             return RewardModel(config)
         case kind:
             raise ValueError(f"judge.kind={kind}: expected self_rating or reward_model")
+
+
+def answer_ids(tokenizer: Any, config: dict[str, Any]) -> list[int]:
+    """Return the token ids of the self-rating judge's positive and negative answer.
+
+    Raises:
+        TpoError: If an answer is not a single token of the model.
+    """
+    ids = []
+    for key in ("positive", "negative"):
+        tokens = tokenizer.encode(config[key], add_special_tokens=False)
+        if len(tokens) != 1:
+            raise TpoError(f"judge.{key}={config[key]!r} is {len(tokens)} tokens of this model; it must be one")
+        ids.append(int(tokens[0]))
+    return ids
 
 
 def batch_by_tokens(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:

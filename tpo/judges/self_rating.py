@@ -12,8 +12,7 @@ import torch
 
 from tpo.chat import chat_ids, load_tokenizer, strip_special_tokens
 from tpo.engines import Policy
-from tpo.errors import TpoError
-from tpo.judges import Candidates, Judgement, batch_by_tokens
+from tpo.judges import Candidates, Judgement, answer_ids, batch_by_tokens
 from tpo.models import load_model
 
 
@@ -24,23 +23,13 @@ class SelfRating:
         """Load the seed model.
 
         Raises:
-            TpoError: If the question lacks a place for instruction or response, or an answer word is
-                not a single token of this model.
+            TpoError: If an answer is not a single token of this model.
         """
         self.question, self.batch_tokens = config["question"], config["batch_tokens"]
-        for field in ("{instruction}", "{response}"):
-            if field not in self.question:
-                raise TpoError(f"judge.question has no {field}")
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
-        self.answer_ids = [self._answer_id(config["positive"]), self._answer_id(config["negative"])]
+        self.answer_ids = answer_ids(self.tokenizer, config)
         weights = policy.unquantized_path or policy.model_path
         self.model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
-
-    def _answer_id(self, word: str) -> int:
-        ids = self.tokenizer.encode(word, add_special_tokens=False)
-        if len(ids) != 1:
-            raise TpoError(f"judge: the answer {word!r} is {len(ids)} tokens of this model; it must be one")
-        return int(ids[0])
 
     @torch.inference_mode()
     def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
@@ -71,7 +60,7 @@ class SelfRating:
         longest = max(map(len, sequences))
         padded = [ids + [0] * (longest - len(ids)) for ids in sequences]
         last = torch.tensor([len(ids) - 1 for ids in sequences])
-        positions, where = last.unique(return_inverse=True)
+        positions, where = torch.unique(last, return_inverse=True)
         device = self.model.device
         logits = self.model(input_ids=torch.tensor(padded, device=device), logits_to_keep=positions.to(device)).logits
         answers = logits[torch.arange(len(sequences)), where][:, self.answer_ids].float()

@@ -1,0 +1,299 @@
+"""Bad input: one line that names the file, the key or the row, before anything is sampled where that can be."""
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import make_tokenizer
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+from test_run import compose_config, run_cli, tiny_overrides
+
+import tpo.artifacts
+import tpo.run
+from tpo.artifacts import ArtifactError
+from tpo.chat import ChatError
+from tpo.config import ConfigError
+from tpo.errors import TpoError
+from tpo.prompts import PromptError
+
+
+def run_here(overrides: list[str]) -> Path:
+    return tpo.run.run_tpo(compose_config(overrides), experiment="test")
+
+
+def assert_nothing_was_sampled(root: Path) -> None:
+    assert not list((root / "artifacts").glob("sample-*/rows*"))
+
+
+def assert_one_line(error: BaseException, *fragments: str) -> None:
+    message = str(error)
+    assert "\n" not in message.strip()
+    for fragment in fragments:
+        assert fragment in message
+
+
+# Composition
+
+
+@pytest.mark.parametrize(
+    ("override", "fragments"),
+    [
+        ("sample.num_sample=3", ["num_sample"]),
+        ("smple.num_samples=3", ["smple"]),
+        ("num_iterations=many", ["num_iterations", "many"]),
+        ("train.mask_forced_tokens=perhaps", ["mask_forced_tokens", "perhaps"]),
+        ("judge=oracle", ["judge/oracle"]),
+        ("experiment=no_such_preset", ["experiment/no_such_preset"]),
+        ("oracle=yes", ["oracle"]),
+    ],
+)
+def test_unknown_keys_groups_and_types_do_not_compose(tiny_model: Path, override: str, fragments: list[str]) -> None:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as error:
+        compose_config([*tiny_overrides(tiny_model, Path("unused")), override])
+    text = f"{error.value} {error.value.__cause__}"
+    for fragment in fragments:
+        assert fragment in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        (["sample.num_samples=1"], ["sample.num_samples=1", "at least 2"]),
+        (["sample.temperature=0"], ["sample.temperature"]),
+        (["sample.top_p=1.5"], ["sample.top_p=1.5"]),
+        (["engine.max_sequences=0"], ["engine.max_sequences=0"]),
+        (["engine.chunk_prompts=0"], ["engine.chunk_prompts=0"]),
+        (["train.batch_size=3"], ["train.batch_size=3", "micro_batch_size"]),
+        (["train.batch_size=0"], ["train.batch_size=0"]),
+        (["train.lr_scheduler=sideways"], ["train.lr_scheduler=sideways"]),
+        (["train.beta=0"], ["train.beta=0"]),
+        (["model.dtype=int8"], ["model.dtype=int8"]),
+        (["model.quantization=int3"], ["model.quantization=int3"]),
+        (["model.max_model_len=14"], ["model.max_model_len=14", "sample.max_thought_tokens"]),
+        (["thought.prompt=Hello"], ["thought.prompt", "{instruction}"]),
+        (["thought=specific", "thought.enforce=prefill"], ["thought.enforce=prefill"]),
+        (["thought=none", "thought.enforce=switch"], ["thought.response_delimiter"]),
+        (["prompts.num_validation=0"], ["prompts.num_validation"]),
+        (["prompts=jsonl", "prompts.path=/no/such.jsonl"], ["prompts.path", "/no/such.jsonl"]),
+        (["model.chat_template=/no/such.jinja"], ["model.chat_template", "/no/such.jinja"]),
+        (
+            ["prompts=synthetic", "prompts.num_candidates=9", "prompts.shots_path=/no/such.jsonl"],
+            ["prompts.shots_path", "/no/such.jsonl"],
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) and "=" in value[-1] else "",
+)
+def test_settings_that_could_only_fail_later_are_refused(
+    tiny_model: Path, overrides: list[str], fragments: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        compose_config([*tiny_overrides(tiny_model, Path("unused")), *overrides])
+    assert_one_line(error.value, *fragments)
+
+
+# Instructions
+
+
+def jsonl_overrides(model: Path, root: Path, lines: list[str], *more: str) -> list[str]:
+    (root / "mine.jsonl").write_text("".join(line + "\n" for line in lines))
+    sizes = ("prompts.num_train=2", "prompts.num_validation=1", "prompts.num_test=2")
+    return tiny_overrides(
+        model, root, "prompts=jsonl", f"prompts.path={root}/mine.jsonl", *sizes, "num_iterations=1", *more
+    )
+
+
+GOOD = [json.dumps({"text": f"Instruction number {number}"}) for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("lines", "fragments"),
+    [
+        ([*GOOD[:2], '{"text": "cut off', *GOOD[2:]], ["line 3", "not JSON"]),
+        ([GOOD[0], '["a", "list"]', *GOOD], ["line 2", "expected an object"]),
+        ([*GOOD, '{"text": "   "}'], ["line 9", "'   '"]),
+        ([*GOOD, '{"text": null}'], ["line 9", "None"]),
+        ([*GOOD, '{"instruction": "wrong field"}'], ["line 9", "'text'", "prompts.text_field", "instruction"]),
+        ([*GOOD, '{"text": "a", "split": "trian"}'], ["line 9", "trian"]),
+        ([*GOOD, '{"text": "a", "category": 3}'], ["line 9", "category"]),
+        (GOOD[:4], ["prompts.num_train", "2 different instructions"]),
+        ([], ["prompts.num_test"]),
+        ([GOOD[0]] * 20, ["prompts.num_test"]),
+    ],
+    ids=[
+        *("malformed", "not_an_object", "empty_instruction", "null_instruction", "missing_field", "unknown_split"),
+        *("category_type", "too_few", "empty_file", "all_the_same"),
+    ],
+)
+def test_bad_instruction_files_are_named_before_sampling(
+    tiny_model: Path, tmp_path: Path, lines: list[str], fragments: list[str]
+) -> None:
+    with pytest.raises(PromptError) as error:
+        run_here(jsonl_overrides(tiny_model, tmp_path, lines))
+    assert_one_line(error.value, *fragments)
+    if "line" in fragments[0]:
+        assert f"{tmp_path}/mine.jsonl" in str(error.value)
+    assert_nothing_was_sampled(tmp_path)
+
+
+def test_too_few_instructions_for_the_iterations(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PromptError) as error:
+        run_here(jsonl_overrides(tiny_model, tmp_path, GOOD, "num_iterations=3"))
+    assert_one_line(error.value, "num_iterations=3", "2 iterations", "prompts.num_train=2")
+    assert_nothing_was_sampled(tmp_path)
+
+
+@pytest.mark.parametrize("split", ["test", "train", "validation"])
+def test_instruction_without_room_for_its_answer_is_found_before_sampling(
+    tiny_model: Path, tmp_path: Path, split: str
+) -> None:
+    # In the training split of a late iteration it would otherwise be found after hours.
+    long_row = json.dumps({"text": "word " * 600, "split": split})
+    overrides = jsonl_overrides(tiny_model, tmp_path, [*GOOD, long_row], "prompts.num_train=1", "num_iterations=2")
+    with pytest.raises(PromptError) as error:
+        run_here(overrides)
+    assert_one_line(error.value, "word word", "model.max_model_len")
+    assert_nothing_was_sampled(tmp_path)
+
+
+# Models
+
+
+def test_model_without_a_chat_template(tiny_model: Path, tmp_path: Path) -> None:
+    from tpo.models import load_model
+
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "base")
+    load_model(tiny_model, revision=None, dtype="float32").save_pretrained(tmp_path / "base")
+    with pytest.raises(ChatError) as error:
+        run_here(tiny_overrides(tmp_path / "base", tmp_path))
+    assert_one_line(error.value, "no chat template", "model.chat_template")
+    assert_nothing_was_sampled(tmp_path)
+    template = tmp_path / "template.jinja"
+    template.write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}<|assistant|>")
+    few = ("num_iterations=0", "prompts.num_test=2", f"model.chat_template={template}")
+    assert (run_here(tiny_overrides(tmp_path / "base", tmp_path, *few)) / "summary.json").exists()
+
+
+def test_model_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(TpoError) as error:
+        run_here(tiny_overrides(tmp_path / "nowhere", tmp_path))
+    assert_one_line(error.value, str(tmp_path / "nowhere"), "model.name")
+    assert_nothing_was_sampled(tmp_path)
+
+
+def test_unknown_embedded_model(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TpoError) as error:
+        run_here([*tiny_overrides(tiny_model, tmp_path), "model.source=embedded", "model.name=gpt-5"])
+    assert_one_line(error.value, "model.name=gpt-5", "smollm2-135m-instruct")
+    assert_nothing_was_sampled(tmp_path)
+
+
+def test_sliding_window_shorter_than_needed(tmp_path: Path) -> None:
+    from test_torch_engine import make_decoder
+
+    with pytest.raises(TpoError) as error:
+        run_here(tiny_overrides(make_decoder("mistral", tmp_path / "mistral"), tmp_path, "num_iterations=0"))
+    assert_one_line(error.value, "sliding window of 16", "engine=vllm")
+
+
+def test_answer_of_several_tokens_is_found_before_sampling(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TpoError) as error:
+        run_here([*tiny_overrides(tiny_model, tmp_path), "judge.positive=Absolutely"])
+    assert_one_line(error.value, "'Absolutely'")
+    assert_nothing_was_sampled(tmp_path)
+
+
+# The disk
+
+
+def full_disk(*_: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_keeps_what_was_computed(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=6")
+    fsync, calls = os.fsync, []
+
+    def fill_up_while_sampling(descriptor: int) -> None:
+        calls.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        if sum("rows.partial" in call for call in calls) == 2:
+            full_disk()
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tpo.artifacts.os, "fsync", fill_up_while_sampling)
+        with pytest.raises(ArtifactError) as error:
+            run_here(overrides)
+    assert_one_line(error.value, "no space left", str(tmp_path / "artifacts" / "sample-"), "run the same command again")
+    (partial,) = (tmp_path / "artifacts").glob("sample-*/rows.partial.jsonl")
+    assert partial.read_text().count('"chunk_done"') >= 1
+    assert not list((tmp_path / "artifacts").glob("sample-*/manifest.json"))
+    assert (run_here(overrides) / "summary.json").exists()
+
+
+def test_full_disk_under_the_run_folder(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def fill_up_the_run_folder(descriptor: int) -> None:
+        if "/runs/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            full_disk()
+        fsync(descriptor)
+
+    monkeypatch.setattr(tpo.artifacts.os, "fsync", fill_up_the_run_folder)
+    with pytest.raises(TpoError) as error:
+        run_here(tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=2"))
+    assert_one_line(error.value, "no space left", str(tmp_path / "runs"))
+
+
+def test_full_disk_while_an_adapter_is_saved(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        # What torch.save raises when its file cannot grow; it is no OSError.
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match="file write failed"):
+        run_here(tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "prompts.num_test=2"))
+    monkeypatch.undo()
+    overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "prompts.num_test=2")
+    assert (run_here(overrides) / "summary.json").exists(), "the half-written checkpoint is no obstacle"
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragments"),
+    [
+        (["sample.num_sample=3"], ["num_sample"]),
+        (["judge=oracle"], ["judge/oracle"]),
+        (["sample.num_samples=1", "tracking=none"], ["error: sample.num_samples=1"]),
+        (["model=pretrained", "tracking=none"], ["model.name"]),
+        (["-m", "sample.num_samples=1,0", "tracking=none"], ["error: sample.num_samples=1"]),
+    ],
+    ids=["unknown_key", "unknown_group", "one_sample", "missing_value", "sweep"],
+)
+def test_command_line_errors_have_no_traceback(tmp_path: Path, overrides: list[str], fragments: list[str]) -> None:
+    done = run_cli(*overrides, f"runs_dir={tmp_path}/runs", f"artifacts_dir={tmp_path}/artifacts")
+    assert done.returncode != 0
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed
+    assert not re.search(r'File "', printed)
+    for fragment in fragments:
+        assert fragment in printed
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_command_line_names_a_bad_row(tiny_model: Path, tmp_path: Path) -> None:
+    done = run_cli(*jsonl_overrides(tiny_model, tmp_path, [*GOOD, "{broken"]))
+    assert done.returncode != 0
+    printed = done.stdout + done.stderr
+    assert "Traceback" not in printed
+    assert f"error: {tmp_path}/mine.jsonl, line 9: not JSON" in printed
+    assert_nothing_was_sampled(tmp_path)

@@ -1,0 +1,330 @@
+"""The whole loop on the tiny model: what a run leaves behind, what runs share, and the command line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+import tpo.run
+from tpo.artifacts import open_artifact
+from tpo.config import Config, check
+from tpo.records import Comparison, Completion, Pair, Prompt, Score
+
+REPOSITORY = Path(tpo.run.__file__).parent.parent
+NUM_TRAIN, NUM_VALIDATION, NUM_TEST, NUM_SAMPLES = 6, 3, 8, 3
+
+
+def tiny_overrides(model: Path, root: Path, *more: str) -> list[str]:
+    """The smallest run of the tiny model that trains; stores and runs lie below `root`."""
+    return [
+        "tracking=none",
+        "model=pretrained",
+        f"model.name={model}",
+        "model.dtype=float32",
+        "model.quantization=none",
+        "model.max_model_len=1024",
+        f"artifacts_dir={root}/artifacts",
+        f"runs_dir={root}/runs",
+        f"prompts.num_train={NUM_TRAIN}",
+        f"prompts.num_validation={NUM_VALIDATION}",
+        f"prompts.num_test={NUM_TEST}",
+        f"sample.num_samples={NUM_SAMPLES}",
+        "sample.max_thought_tokens=6",
+        "sample.max_response_tokens=8",
+        "engine.max_sequences=16",
+        "engine.chunk_prompts=3",
+        "judge.positive=' Yes'",  # with the space, single tokens of the tiny tokenizer
+        "judge.negative=' No'",
+        "pairs.truncated_responses=keep",
+        "train.learning_rate=1e-2",
+        "train.num_epochs=2",
+        "train.batch_size=4",
+        "train.micro_batch_size=2",
+        "train.gradient_checkpointing=false",
+        "train.lora_rank=4",
+        *more,
+    ]
+
+
+def compose_config(overrides: list[str]) -> Config:
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config: Config = OmegaConf.to_object(compose("config", overrides=overrides))  # type: ignore[assignment]
+    check(config)
+    return config
+
+
+def run_cli(*arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "tpo.run", *arguments],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        **changes,
+    )
+
+
+class Finished(NamedTuple):
+    """A run that went to its end."""
+
+    root: Path
+    config: Config
+    path: Path
+    summary: dict[str, Any]
+
+    def artifacts(self, stage: str) -> list[Any]:
+        """Return the run's artifacts of one stage, in the order in which they were asked for."""
+        found = [entry["artifact_id"] for entry in self.summary["stages"] if entry["stage"] == stage]
+        return [open_artifact(self.root / "artifacts" / name) for name in found]
+
+
+def run_here(root: Path, overrides: list[str]) -> Finished:
+    config = compose_config(overrides)
+    path = tpo.run.run_tpo(config, experiment="test")
+    return Finished(root, config, path, json.loads((path / "summary.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two iterations with the generic thought prompt."""
+    root = tmp_path_factory.mktemp("finished")
+    return run_here(root, tiny_overrides(tiny_model, root))
+
+
+def test_summary_has_what_the_contract_names(finished: Finished) -> None:
+    summary = finished.summary
+    assert summary["experiment"] == "test"
+    assert summary["seed"] == 0
+    assert "direct answers" in summary["baseline"]
+    assert [entry["iteration"] for entry in summary["iterations"]] == [0, 1, 2]
+    for entry in summary["iterations"]:
+        for name in ("win_rate", "win_rate_length_controlled"):
+            rate = entry[name]
+            assert set(rate) == {"rate", "interval", "num_prompts", "num_unscored"}
+            assert rate["num_prompts"] + rate["num_unscored"] == NUM_TEST
+            assert rate["num_prompts"] > 0
+            low, high = rate["interval"]
+            assert 0 <= low <= high <= 1
+        low, high = entry["win_rate"]["interval"]
+        assert low <= entry["win_rate"]["rate"] <= high
+        counts = [rate["num_prompts"] + rate["num_unscored"] for rate in entry["categories"].values()]
+        assert sum(counts) == NUM_TEST
+        assert 0 <= entry["format_rate"] <= entry["parse_rate"] <= 1
+        assert 0 < entry["mean_thought_tokens"] <= 7, "the budget, and the newline before the delimiter"
+        assert 0 < entry["mean_response_tokens"] <= 8
+    assert {stage["stage"] for stage in summary["stages"]} == {
+        *("model", "prompts", "sample", "judge", "pairs", "train", "compare")
+    }
+    assert all(stage["seconds"] > 0 and stage["is_reused"] is False for stage in summary["stages"])
+    first, *trained = summary["iterations"]
+    assert (first["num_pairs"], first["drops"], first["adapter"]) == (0, {}, None)
+    assert all(entry["num_pairs"] > 0 for entry in trained), "a run without pairs tests little"
+
+
+def test_win_rates_are_those_of_the_rows(finished: Finished) -> None:
+    for entry, artifact in zip(finished.summary["iterations"], finished.artifacts("compare"), strict=True):
+        rows = artifact.rows(Comparison)
+        wins = [row.win for row in rows if row.win is not None]
+        assert entry["win_rate"]["rate"] == pytest.approx(sum(wins) / len(wins))
+        for row in rows:
+            if row.policy_score is not None and row.baseline_score is not None:
+                gap = row.policy_score - row.baseline_score
+                assert row.win == (1 if gap > 0 else 0 if gap < 0 else 0.5)
+            else:
+                assert row.win is None
+
+
+def test_figures_are_drawn(finished: Finished) -> None:
+    for name in ("win_rate", "categories", "lengths"):
+        content = (finished.path / "figures" / f"{name}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
+        assert len(content) > 5000
+
+
+def test_pairs_and_drops_account_for_every_instruction(finished: Finished) -> None:
+    for entry, artifact in zip(finished.summary["iterations"][1:], finished.artifacts("pairs"), strict=True):
+        assert entry["num_pairs"] + sum(entry["drops"].values()) == NUM_TRAIN
+        rows = artifact.rows(Pair)
+        assert len({row.prompt_id for row in rows}) == entry["num_pairs"]
+        assert all(row.chosen_ids != row.rejected_ids for row in rows)
+
+
+def test_no_instruction_is_used_twice(finished: Finished) -> None:
+    (prompts,) = finished.artifacts("prompts")
+    split = {row.prompt_id: row.split for row in prompts.rows(Prompt)}
+    sampled: dict[str, set[str]] = {}
+    for artifact in finished.artifacts("sample"):
+        rows = artifact.rows(Completion)
+        config = artifact.manifest["config"]
+        ids = {row.prompt_id for row in rows}
+        assert {split[key] for key in ids} == {config["split"]}
+        assert len(rows) == len(ids) * config["settings"]["num_samples"]
+        sampled.setdefault(config["split"], set()).update(ids)
+    assert {name: len(ids) for name, ids in sampled.items()} == {
+        "train-1": NUM_TRAIN,
+        "train-2": NUM_TRAIN,
+        "validation": NUM_VALIDATION,
+        "test": NUM_TEST,
+    }
+    for name, ids in sampled.items():
+        for other, others in sampled.items():
+            assert name == other or not ids & others
+    for artifact in finished.artifacts("pairs"):
+        assert {split[row.prompt_id].split("-")[0] for row in artifact.rows(Pair)} == {"train"}
+
+
+def test_trained_ids_are_those_that_were_sampled(finished: Finished) -> None:
+    sampled = {
+        (row.prompt_id, row.sample_index): row
+        for artifact in finished.artifacts("sample")
+        if artifact.manifest["config"]["split"].startswith("train")
+        for row in artifact.rows(Completion)
+    }
+    for artifact in finished.artifacts("pairs"):
+        for pair in artifact.rows(Pair):
+            for side in ("chosen", "rejected"):
+                row = sampled[pair.prompt_id, getattr(pair, f"{side}_index")]
+                assert getattr(pair, f"{side}_ids") == row.completion_ids
+                assert pair.prompt_ids == row.prompt_ids
+                assert getattr(pair, f"{side}_forced") == [row.forced_start, row.forced_stop]
+
+
+def test_every_completion_has_one_score(finished: Finished) -> None:
+    for samples, scores in zip(finished.artifacts("sample"), finished.artifacts("judge"), strict=True):
+        assert scores.manifest["inputs"]["completions"] == samples.artifact_id
+        rows, judged = samples.rows(Completion), scores.rows(Score)
+        keys = [(row.prompt_id, row.sample_index) for row in rows]
+        assert [(row.prompt_id, row.sample_index) for row in judged] == keys
+        for row, score in zip(rows, judged, strict=True):
+            assert (score.score is None) == (row.response is None)
+            assert score.unscored_reason == row.split_error
+
+
+def test_each_iteration_goes_on_from_the_selected_adapter(finished: Finished) -> None:
+    first, second = finished.artifacts("train")
+    entries = finished.summary["iterations"]
+    assert "adapter" not in first.manifest["inputs"]
+    assert second.manifest["inputs"]["adapter"] == first.artifact_id
+    assert entries[1]["adapter"] == f"{first.artifact_id}/epoch-{second.manifest['config']['epoch']}"
+    for entry, artifact in ((entries[1], first), (entries[2], second)):
+        name, epoch = entry["adapter"].split("/")
+        assert name == artifact.artifact_id
+        scores = entry["validation_scores"]
+        assert set(scores) == {"1", "2"}
+        assert epoch == f"epoch-{max(scores, key=lambda key: (scores[key], -int(key)))}"
+        assert entry["training"]["first_loss"] == pytest.approx(0.693147, abs=1e-3)
+    sampled = [artifact.manifest["inputs"].get("adapter") for artifact in finished.artifacts("sample")]
+    assert sampled[0] is None
+    assert {first.artifact_id, second.artifact_id} <= set(sampled)
+
+
+def without_stages(summary: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in summary.items() if key != "stages"}
+
+
+def test_second_call_reuses_every_stage(tiny_model: Path, finished: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(path: Path) -> None:
+        raise AssertionError(f"{path} was computed again")
+
+    monkeypatch.setattr("tpo.stage.execute", fail)
+    again = run_here(finished.root, tiny_overrides(tiny_model, finished.root))
+    assert again.path == finished.path
+    assert without_stages(again.summary) == without_stages(finished.summary)
+    assert [stage["artifact_id"] for stage in again.summary["stages"]] == [
+        stage["artifact_id"] for stage in finished.summary["stages"]
+    ]
+    assert all(stage["is_reused"] for stage in again.summary["stages"])
+
+
+def test_runs_share_what_they_agree_on(tiny_model: Path, finished: Finished) -> None:
+    overrides = tiny_overrides(tiny_model, finished.root, "num_iterations=1", "pairs.length_penalty=0.5")
+    other = run_here(finished.root, overrides)
+    assert other.path != finished.path
+    computed = [stage for stage in other.summary["stages"] if not stage["is_reused"]]
+    reused = {stage["artifact_id"] for stage in other.summary["stages"] if stage["is_reused"]}
+    assert computed[0]["stage"] == "pairs", "the first stage that a length penalty can change"
+    first_samples = next(
+        artifact for artifact in finished.artifacts("sample") if artifact.manifest["config"]["split"] == "train-1"
+    )
+    first_scores = next(
+        artifact
+        for artifact in finished.artifacts("judge")
+        if artifact.manifest["inputs"]["completions"] == first_samples.artifact_id
+    )
+    assert {first_samples.artifact_id, first_scores.artifact_id} <= reused
+
+
+def test_direct_baseline_trains_without_thoughts(tiny_model: Path, finished: Finished) -> None:
+    overrides = tiny_overrides(tiny_model, finished.root, "thought=none", "num_iterations=1", "train.num_epochs=1")
+    direct = run_here(finished.root, overrides)
+    assert direct.summary["thought"] == "none"
+    for entry in direct.summary["iterations"]:
+        assert entry["mean_thought_tokens"] == 0
+        assert entry["format_rate"] == entry["parse_rate"]
+    assert direct.summary["iterations"][1]["num_pairs"] > 0
+    for artifact in direct.artifacts("sample"):
+        for row in artifact.rows(Completion):
+            assert row.thought is None
+            assert (row.forced_start, row.forced_stop, row.is_prefilled) == (0, 0, False)
+    baseline = finished.artifacts("sample")[0]
+    assert direct.artifacts("sample")[0].artifact_id == baseline.artifact_id, "all runs share the baseline"
+
+
+def test_seed_changes_samples_and_folder(tiny_model: Path, finished: Finished) -> None:
+    overrides = tiny_overrides(tiny_model, finished.root, "num_iterations=0", "seed=1")
+    other = run_here(finished.root, overrides)
+    assert other.path != finished.path
+    assert len(other.summary["iterations"]) == 1
+    mine, theirs = (run.artifacts("sample")[0].rows(Completion) for run in (other, finished))
+    assert [row.completion_ids for row in mine] != [row.completion_ids for row in theirs]
+
+
+def test_quantized_policy_runs_through_the_loop(tiny_model: Path, tmp_path: Path) -> None:
+    overrides = tiny_overrides(
+        *(tiny_model, tmp_path, "model.quantization=nf4", "num_iterations=1"),
+        *("train.num_epochs=1", "prompts.num_test=3", "prompts.num_validation=0"),
+    )
+    run = run_here(tmp_path, overrides)
+    assert run.summary["iterations"][1]["training"]["first_loss"] == pytest.approx(0.693147, abs=1e-3)
+
+
+def test_command_line_ends_with_the_run_folder(tiny_model: Path, tmp_path: Path) -> None:
+    done = run_cli(*tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=3"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    path = Path(done.stdout.splitlines()[-1])
+    assert path.parent == tmp_path / "runs"
+    assert path.name.startswith("custom-")
+    assert (path / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_stages_in_processes_of_their_own_give_the_same(tiny_model: Path, finished: Finished, tmp_path: Path) -> None:
+    changes = ("num_iterations=1", "train.num_epochs=1", "prompts.num_test=3", "prompts.num_validation=0")
+    here = run_here(tmp_path / "a", tiny_overrides(tiny_model, tmp_path / "a", *changes))
+    isolated = tiny_overrides(tiny_model, tmp_path / "b", "isolate_stages=true", *changes)
+    apart = run_here(tmp_path / "b", isolated)
+    assert apart.path.name == here.path.name
+    assert [row["artifact_id"] for row in apart.summary["stages"]] == [
+        row["artifact_id"] for row in here.summary["stages"]
+    ]
+
+
+@pytest.mark.slow
+def test_sweep_makes_a_folder_for_each_job(tiny_model: Path, tmp_path: Path) -> None:
+    overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=3")
+    done = run_cli("-m", "thought=generic,none", *overrides)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folders = sorted(path.parent for path in (tmp_path / "runs").glob("*/summary.json"))
+    assert len(folders) == 2
+    assert {json.loads((path / "summary.json").read_text())["thought"] for path in folders} == {"generic", "none"}
+    assert Path(done.stdout.splitlines()[-1]) in folders

@@ -1,0 +1,50 @@
+"""Stage "preflight": what can be known before anything is sampled, so that no run fails hours later.
+
+Every instruction of every split must leave room for its completion, and the judge's answers must be words that
+the model can say.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tpo.chat import load_tokenizer, render
+from tpo.engines import Policy
+from tpo.judges import answer_ids
+from tpo.prompts import PromptError
+from tpo.records import Prompt
+from tpo.sample import plan_decoding
+from tpo.thought import ThoughtFormat
+
+VERSION = 1
+
+
+def preflight(
+    prompts: Sequence[Prompt],
+    policy: Policy,
+    forms: Sequence[ThoughtFormat],
+    *,
+    sample_settings: dict[str, Any],
+    judge_settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the longest prompt and completion that a run may ask for, in tokens.
+
+    Raises:
+        PromptError: If an instruction's prompt and completion exceed the model's context.
+        TpoError: If an answer of the self-rating judge is not a single token.
+    """
+    tokenizer = load_tokenizer(policy.tokenizer_path)
+    if judge_settings["kind"] == "self_rating":
+        answer_ids(tokenizer, judge_settings)
+    longest = 0
+    for form in forms:
+        budget = plan_decoding(tokenizer, form, sample_settings).max_total
+        for prompt in prompts:
+            needed = len(render(tokenizer, prompt.text, form)) + budget
+            longest = max(longest, needed)
+            if needed > policy.max_model_len:
+                raise PromptError(
+                    f"prompt {prompt.prompt_id} ({prompt.source}, {prompt.split}) may need {needed} tokens, but "
+                    f"model.max_model_len is {policy.max_model_len}: remove or shorten it, or lower "
+                    f"sample.max_thought_tokens or sample.max_response_tokens. It starts with {prompt.text[:80]!r}"
+                )
+    return {"num_prompts": len(prompts), "longest": longest}
