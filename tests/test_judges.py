@@ -109,8 +109,6 @@ def test_special_tokens_in_a_response_cannot_speak(tiny_model: Path) -> None:
     [
         ({"positive": "Absolutely so"}, "'Absolutely so' is"),
         ({"negative": "Certainly not"}, "'Certainly not' is"),
-        ({"question": "Is {response} good?"}, "no {instruction}"),
-        ({"question": "Is {instruction} good?"}, "no {response}"),
     ],
 )
 def test_unusable_questions_and_answers_are_refused(tiny_model: Path, change: dict[str, str], message: str) -> None:

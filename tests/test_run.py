@@ -120,10 +120,10 @@ def test_summary_has_what_the_contract_names(finished: Finished) -> None:
         counts = [rate["num_prompts"] + rate["num_unscored"] for rate in entry["categories"].values()]
         assert sum(counts) == NUM_TEST
         assert 0 <= entry["format_rate"] <= entry["parse_rate"] <= 1
-        assert 0 < entry["mean_thought_tokens"] <= 7, "the budget, and the newline before the delimiter"
+        assert 0 < entry["mean_thought_tokens"] <= 9, "the budget, and the newlines before the delimiter"
         assert 0 < entry["mean_response_tokens"] <= 8
     assert {stage["stage"] for stage in summary["stages"]} == {
-        *("model", "prompts", "sample", "judge", "pairs", "train", "compare")
+        *("model", "prompts", "preflight", "sample", "judge", "pairs", "train", "compare")
     }
     assert all(stage["seconds"] > 0 and stage["is_reused"] is False for stage in summary["stages"])
     first, *trained = summary["iterations"]

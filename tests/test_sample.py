@@ -124,7 +124,7 @@ def test_sampled_ids_travel_unchanged(
         assert "<eos>" not in row.completion
     assert rows[0].completion == "a thought Here is my response: hello"
     assert (rows[0].thought, rows[0].response) == ("a thought", "hello")
-    assert rows[0].num_response_tokens == len(" hello"), "one token a letter, EOS not counted"
+    assert rows[0].num_response_tokens == len("hello"), "one token a letter, white space around it and EOS not counted"
     assert [len(chunk) for chunk in engine.calls] == [2, 2, 1]
     assert [ids for chunk in engine.calls for ids in chunk] == [row.prompt_ids for row in rows[::3]]
 
@@ -188,7 +188,7 @@ def test_plan_decoding(
     assert (decoding.max_tokens, decoding.max_response_tokens) == (max_tokens, response_tokens)
     if has_switch:
         assert decoding.switch_ids is not None
-        assert tokenizer.decode(decoding.switch_ids) == f"\n{form.response_delimiter}"
+        assert tokenizer.decode(decoding.switch_ids) == f"\n\n{form.response_delimiter}\n"
         assert tokenizer.bos_token_id not in decoding.switch_ids
         assert decoding.max_total == 12 + len(decoding.switch_ids)
     else:
@@ -240,7 +240,7 @@ def test_summarize_counts_by_hand(tokenizer: Any) -> None:
     assert found["split_errors"] == {"empty_response": 1, "no_response_delimiter": 1, "thought_truncated": 1}
     assert found["mean_thought_tokens"] == sum(row.num_thought_tokens for row in parsed) / 2
     assert found["mean_response_tokens"] == sum(row.num_response_tokens for row in parsed) / 2
-    assert found["mean_response_tokens"] == sum(len(tokenizer.encode(text)) for text in (" xy", " xyz")) / 2
+    assert found["mean_response_tokens"] == sum(len(tokenizer.encode(text)) for text in ("xy", "xyz")) / 2
 
 
 def test_summarize_of_nothing_parsed_has_no_lengths(tokenizer: Any) -> None:

@@ -122,7 +122,7 @@ def test_instruction_reaches_the_user_turn_as_it_is(instruction: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("enforce", "prefill", "switch"), [("none", None, None), ("prefill", T, None), ("switch", T, f"\n{R}")]
+    ("enforce", "prefill", "switch"), [("none", None, None), ("prefill", T, None), ("switch", T, f"\n\n{R}\n")]
 )
 def test_what_is_enforced(enforce: Any, prefill: str | None, switch: str | None) -> None:
     form = ThoughtFormat("{instruction}", T, R, enforce)

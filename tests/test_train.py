@@ -489,4 +489,7 @@ def test_gradients_through_4_bit_layers_equal_those_of_their_values(tiny_model: 
     assert gradients["nf4"].keys() == gradients["none"].keys()
     assert any(gradient.abs().max() > 1e-3 for gradient in gradients["nf4"].values())
     for name, gradient in gradients["nf4"].items():
-        torch.testing.assert_close(gradient, gradients["none"][name], rtol=1e-4, atol=1e-6, msg=name)
+        # bitsandbytes rounds the dequantized values of the two paths differently in float32, by 0.2 % at most; the
+        # inference kernel's gradients were off by as much as they are large.
+        error = (gradient - gradients["none"][name]).abs().max()
+        assert error <= 5e-3 * gradients["none"][name].abs().max(), name

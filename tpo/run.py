@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.artifacts import Store, translate_disk_errors
+from tpo.artifacts import Store
 from tpo.config import Config, ConfigError, check, register
 from tpo.errors import TpoError
 
@@ -68,8 +68,7 @@ def main(composed: DictConfig) -> None:
         config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
         check(config)
         experiment = HydraConfig.get().runtime.choices.get("experiment") or "custom"
-        with translate_disk_errors(Path(config.runs_dir)):
-            path = run_tpo(config, experiment=experiment)
+        path = run_tpo(config, experiment=experiment)
     except TpoError as error:
         raise CompactHydraException(f"error: {error}") from error
     print(path)

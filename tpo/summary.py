@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact, content_hash, write_json
+from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_json
 from tpo.config import Config
 from tpo.pipeline import Judged, stage_list
 from tpo.select import Selection
@@ -28,8 +28,9 @@ class Run:
         plain = asdict(config)
         identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
         self.path = Path(config.runs_dir) / f"{experiment}-{content_hash(identity)}"
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", plain)
+        with translate_disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "config.json", plain)
         self.iterations: list[dict[str, Any]] = []
         self.tracker = load_tracker(
             config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
@@ -89,8 +90,9 @@ class Run:
             "iterations": self.iterations,
             "stages": stage_list(stages),
         }
-        write_json(self.path / "summary.json", summary)
-        figures = write_figures(summary, self.path / "figures")
+        with translate_disk_errors(self.path):
+            write_json(self.path / "summary.json", summary)
+            figures = write_figures(summary, self.path / "figures")
         print_summary(summary)
         where = self.tracker.finish(summary, figures)
         if where is not None:

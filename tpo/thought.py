@@ -41,10 +41,13 @@ class ThoughtFormat:
 
     @property
     def switch(self) -> str | None:
-        """Text appended to a thought that lacks the response delimiter, or None."""
+        """Text appended to a thought that lacks the response delimiter, or None.
+
+        On a line of its own: right after the delimiter, a small model often ends its turn (experiments/LOG.md).
+        """
         if self.enforce != "switch" or self.response_delimiter is None:
             return None
-        return f"\n{self.response_delimiter}"
+        return f"\n\n{self.response_delimiter}\n"
 
     def user_turn(self, instruction: str) -> str:
         """Return what the user says. `str.format` is avoided: instructions may hold braces."""
@@ -102,15 +105,23 @@ def split(completion: str, form: ThoughtFormat, *, is_prefilled: bool, finish_re
 
 
 def _checked(completion: str, *, thought_span: tuple[int, int] | None, response_span: tuple[int, int]) -> Split:
-    response = completion[slice(*response_span)].strip()
-    if not response:
+    start, stop = _stripped(completion, response_span)
+    if start == stop:
         return Split(None, None, "empty_response")
     if thought_span is None:
-        return Split(None, response, None, (0, 0), response_span)
-    thought = completion[slice(*thought_span)].strip()
-    if not thought:
+        return Split(None, completion[start:stop], None, (0, 0), (start, stop))
+    thought_start, thought_stop = _stripped(completion, thought_span)
+    if thought_start == thought_stop:
         return Split(None, None, "empty_thought")
-    return Split(thought, response, None, thought_span, response_span)
+    thought = completion[thought_start:thought_stop]
+    return Split(thought, completion[start:stop], None, (thought_start, thought_stop), (start, stop))
+
+
+def _stripped(text: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Return the span without the white space at its ends."""
+    part = text[slice(*span)]
+    start = span[0] + len(part) - len(part.lstrip())
+    return start, max(start, span[0] + len(part.rstrip()))
 
 
 def num_tokens_within(

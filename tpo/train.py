@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -92,9 +93,12 @@ class SampledIdsTrainer(DPOTrainer):  # type: ignore[misc]
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset  # trl would render and tokenize again
 
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_checkpoint(*args, **kwargs)
-        set_adapter_dtype(self.model)  # peft loads adapters in float32
+    @torch.no_grad()
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *_: Any, **__: Any) -> None:
+        # In place: peft would make new parameters, in float32, and the optimizer would go on with the old ones.
+        saved = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
+        for name, tensor in get_peft_model_state_dict(self.model).items():
+            tensor.copy_(saved[name])
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
@@ -236,7 +240,9 @@ def make_trainer(
         model.delete_adapter("ref")
         model.set_adapter("default")
     # The adapter computes in the base's dtype, as it will when it is sampled from, and accumulates in float32.
-    trainable = set_adapter_dtype(model)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.data = parameter.data.to(base.dtype)
     trainer.optimizer = MasterWeightAdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
     # the settings that its values depend on, after hashing every weight.
@@ -305,14 +311,6 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
     for name, values in columns.items():
         data = data.add_column(name, values)
     return data
-
-
-def set_adapter_dtype(model: Any) -> list[torch.nn.Parameter]:
-    """Put the trainable parameters into the base's dtype and return them."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in trainable:
-        parameter.data = parameter.data.to(model.get_base_model().dtype)
-    return trainable
 
 
 def _copy_adapter_config(checkpoint: Path, target: Path, *, model_name: str) -> None:

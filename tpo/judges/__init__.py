@@ -61,13 +61,14 @@ def answer_ids(tokenizer: Any, config: dict[str, Any]) -> list[int]:
     Raises:
         TpoError: If an answer is not a single token of the model.
     """
-    ids = []
-    for key in ("positive", "negative"):
-        tokens = tokenizer.encode(config[key], add_special_tokens=False)
+    answers = [config["positive"], config["negative"]]
+    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    for answer, tokens in zip(answers, ids, strict=True):
         if len(tokens) != 1:
-            raise TpoError(f"judge.{key}={config[key]!r} is {len(tokens)} tokens of this model; it must be one")
-        ids.append(int(tokens[0]))
-    return ids
+            raise TpoError(
+                f"judge.positive and judge.negative must be one token each; {answer!r} is {len(tokens)} of this model's"
+            )
+    return [int(tokens[0]) for tokens in ids]
 
 
 def batch_by_tokens(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
