@@ -16,6 +16,7 @@ from typing import Any
 from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, translate_disk_errors
 from tpo.engines import Policy
 from tpo.errors import TpoError
+from tpo.memory import keep_freed_memory
 from tpo.records import Comparison, Completion, Pair, Prompt, Score, write_records
 from tpo.thought import ThoughtFormat
 
@@ -46,6 +47,7 @@ def executor(*, isolate: bool) -> Callable[[Path], None]:
 
 def execute(path: Path) -> None:
     """Do the work that `path/request.json` asks for and write the manifest."""
+    keep_freed_memory()
     started = time.time()
     request = json.loads((path / "request.json").read_text())
     inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}
