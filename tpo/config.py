@@ -60,6 +60,7 @@ class HubPrompts(PromptsConfig):
     revision: str = MISSING
     split: str = MISSING
     text_field: str = MISSING
+    max_characters: int = MISSING
 
 
 @dataclass

@@ -101,7 +101,7 @@ def save_quantized(source: str | Path, directory: Path, *, revision: str | None,
 
     Any engine can sample from them, and they are, value by value, what a quantized layer multiplies with in
     training. Sampling from the unquantized weights instead would sample another policy than is trained: for
-    the embedded model they differ by half a nat a token (experiments/LOG.md).
+    the embedded model they differ by a quarter of a nat a token (experiments/LOG.md).
     """
     import torch
 

@@ -155,12 +155,14 @@ def _prompts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
         case "builtin":
             found = source.load_builtin()
         case "hub":
-            found = source.load_hub(
+            loaded = source.load_hub(
                 settings["dataset"],
                 revision=settings["revision"],
                 split=settings["split"],
                 text_field=settings["text_field"],
             )
+            found = [prompt for prompt in loaded if len(prompt.text) <= settings["max_characters"]]
+            drops = {"too_long": len(loaded) - len(found)}
         case "jsonl":
             found = source.load_json_lines(
                 Path(settings["path"]),

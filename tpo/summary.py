@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -119,12 +120,17 @@ def format_rate(rate: dict[str, Any]) -> str:
     return f"{100 * rate['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
 
 
+def _count(rate: dict[str, Any]) -> str:
+    unscored = f" (+{rate['num_unscored']} unscored)" if rate["num_unscored"] else ""
+    return f"{rate['num_prompts']}{unscored}"
+
+
 def print_summary(summary: dict[str, Any]) -> None:
     """Print the iterations and the last iteration's categories as tables."""
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log wraps nothing
     table = Table(title=f"{summary['experiment']}: policy against {summary['baseline']} (judge: {summary['judge']})")
     for name in ("iteration", "win rate", "length-controlled", "n", "thought tok.", "response tok.", "format", "pairs"):
         table.add_column(name, justify="right")
@@ -133,7 +139,7 @@ def print_summary(summary: dict[str, Any]) -> None:
             str(entry["iteration"]),
             format_rate(entry["win_rate"]),
             format_rate(entry["win_rate_length_controlled"]),
-            f"{entry['win_rate']['num_prompts']} (+{entry['win_rate']['num_unscored']} unscored)",
+            _count(entry["win_rate"]),
             f"{entry['mean_thought_tokens']:.0f}",
             f"{entry['mean_response_tokens']:.0f}",
             f"{100 * entry['format_rate']:.0f} %",
@@ -145,5 +151,5 @@ def print_summary(summary: dict[str, Any]) -> None:
     for name in ("category", "before", "after", "n"):
         categories.add_column(name, justify="left" if name == "category" else "right")
     for name, rate in last["categories"].items():
-        categories.add_row(name, format_rate(first["categories"][name]), format_rate(rate), str(rate["num_prompts"]))
+        categories.add_row(name, format_rate(first["categories"][name]), format_rate(rate), _count(rate))
     console.print(categories)
