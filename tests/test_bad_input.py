@@ -18,7 +18,7 @@ import tpo.artifacts
 import tpo.run
 from tpo.artifacts import ArtifactError
 from tpo.chat import ChatError
-from tpo.config import ConfigError
+from tpo.check import ConfigError
 from tpo.errors import TpoError
 from tpo.prompts import PromptError
 

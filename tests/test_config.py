@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tpo.config
-from tpo.config import SCHEMAS, Config, ConfigError, check, register
+from tpo.check import ConfigError, check
+from tpo.config import SCHEMAS, Config, register
 
 REPOSITORY = Path(__file__).parent.parent
 CONF = REPOSITORY / "conf"
@@ -323,7 +324,7 @@ def test_missing_package_is_named(
 def test_every_option_is_read_outside_the_schema() -> None:
     read: set[str] = set()
     for path in (REPOSITORY / "tpo").rglob("*.py"):
-        if path.name == "config.py":
+        if path.name in {"config.py", "check.py"}:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 import tpo.run
 from tpo.artifacts import open_artifact
-from tpo.config import Config, check
+from tpo.check import check
+from tpo.config import Config
 from tpo.records import Comparison, Completion, Pair, Prompt, Score
 
 REPOSITORY = Path(tpo.run.__file__).parent.parent

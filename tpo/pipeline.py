@@ -56,7 +56,7 @@ class Pipeline:
             prompt=config.thought.prompt,
             thought_delimiter=config.thought.thought_delimiter,
             response_delimiter=config.thought.response_delimiter,
-            enforce=config.thought.enforce,  # type: ignore[arg-type]  # checked by tpo.config.check
+            enforce=config.thought.enforce,  # type: ignore[arg-type]  # checked by tpo.check
         )
         self.model = self._run("model", MODEL_VERSION, self._model_settings())
         self.prompts = self._make_prompts()

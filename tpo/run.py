@@ -13,7 +13,8 @@ from hydra.errors import CompactHydraException
 from omegaconf import DictConfig, OmegaConf
 
 from tpo.artifacts import Store
-from tpo.config import Config, ConfigError, check, register
+from tpo.check import ConfigError, check
+from tpo.config import Config, register
 from tpo.errors import TpoError
 
 log = logging.getLogger(__name__)

@@ -75,7 +75,7 @@ class WandbTracker:
             resume="allow",
             dir=str(run_path),
             config=config,
-            mode=mode,  # type: ignore[arg-type]  # checked by tpo.config.check
+            mode=mode,  # type: ignore[arg-type]  # checked by tpo.check
             settings=wandb.Settings(console="off", silent=True),
         )
         self.run.define_metric("iteration")
