@@ -10,7 +10,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
 
     In bf16 a weight has 8 bits of mantissa: a step of less than a 256th of the weight rounds to nothing, and at
     the learning rates of DPO most steps are. Autocast over float32 parameters avoids that too, but casts every
-    activation of every adapter back and forth, which took half of the time of a training step on a CPU.
+    activation of every adapter back and forth.
 
     The state holds the master copies, so that a resumed training continues from them, not from rounded weights.
     """

@@ -1,6 +1,5 @@
 """What a run leaves behind: `summary.json`, figures, a table in the terminal, and a W&B run."""
 
-import json
 import logging
 import sys
 from dataclasses import asdict
@@ -99,12 +98,6 @@ class Run:
         if where is not None:
             write_json(self.path / TRACKED, where)
         return self.path
-
-
-def load_summary(run_path: Path) -> dict[str, Any]:
-    """Return the summary of a finished run."""
-    summary: dict[str, Any] = json.loads((run_path / "summary.json").read_text())
-    return summary
 
 
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
