@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,14 +19,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tpo.config
-from tpo.check import ConfigError, check
-from tpo.config import SCHEMAS, Config, register
+from tpo.check import ConfigError, check, check_agreement, check_reward
+from tpo.config import SCHEMAS, AgreementConfig, Config, RewardConfig, register
 
 REPOSITORY = Path(__file__).parent.parent
 CONF = REPOSITORY / "conf"
 FILES = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 GROUP_FILES = [name for name in FILES if "/" in name and not name.startswith("experiment/")]
 PRESETS = [name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/")]
+ENTRIES: dict[str, type[Any]] = {"config": Config, "agreement": AgreementConfig, "reward": RewardConfig}
 # What these files leave open with ??? on purpose.
 REQUIRED = {"model/pretrained": ["model.name=some/model"], "prompts/jsonl": ["prompts.path=mine.jsonl"]}
 # The one composition that needs no optional package.
@@ -34,11 +36,17 @@ PLAIN = ["experiment=smoke", "model=pretrained", "model.name=x", "model.quantiza
 register()
 
 
-def composed(*overrides: str, directory: Path = CONF) -> Config:
+def composed(*overrides: str, directory: Path = CONF, entry: str = "config") -> Any:
     with initialize_config_dir(str(directory), version_base="1.3"):
-        config = OmegaConf.to_object(compose("config", overrides=list(overrides)))
-    assert isinstance(config, Config)
+        config = OmegaConf.to_object(compose(entry, overrides=list(overrides)))
+    assert isinstance(config, ENTRIES[entry])
     return config
+
+
+def entry_of(name: str) -> str:
+    """The entry point that a group's file or a preset is for: reward models have groups of their own."""
+    header = (CONF / f"{name}.yaml").read_text().split("defaults:")[0]
+    return "reward" if name.startswith(("contrast/", "reward/")) or "python -m tpo.reward" in header else "config"
 
 
 @functools.cache
@@ -65,7 +73,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_all_files_are_found() -> None:
     # Without this, an empty glob would pass every test below.
-    assert len(FILES) >= 25 and len(GROUP_FILES) >= 20 and len(PRESETS) >= 4
+    assert len(FILES) >= 45 and len(GROUP_FILES) >= 35 and len(PRESETS) >= 6
     assert {name.split("/")[0] for name in GROUP_FILES} == set(SCHEMAS)
 
 
@@ -78,10 +86,11 @@ def test_defaults_compose_and_pass_the_check() -> None:
 
 @pytest.mark.parametrize("name", GROUP_FILES)
 def test_group_file_composes_to_what_it_says(name: str) -> None:
-    config = composed(name.replace("/", "="), *REQUIRED.get(name, []))
+    config = composed(name.replace("/", "="), *REQUIRED.get(name, []), entry=entry_of(name))
     group = name.split("/")[0]
     written = flatten(yaml.safe_load((CONF / f"{name}.yaml").read_text()), f"{group}.")
-    assert {key: get(config, key) for key, value in written.items() if value != "???"} == {
+    found = flatten(dataclasses.asdict(config))
+    assert {key: found[key] for key, value in written.items() if value != "???"} == {
         key: value for key, value in written.items() if value != "???"
     }
 
@@ -95,11 +104,12 @@ def test_key_that_must_be_given_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_wins_over_the_defaults_and_passes_the_check(name: str) -> None:
-    config = composed(f"experiment={name}")
+    entry = entry_of(f"experiment/{name}")
+    config = composed(f"experiment={name}", entry=entry)
     written = flatten(yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text()))
     assert {key: get(config, key) for key in written} == written
     try:
-        check(config)
+        check_reward(config) if entry == "reward" else check(config)
     except ConfigError as error:
         assert "needs the package" in str(error)
         package = str(error).split("needs the package ")[1].split(",")[0]
@@ -203,6 +213,32 @@ def test_plain_config_passes() -> None:
     check(copy.deepcopy(_plain()))
 
 
+def reward_model(**changes: Any) -> Any:
+    settings = {"kind": "reward_model", "name": "x", "max_tokens": 9, "batch_tokens": 10, **changes}
+    return tpo.config.RewardModelJudge(**settings)
+
+
+def likelihood(**changes: Any) -> Any:
+    settings = {"normalization": "sum", "subtract_prior": False, "batch_tokens": 1, **changes}
+    return tpo.config.LikelihoodJudge("likelihood", **settings)
+
+
+def pairwise(**changes: Any) -> Any:
+    settings = {
+        "backend": "vllm",
+        "max_tokens": 1,
+        "verdicts": "two_way",
+        "prompt": "{instruction} {first} {second}",
+        **changes,
+    }
+    return tpo.config.PairwiseLLMJudge(**settings)
+
+
+def ensemble(weights: dict[str, float], **changes: Any) -> Any:
+    member = dataclasses.asdict(likelihood(**changes))
+    return tpo.config.EnsembleJudge(members={"a": member} if weights else {}, weights=weights or {"a": 1.0})
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
@@ -264,7 +300,23 @@ def test_plain_config_passes() -> None:
             {"prompts": tpo.config.SyntheticPrompts("synthetic", 6, 2, 4, shots_path="/nowhere/shots.jsonl")},
             "prompts.shots_path",
         ),
-        ({"judge": tpo.config.RewardModelJudge("reward_model", 10, "x", dtype="bf16", max_tokens=9)}, "judge.dtype"),
+        ({"judge": reward_model(dtype="bf16")}, "judge.dtype"),
+        ({"judge": reward_model(max_tokens=0)}, "judge.max_tokens"),
+        ({"judge": likelihood(normalization="median")}, "judge.normalization"),
+        ({"judge": pairwise(backend="gpu")}, "judge.backend"),
+        ({"judge": pairwise(verdicts="three_way")}, "judge.verdicts"),
+        ({"judge": pairwise(prompt="{first} or {second}?")}, "judge.prompt has no {instruction}"),
+        ({"judge": pairwise(prompt="{instruction} {first}")}, "judge.prompt has no {second}"),
+        ({"judge": pairwise(backend="server")}, "judge.name"),
+        ({"judge": pairwise(max_calls=-1)}, "judge.max_calls"),
+        ({"judge": pairwise(server=tpo.config.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
+        ({"judge": ensemble({})}, "judge.members"),
+        ({"judge": ensemble({"a": 1.0, "b": 1.0})}, "judge.weights"),
+        ({"judge": ensemble({"a": 0.0})}, "judge.weights"),
+        ({"judge": ensemble({"a": 1.0}, normalization="median")}, "judge.members.a.normalization"),
+        ({"rating": tpo.config.EloRating("elo", 0.0, 1)}, "rating.k_factor"),
+        ({"rating": tpo.config.EloRating("elo", 4.0, 0)}, "rating.num_orders"),
+        ({"rating": tpo.config.BradleyTerryRating("bradley_terry", -0.1)}, "rating.prior_precision"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
@@ -276,6 +328,28 @@ def test_rule(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check(config)
     assert named in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "override", "named"),
+    [
+        ("agreement", "confidence=95", "confidence"),
+        ("agreement", "length_tolerance=-0.1", "length_tolerance"),
+        ("agreement", "data=/nowhere/labels.jsonl", "data: there is no file"),
+        ("reward", "data=/nowhere/labels.jsonl", "data: there is no file"),
+        ("reward", "reward.num_epochs=0", "reward.num_epochs"),
+        ("reward", "reward.batch_size=5", "reward.micro_batch_size"),
+        ("reward", "reward.lr_scheduler=liner", "reward.lr_scheduler"),
+        ("reward", "contrast.temperature=0", "contrast.temperature"),
+        ("reward", "contrast.max_length_ratio=0.5", "contrast.max_length_ratio"),
+    ],
+)
+def test_rule_of_the_other_entry_points(entry: str, override: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "labels.jsonl").touch()
+    given = [f"data={tmp_path}/labels.jsonl"] if entry == "agreement" else []
+    config = composed(*given, override, entry=entry)
+    with pytest.raises(ConfigError, match=re.escape(named)):
+        (check_reward if entry == "reward" else check_agreement)(config)
 
 
 @pytest.mark.parametrize(
@@ -331,9 +405,9 @@ def test_every_option_is_read_outside_the_schema() -> None:
                 read.add(node.attr)
             elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 read.add(str(node.slice.value))
-    nodes = [Config, *(node for kinds in SCHEMAS.values() for node in kinds.values())]
+    nodes = [*ENTRIES.values(), *(node for kinds in SCHEMAS.values() for node in kinds.values())]
     options = {field.name for node in nodes for field in dataclasses.fields(node)}
-    assert len(options) > 60
+    assert len(options) > 100
     assert options - read == set()
 
 
@@ -342,5 +416,6 @@ def test_every_schema_has_a_file_that_fills_it() -> None:
         f"{name.split('/')[0]}/{default}"
         for name in GROUP_FILES
         for default in yaml.safe_load((CONF / f"{name}.yaml").read_text())["defaults"]
+        if str(default).startswith("schema_")
     }
     assert used == {f"{group}/schema_{kind}" for group, kinds in SCHEMAS.items() for kind in kinds}

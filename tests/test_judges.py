@@ -6,20 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo.chat import load_tokenizer, strip_special_tokens
 from tpo.engines import Generation, Policy
 from tpo.errors import TpoError
-from tpo.judge import judge_completions
-from tpo.judges import Candidates, Judgement, batch_by_tokens, load_judge
-from tpo.judges.reward_model import RewardModel
+from tpo.judge import collect_verdicts, combine, judge_responses, visible
+from tpo.judges import Candidates, Decision, Judgement, Match, batch_by_tokens, load_judge
 from tpo.judges.self_rating import SelfRating
 from tpo.models import load_model
 from tpo.prompts import make_prompt
-from tpo.records import Completion, Prompt, Score, read_records
+from tpo.records import Completion, Prompt, Response, Score, Verdict, read_records
 from tpo.sample import make_completion
 from tpo.thought import ThoughtFormat
 
@@ -59,7 +57,9 @@ def make_self_rating(path: Path, *, batch_tokens: int = 4096, **changes: Any) ->
         "batch_tokens": batch_tokens,
         **changes,
     }
-    judge = load_judge(config, policy=Policy(str(path), None, str(path), "float32", 512, None))
+    judge = load_judge(
+        config, policy=Policy(str(path), None, str(path), "float32", 512, None), answers_path=path / "none"
+    )
     assert isinstance(judge, SelfRating)
     return judge
 
@@ -119,98 +119,170 @@ def test_unusable_questions_and_answers_are_refused(tiny_model: Path, change: di
 def test_unknown_kind_of_judge_is_refused(tiny_model: Path) -> None:
     policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 512, None)
     with pytest.raises(ValueError, match=r"judge\.kind=oracle"):
-        load_judge({"kind": "oracle"}, policy=policy)
+        load_judge({"kind": "oracle"}, policy=policy, answers_path=tiny_model / "none")
 
 
-# Reward model
-
-# This template ends with EOS itself, where a pad token equal to EOS is easiest to confuse.
-TEMPLATE = "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
+# Likelihood
 
 
-def make_reward_model(directory: Path, *, num_labels: int = 1, pad_token: str = "<eos>") -> Path:
-    from transformers import LlamaConfig, LlamaForSequenceClassification
-
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template, tokenizer.pad_token = TEMPLATE, pad_token
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.3,
-        num_labels=num_labels,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(2)
-    LlamaForSequenceClassification(config).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
-def load_reward_model(path: Path, *, batch_tokens: int = 4096, max_tokens: int = 400) -> RewardModel:
-    config = {"kind": "reward_model", "name": str(path), "revision": None, "dtype": "float32"}
-    judge = load_judge(
-        {**config, "batch_tokens": batch_tokens, "max_tokens": max_tokens},
-        policy=Policy("none", None, "none", "float32", 1, None),
-    )
-    assert isinstance(judge, RewardModel)
-    return judge
-
-
-def reward_straight(path: Path, instruction: str, response: str) -> float:
-    """The linear head at the last token of one sequence: no batch, no padding, no search for the last token."""
-    from transformers import AutoModelForSequenceClassification
-
-    tokenizer = load_tokenizer(path)
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
-    text = f"<bos><|user|>{instruction}<eos><|assistant|>{response}<eos>"
-    ids = tokenizer.encode(text, add_special_tokens=False)
+def logp_straight(path: Path, instruction: str, response: str) -> tuple[float, int]:
+    """The sum of log p over the response and the end of the turn, one token at a time; and their number."""
+    tokenizer, model = load_tokenizer(path), load_model(path, revision=None, dtype="float32")
+    turn = [{"role": "user", "content": instruction}]
+    context = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=True, return_dict=False)
+    ids = [*tokenizer.encode(response, add_special_tokens=False), tokenizer.eos_token_id]
+    total = 0.0
     with torch.inference_mode():
-        hidden = model.model(input_ids=torch.tensor([ids])).last_hidden_state[0, -1]
-        return float(model.score(hidden)[0])
+        for position, token in enumerate(ids):
+            logits = model(input_ids=torch.tensor([context + ids[:position]])).logits[0, -1]
+            total += float(logits.log_softmax(dim=-1)[token])
+    return total, len(ids)
 
 
-@pytest.mark.parametrize("pad_token", ["<eos>", "<pad>"])
-@pytest.mark.parametrize("batch_tokens", [1, 100_000], ids=["one_by_one", "all"])
-def test_reward_is_read_at_the_last_token(tmp_path: Path, pad_token: str, batch_tokens: int) -> None:
-    path = make_reward_model(tmp_path, pad_token=pad_token)
-    found = load_reward_model(path, batch_tokens=batch_tokens).score(CANDIDATES)
-    values = []
-    for item, group in zip(CANDIDATES, found, strict=True):
-        for response, judgement in zip(item.responses, group, strict=True):
-            assert judgement.score == pytest.approx(reward_straight(path, item.instruction, response), abs=1e-4)
-            values.append(judgement.score)
-    assert len(set(values)) == 7
-
-
-def test_reward_model_reads_special_tokens_as_nothing(tmp_path: Path) -> None:
-    path = make_reward_model(tmp_path)
-    (found,) = load_reward_model(path).score([Candidates("Hi", ("Good day<eos>", "Good<|user|> day", "Good day"))])
-    assert [judgement.score for judgement in found] == [pytest.approx(reward_straight(path, "Hi", "Good day"))] * 3
-
-
-def test_too_long_chats_are_unscored_and_do_not_touch_the_others(tmp_path: Path) -> None:
-    path = make_reward_model(tmp_path)
-    tokenizer = load_tokenizer(path)
-    fits = "word " * 20
-    limit = len(tokenizer.encode(f"<bos><|user|>Hi<eos><|assistant|>{fits}<eos>", add_special_tokens=False))
-    judge = load_reward_model(path, max_tokens=limit)
-    (found,) = judge.score([Candidates("Hi", (fits + "and more", fits, "short"))])
-    assert found[0] == Judgement(None, "too_long")
-    assert [row.score for row in found[1:]] == pytest.approx(
-        [reward_straight(path, "Hi", fits), reward_straight(path, "Hi", "short")], abs=1e-4
+@pytest.mark.parametrize("normalization", ["mean", "sum"])
+@pytest.mark.parametrize("subtract_prior", [False, True])
+def test_likelihood_equals_a_straight_computation(tiny_model: Path, normalization: str, subtract_prior: bool) -> None:
+    item = Candidates("Name a river.", ("The Nile", "A long answer, to fill the batch with padding.", "No"))
+    config = {
+        "kind": "likelihood",
+        "normalization": normalization,
+        "subtract_prior": subtract_prior,
+        "batch_tokens": 4096,
+    }
+    judge = load_judge(
+        config, policy=Policy(str(tiny_model), None, str(tiny_model), "float32", 512, None), answers_path=tiny_model
     )
+    [found] = judge.score([item])
+    for response, judgement in zip(item.responses, found, strict=True):
+        expected, count = logp_straight(tiny_model, item.instruction, response)
+        if subtract_prior:
+            expected -= logp_straight(tiny_model, "", response)[0]
+        expected /= count if normalization == "mean" else 1
+        assert judgement.score == pytest.approx(expected, abs=1e-4)
 
 
-def test_two_labels_are_no_reward(tmp_path: Path) -> None:
-    with pytest.raises(TpoError, match="2 outputs; a reward model has one"):
-        load_reward_model(make_reward_model(tmp_path, num_labels=2))
+# Controls
 
 
-# The stage
+def test_length_and_chance() -> None:
+    nothing = Policy("none", None, "none", "float32", 1, None)
+    length, chance = (
+        load_judge({"kind": kind}, policy=nothing, answers_path=Path("none")) for kind in ("length", "random")
+    )
+    assert [[judgement.score for judgement in row] for row in length.score(CANDIDATES)] == [
+        [float(len(text)) for text in item.responses] for item in CANDIDATES
+    ]
+    many = [Candidates(f"Q{number}", ("first", "second")) for number in range(2000)]
+    drawn = [[judgement.score or 0.0 for judgement in row] for row in chance.score(many)]
+    assert chance.score(many) == chance.score(many)
+    assert all(0 <= value < 1 for row in drawn for value in row)
+    assert abs(sum(first > second for first, second in drawn) / len(drawn) - 0.5) < 0.05  # 4.5 standard errors
+    assert chance.score([Candidates("Q1", ("first",))])[0][0].score == drawn[1][0], "its batch plays no part"
+
+
+# Ensembles
+
+
+def score_rows(values: Sequence[float | None], *, prompt_id: str = "p") -> list[Score]:
+    return [
+        Score(prompt_id, index, value, None if value is not None else "lost", num_tokens=index)
+        for index, value in enumerate(values)
+    ]
+
+
+def test_combination_by_hand() -> None:
+    rows = combine({"a": score_rows([1.0, 2.0, 3.0]), "b": score_rows([30.0, 10.0, 20.0])}, {"a": 3.0, "b": 1.0})
+    unit = 1.5**0.5  # N of (1, 2, 3) is (-1, 0, 1) times this
+    assert [row.score for row in rows] == pytest.approx([(-3 + 1) / 4 * unit, -1 / 4 * unit, 3 / 4 * unit])
+    assert [row.num_tokens for row in rows] == [0, 2, 4]
+
+
+@given(
+    values=st.lists(st.integers(-50, 50), min_size=2, max_size=6),
+    scale=st.floats(0.1, 100),
+    shift=st.floats(-100, 100),
+)
+def test_units_of_a_member_do_not_matter(values: list[int], scale: float, shift: float) -> None:
+    other = [float(value) for value in reversed(values)]
+    weights = {"a": 1.0, "b": 2.0}
+    plain = combine({"a": score_rows([float(value) for value in values]), "b": score_rows(other)}, weights)
+    moved = combine({"a": score_rows([scale * value + shift for value in values]), "b": score_rows(other)}, weights)
+    assert [row.score for row in moved] == pytest.approx([row.score for row in plain], abs=1e-6)
+
+
+def test_response_that_a_member_could_not_score_is_unscored_and_moves_no_other() -> None:
+    rows = combine({"a": score_rows([1.0, None, 5.0]), "b": score_rows([2.0, 9.0, 4.0])}, {"a": 1.0, "b": 1.0})
+    alone = combine({"a": score_rows([1.0, 5.0]), "b": score_rows([2.0, 4.0])}, {"a": 1.0, "b": 1.0})
+    assert rows[1].score is None
+    assert rows[1].unscored_reason == "a: lost"
+    assert [rows[0].score, rows[2].score] == [row.score for row in alone]
+
+
+def test_instructions_are_normalized_apart() -> None:
+    first, second = score_rows([0.0, 1.0]), score_rows([500.0, 100.0], prompt_id="q")
+    rows = combine({"a": first + second}, {"a": 2.0})
+    assert [row.score for row in rows] == [-1.0, 1.0, 1.0, -1.0]
+
+
+# The stages
+
+
+class RecordingPairwiseJudge:
+    """A fake judge that keeps its matches; the longer response wins, "odd" cannot be judged."""
+
+    def __init__(self) -> None:
+        self.seen: list[Match] = []
+
+    def compare(self, matches: Sequence[Match]) -> list[Decision]:
+        self.seen.extend(matches)
+        return [
+            Decision(None, "no_verdict", "hm")
+            if "odd" in (match.first, match.second)
+            else Decision(float(len(match.first) > len(match.second)), None, "[[A]]", weight=2.0, num_tokens=3)
+            for match in matches
+        ]
+
+
+def test_verdicts_on_all_pairs_of_different_responses_in_both_orders(tmp_path: Path) -> None:
+    prompts = [make_prompt(text, category=None, source="h", split="test", where="h") for text in ("First?", "Second?")]
+    first, second = (prompt.prompt_id for prompt in prompts)
+    texts = {first: ["aaa", "b", None, "aaa", "odd"], second: ["only", None, "only"]}
+    responses = [
+        Response(key, index, text, None if text else "lost")
+        for key, group in texts.items()
+        for index, text in enumerate(group)
+    ]
+    judge = RecordingPairwiseJudge()
+    metrics = collect_verdicts(tmp_path, prompts, responses[::-1], judge)  # the order of the rows plays no part
+    rows = read_records(tmp_path / "rows.jsonl", Verdict)
+    assert [(row.first_index, row.second_index, row.outcome) for row in rows] == [
+        (0, 1, 1.0), (1, 0, 0.0), (0, 4, None), (4, 0, None), (1, 4, None), (4, 1, None),
+    ]  # fmt: skip
+    assert judge.seen[:2] == [Match("First?", "aaa", "b"), Match("First?", "b", "aaa")]
+    assert {(row.weight, row.unscored_reason) for row in rows} == {(2.0, None), (0.0, "no_verdict")}
+    assert metrics == {"num_verdicts": 6, "num_unscored": 4, "num_tokens": 6}
+
+
+def test_only_labelled_pairs_are_compared_where_there_are_labels(tmp_path: Path) -> None:
+    prompt = make_prompt("First?", category=None, source="h", split="test", where="h")
+    responses = [Response(prompt.prompt_id, index, text, None) for index, text in enumerate(["a", "bb", "ccc"])]
+    responses.append(Response(prompt.prompt_id, 3, None, "empty"))
+    judge = RecordingPairwiseJudge()
+    pairs = {prompt.prompt_id: [(1, 2), (0, 3), (1, 1)]}
+    collect_verdicts(tmp_path, [prompt], responses, judge, pairs=pairs)
+    assert judge.seen == [Match("First?", "bb", "ccc"), Match("First?", "ccc", "bb")]
+
+
+def test_sets_of_completions_are_numbered_on(tokenizer: Any) -> None:
+    prompt = make_prompt("Q?", category=None, source="h", split="test", where="h")
+    first = make_rows(tokenizer, prompt, ["t <R> a", "t <R> b"])
+    second = make_rows(tokenizer, prompt, ["t <R> c", "lost"])
+    assert [(row.sample_index, row.text, row.error) for row in visible([first, second])] == [
+        (0, "a", None),
+        (1, "b", None),
+        (2, "c", None),
+        (3, None, "no_response_delimiter"),
+    ]
 
 
 class RecordingJudge:
@@ -247,7 +319,7 @@ def judge_texts(tokenizer: Any, path: Path, texts: dict[str, list[str]]) -> tupl
     prompts = [make_prompt(text, category=None, source="here", split="test", where="here") for text in texts]
     rows = [row for prompt in prompts for row in make_rows(tokenizer, prompt, texts[prompt.text])]
     judge = RecordingJudge()
-    metrics = judge_completions(path, prompts, rows, judge)
+    metrics = judge_responses(path, prompts, visible([rows]), judge)
     scores = read_records(path / "rows.jsonl", Score)
     assert [(row.prompt_id, row.sample_index) for row in scores] == [(row.prompt_id, row.sample_index) for row in rows]
     return judge, scores, metrics
@@ -275,7 +347,7 @@ def test_stage_scores_every_completion_or_says_why_not(tokenizer: Any, tmp_path:
         (None, "too_long"),
         (2.0, None),
     ]
-    assert metrics == {"num_scores": 8, "num_unscored": 4, "mean_score": 4.0}
+    assert metrics == {"num_scores": 8, "num_unscored": 4, "mean_score": 4.0, "num_tokens": 0}
 
 
 def test_thought_never_reaches_the_judge(tokenizer: Any, tmp_path: Path) -> None:
@@ -287,7 +359,7 @@ def test_thought_never_reaches_the_judge(tokenizer: Any, tmp_path: Path) -> None
 
 def test_nothing_scored_has_no_mean(tokenizer: Any, tmp_path: Path) -> None:
     _, _, metrics = judge_texts(tokenizer, tmp_path, {"Q?": ["nothing", "at all"]})
-    assert metrics == {"num_scores": 2, "num_unscored": 2, "mean_score": None}
+    assert metrics == {"num_scores": 2, "num_unscored": 2, "mean_score": None, "num_tokens": 0}
 
 
 def test_stripping_special_tokens_reaches_a_fixed_point(tokenizer: Any) -> None:

@@ -22,9 +22,9 @@ def documented_commands() -> list[str]:
     found = [
         match.group(1).split(" #")[0].split("  ")[0].strip()
         for text in texts
-        for match in re.finditer(r"python -m tpo\.run ([^`\n]+)", text)
+        for match in re.finditer(r"python -m tpo\.((?:run|agreement|reward) [^`\n]+)", text)
     ]
-    return sorted({command.replace("<Hub name or directory>", "some/model") for command in found})
+    return sorted(set(found))
 
 
 def first_job(command: str) -> list[str]:
@@ -42,8 +42,9 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_command_composes(command: str) -> None:
+    entry = command.split()[0].replace("run", "config")
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
-        composed = compose("config", overrides=first_job(command))
+        composed = compose(entry, overrides=first_job(command))
     assert composed.seed == (1 if "seed=1" in command else 0)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import tpo.run
 from tpo.artifacts import open_artifact
 from tpo.check import check
 from tpo.config import Config
+from tpo.judges import Decision, Match
 from tpo.records import Comparison, Completion, Pair, Prompt, Score
 
 REPOSITORY = Path(tpo.run.__file__).parent.parent
@@ -41,6 +43,7 @@ def tiny_overrides(model: Path, root: Path, *more: str) -> list[str]:
         "sample.max_response_tokens=8",
         "engine.max_sequences=16",
         "engine.chunk_prompts=3",
+        "judge=self_rating",
         "judge.positive=' Yes'",  # with the space, single tokens of the tiny tokenizer
         "judge.negative=' No'",
         "pairs.truncated_responses=keep",
@@ -202,7 +205,7 @@ def test_trained_ids_are_those_that_were_sampled(finished: Finished) -> None:
 
 def test_every_completion_has_one_score(finished: Finished) -> None:
     for samples, scores in zip(finished.artifacts("sample"), finished.artifacts("judge"), strict=True):
-        assert scores.manifest["inputs"]["completions"] == samples.artifact_id
+        assert scores.manifest["inputs"]["completions_0"] == samples.artifact_id
         rows, judged = samples.rows(Completion), scores.rows(Score)
         keys = [(row.prompt_id, row.sample_index) for row in rows]
         assert [(row.prompt_id, row.sample_index) for row in judged] == keys
@@ -260,7 +263,7 @@ def test_runs_share_what_they_agree_on(tiny_model: Path, finished: Finished) -> 
     first_scores = next(
         artifact
         for artifact in finished.artifacts("judge")
-        if artifact.manifest["inputs"]["completions"] == first_samples.artifact_id
+        if artifact.manifest["inputs"]["completions_0"] == first_samples.artifact_id
     )
     assert {first_samples.artifact_id, first_scores.artifact_id} <= reused
 
@@ -279,6 +282,54 @@ def test_direct_baseline_trains_without_thoughts(tiny_model: Path, finished: Fin
             assert (row.forced_start, row.forced_stop, row.is_prefilled) == (0, 0, False)
     baseline = finished.artifacts("sample")[0]
     assert direct.artifacts("sample")[0].artifact_id == baseline.artifact_id, "all runs share the baseline"
+
+
+class LongerWins:
+    """A fake pairwise judge: the longer response is better; it never sees a thought."""
+
+    def compare(self, matches: Sequence[Match]) -> list[Decision]:
+        return [
+            Decision(0.5 + 0.5 * ((len(m.first) > len(m.second)) - (len(m.first) < len(m.second))), None, "[[A]]")
+            for m in matches
+        ]
+
+
+@pytest.mark.parametrize("rating", ["elo", "bradley_terry", "win_count"])
+def test_pairwise_judge_goes_through_the_loop(
+    tiny_model: Path, tmp_path: Path, rating: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: LongerWins())
+    monkeypatch.setattr("tpo.check.importlib.util.find_spec", lambda name: object())
+    own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
+    judge = ["judge=llm_pairwise", "judge.backend=server", "judge.server.base_url=http://nowhere/v1", "judge.name=x"]
+    run = run_here(tmp_path, [*own, *judge, f"rating={rating}", "num_iterations=1"])
+    entry = run.summary["iterations"][1]
+    assert entry["num_pairs"] > 0
+    assert set(entry["validation_scores"]) == {"1", "2"}
+    for pair in run.artifacts("pairs")[0].rows(Pair):
+        assert len(pair.chosen) > 0
+        assert pair.chosen_score > pair.rejected_score
+    for artifact in run.artifacts("compare"):
+        inputs = artifact.manifest["inputs"]
+        assert inputs["scores"] == inputs["baseline_scores"], "the two sides were judged together"
+        sides = []
+        for role in ("completions", "baseline_completions"):
+            rows = open_artifact(run.root / "artifacts" / inputs[role]).rows(Completion)
+            sides.append({row.prompt_id: row.response for row in rows})
+        for row in artifact.rows(Comparison):
+            ours, theirs = (side[row.prompt_id] for side in sides)
+            if ours is not None and theirs is not None:
+                assert row.win == 0.5 + 0.5 * ((len(ours) > len(theirs)) - (len(ours) < len(theirs)))
+
+
+def test_ensemble_goes_through_the_loop(tiny_model: Path, tmp_path: Path) -> None:
+    own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
+    members = "{a: {kind: length}, b: {kind: random}}"
+    judge = ["judge=ensemble", f"judge.members={members}", "judge.weights={a: 1.0, b: 0.001}"]
+    run = run_here(tmp_path, [*own, *judge, "num_iterations=1", "train.num_epochs=1"])
+    assert {"judge", "combine"} <= {stage["stage"] for stage in run.summary["stages"]}
+    rows = run.artifacts("combine")[-1].rows(Score)
+    assert all(abs(row.score) <= 1.01 for row in rows if row.score is not None), "normalized, two responses each"
 
 
 def test_seed_changes_samples_and_folder(tiny_model: Path, finished: Finished) -> None:

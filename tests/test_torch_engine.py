@@ -302,7 +302,7 @@ def test_nucleus_equals_the_one_by_full_sort(
     tokens = sample_tokens(logits.expand(400, -1), uniforms, temperature, top_p).tolist()
     # Equal probabilities may be ordered either way, so values are compared: at each uniform the drawn token
     # is as probable as the one that inverts the distribution function, unless the uniform is at a step.
-    order = sorted(kept, key=lambda token: (-values[token], token))
+    order = sorted(kept, key=lambda token: (-values[token] if top_p < 1 else 0, token))  # nothing is sorted at 1
     steps = np.cumsum([kept[token] for token in order])
     for uniform, token in zip(uniforms.tolist(), tokens, strict=True):
         candidates = {min(int(np.searchsorted(steps, uniform + shift)), len(order) - 1) for shift in (-1e-6, 0, 1e-6)}
@@ -325,7 +325,7 @@ def test_temperature_zero_takes_the_most_probable_token() -> None:
 def test_rows_with_a_large_nucleus_do_not_disturb_the_others() -> None:
     flat, peaked = torch.zeros(600), torch.zeros(600)
     peaked[123] = 50.0
-    drawn = sample_tokens(torch.stack([peaked, flat, peaked]), torch.tensor([0.9, 0.901, 0.1]).double(), 1.0, 1.0)
+    drawn = sample_tokens(torch.stack([peaked, flat, peaked]), torch.tensor([0.9, 0.901, 0.1]).double(), 1.0, 0.9999)
     assert drawn[0] == drawn[2] == 123
     assert drawn[1] == 540  # a stable sort keeps flat tokens in order: 540.6 / 600 falls into token 540's step
 

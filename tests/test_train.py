@@ -14,11 +14,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 import tpo.train
+from tpo.checkpoints import MarkComplete
 from tpo.dpo import sequence_logps
 from tpo.engines import Policy
 from tpo.models import load_model, save_quantized
 from tpo.records import Pair
-from tpo.train import StepLog, TrainingError, TrainSettings, make_trainer, micro_batches, reference_logps, train
+from tpo.train import TrainingError, TrainSettings, make_trainer, micro_batches, reference_logps, train
 
 BOS, EOS = 0, 1
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
@@ -409,12 +410,12 @@ def test_resumed_equals_uninterrupted(
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(StepLog, "on_step_end", kill_in_second_epoch, raising=False)
+        patch.setattr(MarkComplete, "on_step_end", kill_in_second_epoch, raising=False)
         with pytest.raises(Killed):
             run_train(tmp_path / "killed", policy, changed)
     steps = []
     monkeypatch.setattr(
-        StepLog, "on_step_end", lambda self, args, state, *_, **__: steps.append(state.global_step), raising=False
+        MarkComplete, "on_step_end", lambda self, args, state, *_, **__: steps.append(state.global_step), raising=False
     )
     run_train(tmp_path / "killed", policy, changed)
     assert steps == [3, 4], "the first epoch is not trained again"
@@ -424,7 +425,7 @@ def test_resumed_equals_uninterrupted(
 def test_half_written_checkpoint_is_not_gone_on_from(
     tiny_model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    on_save = StepLog.on_save
+    on_save = MarkComplete.on_save
 
     def kill_in_second_save(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step == 4:
@@ -433,7 +434,7 @@ def test_half_written_checkpoint_is_not_gone_on_from(
         on_save(self, args, state, control)
 
     with monkeypatch.context() as patch:
-        patch.setattr(StepLog, "on_save", kill_in_second_save)
+        patch.setattr(MarkComplete, "on_save", kill_in_second_save)
         with pytest.raises(Killed):
             run_train(tmp_path, policy_of(tiny_model))
     assert (tmp_path / "checkpoints" / "checkpoint-4").exists()

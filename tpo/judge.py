@@ -1,53 +1,193 @@
-"""Stage "judge": completions -> one Score each. Passes instruction and response on, never a thought."""
+"""Stages "judge", "verdicts" and "combine": responses -> scores. A judge never gets a thought.
 
-from collections.abc import Sequence
+A pointwise judge scores each response ("judge"). A pairwise one gives verdicts on all ordered pairs of an
+instruction's responses ("verdicts"), which `tpo.rating` turns into scores. An ensemble adds up other judges' scores
+("combine").
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import grow_rows
-from tpo.judges import Candidates, Judge
-from tpo.records import Completion, Prompt, Score
+import numpy as np
 
-VERSION = 1
+from tpo.artifacts import grow_rows
+from tpo.judges import Candidates, Judge, Match, PairwiseJudge
+from tpo.pairs import normalized
+from tpo.records import Completion, Prompt, Response, Score, Verdict
+
+VERSION = 2
 CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a kill
 
 
-def judge_completions(
-    path: Path, prompts: Sequence[Prompt], completions: Sequence[Completion], judge: Judge
-) -> dict[str, Any]:
-    """Write a score, or the reason for none, for every completion; return what was counted.
+def visible(completions: Sequence[Sequence[Completion]]) -> list[Response]:
+    """Return what judges may see of one or more sets of completions of the same instructions.
 
-    A completion without a response is unscored with its split error as the reason. Equal responses to one
-    instruction are judged once.
+    Samples are numbered on: with K samples in the first set, the second set's start at K.
+    """
+    responses = []
+    offset = 0
+    for rows in completions:
+        responses += [Response(row.prompt_id, offset + row.sample_index, row.response, row.split_error) for row in rows]
+        offset = 1 + max(row.sample_index for row in responses)
+    return responses
+
+
+def judge_responses(
+    path: Path, prompts: Sequence[Prompt], responses: Sequence[Response], judge: Judge
+) -> dict[str, Any]:
+    """Write a score, or the reason for none, for every response; return what was counted.
+
+    Equal responses to one instruction are judged once.
     """
     from tqdm import tqdm
 
-    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
-    groups: dict[str, list[Completion]] = {}
-    for completion in completions:
-        groups.setdefault(completion.prompt_id, []).append(completion)
-    with tqdm(total=len(completions), desc=path.name, unit="response") as progress:
+    instructions, groups = _by_prompt(prompts, responses)
+    with tqdm(total=len(responses), desc=path.name, unit="response") as progress:
 
         def compute(prompt_ids: list[str]) -> list[Score]:
             candidates = [
-                Candidates(texts[key], tuple(dict.fromkeys(row.response for row in groups[key] if row.response)))
+                Candidates(instructions[key], tuple(dict.fromkeys(row.text for row in groups[key] if row.text)))
                 for key in prompt_ids
             ]
             rows = []
             for key, item, judged in zip(prompt_ids, candidates, judge.score(candidates), strict=True):
                 found = dict(zip(item.responses, judged, strict=True))
                 for row in groups[key]:
-                    if row.response:
-                        rows.append(Score(key, row.sample_index, *found[row.response]))
+                    if row.text:
+                        rows.append(Score(key, row.sample_index, *found[row.text]))
                     else:
-                        rows.append(Score(key, row.sample_index, None, row.split_error))
+                        rows.append(Score(key, row.sample_index, None, row.error))
             progress.update(len(rows))
             return rows
 
         scores = grow_rows(path, Score, prompt_ids=list(groups), chunk_size=CHUNK_PROMPTS, compute=compute)
+    return count_scores(scores)
+
+
+def count_scores(scores: Sequence[Score]) -> dict[str, Any]:
+    """Return how many scores there are, how many are missing, and their mean."""
     scored = [score.score for score in scores if score.score is not None]
     return {
         "num_scores": len(scores),
         "num_unscored": len(scores) - len(scored),
         "mean_score": sum(scored) / len(scored) if scored else None,
+        "num_tokens": sum(score.num_tokens for score in scores),
     }
+
+
+def collect_verdicts(
+    path: Path,
+    prompts: Sequence[Prompt],
+    responses: Sequence[Response],
+    judge: PairwiseJudge,
+    *,
+    pairs: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+) -> dict[str, Any]:
+    """Write a verdict on every pair of an instruction's different responses in both orders; return what was counted.
+
+    Both orders, because judges favour a position. Of equal responses the one with the lowest sample index stands for
+    all.
+
+    Args:
+        path: The artifact's directory.
+        prompts: Instructions.
+        responses: What is compared.
+        judge: Decides the matches.
+        pairs: Instruction id to the pairs of sample indices to compare, where not all are.
+    """
+    from tqdm import tqdm
+
+    instructions, groups = _by_prompt(prompts, responses)
+    texts = {key: {row.sample_index: row.text for row in rows} for key, rows in groups.items()}
+
+    def orders(key: str) -> list[tuple[int, int]]:
+        if pairs is not None:
+            wanted = [pair for pair in pairs[key] if all(texts[key][index] for index in pair) and pair[0] != pair[1]]
+        else:
+            ordered = sorted(groups[key], key=lambda row: -row.sample_index)
+            distinct = {row.text: row.sample_index for row in ordered if row.text}
+            wanted = list(combinations(sorted(distinct.values()), 2))
+        return [order for first, second in wanted for order in ((first, second), (second, first))]
+
+    prompt_ids = [key for key in groups if orders(key)]
+    with tqdm(total=sum(len(orders(key)) for key in prompt_ids), desc=path.name, unit="verdict") as progress:
+
+        def compute(chunk: list[str]) -> list[Verdict]:
+            games = [(key, first, second) for key in chunk for first, second in orders(key)]
+            matches = [
+                Match(instructions[key], texts[key][first] or "", texts[key][second] or "")
+                for key, first, second in games
+            ]
+            rows = [
+                Verdict(
+                    prompt_id=key,
+                    first_index=first,
+                    second_index=second,
+                    outcome=decision.outcome,
+                    weight=decision.weight if decision.outcome is not None else 0.0,
+                    unscored_reason=decision.unscored_reason,
+                    raw=decision.raw,
+                    num_tokens=decision.num_tokens,
+                )
+                for (key, first, second), decision in zip(games, judge.compare(matches), strict=True)
+            ]
+            progress.update(len(rows))
+            return rows
+
+        verdicts = grow_rows(path, Verdict, prompt_ids=prompt_ids, chunk_size=CHUNK_PROMPTS, compute=compute)
+    return {
+        "num_verdicts": len(verdicts),
+        "num_unscored": sum(verdict.outcome is None for verdict in verdicts),
+        "num_tokens": sum(verdict.num_tokens for verdict in verdicts),
+    }
+
+
+def combine(scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float]) -> list[Score]:
+    """Return the weighted mean of several judges' normalized scores.
+
+    Each judge's scores of one instruction are normalized over its responses as in the paper's length control
+    (`tpo.pairs.normalized`), so that judges with different units weigh what their weights say. Only responses
+    scored by every judge take part; where a judge gives all the same score, it adds 0.
+
+    Args:
+        scores: Judge to its scores, all of the same responses in the same order.
+        weights: Judge to its weight.
+    """
+    names = sorted(scores)
+    shares = np.array([weights[name] for name in names]) / sum(weights[name] for name in names)
+    rows = list(zip(*(scores[name] for name in names), strict=True))
+    complete: dict[str, list[int]] = {}
+    for position, group in enumerate(rows):
+        if all(row.score is not None for row in group):
+            complete.setdefault(group[0].prompt_id, []).append(position)
+    combined: dict[int, float] = {}
+    for positions in complete.values():
+        values = np.array([[row.score for row in rows[position]] for position in positions], dtype=float)
+        means = np.column_stack([normalized(column) for column in values.T]) @ shares
+        combined |= dict(zip(positions, means.tolist(), strict=True))
+    result = []
+    for position, group in enumerate(rows):
+        reasons = [
+            f"{name}: {row.unscored_reason}" for name, row in zip(names, group, strict=True) if row.score is None
+        ]
+        result.append(
+            Score(
+                prompt_id=group[0].prompt_id,
+                sample_index=group[0].sample_index,
+                score=combined.get(position),
+                unscored_reason="; ".join(reasons) or None,
+                num_tokens=sum(row.num_tokens for row in group),
+            )
+        )
+    return result
+
+
+def _by_prompt(
+    prompts: Sequence[Prompt], responses: Sequence[Response]
+) -> tuple[dict[str, str], dict[str, list[Response]]]:
+    groups: dict[str, list[Response]] = {}
+    for response in responses:
+        groups.setdefault(response.prompt_id, []).append(response)
+    return {prompt.prompt_id: prompt.text for prompt in prompts}, groups

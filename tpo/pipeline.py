@@ -5,26 +5,24 @@ goes into its step, what does not stays out, and runs share whatever they agree 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import tpo.evaluate
-import tpo.judge
 import tpo.pairs
 import tpo.preflight
 import tpo.sample
 import tpo.synthetic
 from tpo.artifacts import Artifact, Step, Store, file_digest
 from tpo.config import Config
-from tpo.models import fingerprint
+from tpo.judging import MODEL_VERSION, Judging, model_settings
 from tpo.prompts import PromptError
 from tpo.records import Score
 from tpo.seeds import derive_seed
 from tpo.select import Selection, best_epoch
 from tpo.thought import DIRECT, ThoughtFormat
 
-MODEL_VERSION = 1
 PROMPTS_VERSION = 1
 TRAIN_VERSION = 1
 
@@ -35,14 +33,6 @@ class PolicyRef:
 
     adapter: Artifact | None = None
     epoch: int = 0
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Completions with their scores."""
-
-    completions: Artifact
-    scores: Artifact
 
 
 class Pipeline:
@@ -58,7 +48,8 @@ class Pipeline:
             response_delimiter=config.thought.response_delimiter,
             enforce=config.thought.enforce,  # type: ignore[arg-type]  # checked by tpo.check
         )
-        self.model = self._run("model", MODEL_VERSION, self._model_settings())
+        self.model = self._run("model", MODEL_VERSION, model_settings(config.model))
+        self.judging = Judging(config.judge, config.rating, model=config.model, run=self._run, seed=self._seed("rate"))
         self.prompts = self._make_prompts()
         self._preflight()
 
@@ -67,11 +58,10 @@ class Pipeline:
         settings = asdict(self.config.sample)
         return self._sample(policy, f"train-{iteration}", self.form, settings, role=f"iteration-{iteration}")
 
-    def judge(self, completions: Artifact) -> Artifact:
-        """A score for each completion's response."""
-        config = {"judge": asdict(self.config.judge), **self._policy_settings(PolicyRef())}
-        inputs = {"prompts": self.prompts, "completions": completions, "model": self.model}
-        return self._run("judge", tpo.judge.VERSION, config, inputs)
+    def judge(self, *completions: Artifact) -> Artifact:
+        """A score for each response; those of several sets are judged together, sample indices numbered on."""
+        sets = {f"completions_{position}": artifact for position, artifact in enumerate(completions)}
+        return self.judging.score({"prompts": self.prompts, **sets})
 
     def pairs(self, completions: Artifact, scores: Artifact) -> Artifact:
         """Best against worst of each instruction."""
@@ -91,41 +81,56 @@ class Pipeline:
         epochs = range(1, self.config.train.num_epochs + 1)
         if self.config.train.select == "last" or len(epochs) == 1:
             return PolicyRef(checkpoints, epochs[-1]), Selection(epochs[-1], {}, 0)
-        scores = {
-            epoch: self._answer(PolicyRef(checkpoints, epoch), "validation", self.form).scores.rows(Score)
-            for epoch in epochs
-        }
-        selection = best_epoch(scores)
+        policies = [PolicyRef(checkpoints, epoch) for epoch in epochs]
+        scores = self._scores([self._answer(policy, "validation", self.form) for policy in policies])
+        selection = best_epoch(dict(zip(epochs, scores, strict=True)))
         return PolicyRef(checkpoints, selection.epoch), selection
 
-    def baseline(self) -> Judged:
+    def baseline(self) -> Artifact:
         """The seed model's direct answers to the test instructions."""
         return self._answer(PolicyRef(), "test", DIRECT, role="baseline")
 
-    def answer(self, policy: PolicyRef) -> Judged:
+    def answer(self, policy: PolicyRef) -> Artifact:
         """The policy's answers to the test instructions."""
         return self._answer(policy, "test", self.form)
 
-    def compare(self, judged: Judged, baseline: Judged) -> Artifact:
+    def compare(self, answers: Artifact, baseline: Artifact) -> Artifact:
         """Win rates of the policy against the baseline."""
+        if self.judging.is_comparative:
+            scores = baseline_scores = self.judge(answers, baseline)
+        else:
+            scores, baseline_scores = self.judge(answers), self.judge(baseline)
         inputs = {
             "prompts": self.prompts,
-            "completions": judged.completions,
-            "scores": judged.scores,
-            "baseline_completions": baseline.completions,
-            "baseline_scores": baseline.scores,
+            "completions": answers,
+            "scores": scores,
+            "baseline_completions": baseline,
+            "baseline_scores": baseline_scores,
         }
-        config = {"confidence": self.config.eval.confidence, "no_response": self.config.eval.no_response}
+        config = {
+            "confidence": self.config.eval.confidence,
+            "no_response": self.config.eval.no_response,
+            "baseline_index": int(self.judging.is_comparative),
+        }
         return self._run("compare", tpo.evaluate.VERSION, config, inputs, seed=self._seed("compare"))
 
-    def _answer(self, policy: PolicyRef, split: str, form: ThoughtFormat, *, role: str = "answer") -> Judged:
+    def _scores(self, answers: Sequence[Artifact]) -> list[list[Score]]:
+        """The scores of several policies' answers, one sample each."""
+        if not self.judging.is_comparative:
+            return [self.judge(artifact).rows(Score) for artifact in answers]
+        rows = self.judge(*answers).rows(Score)
+        return [
+            [replace(row, sample_index=0) for row in rows if row.sample_index == position]
+            for position in range(len(answers))
+        ]
+
+    def _answer(self, policy: PolicyRef, split: str, form: ThoughtFormat, *, role: str = "answer") -> Artifact:
         settings = asdict(self.config.sample) | {
             "num_samples": 1,
             "temperature": self.config.eval.temperature,
             "top_p": self.config.eval.top_p,
         }
-        completions = self._sample(policy, split, form, settings, role=role)
-        return Judged(completions, self.judge(completions))
+        return self._sample(policy, split, form, settings, role=role)
 
     def _sample(
         self, policy: PolicyRef, split: str, form: ThoughtFormat, settings: dict[str, Any], *, role: str
@@ -169,24 +174,11 @@ class Pipeline:
         config = {
             "forms": [asdict(self.form), asdict(DIRECT)],
             "sample": asdict(self.config.sample),
-            "judge": asdict(self.config.judge),
+            "judge": self.judging.judge,
             **self._policy_settings(PolicyRef()),
         }
         inputs = {"model": self.model, "prompts": self.prompts}
         self._run("preflight", tpo.preflight.VERSION, config, inputs)
-
-    def _model_settings(self) -> dict[str, Any]:
-        model = self.config.model
-        template = Path(model.chat_template).read_text() if model.chat_template else None
-        return {
-            "source": model.source,
-            "name": model.name,
-            "revision": model.revision,
-            "quantization": model.quantization,
-            "dtype": model.dtype,
-            "chat_template": template,
-            "fingerprint": fingerprint(model.name) if model.source == "pretrained" else None,
-        }
 
     def _policy_settings(self, policy: PolicyRef) -> dict[str, Any]:
         model = self.config.model
@@ -203,9 +195,10 @@ class Pipeline:
         inputs: dict[str, Artifact] | None = None,
         *,
         seed: int = 0,
+        how: dict[str, Any] | None = None,
     ) -> Artifact:
         ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
-        artifact = self.store.run(Step(stage, version, config, ids, seed))
+        artifact = self.store.run(Step(stage, version, config, ids, seed, how or {}))
         if artifact.artifact_id not in {done.artifact_id for done in self.stages}:
             self.stages.append(artifact)
         return artifact

@@ -80,13 +80,50 @@ class Completion(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class Response(Record):
+    """What a judge may know of a completion: never its thought."""
+
+    prompt_id: str
+    sample_index: int
+    text: str | None  # null where there is no response
+    error: str | None  # why there is none
+
+
+@dataclasses.dataclass(frozen=True)
 class Score(Record):
-    """A pointwise judgement of one response."""
+    """A judgement of one response: pointwise, or rated from verdicts."""
 
     prompt_id: str
     sample_index: int
     score: float | None  # in the judge's own unit, higher is better; null where unscored, never 0
     unscored_reason: str | None
+    raw: str | None = None  # what a language model wrote as judge
+    num_tokens: int = 0  # that the judge read and wrote for this judgement
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict(Record):
+    """A judge's verdict on two responses, shown in this order."""
+
+    prompt_id: str
+    first_index: int  # sample_index of the response shown first
+    second_index: int
+    outcome: float | None  # of the first: 1 better, 0.5 tie, 0 worse; null where unscored, never 0.5
+    weight: float  # how many games it counts for; 0 where unscored
+    unscored_reason: str | None
+    raw: str | None  # what the judge wrote; null where it was not asked or did not answer
+    num_tokens: int  # that the judge read and wrote
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference(Record):
+    """A labelled comparison of two responses to one instruction, for training or measuring judges."""
+
+    instruction: str
+    response_a: str
+    response_b: str
+    preference: float  # that `response_a` is better: 1 surely, 0.5 tie, 0 surely not
+    group: str  # where the comparison is from, for example a model's name or how it was made
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tpo.artifacts import Store
-from tpo.check import ConfigError, check
+from tpo.check import check, to_config
 from tpo.config import Config, register
 from tpo.errors import TpoError
 
@@ -63,10 +63,7 @@ def run_tpo(config: Config, *, experiment: str) -> Path:
 def main(composed: DictConfig) -> None:
     """Compose, check and run; errors that are the user's to mend come without a traceback."""
     try:
-        missing = sorted(OmegaConf.missing_keys(composed))
-        if missing:
-            raise ConfigError(f"{', '.join(missing)}: no value; give {missing[0]}=... on the command line")
-        config: Config = OmegaConf.to_object(composed)  # type: ignore[assignment]
+        config: Config = to_config(composed)
         check(config)
         experiment = HydraConfig.get().runtime.choices.get("experiment") or "custom"
         path = run_tpo(config, experiment=experiment)

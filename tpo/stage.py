@@ -9,6 +9,7 @@ import logging
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,19 @@ from typing import Any
 from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, translate_disk_errors
 from tpo.engines import Policy
 from tpo.errors import TpoError
+from tpo.labelled import LabelledPair
 from tpo.memory import keep_freed_memory
-from tpo.records import Comparison, Completion, Pair, Prompt, Score, write_records
+from tpo.records import (
+    Comparison,
+    Completion,
+    Pair,
+    Preference,
+    Prompt,
+    Response,
+    Score,
+    Verdict,
+    write_records,
+)
 from tpo.thought import ThoughtFormat
 
 Inputs = dict[str, Artifact]
@@ -26,12 +38,14 @@ Inputs = dict[str, Artifact]
 def executor(*, isolate: bool) -> Callable[[Path], None]:
     """Return how a step is executed: here, or always in a process of its own.
 
-    Steps that sample with vLLM are isolated in any case.
+    Steps that start vLLM are isolated in any case.
     """
 
     def run(path: Path) -> None:
         request = json.loads((path / "request.json").read_text())
-        if isolate or request["config"].get("engine", {}).get("kind") == "vllm":
+        config = request["config"]
+        engines = (config.get("engine", {}).get("kind"), config.get("judge", {}).get("backend"))
+        if isolate or "vllm" in engines:
             # close_fds=False hands on the artifact's lock, the only inheritable file.
             done = subprocess.run([sys.executable, "-m", "tpo.stage", str(path)], check=False, close_fds=False)
             if done.returncode != 0:
@@ -51,7 +65,8 @@ def execute(path: Path) -> None:
     started = time.time()
     request = json.loads((path / "request.json").read_text())
     inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}
-    metrics = _dispatch(request["stage"])(path, request["config"], inputs, request["seed"])
+    config = {**request["config"], "how": request["how"]}
+    metrics = _dispatch(request["stage"])(path, config, inputs, request["seed"])
     finish(path, metrics=metrics, started=started)
 
 
@@ -69,6 +84,20 @@ def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[
             return _sample
         case "judge":
             return _judge
+        case "verdicts":
+            return _verdicts
+        case "rate":
+            return _rate
+        case "combine":
+            return _combine
+        case "labelled":
+            return _labelled
+        case "contrast":
+            return _contrast
+        case "split_preferences":
+            return _split_preferences
+        case "reward":
+            return _reward
         case "pairs":
             return _pairs
         case "train":
@@ -219,15 +248,126 @@ def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> di
 
 
 def _judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.judge import judge_completions
+    from tpo.judge import judge_responses
     from tpo.judges import load_judge
 
-    return judge_completions(
-        path,
-        inputs["prompts"].rows(Prompt),
-        inputs["completions"].rows(Completion),
-        load_judge(config["judge"], policy=load_policy_reference(config, inputs)),
+    prompts, responses = _responses(inputs)
+    return judge_responses(path, prompts, responses, load_judge(**_judge_arguments(path, config, inputs)))
+
+
+def _verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.judge import collect_verdicts
+    from tpo.judges import load_pairwise_judge
+
+    prompts, responses = _responses(inputs)
+    pairs: dict[str, list[tuple[int, int]]] | None = None
+    if "labelled" in inputs:  # only the pairs that have a label
+        pairs = {}
+        for pair in inputs["labelled"].rows(LabelledPair, "pairs.jsonl"):
+            indices = (min(pair.first_index, pair.second_index), max(pair.first_index, pair.second_index))
+            if indices not in pairs.setdefault(pair.prompt_id, []):
+                pairs[pair.prompt_id].append(indices)
+    judge = load_pairwise_judge(**_judge_arguments(path, config, inputs))
+    return collect_verdicts(path, prompts, responses, judge, pairs=pairs)
+
+
+def _rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.judge import count_scores
+    from tpo.rating import rate_responses
+
+    _, responses = _responses(inputs)
+    scores = rate_responses(responses, inputs["verdicts"].rows(Verdict), config=config["rating"], seed=seed)
+    write_records(path / "rows.jsonl", scores)
+    return count_scores(scores)
+
+
+def _combine(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.judge import combine, count_scores
+
+    members = {role.removeprefix("member_"): artifact.rows(Score) for role, artifact in inputs.items()}
+    scores = combine(members, config["weights"])
+    write_records(path / "rows.jsonl", scores)
+    return count_scores(scores)
+
+
+def _labelled(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.labelled import load_preferences, to_rows
+
+    prompts, responses, pairs = to_rows(load_preferences(Path(config["how"]["path"])))
+    for name, rows in (("prompts", prompts), ("responses", responses), ("pairs", pairs)):
+        write_records(path / f"{name}.jsonl", rows)
+    return {"num_instructions": len(prompts), "num_responses": len(responses), "num_pairs": len(pairs)}
+
+
+def _contrast(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo import contrast
+
+    sides = {}
+    for name, split in (("train", "train-1"), ("held_out", "validation")):
+        materials = contrast.gather(
+            [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == split],
+            *(inputs[f"{role}_{split}"].rows(Completion) for role in ("plain", "greedy", "hot")),
+        )
+        sides[name] = contrast.make_preferences(
+            materials,
+            pairs_per_kind=config["pairs_per_kind"],
+            max_length_ratio=config["max_length_ratio"],
+            seed=seed,
+        )
+    return _write_preferences(path, sides)
+
+
+def _split_preferences(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.contrast import split_preferences
+
+    train, held_out = split_preferences(
+        Path(config["how"]["path"]), held_out_fraction=config["held_out_fraction"], seed=seed
     )
+    return _write_preferences(path, {"train": train, "held_out": held_out})
+
+
+def _write_preferences(path: Path, sides: dict[str, list[Preference]]) -> dict[str, Any]:
+    from tpo.contrast import length_accuracy
+
+    metrics: dict[str, Any] = {}
+    for name, rows in sides.items():
+        write_records(path / f"{name}.jsonl", rows)
+        kinds = Counter(row.group for row in rows)
+        metrics[name] = {
+            "num_pairs": len(rows),
+            "kinds": dict(sorted(kinds.items())),
+            "length_accuracy": length_accuracy(rows),
+        }
+    return metrics
+
+
+def _reward(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.reward_training import RewardSettings, measure, train_reward_model
+
+    policy, settings = load_policy_reference(config, inputs), RewardSettings(**config["settings"])
+    train, held_out = (inputs["preferences"].rows(Preference, f"{name}.jsonl") for name in ("train", "held_out"))
+    metrics = train_reward_model(path, train, policy, settings, seed=seed)
+    return {**metrics, "held_out": measure(path / "reward_model", held_out, policy, settings)}
+
+
+def _responses(inputs: Inputs) -> tuple[list[Prompt], list[Response]]:
+    """Return what a judge may see: the responses of labelled pairs or of one or more sets of completions."""
+    from tpo.judge import visible
+
+    if "labelled" in inputs:
+        labelled = inputs["labelled"]
+        return labelled.rows(Prompt, "prompts.jsonl"), labelled.rows(Response, "responses.jsonl")
+    count = sum(role.startswith("completions_") for role in inputs)
+    sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
+    return inputs["prompts"].rows(Prompt), visible(sets)
+
+
+def _judge_arguments(path: Path, config: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    return {
+        "config": config["judge"] | config["how"],
+        "policy": load_policy_reference(config, inputs) if "model" in inputs else None,
+        "answers_path": path.parent / "answers.sqlite",
+    }
 
 
 def _pairs(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
@@ -254,6 +394,7 @@ def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
         (inputs["completions"].rows(Completion), inputs["scores"].rows(Score)),
         (inputs["baseline_completions"].rows(Completion), inputs["baseline_scores"].rows(Score)),
         no_response=config["no_response"],
+        baseline_index=config["baseline_index"],
     )
     write_records(path / "rows.jsonl", rows)
     return summarize(rows, confidence=config["confidence"], seed=seed)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_json
 from tpo.config import Config
-from tpo.pipeline import Judged, stage_list
+from tpo.pipeline import stage_list
 from tpo.select import Selection
 from tpo.tracking import load_tracker
 
@@ -39,7 +39,7 @@ class Run:
     def record(
         self,
         iteration: int,
-        answers: Judged,
+        answers: Artifact,
         *,
         comparison: Artifact,
         completions: Artifact | None = None,
@@ -49,11 +49,10 @@ class Run:
         selection: Selection | None = None,
     ) -> None:
         """Add an iteration's results; iteration 0 has no training."""
-        sampled = answers.completions.metrics
+        sampled = answers.metrics
         entry: dict[str, Any] = {
             "iteration": iteration,
             **comparison.metrics,
-            "mean_score": answers.scores.metrics["mean_score"],
             "mean_thought_tokens": sampled["mean_thought_tokens"],
             "mean_response_tokens": sampled["mean_response_tokens"],
             "format_rate": sampled["format_rate"],

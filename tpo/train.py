@@ -12,19 +12,26 @@ import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from tpo.chat import load_tokenizer
+from tpo.checkpoints import (
+    MarkComplete,
+    ResumesInPlace,
+    complete_checkpoints,
+    copy_adapter,
+    last_complete,
+    lora_targets,
+    micro_batch_edges,
+)
 from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.models import load_model
@@ -34,7 +41,6 @@ from tpo.records import Pair
 log = logging.getLogger(__name__)
 
 VERSION = 1
-COMPLETE = "complete"  # marks a checkpoint whose every file was written
 
 # At the first step policy and reference are the same weights on the same batches: equal up to kernels that do
 # not repeat bit by bit. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a
@@ -87,22 +93,15 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
         return batch
 
 
-class SampledIdsTrainer(DPOTrainer):  # type: ignore[misc]
+class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
     """trl's trainer on ready token ids and ready reference log-probabilities."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset  # trl would render and tokenize again
 
-    @torch.no_grad()
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *_: Any, **__: Any) -> None:
-        # In place: peft would make new parameters, in float32, and the optimizer would go on with the old ones.
-        saved = load_file(Path(resume_from_checkpoint) / "adapter_model.safetensors")
-        for name, tensor in get_peft_model_state_dict(self.model).items():
-            tensor.copy_(saved[name])
 
-
-class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Checks the first step, and marks checkpoints that were written whole."""
+class FirstStep(TrainerCallback):  # type: ignore[misc]
+    """Checks the first step."""
 
     def __init__(self, *, starts_at_reference: bool, is_pure_dpo: bool) -> None:
         """Set what the first step must satisfy.
@@ -128,10 +127,6 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
                 "starts from"
             )
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint just written."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
 
 def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSettings, *, seed: int) -> dict[str, Any]:
     """Write an adapter per epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
@@ -156,18 +151,16 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
     work = path / "checkpoints"
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed)
-        trainer.train(resume_from_checkpoint=_last_complete(work))
+        trainer.train(resume_from_checkpoint=last_complete(work))
         # trl's count of tokens starts anew when training is resumed.
         history = [
             {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
             for entry in trainer.state.log_history
             if "loss" in entry
         ]
-        for epoch, checkpoint in enumerate(_checkpoints(work), start=1):
-            target = path / f"epoch-{epoch}"
-            target.mkdir(exist_ok=True)
-            shutil.copy2(checkpoint / "adapter_model.safetensors", target)
-            _copy_adapter_config(checkpoint, target, model_name=policy.unquantized_path or policy.model_path)
+        for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
+            model_name = policy.unquantized_path or policy.model_path
+            copy_adapter(checkpoint, path / f"epoch-{epoch}", model_name=model_name)
         temporary = path / "metrics.tmp"
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
         temporary.replace(path / "metrics.jsonl")
@@ -195,7 +188,7 @@ def make_trainer(
             r=settings.lora_rank,
             lora_alpha=settings.lora_alpha,
             lora_dropout=0.0,
-            target_modules=_targets(settings.lora_targets),
+            target_modules=lora_targets(settings.lora_targets),
         )
         model = get_peft_model(base, lora)
     else:
@@ -230,10 +223,11 @@ def make_trainer(
         data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
         processing_class=tokenizer,
         callbacks=[
-            StepLog(
+            MarkComplete(),
+            FirstStep(
                 starts_at_reference=settings.reference == "previous" or policy.adapter_path is None,
                 is_pure_dpo=settings.nll_weight == 0,
-            )
+            ),
         ],
     )
     if "ref" in model.peft_config:  # trl's frozen copy of the adapter: the precomputed columns replace it
@@ -260,11 +254,9 @@ def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
     very batches, must not differ from the policy by that.
     """
     ordered = sorted(pairs, key=lambda pair: (_longest(pair), pair.prompt_id))
-    count = math.ceil(len(ordered) / settings.micro_batch_size)
-    edges = [round(index * len(ordered) / count) for index in range(count + 1)]
     nothing = [0, 0]
     rows = []
-    for start, stop in pairwise(edges):
+    for start, stop in micro_batch_edges(len(ordered), settings.micro_batch_size):
         batch = ordered[start:stop]
         rows.append(
             {
@@ -311,31 +303,3 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
     for name, values in columns.items():
         data = data.add_column(name, values)
     return data
-
-
-def _copy_adapter_config(checkpoint: Path, target: Path, *, model_name: str) -> None:
-    """Copy the adapter's config without what differs between processes and machines: set order and local paths."""
-    config = json.loads((checkpoint / "adapter_config.json").read_text())
-    if isinstance(config["target_modules"], list):
-        config["target_modules"].sort()
-    config["base_model_name_or_path"] = None if Path(model_name).exists() else model_name
-    (target / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def _targets(text: str) -> str | list[str]:
-    return text if text == "all-linear" else [name.strip() for name in text.split(",")]
-
-
-def _checkpoints(work: Path) -> list[Path]:
-    """Return the complete checkpoints in order of their step."""
-    found = [path for path in work.glob("checkpoint-*") if (path / COMPLETE).exists()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
-
-
-def _last_complete(work: Path) -> str | None:
-    """Return the checkpoint to go on from; one that a kill left half written is removed."""
-    for path in work.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path)
-    complete = _checkpoints(work)
-    return str(complete[-1]) if complete else None

@@ -341,6 +341,9 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     if temperature == 0:
         return logits.argmax(dim=-1)
     probabilities = torch.softmax(logits / temperature, dim=-1)
+    if top_p == 1:  # no nucleus to find: any order of the tokens will do, so nothing is sorted
+        tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
+        return _invert(probabilities, tokens, uniforms, top_p)[0]
     num_candidates = min(NUM_CANDIDATES, logits.shape[-1])
     values, tokens = probabilities.topk(num_candidates, dim=-1)
     chosen, is_settled = _invert(values, tokens, uniforms, top_p)
@@ -352,7 +355,7 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
 
 
 def _invert(values: Tensor, tokens: Tensor, uniforms: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Return the drawn tokens, and for which rows the sorted `values` reach the mass `top_p`."""
+    """Return the drawn tokens, and for which rows the `values`, sorted unless top_p is 1, reach the mass `top_p`."""
     mass = values.double().cumsum(dim=-1)
     is_kept = mass - values < top_p  # the token that crosses top_p still belongs to the nucleus
     total = torch.where(is_kept, values.double(), 0.0).sum(dim=-1)

@@ -1,11 +1,12 @@
-"""Judges: an instruction and responses in, one score a response out.
+"""Judges: pointwise ones give each response a score, pairwise ones give two responses a verdict.
 
-`Candidates` is the only input of a judge and has no place for a thought: what the paper asks for, that the
-judge sees responses only (section 2.2), holds by construction.
+`Candidates` and `Match` are the only inputs of a judge and have no place for a thought: what the paper asks for,
+that the judge sees responses only (section 2.2), holds by construction.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tpo.engines import Policy
@@ -20,11 +21,40 @@ class Candidates:
     responses: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Match:
+    """Two responses to one instruction, in the order in which the judge sees them."""
+
+    instruction: str
+    first: str
+    second: str
+
+
 class Judgement(NamedTuple):
     """A score, or the reason why there is none; exactly one of the two is None."""
 
     score: float | None
     unscored_reason: str | None
+    raw: str | None = None  # what a language model wrote
+    num_tokens: int = 0  # read and written
+
+
+class Decision(NamedTuple):
+    """The outcome of a match for its first response, or the reason why there is none; exactly one is None."""
+
+    outcome: float | None  # 1 better, 0.5 tie, 0 worse
+    unscored_reason: str | None
+    raw: str | None = None  # what the judge wrote
+    weight: float = 1.0  # how many games the verdict counts for
+    num_tokens: int = 0  # read and written
+
+
+class PairwiseJudge(Protocol):
+    """Compares responses two at a time."""
+
+    def compare(self, matches: Sequence[Match]) -> list[Decision]:
+        """Return one decision per match, in the order given."""
+        ...
 
 
 class Judge(Protocol):
@@ -35,24 +65,66 @@ class Judge(Protocol):
         ...
 
 
-def load_judge(config: dict[str, Any], *, policy: Policy) -> Judge:
-    """Return the judge that `config` (the `judge` group, as a dictionary) asks for.
+def load_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: Path) -> Judge:
+    """Return the pointwise judge that `config` (the `judge` group, as a dictionary) asks for.
 
     Args:
         config: Settings of the judge; `kind` selects it.
-        policy: The frozen seed model, for judges that use it.
+        policy: The model of judges that have none of their own: the frozen seed model, or the embedded one.
+        answers_path: Where answers of language models are kept, so that nothing is asked twice.
     """
     match config["kind"]:
+        case "length":
+            from tpo.judges.controls import LengthJudge
+
+            return LengthJudge()
+        case "random":
+            from tpo.judges.controls import RandomJudge
+
+            return RandomJudge()
+        case "likelihood":
+            from tpo.judges.likelihood import Likelihood
+
+            return Likelihood(config, _required(policy))
         case "self_rating":
             from tpo.judges.self_rating import SelfRating
 
-            return SelfRating(config, policy)
+            return SelfRating(config, _required(policy))
+        case "self_taught":
+            from tpo.judges.self_taught import SelfTaught
+
+            return SelfTaught(config, _required(policy))
         case "reward_model":
             from tpo.judges.reward_model import RewardModel
 
             return RewardModel(config)
+        case "armorm":
+            from tpo.judges.armorm import ArmoRM
+
+            return ArmoRM(config)
+        case "llm_pointwise":
+            from tpo.judges.llm_pointwise import PointwiseLLM
+
+            return PointwiseLLM(config, policy=policy, cache_path=answers_path)
         case kind:
-            raise ValueError(f"judge.kind={kind}: expected self_rating or reward_model")
+            raise ValueError(f"judge.kind={kind} is not a pointwise judge")
+
+
+def load_pairwise_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: Path) -> PairwiseJudge:
+    """Return the pairwise judge that `config` asks for; arguments as for `load_judge`."""
+    match config["kind"]:
+        case "llm_pairwise":
+            from tpo.judges.llm_pairwise import PairwiseLLM
+
+            return PairwiseLLM(config, policy=policy, cache_path=answers_path)
+        case kind:
+            raise ValueError(f"judge.kind={kind} is not a pairwise judge")
+
+
+def _required(policy: Policy | None) -> Policy:
+    if policy is None:
+        raise ValueError("this judge needs a model")
+    return policy
 
 
 def answer_ids(tokenizer: Any, config: dict[str, Any]) -> list[int]:

@@ -39,12 +39,14 @@ class SelfRating:
             for item in candidates
             for response in item.responses
         ]
-        scores = [0.0] * len(sequences)
+        odds = [0.0] * len(sequences)
         for batch in batch_by_tokens([len(ids) for ids in sequences], batch_tokens=self.batch_tokens):
             for position, value in zip(batch, self._log_odds([sequences[index] for index in batch]), strict=True):
-                scores[position] = value
-        remaining = iter(scores)
-        return [[Judgement(next(remaining), None) for _ in item.responses] for item in candidates]
+                odds[position] = value
+        judgements = iter(
+            Judgement(value, None, num_tokens=len(ids)) for value, ids in zip(odds, sequences, strict=True)
+        )
+        return [[next(judgements) for _ in item.responses] for item in candidates]
 
     def _ask(self, instruction: str, response: str) -> str:
         # One pass over the template: a response that spells {instruction} stays as it is.
@@ -58,11 +60,11 @@ class SelfRating:
         # Padding on the right needs no mask under causal attention: no real token sees it, and without
         # a mask the fast attention kernel is used. The last real position of each row is picked out.
         longest = max(map(len, sequences))
-        padded = [ids + [0] * (longest - len(ids)) for ids in sequences]
-        last = torch.tensor([len(ids) - 1 for ids in sequences])
-        positions, where = torch.unique(last, return_inverse=True)
         device = self.model.device
-        logits = self.model(input_ids=torch.tensor(padded, device=device), logits_to_keep=positions.to(device)).logits
-        answers = logits[torch.arange(len(sequences)), where][:, self.answer_ids].float()
-        odds: list[float] = (answers[:, 0] - answers[:, 1]).tolist()  # the softmax's denominator cancels
+        padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids in sequences], device=device)
+        hidden = self.model.get_decoder()(input_ids=padded, use_cache=False).last_hidden_state
+        last = hidden[torch.arange(len(sequences)), [len(ids) - 1 for ids in sequences]]
+        # In float32, where the model's 16 bits would leave few different scores; the softmax's denominator cancels.
+        yes, no = self.model.get_output_embeddings().weight[self.answer_ids].float()
+        odds: list[float] = (last.float() @ (yes - no)).tolist()
         return odds

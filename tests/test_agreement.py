@@ -1,0 +1,147 @@
+"""The command that measures a judge: what it writes, what it shares, and what it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import tpo.agreement
+from tpo.agreement import judge_name, measure, report
+from tpo.check import check_agreement, to_config
+from tpo.judges import Decision, Match
+
+REPOSITORY = Path(tpo.agreement.__file__).parent.parent
+# Preferred: the longer one in 3 of 4 rows of different lengths; one label is a tie.
+ROWS = [
+    ("Q1", "long answer", "short", 1.0),
+    ("Q1", "long answer", "other", 0.9),
+    ("Q2", "a", "much longer", 0.2),
+    ("Q2", "tiny", "longer text", 1.0),
+    ("Q3", "same", "size", 0.5),
+]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.jsonl"
+    names = ("instruction", "response_a", "response_b", "preference")
+    path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in ROWS))
+    return path
+
+
+def configure(data: Path, root: Path, *overrides: str) -> Any:
+    given = [f"data={data}", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs", *overrides]
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config = to_config(compose("agreement", overrides=given))
+    check_agreement(config)
+    return config
+
+
+def read(path: Path, name: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((path / f"{name}.json").read_text())
+    return result
+
+
+def test_length_by_hand(data: Path, tmp_path: Path) -> None:
+    path = measure(configure(data, tmp_path, "judge=length"), name="length")
+    found = read(path, "length")
+    overall = found["slices"]["all"]
+    assert (overall["rate"], overall["num_rows"], overall["num_prompts"]) == (0.75, 4, 2)
+    assert found["slices"]["preferred_shorter"]["rate"] == 0.0
+    assert found["slices"]["preferred_longer"]["rate"] == 1.0
+    assert found["num_judgements"] == 9, "each response to an instruction is scored once"
+    assert found["position_bias"] is None
+
+
+def test_all_judges_measured_on_the_same_data_share_a_table_and_a_figure(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("length", "random"):
+        path = measure(configure(data, tmp_path, f"judge={name}"), name=name)
+    report(path)
+    table = (path / "agreement.md").read_text()
+    assert "length" in table
+    assert "random" in table
+    assert (path / "agreement.png").stat().st_size > 5000
+    assert "length" in capsys.readouterr().out
+
+
+def test_other_data_are_another_folder_and_the_same_are_judged_once(data: Path, tmp_path: Path) -> None:
+    first = measure(configure(data, tmp_path, "judge=length"), name="length")
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes(data.read_bytes())
+    artifacts = sorted((tmp_path / "artifacts").iterdir())
+    assert measure(configure(moved, tmp_path, "judge=length"), name="length") == first
+    assert sorted((tmp_path / "artifacts").iterdir()) == artifacts
+    moved.write_text(data.read_text().replace("Q1", "Q9"))
+    assert measure(configure(moved, tmp_path, "judge=length"), name="length") != first
+
+
+class FirstWins:
+    """A fake pairwise judge with nothing but a position bias; it keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[Match] = []
+
+    def compare(self, matches: Sequence[Match]) -> list[Decision]:
+        self.seen.extend(matches)
+        return [Decision(1.0, None, "[[A]]", num_tokens=10) for _ in matches]
+
+
+def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias_shows(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = FirstWins()
+    monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: judge)
+    monkeypatch.setattr("tpo.check.importlib.util.find_spec", lambda name: object())
+    overrides = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x"]
+    path = measure(configure(data, tmp_path, *overrides), name="biased")
+    found = read(path, "biased")
+    assert len(judge.seen) == 2 * len(ROWS)
+    assert Match("Q1", "long answer", "short") in judge.seen
+    assert Match("Q1", "short", "long answer") in judge.seen
+    assert Match("Q1", "short", "other") not in judge.seen, "nobody labelled this pair"
+    assert found["slices"]["all"]["rate"] == 0.5, "orders that contradict each other are a tie"
+    assert found["position_bias"]["first_wins"]["rate"] == 1.0
+    assert found["tokens_per_judgement"] == 10
+
+
+@pytest.mark.parametrize(
+    ("choice", "overrides", "name"),
+    [
+        ("length", ["data=x.jsonl", "judge=length"], "length"),
+        ("likelihood", ["judge=likelihood", "judge.normalization=sum", "seed=1"], "likelihood normalization=sum"),
+        ("self_taught", ["judge.path=runs/a/reward_model"], "self_taught path=runs-a-reward_model"),
+    ],
+)
+def test_judge_is_called_by_its_option_and_what_was_changed(choice: str, overrides: list[str], name: str) -> None:
+    assert judge_name(choice, overrides) == name
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"instruction": "Q", "response_a": "a", "response_b": "b"}', "line 1"),
+        ('{"instruction": "Q", "response_a": "a", "response_b": "b", "preference": 1.5}', "preference"),
+    ],
+)
+def test_command_line_names_a_bad_row_without_a_traceback(line: str, named: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.jsonl").write_text(line + "\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "tpo.agreement", "judge=length", "data=bad.jsonl"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "bad.jsonl" in done.stderr
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr

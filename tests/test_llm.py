@@ -1,0 +1,613 @@
+"""Asking a chat model: the cache, and the client against a real HTTP server that misbehaves on purpose."""
+
+import json
+import logging
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tpo.llm.server
+from tpo.errors import TpoError
+from tpo.llm import LLM, TOO_LONG, Answer, Question, Watched, find_watched, load_llm
+from tpo.llm.cache import Asked
+from tpo.llm.server import _retry_after
+
+REPOSITORY = Path(__file__).parent.parent
+QUESTION = Question("Be brief.", "What is 2 + 2?", 0.0, 16)
+KEY = "sk-very-secret-0123456789"
+
+
+def make_questions(count: int) -> list[Question]:
+    return [replace(QUESTION, user=f"Question {number}") for number in range(count)]
+
+
+# The cache, over a fake model
+
+
+class FakeBackend:
+    """Answers with the number of the call; can die at a call."""
+
+    def __init__(self, *, model: str = "fake", dies_at: int | None = None) -> None:
+        self.model, self.dies_at = model, dies_at
+        self.asked: list[Question] = []
+
+    def identity(self) -> dict[str, Any]:
+        return {"model": self.model, "revision": None}
+
+    def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
+        for key, question in reversed(questions.items()):  # any order will do
+            if len(self.asked) == self.dies_at:
+                raise RuntimeError("killed")
+            self.asked.append(question)
+            watched = (Watched(3, {"4": -0.5, " 4": -2.0}),) if question.watch else ()
+            too_long = "too long" in question.user
+            keep(key, TOO_LONG if too_long else Answer(f"re: {question.user}", "stop", len(self.asked), watched))
+
+
+def open_fake(path: Path, *, max_calls: int | None = None, **settings: Any) -> tuple[LLM, FakeBackend]:
+    backend = FakeBackend(**settings)
+    return LLM(backend, path / "answers.sqlite", max_calls=max_calls), backend
+
+
+def test_answers_are_in_the_order_of_the_questions(tmp_path: Path) -> None:
+    llm, _ = open_fake(tmp_path)
+    questions = make_questions(5)
+    assert [answer.text for answer in llm.ask(questions)] == [f"re: {question.user}" for question in questions]
+    assert llm.ask([]) == []
+
+
+def test_a_second_run_asks_nothing_and_reads_the_same(tmp_path: Path) -> None:
+    questions = [*make_questions(4), replace(QUESTION, watch=("4",))]
+    first, _ = open_fake(tmp_path)
+    answers = first.ask(questions)
+    assert answers[-1].watched == (Watched(3, {"4": -0.5, " 4": -2.0}),)
+    second, backend = open_fake(tmp_path)
+    assert second.ask(questions) == answers
+    assert backend.asked == []
+
+
+def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
+    llm, backend = open_fake(tmp_path)
+    answers = llm.ask([QUESTION, *make_questions(2), QUESTION, replace(QUESTION)])
+    assert len(backend.asked) == 3
+    assert answers[0] == answers[3] == answers[4]
+
+
+def test_what_was_answered_before_a_crash_is_kept(tmp_path: Path) -> None:
+    questions = make_questions(6)
+    llm, first = open_fake(tmp_path, dies_at=4)
+    with pytest.raises(RuntimeError):
+        llm.ask(questions)
+    llm, second = open_fake(tmp_path)
+    assert [answer.text for answer in llm.ask(questions)] == [f"re: {question.user}" for question in questions]
+    assert len(first.asked) == 4 and len(second.asked) == 2
+    assert not set(first.asked) & set(second.asked)
+
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "system": {"system": "Be long."},
+    "no_system": {"system": None},
+    "empty_system": {"system": ""},
+    "user": {"user": "What is 2 + 3?"},
+    "temperature": {"temperature": 0.7},
+    "max_tokens": {"max_tokens": 17},
+    "watch": {"watch": ("1",)},
+    "sample": {"sample": 1},
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_another_setting_is_another_question(tmp_path: Path, name: str) -> None:
+    llm, backend = open_fake(tmp_path)
+    llm.ask([QUESTION, replace(QUESTION, **CHANGES[name])])
+    assert len(backend.asked) == 2
+
+
+def test_another_model_is_asked_anew(tmp_path: Path) -> None:
+    for model in ("one", "two"):
+        llm, backend = open_fake(tmp_path, model=model)
+        llm.ask([QUESTION])
+        assert len(backend.asked) == 1
+    assert Asked({"model": "a", "revision": None}, QUESTION).key != Asked({"model": "a", "revision": "b"}, QUESTION).key
+
+
+def test_a_question_that_does_not_fit_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    questions = [QUESTION, replace(QUESTION, user="too long")]
+    for num_asked in (2, 1):
+        llm, backend = open_fake(tmp_path)
+        assert [answer.error for answer in llm.ask(questions)] == [None, "too_long"]
+        assert len(backend.asked) == num_asked
+    assert "1 of 2 questions are too long" in caplog.text
+
+
+def test_budget_is_over_all_runs_and_raising_it_goes_on(tmp_path: Path) -> None:
+    questions = make_questions(5)
+    llm, _ = open_fake(tmp_path, max_calls=2)
+    assert len(llm.ask(questions[:1])) == 1
+    with pytest.raises(TpoError, match=r"2 calls were made, judge.max_calls=2, and 3 questions are still open.*raise"):
+        llm.ask(questions)
+    llm, backend = open_fake(tmp_path, max_calls=2)
+    with pytest.raises(TpoError, match="budget is spent"):
+        llm.ask(questions)
+    assert backend.asked == []
+    assert len(llm.ask(questions[:1])) == 1, "what is there costs nothing"
+    other, _ = open_fake(tmp_path, max_calls=2, model="another")
+    assert len(other.ask(questions[:2])) == 2, "another model has a budget of its own"
+    llm, backend = open_fake(tmp_path, max_calls=5)
+    assert len(llm.ask(questions)) == 5
+    assert len(backend.asked) == 3
+
+
+def test_people_can_read_what_was_asked(tmp_path: Path) -> None:
+    llm, _ = open_fake(tmp_path)
+    llm.ask([replace(QUESTION, user="Was heißt 例?")])
+    with sqlite3.connect(tmp_path / "answers.sqlite") as database:
+        ((model, request, answer),) = database.execute("SELECT model, request, answer FROM answers").fetchall()
+    assert "fake" in model and "Was heißt 例?" in request and "re: Was heißt 例?" in answer
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "answers.sqlite").write_text("no database at all, but long enough to look at" * 50)
+    llm, _ = open_fake(tmp_path)
+    with pytest.raises(TpoError, match=r"answers\.sqlite.*not a database"):
+        llm.ask([QUESTION])
+
+
+# Watched tokens
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "positions"),
+    [
+        (["Score", ":", " [[", "4", "]]"], "Score: [[4]]", [9]),
+        (["4", " or", " 4", "<eos>"], "4 or 4", [0, 5]),
+        (["\ufffd", "\ufffd", "4"], "é4", [1]),  # two tokens that make one character
+        ([" The", " 4", " 14", " The", " 4"], "The 4 14 The 4", [4, 13]),  # the first space is left out of the text
+        (["44", "4"], "444", [2]),
+        (["[[4", "]]"], "[[4]]", []),  # not a token of its own
+        ([], "4", []),
+    ],
+)
+def test_watched_tokens_are_found_in_the_text(tokens: list[str], text: str, positions: list[int]) -> None:
+    found = find_watched(((token, {token: -0.1, "x": float("-inf")}) for token in tokens), text, ("4", "5"))
+    assert [entry.position for entry in found] == positions
+    assert all(text[position] == "4" for position in positions)
+    assert all(set(entry.alternatives.values()) == {-0.1} for entry in found), "infinities are no JSON"
+
+
+# The client, against a real server
+
+
+class FakeServer:
+    """An HTTP server on a loopback port that follows a script: one reply per request, then good ones."""
+
+    def __init__(self, script: list[Any] | None = None, *, port: int = 0, seconds: float = 0.0) -> None:
+        self.script, self.seconds = list(script or []), seconds
+        self.models = ["fake-model"]
+        self.requests: list[dict[str, Any]] = []
+        self.keys: list[str] = []
+        self.num_open = self.peak = 0
+        self.lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                fake.reply(
+                    self, 200, {"object": "list", "data": [{"id": name, "object": "model"} for name in fake.models]}
+                )
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                fake.handle(self, body)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 64
+
+            def handle_error(self, *arguments: Any) -> None:  # clients that were killed
+                pass
+
+        self.http = Server(("127.0.0.1", port), Handler)
+        self.port = self.http.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def handle(self, handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        with self.lock:
+            self.requests.append(body)
+            self.keys.append(handler.headers.get("Authorization", ""))
+            self.num_open += 1
+            self.peak = max(self.peak, self.num_open)
+            reply = self.script.pop(0) if self.script else None
+        time.sleep(self.seconds)
+        with self.lock:
+            self.num_open -= 1
+        match reply:
+            case None:
+                self.reply(handler, 200, completion(f"re: {body['messages'][-1]['content']}"))
+            case "hang_up":
+                handler.connection.shutdown(socket.SHUT_RDWR)
+                handler.close_connection = True
+            case ("slow", seconds):
+                time.sleep(seconds)
+                handler.close_connection = True
+            case (int(status), payload, *headers):
+                self.reply(handler, status, payload, *headers)
+            case payload:
+                self.reply(handler, 200, payload)
+
+    def reply(
+        self, handler: BaseHTTPRequestHandler, status: int, payload: Any, headers: dict[str, str] | None = None
+    ) -> None:
+        content = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Type", "text/html" if isinstance(payload, str) else "application/json")
+        handler.send_header("Content-Length", str(len(content)))
+        for name, value in (headers or {}).items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+def completion(
+    text: str | None, *, finish_reason: str = "stop", tokens: list[tuple[str, dict[str, float]]] | None = None
+) -> Any:
+    logprobs = None
+    if tokens is not None:
+        entries = [
+            {
+                "token": token,
+                "logprob": 0.0,
+                "bytes": None,
+                "top_logprobs": [{"token": name, "logprob": value, "bytes": None} for name, value in likely.items()],
+            }
+            for token, likely in tokens
+        ]
+        logprobs = {"content": entries}
+    choice = {"index": 0, "finish_reason": finish_reason, "logprobs": logprobs}
+    choice["message"] = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "fake-model",
+        "choices": [choice],
+        "usage": usage,
+    }
+
+
+def failed(status: int, message: str = "no", **fields: Any) -> tuple[int, Any]:
+    return status, {"error": {"message": message, "type": "error", "code": None, **fields}}
+
+
+@pytest.fixture(autouse=True)
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tpo.llm.server, "FIRST_DELAY_S", 0.002)
+    monkeypatch.setattr(tpo.llm.server, "LONGEST_DELAY_S", 0.02)
+    monkeypatch.setenv("FAKE_KEY", KEY)
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., FakeServer]]:
+    servers: list[FakeServer] = []
+
+    def start(*arguments: Any, **settings: Any) -> FakeServer:
+        servers.append(FakeServer(*arguments, **settings))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def client_config(url: str, *, name: str | None = "fake-model", max_calls: int | None = None, **server: Any) -> Any:
+    reach = {"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **server}
+    return {
+        "backend": "server",
+        "name": name,
+        "revision": None,
+        "max_calls": max_calls,
+        "server": {"base_url": url, "api_key_env": "FAKE_KEY", **reach},
+    }
+
+
+def open_client(url: str, path: Path, **settings: Any) -> LLM:
+    return load_llm(client_config(url, **settings), policy=None, cache_path=path / "answers.sqlite")
+
+
+def test_what_is_sent_is_what_was_asked(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve()
+    answers = open_client(server.url, tmp_path).ask([QUESTION, replace(QUESTION, system=None, temperature=0.5)])
+    assert answers[0] == Answer("re: What is 2 + 2?", "stop", 11)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}]
+    expected = {"model": "fake-model", "messages": turns, "temperature": 0.0, "max_tokens": 16}
+    assert expected in server.requests
+    assert {**expected, "messages": turns[1:], "temperature": 0.5} in server.requests
+
+
+def test_probabilities_come_with_the_answer(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    likely = {"4": -0.1, "5": -2.5}
+    server = serve([completion("So [[4]]", tokens=[("So", {"So": 0.0}), (" [[", {}), ("4", likely), ("]]", {})])])
+    (answer,) = open_client(server.url, tmp_path).ask([replace(QUESTION, watch=("4", "5"))])
+    assert answer.watched == (Watched(5, likely),)
+    assert (server.requests[0]["logprobs"], server.requests[0]["top_logprobs"]) == (True, 20)
+
+
+def test_an_answer_may_be_cut_or_empty(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve([completion("So", finish_reason="length"), completion(None, finish_reason="content_filter")])
+    cut, empty = open_client(server.url, tmp_path, max_concurrency=1).ask(make_questions(2))
+    assert (cut.text, cut.is_cut) == ("So", True)
+    assert (empty.text, empty.is_cut) == ("", False)
+
+
+def test_never_more_at_once_than_allowed(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve(seconds=0.02)
+    questions = make_questions(20)
+    answers = open_client(server.url, tmp_path, max_concurrency=3).ask(questions)
+    assert [answer.text for answer in answers] == [f"re: {question.user}" for question in questions]
+    assert server.peak == 3
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [failed(500), failed(500)],
+        [failed(502), failed(503), failed(504)],
+        [failed(408), failed(409), failed(429)],
+        [(500, "<html>no JSON</html>")],
+        ["hang_up", "hang_up"],
+        [("slow", 0.6)],
+    ],
+    ids=["500", "gateway", "passing", "html", "hang_up", "timeout"],
+)
+def test_what_passes_is_tried_again(serve: Callable[..., FakeServer], tmp_path: Path, script: list[Any]) -> None:
+    server = serve(script)
+    (answer,) = open_client(server.url, tmp_path, timeout_s=0.3).ask([QUESTION])
+    assert answer.text == "re: What is 2 + 2?"
+    assert len(server.requests) == len(script) + 1
+
+
+def test_a_server_that_asks_to_wait_is_given_the_time(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve([(*failed(429), {"Retry-After": "0.4"})])
+    started = time.monotonic()
+    open_client(server.url, tmp_path).ask([QUESTION])
+    assert time.monotonic() - started >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("", 0.0), ("3", 3.0), (" 1.5 ", 1.5), ("soon", 0.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
+)
+def test_retry_after(header: str, seconds: float) -> None:
+    assert _retry_after(header) == seconds
+
+
+def test_retry_after_may_be_a_date() -> None:
+    in_a_minute = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 60))
+    assert 50 < _retry_after(in_a_minute) <= 60
+
+
+def test_what_does_not_pass_ends_the_run_after_the_allowed_attempts(
+    serve: Callable[..., FakeServer], tmp_path: Path
+) -> None:
+    server = serve([completion("fine"), *[failed(500, "out of memory")] * 4])
+    llm = open_client(server.url, tmp_path, max_concurrency=1, max_retries=3)
+    with pytest.raises(
+        TpoError, match=r"4 attempts .*HTTP 500: out of memory.* 1 of 3 questions are answered and kept"
+    ):
+        llm.ask(make_questions(3))
+    assert len(server.requests) == 5
+    assert [answer.text for answer in llm.ask(make_questions(1))] == ["fine"]
+    assert len(server.requests) == 5
+
+
+def test_a_question_that_others_outlive_is_not_tried_for_ever(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve()
+    ask = server.handle
+
+    def handle(handler: BaseHTTPRequestHandler, body: dict[str, Any]) -> None:
+        if body["messages"][-1]["content"] == "Question 0":  # hangs up on this one, answers the others
+            time.sleep(0.02)
+            server.script.insert(0, "hang_up")
+        ask(handler, body)
+
+    server.handle = handle  # type: ignore[method-assign]
+    with pytest.raises(TpoError, match="attempts at one question failed"):
+        open_client(server.url, tmp_path, max_concurrency=2, max_retries=2).ask(make_questions(400))
+
+
+REFUSALS = {
+    "no_access": (failed(401, f"Incorrect API key provided: {KEY}"), "environment variable FAKE_KEY"),
+    "forbidden": (failed(403), "environment variable FAKE_KEY"),
+    "no_model": (
+        failed(404, "The model `fake-model` does not exist."),
+        "judge.name=fake-model.*does not exist|does not exist.*judge.name=fake-model",
+    ),
+    "bad_request": (failed(400, f"no logprobs here, {KEY}"), "HTTP 400: no logprobs here, <key>"),
+    "no_credit": (failed(429, "You exceeded your quota", code="insufficient_quota"), "no credit left"),
+    "no_completion": ((200, "<html>Welcome</html>"), "no chat completion: <html>Welcome.*base_url"),
+    "no_choice": (completion("x") | {"choices": []}, "no chat completion"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_what_cannot_pass_ends_the_run_at_once(serve: Callable[..., FakeServer], tmp_path: Path, name: str) -> None:
+    reply, message = REFUSALS[name]
+    server = serve([reply])
+    with pytest.raises(TpoError, match=message) as caught:
+        open_client(server.url, tmp_path, max_concurrency=1).ask(make_questions(3))
+    assert len(server.requests) == 1
+    assert KEY not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__context__ is None, "their messages may hold the key"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        failed(
+            400, "This model's maximum context length is 512 tokens. However, your prompt contains 600 input tokens"
+        ),
+        failed(400, "too big", code="context_length_exceeded"),
+        failed(400, "the request exceeds the available context size"),
+        failed(422, "`inputs` tokens + `max_new_tokens` must be <= 4096"),
+        failed(400, "The input is longer than the model's context length"),
+        failed(413, "prompt is too long: 9 tokens > 8 maximum"),
+    ],
+)
+def test_a_question_that_does_not_fit_leaves_the_others(
+    serve: Callable[..., FakeServer], tmp_path: Path, reply: Any
+) -> None:
+    server = serve([reply])
+    llm = open_client(server.url, tmp_path, max_concurrency=1)
+    assert [answer.error for answer in llm.ask(make_questions(2))] == ["too_long", None]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_server_that_is_away_is_waited_for(
+    serve: Callable[..., FakeServer], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    port = free_port()
+    timer = threading.Timer(0.5, lambda: serve(port=port))
+    timer.start()
+    url = f"http://user:password@127.0.0.1:{port}/v1"
+    answers = open_client(url, tmp_path).ask(make_questions(8))
+    timer.join()
+    assert len(answers) == 8
+    waits = [record.message for record in caplog.records if "waiting up to" in record.message]
+    assert len(waits) == 1, "one line, however many questions wait"
+    assert f"127.0.0.1:{port}" in waits[0] and "0 of 8 questions are answered and kept" in waits[0]
+    assert "is back after" in caplog.text and "password" not in caplog.text
+
+
+def test_patience_has_an_end_and_answers_are_kept(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    port = free_port()
+    server = serve([completion("kept")], port=port)
+    open_client(server.url, tmp_path).ask(make_questions(1))
+    server.close()
+    with pytest.raises(
+        TpoError, match=r"is away for .*ConnectError.*0 of 2 questions.*start the server again.*same command"
+    ):
+        open_client(server.url, tmp_path, patience_s=0.3).ask(make_questions(3))
+    again = serve(port=port)
+    assert [answer.text for answer in open_client(again.url, tmp_path).ask(make_questions(3))][0] == "kept"
+    assert len(again.requests) == 2
+
+
+def test_address_and_concurrency_are_no_part_of_a_question(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    open_client(serve().url, tmp_path).ask([QUESTION])
+    other = serve()
+    open_client(other.url, tmp_path, max_concurrency=9, timeout_s=1.0, patience_s=1.0).ask([QUESTION])
+    assert other.requests == []
+
+
+def test_the_key_is_sent_and_is_nowhere_else(
+    serve: Callable[..., FakeServer], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("FAKE_KEY", f"{KEY}\n")  # as `$(cat file)` in quotes leaves it
+    server = serve([failed(500, f"bad key {KEY}")])
+    open_client(server.url, tmp_path).ask([QUESTION])
+    assert server.keys == [f"Bearer {KEY}"] * 2
+    assert KEY not in caplog.text
+    assert KEY.encode() not in (tmp_path / "answers.sqlite").read_bytes()
+
+
+def test_a_key_that_is_none_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_KEY", "sk-\u2026")
+    with pytest.raises(TpoError, match="FAKE_KEY holds no key") as caught:
+        open_client("http://127.0.0.1:9/v1", tmp_path).ask([QUESTION])
+    assert "sk-" not in str(caught.value)
+
+
+def test_no_key_is_needed_where_the_server_wants_none(
+    serve: Callable[..., FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FAKE_KEY")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-for-someone-else")
+    server = serve([failed(401)])
+    with pytest.raises(TpoError, match="it is not set"):
+        open_client(server.url, tmp_path).ask([QUESTION])
+    assert len(open_client(server.url, tmp_path).ask([QUESTION])) == 1
+    assert "sk-for-someone-else" not in "".join(server.keys)
+
+
+def test_the_only_model_needs_no_name(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve()
+    open_client(server.url, tmp_path, name=None).ask([QUESTION])
+    assert server.requests[0]["model"] == "fake-model"
+    server.models = ["one", "two"]
+    with pytest.raises(TpoError, match=r"serves 2 models: set judge.name to one of \['one', 'two'\]"):
+        open_client(server.url, tmp_path, name=None).ask([QUESTION])
+
+
+# Processes
+
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from tpo.llm import Question, load_llm
+config, users, path = json.loads(sys.argv[1])
+llm = load_llm(config, policy=None, cache_path=Path(path))
+answers = llm.ask([Question(None, user, 0.0, 8) for user in users])
+print(json.dumps([answer.text for answer in answers]))
+"""
+
+
+def start_asking(url: str, path: Path, users: list[str], **settings: Any) -> subprocess.Popen[str]:
+    request = json.dumps([client_config(url, **settings), users, str(path / "answers.sqlite")])
+    command = [sys.executable, "-c", SCRIPT, request]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_process_keeps_what_it_was_told(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    users = [f"Question {number}" for number in range(12)]
+    server = serve(seconds=0.1)
+    process = start_asking(server.url, tmp_path, users, max_concurrency=2)
+    while len(server.requests) < 6:
+        time.sleep(0.005)
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with sqlite3.connect(tmp_path / "answers.sqlite") as database:
+        (num_kept,) = database.execute("SELECT COUNT(*) FROM answers").fetchone()
+    assert num_kept >= 3
+    num_before = len(server.requests)
+    answers = open_client(server.url, tmp_path).ask([Question(None, user, 0.0, 8) for user in users])
+    assert [answer.text for answer in answers] == [f"re: {user}" for user in users]
+    assert len(server.requests) - num_before == len(users) - num_kept
+
+
+def test_two_processes_at_once_end_with_the_same_answers(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    users = [f"Question {number}" for number in range(30)]
+    server = serve([completion(f"reply {number}") for number in range(60)], seconds=0.01)  # never twice the same
+    processes = [start_asking(server.url, tmp_path, order) for order in (users, users[::-1])]
+    forward, backward = (json.loads(process.communicate(timeout=60)[0]) for process in processes)
+    assert forward == backward[::-1]
+    assert len(set(forward)) == 30

@@ -1,0 +1,398 @@
+"""How well a judge agrees with labelled preferences, and which biases it has: statistics, tables and a figure.
+
+Every number travels with its count, with what is missing, and with a percentile interval from a bootstrap over
+instructions: comparisons of one instruction depend on each other, so whole instructions are drawn (the pairs cluster
+bootstrap of Cameron, Gelbach & Miller 2008). Such intervals are too narrow for few instructions, so look at the counts;
+a rate of 0 or 1, all of whose resamples are equal, has Wilson's interval for as many trials as instructions. Fractions
+are in [0, 1]. A comparison that the judge did not score is missing: excluded, and counted with its reason.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tpo.labelled import LabelledPair, Prediction, by_order
+from tpo.records import Verdict
+from tpo.seeds import derive_seed
+from tpo.winrate import wilson_interval
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SLICES = {
+    "all": "all",
+    "length_matched": "length-matched",
+    "preferred_shorter": "preferred is shorter",
+    "preferred_longer": "preferred is longer",
+}
+NUM_RESAMPLES = 2000
+DRAWN = ("all", "length_matched", "preferred_shorter")
+EXCLUDED = ("identical_responses", "labelled_tie")
+
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Result:
+    """Base of the results below."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Estimate(Result):
+    """A rate, or a difference of rates."""
+
+    rate: float | None  # null where nothing was scored
+    interval: list[float] | None  # low and high; null where fewer than two instructions were scored
+    num_rows: int  # scored ones, which the rate is of
+    num_prompts: int  # instructions that they belong to
+    num_unscored: int  # rows that would count, had the judge scored them
+
+
+@dataclass(frozen=True)
+class Agreement(Result):
+    """A judge's agreement with labels: how often its preference is the labelled one; a predicted tie is one half.
+
+    Counts add up: num_pairs = slices["all"].num_rows + slices["all"].num_unscored + sum(num_excluded.values()).
+    """
+
+    num_pairs: int
+    num_excluded: dict[str, int]  # keys of EXCLUDED
+    unscored_reasons: dict[str, int]  # of the pairs that are not excluded
+    slices: dict[str, Estimate]  # keys of SLICES
+    groups: dict[str, Estimate]  # by the pairs' group, in alphabetical order
+    unscored_as_half: Estimate  # agreement where a coin decides what the judge did not score
+    shorter_minus_longer: Estimate  # agreement where the shorter is preferred minus where the longer is
+    prefers_longer: Estimate  # how often the judge prefers the longer response, where lengths differ
+    labels_prefer_longer: Estimate  # how often the labels do, on the same rows
+    confidence: float  # nominal coverage of the intervals
+
+
+@dataclass(frozen=True)
+class PositionBias(Result):
+    """What the order in which two responses are shown does to a pairwise judge."""
+
+    first_wins: Estimate  # of verdicts, how often the response shown first wins; a tie is one half
+    consistent: Estimate  # of pairs scored in both orders, how often both say the same: one winner, or a tie
+    contradicting: Estimate  # how often each order has another winner; in the rest only one order is a tie
+
+
+# --- statistics -------------------------------------------------------------------------------------------------
+
+
+def agreement(
+    pairs: Sequence[LabelledPair],
+    predictions: Sequence[Prediction],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    length_tolerance: float = 0.2,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Agreement:
+    """Return how often a judge's preference is the labelled one, overall and where length gives it away or not.
+
+    Labelled ties and comparisons of a text with itself are excluded and counted: there is nothing to agree with.
+
+    Args:
+        pairs: In any order, which changes nothing.
+        predictions: One per pair, from `predict_from_scores` or `predict_from_verdicts`.
+        seed: Of the bootstrap.
+        confidence: Nominal coverage of the intervals, in (0, 1).
+        length_tolerance: Responses are length-matched where their characters differ by at most this fraction of the
+            longer one's.
+        num_resamples: Of the bootstrap.
+    """
+    excluded = Counter(dict.fromkeys(EXCLUDED, 0))
+    excluded.update(reason for pair in pairs if (reason := _excluded(pair)))
+    kept = [row for row in zip(pairs, predictions, strict=True) if not _excluded(row[0])]
+    labels = _Labels([pair for pair, _ in kept], length_tolerance=length_tolerance)
+    scored, sides = _sides([prediction.outcome for _, prediction in kept])
+    longer = np.sign(labels.gap)
+    columns = {
+        f"slice {name}": _Column((1 + labels.side * sides) / 2, rows, scored) for name, rows in labels.slices.items()
+    }
+    names = sorted({pair.group for pair, _ in kept})
+    columns |= {f"group {name}": columns["slice all"]._replace(rows=labels.group == name) for name in names}
+    columns |= {
+        "half": columns["slice all"]._replace(scored=labels.slices["all"]),  # an unscored pair has side 0
+        "longer": _Column((1 + longer * sides) / 2, labels.gap != 0, scored),
+        "labels": _Column((1 + longer * labels.side) / 2, labels.gap != 0, scored),
+    }
+    found = _estimate(
+        columns,
+        [pair.prompt_id for pair, _ in kept],
+        bootstrap=_Bootstrap(seed, confidence, num_resamples),
+        differences={"difference": ("slice preferred_shorter", "slice preferred_longer")},
+    )
+    return Agreement(
+        num_pairs=len(pairs),
+        num_excluded=dict(excluded),
+        unscored_reasons=dict(sorted(Counter(row.unscored_reason for _, row in kept if row.unscored_reason).items())),
+        slices={name: found[f"slice {name}"] for name in SLICES},
+        groups={name: found[f"group {name}"] for name in names},
+        unscored_as_half=found["half"],
+        shorter_minus_longer=found["difference"],
+        prefers_longer=found["longer"],
+        labels_prefer_longer=found["labels"],
+        confidence=confidence,
+    )
+
+
+def compare_judges(
+    pairs: Sequence[LabelledPair],
+    first: Sequence[Prediction],
+    second: Sequence[Prediction],
+    *,
+    seed: int,
+    confidence: float = 0.95,
+    length_tolerance: float = 0.2,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Estimate]:
+    """Return, per slice, the first judge's agreement minus the second's on the pairs that both scored.
+
+    Both are resampled together, so that what makes a pair easy or hard for both cancels out: the interval can exclude
+    0 where the judges' own intervals overlap. The arguments are those of `agreement`.
+    """
+    kept = [row for row in zip(pairs, first, second, strict=True) if not _excluded(row[0])]
+    labels = _Labels([pair for pair, _, _ in kept], length_tolerance=length_tolerance)
+    first_scored, first_sides = _sides([prediction.outcome for _, prediction, _ in kept])
+    second_scored, second_sides = _sides([prediction.outcome for _, _, prediction in kept])
+    gains = labels.side * (first_sides - second_sides) / 2
+    columns = {name: _Column(gains, rows, first_scored & second_scored) for name, rows in labels.slices.items()}
+    bootstrap = _Bootstrap(seed, confidence, num_resamples)
+    return _estimate(columns, [pair.prompt_id for pair, _, _ in kept], bootstrap=bootstrap, are_rates=False)
+
+
+def position_bias(
+    verdicts: Sequence[Verdict], *, seed: int, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
+) -> PositionBias:
+    """Return how often a pairwise judge prefers what it sees first, and whether its two orders agree.
+
+    A pair of responses that is not scored in both orders counts as unscored. The arguments are those of `agreement`.
+
+    Raises:
+        ValueError: If two verdicts are on the same responses in the same order.
+    """
+    by_key = by_order(verdicts)
+    outcomes = {key: row.outcome for key, row in by_key.items()}
+    scored, sides = _sides(list(outcomes.values()))
+    shown = {"first": _Column((1 + sides) / 2, np.full(len(by_key), True), scored)}
+    keys = sorted({(name, min(i, j), max(i, j)) for name, i, j in by_key})
+    forward_scored, forward = _sides([outcomes.get(key) for key in keys])
+    backward_scored, backward = _sides([outcomes.get((name, j, i)) for name, i, j in keys])
+    same = _Column((forward == -backward).astype(float), np.full(len(keys), True), forward_scored & backward_scored)
+    paired = {"same": same, "opposite": same._replace(values=(forward * backward > 0).astype(float))}
+    bootstrap = _Bootstrap(seed, confidence, num_resamples)
+    found = _estimate(paired, [name for name, _, _ in keys], bootstrap=bootstrap)
+    first_wins = _estimate(shown, [name for name, _, _ in by_key], bootstrap=bootstrap)["first"]
+    return PositionBias(first_wins=first_wins, consistent=found["same"], contradicting=found["opposite"])
+
+
+def _excluded(pair: LabelledPair) -> str | None:
+    if pair.first_index == pair.second_index:
+        return "identical_responses"
+    return "labelled_tie" if pair.preference == 0.5 else None
+
+
+def _sides(outcomes: Sequence[float | None]) -> tuple[Mask, Values]:
+    """Return which outcomes are scored, and 1 where the first wins, -1 where it loses, 0 for a tie or unscored."""
+    scored = np.array([outcome is not None for outcome in outcomes], dtype=bool)
+    return scored, np.sign([0.0 if outcome is None else outcome - 0.5 for outcome in outcomes])
+
+
+class _Labels:
+    """Arrays over pairs: the labelled side as in `_sides`, the difference of lengths, the group, and the slices."""
+
+    def __init__(self, pairs: Sequence[LabelledPair], *, length_tolerance: float) -> None:
+        first = np.array([pair.first_length for pair in pairs], dtype=float)
+        second = np.array([pair.second_length for pair in pairs], dtype=float)
+        _, self.side = _sides([pair.preference for pair in pairs])
+        self.gap: Values = first - second
+        self.group = np.array([pair.group for pair in pairs], dtype=object)
+        self.slices: dict[str, Mask] = {
+            "all": np.full(len(pairs), True),
+            "length_matched": np.abs(self.gap) <= length_tolerance * np.maximum(first, second),
+            "preferred_shorter": self.side * self.gap < 0,
+            "preferred_longer": self.side * self.gap > 0,
+        }
+
+
+class _Bootstrap(NamedTuple):
+    """How intervals are made."""
+
+    seed: int
+    confidence: float
+    num_resamples: int
+
+
+class _Column(NamedTuple):
+    """What is averaged: `values` over the `rows` that are `scored`."""
+
+    values: Values
+    rows: Mask
+    scored: Mask
+
+
+def _estimate(
+    columns: Mapping[str, _Column],
+    prompt_ids: Sequence[str],
+    *,
+    bootstrap: _Bootstrap,
+    differences: Mapping[str, tuple[str, str]] | None = None,
+    are_rates: bool = True,
+) -> dict[str, Estimate]:
+    """Return the mean of every column (`are_rates`: in [0, 1]), and of pairs of columns the difference, by name.
+
+    A resample draws as many instructions as there are, with replacement; its mean is a ratio of two sums, over the
+    rows' values and over their number. Resamples without any row of a column say nothing about it and are left out.
+    """
+    names, cluster = np.unique(np.array(prompt_ids, dtype=str), return_inverse=True)
+    order = {name: number for number, name in enumerate(columns)}
+    used = np.array([column.rows & column.scored for column in columns.values()], dtype=float)
+    values = np.array([column.values for column in columns.values()]) * used
+    # (instructions, columns). Values are multiples of one half, so their sums are exact in any order of the rows.
+    sums, counts = (
+        np.stack([np.bincount(cluster, row, len(names)) for row in table]).T * 1.0 for table in (values, used)
+    )
+    generator = np.random.default_rng(derive_seed(bootstrap.seed, "agree"))
+    resampled = np.full((bootstrap.num_resamples, len(columns)), np.nan)
+    for start in range(0, bootstrap.num_resamples if len(names) else 0, 100):  # in parts, to bound memory
+        part = resampled[start : start + 100]
+        drawn = generator.integers(len(names), size=(len(part), len(names)))
+        drawn += len(names) * np.arange(len(part))[:, None]
+        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+        part[:] = _ratio(times @ sums, times @ counts)
+    means = _ratio(sums.sum(axis=0), counts.sum(axis=0))
+
+    def summarize(mean: float, draws: Values, parts: Sequence[str]) -> Estimate:
+        found = [columns[name] for name in parts]
+        num_prompts = int((counts[:, [order[name] for name in parts]].sum(axis=1) > 0).sum())
+        known, interval = draws[~np.isnan(draws)], None
+        if num_prompts > 1 and len(known) and not np.isnan(mean):
+            tail = (1 - bootstrap.confidence) / 2
+            interval = [float(edge) for edge in np.quantile(known, [tail, 1 - tail])]
+            if are_rates and len(parts) == 1 and mean in (0, 1):
+                interval = list(wilson_interval(mean, num_prompts, confidence=bootstrap.confidence))
+        return Estimate(
+            rate=None if np.isnan(mean) else mean,
+            interval=interval,
+            num_rows=sum(int((column.rows & column.scored).sum()) for column in found),
+            num_prompts=num_prompts,
+            num_unscored=sum(int((column.rows & ~column.scored).sum()) for column in found),
+        )
+
+    estimates = {name: summarize(float(means[number]), resampled[:, number], [name]) for name, number in order.items()}
+    for name, (one, other) in (differences or {}).items():
+        i, j = order[one], order[other]
+        estimates[name] = summarize(float(means[i] - means[j]), resampled[:, i] - resampled[:, j], [one, other])
+    return estimates
+
+
+def _ratio(sums: Values, counts: Values) -> Values:
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+# --- reports ----------------------------------------------------------------------------------------------------
+
+#: Results as files hold them: "judge" (its name), `Agreement.to_dict()`'s keys, and perhaps "position_bias".
+Results = Sequence[dict[str, Any]]
+
+
+def agreement_table(results: Results, *, title: str = "Agreement with labels") -> "Table":
+    """Return a table for the terminal with a line per judge and what matters most; `agreement_markdown` has it all."""
+    from rich import box
+    from rich.table import Table
+
+    lines = [
+        {name: cell for name, cell in line.items() if name not in {SLICES["preferred_longer"], "labels prefer longer"}}
+        for line in _lines(results)
+    ]
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for name in lines[0]:
+        table.add_column(name.replace(" ", "\n", 1).replace("-", "-\n"), justify="left" if name == "judge" else "right")
+    for line in lines:
+        table.add_row(*(cell if name == "judge" else cell.replace(" [", "\n[") for name, cell in line.items()))
+    return table
+
+
+def agreement_markdown(results: Results) -> str:
+    """Return a table in Markdown with a line per judge."""
+    lines = _lines(results)
+    rows = [[*lines[0]], ["---", *["---:"] * (len(lines[0]) - 1)], *([*line.values()] for line in lines)]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+
+
+def _lines(results: Results) -> list[dict[str, str]]:
+    """Return the cells of every judge by the name of their column."""
+    is_pairwise = any(result.get("position_bias") for result in results)
+    lines = []
+    for result in results:
+        slices, bias = result["slices"], result.get("position_bias") or {}
+        estimates = {title: slices[name] for name, title in SLICES.items()}
+        estimates["judge prefers longer"] = result["prefers_longer"]
+        estimates["labels prefer longer"] = result["labels_prefer_longer"]
+        if is_pairwise:
+            estimates["first shown wins"] = bias.get("first_wins")
+            estimates["orders contradict"] = bias.get("contradicting")
+        counts = {"pairs": str(slices["all"]["num_rows"]), "unscored": str(slices["all"]["num_unscored"])}
+        cells = {name: format_estimate(estimate) for name, estimate in estimates.items()}
+        lines.append({"judge": result["judge"], **counts, **cells})
+    return lines
+
+
+def format_estimate(estimate: dict[str, Any] | None) -> str:
+    """Return a rate in percent with its interval, such as "61.2 % [57.0, 65.3]", or a dash where there is none."""
+    if estimate is None or estimate["rate"] is None:
+        return "-"
+    edges = estimate["interval"]
+    interval = "" if edges is None else f" [{100 * edges[0]:.1f}, {100 * edges[1]:.1f}]"
+    return f"{100 * estimate['rate']:.1f} %{interval}"
+
+
+def draw_agreement(results: Results, path: Path, *, title: str = "Agreement with labels") -> Path:
+    """Write a figure with a dot and its interval for every judge, a panel for each slice of `DRAWN`; return `path`."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no screen is needed, and none may be there
+    import matplotlib.pyplot as plt
+
+    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "font.size": 10}
+    with plt.rc_context(style):
+        size = (3.4 * len(DRAWN) + 1, 0.42 * len(results) + 1.4)
+        figure, panels = plt.subplots(1, len(DRAWN), figsize=size, sharex=True, sharey=True)
+        for axes, name in zip(panels, DRAWN, strict=True):
+            axes.axvline(50, color="#444444", linewidth=0.8, linestyle=":")
+            for row, result in enumerate(results):
+                _draw_estimate(axes, row, result["slices"][name])
+            axes.set_title(SLICES[name], fontsize=10)
+            axes.set(xlim=(0, 100), ylim=(len(results) - 0.5, -0.5), xticks=range(0, 101, 25))
+            axes.tick_params(axis="y", length=0)
+        panels[0].set_yticks(range(len(results)), [result["judge"] for result in results])
+        panels[1].set_xlabel(f"agreement (%); bars: {100 * results[0]['confidence']:g} % intervals")
+        figure.suptitle(title, fontsize=11)
+        figure.tight_layout(w_pad=1.5)
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+        plt.close(figure)
+    return path
+
+
+def _draw_estimate(axes: Any, row: int, estimate: dict[str, Any]) -> None:
+    note = {"va": "center", "fontsize": 8, "color": "#444444"}
+    axes.axhline(row, color="#e3e7eb", linewidth=0.8, zorder=0)
+    if estimate["rate"] is None:
+        axes.text(104, row, "nothing scored", **note)
+        return
+    if estimate["interval"] is not None:
+        edges = [100 * edge for edge in estimate["interval"]]
+        axes.plot(edges, [row, row], color="#8db8d9", linewidth=5, solid_capstyle="butt", clip_on=False)
+    axes.plot(100 * estimate["rate"], row, "o", color="#1b6ca8", markersize=5, clip_on=False, zorder=3)
+    axes.text(104, row, f"{100 * estimate['rate']:.0f} %\nn = {estimate['num_rows']:,}", **note)

@@ -1,0 +1,117 @@
+"""How good a judge is: `python -m tpo.agreement judge=... data=preferences.jsonl`.
+
+Writes `runs/agreement-<hash of the data>/<judge>.json`, and beside it a table and a figure of all judges measured on
+that data so far. Judgements are artifacts, so a killed measurement continues and nothing is judged twice.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from tpo.artifacts import Artifact, Step, Store, file_digest, write_json
+from tpo.check import check_agreement, to_config
+from tpo.config import AgreementConfig, register
+from tpo.errors import TpoError
+from tpo.labelled import LabelledPair, predict_from_scores, predict_from_verdicts
+from tpo.records import Score, Verdict
+from tpo.seeds import derive_seed
+
+register()
+
+LABELLED_VERSION = 1
+
+
+def measure(config: AgreementConfig, *, name: str) -> Path:
+    """Judge the labelled responses and return the folder that holds what came out."""
+    from tpo.agree import agreement, position_bias
+    from tpo.judging import Judging
+    from tpo.stage import executor
+
+    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
+
+    def run(
+        stage: str,
+        version: int,
+        settings: dict[str, Any],
+        inputs: dict[str, Artifact] | None = None,
+        *,
+        seed: int = 0,
+        how: dict[str, Any] | None = None,
+    ) -> Artifact:
+        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
+        return store.run(Step(stage, version, settings, ids, seed, how or {}))
+
+    data = Path(config.data)
+    digest = file_digest(data)
+    labelled = run("labelled", LABELLED_VERSION, {"sha256": digest}, how={"path": str(data)})
+    judging = Judging(config.judge, config.rating, model=config.model, run=run, seed=derive_seed(config.seed, "rate"))
+    pairs = labelled.rows(LabelledPair, "pairs.jsonl")
+    bias = None
+    if config.judge.kind == "llm_pairwise":  # asked about the labelled pairs themselves: no rating in between
+        judged = judging.verdicts({"labelled": labelled})
+        verdicts = judged.rows(Verdict)
+        predictions = predict_from_verdicts(pairs, verdicts)
+        bias = position_bias(verdicts, seed=config.seed, confidence=config.confidence).to_dict()
+    else:
+        judged = judging.score({"labelled": labelled})
+        predictions = predict_from_scores(pairs, judged.rows(Score))
+    result = agreement(
+        pairs, predictions, seed=config.seed, confidence=config.confidence, length_tolerance=config.length_tolerance
+    )
+    path = Path(config.runs_dir) / f"agreement-{digest[:12]}"
+    path.mkdir(parents=True, exist_ok=True)
+    measured = {"judge": name, "data": data.name, **_cost(judged), **result.to_dict(), "position_bias": bias}
+    write_json(path / f"{name}.json", measured)
+    return path
+
+
+def _cost(judged: Artifact) -> dict[str, Any]:
+    count = judged.metrics.get("num_scores", judged.metrics.get("num_verdicts"))
+    return {
+        "num_judgements": count,
+        "tokens_per_judgement": judged.metrics["num_tokens"] / count,
+        "seconds_per_judgement": judged.seconds / count,
+    }
+
+
+def report(path: Path) -> None:
+    """Write `agreement.md` and `agreement.png` of all judges measured in the folder `path`, and print the table."""
+    from rich.console import Console
+
+    from tpo.agree import agreement_markdown, agreement_table, draw_agreement
+
+    results = [json.loads(file.read_text()) for file in sorted(path.glob("*.json"))]
+    results.sort(key=lambda result: (result["slices"]["all"]["rate"] is None, -(result["slices"]["all"]["rate"] or 0)))
+    (path / "agreement.md").write_text(agreement_markdown(results))
+    draw_agreement(results, path / "agreement.png")
+    Console().print(agreement_table(results))
+
+
+def judge_name(choice: str, overrides: list[str]) -> str:
+    """Return what the tables call a judge: the option of the group and the keys that were overridden in it."""
+    changed = [override.removeprefix("judge.") for override in overrides if override.startswith("judge.")]
+    return " ".join([choice, *changed]).replace("/", "-")
+
+
+@hydra.main(config_path="../conf", config_name="agreement", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    """Compose, check and measure; errors that are the user's to mend come without a traceback."""
+    try:
+        config: AgreementConfig = to_config(composed)
+        check_agreement(config)
+        settings = HydraConfig.get()
+        name = config.name or judge_name(settings.runtime.choices["judge"], list(settings.overrides.task))
+        path = measure(config, name=name)
+        report(path)
+    except TpoError as error:
+        raise CompactHydraException(f"error: {error}") from error
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The embedded judge: a small reward model, a LoRA adapter and a score head on the embedded model.
+
+The head reads the mean of the response's hidden states: in a small model the last token alone, where a sequence
+classifier reads, learns how a response ends, and little of it carries over to other models' responses
+(experiments/LOG.md). The package ships the one that `python -m tpo.reward experiment=self_taught` makes;
+`judge.path` names another.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForSequenceClassification
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from tpo.chat import load_tokenizer
+from tpo.engines import Policy
+from tpo.errors import TpoError
+from tpo.judges.reward_model import Chat, ChatScorer, chat_with_response
+from tpo.models import default_device
+
+#: The reward model that comes with the package.
+SHIPPED = Path(__file__).parent.parent / "data" / "self_taught"
+
+
+class PooledClassifier(LlamaForSequenceClassification):  # type: ignore[misc]  # transformers is untyped
+    """A sequence classifier whose head reads the mean over the response's tokens."""
+
+    def forward(self, input_ids: Any, attention_mask: Any, **_: Any) -> SequenceClassifierOutput:
+        """Return float32 logits [batch, 1] of right-padded chats."""
+        # Without a mask: padding stands on the right, where no real token sees it.
+        hidden = self.model(input_ids=input_ids, use_cache=False).last_hidden_state
+        return SequenceClassifierOutput(logits=self.score(self.pool(hidden, input_ids, attention_mask)))
+
+    def pool(self, hidden: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Return the mean hidden state [batch, hidden] of each last turn, in float32."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)
+        # The template opens every turn with BOS, which no text can spell: special tokens are stripped from it.
+        start = (positions * (input_ids == self.config.bos_token_id)).amax(dim=1, keepdim=True)
+        weights = ((positions > start) & attention_mask.bool()).float()[..., None]
+        return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+class SelfTaught(ChatScorer):
+    """Scores a response by the reward model's logit for the chat (instruction, response)."""
+
+    def __init__(self, config: dict[str, Any], policy: Policy) -> None:
+        """Load the embedded model and the adapter with its score head.
+
+        Raises:
+            TpoError: If there is no adapter at `judge.path`.
+        """
+        from peft import PeftModel
+
+        path = Path(config["path"] or SHIPPED)
+        if not (path / "adapter_model.safetensors").is_file():
+            raise TpoError(f"judge.path={path}: there is no reward model (adapter_model.safetensors)")
+        model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32"), str(path))
+        # Merged in float32: the adapter's deltas are small against the rounding of 16-bit weights.
+        self.model = model.merge_and_unload().eval()
+        self.model.model.to(getattr(torch, config["dtype"]))
+        super().__init__(
+            self.model.model,
+            load_tokenizer(policy.tokenizer_path),
+            batch_tokens=config["batch_tokens"],
+            max_tokens=config["max_tokens"],
+        )
+
+    def chat(self, instruction: str, response: str) -> Chat:
+        """Return the chat; what is read of it is up to `PooledClassifier.pool`."""
+        return Chat(chat_with_response(self.tokenizer, instruction, response), ())
+
+    def rewards(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        logits: torch.Tensor = self.model.score(states)
+        return logits[:, 0]
+
+    def _states(self, chats: list[Chat]) -> torch.Tensor:
+        longest = max(len(chat.ids) for chat in chats)
+        device = self.decoder.device
+        ids = torch.tensor([chat.ids + [0] * (longest - len(chat.ids)) for chat in chats], device=device)
+        lengths = torch.tensor([len(chat.ids) for chat in chats], device=device)
+        mask = torch.arange(longest, device=device) < lengths[:, None]
+        return self.model.pool(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, ids, mask)  # type: ignore[no-any-return]
+
+
+def load_classifier(policy: Policy, *, dtype: str) -> PooledClassifier:
+    """Return the model with a new score head of one output, in float32; an adapter brings a trained one."""
+    model = PooledClassifier.from_pretrained(
+        policy.unquantized_path or policy.model_path,
+        revision=policy.revision,
+        dtype=getattr(torch, dtype),
+        num_labels=1,
+        device_map={"": default_device()},
+    )
+    model.score.float()
+    return model

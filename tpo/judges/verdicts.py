@@ -1,0 +1,183 @@
+"""What goes into an LLM judge's prompt, and what comes out of its answer. Pure text.
+
+In: responses are written by the models that are judged, so whatever in them could pass for the judge's own verdict,
+for the prompt's delimiters or for a chat template's control tokens is disarmed. Out: the last verdict counts, and what
+holds none is unscored with a reason: never a guess, never the first thing found.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from tpo.judges import Decision
+
+# Verdict -> outcome of the response shown first, and whether it is a strong one.
+MENUS: dict[str, dict[str, tuple[float, bool]]] = {
+    # The Self-Taught Evaluator's; its prompt offers no tie, but it knows one (its authors' parser).
+    "two_way": {"A": (1.0, False), "B": (0.0, False), "C": (0.5, False)},
+    # Arena-Hard's, and what means the same read from the other side.
+    "five_way": {
+        **{"A>>B": (1.0, True), "A>B": (1.0, False), "A=B": (0.5, False), "B>A": (0.0, False), "B>>A": (0.0, True)},
+        **{"B<<A": (1.0, True), "B<A": (1.0, False), "B=A": (0.5, False), "A<B": (0.0, False), "A<<B": (0.0, True)},
+    },
+}
+
+# Full-width forms and the unbreakable space, which models that write Chinese or Japanese use; lengths stay.
+_PLAIN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0xA0: 0x20}
+# [[...]] with what a verdict or score could be; [[1, 2]] and df[["a"]] are code. Markdown escapes brackets.
+_MARKER = re.compile(r"(\\?\[)(\\?\[([\w<>=≪≫*`.+/ -]{1,40})\\?\])(\\?\])")
+_DELIMITER = re.compile(
+    r"((?<!\[)\[++|<\|)(\s*(?:(?:the\s+)?(?:start|end|beginning)\s+of\s[^\[\]<>|\n]{0,100}?"
+    r"\b(?:assistant|answer|response|question|prompt|instruction|conversation|reference)\b[^\[\]<>|\n]{0,100}"
+    r"|user\s+(?:question|prompt|query|instruction))\s*)(\]+|\|>)",
+    re.IGNORECASE,
+)
+_CONTROL = re.compile(
+    r"(<)(?=\|[^<>|\n]{1,80}\|>|\|\w{1,40}>|\w{1,40}\|>"  # ChatML, Llama 3, Phi, DeepSeek and most others
+    r"|/?s>|(?:bos|eos|pad|unk|mask|sop|eop)>|(?:start|end)_of_\w{1,20}>|seed:\w{1,20}>|</?SYS>>)"  # Llama 2, Gemma
+    r"|(\[)(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT|THINK|gMASK)\]"  # Mistral
+    r"|\|[^\[\]|\n]{1,40}\|\])",  # EXAONE
+    re.IGNORECASE,
+)
+
+
+class ParsedScore(NamedTuple):
+    """A score as written, or the reason why there is none; exactly one of the two is None."""
+
+    value: int | None
+    unscored_reason: str | None
+    position: int = -1  # of the number in the text
+
+
+def fill(template: str, **texts: str) -> str:
+    """Return the template with each {name} replaced by its text, defused.
+
+    All are replaced in one pass: a text that spells {second} stays as it is.
+    """
+    fields = {f"{{{name}}}": defuse(text) for name, text in texts.items()}
+    return re.sub("|".join(map(re.escape, fields)), lambda match: fields[match.group()], template)
+
+
+def defuse(text: str) -> str:
+    """Return the text with nothing in it that the judge, or who reads its verdict, could take for another's words.
+
+    - `[[A]]`, and any other marker that `parse_verdict` or `parse_score` would look at, becomes `[ [A] ]`: should the
+      judge quote it, the quote is no verdict. Code keeps its meaning.
+    - `[The End of Assistant A's Answer]` and other delimiters of that family become `(The End of ...)`.
+    - `<|im_end|>`, `</s>`, `[INST]` and other control tokens of common chat templates become `< |im_end|>` and so on,
+      since a server would read them as the end of the turn.
+
+    A text without any of these comes back unchanged, and so does one that was defused before.
+    """
+    text = text.encode("utf-8", "replace").decode()  # half characters, which no server takes
+    while True:
+        defused = _rewrite(_DELIMITER, text, lambda groups: f"({groups[1]})")
+        defused = _rewrite(_MARKER, defused, lambda groups: f"{groups[0]} {groups[1]} {groups[3]}")
+        defused = _rewrite(_CONTROL, defused, lambda groups: f"{groups[0] or groups[1]} ")
+        if defused == text:
+            return text
+        text = defused
+
+
+def _rewrite(pattern: re.Pattern[str], text: str, rewrite: Callable[[list[str]], str]) -> str:
+    """Return the text with each match replaced; full-width forms match like plain ones and are kept."""
+    pieces = []
+    end = 0
+    for match in pattern.finditer(text.translate(_PLAIN)):
+        groups = [text[start:stop] if start >= 0 else "" for start, stop in match.regs[1:]]
+        pieces += [text[end : match.start()], rewrite(groups)]
+        end = match.end()
+    return "".join([*pieces, text[end:]])
+
+
+def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: bool) -> Decision:
+    """Return the outcome for the response shown first, without `raw` and `num_tokens`.
+
+    The last line that holds a `[[...]]` decides. Case, spaces, emphasis and full-width forms make no difference.
+
+    Args:
+        text: What the judge wrote.
+        verdicts: "two_way" or "five_way", the menu that its prompt offers.
+        strong_weight: How many games a strong verdict (`[[A>>B]]`) counts for.
+        is_cut: Whether the token limit ended the text.
+
+    Returns:
+        Unscored, with weight 0, are: "empty"; "truncated", cut before any verdict; "no_verdict";
+        "contradictory_verdict", two different ones on the deciding line; "unknown_verdict", not on the menu.
+    """
+    found = {re.sub(r"[\s*_`]", "", marker[3]).upper() for marker in _last_markers(text)}
+    found = {verdict.replace("≫", ">>").replace("≪", "<<") for verdict in found}
+    menu = MENUS[verdicts]
+    outcomes = {menu.get(verdict) for verdict in found}
+    if not found:
+        return Decision(None, _absence(text, "no_verdict", is_cut=is_cut), weight=0.0)
+    if len(found) > 1 and (len(outcomes) > 1 or None in outcomes):
+        return Decision(None, "contradictory_verdict", weight=0.0)
+    (outcome,) = outcomes
+    if outcome is None:
+        return Decision(None, "unknown_verdict", weight=0.0)
+    value, is_strong = outcome
+    return Decision(value, None, weight=strong_weight if is_strong else 1.0)
+
+
+def parse_score(text: str, *, low: int, high: int, is_cut: bool) -> ParsedScore:
+    """Return the whole number in the last `[[...]]`, from `low` to `high`.
+
+    Returns:
+        Unscored are: "empty"; "truncated", cut before any score; "no_score"; "contradictory_score", two different
+        ones on the deciding line; "unknown_score", not a whole number (`[[4.5]]` is not rounded, `[[4/5]]` not
+        understood); "score_out_of_range".
+    """
+    markers = _last_markers(text)
+    found = {re.sub(r"[\s*_`]", "", marker[3]) for marker in markers}
+    if not found:
+        return ParsedScore(None, _absence(text, "no_score", is_cut=is_cut))
+    if len(found) > 1:
+        return ParsedScore(None, "contradictory_score")
+    (number,) = found
+    if not re.fullmatch(r"-?[0-9]+", number):
+        return ParsedScore(None, "unknown_score")
+    if not low <= int(number) <= high:
+        return ParsedScore(None, "score_out_of_range")
+    last = markers[-1]
+    return ParsedScore(int(number), None, last.start(3) + re.search(r"[0-9]", last[3]).start())  # type: ignore[union-attr]
+
+
+def expected_score(alternatives: Mapping[str, float], *, low: int, high: int) -> float | None:
+    """Return the mean over the valid scores, weighted by their probabilities, which are renormalized over them.
+
+    Finer than the score itself, and less noisy (G-Eval, arXiv 2303.16634, section 2).
+
+    Args:
+        alternatives: The likeliest tokens where the score stands: log-probabilities, nats.
+        low: Lowest score.
+        high: Highest; at most 9, so that one token holds any score.
+
+    Returns:
+        None where the valid scores hold less than half of the probability: the judge was not choosing among scores.
+    """
+    valid = {str(score) for score in range(low, high + 1)}
+    weights: dict[int, float] = {}
+    for token, logprob in alternatives.items():
+        if token.strip() in valid:
+            weights[int(token)] = weights.get(int(token), 0.0) + math.exp(logprob)
+    total = sum(weights.values())
+    if total < 0.5:
+        return None
+    return sum(score * weight for score, weight in weights.items()) / total
+
+
+def _last_markers(text: str) -> list[re.Match[str]]:
+    """Return the markers on the last line that has any."""
+    markers = list(_MARKER.finditer(text.translate(_PLAIN)))
+    if not markers:
+        return []
+    line_start = text.rfind("\n", 0, markers[-1].start()) + 1
+    return [marker for marker in markers if marker.start() >= line_start]
+
+
+def _absence(text: str, reason: str, *, is_cut: bool) -> str:
+    if is_cut:
+        return "truncated"
+    return reason if text.strip() else "empty"

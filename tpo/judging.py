@@ -1,0 +1,115 @@
+"""The steps that turn responses into scores, for a run of TPO and for measuring a judge.
+
+One judge is one step ("judge"), a pairwise judge two ("verdicts", "rate": another rating asks nothing again), an
+ensemble the steps of its members and one that adds them up ("combine").
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import tpo.judge
+import tpo.rating
+from tpo.artifacts import Artifact, file_digest
+from tpo.config import JudgeConfig, ModelConfig, RatingConfig
+from tpo.models import EMBEDDED_NAME, fingerprint
+
+MODEL_VERSION = 1
+REWARD_VERSION = 1
+
+RunStep = Callable[..., Artifact]  # (stage, version, config, inputs, *, seed, how) -> artifact
+
+# Where and how fast a language model answers; what it answers does not depend on it.
+_HOW = ("server", "max_calls", "vllm")
+
+
+def model_settings(model: ModelConfig) -> dict[str, Any]:
+    """Return what the step "model" depends on."""
+    template = Path(model.chat_template).read_text() if model.chat_template else None
+    return {
+        "source": model.source,
+        "name": model.name,
+        "revision": model.revision,
+        "quantization": model.quantization,
+        "dtype": model.dtype,
+        "chat_template": template,
+        "fingerprint": fingerprint(model.name) if model.source == "pretrained" else None,
+    }
+
+
+class Judging:
+    """Scores responses with the configured judge."""
+
+    def __init__(
+        self, judge: JudgeConfig, rating: RatingConfig, *, model: ModelConfig, run: RunStep, seed: int
+    ) -> None:
+        """Prepare the steps.
+
+        Args:
+            judge: The judge.
+            rating: How a pairwise judge's verdicts become scores.
+            model: The seed model, for judges that use it.
+            run: Runs a step.
+            seed: Of the rating.
+        """
+        self.judge, self.rating, self.model = asdict(judge), asdict(rating), model
+        self._run, self._seed = run, seed
+
+    @property
+    def is_comparative(self) -> bool:
+        """Whether a score means something only beside the scores of the responses judged with it."""
+        return self.judge["kind"] in {"llm_pairwise", "ensemble"}
+
+    def score(self, inputs: Mapping[str, Artifact]) -> Artifact:
+        """Return the scores of all responses that `inputs` hold."""
+        return self._score(self.judge, inputs)
+
+    def verdicts(self, inputs: Mapping[str, Artifact]) -> Artifact:
+        """Return a pairwise judge's verdicts on the responses that `inputs` hold."""
+        return self._ask("verdicts", self.judge, inputs)
+
+    def _score(self, judge: dict[str, Any], inputs: Mapping[str, Artifact]) -> Artifact:
+        match judge["kind"]:
+            case "ensemble":
+                members = {
+                    f"member_{name}": self._score(settings, inputs) for name, settings in judge["members"].items()
+                }
+                return self._run("combine", tpo.judge.VERSION, {"weights": judge["weights"]}, members)
+            case "llm_pairwise":
+                verdicts = self._ask("verdicts", judge, inputs)
+                config = {"rating": self.rating}
+                return self._run("rate", tpo.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed)
+            case _:
+                return self._ask("judge", judge, inputs)
+
+    def _ask(self, stage: str, judge: dict[str, Any], inputs: Mapping[str, Artifact]) -> Artifact:
+        config: dict[str, Any] = {"judge": {key: value for key, value in judge.items() if key not in _HOW}}
+        if judge.get("backend") == "vllm":
+            config["vllm_dtype"] = judge["vllm"]["dtype"]
+        how = {key: value for key, value in judge.items() if key in _HOW}
+        inputs = dict(inputs)
+        if judge["kind"] == "self_taught":
+            inputs["model"] = self._run("model", MODEL_VERSION, self._embedded_settings())
+            weights = Path(judge["path"] or SHIPPED)
+            config["weights_sha256"] = file_digest(weights / "adapter_model.safetensors")
+            config |= {"dtype": judge["dtype"], "max_model_len": judge["max_tokens"], "epoch": 0}
+        elif judge["kind"] in {"likelihood", "self_rating"} or (judge.get("name") is None and "backend" in judge):
+            inputs["model"] = self._run("model", MODEL_VERSION, model_settings(self.model))
+            config |= {"dtype": self.model.dtype, "max_model_len": self.model.max_model_len, "epoch": 0}
+        elif judge.get("name") is not None:
+            config["fingerprint"] = fingerprint(judge["name"])
+        return self._run(stage, tpo.judge.VERSION, config, inputs, how=how)
+
+    def _embedded_settings(self) -> dict[str, Any]:
+        """The embedded model as the run prepares it, so that it is prepared once; else without quantization."""
+        settings = model_settings(self.model)
+        if settings["source"] == "embedded" and settings["name"] == EMBEDDED_NAME:
+            return settings
+        return model_settings(
+            ModelConfig(source="embedded", name=EMBEDDED_NAME, quantization="none", max_model_len=2048)
+        )
+
+
+#: The self-taught judge that comes with the package.
+SHIPPED = Path(__file__).parent / "data" / "self_taught"

@@ -1,0 +1,100 @@
+"""Answers of language models in one SQLite file, kept as they arrive.
+
+Several processes may use the file at once. SQLite's plain rollback journal is used rather than its write-ahead log,
+which needs memory shared between all processes and so breaks on network file systems; there the plain journal is as
+safe as the file system's locks are. The price is a few fsyncs an answer: about 55 answers a second on an ordinary disk,
+well above what a judge writes.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tpo.errors import TpoError
+from tpo.llm import Answer, Question, Watched
+
+BUSY_TIMEOUT_S = 60.0  # how long to wait for another process's write
+TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT, request TEXT, answer TEXT)"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question and whom it is put to."""
+
+    model: dict[str, Any]
+    question: Question
+
+    @cached_property
+    def key(self) -> str:
+        """All of the sha256 of the canonical JSON; `content_hash`'s 12 digits would collide among millions."""
+        return hashlib.sha256(_canonical({"model": self.model, **asdict(self.question)}).encode()).hexdigest()
+
+
+class AnswerCache:
+    """Answers by key, with what was asked beside them for people to read."""
+
+    def __init__(self, path: Path) -> None:
+        """Remember the path; the file is made when it is first needed."""
+        self.path = path
+
+    def find(self, keys: Iterable[str]) -> dict[str, Answer]:
+        """Return the answers that are there."""
+        found = {}
+        with self._translated() as database:
+            for key in keys:
+                row = database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+                if row is not None:
+                    found[key] = _read(row[0])
+        return found
+
+    def put(self, asked: Asked, answer: Answer) -> Answer:
+        """Keep an answer, for good once this returns; return what is kept.
+
+        Where another process was faster, its answer is kept and returned, so that all see the same.
+        """
+        with self._translated() as database:
+            row = (asked.key, _canonical(asked.model), _readable(asked.question), _readable(answer))
+            database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", row)
+            return _read(database.execute("SELECT answer FROM answers WHERE key = ?", (asked.key,)).fetchone()[0])
+
+    def count(self, model: dict[str, Any]) -> int:
+        """Return how many answers of a model are kept."""
+        with self._translated() as database:
+            query = "SELECT COUNT(*) FROM answers WHERE model = ?"
+            return int(database.execute(query, (_canonical(model),)).fetchone()[0])
+
+    @cached_property
+    def _database(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None)  # each statement commits
+        database.execute(TABLE)
+        return database
+
+    @contextmanager
+    def _translated(self) -> Iterator[sqlite3.Connection]:
+        try:
+            yield self._database
+        except sqlite3.Error as error:
+            raise TpoError(
+                f"{self.path}: answers of the judge cannot be read or kept ({error}). Is the disk full, or the file "
+                "damaged or locked? Mend that, or move the file away, and run the same command again"
+            ) from error
+
+
+def _canonical(value: dict[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def _readable(value: Question | Answer) -> str:
+    return json.dumps(asdict(value), allow_nan=False, ensure_ascii=False)
+
+
+def _read(text: str) -> Answer:
+    fields = json.loads(text)
+    return Answer(**{**fields, "watched": tuple(Watched(*entry) for entry in fields["watched"])})

@@ -1,0 +1,156 @@
+"""Train a reward model: `python -m tpo.reward experiment=self_taught`, or `data=my.jsonl` for your own preferences.
+
+Without data the preferences are made from the seed model's responses (`tpo.contrast`): self-taught, no label. Writes
+`runs/reward-<hash>/`: config, `summary.json` with the held-out accuracy of each kind of pair, and `reward_model/`,
+which `judge=self_taught judge.path=...` uses.
+"""
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from tpo.artifacts import Artifact, Step, Store, content_hash, file_digest, write_json
+from tpo.check import check_reward, to_config
+from tpo.config import RewardConfig, register
+from tpo.errors import TpoError
+from tpo.seeds import derive_seed
+
+register()
+
+NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "export_dir")
+
+
+class RewardPipeline:
+    """Builds the steps of one reward model and runs them through a store."""
+
+    def __init__(self, config: RewardConfig, store: Store) -> None:
+        """Prepare the model."""
+        from tpo.judging import MODEL_VERSION, model_settings
+
+        self.config, self.store = config, store
+        self.model = self._run("model", MODEL_VERSION, model_settings(config.model))
+
+    def preferences(self) -> Artifact:
+        """The preferences to learn from, and those held out."""
+        import tpo.contrast
+
+        if self.config.data is not None:
+            path = Path(self.config.data)
+            settings = {"sha256": file_digest(path), "held_out_fraction": self.config.held_out_fraction}
+            return self._run(
+                "split_preferences", tpo.contrast.VERSION, settings, seed=self._seed("split"), how={"path": str(path)}
+            )
+        return self._make_preferences()
+
+    def train(self, preferences: Artifact) -> Artifact:
+        """The reward model, measured on the held-out preferences."""
+        from tpo.judging import REWARD_VERSION
+
+        settings = {"settings": asdict(self.config.reward), **self._policy_settings()}
+        inputs = {"model": self.model, "preferences": preferences}
+        return self._run("reward", REWARD_VERSION, settings, inputs, seed=self._seed("reward"))
+
+    def _make_preferences(self) -> Artifact:
+        import tpo.contrast
+        import tpo.sample
+        from tpo.pipeline import PROMPTS_VERSION
+        from tpo.thought import DIRECT
+
+        contrast = asdict(self.config.contrast)
+        prompts = self._run(
+            "prompts", PROMPTS_VERSION, {"settings": asdict(self.config.prompts)}, seed=self._seed("prompts")
+        )
+        inputs: dict[str, Artifact] = {"prompts": prompts}
+        decodings = {  # samples per instruction, temperature, top-p
+            "plain": (2, contrast["temperature"], contrast["top_p"]),
+            "greedy": (1, 0.0, contrast["top_p"]),
+            "hot": (1, contrast["hot_temperature"], 1.0),
+        }
+        for role, (num_samples, temperature, top_p) in decodings.items():
+            for split in ("train-1", "validation"):
+                settings = {
+                    "num_samples": num_samples,
+                    "temperature": temperature,
+                    "top_p": top_p,
+                    "max_thought_tokens": 0,
+                    "max_response_tokens": contrast["max_tokens"],
+                }
+                config = {
+                    "split": split,
+                    "thought": asdict(DIRECT),
+                    "settings": settings,
+                    "engine": asdict(self.config.engine),
+                    **self._policy_settings(),
+                }
+                step = {"model": self.model, "prompts": prompts}
+                inputs[f"{role}_{split}"] = self._run(
+                    "sample", tpo.sample.VERSION, config, step, seed=self._seed("sample", role)
+                )
+        return self._run("contrast", tpo.contrast.VERSION, contrast, inputs, seed=self._seed("contrast"))
+
+    def _policy_settings(self) -> dict[str, Any]:
+        return {"dtype": self.config.model.dtype, "max_model_len": self.config.model.max_model_len, "epoch": 0}
+
+    def _seed(self, *parts: str | int) -> int:
+        return derive_seed(self.config.seed, *parts)
+
+    def _run(
+        self,
+        stage: str,
+        version: int,
+        config: dict[str, Any],
+        inputs: dict[str, Artifact] | None = None,
+        *,
+        seed: int = 0,
+        how: dict[str, Any] | None = None,
+    ) -> Artifact:
+        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
+        return self.store.run(Step(stage, version, config, ids, seed, how or {}))
+
+
+def run_reward(config: RewardConfig) -> Path:
+    """Make or read the preferences, train, and return the run's folder."""
+    from tpo.stage import executor
+
+    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
+    pipeline = RewardPipeline(config, store)
+    preferences = pipeline.preferences()
+    trained = pipeline.train(preferences)
+    plain = asdict(config)
+    identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
+    path = Path(config.runs_dir) / f"reward-{content_hash(identity)}"
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / "config.json", plain)
+    summary = {
+        "artifact": trained.artifact_id,
+        "preferences": preferences.metrics,
+        "training": trained.metrics,
+        "weights_sha256": file_digest(trained.path / "reward_model" / "adapter_model.safetensors"),
+    }
+    write_json(path / "summary.json", summary)
+    for target in [path / "reward_model", *([Path(config.export_dir)] if config.export_dir else [])]:
+        shutil.copytree(trained.path / "reward_model", target, dirs_exist_ok=True)
+    print(json.dumps(trained.metrics["held_out"], indent=2))
+    return path
+
+
+@hydra.main(config_path="../conf", config_name="reward", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    """Compose, check and train; errors that are the user's to mend come without a traceback."""
+    try:
+        config: RewardConfig = to_config(composed)
+        check_reward(config)
+        path = run_reward(config)
+    except TpoError as error:
+        raise CompactHydraException(f"error: {error}") from error
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Stage "reward": preferences -> a reward model, a LoRA adapter and a score head on the embedded model.
+
+Bradley-Terry loss -log sigmoid(r_chosen - r_rejected) through trl's `RewardTrainer`, on ids rendered as the judge
+renders them, nothing truncated. Writes `reward_model/` and the held-out accuracy of each kind of pair.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import LoraConfig, TaskType, get_peft_model
+from trl import RewardConfig, RewardTrainer
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from tpo.chat import load_tokenizer
+from tpo.checkpoints import (
+    MarkComplete,
+    ResumesInPlace,
+    complete_checkpoints,
+    copy_adapter,
+    last_complete,
+    lora_targets,
+    micro_batch_edges,
+)
+from tpo.engines import Policy
+from tpo.judges import Candidates
+from tpo.judges.reward_model import chat_with_response
+from tpo.judges.self_taught import SelfTaught, load_classifier
+from tpo.optimizer import MasterWeightAdamW
+from tpo.records import Preference
+from tpo.train import TrainingError
+from tpo.winrate import wilson_interval
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RewardSettings:
+    """The `reward` group."""
+
+    learning_rate: float
+    lr_scheduler: str
+    warmup_ratio: float
+    num_epochs: int
+    batch_size: int
+    micro_batch_size: int
+    max_tokens: int
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    lora_rank: int
+    lora_alpha: int
+    lora_targets: str
+
+
+class MicroBatchCollator(DataCollatorForPreference):  # type: ignore[misc]
+    """trl's collator for one ready micro-batch."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return trl's batch: chosen rows first, rejected rows after them, padded on the right."""
+        (micro_batch,) = examples
+        pairs = [dict(zip(micro_batch, values, strict=True)) for values in zip(*micro_batch.values(), strict=True)]
+        batch: dict[str, Any] = super().torch_call(pairs)
+        return batch
+
+
+class PreferenceTrainer(ResumesInPlace, RewardTrainer):  # type: ignore[misc]
+    """trl's trainer on ready token ids."""
+
+
+def train_reward_model(
+    path: Path, preferences: Sequence[Preference], policy: Policy, settings: RewardSettings, *, seed: int
+) -> dict[str, Any]:
+    """Write the reward model to `path/reward_model` and `metrics.jsonl`; return what was counted.
+
+    A killed training goes on from its last complete epoch. Preferences of exactly 0.5 teach nothing and are left out,
+    as are pairs with a chat longer than `settings.max_tokens`; both are counted.
+
+    Args:
+        path: The artifact's directory.
+        preferences: What to learn.
+        policy: The embedded model.
+        settings: Of the training.
+        seed: Of adapter and head initialization and data order.
+
+    Raises:
+        TrainingError: If no pair is left.
+    """
+    work = path / "checkpoints"
+    tokenizer = load_tokenizer(policy.tokenizer_path)
+    pairs, drops = tokenize(preferences, tokenizer, max_tokens=settings.max_tokens)
+    if not pairs:
+        raise TrainingError(f"there is no preference to train on: {drops}")
+    if not (path / "metrics.jsonl").exists():
+        trainer = make_trainer(work, pairs, policy, settings, seed=seed)
+        trainer.train(resume_from_checkpoint=last_complete(work))
+        history = [
+            {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
+            for entry in trainer.state.log_history
+            if "loss" in entry
+        ]
+        copy_adapter(complete_checkpoints(work)[-1], path / "reward_model", model_name=policy.model_path)
+        temporary = path / "metrics.tmp"
+        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
+        temporary.replace(path / "metrics.jsonl")
+    shutil.rmtree(work, ignore_errors=True)
+    entries = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    return {"num_pairs": len(pairs), "drops": drops, "num_steps": len(entries), "last": entries[-1]}
+
+
+def tokenize(
+    preferences: Sequence[Preference], tokenizer: Any, *, max_tokens: int
+) -> tuple[list[dict[str, list[int]]], dict[str, int]]:
+    """Return trl's columns `chosen_ids` and `rejected_ids` per pair, and how many were left out, by reason."""
+    pairs = []
+    drops = {"tied": 0, "too_long": 0}
+    for row in preferences:
+        if row.preference == 0.5:
+            drops["tied"] += 1
+            continue
+        texts = (row.response_a, row.response_b) if row.preference > 0.5 else (row.response_b, row.response_a)
+        chosen, rejected = (chat_with_response(tokenizer, row.instruction, text) for text in texts)
+        if max(len(chosen), len(rejected)) > max_tokens:
+            drops["too_long"] += 1
+            continue
+        pairs.append({"chosen_ids": chosen, "rejected_ids": rejected})
+    return pairs, drops
+
+
+def make_trainer(
+    work: Path, pairs: Sequence[dict[str, list[int]]], policy: Policy, settings: RewardSettings, *, seed: int
+) -> PreferenceTrainer:
+    """Return the trainer; pairs of similar length share a micro-batch, which is a row of its data set."""
+    tokenizer = load_tokenizer(policy.tokenizer_path)
+    torch.manual_seed(seed % 2**63)
+    base = load_classifier(policy, dtype=policy.dtype)
+    base.config.use_cache = False
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,  # which also trains and saves the score head
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=0.0,
+        target_modules=lora_targets(settings.lora_targets),
+    )
+    model = get_peft_model(base, lora)
+    arguments = RewardConfig(
+        output_dir=str(work),
+        seed=seed % 2**31,
+        max_length=None,  # longer pairs were left out and counted
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_scheduler,
+        warmup_steps=settings.warmup_ratio,  # below 1 it is a fraction of all steps
+        num_train_epochs=settings.num_epochs,
+        per_device_train_batch_size=1,  # a row is a micro-batch
+        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        max_grad_norm=settings.max_grad_norm,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        bf16=False,  # no autocast: weights are in the dtype to compute in
+        use_cpu=not torch.cuda.is_available(),
+        save_strategy="epoch",
+        logging_steps=1,
+        remove_unused_columns=False,
+        report_to=[],
+        dataloader_pin_memory=torch.cuda.is_available(),
+    )
+    ordered = sorted(pairs, key=lambda pair: max(len(pair["chosen_ids"]), len(pair["rejected_ids"])))
+    edges = micro_batch_edges(len(ordered), settings.micro_batch_size)
+    rows = [
+        {side: [pair[side] for pair in ordered[start:stop]] for side in ("chosen_ids", "rejected_ids")}
+        for start, stop in edges
+    ]
+    trainer = PreferenceTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        data_collator=MicroBatchCollator(pad_token_id=tokenizer.pad_token_id),
+        processing_class=tokenizer,
+        callbacks=[MarkComplete()],
+    )
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # The adapter computes in the base's dtype; the score head stays in float32, where rewards are not coarse.
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and "lora_" in name:
+            parameter.data = parameter.data.to(getattr(torch, policy.dtype))
+    trainer.optimizer = MasterWeightAdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+    return trainer
+
+
+def measure(
+    path: Path, preferences: Sequence[Preference], policy: Policy, settings: RewardSettings
+) -> dict[str, dict[str, Any]]:
+    """Return the accuracy of the reward model at `path` by kind of pair and overall, through the judge itself.
+
+    An accuracy is the fraction of pairs whose preferred response gets the higher score, a tie counting one half, with
+    n and its 95 % Wilson interval.
+    """
+    judge = SelfTaught(
+        {"path": str(path), "dtype": policy.dtype, "max_tokens": settings.max_tokens, "batch_tokens": 8192}, policy
+    )
+    labelled = [row for row in preferences if row.preference != 0.5]
+    candidates = [Candidates(row.instruction, (row.response_a, row.response_b)) for row in labelled]
+    wins: dict[str, list[float]] = {"all": []}
+    for row, (first, second) in zip(labelled, judge.score(candidates), strict=True):
+        if first.score is None or second.score is None:
+            continue
+        higher = 0.5 + 0.5 * ((first.score > second.score) - (first.score < second.score))
+        win = higher if row.preference > 0.5 else 1 - higher
+        wins["all"].append(win)
+        wins.setdefault(row.group, []).append(win)
+    result: dict[str, dict[str, Any]] = {}
+    for kind, values in sorted(wins.items()):
+        if values:
+            rate = sum(values) / len(values)
+            interval = list(wilson_interval(rate, len(values), confidence=0.95))
+            result[kind] = {"accuracy": rate, "interval": interval, "num_pairs": len(values)}
+    return result
