@@ -1,6 +1,6 @@
 """AlpacaEval's annotations as labelled preferences for `python -m tpo.agreement`.
 
-    python experiments/alpaca_eval_preferences.py baseline.jsonl.gz model-1.jsonl.gz model-2.jsonl.gz > preferences.jsonl
+    python experiments/alpaca_eval_preferences.py baseline.jsonl.gz model-1.jsonl.gz model-2.jsonl.gz > all.jsonl
     python experiments/alpaca_eval_preferences.py baseline.json annotations.json > preferences.jsonl
 
 Rows of a model's file hold `preference`, 1 (the baseline surely preferred) to 2 (the model surely), and either

@@ -16,9 +16,8 @@ import torch
 
 from tpo.artifacts import open_artifact
 from tpo.dpo import sequence_logps
-from tpo.models import load_model
+from tpo.models import load_model, load_policy_reference
 from tpo.records import Pair
-from tpo.stage import load_policy_reference
 
 
 def main(path: Path) -> None:

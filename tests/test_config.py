@@ -45,8 +45,8 @@ def composed(*overrides: str, directory: Path = CONF, entry: str = "config") -> 
 
 def entry_of(name: str) -> str:
     """The entry point that a group's file or a preset is for: reward models have groups of their own."""
-    header = (CONF / f"{name}.yaml").read_text().split("defaults:")[0]
-    return "reward" if name.startswith(("contrast/", "reward/")) or "python -m tpo.reward" in header else "config"
+    is_preset = name.startswith("experiment/") and "python -m tpo.reward" in (CONF / f"{name}.yaml").read_text()
+    return "reward" if is_preset or name.startswith(("contrast/", "reward/")) else "config"
 
 
 @functools.cache

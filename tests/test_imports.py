@@ -9,13 +9,31 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "trl", "peft", "vllm", "wandb", "hydra", "datasets", "bitsandbytes", "matplotlib")
-PURE = ["tpo", "tpo.errors", "tpo.records", "tpo.seeds", "tpo.thought", "tpo.prompts", "tpo.pairs", "tpo.select"]
+PURE = [
+    "tpo",
+    "tpo.errors",
+    "tpo.records",
+    "tpo.seeds",
+    "tpo.thought",
+    "tpo.prompts",
+    "tpo.pairs",
+    "tpo.select",
+    "tpo.contrast",
+    "tpo.labelled",
+    "tpo.rating",
+    "tpo.judges.verdicts",
+]
 NEEDS_TORCH = {
     "tpo.dpo",
     "tpo.engines.torch_engine",
+    "tpo.checkpoints",
+    "tpo.judges.armorm",
+    "tpo.judges.likelihood",
     "tpo.judges.reward_model",
     "tpo.judges.self_rating",
+    "tpo.judges.self_taught",
     "tpo.optimizer",
+    "tpo.reward_training",
     "tpo.train",
 }
 MODULES = sorted(

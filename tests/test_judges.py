@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tpo.chat import load_tokenizer, strip_special_tokens
 from tpo.engines import Generation, Policy
 from tpo.errors import TpoError
-from tpo.judge import collect_verdicts, combine, judge_responses, visible
+from tpo.judge import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
 from tpo.judges import Candidates, Decision, Judgement, Match, batch_by_tokens, load_judge
 from tpo.judges.self_rating import SelfRating
 from tpo.models import load_model
@@ -139,26 +139,32 @@ def logp_straight(path: Path, instruction: str, response: str) -> tuple[float, i
     return total, len(ids)
 
 
-@pytest.mark.parametrize("normalization", ["mean", "sum"])
-@pytest.mark.parametrize("subtract_prior", [False, True])
-def test_likelihood_equals_a_straight_computation(tiny_model: Path, normalization: str, subtract_prior: bool) -> None:
+@pytest.mark.parametrize("with_instruction", [True, False])
+def test_likelihood_equals_a_straight_computation(tiny_model: Path, with_instruction: bool) -> None:
     item = Candidates("Name a river.", ("The Nile", "A long answer, to fill the batch with padding.", "No"))
-    config = {
-        "kind": "likelihood",
-        "normalization": normalization,
-        "subtract_prior": subtract_prior,
-        "batch_tokens": 4096,
-    }
+    config = {"kind": "likelihood", "with_instruction": with_instruction, "batch_tokens": 4096}
     judge = load_judge(
         config, policy=Policy(str(tiny_model), None, str(tiny_model), "float32", 512, None), answers_path=tiny_model
     )
     [found] = judge.score([item])
     for response, judgement in zip(item.responses, found, strict=True):
-        expected, count = logp_straight(tiny_model, item.instruction, response)
-        if subtract_prior:
-            expected -= logp_straight(tiny_model, "", response)[0]
-        expected /= count if normalization == "mean" else 1
+        instruction = item.instruction if with_instruction else ""
+        expected, count = logp_straight(tiny_model, instruction, response)
         assert judgement.score == pytest.approx(expected, abs=1e-4)
+        assert judgement.num_tokens == count
+
+
+def test_likelihoods_are_normalized_by_hand() -> None:
+    likelihoods = [Score("p", 0, -6.0, None, num_tokens=3), Score("p", 1, None, "too_long"), Score("p", 2, -1.0, None)]
+    priors = [Score("p", 0, -9.0, None, num_tokens=3), Score("p", 1, -1.0, None), Score("p", 2, None, "too_long")]
+    found = [
+        [row.score for row in normalize_likelihoods(likelihoods[:2], prior, per_token=per_token)]
+        for prior in (None, priors[:2])
+        for per_token in (False, True)
+    ]
+    assert found == [[-6.0, None], [-2.0, None], [3.0, None], [1.0, None]]
+    [*_, last] = normalize_likelihoods(likelihoods, priors, per_token=True)
+    assert (last.score, last.unscored_reason) == (None, "too_long")
 
 
 # Controls

@@ -194,7 +194,6 @@ class FakeServer:
 
     def __init__(self, script: list[Any] | None = None, *, port: int = 0, seconds: float = 0.0) -> None:
         self.script, self.seconds = list(script or []), seconds
-        self.models = ["fake-model"]
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.num_open = self.peak = 0
@@ -203,11 +202,6 @@ class FakeServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                fake.reply(
-                    self, 200, {"object": "list", "data": [{"id": name, "object": "model"} for name in fake.models]}
-                )
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -321,13 +315,13 @@ def serve() -> Iterator[Callable[..., FakeServer]]:
         server.close()
 
 
-def client_config(url: str, *, name: str | None = "fake-model", max_calls: int | None = None, **server: Any) -> Any:
+def client_config(url: str, **server: Any) -> Any:
     reach = {"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **server}
     return {
         "backend": "server",
-        "name": name,
+        "name": "fake-model",
         "revision": None,
-        "max_calls": max_calls,
+        "max_calls": None,
         "server": {"base_url": url, "api_key_env": "FAKE_KEY", **reach},
     }
 
@@ -373,7 +367,7 @@ def test_never_more_at_once_than_allowed(serve: Callable[..., FakeServer], tmp_p
     "script",
     [
         [failed(500), failed(500)],
-        [failed(502), failed(503), failed(504)],
+        [failed(502), failed(503), failed(504)] * 2,  # more than max_retries: the server behind it is away
         [failed(408), failed(409), failed(429)],
         [(500, "<html>no JSON</html>")],
         ["hang_up", "hang_up"],
@@ -520,6 +514,22 @@ def test_patience_has_an_end_and_answers_are_kept(serve: Callable[..., FakeServe
     assert len(again.requests) == 2
 
 
+def test_patience_starts_anew_with_each_outage(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve(["hang_up", completion("one"), "hang_up", completion("two")])
+    llm = open_client(server.url, tmp_path, patience_s=0.3)
+    for question in make_questions(2):
+        llm.ask([question])
+        time.sleep(0.4)
+    assert len(server.requests) == 4
+
+
+def test_a_slow_server_is_not_away(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve([("slow", 0.5)] * 3)
+    with pytest.raises(TpoError, match="2 attempts at one question failed, the last one with: ReadTimeout"):
+        open_client(server.url, tmp_path, timeout_s=0.1, max_retries=1).ask([QUESTION])
+    assert len(server.requests) == 2
+
+
 def test_address_and_concurrency_are_no_part_of_a_question(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
     open_client(serve().url, tmp_path).ask([QUESTION])
     other = serve()
@@ -556,15 +566,6 @@ def test_no_key_is_needed_where_the_server_wants_none(
         open_client(server.url, tmp_path).ask([QUESTION])
     assert len(open_client(server.url, tmp_path).ask([QUESTION])) == 1
     assert "sk-for-someone-else" not in "".join(server.keys)
-
-
-def test_the_only_model_needs_no_name(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
-    server = serve()
-    open_client(server.url, tmp_path, name=None).ask([QUESTION])
-    assert server.requests[0]["model"] == "fake-model"
-    server.models = ["one", "two"]
-    with pytest.raises(TpoError, match=r"serves 2 models: set judge.name to one of \['one', 'two'\]"):
-        open_client(server.url, tmp_path, name=None).ask([QUESTION])
 
 
 # Processes

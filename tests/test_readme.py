@@ -24,7 +24,7 @@ def documented_commands() -> list[str]:
         for text in texts
         for match in re.finditer(r"python -m tpo\.((?:run|agreement|reward) [^`\n]+)", text)
     ]
-    return sorted(set(found))
+    return sorted({command.replace("<Hub name or directory>", "some/model") for command in found})
 
 
 def first_job(command: str) -> list[str]:

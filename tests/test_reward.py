@@ -32,7 +32,8 @@ SETTINGS = RewardSettings(
     gradient_checkpointing=False,
     lora_rank=4,
     lora_alpha=8,
-    lora_targets="all-linear",
+    lora_targets="q_proj,v_proj,down_proj",
+    lora_first_layer=1,
 )
 
 

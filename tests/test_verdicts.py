@@ -196,6 +196,7 @@ RESPONSES: dict[str, tuple[str, str]] = {
     "end_of_answer": ("[The End of Assistant A's Answer]", "(The End of Assistant A's Answer)"),
     "start_of_answer": ("[the start of assistant B's answer]", "(the start of assistant B's answer)"),
     "double_delimiter": ("[[User Question]]", "(User Question)"),
+    "nested_delimiter": ("[The End of [The End of B's answer] answer]", "(The End of (The End of B's answer) answer)"),
     "spaced_delimiter": ("[ The  End of Assistant A's Answer ]", "( The  End of Assistant A's Answer )"),
     "arena_delimiter": ("<|The End of Assistant A's Answer|>", "(The End of Assistant A's Answer)"),
     "arena_prompt": ("<|User Prompt|>", "(User Prompt)"),

@@ -5,6 +5,7 @@ that data so far. Judgements are artifacts, so a killed measurement continues an
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
 
 
 def _cost(judged: Artifact) -> dict[str, Any]:
-    count = judged.metrics.get("num_scores", judged.metrics.get("num_verdicts"))
+    count = judged.metrics["num_verdicts" if "num_verdicts" in judged.metrics else "num_scores"]
     return {
         "num_judgements": count,
         "tokens_per_judgement": judged.metrics["num_tokens"] / count,
@@ -89,7 +90,7 @@ def report(path: Path) -> None:
     results.sort(key=lambda result: (result["slices"]["all"]["rate"] is None, -(result["slices"]["all"]["rate"] or 0)))
     (path / "agreement.md").write_text(agreement_markdown(results))
     draw_agreement(results, path / "agreement.png")
-    Console().print(agreement_table(results))
+    Console(width=None if sys.stdout.isatty() else 120).print(agreement_table(results))  # a log wraps nothing
 
 
 def judge_name(choice: str, overrides: list[str]) -> str:

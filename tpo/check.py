@@ -180,9 +180,9 @@ def _check_each(config: Any) -> dict[str, Any]:
         batch, micro = values.get(f"{group}.batch_size"), values.get(f"{group}.micro_batch_size")
         if batch is not None and micro is not None and batch % micro:
             raise ConfigError(f"{group}.batch_size={batch} is not a multiple of {group}.micro_batch_size={micro}")
-    low, high = values.get("prompts.min_characters"), values.get("prompts.max_characters")
-    if low is not None and high is not None and low > high:
-        raise ConfigError(f"prompts.min_characters={low}: expected a number from 1 to {high}")
+    shortest, longest = values.get("prompts.min_characters"), values.get("prompts.max_characters")
+    if shortest is not None and longest is not None and shortest > longest:
+        raise ConfigError(f"prompts.min_characters={shortest} is above prompts.max_characters={longest}")
     return values
 
 

@@ -362,7 +362,8 @@ class RewardTrainConfig:
     gradient_checkpointing: bool = False
     lora_rank: int = MISSING
     lora_alpha: int = MISSING
-    lora_targets: str = "all-linear"
+    lora_targets: str = MISSING
+    lora_first_layer: int = 0
 
 
 @dataclass

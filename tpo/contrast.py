@@ -251,7 +251,8 @@ def split_preferences(path: Path, *, held_out_fraction: float, seed: int) -> tup
     Raises:
         LabelError: If the file is not as `tpo.labelled` reads it, or all rows fall on one side.
     """
-    train, held_out = [], []
+    train: list[Preference] = []
+    held_out: list[Preference] = []
     for row in load_preferences(path):
         is_held_out = derive_seed(seed, row.instruction) % 10_000 < 10_000 * held_out_fraction
         (held_out if is_held_out else train).append(row)

@@ -1,4 +1,4 @@
-"""Stages "judge", "verdicts" and "combine": responses -> scores. A judge never gets a thought.
+"""Stages "judge", "verdicts", "normalize" and "combine": responses -> scores. A judge never gets a thought.
 
 A pointwise judge scores each response ("judge"). A pairwise one gives verdicts on all ordered pairs of an
 instruction's responses ("verdicts"), which `tpo.rating` turns into scores. An ensemble adds up other judges' scores
@@ -6,7 +6,8 @@ instruction's responses ("verdicts"), which `tpo.rating` turns into scores. An e
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
+from dataclasses import replace
+from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,26 @@ def combine(scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float])
                 num_tokens=sum(row.num_tokens for row in group),
             )
         )
+    return result
+
+
+def normalize_likelihoods(
+    likelihoods: Sequence[Score], priors: Sequence[Score] | None, *, per_token: bool
+) -> list[Score]:
+    """Return log p(y | x), less log p(y) where priors are given, and divided by |y| if `per_token`.
+
+    Args:
+        likelihoods: Summed log-probabilities of the responses, in nats; `num_tokens` is |y|.
+        priors: The same without the instruction, in the same order.
+        per_token: The mean over the response's tokens in place of the sum.
+    """
+    result = []
+    for row, prior in zip(likelihoods, priors if priors is not None else repeat(None, len(likelihoods)), strict=True):
+        if row.score is None or (prior is not None and prior.score is None):
+            result.append(row if prior is None or row.score is None else prior)
+            continue
+        value = row.score - (prior.score or 0.0 if prior is not None else 0.0)
+        result.append(replace(row, score=value / row.num_tokens if per_token else value))
     return result
 
 

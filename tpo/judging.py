@@ -1,6 +1,6 @@
 """The steps that turn responses into scores, for a run of TPO and for measuring a judge.
 
-One judge is one step ("judge"), a pairwise judge two ("verdicts", "rate": another rating asks nothing again), an
+Most judges are one step ("judge"), a pairwise judge is two ("verdicts", "rate": another rating asks nothing again), an
 ensemble the steps of its members and one that adds them up ("combine").
 """
 
@@ -13,7 +13,7 @@ import tpo.judge
 import tpo.rating
 from tpo.artifacts import Artifact, file_digest
 from tpo.config import JudgeConfig, ModelConfig, RatingConfig
-from tpo.models import EMBEDDED_NAME, fingerprint
+from tpo.models import EMBEDDED_NAME, SHIPPED_JUDGE, fingerprint
 
 MODEL_VERSION = 1
 REWARD_VERSION = 1
@@ -80,6 +80,14 @@ class Judging:
                 verdicts = self._ask("verdicts", judge, inputs)
                 config = {"rating": self.rating}
                 return self._run("rate", tpo.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed)
+            case "likelihood":  # its variants share the passes over the model
+                sides = {"likelihoods": True} | ({"priors": False} if judge["subtract_prior"] else {})
+                parts = {
+                    role: self._ask("judge", _likelihood(judge, with_instruction=with_instruction), inputs)
+                    for role, with_instruction in sides.items()
+                }
+                per_token = judge["normalization"] == "mean"
+                return self._run("normalize", tpo.judge.VERSION, {"per_token": per_token}, parts)
             case _:
                 return self._ask("judge", judge, inputs)
 
@@ -91,7 +99,7 @@ class Judging:
         inputs = dict(inputs)
         if judge["kind"] == "self_taught":
             inputs["model"] = self._run("model", MODEL_VERSION, self._embedded_settings())
-            weights = Path(judge["path"] or SHIPPED)
+            weights = Path(judge["path"] or SHIPPED_JUDGE)
             config["weights_sha256"] = file_digest(weights / "adapter_model.safetensors")
             config |= {"dtype": judge["dtype"], "max_model_len": judge["max_tokens"], "epoch": 0}
         elif judge["kind"] in {"likelihood", "self_rating"} or (judge.get("name") is None and "backend" in judge):
@@ -111,5 +119,5 @@ class Judging:
         )
 
 
-#: The self-taught judge that comes with the package.
-SHIPPED = Path(__file__).parent / "data" / "self_taught"
+def _likelihood(judge: dict[str, Any], *, with_instruction: bool) -> dict[str, Any]:
+    return {"kind": "likelihood", "with_instruction": with_instruction, "batch_tokens": judge["batch_tokens"]}

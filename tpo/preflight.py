@@ -33,8 +33,9 @@ def preflight(
         TpoError: If an answer of the self-rating judge is not a single token.
     """
     tokenizer = load_tokenizer(policy.tokenizer_path)
-    if judge_settings["kind"] == "self_rating":
-        answer_ids(tokenizer, judge_settings)
+    for judge in (judge_settings, *judge_settings.get("members", {}).values()):
+        if judge["kind"] == "self_rating":
+            answer_ids(tokenizer, judge)
     longest = 0
     for form in forms:
         budget = plan_decoding(tokenizer, form, sample_settings).max_total

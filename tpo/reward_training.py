@@ -55,6 +55,7 @@ class RewardSettings:
     lora_rank: int
     lora_alpha: int
     lora_targets: str
+    lora_first_layer: int
 
 
 class MicroBatchCollator(DataCollatorForPreference):  # type: ignore[misc]
@@ -145,6 +146,7 @@ def make_trainer(
         lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
         target_modules=lora_targets(settings.lora_targets),
+        layers_to_transform=list(range(settings.lora_first_layer, base.config.num_hidden_layers)),
     )
     model = get_peft_model(base, lora)
     arguments = RewardConfig(

@@ -9,25 +9,21 @@ import logging
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tpo import judge_stages
 from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, translate_disk_errors
-from tpo.engines import Policy
 from tpo.errors import TpoError
-from tpo.labelled import LabelledPair
 from tpo.memory import keep_freed_memory
+from tpo.models import load_policy_reference
 from tpo.records import (
     Comparison,
     Completion,
     Pair,
-    Preference,
     Prompt,
-    Response,
     Score,
-    Verdict,
     write_records,
 )
 from tpo.thought import ThoughtFormat
@@ -65,7 +61,7 @@ def execute(path: Path) -> None:
     started = time.time()
     request = json.loads((path / "request.json").read_text())
     inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}
-    config = {**request["config"], "how": request["how"]}
+    config = {**request["config"], **({"how": request["how"]} if request["how"] else {})}
     metrics = _dispatch(request["stage"])(path, config, inputs, request["seed"])
     finish(path, metrics=metrics, started=started)
 
@@ -83,21 +79,23 @@ def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[
         case "sample":
             return _sample
         case "judge":
-            return _judge
+            return judge_stages.judge
         case "verdicts":
-            return _verdicts
+            return judge_stages.verdicts
         case "rate":
-            return _rate
+            return judge_stages.rate
         case "combine":
-            return _combine
+            return judge_stages.combine
+        case "normalize":
+            return judge_stages.normalize
         case "labelled":
-            return _labelled
+            return judge_stages.labelled
         case "contrast":
-            return _contrast
+            return judge_stages.contrast
         case "split_preferences":
-            return _split_preferences
+            return judge_stages.split_preferences
         case "reward":
-            return _reward
+            return judge_stages.reward
         case "pairs":
             return _pairs
         case "train":
@@ -106,23 +104,6 @@ def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[
             return _compare
         case _:
             raise ArtifactError(f"unknown stage {stage!r}")
-
-
-def load_policy_reference(config: dict[str, Any], inputs: Inputs) -> Policy:
-    """Return the policy that a step's config and inputs describe."""
-    model = inputs["model"]
-    adapter = inputs.get("adapter")
-    weights = str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"]
-    is_quantized = model.metrics["is_quantized"]
-    return Policy(
-        model_path=str(model.path / "quantized") if is_quantized else weights,
-        revision=model.metrics["revision"],
-        tokenizer_path=str(model.path / "tokenizer"),
-        dtype=config["dtype"],
-        max_model_len=config["max_model_len"],
-        adapter_path=adapter.path / f"epoch-{config['epoch']}" if adapter else None,
-        unquantized_path=weights if is_quantized else None,
-    )
 
 
 def _model(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
@@ -245,129 +226,6 @@ def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> di
         engine_settings=config["engine"],
         seed=seed,
     )
-
-
-def _judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.judge import judge_responses
-    from tpo.judges import load_judge
-
-    prompts, responses = _responses(inputs)
-    return judge_responses(path, prompts, responses, load_judge(**_judge_arguments(path, config, inputs)))
-
-
-def _verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.judge import collect_verdicts
-    from tpo.judges import load_pairwise_judge
-
-    prompts, responses = _responses(inputs)
-    pairs: dict[str, list[tuple[int, int]]] | None = None
-    if "labelled" in inputs:  # only the pairs that have a label
-        pairs = {}
-        for pair in inputs["labelled"].rows(LabelledPair, "pairs.jsonl"):
-            indices = (min(pair.first_index, pair.second_index), max(pair.first_index, pair.second_index))
-            if indices not in pairs.setdefault(pair.prompt_id, []):
-                pairs[pair.prompt_id].append(indices)
-    judge = load_pairwise_judge(**_judge_arguments(path, config, inputs))
-    return collect_verdicts(path, prompts, responses, judge, pairs=pairs)
-
-
-def _rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.judge import count_scores
-    from tpo.rating import rate_responses
-
-    _, responses = _responses(inputs)
-    scores = rate_responses(responses, inputs["verdicts"].rows(Verdict), config=config["rating"], seed=seed)
-    write_records(path / "rows.jsonl", scores)
-    return count_scores(scores)
-
-
-def _combine(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.judge import combine, count_scores
-
-    members = {role.removeprefix("member_"): artifact.rows(Score) for role, artifact in inputs.items()}
-    scores = combine(members, config["weights"])
-    write_records(path / "rows.jsonl", scores)
-    return count_scores(scores)
-
-
-def _labelled(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.labelled import load_preferences, to_rows
-
-    prompts, responses, pairs = to_rows(load_preferences(Path(config["how"]["path"])))
-    for name, rows in (("prompts", prompts), ("responses", responses), ("pairs", pairs)):
-        write_records(path / f"{name}.jsonl", rows)
-    return {"num_instructions": len(prompts), "num_responses": len(responses), "num_pairs": len(pairs)}
-
-
-def _contrast(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo import contrast
-
-    sides = {}
-    for name, split in (("train", "train-1"), ("held_out", "validation")):
-        materials = contrast.gather(
-            [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == split],
-            *(inputs[f"{role}_{split}"].rows(Completion) for role in ("plain", "greedy", "hot")),
-        )
-        sides[name] = contrast.make_preferences(
-            materials,
-            pairs_per_kind=config["pairs_per_kind"],
-            max_length_ratio=config["max_length_ratio"],
-            seed=seed,
-        )
-    return _write_preferences(path, sides)
-
-
-def _split_preferences(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.contrast import split_preferences
-
-    train, held_out = split_preferences(
-        Path(config["how"]["path"]), held_out_fraction=config["held_out_fraction"], seed=seed
-    )
-    return _write_preferences(path, {"train": train, "held_out": held_out})
-
-
-def _write_preferences(path: Path, sides: dict[str, list[Preference]]) -> dict[str, Any]:
-    from tpo.contrast import length_accuracy
-
-    metrics: dict[str, Any] = {}
-    for name, rows in sides.items():
-        write_records(path / f"{name}.jsonl", rows)
-        kinds = Counter(row.group for row in rows)
-        metrics[name] = {
-            "num_pairs": len(rows),
-            "kinds": dict(sorted(kinds.items())),
-            "length_accuracy": length_accuracy(rows),
-        }
-    return metrics
-
-
-def _reward(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.reward_training import RewardSettings, measure, train_reward_model
-
-    policy, settings = load_policy_reference(config, inputs), RewardSettings(**config["settings"])
-    train, held_out = (inputs["preferences"].rows(Preference, f"{name}.jsonl") for name in ("train", "held_out"))
-    metrics = train_reward_model(path, train, policy, settings, seed=seed)
-    return {**metrics, "held_out": measure(path / "reward_model", held_out, policy, settings)}
-
-
-def _responses(inputs: Inputs) -> tuple[list[Prompt], list[Response]]:
-    """Return what a judge may see: the responses of labelled pairs or of one or more sets of completions."""
-    from tpo.judge import visible
-
-    if "labelled" in inputs:
-        labelled = inputs["labelled"]
-        return labelled.rows(Prompt, "prompts.jsonl"), labelled.rows(Response, "responses.jsonl")
-    count = sum(role.startswith("completions_") for role in inputs)
-    sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
-    return inputs["prompts"].rows(Prompt), visible(sets)
-
-
-def _judge_arguments(path: Path, config: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
-    return {
-        "config": config["judge"] | config["how"],
-        "policy": load_policy_reference(config, inputs) if "model" in inputs else None,
-        "answers_path": path.parent / "answers.sqlite",
-    }
 
 
 def _pairs(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:

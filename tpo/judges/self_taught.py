@@ -17,10 +17,7 @@ from tpo.chat import load_tokenizer
 from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.judges.reward_model import Chat, ChatScorer, chat_with_response
-from tpo.models import default_device
-
-#: The reward model that comes with the package.
-SHIPPED = Path(__file__).parent.parent / "data" / "self_taught"
+from tpo.models import SHIPPED_JUDGE, default_device
 
 
 class PooledClassifier(LlamaForSequenceClassification):  # type: ignore[misc]  # transformers is untyped
@@ -36,9 +33,11 @@ class PooledClassifier(LlamaForSequenceClassification):  # type: ignore[misc]  #
         """Return the mean hidden state [batch, hidden] of each last turn, in float32."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)
         # The template opens every turn with BOS, which no text can spell: special tokens are stripped from it.
-        start = (positions * (input_ids == self.config.bos_token_id)).amax(dim=1, keepdim=True)
-        weights = ((positions > start) & attention_mask.bool()).float()[..., None]
-        return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+        is_real = attention_mask.bool()
+        start = (positions * (is_real & (input_ids == self.config.bos_token_id))).amax(dim=1, keepdim=True)
+        weights = (is_real & (positions > start)).float()[..., None]
+        pooled: torch.Tensor = (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+        return pooled
 
 
 class SelfTaught(ChatScorer):
@@ -52,7 +51,7 @@ class SelfTaught(ChatScorer):
         """
         from peft import PeftModel
 
-        path = Path(config["path"] or SHIPPED)
+        path = Path(config["path"] or SHIPPED_JUDGE)
         if not (path / "adapter_model.safetensors").is_file():
             raise TpoError(f"judge.path={path}: there is no reward model (adapter_model.safetensors)")
         model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32"), str(path))
@@ -81,12 +80,14 @@ class SelfTaught(ChatScorer):
         ids = torch.tensor([chat.ids + [0] * (longest - len(chat.ids)) for chat in chats], device=device)
         lengths = torch.tensor([len(chat.ids) for chat in chats], device=device)
         mask = torch.arange(longest, device=device) < lengths[:, None]
-        return self.model.pool(self.decoder(input_ids=ids, use_cache=False).last_hidden_state, ids, mask)  # type: ignore[no-any-return]
+        hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
+        pooled: torch.Tensor = self.model.pool(hidden, ids, mask)
+        return pooled
 
 
 def load_classifier(policy: Policy, *, dtype: str) -> PooledClassifier:
     """Return the model with a new score head of one output, in float32; an adapter brings a trained one."""
-    model = PooledClassifier.from_pretrained(
+    model: PooledClassifier = PooledClassifier.from_pretrained(
         policy.unquantized_path or policy.model_path,
         revision=policy.revision,
         dtype=getattr(torch, dtype),

@@ -56,12 +56,8 @@ class ServerBackend:
             logging.getLogger(name).setLevel(logging.WARNING)
 
     def identity(self) -> dict[str, Any]:
-        """Return the model's name; the server's address is no part of it.
-
-        Raises:
-            TpoError: If there is no name and the server does not serve exactly one model.
-        """
-        return {"model": self.name or self._only_model, "revision": self.revision}
+        """Return the model's name; the server's address is no part of it."""
+        return {"model": self.name, "revision": self.revision}
 
     def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
         """Ask all questions, at most `max_concurrency` at a time; each is kept as soon as it is answered.
@@ -99,7 +95,7 @@ class ServerBackend:
         limit = "max_tokens" if self.settings["base_url"] else "max_completion_tokens"
         try:
             completion = await client.chat.completions.create(
-                model=self.identity()["model"],
+                model=self.name,
                 messages=[{"role": role, "content": text} for role, text in turns if text is not None],
                 temperature=question.temperature,
                 **{limit: question.max_tokens},
@@ -231,17 +227,6 @@ class ServerBackend:
     @property
     def _key(self) -> str:
         return os.environ.get(self.settings["api_key_env"], "").strip()
-
-    @cached_property
-    def _only_model(self) -> str:
-        async def listed() -> list[str]:
-            async with self._client() as client:
-                return [model.id for model in (await self._patiently(client.models.list)).data]
-
-        names = asyncio.run(listed())
-        if len(names) != 1:
-            raise TpoError(f"{self._url} serves {len(names)} models: set judge.name to one of {names[:50]}")
-        return names[0]
 
     def _client(self) -> Any:
         from openai import AsyncOpenAI, Timeout

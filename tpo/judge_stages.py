@@ -1,0 +1,157 @@
+"""The stages that judge, and those that teach a judge: what `tpo.stage` executes for each of them.
+
+Every function gets the artifact's directory, the step's settings, its inputs and its seed, and returns what it counted.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import Artifact
+from tpo.labelled import LabelledPair
+from tpo.models import load_policy_reference
+from tpo.records import Completion, Preference, Prompt, Response, Score, Verdict, write_records
+
+Inputs = Mapping[str, Artifact]
+
+
+def judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Score responses one by one."""
+    from tpo.judge import judge_responses
+    from tpo.judges import load_judge
+
+    prompts, responses = _responses(inputs)
+    return judge_responses(path, prompts, responses, load_judge(**_judge_arguments(path, config, inputs)))
+
+
+def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Compare responses two at a time."""
+    from tpo.judge import collect_verdicts
+    from tpo.judges import load_pairwise_judge
+
+    prompts, responses = _responses(inputs)
+    pairs: dict[str, list[tuple[int, int]]] | None = None
+    if "labelled" in inputs:  # only the pairs that have a label
+        pairs = {}
+        for pair in inputs["labelled"].rows(LabelledPair, "pairs.jsonl"):
+            indices = (min(pair.first_index, pair.second_index), max(pair.first_index, pair.second_index))
+            if indices not in pairs.setdefault(pair.prompt_id, []):
+                pairs[pair.prompt_id].append(indices)
+    judge = load_pairwise_judge(**_judge_arguments(path, config, inputs))
+    return collect_verdicts(path, prompts, responses, judge, pairs=pairs)
+
+
+def rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Turn verdicts into scores."""
+    from tpo.judge import count_scores
+    from tpo.rating import rate_responses
+
+    _, responses = _responses(inputs)
+    scores = rate_responses(responses, inputs["verdicts"].rows(Verdict), config=config["rating"], seed=seed)
+    write_records(path / "rows.jsonl", scores)
+    return count_scores(scores)
+
+
+def combine(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Add up the scores of an ensemble."""
+    from tpo.judge import combine, count_scores
+
+    members = {role.removeprefix("member_"): artifact.rows(Score) for role, artifact in inputs.items()}
+    scores = combine(members, config["weights"])
+    write_records(path / "rows.jsonl", scores)
+    return count_scores(scores)
+
+
+def normalize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Turn log-likelihoods into scores."""
+    from tpo.judge import count_scores, normalize_likelihoods
+
+    parts = {role: artifact.rows(Score) for role, artifact in inputs.items()}
+    scores = normalize_likelihoods(parts["likelihoods"], parts.get("priors"), per_token=config["per_token"])
+    write_records(path / "rows.jsonl", scores)
+    return count_scores(scores)
+
+
+def labelled(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Read labelled preferences."""
+    from tpo.labelled import load_preferences, to_rows
+
+    prompts, responses, pairs = to_rows(load_preferences(Path(config["how"]["path"])))
+    for name, rows in (("prompts", prompts), ("responses", responses), ("pairs", pairs)):
+        write_records(path / f"{name}.jsonl", rows)
+    return {"num_instructions": len(prompts), "num_responses": len(responses), "num_pairs": len(pairs)}
+
+
+def contrast(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Make preferences without a label."""
+    from tpo import contrast
+
+    sides = {}
+    for name, split in (("train", "train-1"), ("held_out", "validation")):
+        materials = contrast.gather(
+            [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == split],
+            *(inputs[f"{role}_{split}"].rows(Completion) for role in ("plain", "greedy", "hot")),
+        )
+        sides[name] = contrast.make_preferences(
+            materials,
+            pairs_per_kind=config["pairs_per_kind"],
+            max_length_ratio=config["max_length_ratio"],
+            seed=seed,
+        )
+    return _write_preferences(path, sides)
+
+
+def split_preferences(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Read labelled preferences to learn from, a part held out."""
+    from tpo.contrast import split_preferences
+
+    train, held_out = split_preferences(
+        Path(config["how"]["path"]), held_out_fraction=config["held_out_fraction"], seed=seed
+    )
+    return _write_preferences(path, {"train": train, "held_out": held_out})
+
+
+def _write_preferences(path: Path, sides: dict[str, list[Preference]]) -> dict[str, Any]:
+    from tpo.contrast import length_accuracy
+
+    metrics: dict[str, Any] = {}
+    for name, rows in sides.items():
+        write_records(path / f"{name}.jsonl", rows)
+        kinds = Counter(row.group for row in rows)
+        metrics[name] = {
+            "num_pairs": len(rows),
+            "kinds": dict(sorted(kinds.items())),
+            "length_accuracy": length_accuracy(rows),
+        }
+    return metrics
+
+
+def reward(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Train a reward model and measure it on what was held out."""
+    from tpo.reward_training import RewardSettings, measure, train_reward_model
+
+    policy, settings = load_policy_reference(config, inputs), RewardSettings(**config["settings"])
+    train, held_out = (inputs["preferences"].rows(Preference, f"{name}.jsonl") for name in ("train", "held_out"))
+    metrics = train_reward_model(path, train, policy, settings, seed=seed)
+    return {**metrics, "held_out": measure(path / "reward_model", held_out, policy, settings)}
+
+
+def _responses(inputs: Inputs) -> tuple[list[Prompt], list[Response]]:
+    """Return what a judge may see: the responses of labelled pairs or of one or more sets of completions."""
+    from tpo.judge import visible
+
+    if "labelled" in inputs:
+        labelled = inputs["labelled"]
+        return labelled.rows(Prompt, "prompts.jsonl"), labelled.rows(Response, "responses.jsonl")
+    count = sum(role.startswith("completions_") for role in inputs)
+    sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
+    return inputs["prompts"].rows(Prompt), visible(sets)
+
+
+def _judge_arguments(path: Path, config: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    return {
+        "config": config["judge"] | config.get("how", {}),
+        "policy": load_policy_reference(config, inputs) if "model" in inputs else None,
+        "answers_path": path.parent / "answers.sqlite",
+    }
