@@ -99,7 +99,7 @@ def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias
 ) -> None:
     judge = FirstWins()
     monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: judge)
-    monkeypatch.setattr("tpo.check.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("tpo.check.PACKAGES", {})
     overrides = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="biased")
     found = read(path, "biased")

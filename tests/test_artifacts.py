@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import hashlib
 import json
@@ -101,7 +102,16 @@ def test_request_comes_before_the_work_and_the_manifest_after_it(tmp_path: Path)
 
     artifact = Store(tmp_path, execute=execute).run(STEP)
     assert "request.json" in seen[0] and "manifest.json" not in seen[0]
-    assert json.loads((artifact.path / "request.json").read_text()) == STEP.to_dict()
+    assert json.loads((artifact.path / "request.json").read_text()) == {**STEP.to_dict(), "how": {}}
+
+
+def test_how_a_step_is_computed_reaches_the_work_but_is_not_its_identity(tmp_path: Path) -> None:
+    elsewhere = dataclasses.replace(STEP, how={"server": "http://elsewhere"})
+    assert elsewhere.artifact_id == STEP.artifact_id
+    work = Work()
+    artifact = Store(tmp_path, execute=work).run(elsewhere)
+    assert json.loads((artifact.path / "request.json").read_text())["how"] == {"server": "http://elsewhere"}
+    assert Store(tmp_path, execute=work).run(STEP).is_reused
 
 
 def test_manifest_lists_the_request_and_every_file_with_its_digest(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ Side = tuple[list[Completion], list[Score]]
 
 
 def side(score: float | None, *, reason: str | None = None, num_tokens: int = 5, prompt_id: str = "p") -> Side:
-    row = Completion(prompt_id, 0, [1], [2], 0, 0, False, "yes", "hm", f"yes {score}", None, "stop", 3, num_tokens, 0)
+    text = f"yes {score} {reason}"
+    row = Completion(prompt_id, 0, [1], [2], 0, 0, False, text, "hm", text, None, "stop", 3, num_tokens, 0)
     return [row], [Score(prompt_id, 0, score, reason)]
 
 

@@ -5,18 +5,34 @@ from typing import Any
 
 import pytest
 
-from tpo.records import Comparison, Completion, Pair, Prompt, Record, RecordError, Score, read_records, write_records
+from tpo.records import (
+    Comparison,
+    Completion,
+    Pair,
+    Preference,
+    Prompt,
+    Record,
+    RecordError,
+    Response,
+    Score,
+    Verdict,
+    read_records,
+    write_records,
+)
 
 AWKWARD = 'naïve 🙂 "quoted" \\ line\nbreak\r\u2028\u2029\x85\x00 end'  # separators at which str.splitlines would cut
 EXAMPLES: list[Record] = [
     Prompt("p", AWKWARD, "maths", "builtin", "test"),
     Completion("p", 0, [1, 2], [3], 0, 0, False, AWKWARD, None, None, "empty_response", "stop", 0, 0, 2**63 - 1),
     Score("p", 1, -0.1, None),
-    Score("p", 1, None, "too long"),
+    Score("p", 1, None, "too long", AWKWARD, 7),
+    Response("p", 1, AWKWARD, None),
+    Verdict("p", 1, 0, 0.5, 3.0, None, AWKWARD, 9),
+    Preference(AWKWARD, "a", "b", 0.25, "group"),
     Pair("p", [1], [2], [3], [0, 0], [0, 1], AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
     Comparison("p", "maths", 0.5, None, 1e-300, -1e300, 3, 4),
 ]
-SCORE = {"prompt_id": "p", "sample_index": 0, "score": 1.0, "unscored_reason": None}
+SCORE = {"prompt_id": "p", "sample_index": 0, "score": 1.0, "unscored_reason": None, "raw": None, "num_tokens": 0}
 
 
 @pytest.mark.parametrize("record", EXAMPLES, ids=lambda record: type(record).__name__)

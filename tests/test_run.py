@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 import tpo.run
 from tpo.artifacts import open_artifact
 from tpo.check import check
-from tpo.config import Config
+from tpo.config import Config, EnsembleJudge
 from tpo.judges import Decision, Match
 from tpo.records import Comparison, Completion, Pair, Prompt, Score
 
@@ -204,8 +204,10 @@ def test_trained_ids_are_those_that_were_sampled(finished: Finished) -> None:
 
 
 def test_every_completion_has_one_score(finished: Finished) -> None:
-    for samples, scores in zip(finished.artifacts("sample"), finished.artifacts("judge"), strict=True):
-        assert scores.manifest["inputs"]["completions_0"] == samples.artifact_id
+    sampled = {artifact.artifact_id: artifact for artifact in finished.artifacts("sample")}
+    assert len(finished.artifacts("judge")) == len(sampled)
+    for scores in finished.artifacts("judge"):
+        samples = sampled.pop(scores.manifest["inputs"]["completions_0"])
         rows, judged = samples.rows(Completion), scores.rows(Score)
         keys = [(row.prompt_id, row.sample_index) for row in rows]
         assert [(row.prompt_id, row.sample_index) for row in judged] == keys
@@ -299,7 +301,7 @@ def test_pairwise_judge_goes_through_the_loop(
     tiny_model: Path, tmp_path: Path, rating: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: LongerWins())
-    monkeypatch.setattr("tpo.check.importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("tpo.check.PACKAGES", {})
     own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
     judge = ["judge=llm_pairwise", "judge.backend=server", "judge.server.base_url=http://nowhere/v1", "judge.name=x"]
     run = run_here(tmp_path, [*own, *judge, f"rating={rating}", "num_iterations=1"])
@@ -323,10 +325,11 @@ def test_pairwise_judge_goes_through_the_loop(
 
 
 def test_ensemble_goes_through_the_loop(tiny_model: Path, tmp_path: Path) -> None:
-    own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
-    members = "{a: {kind: length}, b: {kind: random}}"
-    judge = ["judge=ensemble", f"judge.members={members}", "judge.weights={a: 1.0, b: 0.001}"]
-    run = run_here(tmp_path, [*own, *judge, "num_iterations=1", "train.num_epochs=1"])
+    config = compose_config(tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "train.num_epochs=1"))
+    members = {"a": {"kind": "length"}, "b": {"kind": "random"}}
+    config.judge = EnsembleJudge(members=members, weights={"a": 1.0, "b": 0.001})
+    path = tpo.run.run_tpo(config, experiment="test")
+    run = Finished(tmp_path, config, path, json.loads((path / "summary.json").read_text()))
     assert {"judge", "combine"} <= {stage["stage"] for stage in run.summary["stages"]}
     rows = run.artifacts("combine")[-1].rows(Score)
     assert all(abs(row.score) <= 1.01 for row in rows if row.score is not None), "normalized, two responses each"

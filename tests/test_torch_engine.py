@@ -301,12 +301,13 @@ def test_nucleus_equals_the_one_by_full_sort(
     uniforms = torch.linspace(0, 1 - 1e-9, 400, dtype=torch.float64)
     tokens = sample_tokens(logits.expand(400, -1), uniforms, temperature, top_p).tolist()
     # Equal probabilities may be ordered either way, so values are compared: at each uniform the drawn token
-    # is as probable as the one that inverts the distribution function, unless the uniform is at a step.
+    # is as probable as the one that inverts the distribution function, unless the uniform is at a step; the
+    # sum of float32 probabilities misses 1 by about 1e-6, by which steps may move.
     order = sorted(kept, key=lambda token: (-values[token] if top_p < 1 else 0, token))  # nothing is sorted at 1
     steps = np.cumsum([kept[token] for token in order])
     for uniform, token in zip(uniforms.tolist(), tokens, strict=True):
-        candidates = {min(int(np.searchsorted(steps, uniform + shift)), len(order) - 1) for shift in (-1e-6, 0, 1e-6)}
-        assert values[token] in {values[order[position]] for position in candidates}
+        candidates = {min(int(np.searchsorted(steps, uniform + shift)), len(order) - 1) for shift in (-1e-5, 0, 1e-5)}
+        assert min(abs(values[token] - values[order[position]]) for position in candidates) < 1e-6
 
 
 @pytest.mark.parametrize(("top_p", "size"), [(1.0, 600), (0.5, 300), (1e-6, 1)])
