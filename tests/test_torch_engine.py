@@ -298,7 +298,7 @@ def test_nucleus_equals_the_one_by_full_sort(
     logits = spread * torch.randn(vocabulary, generator=generator)
     values = softmax(logits, temperature)
     kept = nucleus(values, top_p)
-    uniforms = torch.linspace(0, 1 - 1e-9, 400, dtype=torch.float64)
+    uniforms = torch.linspace(1e-6, 1 - 1e-6, 400, dtype=torch.float64)
     tokens = sample_tokens(logits.expand(400, -1), uniforms, temperature, top_p).tolist()
     # Equal probabilities may be ordered either way, so values are compared: at each uniform the drawn token
     # is as probable as the one that inverts the distribution function, unless the uniform is at a step; the
@@ -306,7 +306,7 @@ def test_nucleus_equals_the_one_by_full_sort(
     order = sorted(kept, key=lambda token: (-values[token] if top_p < 1 else 0, token))  # nothing is sorted at 1
     steps = np.cumsum([kept[token] for token in order])
     for uniform, token in zip(uniforms.tolist(), tokens, strict=True):
-        candidates = {min(int(np.searchsorted(steps, uniform + shift)), len(order) - 1) for shift in (-1e-5, 0, 1e-5)}
+        candidates = {min(int(np.searchsorted(steps, uniform + shift)), len(order) - 1) for shift in (-2e-6, 0, 2e-6)}
         assert min(abs(values[token] - values[order[position]]) for position in candidates) < 1e-6
 
 
