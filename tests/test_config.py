@@ -29,7 +29,11 @@ GROUP_FILES = [name for name in FILES if "/" in name and not name.startswith("ex
 PRESETS = [name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/")]
 ENTRIES: dict[str, type[Any]] = {"config": Config, "agreement": AgreementConfig, "reward": RewardConfig}
 # What these files leave open with ??? on purpose.
-REQUIRED = {"model/pretrained": ["model.name=some/model"], "prompts/jsonl": ["prompts.path=mine.jsonl"]}
+REQUIRED = {
+    "model/pretrained": ["model.name=some/model"],
+    "prompts/jsonl": ["prompts.path=mine.jsonl"],
+    "judge/self_taught": ["judge.path=x"],
+}
 # The one composition that needs no optional package.
 PLAIN = ["experiment=smoke", "model=pretrained", "model.name=x", "model.quantization=none", "tracking=none"]
 
@@ -310,6 +314,7 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge": pairwise(backend="server")}, "judge.name"),
         ({"judge": pairwise(max_calls=-1)}, "judge.max_calls"),
         ({"judge": pairwise(server=tpo.config.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
+        ({"judge": tpo.config.SelfTaughtJudge(path="/nowhere", max_tokens=1, batch_tokens=1)}, "judge.path=/nowhere"),
         ({"judge": ensemble({})}, "judge.members"),
         ({"judge": ensemble({"a": 1.0, "b": 1.0})}, "judge.weights"),
         ({"judge": ensemble({"a": 0.0})}, "judge.weights"),

@@ -213,6 +213,11 @@ def _check_judge(values: dict[str, Any]) -> None:
         for place in expected:
             if place not in values[f"{judge}.{name}"]:
                 raise ConfigError(f"{judge}.{name} has no {place}")
+        if kind == "self_taught" and not (Path(values[f"{judge}.path"]) / "adapter_model.safetensors").is_file():
+            raise ConfigError(
+                f"{judge}.path={values[f'{judge}.path']}: there is no reward model (adapter_model.safetensors); "
+                "python -m tpo.reward makes one"
+            )
         if values.get(f"{judge}.backend") == "server" and values[f"{judge}.name"] is None:
             raise ConfigError(f"{judge}.backend=server needs {judge}.name: judgements are kept under the model's name")
     if values["judge.kind"] == "ensemble":

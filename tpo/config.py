@@ -178,7 +178,7 @@ class SelfTaughtJudge(JudgeConfig):
     """The embedded reward model: an adapter and a score head on the seed model."""
 
     kind: str = "self_taught"
-    path: str | None = None
+    path: str = MISSING
     dtype: str = "bfloat16"
     max_tokens: int = MISSING
     batch_tokens: int = MISSING

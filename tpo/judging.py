@@ -13,7 +13,7 @@ import tpo.judge
 import tpo.rating
 from tpo.artifacts import Artifact, file_digest
 from tpo.config import JudgeConfig, ModelConfig, RatingConfig
-from tpo.models import EMBEDDED_NAME, SHIPPED_JUDGE, fingerprint
+from tpo.models import EMBEDDED_NAME, fingerprint
 
 MODEL_VERSION = 1
 REWARD_VERSION = 1
@@ -99,8 +99,7 @@ class Judging:
         inputs = dict(inputs)
         if judge["kind"] == "self_taught":
             inputs["model"] = self._run("model", MODEL_VERSION, self._embedded_settings())
-            weights = Path(judge["path"] or SHIPPED_JUDGE)
-            config["weights_sha256"] = file_digest(weights / "adapter_model.safetensors")
+            config["weights_sha256"] = file_digest(Path(judge["path"]) / "adapter_model.safetensors")
             config |= {"dtype": judge["dtype"], "max_model_len": judge["max_tokens"], "epoch": 0}
         elif judge["kind"] in {"likelihood", "self_rating"} or (judge.get("name") is None and "backend" in judge):
             inputs["model"] = self._run("model", MODEL_VERSION, model_settings(self.model))

