@@ -229,7 +229,8 @@ def likelihood(**changes: Any) -> Any:
 
 def pairwise(**changes: Any) -> Any:
     settings = {
-        "backend": "vllm",
+        "backend": "server",
+        "name": "x",
         "max_tokens": 1,
         "verdicts": "two_way",
         "prompt": "{instruction} {first} {second}",
@@ -311,7 +312,7 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge": pairwise(verdicts="three_way")}, "judge.verdicts"),
         ({"judge": pairwise(prompt="{first} or {second}?")}, "judge.prompt has no {instruction}"),
         ({"judge": pairwise(prompt="{instruction} {first}")}, "judge.prompt has no {second}"),
-        ({"judge": pairwise(backend="server")}, "judge.name"),
+        ({"judge": pairwise(name=None)}, "judge.name"),
         ({"judge": pairwise(max_calls=-1)}, "judge.max_calls"),
         ({"judge": pairwise(server=tpo.config.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
         ({"judge": tpo.config.SelfTaughtJudge(path="/nowhere", max_tokens=1, batch_tokens=1)}, "judge.path=/nowhere"),
@@ -344,6 +345,7 @@ def test_rule(changes: dict[str, Any], named: str) -> None:
         ("reward", "data=/nowhere/labels.jsonl", "data: there is no file"),
         ("reward", "reward.num_epochs=0", "reward.num_epochs"),
         ("reward", "reward.batch_size=5", "reward.micro_batch_size"),
+        ("reward", "reward.lora_first_layer=18", "reward.lora_first_layer"),
         ("reward", "reward.lr_scheduler=liner", "reward.lr_scheduler"),
         ("reward", "contrast.temperature=0", "contrast.temperature"),
         ("reward", "contrast.max_length_ratio=0.5", "contrast.max_length_ratio"),

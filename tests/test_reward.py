@@ -33,7 +33,8 @@ SETTINGS = RewardSettings(
     lora_rank=4,
     lora_alpha=8,
     lora_targets="q_proj,v_proj,down_proj",
-    lora_first_layer=1,
+    num_layers=1,
+    lora_first_layer=0,
 )
 
 
@@ -96,7 +97,7 @@ def straight_score(path: Path, policy: Policy, instruction: str, response: str) 
     from tpo.chat import load_tokenizer
 
     tokenizer = load_tokenizer(policy.tokenizer_path)
-    model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32"), str(path)).eval()
+    model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32", num_layers=1), str(path)).eval()
     ids = chat_with_response(tokenizer, instruction, response)
     start = max(position for position, token in enumerate(ids) if token == tokenizer.bos_token_id)
     with torch.inference_mode():
@@ -131,6 +132,7 @@ def test_training_reads_what_the_judge_reads(tiny_model: Path, tmp_path: Path) -
     pairs, _ = tokenize(make_pairs(8), load_tokenizer(tiny_model), max_tokens=200)
     trainer = make_trainer(tmp_path, pairs, policy, SETTINGS, seed=0)
     trainer.model.save_pretrained(tmp_path / "untrained")
+    (tmp_path / "untrained" / "reward_model.json").write_text('{"num_layers": 1}')
     judge = load_judge(tmp_path / "untrained", policy)
     losses = []
     for row in make_pairs(8):
@@ -151,7 +153,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 def test_same_seed_gives_the_same_bytes(tiny_model: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     train_reward_model(tmp_path, make_pairs(40), make_policy(tiny_model), SETTINGS, seed=3)
-    for name in ("adapter_model.safetensors", "adapter_config.json"):
+    for name in ("adapter_model.safetensors", "adapter_config.json", "reward_model.json"):
         assert (tmp_path / "reward_model" / name).read_bytes() == (trained[0] / "reward_model" / name).read_bytes()
 
 

@@ -75,6 +75,9 @@ RANGES: dict[str, tuple[float, float]] = {
             "lora_rank": (1, ANY),
         }.items()
     },
+    "reward.num_layers": (1, ANY),
+    "reward.lora_first_layer": (0, ANY),
+    "reward.max_tokens": (1, ANY),
     "contrast.temperature": (1e-9, ANY),
     "contrast.hot_temperature": (1e-9, ANY),
     "contrast.top_p": (1e-9, 1),
@@ -155,6 +158,11 @@ def check_reward(config: RewardConfig) -> None:
         ConfigError: Naming the keys and what to do.
     """
     _check_each(config)
+    if config.reward.lora_first_layer >= config.reward.num_layers:
+        raise ConfigError(
+            f"reward.lora_first_layer={config.reward.lora_first_layer} leaves none of reward.num_layers="
+            f"{config.reward.num_layers} for the adapter"
+        )
 
 
 def _check_each(config: Any) -> dict[str, Any]:

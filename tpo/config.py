@@ -363,6 +363,7 @@ class RewardTrainConfig:
     lora_rank: int = MISSING
     lora_alpha: int = MISSING
     lora_targets: str = MISSING
+    num_layers: int = MISSING
     lora_first_layer: int = 0
 
 

@@ -17,6 +17,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
+from tpo.artifacts import write_json
 from tpo.chat import load_tokenizer
 from tpo.checkpoints import (
     MarkComplete,
@@ -30,7 +31,7 @@ from tpo.checkpoints import (
 from tpo.engines import Policy
 from tpo.judges import Candidates
 from tpo.judges.reward_model import chat_with_response
-from tpo.judges.self_taught import SelfTaught, load_classifier
+from tpo.judges.self_taught import DESCRIPTION, SelfTaught, load_classifier
 from tpo.optimizer import MasterWeightAdamW
 from tpo.records import Preference
 from tpo.train import TrainingError
@@ -55,6 +56,7 @@ class RewardSettings:
     lora_rank: int
     lora_alpha: int
     lora_targets: str
+    num_layers: int
     lora_first_layer: int
 
 
@@ -105,6 +107,7 @@ def train_reward_model(
             if "loss" in entry
         ]
         copy_adapter(complete_checkpoints(work)[-1], path / "reward_model", model_name=policy.model_path)
+        write_json(path / "reward_model" / DESCRIPTION, {"num_layers": settings.num_layers})
         temporary = path / "metrics.tmp"
         temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
         temporary.replace(path / "metrics.jsonl")
@@ -138,7 +141,7 @@ def make_trainer(
     """Return the trainer; pairs of similar length share a micro-batch, which is a row of its data set."""
     tokenizer = load_tokenizer(policy.tokenizer_path)
     torch.manual_seed(seed % 2**63)
-    base = load_classifier(policy, dtype=policy.dtype)
+    base = load_classifier(policy, dtype=policy.dtype, num_layers=settings.num_layers)
     base.config.use_cache = False
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,  # which also trains and saves the score head
@@ -146,7 +149,7 @@ def make_trainer(
         lora_alpha=settings.lora_alpha,
         lora_dropout=0.0,
         target_modules=lora_targets(settings.lora_targets),
-        layers_to_transform=list(range(settings.lora_first_layer, base.config.num_hidden_layers)),
+        layers_to_transform=list(range(settings.lora_first_layer, settings.num_layers)),
     )
     model = get_peft_model(base, lora)
     arguments = RewardConfig(

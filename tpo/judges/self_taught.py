@@ -1,10 +1,13 @@
-"""The embedded judge: a small reward model, a LoRA adapter and a score head on the embedded model.
+"""A small reward model: a LoRA adapter and a score head on the lower layers of the embedded model.
 
 The head reads the mean of the response's hidden states: in a small model the last token alone, where a sequence
-classifier reads, learns how a response ends, and little of it carries over to other models' responses
-(experiments/LOG.md). `python -m tpo.reward` makes one.
+classifier reads, learns how a response ends, and little of it carries over to other models' responses. And it reads a
+layer in the middle, since the last ones are about the next token (experiments/LOG.md for both). `python -m tpo.reward`
+makes one.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,8 @@ from tpo.chat import load_tokenizer
 from tpo.engines import Policy
 from tpo.judges.reward_model import Chat, ChatScorer, chat_with_response
 from tpo.models import default_device
+
+DESCRIPTION = "reward_model.json"  # beside the adapter: what else the model is made of
 
 
 class PooledClassifier(LlamaForSequenceClassification):  # type: ignore[misc]  # transformers is untyped
@@ -44,7 +49,9 @@ class SelfTaught(ChatScorer):
         """Load the embedded model and the adapter with its score head."""
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32"), config["path"])
+        num_layers = json.loads((Path(config["path"]) / DESCRIPTION).read_text())["num_layers"]
+        base = load_classifier(policy, dtype="float32", num_layers=num_layers)
+        model = PeftModel.from_pretrained(base, config["path"])
         # Merged in float32: the adapter's deltas are small against the rounding of 16-bit weights.
         self.model = model.merge_and_unload().eval()
         self.model.model.to(getattr(torch, config["dtype"]))
@@ -75,13 +82,14 @@ class SelfTaught(ChatScorer):
         return pooled
 
 
-def load_classifier(policy: Policy, *, dtype: str) -> PooledClassifier:
-    """Return the model with a new score head of one output, in float32; an adapter brings a trained one."""
+def load_classifier(policy: Policy, *, dtype: str, num_layers: int) -> PooledClassifier:
+    """Return the first layers of the model with a new score head, in float32; an adapter brings a trained one."""
     model: PooledClassifier = PooledClassifier.from_pretrained(
         policy.unquantized_path or policy.model_path,
         revision=policy.revision,
         dtype=getattr(torch, dtype),
         num_labels=1,
+        num_hidden_layers=num_layers,
         device_map={"": default_device()},
     )
     model.score.float()
