@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tpo.config
+import tpo.judge_config
 from tpo.check import ConfigError, check, check_agreement, check_reward
 from tpo.config import SCHEMAS, AgreementConfig, Config, RewardConfig, register
 
@@ -219,12 +220,12 @@ def test_plain_config_passes() -> None:
 
 def reward_model(**changes: Any) -> Any:
     settings = {"kind": "reward_model", "name": "x", "max_tokens": 9, "batch_tokens": 10, **changes}
-    return tpo.config.RewardModelJudge(**settings)
+    return tpo.judge_config.RewardModelJudge(**settings)
 
 
 def likelihood(**changes: Any) -> Any:
     settings = {"normalization": "sum", "subtract_prior": False, "batch_tokens": 1, **changes}
-    return tpo.config.LikelihoodJudge("likelihood", **settings)
+    return tpo.judge_config.LikelihoodJudge("likelihood", **settings)
 
 
 def pairwise(**changes: Any) -> Any:
@@ -236,12 +237,12 @@ def pairwise(**changes: Any) -> Any:
         "prompt": "{instruction} {first} {second}",
         **changes,
     }
-    return tpo.config.PairwiseLLMJudge(**settings)
+    return tpo.judge_config.PairwiseLLMJudge(**settings)
 
 
 def ensemble(weights: dict[str, float], **changes: Any) -> Any:
     member = dataclasses.asdict(likelihood(**changes))
-    return tpo.config.EnsembleJudge(members={"a": member} if weights else {}, weights=weights or {"a": 1.0})
+    return tpo.judge_config.EnsembleJudge(members={"a": member} if weights else {}, weights=weights or {"a": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -314,15 +315,18 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge": pairwise(prompt="{instruction} {first}")}, "judge.prompt has no {second}"),
         ({"judge": pairwise(name=None)}, "judge.name"),
         ({"judge": pairwise(max_calls=-1)}, "judge.max_calls"),
-        ({"judge": pairwise(server=tpo.config.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
-        ({"judge": tpo.config.SelfTaughtJudge(path="/nowhere", max_tokens=1, batch_tokens=1)}, "judge.path=/nowhere"),
+        ({"judge": pairwise(server=tpo.judge_config.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
+        (
+            {"judge": tpo.judge_config.SelfTaughtJudge(path="/nowhere", max_tokens=1, batch_tokens=1)},
+            "judge.path=/nowhere",
+        ),
         ({"judge": ensemble({})}, "judge.members"),
         ({"judge": ensemble({"a": 1.0, "b": 1.0})}, "judge.weights"),
         ({"judge": ensemble({"a": 0.0})}, "judge.weights"),
         ({"judge": ensemble({"a": 1.0}, normalization="median")}, "judge.members.a.normalization"),
-        ({"rating": tpo.config.EloRating("elo", 0.0, 1)}, "rating.k_factor"),
-        ({"rating": tpo.config.EloRating("elo", 4.0, 0)}, "rating.num_orders"),
-        ({"rating": tpo.config.BradleyTerryRating("bradley_terry", -0.1)}, "rating.prior_precision"),
+        ({"rating": tpo.judge_config.EloRating("elo", 0.0, 1)}, "rating.k_factor"),
+        ({"rating": tpo.judge_config.EloRating("elo", 4.0, 0)}, "rating.num_orders"),
+        ({"rating": tpo.judge_config.BradleyTerryRating("bradley_terry", -0.1)}, "rating.prior_precision"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 import tpo.run
 from tpo.artifacts import open_artifact
 from tpo.check import check
-from tpo.config import Config, EnsembleJudge
+from tpo.config import Config
+from tpo.judge_config import EnsembleJudge
 from tpo.judges import Decision, Match
 from tpo.records import Comparison, Completion, Pair, Prompt, Score
 

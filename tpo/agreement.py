@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Artifact, Step, Store, file_digest, write_json
+from tpo.artifacts import Artifact, Store, file_digest, write_json
 from tpo.check import check_agreement, to_config
 from tpo.config import AgreementConfig, register
 from tpo.errors import TpoError
@@ -34,23 +34,12 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     from tpo.stage import executor
 
     store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
-
-    def run(
-        stage: str,
-        version: int,
-        settings: dict[str, Any],
-        inputs: dict[str, Artifact] | None = None,
-        *,
-        seed: int = 0,
-        how: dict[str, Any] | None = None,
-    ) -> Artifact:
-        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
-        return store.run(Step(stage, version, settings, ids, seed, how or {}))
-
     data = Path(config.data)
     digest = file_digest(data)
-    labelled = run("labelled", LABELLED_VERSION, {"sha256": digest}, how={"path": str(data)})
-    judging = Judging(config.judge, config.rating, model=config.model, run=run, seed=derive_seed(config.seed, "rate"))
+    labelled = store.request("labelled", LABELLED_VERSION, {"sha256": digest}, how={"path": str(data)})
+    judging = Judging(
+        config.judge, config.rating, model=config.model, run=store.request, seed=derive_seed(config.seed, "rate")
+    )
     pairs = labelled.rows(LabelledPair, "pairs.jsonl")
     bias = None
     if config.judge.kind == "llm_pairwise":  # asked about the labelled pairs themselves: no rating in between

@@ -19,7 +19,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -158,6 +158,20 @@ class Store:
         log.info("%s: reused", step.artifact_id)
         return self.open(step.artifact_id, is_reused=True)
 
+    def request(
+        self,
+        stage: str,
+        version: int,
+        config: dict[str, Any],
+        inputs: Mapping[str, Artifact] | None = None,
+        *,
+        seed: int = 0,
+        how: dict[str, Any] | None = None,
+    ) -> Artifact:
+        """Return the artifact of the step with these parts (see `Step`); `inputs` are artifacts by role."""
+        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
+        return self.run(Step(stage, version, config, ids, seed, how or {}))
+
     def open(self, artifact_id: str, *, is_reused: bool = True) -> Artifact:
         """Return a completed artifact after checking its files against the manifest.
 
@@ -182,6 +196,12 @@ def open_artifact(path: Path, *, is_reused: bool = True) -> Artifact:
                 f"Delete {path} to compute it again."
             )
     return Artifact(artifact_id=path.name, path=path, manifest=manifest, is_reused=is_reused)
+
+
+def read_how(path: Path) -> dict[str, Any]:
+    """Return `Step.how` of the step that is being computed in the directory `path`."""
+    how: dict[str, Any] = json.loads((path / "request.json").read_text())["how"]
+    return how
 
 
 def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:

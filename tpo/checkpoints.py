@@ -1,19 +1,72 @@
-"""What the trainings of policies and of reward models share: adapters that are saved whole and resumed in place."""
+"""What the trainings of policies and of reward models share: LoRA through trl, saved whole and resumed in place."""
 
 import json
 import math
 import shutil
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model_state_dict
+from peft import LoraConfig, TaskType, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 COMPLETE = "complete"  # marks a checkpoint whose every file was written
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """What both trainings are told."""
+
+    learning_rate: float
+    lr_scheduler: str
+    warmup_ratio: float
+    num_epochs: int
+    batch_size: int
+    micro_batch_size: int
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    lora_rank: int
+    lora_alpha: int
+    lora_targets: str
+
+    def lora(self, task_type: TaskType, **more: Any) -> LoraConfig:
+        """Return peft's configuration of the adapter."""
+        names = self.lora_targets
+        return LoraConfig(
+            task_type=task_type,
+            r=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
+            **more,
+        )
+
+    def arguments(self, work: Path, *, seed: int) -> dict[str, Any]:
+        """Return what both of trl's configurations have in common."""
+        return {
+            "output_dir": str(work),
+            "seed": seed % 2**31,
+            "max_length": None,  # trl's default would cut answers off; over-long pairs were dropped and counted
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": self.lr_scheduler,
+            "warmup_steps": self.warmup_ratio,  # below 1 it is a fraction of all steps
+            "num_train_epochs": self.num_epochs,
+            "per_device_train_batch_size": 1,  # a row is a micro-batch
+            "gradient_accumulation_steps": self.batch_size // self.micro_batch_size,
+            "max_grad_norm": self.max_grad_norm,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "bf16": False,  # no autocast: weights are in the dtype to compute in
+            "use_cpu": not torch.cuda.is_available(),
+            "save_strategy": "epoch",
+            "logging_steps": 1,
+            "remove_unused_columns": False,
+            "report_to": [],
+            "dataloader_pin_memory": torch.cuda.is_available(),
+        }
 
 
 class ResumesInPlace:
@@ -63,13 +116,32 @@ def copy_adapter(checkpoint: Path, target: Path, *, model_name: str) -> None:
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def lora_targets(text: str) -> str | list[str]:
-    """Return peft's `target_modules`: "all-linear" as it is, else the names between commas."""
-    return text if text == "all-linear" else [name.strip() for name in text.split(",")]
-
-
 def micro_batch_edges(count: int, size: int) -> list[tuple[int, int]]:
     """Return [start, stop) of micro-batches of at most `size` rows each, whose sizes differ by at most one."""
     number = math.ceil(count / size)
     edges = [round(index * count / number) for index in range(number + 1)]
     return list(pairwise(edges))
+
+
+def unpack_micro_batch(examples: list[dict[str, list[Any]]]) -> list[dict[str, Any]]:
+    """Return the pairs of the one row, a micro-batch, that a data loader hands over."""
+    (micro_batch,) = examples
+    return [dict(zip(micro_batch, values, strict=True)) for values in zip(*micro_batch.values(), strict=True)]
+
+
+def write_metrics(path: Path, log_history: list[dict[str, Any]]) -> None:
+    """Write a line per step; the file's existence means that all adapters were copied before."""
+    # trl's count of tokens starts anew when training is resumed.
+    history = [
+        {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
+        for entry in log_history
+        if "loss" in entry
+    ]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    temporary.replace(path)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return what `write_metrics` wrote."""
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -11,6 +11,24 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from tpo.judge_config import (
+    ArmoRMJudge,
+    BradleyTerryRating,
+    EloRating,
+    EnsembleJudge,
+    JudgeConfig,
+    LengthJudge,
+    LikelihoodJudge,
+    PairwiseLLMJudge,
+    PointwiseLLMJudge,
+    RandomJudge,
+    RatingConfig,
+    RewardModelJudge,
+    SelfRatingJudge,
+    SelfTaughtJudge,
+    WinCountRating,
+)
+
 
 @dataclass
 class ModelConfig:
@@ -132,177 +150,6 @@ class VllmEngineConfig(EngineConfig):
 
 
 @dataclass
-class JudgeConfig:
-    """What judges responses: the part that all kinds share."""
-
-    kind: str = MISSING
-
-
-@dataclass
-class LengthJudge(JudgeConfig):
-    """The number of characters: what any judge must beat."""
-
-    kind: str = "length"
-
-
-@dataclass
-class RandomJudge(JudgeConfig):
-    """A number that depends on nothing but instruction and response: what chance gives."""
-
-    kind: str = "random"
-
-
-@dataclass
-class LikelihoodJudge(JudgeConfig):
-    """The frozen seed model's log-likelihood of the response."""
-
-    kind: str = "likelihood"
-    normalization: str = MISSING
-    subtract_prior: bool = MISSING
-    batch_tokens: int = MISSING
-
-
-@dataclass
-class SelfRatingJudge(JudgeConfig):
-    """The frozen seed model's own yes or no."""
-
-    kind: str = "self_rating"
-    question: str = MISSING
-    positive: str = "Yes"
-    negative: str = "No"
-    batch_tokens: int = MISSING
-
-
-@dataclass
-class SelfTaughtJudge(JudgeConfig):
-    """The embedded reward model: an adapter and a score head on the seed model."""
-
-    kind: str = "self_taught"
-    path: str = MISSING
-    dtype: str = "bfloat16"
-    max_tokens: int = MISSING
-    batch_tokens: int = MISSING
-
-
-@dataclass
-class RewardModelJudge(JudgeConfig):
-    """A sequence-classification reward model."""
-
-    kind: str = "reward_model"
-    name: str = MISSING
-    revision: str | None = None
-    dtype: str = "bfloat16"
-    max_tokens: int = MISSING
-    batch_tokens: int = MISSING
-
-
-@dataclass
-class ArmoRMJudge(RewardModelJudge):
-    """ArmoRM: reward heads for many objectives, mixed by a gate."""
-
-    kind: str = "armorm"
-
-
-@dataclass
-class ServerConfig:
-    """An OpenAI-compatible server."""
-
-    base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
-    max_concurrency: int = 16
-    max_retries: int = 6
-    patience_s: float = 600.0
-    timeout_s: float = 300.0
-
-
-@dataclass
-class LocalLLMConfig:
-    """vLLM in the judge's own process."""
-
-    dtype: str = "bfloat16"
-    max_model_len: int = 8192
-    max_num_seqs: int = 256
-    gpu_memory_utilization: float = 0.9
-    enforce_eager: bool = False
-    tensor_parallel_size: int = 1
-
-
-@dataclass
-class LLMJudgeConfig(JudgeConfig):
-    """A language model that writes its judgement: the part that all kinds share."""
-
-    backend: str = MISSING
-    name: str | None = None
-    revision: str | None = None
-    temperature: float = 0.0
-    max_tokens: int = MISSING
-    max_calls: int | None = None
-    system: str | None = None
-    prompt: str = MISSING
-    server: ServerConfig = field(default_factory=ServerConfig)
-    vllm: LocalLLMConfig = field(default_factory=LocalLLMConfig)
-
-
-@dataclass
-class PairwiseLLMJudge(LLMJudgeConfig):
-    """Verdicts on two responses at a time."""
-
-    kind: str = "llm_pairwise"
-    verdicts: str = MISSING
-    strong_weight: float = 3.0
-
-
-@dataclass
-class PointwiseLLMJudge(LLMJudgeConfig):
-    """A score by a rubric."""
-
-    kind: str = "llm_pointwise"
-    min_score: int = 1
-    max_score: int = 5
-    use_logprobs: bool = True
-
-
-@dataclass
-class EnsembleJudge(JudgeConfig):
-    """A weighted sum of other judges' scores, each normalized within an instruction."""
-
-    kind: str = "ensemble"
-    members: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass
-class RatingConfig:
-    """How verdicts on pairs become a rating of each response: the part that all kinds share."""
-
-    kind: str = MISSING
-
-
-@dataclass
-class EloRating(RatingConfig):
-    """Elo, averaged over orders of the games."""
-
-    kind: str = "elo"
-    k_factor: float = MISSING
-    num_orders: int = MISSING
-
-
-@dataclass
-class BradleyTerryRating(RatingConfig):
-    """The Bradley-Terry model's strengths."""
-
-    kind: str = "bradley_terry"
-    prior_precision: float = MISSING
-
-
-@dataclass
-class WinCountRating(RatingConfig):
-    """The fraction of games won."""
-
-    kind: str = "win_count"
-
-
-@dataclass
 class PairsConfig:
     """Which completions become chosen and rejected."""
 
@@ -314,13 +161,9 @@ class PairsConfig:
 
 
 @dataclass
-class TrainConfig:
-    """DPO on LoRA adapters."""
+class LoraTrainConfig:
+    """What trainings of LoRA adapters have in common."""
 
-    beta: float = MISSING
-    nll_weight: float = 0.0
-    reference: str = "previous"
-    mask_forced_tokens: bool = True
     learning_rate: float = MISSING
     lr_scheduler: str = "linear"
     warmup_ratio: float = 0.0
@@ -332,6 +175,16 @@ class TrainConfig:
     lora_rank: int = MISSING
     lora_alpha: int = MISSING
     lora_targets: str = "all-linear"
+
+
+@dataclass
+class TrainConfig(LoraTrainConfig):
+    """DPO on LoRA adapters."""
+
+    beta: float = MISSING
+    nll_weight: float = 0.0
+    reference: str = "previous"
+    mask_forced_tokens: bool = True
     select: str = "validation"
 
 
@@ -348,21 +201,10 @@ class ContrastConfig:
 
 
 @dataclass
-class RewardTrainConfig:
+class RewardTrainConfig(LoraTrainConfig):
     """Training of a reward model: LoRA and a score head on the embedded model."""
 
-    learning_rate: float = MISSING
-    lr_scheduler: str = "linear"
-    warmup_ratio: float = 0.0
-    num_epochs: int = MISSING
-    batch_size: int = MISSING
-    micro_batch_size: int = MISSING
     max_tokens: int = MISSING
-    max_grad_norm: float = 1.0
-    gradient_checkpointing: bool = False
-    lora_rank: int = MISSING
-    lora_alpha: int = MISSING
-    lora_targets: str = MISSING
     num_layers: int = MISSING
     lora_first_layer: int = 0
 

@@ -15,6 +15,7 @@ from tpo.labelled import LabelError, load_preferences
 from tpo.prompts import prompt_id
 from tpo.records import Completion, Preference, Prompt
 from tpo.seeds import derive_seed
+from tpo.winrate import outcome
 
 VERSION = 1
 MIN_WORDS = 20  # of a response that loses by its form: in less there is little to see
@@ -235,13 +236,11 @@ def gather(
 
 def length_accuracy(preferences: Sequence[Preference]) -> float | None:
     """Return how often the longer response is the preferred one, ties one half; None without preferences."""
-    wins = [
-        0.5 + 0.5 * ((len(row.response_a) > len(row.response_b)) - (len(row.response_a) < len(row.response_b)))
-        if row.preference > 0.5
-        else 0.5 - 0.5 * ((len(row.response_a) > len(row.response_b)) - (len(row.response_a) < len(row.response_b)))
-        for row in preferences
-        if row.preference != 0.5
-    ]
+    wins = []
+    for row in preferences:
+        longer = outcome(len(row.response_a), len(row.response_b))
+        if row.preference != 0.5:
+            wins.append(longer if row.preference > 0.5 else 1 - longer)
     return sum(wins) / len(wins) if wins else None
 
 

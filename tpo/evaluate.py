@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpo.records import Comparison, Completion, Prompt, Score
-from tpo.winrate import length_controlled_win_rate, win_rate, win_rate_by_category
+from tpo.winrate import length_controlled_win_rate, outcome, win_rate, win_rate_by_category
 
 VERSION = 2
 
@@ -39,7 +39,7 @@ def compare(
         (ours, our_score), (theirs, their_score) = (side[prompt.prompt_id] for side in sides)
         win, reason = None, None
         if no_response == "loss" and (ours.response is None or theirs.response is None):
-            win = _win(ours.response is not None, theirs.response is not None)
+            win = outcome(ours.response is not None, theirs.response is not None)
         elif ours.response is not None and ours.response == theirs.response:
             win = 0.5
         elif our_score.score is None:
@@ -47,7 +47,7 @@ def compare(
         elif their_score.score is None:
             reason = f"baseline: {their_score.unscored_reason}"
         else:
-            win = _win(our_score.score, their_score.score)
+            win = outcome(our_score.score, their_score.score)
         rows.append(
             Comparison(
                 prompt_id=prompt.prompt_id,
@@ -61,10 +61,6 @@ def compare(
             )
         )
     return rows
-
-
-def _win(ours: float, theirs: float) -> float:
-    return 0.5 + 0.5 * (ours > theirs) - 0.5 * (ours < theirs)
 
 
 def _first_samples(

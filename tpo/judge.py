@@ -112,11 +112,11 @@ def collect_verdicts(
             wanted = list(combinations(sorted(distinct.values()), 2))
         return [order for first, second in wanted for order in ((first, second), (second, first))]
 
-    prompt_ids = [key for key in groups if orders(key)]
-    with tqdm(total=sum(len(orders(key)) for key in prompt_ids), desc=path.name, unit="verdict") as progress:
+    schedule = {key: found for key in groups if (found := orders(key))}
+    with tqdm(total=sum(map(len, schedule.values())), desc=path.name, unit="verdict") as progress:
 
         def compute(chunk: list[str]) -> list[Verdict]:
-            games = [(key, first, second) for key in chunk for first, second in orders(key)]
+            games = [(key, first, second) for key in chunk for first, second in schedule[key]]
             matches = [
                 Match(instructions[key], texts[key][first] or "", texts[key][second] or "")
                 for key, first, second in games
@@ -137,7 +137,7 @@ def collect_verdicts(
             progress.update(len(rows))
             return rows
 
-        verdicts = grow_rows(path, Verdict, prompt_ids=prompt_ids, chunk_size=CHUNK_PROMPTS, compute=compute)
+        verdicts = grow_rows(path, Verdict, prompt_ids=list(schedule), chunk_size=CHUNK_PROMPTS, compute=compute)
     return {
         "num_verdicts": len(verdicts),
         "num_unscored": sum(verdict.outcome is None for verdict in verdicts),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact
+from tpo.artifacts import Artifact, read_how
 from tpo.labelled import LabelledPair
 from tpo.models import load_policy_reference
 from tpo.records import Completion, Preference, Prompt, Response, Score, Verdict, write_records
@@ -77,7 +77,7 @@ def labelled(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
     """Read labelled preferences."""
     from tpo.labelled import load_preferences, to_rows
 
-    prompts, responses, pairs = to_rows(load_preferences(Path(config["how"]["path"])))
+    prompts, responses, pairs = to_rows(load_preferences(Path(read_how(path)["path"])))
     for name, rows in (("prompts", prompts), ("responses", responses), ("pairs", pairs)):
         write_records(path / f"{name}.jsonl", rows)
     return {"num_instructions": len(prompts), "num_responses": len(responses), "num_pairs": len(pairs)}
@@ -107,7 +107,7 @@ def split_preferences(path: Path, config: dict[str, Any], inputs: Inputs, seed: 
     from tpo.contrast import split_preferences
 
     train, held_out = split_preferences(
-        Path(config["how"]["path"]), held_out_fraction=config["held_out_fraction"], seed=seed
+        Path(read_how(path)["path"]), held_out_fraction=config["held_out_fraction"], seed=seed
     )
     return _write_preferences(path, {"train": train, "held_out": held_out})
 
@@ -151,7 +151,7 @@ def _responses(inputs: Inputs) -> tuple[list[Prompt], list[Response]]:
 
 def _judge_arguments(path: Path, config: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
     return {
-        "config": config["judge"] | config.get("how", {}),
+        "config": config["judge"] | read_how(path),
         "policy": load_policy_reference(config, inputs) if "model" in inputs else None,
         "answers_path": path.parent / "answers.sqlite",
     }

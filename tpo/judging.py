@@ -12,11 +12,11 @@ from typing import Any
 import tpo.judge
 import tpo.rating
 from tpo.artifacts import Artifact, file_digest
-from tpo.config import JudgeConfig, ModelConfig, RatingConfig
+from tpo.config import ModelConfig
+from tpo.judge_config import JudgeConfig, RatingConfig
 from tpo.models import EMBEDDED_NAME, fingerprint
 
 MODEL_VERSION = 1
-REWARD_VERSION = 1
 
 RunStep = Callable[..., Artifact]  # (stage, version, config, inputs, *, seed, how) -> artifact
 

@@ -5,8 +5,6 @@ duplicates, so that a pointwise judge scores a text once however many comparison
 comparison that points to them. `predict_from_scores` and `predict_from_verdicts` bring judgements back to the pairs.
 """
 
-import gzip
-import json
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -15,7 +13,7 @@ from typing import Any, NamedTuple
 
 from tpo.errors import TpoError
 from tpo.prompts import PromptError, make_prompt
-from tpo.records import Preference, Prompt, Record, Response, Score, Verdict
+from tpo.records import Preference, Prompt, Record, RecordError, Response, Score, Verdict, read_json_lines
 
 REQUIRED = ("instruction", "response_a", "response_b", "preference")
 
@@ -66,12 +64,12 @@ def load_preferences(path: Path) -> list[Preference]:
         raise LabelError(f"there is no file {path}")
     default_group = Path(path.name.removesuffix(".gz")).stem
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            preferences = [
-                _parse(line, default_group=default_group, where=f"{path}, line {number}")
-                for number, line in enumerate(file, start=1)
-                if line.strip()
-            ]
+        preferences = [
+            _parse(row, default_group=default_group, where=f"{path}, line {number}")
+            for number, row in read_json_lines(path)
+        ]
+    except RecordError as error:
+        raise LabelError(str(error)) from error
     except UnicodeDecodeError as error:
         raise LabelError(f"{path}: not UTF-8 ({error}); save it as UTF-8") from error
     except (OSError, EOFError, zlib.error) as error:  # gzip complains in all three ways
@@ -81,13 +79,7 @@ def load_preferences(path: Path) -> list[Preference]:
     return preferences
 
 
-def _parse(line: str, *, default_group: str, where: str) -> Preference:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise LabelError(f"{where}: not JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise LabelError(f"{where}: expected an object, got {type(row).__name__}")
+def _parse(row: dict[str, Any], *, default_group: str, where: str) -> Preference:
     for name in REQUIRED:
         if name not in row:
             raise LabelError(f"{where}: no field {name!r}; it has {sorted(row)}")

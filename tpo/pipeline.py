@@ -14,7 +14,7 @@ import tpo.pairs
 import tpo.preflight
 import tpo.sample
 import tpo.synthetic
-from tpo.artifacts import Artifact, Step, Store, file_digest
+from tpo.artifacts import Artifact, Store, file_digest
 from tpo.config import Config
 from tpo.judging import MODEL_VERSION, Judging, model_settings
 from tpo.prompts import PromptError
@@ -187,18 +187,9 @@ class Pipeline:
     def _seed(self, *parts: str | int) -> int:
         return derive_seed(self.config.seed, *parts)
 
-    def _run(
-        self,
-        stage: str,
-        version: int,
-        config: dict[str, Any],
-        inputs: dict[str, Artifact] | None = None,
-        *,
-        seed: int = 0,
-        how: dict[str, Any] | None = None,
-    ) -> Artifact:
-        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
-        artifact = self.store.run(Step(stage, version, config, ids, seed, how or {}))
+    def _run(self, *parts: Any, **more: Any) -> Artifact:
+        """Return the artifact that `Store.request` gives for these arguments, and list it among the run's stages."""
+        artifact = self.store.request(*parts, **more)
         if artifact.artifact_id not in {done.artifact_id for done in self.stages}:
             self.stages.append(artifact)
         return artifact

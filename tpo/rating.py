@@ -244,9 +244,8 @@ def elo(wins: Matrix, *, k_factor: float, num_orders: int, seed: int) -> Matrix:
       then leaves all ratings exactly equal.
     - Every order drawn is also played backwards. Of two games each then comes first once, which cancels the order's
       effect to second order in `k_factor`.
-    - Ratings are rounded to `k_factor` / 100. What the order still does is a hundredth of that (standard deviation
-      over seeds, eight responses, k_factor 4, 50 orders; two thirds of it at k_factor 32), and responses that are
-      equal must not differ by it: divided by the standard deviation, it would look like a preference.
+    - Ratings are rounded to `k_factor` / 100: responses that are equal must not differ by what the order still does.
+      Divided by the standard deviation, it would look like a preference.
 
     Args:
         wins: (responses, responses) from `count_wins`; each has played.

@@ -5,6 +5,7 @@ names the file and the line, so a row of another version is never half understoo
 """
 
 import dataclasses
+import gzip
 import json
 import types
 import typing
@@ -176,12 +177,12 @@ def _matches(value: Any, hint: Any) -> bool:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, object) of a JSON-lines file; blank lines are skipped.
+    """Yield (line number from 1, object) of a JSON-lines file, gzipped where its name ends so; blank lines are skipped.
 
     Raises:
         RecordError: If a line is not a JSON object.
     """
-    with path.open(encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

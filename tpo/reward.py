@@ -15,7 +15,7 @@ import hydra
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Artifact, Step, Store, content_hash, file_digest, write_json
+from tpo.artifacts import Artifact, Store, content_hash, file_digest, write_json
 from tpo.check import check_reward, to_config
 from tpo.config import RewardConfig, register
 from tpo.errors import TpoError
@@ -23,6 +23,7 @@ from tpo.seeds import derive_seed
 
 register()
 
+REWARD_VERSION = 1
 NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "export_dir")
 
 
@@ -34,7 +35,7 @@ class RewardPipeline:
         from tpo.judging import MODEL_VERSION, model_settings
 
         self.config, self.store = config, store
-        self.model = self._run("model", MODEL_VERSION, model_settings(config.model))
+        self.model = self.store.request("model", MODEL_VERSION, model_settings(config.model))
 
     def preferences(self) -> Artifact:
         """The preferences to learn from, and those held out."""
@@ -43,18 +44,16 @@ class RewardPipeline:
         if self.config.data is not None:
             path = Path(self.config.data)
             settings = {"sha256": file_digest(path), "held_out_fraction": self.config.held_out_fraction}
-            return self._run(
+            return self.store.request(
                 "split_preferences", tpo.contrast.VERSION, settings, seed=self._seed("split"), how={"path": str(path)}
             )
         return self._make_preferences()
 
     def train(self, preferences: Artifact) -> Artifact:
         """The reward model, measured on the held-out preferences."""
-        from tpo.judging import REWARD_VERSION
-
         settings = {"settings": asdict(self.config.reward), **self._policy_settings()}
         inputs = {"model": self.model, "preferences": preferences}
-        return self._run("reward", REWARD_VERSION, settings, inputs, seed=self._seed("reward"))
+        return self.store.request("reward", REWARD_VERSION, settings, inputs, seed=self._seed("reward"))
 
     def _make_preferences(self) -> Artifact:
         import tpo.contrast
@@ -63,7 +62,7 @@ class RewardPipeline:
         from tpo.thought import DIRECT
 
         contrast = asdict(self.config.contrast)
-        prompts = self._run(
+        prompts = self.store.request(
             "prompts", PROMPTS_VERSION, {"settings": asdict(self.config.prompts)}, seed=self._seed("prompts")
         )
         inputs: dict[str, Artifact] = {"prompts": prompts}
@@ -89,29 +88,16 @@ class RewardPipeline:
                     **self._policy_settings(),
                 }
                 step = {"model": self.model, "prompts": prompts}
-                inputs[f"{role}_{split}"] = self._run(
+                inputs[f"{role}_{split}"] = self.store.request(
                     "sample", tpo.sample.VERSION, config, step, seed=self._seed("sample", role)
                 )
-        return self._run("contrast", tpo.contrast.VERSION, contrast, inputs, seed=self._seed("contrast"))
+        return self.store.request("contrast", tpo.contrast.VERSION, contrast, inputs, seed=self._seed("contrast"))
 
     def _policy_settings(self) -> dict[str, Any]:
         return {"dtype": self.config.model.dtype, "max_model_len": self.config.model.max_model_len, "epoch": 0}
 
     def _seed(self, *parts: str | int) -> int:
         return derive_seed(self.config.seed, *parts)
-
-    def _run(
-        self,
-        stage: str,
-        version: int,
-        config: dict[str, Any],
-        inputs: dict[str, Artifact] | None = None,
-        *,
-        seed: int = 0,
-        how: dict[str, Any] | None = None,
-    ) -> Artifact:
-        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
-        return self.store.run(Step(stage, version, config, ids, seed, how or {}))
 
 
 def run_reward(config: RewardConfig) -> Path:

@@ -4,7 +4,6 @@ Bradley-Terry loss -log sigmoid(r_chosen - r_rejected) through trl's `RewardTrai
 renders them, nothing truncated. Writes `reward_model/` and the held-out accuracy of each kind of pair.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,20 +12,23 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import TaskType, get_peft_model
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from tpo.artifacts import write_json
 from tpo.chat import load_tokenizer
 from tpo.checkpoints import (
+    LoraSettings,
     MarkComplete,
     ResumesInPlace,
     complete_checkpoints,
     copy_adapter,
     last_complete,
-    lora_targets,
     micro_batch_edges,
+    read_metrics,
+    unpack_micro_batch,
+    write_metrics,
 )
 from tpo.engines import Policy
 from tpo.judges import Candidates
@@ -35,27 +37,14 @@ from tpo.judges.self_taught import DESCRIPTION, SelfTaught, load_classifier
 from tpo.optimizer import MasterWeightAdamW
 from tpo.records import Preference
 from tpo.train import TrainingError
-from tpo.winrate import wilson_interval
-
-VERSION = 1
+from tpo.winrate import outcome, wilson_interval
 
 
 @dataclass(frozen=True)
-class RewardSettings:
+class RewardSettings(LoraSettings):
     """The `reward` group."""
 
-    learning_rate: float
-    lr_scheduler: str
-    warmup_ratio: float
-    num_epochs: int
-    batch_size: int
-    micro_batch_size: int
     max_tokens: int
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    lora_rank: int
-    lora_alpha: int
-    lora_targets: str
     num_layers: int
     lora_first_layer: int
 
@@ -65,9 +54,7 @@ class MicroBatchCollator(DataCollatorForPreference):  # type: ignore[misc]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return trl's batch: chosen rows first, rejected rows after them, padded on the right."""
-        (micro_batch,) = examples
-        pairs = [dict(zip(micro_batch, values, strict=True)) for values in zip(*micro_batch.values(), strict=True)]
-        batch: dict[str, Any] = super().torch_call(pairs)
+        batch: dict[str, Any] = super().torch_call(unpack_micro_batch(examples))
         return batch
 
 
@@ -101,18 +88,11 @@ def train_reward_model(
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed)
         trainer.train(resume_from_checkpoint=last_complete(work))
-        history = [
-            {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ]
         copy_adapter(complete_checkpoints(work)[-1], path / "reward_model", model_name=policy.model_path)
         write_json(path / "reward_model" / DESCRIPTION, {"num_layers": settings.num_layers})
-        temporary = path / "metrics.tmp"
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
-        temporary.replace(path / "metrics.jsonl")
+        write_metrics(path / "metrics.jsonl", trainer.state.log_history)
     shutil.rmtree(work, ignore_errors=True)
-    entries = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    entries = read_metrics(path / "metrics.jsonl")
     return {"num_pairs": len(pairs), "drops": drops, "num_steps": len(entries), "last": entries[-1]}
 
 
@@ -143,35 +123,10 @@ def make_trainer(
     torch.manual_seed(seed % 2**63)
     base = load_classifier(policy, dtype=policy.dtype, num_layers=settings.num_layers)
     base.config.use_cache = False
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,  # which also trains and saves the score head
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=0.0,
-        target_modules=lora_targets(settings.lora_targets),
-        layers_to_transform=list(range(settings.lora_first_layer, settings.num_layers)),
-    )
-    model = get_peft_model(base, lora)
-    arguments = RewardConfig(
-        output_dir=str(work),
-        seed=seed % 2**31,
-        max_length=None,  # longer pairs were left out and counted
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler,
-        warmup_steps=settings.warmup_ratio,  # below 1 it is a fraction of all steps
-        num_train_epochs=settings.num_epochs,
-        per_device_train_batch_size=1,  # a row is a micro-batch
-        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
-        max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=False,  # no autocast: weights are in the dtype to compute in
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="epoch",
-        logging_steps=1,
-        remove_unused_columns=False,
-        report_to=[],
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
+    layers = list(range(settings.lora_first_layer, settings.num_layers))
+    # For this task peft also trains and saves the score head.
+    model = get_peft_model(base, settings.lora(TaskType.SEQ_CLS, layers_to_transform=layers))
+    arguments = RewardConfig(**settings.arguments(work, seed=seed))
     ordered = sorted(pairs, key=lambda pair: max(len(pair["chosen_ids"]), len(pair["rejected_ids"])))
     edges = micro_batch_edges(len(ordered), settings.micro_batch_size)
     rows = [
@@ -212,7 +167,7 @@ def measure(
     for row, (first, second) in zip(labelled, judge.score(candidates), strict=True):
         if first.score is None or second.score is None:
             continue
-        higher = 0.5 + 0.5 * ((first.score > second.score) - (first.score < second.score))
+        higher = outcome(first.score, second.score)
         win = higher if row.preference > 0.5 else 1 - higher
         wins["all"].append(win)
         wins.setdefault(row.group, []).append(win)

@@ -18,14 +18,7 @@ from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, transl
 from tpo.errors import TpoError
 from tpo.memory import keep_freed_memory
 from tpo.models import load_policy_reference
-from tpo.records import (
-    Comparison,
-    Completion,
-    Pair,
-    Prompt,
-    Score,
-    write_records,
-)
+from tpo.records import Comparison, Completion, Pair, Prompt, Score, write_records
 from tpo.thought import ThoughtFormat
 
 Inputs = dict[str, Artifact]
@@ -61,8 +54,7 @@ def execute(path: Path) -> None:
     started = time.time()
     request = json.loads((path / "request.json").read_text())
     inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}
-    config = {**request["config"], **({"how": request["how"]} if request["how"] else {})}
-    metrics = _dispatch(request["stage"])(path, config, inputs, request["seed"])
+    metrics = _dispatch(request["stage"])(path, request["config"], inputs, request["seed"])
     finish(path, metrics=metrics, started=started)
 
 

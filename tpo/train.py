@@ -5,7 +5,6 @@ given an EOS a second time. One adapter is carried through the iterations and ne
 quantized to NF4 (QLoRA); sampling then uses the same quantized values.
 """
 
-import json
 import logging
 import math
 import shutil
@@ -17,20 +16,23 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftModel, TaskType, get_peft_model
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from tpo.chat import load_tokenizer
 from tpo.checkpoints import (
+    LoraSettings,
     MarkComplete,
     ResumesInPlace,
     complete_checkpoints,
     copy_adapter,
     last_complete,
-    lora_targets,
     micro_batch_edges,
+    read_metrics,
+    unpack_micro_batch,
+    write_metrics,
 )
 from tpo.engines import Policy
 from tpo.errors import TpoError
@@ -40,7 +42,6 @@ from tpo.records import Pair
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
 
 # At the first step policy and reference are the same weights on the same batches: equal up to kernels that do
 # not repeat bit by bit. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a
@@ -53,7 +54,7 @@ class TrainingError(TpoError):
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(LoraSettings):
     """The `train` group, without what only concerns the choice of the checkpoint."""
 
     quantization: str
@@ -61,17 +62,6 @@ class TrainSettings:
     nll_weight: float
     reference: str
     mask_forced_tokens: bool
-    learning_rate: float
-    lr_scheduler: str
-    warmup_ratio: float
-    num_epochs: int
-    batch_size: int
-    micro_batch_size: int
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    lora_rank: int
-    lora_alpha: int
-    lora_targets: str
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
@@ -83,8 +73,7 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return trl's batch: chosen rows first, rejected rows after them, padded on the right."""
-        (micro_batch,) = examples
-        pairs = [dict(zip(micro_batch, values, strict=True)) for values in zip(*micro_batch.values(), strict=True)]
+        pairs = unpack_micro_batch(examples)
         batch: dict[str, Any] = super().torch_call(pairs)
         for side, offset in (("chosen", 0), ("rejected", len(pairs))):
             for row, example in enumerate(pairs):
@@ -152,20 +141,12 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed)
         trainer.train(resume_from_checkpoint=last_complete(work))
-        # trl's count of tokens starts anew when training is resumed.
-        history = [
-            {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
-            for entry in trainer.state.log_history
-            if "loss" in entry
-        ]
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
             model_name = policy.unquantized_path or policy.model_path
             copy_adapter(checkpoint, path / f"epoch-{epoch}", model_name=model_name)
-        temporary = path / "metrics.tmp"
-        temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
-        temporary.replace(path / "metrics.jsonl")
+        write_metrics(path / "metrics.jsonl", trainer.state.log_history)
     shutil.rmtree(work, ignore_errors=True)
-    entries = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    entries = read_metrics(path / "metrics.jsonl")
     return {"num_pairs": len(pairs), "num_steps": len(entries), "first_loss": entries[0]["loss"], "last": entries[-1]}
 
 
@@ -183,38 +164,14 @@ def make_trainer(
     )
     base.config.use_cache = False
     if policy.adapter_path is None:
-        lora = LoraConfig(
-            task_type=TaskType.CAUSAL_LM,
-            r=settings.lora_rank,
-            lora_alpha=settings.lora_alpha,
-            lora_dropout=0.0,
-            target_modules=lora_targets(settings.lora_targets),
-        )
-        model = get_peft_model(base, lora)
+        model = get_peft_model(base, settings.lora(TaskType.CAUSAL_LM))
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
     arguments = DPOConfig(
-        output_dir=str(work),
-        seed=seed % 2**31,
         beta=settings.beta,
         loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
         loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
-        max_length=None,  # trl's default would cut answers off; over-long pairs were dropped and counted
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.lr_scheduler,
-        warmup_steps=settings.warmup_ratio,  # below 1 it is a fraction of all steps
-        num_train_epochs=settings.num_epochs,
-        per_device_train_batch_size=1,  # a row is a micro-batch
-        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
-        max_grad_norm=settings.max_grad_norm,
-        gradient_checkpointing=settings.gradient_checkpointing,
-        bf16=False,  # no autocast: weights are in the dtype to compute in
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="epoch",
-        logging_steps=1,
-        remove_unused_columns=False,
-        report_to=[],
-        dataloader_pin_memory=torch.cuda.is_available(),
+        **settings.arguments(work, seed=seed),
     )
     trainer = SampledIdsTrainer(
         model=model,

@@ -64,6 +64,11 @@ def wilson_interval(rate: float, count: int, *, confidence: float) -> tuple[floa
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def outcome(ours: float, theirs: float) -> float:
+    """Return 1 where `ours` is the higher score, 0 where it is the lower, 0.5 for a tie."""
+    return 0.5 + 0.5 * ((ours > theirs) - (ours < theirs))
+
+
 def win_rate_by_category(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> dict[str, WinRate]:
     """Return the win rate of every category, names in alphabetical order."""
     names = sorted({row.category for row in comparisons})

@@ -2,8 +2,7 @@
 
 Several processes may use the file at once. SQLite's plain rollback journal is used rather than its write-ahead log,
 which needs memory shared between all processes and so breaks on network file systems; there the plain journal is as
-safe as the file system's locks are. The price is a few fsyncs an answer: about 55 answers a second on an ordinary disk,
-well above what a judge writes.
+safe as the file system's locks are. The price is a few fsyncs an answer.
 """
 
 import hashlib
