@@ -30,7 +30,7 @@ ENTRY: dict[str, Any] = {
     "training": {"num_pairs": 6, "first_loss": 0.69, "last": {"loss": 0.7}},
     "adapter": "train-0/epoch-2",
     "validation_scores": {"1": -1.18, "2": -1.06},
-    "comparison": "compare-0",
+    "artifacts": {"answers": "sample-0", "comparison": "compare-0"},
 }
 API_KEY = "0123456789abcdef" * 2 + "planted!"
 

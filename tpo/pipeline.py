@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tpo.evaluate
+import tpo.compare
 import tpo.pairs
 import tpo.preflight
 import tpo.sample
@@ -112,7 +112,7 @@ class Pipeline:
             "no_response": self.config.eval.no_response,
             "baseline_index": int(self.judging.is_comparative),
         }
-        return self._run("compare", tpo.evaluate.VERSION, config, inputs, seed=self._seed("compare"))
+        return self._run("compare", tpo.compare.VERSION, config, inputs, seed=self._seed("compare"))
 
     def _scores(self, answers: Sequence[Artifact]) -> list[list[Score]]:
         """The scores of several policies' answers, one sample each."""

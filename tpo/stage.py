@@ -237,7 +237,7 @@ def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 
 def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.evaluate import compare, summarize
+    from tpo.compare import compare, summarize
 
     rows: list[Comparison] = compare(
         [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"],

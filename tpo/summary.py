@@ -64,7 +64,18 @@ class Run:
             "training": checkpoints.metrics if checkpoints else None,
             "adapter": f"{checkpoints.artifact_id}/epoch-{selection.epoch}" if checkpoints and selection else None,
             "validation_scores": {str(key): value for key, value in selection.mean_scores.items()} if selection else {},
-            "comparison": comparison.artifact_id,
+            "artifacts": {
+                role: artifact.artifact_id
+                for role, artifact in {
+                    "answers": answers,
+                    "comparison": comparison,
+                    "completions": completions,
+                    "scores": scores,
+                    "pairs": pairs,
+                    "train": checkpoints,
+                }.items()
+                if artifact is not None
+            },
         }
         self.iterations.append(entry)
         self.tracker.log_iteration(entry)

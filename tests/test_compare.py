@@ -1,6 +1,6 @@
 import pytest
 
-from tpo.evaluate import compare, summarize
+from tpo.compare import compare, summarize
 from tpo.records import Comparison, Completion, Prompt, Score
 
 PROMPT = Prompt("p", "Why?", "science", "builtin", "test")
