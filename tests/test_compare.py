@@ -1,7 +1,9 @@
+from collections.abc import Sequence
+
 import pytest
 
-from tpo.compare import compare, summarize
-from tpo.records import Comparison, Completion, Prompt, Score
+from tpo.compare import Judged, compare, judged_by_scores, judged_by_verdicts, summarize
+from tpo.records import Comparison, Completion, Prompt, Score, Verdict
 
 PROMPT = Prompt("p", "Why?", "science", "builtin", "test")
 Side = tuple[list[Completion], list[Score]]
@@ -17,6 +19,11 @@ def silent(reason: str) -> Side:
     """A completion without a response, as the split and the judge leave it."""
     row = Completion("p", 0, [1], [2], 0, 0, False, "yes", None, None, reason, "stop", 0, 0, 0)
     return [row], [Score("p", 0, None, reason)]
+
+
+def versus(prompts: Sequence[Prompt], policy: Side, baseline: Side, *, no_response: str = "loss") -> list[Comparison]:
+    judged = judged_by_scores(policy[1], baseline[1])
+    return compare(prompts, policy[0], baseline[0], judged, no_response=no_response)
 
 
 @pytest.mark.parametrize("no_response", ["loss", "unscored"])
@@ -35,7 +42,7 @@ def silent(reason: str) -> Side:
     ],
 )
 def test_compare(policy: Side, baseline: Side, win: float | None, reason: str | None, no_response: str) -> None:
-    [found] = compare([PROMPT], policy, baseline, no_response=no_response)
+    [found] = versus([PROMPT], policy, baseline, no_response=no_response)
     assert (found.win, found.unscored_reason) == (win, reason)
     assert (found.policy_score, found.baseline_score) == (policy[1][0].score, baseline[1][0].score)
 
@@ -49,15 +56,18 @@ def test_compare(policy: Side, baseline: Side, win: float | None, reason: str | 
     ],
 )
 def test_missing_response_is_a_loss_or_unscored(policy: Side, baseline: Side, win: float, reason: str) -> None:
-    [lost] = compare([PROMPT], policy, baseline, no_response="loss")
-    [unscored] = compare([PROMPT], policy, baseline, no_response="unscored")
+    [lost] = versus([PROMPT], policy, baseline, no_response="loss")
+    [unscored] = versus([PROMPT], policy, baseline, no_response="unscored")
     assert (lost.win, lost.unscored_reason) == (win, None)
     assert (unscored.win, unscored.unscored_reason) == (None, reason)
 
 
 def test_row_holds_category_and_response_lengths() -> None:
-    [found] = compare([PROMPT], side(2.0, num_tokens=7), side(1.0, num_tokens=9), no_response="loss")
-    assert found == Comparison("p", "science", 1.0, None, 2.0, 1.0, 7, 9)
+    ours, theirs = side(2.0, num_tokens=7), side(1.5, reason="long", num_tokens=9)
+    [found] = versus([PROMPT], ours, theirs)
+    assert found == Comparison("p", "science", 1.0, None, 1, 2.0, 1.5, 7, 9, len("yes 2.0 None"), len("yes 1.5 long"))
+    [found] = versus([PROMPT], silent("empty_response"), theirs)
+    assert (found.policy_characters, found.baseline_characters) == (None, len("yes 1.5 long"))
 
 
 def test_rows_are_matched_by_prompt_not_by_position() -> None:
@@ -67,7 +77,7 @@ def test_rows_are_matched_by_prompt_not_by_position() -> None:
     merged: list[Side] = [
         ([rows[0] for rows, _ in sides], [scores[0] for _, scores in sides[::-1]]) for sides in (ours, theirs)
     ]
-    assert [(row.prompt_id, row.win) for row in compare(prompts, *merged, no_response="loss")] == [
+    assert [(row.prompt_id, row.win) for row in versus(prompts, *merged)] == [
         ("p", 1.0),
         ("q", 0.0),
     ]
@@ -75,14 +85,60 @@ def test_rows_are_matched_by_prompt_not_by_position() -> None:
 
 def test_prompts_that_were_not_answered_are_an_error() -> None:
     with pytest.raises(KeyError):
-        compare([PROMPT, Prompt("q", "How?", "maths", "builtin", "test")], side(1.0), side(1.0), no_response="loss")
+        versus([PROMPT, Prompt("q", "How?", "maths", "builtin", "test")], side(1.0), side(1.0))
+
+
+def several(*texts: str | None) -> list[Completion]:
+    return [
+        Completion("p", index, [1], [2], 0, 0, False, "", "hm", text, None if text else "empty", "stop", 3, index, 0)
+        for index, text in enumerate(texts)
+    ]
+
+
+def test_wins_of_several_samples_are_averaged() -> None:
+    scores = [Score("p", index, score, None) for index, score in enumerate([3.0, 1.0, 2.0])]
+    scores.append(Score("p", 3, None, "too_long"))
+    judged = judged_by_scores(scores, [Score("p", 0, 2.0, None)])
+    ours, theirs = several("a", "bb", "ccc", "dddd"), several("z")
+    [found] = compare([PROMPT], ours, theirs, judged, no_response="loss")
+    assert (found.win, found.num_samples, found.policy_score, found.unscored_reason) == (0.5, 3, 2.0, None)
+    assert (found.policy_tokens, found.policy_characters) == (1.5, 2.5)
+    [lost] = compare([PROMPT], several("a", None), theirs, judged, no_response="loss")
+    assert (lost.win, lost.num_samples, lost.policy_characters) == (0.5, 2, 1)
+    [fewer] = compare([PROMPT], several("a", None), theirs, judged, no_response="unscored")
+    assert (fewer.win, fewer.num_samples) == (1.0, 1)
+    [same] = compare([PROMPT], several("z", "z"), theirs, {}, no_response="loss")
+    assert (same.win, same.num_samples) == (0.5, 2)
+
+
+def verdict(first: int, second: int, outcome: float | None, reason: str | None = None) -> Verdict:
+    return Verdict("p", first, second, outcome, 1.0, reason, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        pytest.param([verdict(0, 2, 1.0), verdict(2, 0, 0.0)], {0: (1.0, None)}, id="both_orders"),
+        pytest.param([verdict(0, 2, 1.0), verdict(2, 0, 1.0)], {0: (0.5, None)}, id="position_decides"),
+        pytest.param([verdict(2, 0, 0.25)], {0: (0.75, None)}, id="one_order_soft"),
+        pytest.param([verdict(0, 2, None, "cut"), verdict(2, 0, 1.0)], {0: (0.0, None)}, id="one_unscored"),
+        pytest.param([verdict(0, 2, None, "cut"), verdict(2, 0, None, "x")], {0: (None, "cut")}, id="none_scored"),
+        pytest.param([verdict(0, 1, 1.0), verdict(2, 1, 1.0)], {1: (0.0, None)}, id="samples_among_themselves"),
+        pytest.param([], {}, id="nothing_asked"),
+    ],
+)
+def test_verdicts_are_of_the_policys_side(
+    verdicts: list[Verdict], expected: dict[int, tuple[float | None, str | None]]
+) -> None:
+    found = judged_by_verdicts(verdicts, baseline_index=2)
+    assert found == {("p", index): Judged(*result) for index, result in expected.items()}
 
 
 def test_summary_counts_every_prompt() -> None:
     rows = [
-        Comparison("a", "maths", 1.0, None, 2.0, 1.0, 5, 5),
-        Comparison("b", "maths", 0.5, None, 1.0, 1.0, 5, 5),
-        Comparison("c", "code", None, "policy: empty_response", None, 1.0, 0, 5),
+        Comparison("a", "maths", 1.0, None, 1, 2.0, 1.0, 5, 5, 9, 9),
+        Comparison("b", "maths", 0.5, None, 1, 1.0, 1.0, 5, 5, 9, 9),
+        Comparison("c", "code", None, "policy: empty_response", 0, None, 1.0, 0, 5, None, 9),
     ]
     found = summarize(rows, confidence=0.95, seed=0)
     for rate in (found["win_rate"], found["win_rate_length_controlled"]):

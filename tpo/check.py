@@ -8,7 +8,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.config import AgreementConfig, Config, RewardConfig
+from tpo.config import (
+    AgreementConfig,
+    ArenaHardEval,
+    CategoriesEval,
+    Config,
+    EvaluateConfig,
+    RewardConfig,
+    ThoughtBudgetEval,
+    ThoughtConfig,
+    ThoughtValueEval,
+)
 from tpo.errors import TpoError
 
 ANY = math.inf
@@ -31,6 +41,9 @@ CHOICES: dict[str, set[str]] = {
     "train.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
     "reward.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
     "eval.no_response": {"loss", "unscored"},
+    "eval.length_control": {"auto", "official", "fixed_slope"},
+    "eval.version": {"v0.1", "v2.0"},
+    "eval.classifier.backend": {"server", "vllm"},
     "tracking.mode": {"auto", "online", "offline"},
 }
 RANGES: dict[str, tuple[float, float]] = {
@@ -84,10 +97,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "contrast.max_tokens": (1, ANY),
     "contrast.max_length_ratio": (1, ANY),
     "eval.temperature": (0, ANY),
+    "eval.num_samples": (1, ANY),
+    "eval.num_prompts": (1, ANY),
+    "eval.per_category": (0, ANY),
     "eval.top_p": (1e-9, 1),
     "eval.confidence": (0.5, 0.9999),
 }
-FILES = ("model.chat_template", "prompts.path", "prompts.shots_path", "data")
+FILES = ("model.chat_template", "prompts.path", "prompts.shots_path", "data", "eval.path", "eval.answers_path")
 PACKAGES: dict[tuple[str, str], str] = {  # key and value -> what it needs
     ("engine.kind", "vllm"): "vllm",
     ("judge.backend", "vllm"): "vllm",
@@ -139,7 +155,37 @@ def check(config: Config) -> None:
             f"sample.max_thought_tokens + sample.max_response_tokens = {budget} leaves no room for the prompt in "
             f"model.max_model_len={config.model.max_model_len}"
         )
-    _check_thought(config)
+    if config.eval.kind != "held_out":
+        raise ConfigError(
+            f"eval={config.eval.kind} is for python -m tpo.evaluate; within a run policies are compared on held-out "
+            "instructions, eval=held_out"
+        )
+    _check_thought(config.thought)
+
+
+def check_evaluate(config: EvaluateConfig) -> None:
+    """Raise on settings of an evaluation that could only fail later.
+
+    Raises:
+        ConfigError: Naming the keys and what to do.
+    """
+    _check_judge(_check_each(config))
+    evaluation = config.eval
+    if isinstance(evaluation, ThoughtValueEval) and not all(0 <= cut <= 1 for cut in evaluation.cuts):
+        raise ConfigError(f"eval.cuts={evaluation.cuts}: fractions are from 0 to 1")
+    if isinstance(evaluation, ThoughtBudgetEval) and (not evaluation.budgets or min(evaluation.budgets) < 0):
+        raise ConfigError(f"eval.budgets={evaluation.budgets}: give one or more token counts, 0 or above")
+    if isinstance(evaluation, CategoriesEval) and evaluation.classify:
+        for place in ("{instruction}", "{categories}"):
+            if place not in evaluation.classifier.prompt:
+                raise ConfigError(f"eval.classifier.prompt has no {place}")
+        if not evaluation.categories:
+            raise ConfigError("eval.categories is empty: there is nothing to sort into")
+    if isinstance(evaluation, ArenaHardEval) and config.judge.kind != "llm_pairwise":
+        raise ConfigError(
+            f"eval=arena_hard scores games, which judge={config.judge.kind} does not play: use a pairwise judge"
+        )
+    _check_thought(config.thought)
 
 
 def check_agreement(config: AgreementConfig) -> None:
@@ -239,8 +285,7 @@ def _check_judge(values: dict[str, Any]) -> None:
             raise ConfigError(f"judge.weights={weights}: weights must be above 0")
 
 
-def _check_thought(config: Config) -> None:
-    thought = config.thought
+def _check_thought(thought: ThoughtConfig) -> None:
     if "{instruction}" not in thought.prompt:
         raise ConfigError("thought.prompt has no {instruction}: every prompt would be the same")
     if thought.response_delimiter is None and (thought.enforce != "none" or thought.thought_delimiter is not None):

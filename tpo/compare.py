@@ -1,80 +1,145 @@
-"""Stage "compare": the policy's responses against the baseline's on held-out instructions.
+"""Stage "compare": the policy's responses against the baseline's on the same instructions.
 
-The higher score wins, whether a judge scored each response alone or rated the two against each other. Thoughts play no
-part: a `Score` is of a response alone.
+Who wins comes from scores, whether a judge scored each response alone or several against each other, or from a pairwise
+judge's verdicts on the two. Thoughts play no part: judges get responses alone.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any, NamedTuple
 
-from tpo.records import Comparison, Completion, Prompt, Score
+from tpo.records import Comparison, Completion, Prompt, Score, Verdict
 from tpo.winrate import length_controlled_win_rate, outcome, win_rate, win_rate_by_category
 
-VERSION = 2
+VERSION = 3
+
+
+class Judged(NamedTuple):
+    """What a judge made of one of the policy's samples beside the baseline's response; `win` or `reason` is None."""
+
+    win: float | None
+    reason: str | None
+    policy_score: float | None = None
+    baseline_score: float | None = None
+
+
+def judged_by_scores(
+    policy: Sequence[Score], baseline: Sequence[Score], *, baseline_index: int = 0
+) -> dict[tuple[str, int], Judged]:
+    """Return by (prompt_id, sample_index) whether the policy's score is the higher one; equal scores are a tie.
+
+    Args:
+        policy: Scores of the policy's samples.
+        baseline: Scores that hold the baseline's response.
+        baseline_index: Its sample index there: the number of the policy's samples where both sides were judged together.
+    """
+    theirs = {row.prompt_id: row for row in baseline if row.sample_index == baseline_index}
+    found = {}
+    for ours in policy:
+        other = theirs[ours.prompt_id]
+        if ours.score is None:
+            judged = Judged(None, f"policy: {ours.unscored_reason}", None, other.score)
+        elif other.score is None:
+            judged = Judged(None, f"baseline: {other.unscored_reason}", ours.score, None)
+        else:
+            judged = Judged(outcome(ours.score, other.score), None, ours.score, other.score)
+        found[ours.prompt_id, ours.sample_index] = judged
+    return found
+
+
+def judged_by_verdicts(verdicts: Sequence[Verdict], *, baseline_index: int) -> dict[tuple[str, int], Judged]:
+    """Return by (prompt_id, sample_index) the mean outcome for the policy over the orders that were scored."""
+    games: dict[tuple[str, int], list[float | str]] = defaultdict(list)
+    for row in verdicts:
+        if baseline_index not in (row.first_index, row.second_index):
+            continue
+        is_first = row.second_index == baseline_index
+        key = (row.prompt_id, row.first_index if is_first else row.second_index)
+        if row.outcome is None:
+            games[key].append(row.unscored_reason or "unscored")
+        else:
+            games[key].append(row.outcome if is_first else 1 - row.outcome)
+    found = {}
+    for key, results in games.items():
+        wins = [result for result in results if not isinstance(result, str)]
+        reasons = [result for result in results if isinstance(result, str)]
+        found[key] = Judged(mean(wins), None) if wins else Judged(None, reasons[0])
+    return found
 
 
 def compare(
     prompts: Sequence[Prompt],
-    policy: tuple[Sequence[Completion], Sequence[Score]],
-    baseline: tuple[Sequence[Completion], Sequence[Score]],
+    policy: Sequence[Completion],
+    baseline: Sequence[Completion],
+    judged: Mapping[tuple[str, int], Judged],
     *,
     no_response: str,
-    baseline_index: int = 0,
 ) -> list[Comparison]:
-    """Return one comparison per prompt, of the first sample of each side; equal responses are a tie.
+    """Return one comparison per prompt: the mean over the policy's samples against the baseline's first sample.
 
-    A response that the judge could not score makes the comparison unscored, with the side and its reason.
+    Equal responses are a tie. A sample that the judge could not decide on is left out; where that leaves none, the
+    comparison is unscored, with the first sample's reason.
 
     Args:
-        prompts: The held-out instructions.
-        policy: Completions and scores.
-        baseline: Likewise.
-        baseline_index: The sample index of the baseline's scores: 1 where both sides were judged together.
+        prompts: The instructions.
+        policy: One or more samples of each.
+        baseline: Its sample 0 counts.
+        judged: What the judge made of each of the policy's samples.
         no_response: What becomes of a side whose completion holds no response: "loss", since its user got
             nothing (a tie where both hold none), or "unscored".
     """
-    sides = [_first_samples(*policy, index=0), _first_samples(*baseline, index=baseline_index)]
+    ours: dict[str, list[Completion]] = {}
+    for row in policy:
+        ours.setdefault(row.prompt_id, []).append(row)
+    theirs = {row.prompt_id: row for row in baseline if row.sample_index == 0}
     rows = []
     for prompt in prompts:
-        (ours, our_score), (theirs, their_score) = (side[prompt.prompt_id] for side in sides)
-        win, reason = None, None
-        if no_response == "loss" and (ours.response is None or theirs.response is None):
-            win = outcome(ours.response is not None, theirs.response is not None)
-        elif ours.response is not None and ours.response == theirs.response:
-            win = 0.5
-        elif our_score.score is None:
-            reason = f"policy: {our_score.unscored_reason}"
-        elif their_score.score is None:
-            reason = f"baseline: {their_score.unscored_reason}"
-        else:
-            win = outcome(our_score.score, their_score.score)
+        samples, other = ours[prompt.prompt_id], theirs[prompt.prompt_id]
+        decided = [_decide(sample, other, judged, no_response=no_response) for sample in samples]
+        wins = [item.win for item in decided if item.win is not None]
         rows.append(
             Comparison(
                 prompt_id=prompt.prompt_id,
                 category=prompt.category,
-                win=win,
-                unscored_reason=reason,
-                policy_score=our_score.score,
-                baseline_score=their_score.score,
-                policy_tokens=ours.num_response_tokens,
-                baseline_tokens=theirs.num_response_tokens,
+                win=mean(wins) if wins else None,
+                unscored_reason=None if wins else decided[0].reason,
+                num_samples=len(wins),
+                policy_score=_mean(item.policy_score for item in decided),
+                baseline_score=decided[0].baseline_score,
+                policy_tokens=mean(sample.num_response_tokens for sample in samples),
+                baseline_tokens=other.num_response_tokens,
+                policy_characters=_mean(None if row.response is None else len(row.response) for row in samples),
+                baseline_characters=None if other.response is None else len(other.response),
             )
         )
     return rows
 
 
-def _first_samples(
-    completions: Sequence[Completion], scores: Sequence[Score], *, index: int
-) -> dict[str, tuple[Completion, Score]]:
-    by_id = {score.prompt_id: score for score in scores if score.sample_index == index}
-    return {row.prompt_id: (row, by_id[row.prompt_id]) for row in completions if row.sample_index == 0}
+def _decide(
+    ours: Completion, theirs: Completion, judged: Mapping[tuple[str, int], Judged], *, no_response: str
+) -> Judged:
+    has_ours, has_theirs = ours.response is not None, theirs.response is not None
+    if not (has_ours and has_theirs):
+        missing = f"baseline: {theirs.split_error}" if has_ours else f"policy: {ours.split_error}"
+        found = judged.get((ours.prompt_id, ours.sample_index), Judged(None, missing))  # a pairwise judge was not asked
+        is_loss = no_response == "loss"
+        return found._replace(win=outcome(has_ours, has_theirs), reason=None) if is_loss else Judged(None, missing)
+    if ours.response == theirs.response:
+        found = judged.get((ours.prompt_id, ours.sample_index), Judged(0.5, None))
+        return found._replace(win=0.5, reason=None)
+    return judged[ours.prompt_id, ours.sample_index]
+
+
+def _mean(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def summarize(comparisons: Sequence[Comparison], *, confidence: float, seed: int) -> dict[str, Any]:
     """Return win rates over all prompts, controlled for length, and per category, and the policy's mean score."""
-    scores = [row.policy_score for row in comparisons if row.policy_score is not None]
     return {
-        "mean_score": sum(scores) / len(scores) if scores else None,
+        "mean_score": _mean(row.policy_score for row in comparisons),
         "win_rate": win_rate(comparisons, confidence=confidence).to_dict(),
         "win_rate_length_controlled": length_controlled_win_rate(
             comparisons, seed=seed, confidence=confidence

@@ -19,6 +19,7 @@ from tpo.judge_config import (
     JudgeConfig,
     LengthJudge,
     LikelihoodJudge,
+    LLMJudgeConfig,
     PairwiseLLMJudge,
     PointwiseLLMJudge,
     RandomJudge,
@@ -211,12 +212,85 @@ class RewardTrainConfig(LoraTrainConfig):
 
 @dataclass
 class EvalConfig:
-    """How policies are compared on held-out instructions."""
+    """How policies are compared: the part that all kinds share."""
 
-    temperature: float = MISSING
-    top_p: float = MISSING
+    kind: str = MISSING
+    temperature: float = 0.8
+    top_p: float = 0.95
+    num_samples: int = 1
     no_response: str = "loss"
     confidence: float = 0.95
+
+
+@dataclass
+class HeldOutEval(EvalConfig):
+    """On the held-out instructions of the group `prompts`."""
+
+    kind: str = "held_out"
+
+
+@dataclass
+class CategoriesEval(EvalConfig):
+    """Gains by category, as the paper's fine-grained evaluation."""
+
+    kind: str = "categories"
+    classify: bool = MISSING
+    categories: list[str] = field(default_factory=list)
+    per_category: int = MISSING
+    classifier: LLMJudgeConfig = field(default_factory=LLMJudgeConfig)
+
+
+@dataclass
+class AlpacaEvalEval(EvalConfig):
+    """AlpacaEval 2."""
+
+    kind: str = "alpaca_eval"
+    path: str | None = None
+    length_control: str = MISSING
+
+
+@dataclass
+class ArenaHardEval(EvalConfig):
+    """Arena-Hard."""
+
+    kind: str = "arena_hard"
+    version: str = MISSING
+    path: str | None = None
+    answers_path: str | None = None
+    reference: str = MISSING
+
+
+@dataclass
+class Gsm8kEval(EvalConfig):
+    """Grade-school mathematics."""
+
+    kind: str = "gsm8k"
+    path: str | None = None
+    num_prompts: int | None = None
+
+
+@dataclass
+class IfevalEval(EvalConfig):
+    """Verifiable instructions."""
+
+    kind: str = "ifeval"
+    path: str | None = None
+
+
+@dataclass
+class ThoughtValueEval(EvalConfig):
+    """What a thought is worth: interventions on it."""
+
+    kind: str = "thought_value"
+    cuts: list[float] = field(default_factory=list)
+
+
+@dataclass
+class ThoughtBudgetEval(EvalConfig):
+    """Win rate against the thought's token budget."""
+
+    kind: str = "thought_budget"
+    budgets: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -282,6 +356,27 @@ class RewardConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    """The evaluation of one policy (`tpo.evaluate`)."""
+
+    policy: str = MISSING
+    baseline: str | None = MISSING
+    seed: int = MISSING
+    artifacts_dir: str = MISSING
+    runs_dir: str = MISSING
+    isolate_stages: bool = MISSING
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    thought: ThoughtConfig = field(default_factory=ThoughtConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+    rating: RatingConfig = field(default_factory=RatingConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+@dataclass
 class Config:
     """The whole experiment."""
 
@@ -331,7 +426,16 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
     "contrast": {"contrast": ContrastConfig},
     "reward": {"reward_training": RewardTrainConfig},
     "train": {"train": TrainConfig},
-    "eval": {"eval": EvalConfig},
+    "eval": {
+        "held_out": HeldOutEval,
+        "categories": CategoriesEval,
+        "alpaca_eval": AlpacaEvalEval,
+        "arena_hard": ArenaHardEval,
+        "gsm8k": Gsm8kEval,
+        "ifeval": IfevalEval,
+        "thought_value": ThoughtValueEval,
+        "thought_budget": ThoughtBudgetEval,
+    },
     "tracking": {"none": NoTracking, "wandb": WandbTracking},
 }
 
@@ -339,7 +443,8 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
 def register() -> None:
     """Put the schemas where the YAML files of conf/ find them: `schema...` and `<group>/schema_<kind>`."""
     store = ConfigStore.instance()
-    for name, entry in (("schema", Config), ("schema_agreement", AgreementConfig), ("schema_reward", RewardConfig)):
+    entries = {"agreement": AgreementConfig, "reward": RewardConfig, "evaluate": EvaluateConfig}
+    for name, entry in {"schema": Config, **{f"schema_{key}": entry for key, entry in entries.items()}}.items():
         store.store(name=name, node=entry)
     for group, kinds in SCHEMAS.items():
         for kind, node in kinds.items():

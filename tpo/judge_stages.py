@@ -38,6 +38,12 @@ def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
             indices = (min(pair.first_index, pair.second_index), max(pair.first_index, pair.second_index))
             if indices not in pairs.setdefault(pair.prompt_id, []):
                 pairs[pair.prompt_id].append(indices)
+    elif "against" in config:
+        indices_of: dict[str, list[int]] = {}
+        for row in responses:
+            indices_of.setdefault(row.prompt_id, []).append(row.sample_index)
+        other = config["against"]
+        pairs = {key: [(index, other) for index in found if index != other] for key, found in indices_of.items()}
     judge = load_pairwise_judge(**_judge_arguments(path, config, inputs))
     return collect_verdicts(path, prompts, responses, judge, pairs=pairs)
 

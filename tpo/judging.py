@@ -54,7 +54,7 @@ class Judging:
             seed: Of the rating.
         """
         self.judge, self.rating, self.model = asdict(judge), asdict(rating), model
-        self._run, self._seed = run, seed
+        self.run, self._seed = run, seed
 
     @property
     def is_comparative(self) -> bool:
@@ -65,9 +65,19 @@ class Judging:
         """Return the scores of all responses that `inputs` hold."""
         return self._score(self.judge, inputs)
 
-    def verdicts(self, inputs: Mapping[str, Artifact]) -> Artifact:
-        """Return a pairwise judge's verdicts on the responses that `inputs` hold."""
-        return self._ask("verdicts", self.judge, inputs)
+    @property
+    def gives_verdicts(self) -> bool:
+        """Whether the judge compares two responses at a time."""
+        return self.judge["kind"] == "llm_pairwise"
+
+    def verdicts(self, inputs: Mapping[str, Artifact], *, against: int | None = None) -> Artifact:
+        """Return a pairwise judge's verdicts on the responses that `inputs` hold.
+
+        Args:
+            inputs: Instructions and completions, or labelled pairs.
+            against: Sample index of a response that all others are compared with; None compares all pairs.
+        """
+        return self._ask("verdicts", self.judge, inputs, **({} if against is None else {"against": against}))
 
     def _score(self, judge: dict[str, Any], inputs: Mapping[str, Artifact]) -> Artifact:
         match judge["kind"]:
@@ -75,11 +85,11 @@ class Judging:
                 members = {
                     f"member_{name}": self._score(settings, inputs) for name, settings in judge["members"].items()
                 }
-                return self._run("combine", tpo.judge.VERSION, {"weights": judge["weights"]}, members)
+                return self.run("combine", tpo.judge.VERSION, {"weights": judge["weights"]}, members)
             case "llm_pairwise":
                 verdicts = self._ask("verdicts", judge, inputs)
                 config = {"rating": self.rating}
-                return self._run("rate", tpo.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed)
+                return self.run("rate", tpo.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed)
             case "likelihood":  # its variants share the passes over the model
                 sides = {"likelihoods": True} | ({"priors": False} if judge["subtract_prior"] else {})
                 parts = {
@@ -87,26 +97,26 @@ class Judging:
                     for role, with_instruction in sides.items()
                 }
                 per_token = judge["normalization"] == "mean"
-                return self._run("normalize", tpo.judge.VERSION, {"per_token": per_token}, parts)
+                return self.run("normalize", tpo.judge.VERSION, {"per_token": per_token}, parts)
             case _:
                 return self._ask("judge", judge, inputs)
 
-    def _ask(self, stage: str, judge: dict[str, Any], inputs: Mapping[str, Artifact]) -> Artifact:
-        config: dict[str, Any] = {"judge": {key: value for key, value in judge.items() if key not in _HOW}}
+    def _ask(self, stage: str, judge: dict[str, Any], inputs: Mapping[str, Artifact], **settings: Any) -> Artifact:
+        config: dict[str, Any] = {"judge": {key: value for key, value in judge.items() if key not in _HOW}, **settings}
         if judge.get("backend") == "vllm":
             config["vllm_dtype"] = judge["vllm"]["dtype"]
         how = {key: value for key, value in judge.items() if key in _HOW}
         inputs = dict(inputs)
         if judge["kind"] == "self_taught":
-            inputs["model"] = self._run("model", MODEL_VERSION, self._embedded_settings())
+            inputs["model"] = self.run("model", MODEL_VERSION, self._embedded_settings())
             config["weights_sha256"] = file_digest(Path(judge["path"]) / "adapter_model.safetensors")
             config |= {"dtype": judge["dtype"], "max_model_len": judge["max_tokens"], "epoch": 0}
         elif judge["kind"] in {"likelihood", "self_rating"} or (judge.get("name") is None and "backend" in judge):
-            inputs["model"] = self._run("model", MODEL_VERSION, model_settings(self.model))
+            inputs["model"] = self.run("model", MODEL_VERSION, model_settings(self.model))
             config |= {"dtype": self.model.dtype, "max_model_len": self.model.max_model_len, "epoch": 0}
         elif judge.get("name") is not None:
             config["fingerprint"] = fingerprint(judge["name"])
-        return self._run(stage, tpo.judge.VERSION, config, inputs, how=how)
+        return self.run(stage, tpo.judge.VERSION, config, inputs, how=how)
 
     def _embedded_settings(self) -> dict[str, Any]:
         """The embedded model as the run prepares it, so that it is prepared once; else without quantization."""

@@ -15,8 +15,9 @@ import tpo.preflight
 import tpo.sample
 import tpo.synthetic
 from tpo.artifacts import Artifact, Store, file_digest
-from tpo.config import Config
-from tpo.judging import MODEL_VERSION, Judging, model_settings
+from tpo.config import Config, EngineConfig, EvalConfig, PromptsConfig, SampleConfig
+from tpo.judging import MODEL_VERSION, Judging, RunStep, model_settings
+from tpo.policies import make_format
 from tpo.prompts import PromptError
 from tpo.records import Score
 from tpo.seeds import derive_seed
@@ -42,12 +43,7 @@ class Pipeline:
         """Prepare seed model and instructions, so that bad ones fail before anything is sampled."""
         self.config, self.store = config, store
         self.stages: list[Artifact] = []
-        self.form = ThoughtFormat(
-            prompt=config.thought.prompt,
-            thought_delimiter=config.thought.thought_delimiter,
-            response_delimiter=config.thought.response_delimiter,
-            enforce=config.thought.enforce,  # type: ignore[arg-type]  # checked by tpo.check
-        )
+        self.form = make_format(config.thought)
         self.model = self._run("model", MODEL_VERSION, model_settings(config.model))
         self.judging = Judging(config.judge, config.rating, model=config.model, run=self._run, seed=self._seed("rate"))
         self.prompts = self._make_prompts()
@@ -72,7 +68,7 @@ class Pipeline:
         """The adapters after each epoch of DPO, starting from `policy`."""
         settings = asdict(self.config.train) | {"quantization": self.config.model.quantization}
         del settings["select"]
-        inputs = {"model": self.model, "pairs": pairs, **_adapter(policy)}
+        inputs = {"model": self.model, "pairs": pairs, **adapter_input(policy)}
         config = {"settings": settings, **self._policy_settings(policy)}
         return self._run("train", TRAIN_VERSION, config, inputs, seed=self._seed("train", iteration))
 
@@ -96,23 +92,9 @@ class Pipeline:
 
     def compare(self, answers: Artifact, baseline: Artifact) -> Artifact:
         """Win rates of the policy against the baseline."""
-        if self.judging.is_comparative:
-            scores = baseline_scores = self.judge(answers, baseline)
-        else:
-            scores, baseline_scores = self.judge(answers), self.judge(baseline)
-        inputs = {
-            "prompts": self.prompts,
-            "completions": answers,
-            "scores": scores,
-            "baseline_completions": baseline,
-            "baseline_scores": baseline_scores,
-        }
-        config = {
-            "confidence": self.config.eval.confidence,
-            "no_response": self.config.eval.no_response,
-            "baseline_index": int(self.judging.is_comparative),
-        }
-        return self._run("compare", tpo.compare.VERSION, config, inputs, seed=self._seed("compare"))
+        return request_comparison(
+            self.judging, self.prompts, answers, baseline, settings=self.config.eval, seed=self._seed("compare")
+        )
 
     def _scores(self, answers: Sequence[Artifact]) -> list[list[Score]]:
         """The scores of several policies' answers, one sample each."""
@@ -125,11 +107,7 @@ class Pipeline:
         ]
 
     def _answer(self, policy: PolicyRef, split: str, form: ThoughtFormat, *, role: str = "answer") -> Artifact:
-        settings = asdict(self.config.sample) | {
-            "num_samples": 1,
-            "temperature": self.config.eval.temperature,
-            "top_p": self.config.eval.top_p,
-        }
+        settings = answer_settings(self.config.sample, self.config.eval)
         return self._sample(policy, split, form, settings, role=role)
 
     def _sample(
@@ -142,26 +120,18 @@ class Pipeline:
             "engine": asdict(self.config.engine),
             **self._policy_settings(policy),
         }
-        inputs = {"model": self.model, "prompts": self.prompts, **_adapter(policy)}
+        inputs = {"model": self.model, "prompts": self.prompts, **adapter_input(policy)}
         return self._run("sample", tpo.sample.VERSION, config, inputs, seed=self._seed("sample", role))
 
     def _make_prompts(self) -> Artifact:
-        settings = asdict(self.config.prompts)
-        config: dict[str, Any] = {"settings": settings}
-        for key in ("path", "shots_path"):
-            if settings.get(key) is not None:  # what the file holds matters, not only where it lies
-                config[f"{key}_sha256"] = file_digest(Path(settings[key]))
-        inputs: dict[str, Artifact] = {}
-        if settings["kind"] == "synthetic":
-            step = {"settings": settings, "engine": asdict(self.config.engine), **self._policy_settings(PolicyRef())}
-            inputs["candidates"] = self._run(
-                "synthesize",
-                tpo.synthetic.VERSION,
-                step | {key: value for key, value in config.items() if key.endswith("_sha256")},
-                {"model": self.model},
-                seed=self._seed("synthesize"),
-            )
-        prompts = self._run("prompts", PROMPTS_VERSION, config, inputs, seed=self._seed("prompts"))
+        prompts = request_prompts(
+            self._run,
+            self.config.prompts,
+            engine=self.config.engine,
+            model=self.model,
+            policy_settings=self._policy_settings(PolicyRef()),
+            seed=self.config.seed,
+        )
         if prompts.metrics["num_iterations"] < self.config.num_iterations:
             raise PromptError(
                 f"num_iterations={self.config.num_iterations}, but the instructions last for "
@@ -195,8 +165,69 @@ class Pipeline:
         return artifact
 
 
-def _adapter(policy: PolicyRef) -> dict[str, Artifact]:
+def adapter_input(policy: PolicyRef) -> dict[str, Artifact]:
+    """Return the adapter among a step's inputs, if there is one."""
     return {} if policy.adapter is None else {"adapter": policy.adapter}
+
+
+def request_prompts(
+    run: RunStep,
+    prompts: PromptsConfig,
+    *,
+    engine: EngineConfig,
+    model: Artifact,
+    policy_settings: dict[str, Any],
+    seed: int,
+) -> Artifact:
+    """Return the instructions of the group `prompts`; `model` and `engine` generate them where they are synthetic."""
+    settings = asdict(prompts)
+    config: dict[str, Any] = {"settings": settings}
+    for key in ("path", "shots_path"):
+        if settings.get(key) is not None:  # what the file holds matters, not only where it lies
+            config[f"{key}_sha256"] = file_digest(Path(settings[key]))
+    inputs: dict[str, Artifact] = {}
+    if settings["kind"] == "synthetic":
+        step = config | {"engine": asdict(engine), **policy_settings}
+        inputs["candidates"] = run(
+            "synthesize", tpo.synthetic.VERSION, step, {"model": model}, seed=derive_seed(seed, "synthesize")
+        )
+    return run("prompts", PROMPTS_VERSION, config, inputs, seed=derive_seed(seed, "prompts"))
+
+
+def answer_settings(sample: SampleConfig, evaluation: EvalConfig) -> dict[str, Any]:
+    """Return how answers that are compared are sampled: the group `sample` as `eval` changes it."""
+    return asdict(sample) | {
+        "num_samples": evaluation.num_samples,
+        "temperature": evaluation.temperature,
+        "top_p": evaluation.top_p,
+    }
+
+
+def request_comparison(
+    judging: Judging, prompts: Artifact, answers: Artifact, baseline: Artifact, *, settings: EvalConfig, seed: int
+) -> Artifact:
+    """Judge two sets of answers to the test instructions and return their comparison.
+
+    Judged together where a score means something only beside others; a pairwise judge is asked about the policy's
+    samples against the baseline's, not about the samples among themselves.
+    """
+    both = {"prompts": prompts, "completions_0": answers, "completions_1": baseline}
+    inputs = {"prompts": prompts, "completions": answers, "baseline_completions": baseline}
+    index = settings.num_samples  # of the baseline's response beside the policy's samples
+    if judging.gives_verdicts:
+        inputs["verdicts"] = judging.verdicts(both, against=index)
+    elif judging.is_comparative:
+        inputs["scores"] = inputs["baseline_scores"] = judging.score(both)
+    else:
+        index = 0
+        inputs["scores"] = judging.score({"prompts": prompts, "completions_0": answers})
+        inputs["baseline_scores"] = judging.score({"prompts": prompts, "completions_0": baseline})
+    config = {
+        "confidence": settings.confidence,
+        "no_response": settings.no_response,
+        "baseline_index": index,
+    }
+    return judging.run("compare", tpo.compare.VERSION, config, inputs, seed=seed)
 
 
 def stage_list(stages: Sequence[Artifact]) -> list[dict[str, Any]]:

@@ -150,16 +150,19 @@ class Pair(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison(Record):
-    """The policy's response to one held-out instruction against the baseline's."""
+    """The policy's response to one held-out instruction against the baseline's; means where it has several samples."""
 
     prompt_id: str
     category: str
-    win: float | None  # 1 win, 0.5 tie, 0 loss; null where either side is unscored
+    win: float | None  # 1 win, 0.5 tie, 0 loss, or a judge's preference in between; null where unscored
     unscored_reason: str | None
-    policy_score: float | None
+    num_samples: int  # of the policy's samples, how many were scored; 0 where unscored
+    policy_score: float | None  # null where a judge compares without scores
     baseline_score: float | None
-    policy_tokens: int  # of the response, thought excluded
-    baseline_tokens: int
+    policy_tokens: float  # of the response, thought excluded
+    baseline_tokens: float
+    policy_characters: float | None  # null where there is no response
+    baseline_characters: float | None
 
 
 def _matches(value: Any, hint: Any) -> bool:

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tpo import judge_stages
+from tpo import eval_stages, judge_stages
 from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, translate_disk_errors
 from tpo.errors import TpoError
 from tpo.memory import keep_freed_memory
 from tpo.models import load_policy_reference
-from tpo.records import Comparison, Completion, Pair, Prompt, Score, write_records
+from tpo.records import Completion, Pair, Prompt, Score, Verdict, write_records
 from tpo.thought import ThoughtFormat
 
 Inputs = dict[str, Artifact]
@@ -33,7 +33,8 @@ def executor(*, isolate: bool) -> Callable[[Path], None]:
     def run(path: Path) -> None:
         request = json.loads((path / "request.json").read_text())
         config = request["config"]
-        engines = (config.get("engine", {}).get("kind"), config.get("judge", {}).get("backend"))
+        asking = config.get("judge") or config.get("classifier") or {}
+        engines = (config.get("engine", {}).get("kind"), asking.get("backend"))
         if isolate or "vllm" in engines:
             # close_fds=False hands on the artifact's lock, the only inheritable file.
             done = subprocess.run([sys.executable, "-m", "tpo.stage", str(path)], check=False, close_fds=False)
@@ -88,6 +89,18 @@ def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[
             return judge_stages.split_preferences
         case "reward":
             return judge_stages.reward
+        case "adapter":
+            return eval_stages.adapter
+        case "classify":
+            return eval_stages.classify
+        case "benchmark":
+            return eval_stages.benchmark
+        case "reference":
+            return eval_stages.reference
+        case "intervene":
+            return eval_stages.intervene
+        case "check":
+            return eval_stages.check
         case "pairs":
             return _pairs
         case "train":
@@ -237,15 +250,16 @@ def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 
 def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.compare import compare, summarize
+    from tpo.compare import compare, judged_by_scores, judged_by_verdicts, summarize
 
-    rows: list[Comparison] = compare(
-        [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"],
-        (inputs["completions"].rows(Completion), inputs["scores"].rows(Score)),
-        (inputs["baseline_completions"].rows(Completion), inputs["baseline_scores"].rows(Score)),
-        no_response=config["no_response"],
-        baseline_index=config["baseline_index"],
-    )
+    policy, baseline = (inputs[role].rows(Completion) for role in ("completions", "baseline_completions"))
+    if "verdicts" in inputs:
+        judged = judged_by_verdicts(inputs["verdicts"].rows(Verdict), baseline_index=config["baseline_index"])
+    else:
+        scores, baseline_scores = (inputs[role].rows(Score) for role in ("scores", "baseline_scores"))
+        judged = judged_by_scores(scores, baseline_scores, baseline_index=config["baseline_index"])
+    prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
+    rows = compare(prompts, policy, baseline, judged, no_response=config["no_response"])
     write_records(path / "rows.jsonl", rows)
     return summarize(rows, confidence=config["confidence"], seed=seed)
 

@@ -7,6 +7,7 @@ Metric names are stable: `eval/*`, `sample/*`, `judge/*`, `pairs/*` over `iterat
 import json
 import netrc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -140,6 +141,36 @@ class WandbTracker:
         where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url}
         self.run.finish()
         return where
+
+
+def log_evaluation(
+    settings: TrackingConfig, *, run_path: Path, config: dict[str, Any], summary: dict[str, Any]
+) -> None:
+    """Log an evaluation's numbers as a W&B run of its own: `eval/<key>/...` as they are nested in the summary."""
+    if not isinstance(settings, WandbTracking):
+        return
+    import wandb
+
+    tracker = WandbTracker(settings, run_path=run_path, config=config)
+    tracker.run.log(dict(_numbers(summary, "eval")))
+    for path in sorted((run_path / "figures").glob("*.png")):
+        tracker.run.log({f"figures/{path.stem}": wandb.Image(str(path))})
+    tracker.run.finish()
+
+
+def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Yield every number within nested dictionaries and lists, with its path; a list's items go by their names."""
+    if isinstance(value, bool):
+        return
+    if isinstance(value, (int, float)):
+        yield name, float(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, f"{name}/{key}")
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            key = item.get("name", item.get("max_thought_tokens", position)) if isinstance(item, dict) else position
+            yield from _numbers(item, f"{name}/{key}")
 
 
 def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:

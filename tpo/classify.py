@@ -1,0 +1,86 @@
+"""Stage "classify": instructions -> categories, by a language model or as they are, and a balanced choice of them.
+
+The paper's fine-grained evaluation sorts unseen instructions into 20 categories with a language model and takes about 200
+of each (section 3.3).
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tpo.records import Prompt
+from tpo.seeds import derive_seed
+
+VERSION = 1
+
+
+def classify(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_path: Path) -> list[Prompt | None]:
+    """Return the instructions with the category that a language model gives each; None where its answer names none.
+
+    Args:
+        prompts: Instructions.
+        settings: `categories`, and `classifier`, which asks as an LLM judge does.
+        answers_path: Where answers are kept, so that nothing is asked twice.
+    """
+    from tpo.llm import Question, load_llm
+
+    asking, categories = settings["classifier"], settings["categories"]
+    questions = [
+        Question(
+            system=asking["system"],
+            user=fill(asking["prompt"], instruction=prompt.text, categories=categories),
+            temperature=asking["temperature"],
+            max_tokens=asking["max_tokens"],
+        )
+        for prompt in prompts
+    ]
+    answers = load_llm(asking, policy=None, cache_path=answers_path).ask(questions)
+    found = [parse_category(answer.text, categories) if answer.error is None else None for answer in answers]
+    return [
+        None if category is None else replace(prompt, category=category)
+        for prompt, category in zip(prompts, found, strict=True)
+    ]
+
+
+def fill(template: str, *, instruction: str, categories: Sequence[str]) -> str:
+    """Return the question; both parts are put in at once, so that an instruction cannot bring a placeholder."""
+    parts = {"{instruction}": instruction, "{categories}": "\n".join(categories)}
+    return re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], template)
+
+
+def parse_category(text: str, categories: Sequence[str]) -> str | None:
+    """Return the category that an answer names, the last one where it names several; None where it names none.
+
+    Upper case, and spaces or hyphens in place of underscores, make no difference; a category whose name is part of
+    another's is not found in it.
+    """
+    plain = re.sub(r"[\s_-]+", "_", text.lower())
+    names = {re.sub(r"[\s_-]+", "_", category.lower()): category for category in categories}
+    ordered = sorted(names, key=len, reverse=True)  # of two names that start at one place the longer is meant
+    pattern = "|".join(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])" for name in ordered)
+    found = re.findall(pattern, plain) if ordered else []
+    return names[found[-1]] if found else None
+
+
+def balance(prompts: Sequence[Prompt | None], *, per_category: int, seed: int) -> tuple[list[Prompt], dict[str, int]]:
+    """Return at most `per_category` instructions of each category, and how many were left out by reason.
+
+    Args:
+        prompts: Sorted instructions; None for those without a category.
+        per_category: 0 takes all.
+        seed: Of the choice, which does not depend on the order given.
+    """
+    known = [prompt for prompt in prompts if prompt is not None]
+    drops = {"unclassified": len(prompts) - len(known), "surplus": 0}
+    if per_category == 0:
+        return known, drops
+    chosen = set()
+    for category, count in Counter(prompt.category for prompt in known).items():
+        names = sorted(prompt.prompt_id for prompt in known if prompt.category == category)
+        chosen |= set(random.Random(derive_seed(seed, category)).sample(names, min(count, per_category)))
+    kept = [prompt for prompt in known if prompt.prompt_id in chosen]
+    return kept, drops | {"surplus": len(known) - len(kept)}

@@ -1,0 +1,110 @@
+"""What each step of an evaluation executes; `tpo.evaluation` requests them, `tpo.stage` calls these.
+
+Like those of `tpo.judge_stages`, every function gets the artifact's directory, the step's settings, its inputs and its
+seed, and returns what it counted.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import Artifact, read_how
+from tpo.models import load_policy_reference
+from tpo.records import Check, Completion, Prompt, Response, write_records
+from tpo.thought import ThoughtFormat
+
+Inputs = Mapping[str, Artifact]
+
+
+def adapter(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Import an adapter that was trained elsewhere."""
+    source = Path(read_how(path)["path"])
+    (path / "epoch-1").mkdir(exist_ok=True)
+    for name in config["files"]:
+        shutil.copyfile(source / name, path / "epoch-1" / name)
+    return {"source": str(source)}
+
+
+def classify(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Sort the test instructions into categories and take some of each."""
+    from tpo import classify
+
+    prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
+    found: list[Prompt | None] = list(prompts)
+    if config["classifier"] is not None:
+        settings = config | {"classifier": config["classifier"] | read_how(path)}
+        found = classify.classify(prompts, settings=settings, answers_path=path.parent / "answers.sqlite")
+    kept, drops = classify.balance(found, per_category=config["per_category"], seed=seed)
+    write_records(path / "rows.jsonl", kept)
+    return {
+        "num_prompts": len(kept),
+        "drops": drops,
+        "categories": dict(sorted(Counter(prompt.category for prompt in kept).items())),
+    }
+
+
+def benchmark(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Read a benchmark's instructions."""
+    from tpo.benchmarks import load_benchmark
+
+    found = load_benchmark(config, {key: Path(value) for key, value in read_how(path).items()})
+    write_records(path / "rows.jsonl", found.prompts)
+    write_records(path / "reference.jsonl", found.baseline)
+    (path / "keys.json").write_text(json.dumps(found.keys, ensure_ascii=False))
+    return {"num_prompts": len(found.prompts), "num_reference": len(found.baseline)}
+
+
+def reference(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Write a benchmark's reference answers as completions, without ids: nothing was sampled."""
+    rows = [
+        Completion(
+            prompt_id=row.prompt_id,
+            sample_index=0,
+            prompt_ids=[],
+            completion_ids=[],
+            forced_start=0,
+            forced_stop=0,
+            is_prefilled=False,
+            completion=row.text or "",
+            thought=None,
+            response=row.text or None,
+            split_error=None if row.text else "empty_response",
+            finish_reason="stop",
+            num_thought_tokens=0,
+            num_response_tokens=0,
+            seed=-1,
+        )
+        for row in inputs["benchmark"].rows(Response, "reference.jsonl")
+    ]
+    write_records(path / "rows.jsonl", rows)
+    return {"num_completions": len(rows)}
+
+
+def intervene(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Sample responses after given thoughts."""
+    from tpo.intervene import alter, intervene
+
+    prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
+    return intervene(
+        path,
+        prompts,
+        alter(inputs["thoughts"].rows(Completion), seed=seed, **config["intervention"]),
+        load_policy_reference(config, inputs),
+        ThoughtFormat(**config["thought"]),
+        settings=config["settings"],
+        engine_settings=config["engine"],
+        seed=seed,
+    )
+
+
+def check(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    """Check answers that a program can check."""
+    from tpo.benchmarks import check_responses, summarize_checks
+
+    keys = json.loads((inputs["benchmark"].path / "keys.json").read_text())
+    rows: list[Check] = check_responses(config["benchmark"], inputs["completions"].rows(Completion), keys)
+    write_records(path / "rows.jsonl", rows)
+    return summarize_checks(rows, confidence=config["confidence"])

@@ -1,0 +1,136 @@
+"""Evaluate a policy: `python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval`.
+
+`policy=` names a run, an adapter or a model (`tpo.policies`), `eval=` what is measured. Thoughts are taken off before
+anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and the benchmark's own
+output format where it has one. All steps are artifacts, so a killed evaluation continues.
+"""
+
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from tpo.artifacts import Store, content_hash, translate_disk_errors, write_json
+from tpo.check import check_evaluate, to_config
+from tpo.config import (
+    AlpacaEvalEval,
+    ArenaHardEval,
+    CategoriesEval,
+    EvaluateConfig,
+    Gsm8kEval,
+    IfevalEval,
+    ThoughtBudgetEval,
+    ThoughtValueEval,
+    register,
+)
+from tpo.errors import TpoError
+
+log = logging.getLogger(__name__)
+register()
+
+NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
+
+
+def run_evaluation(config: EvaluateConfig) -> Path:
+    """Evaluate and return the folder that holds what came out."""
+    from tpo import measurements as measure
+    from tpo.evaluation import Evaluation
+    from tpo.stage import executor
+    from tpo.tracking import log_evaluation
+
+    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
+    steps = Evaluation(config, store)
+    plain = asdict(config)
+    identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
+    path = Path(config.runs_dir) / f"evaluate-{config.eval.kind}-{content_hash(identity)}"
+    with translate_disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", plain)
+    match config.eval:
+        case AlpacaEvalEval():
+            found = measure.alpaca_eval(steps, path, config.eval)
+        case ArenaHardEval():
+            found = measure.arena_hard(steps, path, config.eval)
+        case CategoriesEval():
+            found = measure.categories(steps)
+        case Gsm8kEval() | IfevalEval():
+            found = measure.checked(steps, config.eval)
+        case ThoughtValueEval():
+            found = measure.thought_value(steps, config.eval)
+        case ThoughtBudgetEval():
+            found = measure.thought_budget(steps, config.eval)
+        case _:
+            found = measure.held_out(steps)
+    summary = {
+        "evaluation": config.eval.kind,
+        "policy": steps.policy.spec.name,
+        "judge": config.judge.kind,
+        "seed": config.seed,
+        "confidence": config.eval.confidence,
+        **found,
+    }
+    with translate_disk_errors(path):
+        write_json(path / "summary.json", summary)
+        _draw(path)
+    print_evaluation(summary)
+    log_evaluation(config.tracking, run_path=path, config=plain, summary=summary)
+    return path
+
+
+def _draw(path: Path) -> None:
+    from tpo.figures import write_all
+
+    write_all(path)
+
+
+def print_evaluation(summary: dict[str, Any]) -> None:
+    """Print what was measured as a table: a line per rate, with n and the interval."""
+    import sys
+
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{summary['evaluation']}: {summary['policy']}"
+    if "baseline" in summary:
+        title += f" against {summary['baseline']} (judge: {summary['judge']})"
+    table = Table(title=title)
+    for name in ("", "rate", "n", "unscored"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, rate in rates(summary):
+        table.add_row(name, format_rate(rate), str(rate["num_prompts"]), str(rate.get("num_unscored", 0)))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def rates(value: Any, name: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Return every rate within a summary, with the keys that lead to it as its name."""
+    if isinstance(value, list):
+        parts = [
+            (item.get("name", item.get("max_thought_tokens", "")), item) for item in value if isinstance(item, dict)
+        ]
+    elif isinstance(value, dict) and {"rate", "interval", "num_prompts"} <= set(value):
+        return [(name, value)]
+    elif isinstance(value, dict):
+        parts = list(value.items())
+    else:
+        parts = []
+    return [found for key, item in parts for found in rates(item, f"{name} {key}".strip())]
+
+
+@hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
+def main(composed: DictConfig) -> None:
+    """Compose, check and evaluate; errors that are the user's to mend come without a traceback."""
+    try:
+        config: EvaluateConfig = to_config(composed)
+        check_evaluate(config)
+        path = run_evaluation(config)
+    except TpoError as error:
+        raise CompactHydraException(f"error: {error}") from error
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

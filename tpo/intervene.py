@@ -1,0 +1,206 @@
+"""Stage "intervene": a policy answers after a thought that was put into its mouth; only the response is sampled.
+
+What is a thought worth? If responses after the policy's own thought are no better than after another instruction's, the
+content of the thought does not matter. All interventions, "own" among them, go through this same path, so that they
+differ in the thought alone: the thought's text is tokenized again between its delimiters, and a sample has the same random
+numbers under every intervention.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import grow_rows
+from tpo.chat import Tokenizer, chat_ids, end_ids, load_tokenizer
+from tpo.engines import Decoding, Generation, Policy, load_engine
+from tpo.records import Completion, Prompt
+from tpo.sample import summarize
+from tpo.seeds import derive_seed
+from tpo.thought import ThoughtFormat
+
+VERSION = 1
+
+Key = tuple[str, int]  # prompt_id, sample_index
+
+
+def alter(
+    completions: Sequence[Completion], *, kind: str, fraction: float = 1.0, seed: int = 0
+) -> dict[Key, str | None]:
+    """Return the thought to put before each response; None where there was no thought to start from.
+
+    Args:
+        completions: Whose thoughts are given: the policy's, or the seed model's.
+        kind: "given": as they are. "none": empty. "cut": the first `fraction` of the words. "other": of another
+            instruction, each used once; with a single instruction there is no other, and no thought.
+        fraction: Of the words, in [0, 1].
+        seed: Decides whose thought goes where.
+
+    Raises:
+        ValueError: If `kind` is unknown.
+    """
+    thoughts = {(row.prompt_id, row.sample_index): row.thought for row in completions}
+    match kind:
+        case "given":
+            return thoughts
+        case "none":
+            return dict.fromkeys(thoughts, "")
+        case "cut":
+            return {key: None if text is None else _first_words(text, fraction) for key, text in thoughts.items()}
+        case "other":
+            return _rotated(thoughts, seed=seed)
+        case _:
+            raise ValueError(f"intervention {kind!r}: expected given, none, cut or other")
+
+
+def _first_words(text: str, fraction: float) -> str:
+    words = text.split(" ")
+    return " ".join(words[: round(fraction * len(words))])
+
+
+def _rotated(thoughts: Mapping[Key, str | None], *, seed: int) -> dict[Key, str | None]:
+    """Within each sample index the instructions stand in a circle, and each gets its neighbour's thought."""
+    rotated: dict[Key, str | None] = dict.fromkeys(thoughts)
+    for index in sorted({index for _, index in thoughts}):
+        circle = sorted(name for name, number in thoughts if number == index and thoughts[name, number] is not None)
+        random.Random(derive_seed(seed, "rotate", index)).shuffle(circle)
+        if len(circle) > 1:
+            for name, neighbour in zip(circle, circle[1:] + circle[:1], strict=True):
+                rotated[name, index] = thoughts[neighbour, index]
+    return rotated
+
+
+def intervene(
+    path: Path,
+    prompts: Sequence[Prompt],
+    thoughts: Mapping[Key, str | None],
+    policy: Policy,
+    form: ThoughtFormat,
+    *,
+    settings: dict[str, Any],
+    engine_settings: dict[str, Any],
+    seed: int,
+) -> dict[str, Any]:
+    """Write a completion for every thought to `path` and return what was counted.
+
+    Args:
+        path: The artifact's directory.
+        prompts: Instructions.
+        thoughts: What `alter` gives, the same sample indices for every instruction.
+        policy: What to sample from.
+        form: A thought format with a response delimiter.
+        settings: `temperature`, `top_p`, `max_response_tokens`.
+        engine_settings: The `engine` group.
+        seed: Of the stage.
+    """
+    from tqdm import tqdm
+    from transformers import GenerationConfig
+
+    tokenizer = load_tokenizer(policy.tokenizer_path)
+    stops = end_ids(tokenizer, GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision))
+    decoding = Decoding(
+        temperature=settings["temperature"], top_p=settings["top_p"], max_tokens=settings["max_response_tokens"]
+    )
+    texts = {prompt.prompt_id: prompt.text for prompt in prompts}
+    contexts = {
+        key: chat_ids(tokenizer, form.user_turn(texts[key[0]]), assistant=opening(thought, form))
+        for key, thought in thoughts.items()
+        if thought is not None
+    }
+    engine = load_engine(
+        engine_settings,
+        policy,
+        tokenizer=tokenizer,
+        end_ids=stops,
+        seed=seed,
+        max_tokens=max(map(len, contexts.values()), default=0) + decoding.max_total,
+    )
+    keys_of: dict[str, list[Key]] = {prompt.prompt_id: [] for prompt in prompts}
+    for key in thoughts:
+        keys_of[key[0]].append(key)
+    with tqdm(total=len(thoughts), desc=path.name, unit="completion") as progress:
+
+        def compute(prompt_ids: list[str]) -> list[Completion]:
+            keys = [key for prompt_id in prompt_ids for key in keys_of[prompt_id]]
+            asked = [key for key in keys if key in contexts]
+            seeds = {key: derive_seed(seed, "intervene", *key) for key in asked}
+            found = dict(
+                zip(
+                    asked,
+                    engine.generate(
+                        [contexts[key] for key in asked], seeds=[[seeds[key]] for key in asked], decoding=decoding
+                    ),
+                    strict=True,
+                )
+            )
+            rows = [
+                _completion(
+                    tokenizer,
+                    form,
+                    key,
+                    thought=thoughts[key],
+                    prompt_ids=contexts.get(key, []),
+                    generation=found[key][0] if key in found else None,
+                    end_ids=stops,
+                    seed=seeds[key] if key in seeds and engine.uses_seeds else -1,
+                )
+                for key in keys
+            ]
+            progress.update(len(rows))
+            return rows
+
+        rows = grow_rows(
+            path,
+            Completion,
+            prompt_ids=list(keys_of),
+            chunk_size=engine_settings["chunk_prompts"],
+            compute=compute,
+        )
+    return summarize(rows)
+
+
+def _completion(
+    tokenizer: Tokenizer,
+    form: ThoughtFormat,
+    key: Key,
+    *,
+    thought: str | None,
+    prompt_ids: list[int],
+    generation: Generation | None,
+    end_ids: frozenset[int],
+    seed: int,
+) -> Completion:
+    token_ids = [] if generation is None else generation.token_ids
+    content = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
+    text = str(tokenizer.decode(content, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    response, error = (None, "no_thought") if generation is None else _response(text, form)
+    return Completion(
+        prompt_id=key[0],
+        sample_index=key[1],
+        prompt_ids=prompt_ids,
+        completion_ids=token_ids,
+        forced_start=0,
+        forced_stop=0,
+        is_prefilled=True,
+        completion=text,
+        thought=thought,
+        response=response,
+        split_error=error,
+        finish_reason="stop" if generation is None else generation.finish_reason,
+        num_thought_tokens=len(tokenizer.encode(thought, add_special_tokens=False)) if thought else 0,
+        num_response_tokens=0 if response is None else len(content),
+        seed=seed,
+    )
+
+
+def opening(thought: str, form: ThoughtFormat) -> str:
+    """Return how the assistant's turn starts: the thought between its delimiters, each on a line of its own."""
+    head = "" if form.thought_delimiter is None else f"{form.thought_delimiter}\n"
+    return f"{head}{thought.strip()}\n\n{form.response_delimiter}\n"
+
+
+def _response(text: str, form: ThoughtFormat) -> tuple[str | None, str | None]:
+    delimiters = [delimiter for delimiter in (form.thought_delimiter, form.response_delimiter) if delimiter]
+    if any(delimiter in text for delimiter in delimiters):
+        return None, "repeated_delimiter"  # it may go on thinking, which no judge may see
+    return (text.strip(), None) if text.strip() else (None, "empty_response")

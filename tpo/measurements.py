@@ -1,0 +1,168 @@
+"""What each kind of evaluation measures: which steps it takes and what its summary holds.
+
+Every function gets the steps (`tpo.evaluation.Evaluation`) and returns its part of `summary.json`, in plain JSON types. Rates
+are fractions, each with its interval, the number of instructions it is of and how many were unscored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tpo.artifacts import Artifact
+from tpo.config import Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
+from tpo.errors import TpoError
+from tpo.evaluation import Evaluation
+from tpo.records import Comparison
+from tpo.stats import holm, paired_difference
+from tpo.thought import DIRECT
+from tpo.winrate import category_gains
+
+SHARED = ("win_rate", "win_rate_length_controlled", "mean_score")
+
+
+class EvaluationError(TpoError):
+    """An evaluation that makes no sense for a policy or judge; says what to change."""
+
+
+def held_out(steps: Evaluation) -> dict[str, Any]:
+    """The policy's win rate against the baseline on held-out instructions, overall and by category."""
+    prompts = steps.prompts()
+    answers, baseline, comparison = _versus(steps, prompts)
+    return {**_sides(prompts, baseline), **comparison.metrics, **_lengths(answers), **_ids(answers, comparison)}
+
+
+def categories(steps: Evaluation) -> dict[str, Any]:
+    """The gain of every category: win rate less one half, with what looking at all of them at once takes off."""
+    prompts = steps.prompts()
+    answers, baseline, comparison = _versus(steps, prompts)
+    gains = category_gains(
+        comparison.rows(Comparison), seed=steps.seed("gains"), confidence=steps.config.eval.confidence
+    )
+    return {
+        **_sides(prompts, baseline),
+        "overall": comparison.metrics["win_rate"],
+        "win_rate_length_controlled": comparison.metrics["win_rate_length_controlled"],
+        "categories": {name: gain.to_dict() for name, gain in gains.items()},
+        "drops": prompts.metrics["drops"],
+        **_lengths(answers),
+        **_ids(answers, comparison),
+    }
+
+
+def thought_value(steps: Evaluation, settings: ThoughtValueEval) -> dict[str, Any]:
+    """Win rates of one policy after different thoughts, and each one's difference to its own thought's."""
+    policy, prompts = steps.policy, steps.prompts()
+    if not policy.spec.form.has_thought:
+        raise EvaluationError(
+            f"eval=thought_value: {policy.spec.name} does not think; name a run with thoughts, or set thought=generic"
+        )
+    baseline = steps.baseline()
+    reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
+    own = steps.answers(policy, prompts)
+    answers = {
+        "own": steps.intervene(policy, prompts, own, {"kind": "given"}),
+        "sampled": own,
+        "none": steps.intervene(policy, prompts, own, {"kind": "none"}),
+        "other": steps.intervene(policy, prompts, own, {"kind": "other"}),
+    }
+    for fraction in settings.cuts:
+        answers[f"cut-{fraction:g}"] = steps.intervene(policy, prompts, own, {"kind": "cut", "fraction": fraction})
+    if policy.spec.adapter is not None:
+        seeds = steps.answers(steps.seed_model(policy, form=policy.spec.form), prompts)
+        answers["seed"] = steps.intervene(policy, prompts, seeds, {"kind": "given"})
+    direct = policy._replace(spec=replace(policy.spec, form=DIRECT))
+    answers["direct"] = steps.answers(direct, prompts)
+
+    comparisons = {name: steps.compare(prompts, artifact, reference) for name, artifact in answers.items()}
+    wins = {
+        name: {row.prompt_id: row.win for row in comparison.rows(Comparison)}
+        for name, comparison in comparisons.items()
+    }
+    differences = {name: _minus(wins[name], wins["own"], steps) for name in answers if name != "own"}
+    adjusted = dict(zip(differences, holm([item["p_value"] for item in differences.values()]), strict=True))
+    return {
+        **_sides(prompts, baseline.spec.name),
+        "conditions": [
+            {
+                "name": name,
+                "win_rate": comparisons[name].metrics["win_rate"],
+                "minus_own": differences[name] | {"adjusted_p_value": adjusted[name]} if name != "own" else None,
+                **_lengths(answers[name]),
+                **_ids(answers[name], comparisons[name]),
+            }
+            for name in answers
+        ],
+    }
+
+
+def thought_budget(steps: Evaluation, settings: ThoughtBudgetEval) -> dict[str, Any]:
+    """Win rate against the token budget of the thought."""
+    policy, prompts = steps.policy, steps.prompts()
+    if policy.spec.form.switch is None:
+        raise EvaluationError(
+            f"eval=thought_budget: {policy.spec.name} ends its thoughts by itself, so no budget limits them alone; it needs "
+            "a thought format with thought.enforce=switch"
+        )
+    baseline = steps.baseline()
+    reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
+    budgets = []
+    for budget in sorted(settings.budgets):
+        if budget > 0:
+            answers = steps.answers(policy, prompts, max_thought_tokens=budget)
+        else:
+            answers = steps.intervene(policy, prompts, steps.answers(policy, prompts), {"kind": "none"})
+        comparison = steps.compare(prompts, answers, reference)
+        budgets.append(
+            {
+                "max_thought_tokens": budget,
+                "win_rate": comparison.metrics["win_rate"],
+                "win_rate_length_controlled": comparison.metrics["win_rate_length_controlled"],
+                **_lengths(answers),
+                **_ids(answers, comparison),
+            }
+        )
+    return {**_sides(prompts, baseline.spec.name), "budgets": budgets}
+
+
+def checked(steps: Evaluation, settings: Gsm8kEval | IfevalEval) -> dict[str, Any]:
+    """How many answers a program finds right, and the difference to a baseline where one is named."""
+    from tpo.benchmarks import require_checker
+
+    require_checker(settings.kind)
+    benchmark = steps.benchmark(
+        {key: getattr(settings, key) for key in ("path", "num_prompts") if hasattr(settings, key)}
+    )
+    answers = steps.answers(steps.policy, benchmark)
+    return {
+        "num_prompts": benchmark.metrics["num_prompts"],
+        **steps.check(benchmark, answers).metrics,
+        **_lengths(answers),
+    }
+
+
+def _versus(steps: Evaluation, prompts: Artifact) -> tuple[Artifact, str, Artifact]:
+    """Return the policy's answers, the baseline's name, and the comparison."""
+    answers, baseline = steps.answers(steps.policy, prompts), steps.baseline()
+    reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
+    return answers, baseline.spec.name, steps.compare(prompts, answers, reference)
+
+
+def _minus(wins: Mapping[str, float | None], others: Mapping[str, float | None], steps: Evaluation) -> dict[str, Any]:
+    """Return the mean difference over the instructions that were scored on both sides."""
+    shared = [(wins[key], others[key]) for key in wins if wins[key] is not None and others[key] is not None]
+    confidence = steps.config.eval.confidence
+    first, second = ([float(pair[side] or 0.0) for pair in shared] for side in (0, 1))
+    return paired_difference(first, second, seed=steps.seed("difference"), confidence=confidence).to_dict()
+
+
+def _sides(prompts: Artifact, baseline: str) -> dict[str, Any]:
+    return {"baseline": baseline, "prompts": prompts.artifact_id}
+
+
+def _lengths(answers: Artifact) -> dict[str, Any]:
+    names = ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate")
+    return {name: answers.metrics[name] for name in names}
+
+
+def _ids(answers: Artifact, comparison: Artifact) -> dict[str, Any]:
+    return {"artifacts": {"answers": answers.artifact_id, "comparison": comparison.artifact_id}}
