@@ -1,7 +1,6 @@
 """Stage "classify": instructions -> categories, by a language model or as they are, and a balanced choice of them.
 
-The paper's fine-grained evaluation sorts unseen instructions into 20 categories with a language model and takes about 200
-of each (section 3.3).
+The paper's fine-grained evaluation sorts unseen instructions into 20 categories with a language model, about 200 of each.
 """
 
 import random

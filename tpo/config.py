@@ -275,6 +275,7 @@ class IfevalEval(EvalConfig):
 
     kind: str = "ifeval"
     path: str | None = None
+    num_prompts: int | None = None
 
 
 @dataclass

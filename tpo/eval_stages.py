@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact, read_how
+from tpo.artifacts import Artifact, ArtifactError, read_how
+from tpo.benchmarks import Benchmark
+from tpo.judge import visible
 from tpo.models import load_policy_reference
-from tpo.records import Check, Completion, Prompt, Response, write_records
+from tpo.records import Completion, Prompt, Response, write_records
 from tpo.thought import ThoughtFormat
 
 Inputs = Mapping[str, Artifact]
@@ -48,13 +50,48 @@ def classify(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
 
 def benchmark(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Read a benchmark's instructions."""
-    from tpo.benchmarks import load_benchmark
-
-    found = load_benchmark(config, {key: Path(value) for key, value in read_how(path).items()})
+    found = _load_benchmark(config, {key: Path(value) for key, value in read_how(path).items()}, seed=seed)
     write_records(path / "rows.jsonl", found.prompts)
     write_records(path / "reference.jsonl", found.baseline)
     (path / "keys.json").write_text(json.dumps(found.keys, ensure_ascii=False))
     return {"num_prompts": len(found.prompts), "num_reference": len(found.baseline)}
+
+
+def _load_benchmark(config: dict[str, Any], paths: Mapping[str, Path], *, seed: int) -> Benchmark:
+    from tpo.benchmarks import alpaca_eval, arena_hard, gsm8k, ifeval
+
+    path = paths.get("path")
+    match config["name"]:
+        case "alpaca_eval":
+            return alpaca_eval.load(path)
+        case "arena_hard":
+            return arena_hard.load(
+                path,
+                answers_path=paths.get("answers_path"),
+                baseline=config["reference"],
+                version=config["version"],
+            )
+        case "gsm8k":
+            return gsm8k.load(path, num_prompts=config["num_prompts"], seed=seed)
+        case "ifeval":
+            found = ifeval.load(path, num_prompts=config["num_prompts"], seed=seed)
+            ifeval.require(found.keys.values())  # before anything is sampled
+            return found
+        case name:
+            raise ArtifactError(f"unknown benchmark {name!r}")
+
+
+def read_keys(benchmark: Artifact) -> dict[str, dict[str, Any]]:
+    """Return a benchmark's keys by prompt id."""
+    keys: dict[str, dict[str, Any]] = json.loads((benchmark.path / "keys.json").read_text())
+    return keys
+
+
+def open_benchmark(benchmark: Artifact) -> Benchmark:
+    """Return the benchmark that an artifact of the stage "benchmark" holds."""
+    return Benchmark(
+        prompts=benchmark.rows(Prompt), baseline=benchmark.rows(Response, "reference.jsonl"), keys=read_keys(benchmark)
+    )
 
 
 def reference(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
@@ -102,9 +139,12 @@ def intervene(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> 
 
 def check(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Check answers that a program can check."""
-    from tpo.benchmarks import check_responses, summarize_checks
+    from tpo.benchmarks import gsm8k, ifeval
 
-    keys = json.loads((inputs["benchmark"].path / "keys.json").read_text())
-    rows: list[Check] = check_responses(config["benchmark"], inputs["completions"].rows(Completion), keys)
+    checker: Any = {"gsm8k": gsm8k, "ifeval": ifeval}[config["benchmark"]]
+    keys = read_keys(inputs["benchmark"])
+    responses = visible([inputs["completions"].rows(Completion)])
+    rows = [check for row in responses for check in checker.checks(row, keys[row.prompt_id])]
     write_records(path / "rows.jsonl", rows)
-    return summarize_checks(rows, confidence=config["confidence"])
+    accuracies = checker.summarize(rows, confidence=config["confidence"])
+    return {"accuracy": {name: accuracy.to_dict() for name, accuracy in accuracies.items()}}

@@ -1,11 +1,12 @@
 """Evaluate a policy: `python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval`.
 
 `policy=` names a run, an adapter or a model (`tpo.policies`), `eval=` what is measured. Thoughts are taken off before
-anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and the benchmark's own
-output format where it has one. All steps are artifacts, so a killed evaluation continues.
+anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and the benchmark's
+own output format where it has one. All steps are artifacts, so a killed evaluation continues.
 """
 
 import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,10 @@ def _draw(path: Path) -> None:
 
 def print_evaluation(summary: dict[str, Any]) -> None:
     """Print what was measured as a table: a line per rate, with n and the interval."""
-    import sys
-
     from rich.console import Console
     from rich.table import Table
+
+    from tpo.summary import format_rate
 
     title = f"{summary['evaluation']}: {summary['policy']}"
     if "baseline" in summary:

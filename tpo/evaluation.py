@@ -88,7 +88,7 @@ class Evaluation:
         paths = {key: value for key, value in settings.items() if key.endswith("path") and value is not None}
         config = {key: value for key, value in settings.items() if not key.endswith("path")}
         config |= {f"{key}_sha256": file_digest(Path(value)) for key, value in paths.items()}
-        return self.store.request("benchmark", BENCHMARK_VERSION, config, how=paths)
+        return self.store.request("benchmark", BENCHMARK_VERSION, config, seed=self.seed("benchmark"), how=paths)
 
     def reference(self, benchmark: Artifact) -> Artifact:
         """The answers that a benchmark compares with, as completions."""

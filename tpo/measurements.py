@@ -1,23 +1,25 @@
 """What each kind of evaluation measures: which steps it takes and what its summary holds.
 
-Every function gets the steps (`tpo.evaluation.Evaluation`) and returns its part of `summary.json`, in plain JSON types. Rates
-are fractions, each with its interval, the number of instructions it is of and how many were unscored.
+Every function gets the steps (`tpo.evaluation.Evaluation`) and returns its part of `summary.json`, in plain JSON types.
+Rates are fractions, each with its interval, the number of instructions it is of and how many were unscored.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from tpo.artifacts import Artifact
-from tpo.config import Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
+from tpo.config import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.errors import TpoError
+from tpo.eval_stages import open_benchmark
 from tpo.evaluation import Evaluation
-from tpo.records import Comparison
+from tpo.judge import visible
+from tpo.records import Check, Comparison, Completion, Verdict
 from tpo.stats import holm, paired_difference
 from tpo.thought import DIRECT
 from tpo.winrate import category_gains
-
-SHARED = ("win_rate", "win_rate_length_controlled", "mean_score")
 
 
 class EvaluationError(TpoError):
@@ -100,8 +102,8 @@ def thought_budget(steps: Evaluation, settings: ThoughtBudgetEval) -> dict[str, 
     policy, prompts = steps.policy, steps.prompts()
     if policy.spec.form.switch is None:
         raise EvaluationError(
-            f"eval=thought_budget: {policy.spec.name} ends its thoughts by itself, so no budget limits them alone; it needs "
-            "a thought format with thought.enforce=switch"
+            f"eval=thought_budget: {policy.spec.name} ends its thoughts by itself, so no budget limits them alone; it "
+            "needs a thought format with thought.enforce=switch"
         )
     baseline = steps.baseline()
     reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
@@ -124,20 +126,96 @@ def thought_budget(steps: Evaluation, settings: ThoughtBudgetEval) -> dict[str, 
     return {**_sides(prompts, baseline.spec.name), "budgets": budgets}
 
 
+def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict[str, Any]:
+    """Win rate and length-controlled win rate on AlpacaEval 2; writes `model_outputs.json` and `annotations.json`."""
+    from tpo.benchmarks import alpaca_eval as benchmark_of
+
+    artifact = steps.benchmark({"name": "alpaca_eval", "path": settings.path})
+    answers = steps.answers(steps.policy, artifact)
+    name, reference = benchmark_of.BASELINE, steps.reference(artifact)
+    if steps.config.baseline is not None:
+        baseline = steps.baseline()
+        name, reference = baseline.spec.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
+    comparison = steps.compare(artifact, answers, reference)
+    benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
+    benchmark_of.write_outputs(path / "model_outputs.json", benchmark, responses, generator=steps.policy.spec.name)
+    return {
+        "baseline": name,
+        "prompts": artifact.artifact_id,
+        "win_rate": comparison.metrics["win_rate"],
+        **_lengths(answers),
+        **_ids(answers, comparison),
+    }
+
+
+def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[str, Any]:
+    """The score of Arena-Hard; writes `model_answer.jsonl` and `model_judgment.jsonl` for the official scripts."""
+    from tpo.benchmarks import arena_hard as benchmark_of
+    from tpo.benchmarks.arena_score import arena_score, arena_score_v2, complete_verdicts
+
+    if steps.config.baseline is not None:
+        raise EvaluationError("eval=arena_hard: the score is against the benchmark's own answers; set baseline=null")
+    artifact = steps.benchmark(
+        {
+            "name": "arena_hard",
+            "path": settings.path,
+            "answers_path": settings.answers_path,
+            "reference": settings.reference,
+            "version": settings.version,
+        }
+    )
+    answers, reference = steps.answers(steps.policy, artifact), steps.reference(artifact)
+    both = {"prompts": artifact, "completions_0": answers, "completions_1": reference}
+    verdicts = steps.judging.verdicts(both, against=1)
+    benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
+    games = complete_verdicts(verdicts.rows(Verdict), benchmark, responses, no_response=settings.no_response)
+    model, judge = steps.policy.spec.name, str(steps.judging.judge["name"])
+    benchmark_of.write_answers(path / "model_answer.jsonl", benchmark, responses, model=model)
+    benchmark_of.write_judgements(path / "model_judgment.jsonl", benchmark, games, model=model, judge=judge)
+    draws = {"seed": steps.seed("arena"), "confidence": settings.confidence}
+    if settings.version == "v2.0":
+        score = arena_score_v2(games, baseline=settings.reference, **draws)
+    else:
+        score = arena_score(games, **draws)
+    return {
+        "baseline": settings.reference,
+        "prompts": artifact.artifact_id,
+        "score": score.to_dict(),
+        **_lengths(answers),
+        **_ids(answers, verdicts),
+    }
+
+
 def checked(steps: Evaluation, settings: Gsm8kEval | IfevalEval) -> dict[str, Any]:
     """How many answers a program finds right, and the difference to a baseline where one is named."""
-    from tpo.benchmarks import require_checker
-
-    require_checker(settings.kind)
-    benchmark = steps.benchmark(
-        {key: getattr(settings, key) for key in ("path", "num_prompts") if hasattr(settings, key)}
-    )
+    benchmark = steps.benchmark({"name": settings.kind, "path": settings.path, "num_prompts": settings.num_prompts})
     answers = steps.answers(steps.policy, benchmark)
-    return {
+    found = steps.check(benchmark, answers)
+    result = {
         "num_prompts": benchmark.metrics["num_prompts"],
-        **steps.check(benchmark, answers).metrics,
+        **found.metrics,
         **_lengths(answers),
+        **_ids(answers, found),
     }
+    if steps.config.baseline is None:
+        return result
+    baseline = steps.baseline()
+    other = steps.check(benchmark, steps.answers(baseline, benchmark))
+    ours, theirs = _passed(found), _passed(other)
+    return {
+        **result,
+        "baseline": baseline.spec.name,
+        "baseline_accuracy": other.metrics["accuracy"],
+        "minus_baseline": {rule: _minus(ours[rule], theirs[rule], steps) for rule in ours},
+    }
+
+
+def _passed(checks: Artifact) -> dict[str, dict[str, float | None]]:
+    """Return rule -> prompt_id -> the fraction of its checks that passed."""
+    passed: dict[str, dict[str, list[bool]]] = {}
+    for row in checks.rows(Check):
+        passed.setdefault(row.rule, {}).setdefault(row.prompt_id, []).append(row.is_passed)
+    return {rule: {key: mean(values) for key, values in found.items()} for rule, found in passed.items()}
 
 
 def _versus(steps: Evaluation, prompts: Artifact) -> tuple[Artifact, str, Artifact]:
