@@ -25,6 +25,14 @@ from tpo.judges.verdicts import parse_verdict
 from tpo.records import Response, Verdict, read_records
 
 BASELINE = "gpt-4-0314"
+# (the policy's points, weight) -> heading of the number of such games.
+MENU = {
+    (1.0, 3.0): "much better",
+    (1.0, 1.0): "better",
+    (0.5, 1.0): "tie",
+    (0.0, 1.0): "worse",
+    (0.0, 3.0): "much worse",
+}
 
 
 class DistinctWords:
@@ -98,28 +106,31 @@ def main() -> None:
     """Print the scores of the models named on the command line, the baseline's own last."""
     questions, baseline_path, *paths = map(Path, sys.argv[1:])
     benchmark = load(questions, answers_path=baseline_path, baseline=BASELINE, version="v0.1")
-    print(
-        "| policy | score | 95 % interval | sklearn | scipy | questions | games | unscored | games by verdict for it |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = [
+        "policy",
+        "score",
+        "over questions",
+        "over battles",
+        "sklearn",
+        "scipy",
+        "questions",
+        "games",
+        "unscored",
+    ]
+    print(f"| {' | '.join([*columns, *MENU.values()])} |\n{'|---' * (len(columns) + len(MENU))}|")
     for path in [*paths, baseline_path]:
         model = path.name.split(".jsonl")[0].split(".model_answer")[0]
         verdicts = play(benchmark, read_answers(path, model=model))
         result = arena_score(verdicts, seed=0)
         assert result.score is not None and result.interval is not None
         battles = explode(verdicts)
-        low, high = resample_battles(battles, seed=0)
         games = Counter(
-            (row.outcome if row.first_index == 0 else 1 - row.outcome, row.weight)
-            for row in verdicts
-            if row.outcome is not None
+            (row.outcome if row.first_index == 0 else 1 - (row.outcome or 0), row.weight) for row in verdicts
         )
-        menu = {(1.0, 3.0): ">>", (1.0, 1.0): ">", (0.5, 1.0): "=", (0.0, 1.0): "<", (0.0, 3.0): "<<"}
-        print(
-            f"| {model} | {result.score:.6f} | [{result.interval[0]:.4f}, {result.interval[1]:.4f}] | [{low:.4f}, {high:.4f}] "
-            f"| {fit_sklearn(battles):.6f} | {fit_scipy(battles):.6f} | {result.num_prompts} | {result.num_games} "
-            f"| {result.num_unscored} | {', '.join(f'{label} {games[key]}' for key, label in menu.items())} |"
-        )
+        intervals = [f"[{low:.4f}, {high:.4f}]" for low, high in (result.interval, resample_battles(battles, seed=0))]
+        scores = [f"{score:.6f}" for score in (fit_sklearn(battles), fit_scipy(battles))]
+        counts = [result.num_prompts, result.num_games, result.num_unscored, *(games[key] for key in MENU)]
+        print(f"| {' | '.join([model, f'{result.score:.6f}', *intervals, *scores, *map(str, counts)])} |")
 
 
 if __name__ == "__main__":
