@@ -49,9 +49,7 @@ def prompt(number: int, category: str) -> Prompt:
     return Prompt(f"{number:04}", f"text {number}", category, "test", "test")
 
 
-@given(
-    st.lists(st.sampled_from([*CATEGORIES, None]), max_size=40), st.integers(0, 5), st.integers(0, 3), st.randoms()
-)
+@given(st.lists(st.sampled_from([*CATEGORIES, None]), max_size=40), st.integers(0, 5), st.integers(0, 3), st.randoms())
 def test_balance_keeps_counts_and_ignores_order(
     names: list[str | None], per_category: int, seed: int, shuffler: Any
 ) -> None:
@@ -67,9 +65,7 @@ def test_balance_keeps_counts_and_ignores_order(
     assert {row.prompt_id for row in again} == {row.prompt_id for row in kept}
 
 
-def test_classify_asks_once_and_leaves_out_what_cannot_be_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_classify_asks_once_and_leaves_out_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()  # answers with the question
     monkeypatch.setattr(
         tpo.llm, "load_llm", lambda config, *, policy, cache_path: LLM(backend, cache_path, max_calls=None)

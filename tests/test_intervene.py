@@ -130,5 +130,3 @@ def test_a_response_that_goes_on_thinking_is_none(tmp_path: Path, policy: Policy
         says(text)
         [row] = ask(tmp_path / str(number), policy, {("p", 0): "hm"})
         assert (row.response, row.split_error, row.num_response_tokens) == (None, error, 0)
-
-

@@ -1,0 +1,280 @@
+"""Every kind of evaluation on the tiny model, through the entry point's own function."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+from test_run import NUM_TEST, REPOSITORY, Finished, run_here, tiny_overrides
+
+import tpo.judges.llm_pairwise
+from tpo.artifacts import open_artifact
+from tpo.check import ConfigError, check_evaluate
+from tpo.config import EvaluateConfig
+from tpo.evaluate import rates, run_evaluation
+from tpo.judges import Decision, Match
+from tpo.measurements import EvaluationError
+from tpo.policies import PolicyError
+from tpo.records import Comparison, Completion, Prompt
+
+RATE = {"rate", "interval", "num_prompts", "num_unscored"}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """One iteration with the generic thought prompt."""
+    root = tmp_path_factory.mktemp("evaluated")
+    return run_here(root, tiny_overrides(tiny_model, root, "num_iterations=1"))
+
+
+def compose_evaluation(finished: Finished, *overrides: str) -> EvaluateConfig:
+    model = finished.config.model.name
+    shared = [item for item in tiny_overrides(Path(model), finished.root) if not item.startswith(("train.", "pairs."))]
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        composed = compose("evaluate", overrides=[*shared, *overrides])
+    config: EvaluateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    check_evaluate(config)
+    return config
+
+
+def evaluate(finished: Finished, *overrides: str) -> tuple[Path, dict[str, Any]]:
+    path = run_evaluation(compose_evaluation(finished, f"policy={finished.path}", *overrides))
+    return path, json.loads((path / "summary.json").read_text())
+
+
+def opened(finished: Finished, name: str) -> Any:
+    return open_artifact(finished.root / "artifacts" / name)
+
+
+def test_held_out_repeats_what_the_run_measured(finished: Finished) -> None:
+    path, summary = evaluate(finished)
+    entry = finished.summary["iterations"][1]
+    assert summary["win_rate"] == entry["win_rate"] and summary["categories"] == entry["categories"]
+    assert summary["artifacts"] == {name: entry["artifacts"][name] for name in ("answers", "comparison")}  # reused
+    assert summary["policy"] == f"{finished.path.name}@1" and summary["baseline"].endswith("direct")
+    assert (path / "config.json").exists() and list((path / "figures").glob("*.png"))
+    untrained = run_evaluation(compose_evaluation(finished, f"policy={finished.path}@0"))
+    assert (
+        json.loads((untrained / "summary.json").read_text())["win_rate"]
+        == (finished.summary["iterations"][0]["win_rate"])
+    )
+
+
+def test_adapter_and_run_are_the_same_policy(finished: Finished, tmp_path: Path) -> None:
+    _, summary = evaluate(finished)
+    adapter = finished.root / "artifacts" / finished.summary["iterations"][1]["adapter"]
+    by_adapter = run_evaluation(compose_evaluation(finished, f"policy={adapter}"))
+    assert json.loads((by_adapter / "summary.json").read_text())["artifacts"] == summary["artifacts"]
+    elsewhere = tmp_path / "downloaded"
+    elsewhere.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (elsewhere / name).write_bytes((adapter / name).read_bytes())
+    imported = json.loads(
+        (run_evaluation(compose_evaluation(finished, f"policy={elsewhere}")) / "summary.json").read_text()
+    )
+    assert imported["artifacts"] != summary["artifacts"] and imported["win_rate"] == summary["win_rate"]
+
+
+def test_one_policy_against_another(finished: Finished) -> None:
+    _, summary = evaluate(finished, f"baseline={finished.path}")
+    # The same policy on both sides, with other random numbers: neither all ties nor an error.
+    assert summary["baseline"] == summary["policy"]
+    assert set(summary["win_rate"]) == RATE and summary["win_rate"]["num_prompts"] == NUM_TEST
+
+
+def test_several_samples_are_averaged(finished: Finished) -> None:
+    _, summary = evaluate(finished, "eval.num_samples=3")
+    rows = opened(finished, summary["artifacts"]["comparison"]).rows(Comparison)
+    assert len(rows) == NUM_TEST == summary["win_rate"]["num_prompts"]
+    assert max(row.num_samples for row in rows) == 3
+    assert len(opened(finished, summary["artifacts"]["answers"]).rows(Completion)) == 3 * NUM_TEST
+
+
+def test_categories_have_gains_and_corrections(finished: Finished) -> None:
+    _, summary = evaluate(finished, "eval=categories", "eval.per_category=1")
+    prompts = opened(finished, summary["prompts"]).rows(Prompt)
+    assert len({row.category for row in prompts}) == len(prompts) == len(summary["categories"])
+    assert summary["drops"] == {"unclassified": 0, "surplus": NUM_TEST - len(prompts)}
+    for gain in summary["categories"].values():
+        assert {"gain", "interval", "simultaneous_interval", "p_value", "adjusted_p_value"} <= set(gain)
+        assert gain["num_prompts"] + gain["num_unscored"] == 1
+
+
+def test_thought_value_compares_with_the_policys_own_thought(finished: Finished) -> None:
+    _, summary = evaluate(finished, "eval=thought_value", "eval.cuts=[0.5]")
+    conditions = {item["name"]: item for item in summary["conditions"]}
+    assert list(conditions) == ["own", "sampled", "none", "other", "cut-0.5", "seed", "direct"]
+    answers = {
+        name: opened(finished, item["artifacts"]["answers"]).rows(Completion) for name, item in conditions.items()
+    }
+    own = {(row.prompt_id, row.sample_index): row for row in answers["sampled"]}
+    for name in ("own", "none", "other", "cut-0.5", "seed"):
+        for row in answers[name]:
+            mine = own[row.prompt_id, row.sample_index].thought
+            if name == "none":
+                assert row.thought == ""
+            elif mine is not None and name == "own":
+                assert row.thought == mine
+            elif mine is not None and name == "cut-0.5":
+                assert mine.startswith(row.thought) and row.num_thought_tokens <= len(mine)
+    assert all(row.thought is None for row in answers["direct"])
+    assert conditions["own"]["minus_own"] is None
+    for name, item in conditions.items():
+        assert set(item["win_rate"]) == RATE
+        if name != "own":
+            rates_differ = item["win_rate"]["rate"] - conditions["own"]["win_rate"]["rate"]
+            if item["minus_own"]["num_prompts"] == NUM_TEST:
+                assert item["minus_own"]["difference"] == pytest.approx(rates_differ)
+            assert item["minus_own"]["adjusted_p_value"] >= item["minus_own"]["p_value"]
+
+
+def test_thought_budget_is_kept(finished: Finished) -> None:
+    _, summary = evaluate(finished, "eval=thought_budget", "eval.budgets=[4,0,2]")
+    assert [item["max_thought_tokens"] for item in summary["budgets"]] == [0, 2, 4]
+    for item in summary["budgets"]:
+        rows = opened(finished, item["artifacts"]["answers"]).rows(Completion)
+        assert max(row.num_thought_tokens for row in rows) <= item["max_thought_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["policy=seed", "thought=none", "eval=thought_value"], "does not think"),
+        (["policy=seed", "thought.enforce=none", "eval=thought_budget"], "needs a thought format"),
+        (["policy=seed", "baseline=seed", "eval=arena_hard"], "set baseline=null"),
+    ],
+)
+def test_evaluations_that_make_no_sense(finished: Finished, overrides: list[str], message: str) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        run_evaluation(compose_evaluation(finished, *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["eval=thought_value", "eval.cuts=[1.5]"], "eval.cuts"),
+        (["eval=thought_budget", "eval.budgets=[]"], "eval.budgets"),
+        (["eval=thought_budget", "eval.budgets=[-1]"], "eval.budgets"),
+        (["eval=categories", "eval.classify=true", "eval.categories=[]"], "eval.categories is empty"),
+        (["eval=categories", "eval.classify=true", "eval.classifier.prompt=x"], "has no {instruction}"),
+        (["eval=alpaca_eval", "eval.length_control=none"], "eval.length_control=none"),
+        (["eval=gsm8k", "eval.path=/nowhere.jsonl"], "eval.path: there is no file"),
+        (["eval=arena_hard"], "needs a judge of games|does not play"),  # the tiny overrides choose self_rating
+    ],
+)
+def test_settings_that_make_no_sense(finished: Finished, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        compose_evaluation(finished, "policy=seed", *overrides)
+
+
+def test_policy_that_does_not_exist(finished: Finished) -> None:
+    with pytest.raises(PolicyError, match="no such directory"):
+        run_evaluation(compose_evaluation(finished, "policy=runs/nowhere"))
+
+
+# --- benchmarks ----------------------------------------------------------------------------------------------------
+
+
+class FakePairwise:
+    """Prefers the longer response, strongly where it is twice as long."""
+
+    def compare(self, matches: list[Match]) -> list[Decision]:
+        outcomes = [0.5 + 0.5 * ((len(m.first) > len(m.second)) - (len(m.first) < len(m.second))) for m in matches]
+        return [Decision(outcome, None, raw="[[A>>B]]", weight=3.0 if outcome != 0.5 else 1.0) for outcome in outcomes]
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_gsm8k_counts_right_answers_and_compares(finished: Finished, tmp_path: Path) -> None:
+    rows = [{"question": f"What is {number} + 1?", "answer": f"#### {number + 1}"} for number in range(5)]
+    path = write_lines(tmp_path / "gsm8k.jsonl", rows)
+    _, summary = evaluate(finished, "eval=gsm8k", f"eval.path={path}", "baseline=seed")
+    assert summary["num_prompts"] == 5
+    assert set(summary["accuracy"]) == set(summary["minus_baseline"]) == {"strict", "flexible"}
+    assert summary["accuracy"]["strict"]["num_prompts"] == 5
+    _, fewer = evaluate(finished, "eval=gsm8k", f"eval.path={path}", "eval.num_prompts=2")
+    assert fewer["num_prompts"] == 2 and "minus_baseline" not in fewer
+
+
+def test_arena_hard_plays_two_games_a_question(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tpo.judges.llm_pairwise, "PairwiseLLM", lambda *_, **__: FakePairwise())
+    questions = [
+        {"uid": f"u{number}", "category": "arena-hard-v0.1", "cluster": "c", "prompt": f"Question {number}?"}
+        for number in range(4)
+    ]
+    answers = [
+        {
+            "uid": row["uid"],
+            "model": "gpt-4-0314",
+            "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": {"answer": "long " * 99}}],
+        }
+        for row in questions
+    ]
+    path, summary = evaluate(
+        finished,
+        "eval=arena_hard",
+        "judge=llm_pairwise_arena",
+        f"eval.path={write_lines(tmp_path / 'question.jsonl', questions)}",
+        f"eval.answers_path={write_lines(tmp_path / 'answers.jsonl', answers)}",
+    )
+    assert summary["score"]["score"] == 0.0 and summary["score"]["num_games"] == 8
+    assert summary["score"]["version"] == "v0.1" and summary["baseline"] == "gpt-4-0314"
+    assert len((path / "model_answer.jsonl").read_text().splitlines()) <= 4
+    assert len((path / "model_judgment.jsonl").read_text().splitlines()) == 4
+
+
+def test_alpaca_eval_exports_what_the_official_tool_reads(finished: Finished, tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"Question {number}?", "output": "An answer.", "dataset": "x", "generator": "gpt4_1106_preview"}
+        for number in range(4)
+    ]
+    path, summary = evaluate(
+        finished,
+        "eval=alpaca_eval",
+        "judge=self_rating",
+        "judge.positive=' Yes'",
+        "judge.negative=' No'",
+        f"eval.path={write_lines(tmp_path / 'baseline.jsonl', rows)}",
+    )
+    assert summary["win_rate"]["num_prompts"] == 4
+    assert summary["win_rate_length_controlled"]["estimator"].startswith("slope fixed")
+    outputs = json.loads((path / "model_outputs.json").read_text())
+    assert [row["instruction"] for row in outputs] == [row["instruction"] for row in rows]
+    sampled = opened(finished, summary["artifacts"]["answers"]).rows(Completion)
+    assert [row["output"] for row in outputs] == [row.response or "" for row in sampled]
+    assert not any("thought process" in row["output"] for row in outputs)
+    annotations = json.loads((path / "annotations.json").read_text())
+    assert [row["preference"] for row in annotations] == [
+        1 + row.win
+        for row in opened(finished, summary["artifacts"]["comparison"]).rows(Comparison)
+        if row.win is not None
+    ]
+
+
+def test_rates_are_found_with_their_names() -> None:
+    rate = {"rate": 0.5, "interval": [0.4, 0.6], "num_prompts": 9, "num_unscored": 1}
+    summary = {
+        "win_rate": rate,
+        "policy": "p",
+        "categories": {"maths": rate},
+        "conditions": [{"name": "own", "win_rate": rate}],
+        "budgets": [{"max_thought_tokens": 16, "win_rate": rate}],
+    }
+    names = ["win_rate", "categories maths", "conditions own win_rate", "budgets 16 win_rate"]
+    assert rates(summary) == [(name, rate) for name in names]
+
+
+def test_config_of_an_evaluation_is_kept(finished: Finished) -> None:
+    config = compose_evaluation(finished, f"policy={finished.path}")
+    path = run_evaluation(config)
+    assert json.loads((path / "config.json").read_text()) == asdict(config)
