@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tpo.records import (
+    Check,
     Comparison,
     Completion,
     Pair,
@@ -31,6 +32,7 @@ EXAMPLES: list[Record] = [
     Preference(AWKWARD, "a", "b", 0.25, "group"),
     Pair("p", [1], [2], [3], [0, 0], [0, 1], AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
     Comparison("p", "maths", 0.5, None, 1e-300, -1e300, 3, 4),
+    Check("p", 0, 1, "punctuation:no_comma", "loose", False, "empty_response"),
 ]
 SCORE = {"prompt_id": "p", "sample_index": 0, "score": 1.0, "unscored_reason": None, "raw": None, "num_tokens": 0}
 
@@ -56,6 +58,7 @@ def test_round_trip(record: Record, tmp_path: Path) -> None:
         pytest.param(Completion, {"prompt_ids": [1, "2"]}, "Completion.prompt_ids", id="text_in_list_of_int"),
         pytest.param(Completion, {"prompt_ids": "12"}, "Completion.prompt_ids", id="text_for_list"),
         pytest.param(Completion, {"is_prefilled": 0}, "Completion.is_prefilled", id="int_for_bool"),
+        pytest.param(Check, {"is_passed": 0.0}, "Check.is_passed", id="float_for_bool"),
     ],
 )
 def test_bad_field_names_file_line_and_field(

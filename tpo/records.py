@@ -165,6 +165,19 @@ class Comparison(Record):
     baseline_characters: float | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Check(Record):
+    """Whether a response passes one check that needs no judge."""
+
+    prompt_id: str
+    sample_index: int
+    check_index: int  # position among the checks of the prompt, from 0
+    name: str  # what is checked: "answer" (GSM8K) or IFEval's name of the instruction
+    rule: str  # how: "strict", or the benchmark's lenient one: "flexible" (GSM8K), "loose" (IFEval)
+    is_passed: bool  # False where there is no response
+    error: str | None  # why there is no response
+
+
 def _matches(value: Any, hint: Any) -> bool:
     origin = typing.get_origin(hint)
     if origin is types.UnionType:

@@ -55,7 +55,7 @@ def win_rate(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> 
     return WinRate(rate, wilson_interval(rate, len(wins), confidence=confidence), len(wins), num_unscored)
 
 
-def wilson_interval(rate: float, count: int, *, confidence: float) -> tuple[float, float]:
+def wilson_interval(rate: float, count: float, *, confidence: float) -> tuple[float, float]:
     """Return Wilson's score interval of a proportion observed on `count` trials."""
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     denominator = 1 + z**2 / count

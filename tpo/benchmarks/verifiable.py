@@ -1,0 +1,176 @@
+"""What the benchmarks without a judge share: reading their rows, choosing among them, accuracies with intervals.
+
+Their checks are `Check` rows. A response that is missing passes nothing: it is counted as failed, and counted.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tpo.benchmarks import Benchmark
+from tpo.errors import TpoError
+from tpo.prompts import make_prompt
+from tpo.records import Check, RecordError, read_json_lines
+from tpo.seeds import derive_seed
+from tpo.winrate import wilson_interval
+
+
+class BenchmarkError(TpoError):
+    """A benchmark that cannot be read or scored; the message names the file, the row or what is not installed."""
+
+
+class HubData(NamedTuple):
+    """A data set on the Hub at a fixed revision."""
+
+    name: str
+    config: str | None
+    split: str
+    revision: str  # the full commit
+
+
+class Row(NamedTuple):
+    """One row of a benchmark as its source has it."""
+
+    where: str  # the file and the line, or the data set and the row, for messages
+    fields: dict[str, Any]
+
+
+class Question(NamedTuple):
+    """One instruction and what its response is checked with."""
+
+    where: str
+    text: str
+    key: dict[str, Any]
+
+
+class Accuracy(NamedTuple):
+    """The fraction of checks that passed, in [0, 1], with its interval; both None where there are no checks."""
+
+    rate: float | None
+    interval: tuple[float, float] | None
+    num_checks: int
+    num_prompts: int
+    num_no_response: int  # responses that are missing: their checks failed and are among num_checks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**self._asdict(), "interval": None if self.interval is None else list(self.interval)}
+
+
+def read_rows(path: Path | None, *, hub: HubData, fields: Sequence[str]) -> list[Row]:
+    """Return the rows of a JSON-lines file, gzipped where its name ends so, or of the Hub's data set.
+
+    Args:
+        path: A local copy; None reads the Hub.
+        hub: Where the benchmark is published.
+        fields: What every row must have.
+
+    Raises:
+        BenchmarkError: Naming the file and the line, if a row cannot be read or lacks a field, or the data set,
+            if it cannot be fetched.
+    """
+    rows = _hub_rows(hub) if path is None else _local_rows(path)
+    for where, found in rows:
+        missing = [field for field in fields if field not in found]
+        if missing:
+            raise BenchmarkError(f"{where}: no field {missing[0]!r}; it has {sorted(found)}")
+    if not rows:
+        raise BenchmarkError(f"{path or hub.name}: there are no rows")
+    return rows
+
+
+def _local_rows(path: Path) -> list[Row]:
+    if not path.is_file():
+        raise BenchmarkError(f"there is no file {path}")
+    try:
+        return [Row(f"{path}, line {number}", fields) for number, fields in read_json_lines(path)]
+    except RecordError as error:
+        raise BenchmarkError(str(error)) from error
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise BenchmarkError(f"{path}: cannot be read ({error})") from error
+
+
+def _hub_rows(hub: HubData) -> list[Row]:
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(hub.name, hub.config, revision=hub.revision, split=hub.split)
+    except OSError as error:  # what datasets and huggingface_hub raise offline, and for what does not exist
+        raise BenchmarkError(
+            f"{hub.name} cannot be fetched from the Hub at {hub.revision} ({error}); give a local file instead"
+        ) from error
+    return [Row(f"{hub.name}, row {number}", dict(fields)) for number, fields in enumerate(data)]
+
+
+def assemble(questions: Iterable[Question], *, source: str, num_prompts: int | None, seed: int) -> Benchmark:
+    """Return the benchmark of these questions, or of a seeded choice of them, in their order.
+
+    Questions of equal text are one question.
+
+    Args:
+        questions: In the benchmark's order.
+        source: The benchmark's name, for the prompts.
+        num_prompts: How many to choose; None takes all.
+        seed: Of the choice.
+
+    Raises:
+        BenchmarkError: If two questions of equal text are checked differently, or there are too few.
+    """
+    prompts, keys, places = [], {}, {}
+    for where, text, key in questions:
+        prompt = make_prompt(text, category=None, source=source, split="test", where=where)
+        if prompt.prompt_id not in keys:
+            prompts.append(prompt)
+            keys[prompt.prompt_id], places[prompt.prompt_id] = key, where
+        elif _requirements(keys[prompt.prompt_id]) != _requirements(key):
+            raise BenchmarkError(f"{where}: the question of {places[prompt.prompt_id]} again, but checked differently")
+    if num_prompts is not None:
+        if not 0 < num_prompts <= len(prompts):
+            raise BenchmarkError(f"{source} has {len(prompts)} different questions, num_prompts is {num_prompts}")
+        generator = random.Random(derive_seed(seed, source))
+        prompts = [prompts[index] for index in sorted(generator.sample(range(len(prompts)), num_prompts))]
+    return Benchmark(prompts, [], {prompt.prompt_id: keys[prompt.prompt_id] for prompt in prompts})
+
+
+def _requirements(key: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in key.items() if name != "key"}  # IFEval's number of the row
+
+
+def accuracy(rows: Sequence[Check], *, confidence: float = 0.95) -> Accuracy:
+    """Return the fraction of checks that passed; the interval allows for checks of one prompt going together.
+
+    Args:
+        rows: Checks by one rule.
+        confidence: Nominal coverage in (0, 1).
+    """
+    prompt_ids = [row.prompt_id for row in rows]
+    num_prompts = len(set(prompt_ids))
+    num_no_response = len({(row.prompt_id, row.sample_index) for row in rows if row.error is not None})
+    if not rows:
+        return Accuracy(None, None, 0, 0, 0)
+    values = [float(row.is_passed) for row in rows]
+    interval = _clustered_interval(values, prompt_ids, confidence=confidence)
+    return Accuracy(sum(values) / len(values), interval, len(values), num_prompts, num_no_response)
+
+
+def _clustered_interval(values: Sequence[float], clusters: Sequence[str], *, confidence: float) -> tuple[float, float]:
+    """Return Wilson's interval of a proportion for as many trials as the clustered standard error is worth.
+
+    The squared standard error is the sum over clusters of the squared sum of residuals, over n squared (Miller
+    2024, arXiv 2411.00640, on clustered standard errors). Wilson's interval is taken at p (1 - p) / SE^2 trials,
+    at most n: for clusters of one value that is n, and the plain Wilson interval. Where all values agree, the
+    standard error says nothing, and the trials are the clusters.
+    """
+    mean = sum(values) / len(values)
+    residuals: dict[str, float] = defaultdict(float)
+    for value, cluster in zip(values, clusters, strict=True):
+        residuals[cluster] += value - mean
+    squared_error = sum(residual**2 for residual in residuals.values()) / len(values) ** 2
+    spread = mean * (1 - mean)
+    if spread == 0:
+        trials: float = len(residuals)
+    else:
+        trials = min(len(values), spread / squared_error) if squared_error > 0 else len(values)
+    return wilson_interval(mean, trials, confidence=confidence)
