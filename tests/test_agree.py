@@ -22,7 +22,6 @@ from tpo.agree import (
     agreement,
     agreement_markdown,
     agreement_table,
-    compare_judges,
     draw_agreement,
     format_estimate,
     position_bias,
@@ -112,7 +111,6 @@ def test_without_scored_pairs_there_is_no_rate(rows: list[tuple[LabelledPair, Pr
     assert found.shorter_minus_longer == found.prefers_longer == Estimate(None, None, 0, 0, 0)
     assert found.unscored_as_half.rate == (0.5 if num_unscored else None)
     assert position_bias([], **QUICK).first_wins == Estimate(None, None, 0, 0, 0)
-    assert compare_judges([], [], [], **QUICK)["all"] == Estimate(None, None, 0, 0, 0)
 
 
 def test_one_instruction_has_no_interval() -> None:
@@ -124,11 +122,8 @@ def test_one_instruction_has_no_interval() -> None:
 def test_length_tolerance_is_a_fraction_of_the_longer() -> None:
     pairs = [pair("p", 1.0, (100, 60)), pair("q", 1.0, (59, 100))]
     for tolerance, count in ((0.0, 0), (0.4, 1), (0.41, 2)):
-        for found in (
-            measured(pairs, [A, A], length_tolerance=tolerance).slices,
-            compare_judges(pairs, [A, A], [A, B], length_tolerance=tolerance, **QUICK),
-        ):
-            assert found["length_matched"].num_rows == count
+        found = measured(pairs, [A, A], length_tolerance=tolerance).slices
+        assert found["length_matched"].num_rows == count
 
 
 def test_pairs_and_predictions_must_be_as_many() -> None:
@@ -202,12 +197,9 @@ def test_a_slice_missing_from_some_resamples_keeps_its_interval() -> None:
 @pytest.mark.parametrize("right", [0, 1])
 def test_interval_of_a_rate_without_exceptions_has_a_width(right: int) -> None:
     pairs = [pair(f"p{number % 8}", 1.0) for number in range(24)]
-    [right_one, wrong_one] = ([[A] * 24, [B] * 24], [[B] * 24, [A] * 24])[1 - right]
-    found = measured(pairs, right_one).slices["all"]
+    found = measured(pairs, [A if right else B] * 24).slices["all"]
     expected = binomtest(8 * right, 8).proportion_ci(0.95, method="wilson")
     assert found.rate == right and found.interval == pytest.approx([expected.low, expected.high])
-    difference = compare_judges(pairs, right_one, wrong_one, **QUICK)["all"]
-    assert difference == Estimate(2.0 * right - 1, [2.0 * right - 1] * 2, 24, 8, 0)
 
 
 def test_bootstrap_is_decided_by_the_seed() -> None:
@@ -309,44 +301,6 @@ def test_the_opposite_judge_agrees_where_this_one_does_not(rows: list[tuple[Labe
         if one.rate is not None and other.rate is not None:
             assert other.rate == pytest.approx(1 - one.rate)
             assert one.interval is None or other.interval == pytest.approx([1 - edge for edge in one.interval[::-1]])
-
-
-# --- two judges -------------------------------------------------------------------------------------------------
-
-
-def test_comparison_by_hand() -> None:
-    pairs = [pair("p", 1.0), pair("p", 0.0), pair("q", 1.0), pair("q", 1.0), pair("r", 0.5), pair("r", 1.0, (1, 9))]
-    first = [A, B, A, UNSCORED, A, A]
-    second = [A, A, TIE, A, B, B]
-    found = compare_judges(pairs, first, second, **QUICK)
-    # 0, 1, 0.5, missing, excluded, 1
-    assert (found["all"].rate, found["all"].num_rows, found["all"].num_prompts) == (2.5 / 4, 4, 3)
-    assert found["all"].num_unscored == 1
-    assert (found["preferred_shorter"].rate, found["preferred_longer"].rate) == (1.0, None)
-    mirrored = compare_judges(pairs, second, first, **QUICK)
-    assert found["all"].interval is not None
-    assert mirrored["all"].interval == pytest.approx([-edge for edge in found["all"].interval[::-1]])
-
-
-def test_a_judge_compared_with_itself_differs_by_nothing() -> None:
-    pairs, predictions = unzip(ROWS)
-    found = compare_judges(pairs, predictions, predictions, **QUICK)
-    assert (found["all"].rate, found["all"].interval) == (0.0, [0.0, 0.0])
-
-
-def test_what_both_judges_find_hard_cancels() -> None:
-    generator = np.random.default_rng(3)
-    pairs = [pair(f"p{number}", 1.0) for number in range(300)]
-    second = [A if generator.random() < 0.5 else B for _ in pairs]
-    first = [A if generator.random() < 0.1 else prediction for prediction in second]  # never worse
-    bootstrap: dict[str, Any] = {"seed": 0, "num_resamples": 500}
-    [one, other] = (measured(pairs, predictions, **bootstrap).slices["all"] for predictions in (first, second))
-    difference = compare_judges(pairs, first, second, **bootstrap)["all"]
-    assert one.interval is not None and other.interval is not None and difference.interval is not None
-    assert one.rate is not None and other.rate is not None
-    assert difference.rate == pytest.approx(one.rate - other.rate)
-    assert one.interval[0] < other.interval[1], "the intervals overlap"
-    assert difference.interval[0] > 0
 
 
 # --- position ---------------------------------------------------------------------------------------------------

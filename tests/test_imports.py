@@ -21,6 +21,7 @@ PURE = [
     "tpo.contrast",
     "tpo.labelled",
     "tpo.rating",
+    "tpo.stats",
     "tpo.judges.verdicts",
 ]
 NEEDS_TORCH = {

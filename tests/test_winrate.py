@@ -1,15 +1,21 @@
+import json
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
 
 from tpo.records import Comparison
-from tpo.winrate import WinRate, length_controlled_win_rate, wilson_interval, win_rate, win_rate_by_category
+from tpo.winrate import (
+    CategoryGain,
+    WinRate,
+    category_gains,
+    length_controlled_win_rate,
+    win_rate,
+    win_rate_by_category,
+)
 
 
 def comparisons(
@@ -56,10 +62,17 @@ def test_wilson_interval_agrees_with_scipy(count: int, num_wins: int, confidence
     assert found.interval == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-@given(st.floats(0, 1), st.integers(1, 2000), st.floats(0.5, 0.999))
-def test_wilson_interval_holds_the_rate_within_bounds(rate: float, count: int, confidence: float) -> None:
-    low, high = wilson_interval(rate, count, confidence=confidence)
-    assert 0 <= low <= rate + 1e-12 and rate - 1e-12 <= high <= 1
+def test_ties_and_soft_preferences_count_for_what_they_vary() -> None:
+    # Ties vary less than wins and losses: 0.45 (0.4)^2 + 0.3 (0.1)^2 + 0.25 (0.6)^2 = 0.165, not 0.24. At this n the
+    # interval is as wide as the normal one.
+    found = win_rate(comparisons([1.0] * 450 + [0.5] * 300 + [0.0] * 250))
+    assert found.rate == 0.6 and found.interval is not None
+    low, high = found.interval
+    variance = 0.45 * 0.4**2 + 0.3 * 0.1**2 + 0.25 * 0.6**2
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(variance / 1000), rel=2e-3)
+    soft = win_rate(comparisons([0.7] * 500 + [0.5] * 500))
+    assert soft.rate == pytest.approx(0.6) and soft.interval is not None
+    assert soft.interval[1] - soft.interval[0] == pytest.approx(2 * 1.96 * 0.1 / math.sqrt(1000), rel=0.03)
 
 
 def test_categories_add_up() -> None:
@@ -78,6 +91,61 @@ def test_categories_add_up() -> None:
     total = win_rate(rows)
     assert sum(rate.num_prompts for rate in found.values()) == total.num_prompts
     assert sum(rate.num_unscored for rate in found.values()) == total.num_unscored
+
+
+def test_gains_by_hand() -> None:
+    rows = [
+        *comparisons([1.0] * 10 + [0.5, None], category="writing"),
+        *comparisons([1.0, 1.0, 0.0], category="maths"),
+        *comparisons([None], category="code"),
+        *comparisons([0.5, 0.5], category="law"),
+    ]
+    found = category_gains(rows, seed=0)
+    assert list(found) == ["code", "law", "maths", "writing"]
+    assert found["code"] == CategoryGain(None, None, None, None, None, 0, 1)
+    # Ten wins without a loss have 2^(1 - 10), two and one have 1; three of the categories have a test.
+    assert [gain.p_value for gain in found.values()] == pytest.approx([None, 1.0, 1.0, 2**-9])
+    assert [gain.adjusted_p_value for gain in found.values()] == pytest.approx([None, 1.0, 1.0, 3 * 2**-9])
+    assert (found["writing"].num_prompts, found["writing"].num_unscored) == (11, 1)
+    assert found["writing"].gain == pytest.approx(10.5 / 11 - 0.5)
+    assert found["maths"].gain == pytest.approx(1 / 6)
+    for confidence, interval in (
+        (0.95, found["maths"].interval),
+        (0.95 ** (1 / 3), found["maths"].simultaneous_interval),
+    ):
+        expected = binomtest(2, 3).proportion_ci(confidence, method="wilson")
+        assert interval == pytest.approx((expected.low - 0.5, expected.high - 0.5))
+    for gain in found.values():
+        assert json.loads(json.dumps(gain.to_dict(), allow_nan=False)) == gain.to_dict()
+
+
+def test_gains_are_win_rates_less_one_half_and_mirror() -> None:
+    generator = np.random.default_rng(0)
+    wins = [generator.choice([0.0, 0.1, 0.35, 0.5, 0.6, 0.85, 1.0], size=30).tolist() for _ in range(4)]
+    rows = [row for name, won in zip("abcd", wins, strict=True) for row in comparisons(won, category=name)]
+    lost = [
+        row for name, won in zip("abcd", wins, strict=True) for row in comparisons([1 - w for w in won], category=name)
+    ]
+    found, again, mirrored = (category_gains(each, seed=3, confidence=0.9) for each in (rows, rows[::-1], lost))
+    rates = win_rate_by_category(rows, confidence=0.9)
+    for name, gain in found.items():
+        assert again[name].p_value == gain.p_value and again[name].gain == pytest.approx(gain.gain)
+        rate = rates[name]
+        assert rate.rate is not None and rate.interval is not None and gain.gain is not None
+        assert gain.interval is not None and gain.simultaneous_interval is not None
+        assert (gain.gain, *gain.interval) == pytest.approx([value - 0.5 for value in (rate.rate, *rate.interval)])
+        assert gain.simultaneous_interval[0] < gain.interval[0] < gain.interval[1] < gain.simultaneous_interval[1]
+        other = mirrored[name]
+        assert other.gain == pytest.approx(-gain.gain)
+        assert other.interval == pytest.approx((-gain.interval[1], -gain.interval[0]))
+        assert gain.p_value is not None and gain.adjusted_p_value is not None
+        assert gain.p_value <= gain.adjusted_p_value <= 1
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_gains_of_nothing(count: int) -> None:
+    found = category_gains(comparisons([None] * count), seed=0)
+    assert [*found.values()] == [CategoryGain(None, None, None, None, None, 0, 1)] * count
 
 
 # --- controlled for length --------------------------------------------------------------------------------------

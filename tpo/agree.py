@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tpo.labelled import LabelledPair, Prediction, by_order
 from tpo.records import Verdict
 from tpo.seeds import derive_seed
-from tpo.winrate import wilson_interval
+from tpo.stats import cluster_bootstrap, percentile_interval, wilson_interval
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -147,31 +147,6 @@ def agreement(
     )
 
 
-def compare_judges(
-    pairs: Sequence[LabelledPair],
-    first: Sequence[Prediction],
-    second: Sequence[Prediction],
-    *,
-    seed: int,
-    confidence: float = 0.95,
-    length_tolerance: float = 0.2,
-    num_resamples: int = NUM_RESAMPLES,
-) -> dict[str, Estimate]:
-    """Return, per slice, the first judge's agreement minus the second's on the pairs that both scored.
-
-    Both are resampled together, so that what makes a pair easy or hard for both cancels out: the interval can exclude
-    0 where the judges' own intervals overlap. The arguments are those of `agreement`.
-    """
-    kept = [row for row in zip(pairs, first, second, strict=True) if not _excluded(row[0])]
-    labels = _Labels([pair for pair, _, _ in kept], length_tolerance=length_tolerance)
-    first_scored, first_sides = _sides([prediction.outcome for _, prediction, _ in kept])
-    second_scored, second_sides = _sides([prediction.outcome for _, _, prediction in kept])
-    gains = labels.side * (first_sides - second_sides) / 2
-    columns = {name: _Column(gains, rows, first_scored & second_scored) for name, rows in labels.slices.items()}
-    bootstrap = _Bootstrap(seed, confidence, num_resamples)
-    return _estimate(columns, [pair.prompt_id for pair, _, _ in kept], bootstrap=bootstrap, are_rates=False)
-
-
 def position_bias(
     verdicts: Sequence[Verdict], *, seed: int, confidence: float = 0.95, num_resamples: int = NUM_RESAMPLES
 ) -> PositionBias:
@@ -248,43 +223,28 @@ def _estimate(
     *,
     bootstrap: _Bootstrap,
     differences: Mapping[str, tuple[str, str]] | None = None,
-    are_rates: bool = True,
 ) -> dict[str, Estimate]:
-    """Return the mean of every column (`are_rates`: in [0, 1]), and of pairs of columns the difference, by name.
-
-    A resample draws as many instructions as there are, with replacement; its mean is a ratio of two sums, over the
-    rows' values and over their number. Resamples without any row of a column say nothing about it and are left out.
-    """
-    names, cluster = np.unique(np.array(prompt_ids, dtype=str), return_inverse=True)
+    """Return the mean of every column, which is in [0, 1], and of pairs of columns the difference, by name."""
     order = {name: number for number, name in enumerate(columns)}
-    used = np.array([column.rows & column.scored for column in columns.values()], dtype=float)
-    values = np.array([column.values for column in columns.values()]) * used
-    # (instructions, columns). Values are multiples of one half, so their sums are exact in any order of the rows.
-    sums, counts = (
-        np.stack([np.bincount(cluster, row, len(names)) for row in table]).T * 1.0 for table in (values, used)
+    means, resampled, counts = cluster_bootstrap(
+        [column.values for column in columns.values()],
+        [column.rows & column.scored for column in columns.values()],
+        prompt_ids,
+        seed=derive_seed(bootstrap.seed, "agree"),
+        num_resamples=bootstrap.num_resamples,
     )
-    generator = np.random.default_rng(derive_seed(bootstrap.seed, "agree"))
-    resampled = np.full((bootstrap.num_resamples, len(columns)), np.nan)
-    for start in range(0, bootstrap.num_resamples if len(names) else 0, 100):  # in parts, to bound memory
-        part = resampled[start : start + 100]
-        drawn = generator.integers(len(names), size=(len(part), len(names)))
-        drawn += len(names) * np.arange(len(part))[:, None]
-        times = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
-        part[:] = _ratio(times @ sums, times @ counts)
-    means = _ratio(sums.sum(axis=0), counts.sum(axis=0))
 
     def summarize(mean: float, draws: Values, parts: Sequence[str]) -> Estimate:
         found = [columns[name] for name in parts]
         num_prompts = int((counts[:, [order[name] for name in parts]].sum(axis=1) > 0).sum())
-        known, interval = draws[~np.isnan(draws)], None
-        if num_prompts > 1 and len(known) and not np.isnan(mean):
-            tail = (1 - bootstrap.confidence) / 2
-            interval = [float(edge) for edge in np.quantile(known, [tail, 1 - tail])]
-            if are_rates and len(parts) == 1 and mean in (0, 1):
-                interval = list(wilson_interval(mean, num_prompts, confidence=bootstrap.confidence))
+        interval = None
+        if num_prompts > 1 and not np.isnan(mean):
+            interval = percentile_interval(draws, confidence=bootstrap.confidence)
+            if len(parts) == 1 and mean in (0, 1):
+                interval = wilson_interval(mean, num_prompts, confidence=bootstrap.confidence)
         return Estimate(
             rate=None if np.isnan(mean) else mean,
-            interval=interval,
+            interval=None if interval is None else list(interval),
             num_rows=sum(int((column.rows & column.scored).sum()) for column in found),
             num_prompts=num_prompts,
             num_unscored=sum(int((column.rows & ~column.scored).sum()) for column in found),
@@ -295,10 +255,6 @@ def _estimate(
         i, j = order[one], order[other]
         estimates[name] = summarize(float(means[i] - means[j]), resampled[:, i] - resampled[:, j], [one, other])
     return estimates
-
-
-def _ratio(sums: Values, counts: Values) -> Values:
-    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
 # --- reports ----------------------------------------------------------------------------------------------------

@@ -36,8 +36,9 @@ from tpo.judges.reward_model import chat_with_response
 from tpo.judges.self_taught import DESCRIPTION, SelfTaught, load_classifier
 from tpo.optimizer import MasterWeightAdamW
 from tpo.records import Preference
+from tpo.stats import wilson_interval
 from tpo.train import TrainingError
-from tpo.winrate import outcome, wilson_interval
+from tpo.winrate import outcome
 
 
 @dataclass(frozen=True)

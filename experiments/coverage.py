@@ -1,0 +1,208 @@
+"""Do the stated intervals hold the truth, and are 20 null categories left alone?
+
+python experiments/coverage.py [--num_experiments 1000] [--num_samples 10000] [--seed 0]
+
+Simulates evaluations whose true win rate is known, and runs `tpo.stats` on them as `tpo.winrate` does. The first table
+is of one mean: how often its 95 % interval holds the truth. The second is of an evaluation in categories, the paper's
+20 of 200 instructions and smaller ones: with true rates from 0.3 to 0.7, how often the intervals hold them, per
+category (pooled, and the worst and best category) and overall; with all true rates one half, in how many evaluations
+at least one category is called different, by plain p-values and intervals, after Holm, and by simultaneous intervals.
+
+An instruction's outcome is one of a few kinds, each a tuple of values (several where a response is sampled more than
+once; then they are a cluster), so an evaluation is a draw of how many instructions are of each kind. All in percent.
+"""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import betabinom
+
+from tpo.seeds import derive_seed
+from tpo.stats import holm, mean_interval, sign_flip_test, simultaneous_confidence, wilson_interval
+
+CONFIDENCE = 0.95
+NUM_CATEGORIES = 20
+COUNTS = (20, 40, 60, 200, 805)
+RATES = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+Chances = NDArray[np.float64]
+
+
+class Scenario(NamedTuple):
+    """What can come of an instruction."""
+
+    kinds: list[tuple[float, ...]]
+    chances: Callable[[float], Chances | None]  # of the kinds at a true rate; None where it cannot be
+
+
+def ties(fraction: float) -> Scenario:
+    """Losses, ties and wins."""
+
+    def chances(rate: float) -> Chances | None:
+        found = np.array([1 - rate - fraction / 2, fraction, rate - fraction / 2])
+        return None if found.min() < -1e-9 else np.maximum(found, 0)
+
+    return Scenario([(0.0,), (0.5,), (1.0,)], chances)
+
+
+def soft(concentration: float) -> Scenario:
+    """Preferences in tenths, beta-binomial: the higher the concentration, the closer to the true rate."""
+    return Scenario(
+        [(tenth / 10,) for tenth in range(11)],
+        lambda rate: betabinom.pmf(np.arange(11), 10, concentration * rate, concentration * (1 - rate)),
+    )
+
+
+def repeated(sizes: dict[int, float], concentration: float) -> Scenario:
+    """Several samples per instruction, whose own rate is a beta draw; `sizes` are how many, with their chances."""
+    return Scenario(
+        [(1.0,) * wins + (0.0,) * (size - wins) for size in sizes for wins in range(size + 1)],
+        lambda rate: np.concatenate(
+            [
+                chance * betabinom.pmf(np.arange(size + 1), size, concentration * rate, concentration * (1 - rate))
+                for size, chance in sizes.items()
+            ]
+        ),
+    )
+
+
+SCENARIOS = {
+    "wins and losses": ties(0.0),
+    "ties 0.1": ties(0.1),
+    "ties 0.3": ties(0.3),
+    "ties 0.6": ties(0.6),
+    "soft preferences, sd 0.26 at 0.5": soft(4),
+    "soft preferences, sd 0.18 at 0.5": soft(30),
+    "difficulty varies, 3 samples each": repeated({3: 1.0}, 2),
+    "difficulty varies, 1 to 5 samples": repeated(dict.fromkeys(range(1, 6), 0.2), 2),
+    "one instruction in ten with 20 samples": repeated({1: 0.9, 20: 0.1}, 2),
+}
+IN_CATEGORIES = (
+    "wins and losses",
+    "ties 0.3",
+    "ties 0.6",
+    "soft preferences, sd 0.26 at 0.5",
+    "difficulty varies, 3 samples each",
+)
+
+
+def main(options: argparse.Namespace) -> None:
+    """Print the tables."""
+    generator = np.random.default_rng(options.seed)
+    print(f"One mean: coverage of {CONFIDENCE:.0%} intervals at true rates {RATES}")
+    print(f"{'':40}" + "".join(f"{f'n = {count}':>32}" for count in COUNTS))
+    for name, scenario in SCENARIOS.items():
+        cells = [coverage(scenario, count, options.num_samples, generator) for count in COUNTS]
+        print(f"{name:40}" + "".join(f"{cell:>32}" for cell in cells), flush=True)
+    clustered = SCENARIOS["difficulty varies, 3 samples each"]
+    cells = [coverage(clustered, count, options.num_samples, generator, naive=True) for count in COUNTS]
+    print(f"{'  the same, clusters ignored':40}" + "".join(f"{cell:>32}" for cell in cells))
+    print(f"simulation error of a coverage of 95: {error(0.95, options.num_samples)}\n")
+    print(f"{NUM_CATEGORIES} categories, {options.num_experiments} evaluations")
+    head = ("scenario", "n each", "per category", "worst", "best", "overall", "plain p", "plain iv", "Holm", "joint iv")
+    print(f"{'':42}{'coverage at rates 0.3 to 0.7':>40}{'evaluations with a false category':>40}")
+    print(f"{head[0]:36}{head[1]:>8}" + "".join(f"{cell:>{14 if cell == 'per category' else 9}}" for cell in head[2:]))
+    for name in IN_CATEGORIES:
+        for count in (200, 40, 10):
+            row = categories(SCENARIOS[name], count, options.num_experiments, generator)
+            cells = [f"{100 * value:.1f}" for value in row]
+            print(f"{name:36}{count:>8}{cells[0]:>14}" + "".join(f"{cell:>9}" for cell in cells[1:]), flush=True)
+    num_intervals = NUM_CATEGORIES * options.num_experiments
+    print(f"simulation error of 95: per category {error(0.95, num_intervals)}, one of them, overall, and of 5 % false:")
+    print(f"{error(0.95, options.num_experiments)}; the worst and best of 20 lie about twice that from the mean")
+
+
+def coverage(
+    scenario: Scenario, count: int, num_samples: int, generator: np.random.Generator, *, naive: bool = False
+) -> str:
+    """Return, for every rate of `RATES`, how often the interval of one mean holds it, in percent; a dash where none."""
+    cells = []
+    for rate in RATES:
+        chances = scenario.chances(rate)
+        if chances is None:
+            cells.append("-")
+            continue
+        drawn, times = np.unique(generator.multinomial(count, chances, size=num_samples), axis=0, return_counts=True)
+        edges = np.array([interval(scenario, row, CONFIDENCE, naive=naive) for row in drawn])
+        cells.append(f"{100 * np.average(holds(edges, rate), weights=times):.1f}")
+    return " ".join(f"{cell:>5}" for cell in cells)
+
+
+def categories(scenario: Scenario, count: int, num_experiments: int, generator: np.random.Generator) -> list[float]:
+    """Return the figures of a line: coverage per category, its worst, its best, overall; the false categories."""
+    rates = np.linspace(0.3, 0.7, NUM_CATEGORIES)
+    drawn = np.stack(
+        [generator.multinomial(count, scenario.chances(rate), size=num_experiments) for rate in rates], axis=1
+    )
+    edges = evaluate(drawn, lambda row: interval(scenario, row, CONFIDENCE))
+    by_category = np.array([holds(edges[:, place], rate).mean() for place, rate in enumerate(rates)])
+    overall = np.array([interval(scenario, row, CONFIDENCE) for row in drawn.sum(axis=1)])
+    null = generator.multinomial(count, scenario.chances(0.5), size=(num_experiments, NUM_CATEGORIES))
+    joint = simultaneous_confidence(CONFIDENCE, NUM_CATEGORIES)
+    is_false = [
+        ~holds(evaluate(null, lambda row, at=at: interval(scenario, row, at)), 0.5) for at in (CONFIDENCE, joint)
+    ]
+    p_values = evaluate(null, lambda row: [p_value(scenario, row)])[..., 0]
+    adjusted = np.array([holm(row) for row in p_values.tolist()])
+    return [
+        by_category.mean(),
+        by_category.min(),
+        by_category.max(),
+        holds(overall, float(rates.mean())).mean(),
+        *(wrong.any(axis=1).mean() for wrong in (p_values <= 1 - CONFIDENCE, is_false[0])),
+        *(wrong.any(axis=1).mean() for wrong in (adjusted <= 1 - CONFIDENCE, is_false[1])),
+    ]
+
+
+def evaluate(drawn: NDArray[np.int64], function: Callable[[NDArray[np.int64]], object]) -> NDArray[np.float64]:
+    """Return what the function makes of every draw, each different one computed once."""
+    different, places = np.unique(drawn.reshape(-1, drawn.shape[-1]), axis=0, return_inverse=True)
+    found = np.array([function(row) for row in different], dtype=np.float64)
+    return found[places.ravel()].reshape(*drawn.shape[:-1], -1)
+
+
+def interval(
+    scenario: Scenario, row: NDArray[np.int64], confidence: float, *, naive: bool = False
+) -> tuple[float, float]:
+    """Return the interval of `row[k]` instructions of each kind k; `naive`: as if all values were independent."""
+    values, clusters = expand(scenario, row)
+    if naive:
+        return wilson_interval(float(values.mean()), len(values), confidence=confidence)
+    return mean_interval(values, confidence=confidence, clusters=clusters)
+
+
+def p_value(scenario: Scenario, row: NDArray[np.int64]) -> float:
+    """Return the sign-flip p-value against one half; 2,000 flips where they cannot be enumerated."""
+    values, clusters = expand(scenario, row)
+    return sign_flip_test(values - 0.5, seed=derive_seed(0, *row.tolist()), num_flips=2000, clusters=clusters)
+
+
+def expand(scenario: Scenario, row: NDArray[np.int64]) -> tuple[NDArray[np.float64], list[int] | None]:
+    """Return the values of `row[k]` instructions of each kind k, and their clusters where there are any."""
+    instructions = [kind for kind, times in zip(scenario.kinds, row.tolist(), strict=True) for _ in range(times)]
+    if max(len(kind) for kind in scenario.kinds) == 1:
+        return np.array([value for [value] in instructions]), None
+    values = [value for kind in instructions for value in kind]
+    return np.array(values), [number for number, kind in enumerate(instructions) for _ in kind]
+
+
+def holds(edges: NDArray[np.float64], rate: float) -> NDArray[np.bool_]:
+    """Return which intervals, low and high along the last axis, hold the rate."""
+    return (edges[..., 0] <= rate + 1e-12) & (rate - 1e-12 <= edges[..., 1])
+
+
+def error(chance: float, count: int) -> str:
+    """Return the standard error of a simulated chance."""
+    return f"{100 * math.sqrt(chance * (1 - chance) / count):.2f}"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num_experiments", type=int, default=1000)
+    parser.add_argument("--num_samples", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=0)
+    main(parser.parse_args())
