@@ -6,13 +6,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_llm import FakeBackend
 
 import tpo.llm
 from tpo.classify import balance, classify, fill, parse_category
 from tpo.llm import LLM
 from tpo.records import Prompt
-
-from test_llm import FakeBackend
 
 CATEGORIES = ["coding", "creative_writing", "law", "maths", "writing"]
 

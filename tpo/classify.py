@@ -1,6 +1,6 @@
 """Stage "classify": instructions -> categories, by a language model or as they are, and a balanced choice of them.
 
-The paper's fine-grained evaluation sorts unseen instructions into 20 categories with a language model, about 200 of each.
+The paper's fine-grained evaluation sorts unseen instructions into 20 categories with a language model, about 200 each.
 """
 
 import random

@@ -32,7 +32,7 @@ def judged_by_scores(
     Args:
         policy: Scores of the policy's samples.
         baseline: Scores that hold the baseline's response.
-        baseline_index: Its sample index there: where both sides were judged together, the number of the policy's samples.
+        baseline_index: Its sample index there: the number of the policy's samples where both were judged together.
     """
     theirs = {row.prompt_id: row for row in baseline if row.sample_index == baseline_index}
     found = {}

@@ -1,9 +1,9 @@
 """Stage "intervene": a policy answers after a thought that was put into its mouth; only the response is sampled.
 
 What is a thought worth? If responses after the policy's own thought are no better than after another instruction's, the
-content of the thought does not matter. All interventions, the unchanged thought among them, go through this same path, so
-that they differ in the thought alone: its text is tokenized again between its delimiters, and a sample has the same
-random numbers under every intervention.
+content of the thought does not matter. All interventions, the unchanged thought among them, go through this same
+path, so that they differ in the thought alone: its text is tokenized again between its delimiters, and a sample has
+the same random numbers under every intervention.
 """
 
 import random

@@ -4,7 +4,6 @@ Their checks are `Check` rows. A response that is missing passes nothing: it is 
 """
 
 import random
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,7 @@ from tpo.errors import TpoError
 from tpo.prompts import make_prompt
 from tpo.records import Check, RecordError, read_json_lines
 from tpo.seeds import derive_seed
-from tpo.winrate import wilson_interval
+from tpo.stats import mean_interval
 
 
 class BenchmarkError(TpoError):
@@ -151,26 +150,5 @@ def accuracy(rows: Sequence[Check], *, confidence: float = 0.95) -> Accuracy:
     if not rows:
         return Accuracy(None, None, 0, 0, 0)
     values = [float(row.is_passed) for row in rows]
-    interval = _clustered_interval(values, prompt_ids, confidence=confidence)
+    interval = mean_interval(values, confidence=confidence, clusters=prompt_ids)
     return Accuracy(sum(values) / len(values), interval, len(values), num_prompts, num_no_response)
-
-
-def _clustered_interval(values: Sequence[float], clusters: Sequence[str], *, confidence: float) -> tuple[float, float]:
-    """Return Wilson's interval of a proportion for as many trials as the clustered standard error is worth.
-
-    The squared standard error is the sum over clusters of the squared sum of residuals, over n squared (Miller
-    2024, arXiv 2411.00640, on clustered standard errors). Wilson's interval is taken at p (1 - p) / SE^2 trials,
-    at most n: for clusters of one value that is n, and the plain Wilson interval. Where all values agree, the
-    standard error says nothing, and the trials are the clusters.
-    """
-    mean = sum(values) / len(values)
-    residuals: dict[str, float] = defaultdict(float)
-    for value, cluster in zip(values, clusters, strict=True):
-        residuals[cluster] += value - mean
-    squared_error = sum(residual**2 for residual in residuals.values()) / len(values) ** 2
-    spread = mean * (1 - mean)
-    if spread == 0:
-        trials: float = len(residuals)
-    else:
-        trials = min(len(values), spread / squared_error) if squared_error > 0 else len(values)
-    return wilson_interval(mean, trials, confidence=confidence)
