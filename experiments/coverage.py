@@ -10,6 +10,9 @@ at least one category is called different, by plain p-values and intervals, afte
 
 An instruction's outcome is one of a few kinds, each a tuple of values (several where a response is sampled more than
 once; then they are a cluster), so an evaluation is a draw of how many instructions are of each kind. All in percent.
+
+The overall interval takes instructions for a sample of all, although each category's number of them is fixed here; what
+categories differ by is then no chance, and it holds the truth a little too often. Two to three minutes of one core.
 """
 
 import argparse

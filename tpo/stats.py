@@ -59,7 +59,7 @@ def mean_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | 
     true means 0.1 to 0.9: 93.0 to 97.5 % for wins and losses; 94.0 to 96.7 % with ties (0.1 to 0.6). Preferences with
     a standard deviation of 0.18: 97 to 99.5 % for n up to 60, 94.9 to 96.9 % from 200. Clusters of one to five rows,
     20 or more of them: 94.4 to 97.2 %. Where one cluster in ten is twenty times as large as the others it falls to
-    LOW % at 20 to 60 clusters: then give each cluster its mean.
+    90 % at 20 to 60 clusters: then give each cluster its mean.
 
     Args:
         values: In [0, 1], at least one.

@@ -91,10 +91,11 @@ def category_gains(
 ) -> dict[str, CategoryGain]:
     """Return every category's gain over even odds, corrected for looking at them all; names in alphabetical order.
 
-    Whoever looks at 20 categories without a gain finds one "significant" at 5 % in up to two of three evaluations. The
-    simultaneous intervals (Sidak) and Holm's adjusted p-values err in at most one of twenty. They can disagree about a
-    category near the edge, for they are different tests. With few comparisons nothing can be found: n that are not ties
-    have a p-value of 2^(1 - n) or more, so among 20 categories one needs at least 10 of them at 5 %.
+    Whoever looks at 20 categories without a gain finds one at 5 % in more than half of all evaluations. With Holm's
+    adjusted p-values that is at most one in twenty, with simultaneous intervals (Sidak) about one (measured in
+    `experiments/coverage.py`); the two can disagree about a category near the edge, being different tests. With few
+    comparisons nothing can be found: n that are not ties have a p-value of 2^(1 - n) or more, so a category needs at
+    least ten of them to be one of 20 at 5 %.
 
     Args:
         comparisons: At most one per prompt.
