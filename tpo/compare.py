@@ -7,8 +7,9 @@ part: a `Score` is of a response alone.
 from collections.abc import Sequence
 from typing import Any
 
+from tpo.length_control import length_controlled_win_rate
 from tpo.records import Comparison, Completion, Prompt, Score
-from tpo.winrate import length_controlled_win_rate, outcome, win_rate, win_rate_by_category
+from tpo.winrate import outcome, win_rate, win_rate_by_category
 
 VERSION = 2
 
