@@ -121,7 +121,7 @@ def estimate_length_controlled(
     return LengthControlledRate(rate, interval, len(pairs), num_unscored, estimator)
 
 
-def percentile_interval(rates: ArrayLike, *, confidence: float) -> tuple[float, float]:
+def percentile_interval(rates: Sequence[float], *, confidence: float) -> tuple[float, float]:
     """Return the quantiles of resampled rates that leave (1 - confidence) / 2 out on either side."""
     low, high = np.quantile(rates, [0.5 - confidence / 2, 0.5 + confidence / 2])
     return float(low), float(high)
@@ -130,8 +130,8 @@ def percentile_interval(rates: ArrayLike, *, confidence: float) -> tuple[float, 
 def length_controlled_rate(wins: ArrayLike, gaps: ArrayLike, *, slope: float | None = None) -> float:
     """Return sigmoid(a), the win rate at equal length, of the arguments that `estimate_length_controlled` explains.
 
-    All wins are scored. Where all gaps are the same there is nothing to control with, and the result is the plain win rate. It is too where
-    all was won or all lost, which no slope explains; fitted, where all wins are equal.
+    All wins are scored. Where all gaps are the same there is nothing to control with, and the result is the plain win
+    rate. It is too where all was won or all lost, which no slope explains; fitted, where all wins are equal.
     """
     observed, differences = np.asarray(wins, dtype=np.float64), np.asarray(gaps, dtype=np.float64)
     mean, spread = float(observed.mean()), differences.std()  # alpaca_eval's std has n - 1: at 805, 0.06 % more
