@@ -12,6 +12,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from tpo.judge_config import (
+    AlpacaEvalJudge,
     ArmoRMJudge,
     BradleyTerryRating,
     EloRating,
@@ -324,6 +325,7 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
         "armorm": ArmoRMJudge,
         "llm_pairwise": PairwiseLLMJudge,
         "llm_pointwise": PointwiseLLMJudge,
+        "alpaca_eval": AlpacaEvalJudge,
         "ensemble": EnsembleJudge,
     },
     "rating": {"elo": EloRating, "bradley_terry": BradleyTerryRating, "win_count": WinCountRating},

@@ -39,7 +39,7 @@ def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
             if indices not in pairs.setdefault(pair.prompt_id, []):
                 pairs[pair.prompt_id].append(indices)
     judge = load_pairwise_judge(**_judge_arguments(path, config, inputs))
-    return collect_verdicts(path, prompts, responses, judge, pairs=pairs)
+    return collect_verdicts(path, prompts, responses, judge, orders=config["judge"]["orders"], pairs=pairs)
 
 
 def rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
