@@ -9,6 +9,7 @@ import gzip
 import importlib.util
 import json
 import os
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from tpo.length_control import (
 )
 from tpo.records import Response
 
+REPOSITORY = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TPO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "alpaca_eval"
 BASELINE_DATA = DATA / "baseline_gpt4_1106_preview.jsonl.gz"
 needs_data = pytest.mark.skipif(not BASELINE_DATA.is_file(), reason=f"no data in {DATA}: set TPO_SHARED_DATA")
@@ -380,4 +382,8 @@ def test_figures_of_six_models_are_the_published_ones(tmp_path: Path) -> None:
         found = estimate_length_controlled(wins, gaps, seed=0, slope=ALPACA_EVAL_SLOPE, num_resamples=200)
         assert found.interval is not None and found.interval[0] < expected[name] < found.interval[1]
     assert len(rates) == 6
+    check = runpy.run_path(str(REPOSITORY / "experiments" / "alpaca_eval_check.py"))
+    models = check["read_models"](BASELINE_DATA, paths)
+    errors = [model.error(check["calibrate"]([other for other in models if other is not model])) for model in models]
+    assert 0.9 * ALPACA_EVAL_SLOPE_ERROR < max(map(abs, errors)) < ALPACA_EVAL_SLOPE_ERROR  # the stated error is that
     assert sorted(rates, key=rates.__getitem__) == sorted(expected, key=expected.__getitem__)
