@@ -1,5 +1,6 @@
 """The command that measures a judge: what it writes, what it shares, and what it refuses."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -110,6 +111,26 @@ def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias
     assert found["slices"]["all"]["rate"] == 0.5, "orders that contradict each other are a tie"
     assert found["position_bias"]["first_wins"]["rate"] == 1.0
     assert found["tokens_per_judgement"] == 10
+
+
+def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if importlib.util.find_spec("alpaca_eval") is None:
+        pytest.skip("alpaca_eval, which has the prompt, is not installed")
+    judge = FirstWins()
+    monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: judge)
+    overrides = ["judge=alpaca_eval", "judge.name=x"]
+    path = measure(configure(data, tmp_path, *overrides), name="once")
+    found = read(path, "once")
+    shown = [(match.instruction, *sorted((match.first, match.second))) for match in judge.seen]
+    assert sorted(shown) == sorted((row[0], *sorted(row[1:3])) for row in ROWS)
+    assert found["position_bias"]["first_wins"]["rate"] == 1.0
+    assert (found["position_bias"]["consistent"]["rate"], found["slices"]["all"]["num_unscored"]) == (None, 0)
+    asked = list(judge.seen)
+    measure(configure(data, tmp_path, *overrides, "judge.orders=both"), name="twice")
+    assert len(judge.seen) == len(asked) + 2 * len(ROWS)
+    assert set(asked) < set(judge.seen[len(asked) :])
 
 
 @pytest.mark.parametrize(

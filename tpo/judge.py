@@ -17,6 +17,7 @@ from tpo.artifacts import grow_rows
 from tpo.judges import Candidates, Judge, Match, PairwiseJudge
 from tpo.pairs import normalized
 from tpo.records import Completion, Prompt, Response, Score, Verdict
+from tpo.seeds import derive_seed
 
 VERSION = 2
 CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a kill
@@ -84,18 +85,21 @@ def collect_verdicts(
     responses: Sequence[Response],
     judge: PairwiseJudge,
     *,
+    orders: str = "both",
     pairs: Mapping[str, Sequence[tuple[int, int]]] | None = None,
 ) -> dict[str, Any]:
-    """Write a verdict on every pair of an instruction's different responses in both orders; return what was counted.
+    """Write verdicts on every pair of an instruction's different responses; return what was counted.
 
-    Both orders, because judges favour a position. Of equal responses the one with the lowest sample index stands for
-    all.
+    Both orders, because judges favour a position; or one that is drawn, so that over many instructions neither side is
+    favoured. Of equal responses the one with the lowest sample index stands for all.
 
     Args:
         path: The artifact's directory.
         prompts: Instructions.
         responses: What is compared.
         judge: Decides the matches.
+        orders: "both", or "random": one of the two, decided by the instruction and the sample indices alone, whatever
+            else is judged and in which order the rows come.
         pairs: Instruction id to the pairs of sample indices to compare, where not all are.
     """
     from tqdm import tqdm
@@ -103,16 +107,21 @@ def collect_verdicts(
     instructions, groups = _by_prompt(prompts, responses)
     texts = {key: {row.sample_index: row.text for row in rows} for key, rows in groups.items()}
 
-    def orders(key: str) -> list[tuple[int, int]]:
+    def ordered_pairs(key: str) -> list[tuple[int, int]]:
         if pairs is not None:
             wanted = [pair for pair in pairs[key] if all(texts[key][index] for index in pair) and pair[0] != pair[1]]
         else:
             ordered = sorted(groups[key], key=lambda row: -row.sample_index)
             distinct = {row.text: row.sample_index for row in ordered if row.text}
             wanted = list(combinations(sorted(distinct.values()), 2))
+        if orders == "random":
+            return [
+                (low, high) if derive_seed(0, "orders", key, low, high) % 2 else (high, low)
+                for low, high in map(sorted, wanted)
+            ]
         return [order for first, second in wanted for order in ((first, second), (second, first))]
 
-    schedule = {key: found for key in groups if (found := orders(key))}
+    schedule = {key: found for key in groups if (found := ordered_pairs(key))}
     with tqdm(total=sum(map(len, schedule.values())), desc=path.name, unit="verdict") as progress:
 
         def compute(chunk: list[str]) -> list[Verdict]:

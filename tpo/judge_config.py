@@ -104,7 +104,7 @@ class LocalLLMConfig:
 
 @dataclass
 class LLMJudgeConfig(JudgeConfig):
-    """A language model that writes its judgement: the part that all kinds share."""
+    """A language model that judges: the part that all kinds share."""
 
     backend: str = MISSING
     name: str | None = None
@@ -112,23 +112,45 @@ class LLMJudgeConfig(JudgeConfig):
     temperature: float = 0.0
     max_tokens: int = MISSING
     max_calls: int | None = None
-    system: str | None = None
-    prompt: str = MISSING
     server: ServerConfig = field(default_factory=ServerConfig)
     vllm: LocalLLMConfig = field(default_factory=LocalLLMConfig)
 
 
 @dataclass
-class PairwiseLLMJudge(LLMJudgeConfig):
+class PromptedLLMJudge(LLMJudgeConfig):
+    """One whose prompt is a setting."""
+
+    system: str | None = None
+    prompt: str = MISSING
+
+
+@dataclass
+class ClassifierConfig(PromptedLLMJudge):
+    """Not a judge, but asked like one: sorts instructions into categories (`tpo.classify`)."""
+
+    kind: str = "classifier"
+
+
+@dataclass
+class PairwiseLLMJudge(PromptedLLMJudge):
     """Verdicts on two responses at a time."""
 
     kind: str = "llm_pairwise"
     verdicts: str = MISSING
     strong_weight: float = 3.0
+    orders: str = "both"
 
 
 @dataclass
-class PointwiseLLMJudge(LLMJudgeConfig):
+class AlpacaEvalJudge(LLMJudgeConfig):
+    """AlpacaEval 2's annotator: how surely one of two responses is better."""
+
+    kind: str = "alpaca_eval"
+    orders: str = "random"
+
+
+@dataclass
+class PointwiseLLMJudge(PromptedLLMJudge):
     """A score by a rubric."""
 
     kind: str = "llm_pointwise"

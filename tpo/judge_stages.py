@@ -45,7 +45,7 @@ def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
         other = config["against"]
         pairs = {key: [(index, other) for index in found if index != other] for key, found in indices_of.items()}
     judge = load_pairwise_judge(**_judge_arguments(path, config, inputs))
-    return collect_verdicts(path, prompts, responses, judge, pairs=pairs)
+    return collect_verdicts(path, prompts, responses, judge, orders=config["judge"]["orders"], pairs=pairs)
 
 
 def rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:

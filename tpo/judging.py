@@ -14,6 +14,8 @@ import tpo.rating
 from tpo.artifacts import Artifact, file_digest
 from tpo.config import ModelConfig
 from tpo.judge_config import JudgeConfig, RatingConfig
+from tpo.judges import PAIRWISE_KINDS
+from tpo.judges.alpaca_eval import template_path
 from tpo.models import EMBEDDED_NAME, fingerprint
 
 MODEL_VERSION = 1
@@ -59,7 +61,7 @@ class Judging:
     @property
     def is_comparative(self) -> bool:
         """Whether a score means something only beside the scores of the responses judged with it."""
-        return self.judge["kind"] in {"llm_pairwise", "ensemble"}
+        return self.judge["kind"] in {*PAIRWISE_KINDS, "ensemble"}
 
     def score(self, inputs: Mapping[str, Artifact]) -> Artifact:
         """Return the scores of all responses that `inputs` hold."""
@@ -68,7 +70,7 @@ class Judging:
     @property
     def gives_verdicts(self) -> bool:
         """Whether the judge compares two responses at a time."""
-        return self.judge["kind"] == "llm_pairwise"
+        return self.judge["kind"] in PAIRWISE_KINDS
 
     def verdicts(self, inputs: Mapping[str, Artifact], *, against: int | None = None) -> Artifact:
         """Return a pairwise judge's verdicts on the responses that `inputs` hold.
@@ -86,7 +88,7 @@ class Judging:
                     f"member_{name}": self._score(settings, inputs) for name, settings in judge["members"].items()
                 }
                 return self.run("combine", tpo.judge.VERSION, {"weights": judge["weights"]}, members)
-            case "llm_pairwise":
+            case kind if kind in PAIRWISE_KINDS:
                 verdicts = self._ask("verdicts", judge, inputs)
                 config = {"rating": self.rating}
                 return self.run("rate", tpo.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed)
@@ -105,6 +107,8 @@ class Judging:
         config: dict[str, Any] = {"judge": {key: value for key, value in judge.items() if key not in _HOW}, **settings}
         if judge.get("backend") == "vllm":
             config["vllm_dtype"] = judge["vllm"]["dtype"]
+        if judge["kind"] == "alpaca_eval":
+            config["template_sha256"] = file_digest(template_path())
         how = {key: value for key, value in judge.items() if key in _HOW}
         inputs = dict(inputs)
         if judge["kind"] == "self_taught":

@@ -4,22 +4,27 @@ Every function gets the steps (`tpo.evaluation.Evaluation`) and returns its part
 Rates are fractions, each with its interval, the number of instructions it is of and how many were unscored.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from tpo.artifacts import Artifact
+from tpo.benchmarks import Benchmark
 from tpo.config import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.errors import TpoError
 from tpo.eval_stages import open_benchmark
 from tpo.evaluation import Evaluation
 from tpo.judge import visible
-from tpo.records import Check, Comparison, Completion, Verdict
+from tpo.length_control import ALPACA_EVAL_SLOPE, LengthControlledRate, estimate_length_controlled
+from tpo.records import Check, Comparison, Completion, Response, Verdict
 from tpo.stats import holm, paired_difference
 from tpo.thought import DIRECT
 from tpo.winrate import category_gains
+
+log = logging.getLogger(__name__)
 
 
 class EvaluationError(TpoError):
@@ -138,14 +143,60 @@ def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict
         name, reference = baseline.spec.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
     comparison = steps.compare(artifact, answers, reference)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
-    benchmark_of.write_outputs(path / "model_outputs.json", benchmark, responses, generator=steps.policy.spec.name)
+    if steps.config.baseline is not None:
+        texts = visible([reference.rows(Completion)])
+        keys = {key: {**value, "generator": name} for key, value in benchmark.keys.items()}
+        benchmark = benchmark._replace(baseline=texts, keys=keys)
+    wins = {row.prompt_id: row.win for row in comparison.rows(Comparison)}
+    generator, judge = steps.policy.spec.name, steps.config.judge
+    annotator = benchmark_of.ANNOTATOR if judge.kind == "alpaca_eval" else judge.kind
+    benchmark_of.write_outputs(path / "model_outputs.json", benchmark, responses, generator=generator)
+    benchmark_of.write_annotations(
+        path / "annotations.json", benchmark, responses, wins, generator=generator, annotator=annotator
+    )
     return {
         "baseline": name,
         "prompts": artifact.artifact_id,
         "win_rate": comparison.metrics["win_rate"],
+        "win_rate_length_controlled": _at_equal_length(steps, settings, benchmark, responses, wins).to_dict(),
+        "mean_response_characters": mean(len(row.text or "") for row in responses),
         **_lengths(answers),
         **_ids(answers, comparison),
     }
+
+
+def _at_equal_length(
+    steps: Evaluation,
+    settings: AlpacaEvalEval,
+    benchmark: Benchmark,
+    responses: Sequence[Response],
+    wins: Mapping[str, float | None],
+) -> LengthControlledRate:
+    """The length-controlled win rate by the estimator that is asked for or, where that is "auto", can be had.
+
+    What the official estimator and the fixed slope know of the annotator's taste for length is GPT-4-turbo's, so any
+    other judge's is fitted.
+    """
+    from tpo.benchmarks.alpaca_eval import AlpacaEvalError, length_gaps, official_length_controlled
+
+    seed, confidence = steps.seed("length"), settings.confidence
+    is_official_judge = steps.config.judge.kind == "alpaca_eval"
+    if settings.length_control == "official" or (settings.length_control == "auto" and is_official_judge):
+        try:
+            return official_length_controlled(benchmark, responses, wins, seed=seed, confidence=confidence)
+        except AlpacaEvalError as error:
+            if settings.length_control == "official":
+                raise
+            log.warning("length-controlled win rate with a fixed slope in place of the official one: %s", error)
+    has_slope = settings.length_control == "fixed_slope" or is_official_judge
+    ordered = [wins[prompt.prompt_id] for prompt in benchmark.prompts]
+    return estimate_length_controlled(
+        ordered,
+        length_gaps(benchmark, responses),
+        seed=seed,
+        slope=ALPACA_EVAL_SLOPE if has_slope else None,
+        confidence=confidence,
+    )
 
 
 def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[str, Any]:
@@ -172,11 +223,11 @@ def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[s
     model, judge = steps.policy.spec.name, str(steps.judging.judge["name"])
     benchmark_of.write_answers(path / "model_answer.jsonl", benchmark, responses, model=model)
     benchmark_of.write_judgements(path / "model_judgment.jsonl", benchmark, games, model=model, judge=judge)
-    draws = {"seed": steps.seed("arena"), "confidence": settings.confidence}
+    seed, confidence = steps.seed("arena"), settings.confidence
     if settings.version == "v2.0":
-        score = arena_score_v2(games, baseline=settings.reference, **draws)
+        score = arena_score_v2(games, baseline=settings.reference, seed=seed, confidence=confidence)
     else:
-        score = arena_score(games, **draws)
+        score = arena_score(games, seed=seed, confidence=confidence)
     return {
         "baseline": settings.reference,
         "prompts": artifact.artifact_id,

@@ -109,7 +109,7 @@ class Verdict(Record):
     prompt_id: str
     first_index: int  # sample_index of the response shown first
     second_index: int
-    outcome: float | None  # of the first: 1 better, 0.5 tie, 0 worse; null where unscored, never 0.5
+    outcome: float | None  # of the first: 1 better, 0.5 tie, 0 worse, or how surely better; null where unscored
     weight: float  # how many games it counts for; 0 where unscored
     unscored_reason: str | None
     raw: str | None  # what the judge wrote; null where it was not asked or did not answer

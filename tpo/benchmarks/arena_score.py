@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def complete_verdicts(
     benchmark: Benchmark,
     responses: Sequence[Response],
     *,
-    no_response: Literal["loss", "unscored"],
+    no_response: str,
 ) -> list[Verdict]:
     """Return two verdicts on every question: the judge's, and those on questions that it was not asked about.
 

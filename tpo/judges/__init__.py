@@ -42,7 +42,7 @@ class Judgement(NamedTuple):
 class Decision(NamedTuple):
     """The outcome of a match for its first response, or the reason why there is none; exactly one is None."""
 
-    outcome: float | None  # 1 better, 0.5 tie, 0 worse
+    outcome: float | None  # 1 better, 0.5 tie, 0 worse; or between, how surely it is better
     unscored_reason: str | None
     raw: str | None = None  # what the judge wrote
     weight: float = 1.0  # how many games the verdict counts for
@@ -110,6 +110,9 @@ def load_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: P
             raise ValueError(f"judge.kind={kind} is not a pointwise judge")
 
 
+PAIRWISE_KINDS = frozenset({"llm_pairwise", "alpaca_eval"})
+
+
 def load_pairwise_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: Path) -> PairwiseJudge:
     """Return the pairwise judge that `config` asks for; arguments as for `load_judge`."""
     match config["kind"]:
@@ -117,6 +120,10 @@ def load_pairwise_judge(config: dict[str, Any], *, policy: Policy | None, answer
             from tpo.judges.llm_pairwise import PairwiseLLM
 
             return PairwiseLLM(config, policy=policy, cache_path=answers_path)
+        case "alpaca_eval":
+            from tpo.judges.alpaca_eval import AlpacaEvalAnnotator
+
+            return AlpacaEvalAnnotator(config, policy=policy, cache_path=answers_path)
         case kind:
             raise ValueError(f"judge.kind={kind} is not a pairwise judge")
 

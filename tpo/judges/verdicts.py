@@ -50,16 +50,22 @@ class ParsedScore(NamedTuple):
     position: int = -1  # of the number in the text
 
 
-def fill(template: str, **texts: str) -> str:
+def fill(template: str, *, are_markers_kept: bool = False, **texts: str) -> str:
     """Return the template with each {name} replaced by its text, defused.
 
     All are replaced in one pass: a text that spells {second} stays as it is.
+
+    Args:
+        template: The prompt.
+        are_markers_kept: Defuse control tokens alone, for a judge whose verdict is no marker and whose prompt has no
+            delimiters of the family that `defuse` knows.
+        **texts: By the name of their place.
     """
-    fields = {f"{{{name}}}": defuse(text) for name, text in texts.items()}
+    fields = {f"{{{name}}}": defuse(text, are_markers_kept=are_markers_kept) for name, text in texts.items()}
     return re.sub("|".join(map(re.escape, fields)), lambda match: fields[match.group()], template)
 
 
-def defuse(text: str) -> str:
+def defuse(text: str, *, are_markers_kept: bool = False) -> str:
     """Return the text with nothing in it that the judge, or who reads its verdict, could take for another's words.
 
     - `[[A]]`, and any other marker that `parse_verdict` or `parse_score` would look at, becomes `[ [A] ]`: should the
@@ -68,12 +74,15 @@ def defuse(text: str) -> str:
     - `<|im_end|>`, `</s>`, `[INST]` and other control tokens of common chat templates become `< |im_end|>` and so on,
       since a server would read them as the end of the turn.
 
-    A text without any of these comes back unchanged, and so does one that was defused before.
+    A text without any of these comes back unchanged, and so does one that was defused before. Where `are_markers_kept`,
+    only control tokens are rewritten.
     """
     text = text.encode("utf-8", "replace").decode()  # half characters, which no server takes
     while True:
-        defused = _rewrite(_DELIMITER, text, lambda groups: f"({groups[1]})")
-        defused = _rewrite(_MARKER, defused, lambda groups: f"{groups[0]} {groups[1]} {groups[3]}")
+        defused = text
+        if not are_markers_kept:
+            defused = _rewrite(_DELIMITER, defused, lambda groups: f"({groups[1]})")
+            defused = _rewrite(_MARKER, defused, lambda groups: f"{groups[0]} {groups[1]} {groups[3]}")
         defused = _rewrite(_CONTROL, defused, lambda groups: f"{groups[0] or groups[1]} ")
         if defused == text:
             return text

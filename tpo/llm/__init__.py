@@ -16,6 +16,7 @@ from tpo.errors import TpoError
 
 log = logging.getLogger(__name__)
 
+FIRST_TOKEN = ""  # in `Question.watch`: the answer's first token, whatever it is
 NUM_ALTERNATIVES = 20  # per watched token; the most that OpenAI and, by default, vLLM give
 
 
@@ -157,17 +158,19 @@ def find_watched(
     Args:
         tokens: Per generated token its text and the log-probabilities of the likeliest ones in its place.
         text: The answer.
-        watch: Tokens to look for, without surrounding spaces.
+        watch: Tokens to look for, without surrounding spaces; `FIRST_TOKEN` stands at 0, in the text or not.
     """
     found = []
     end = slack = 0
-    for token, alternatives in tokens:
+    for number, (token, alternatives) in enumerate(tokens):
+        finite = {name: value for name, value in alternatives.items() if math.isfinite(value)}
+        if number == 0 and FIRST_TOKEN in watch:
+            found.append(Watched(0, finite))
         start = text.find(token, end, end + slack + len(token))
         if start < 0:  # part of a character, or a special token that the text leaves out
             slack += len(token)
             continue
         end, slack = start + len(token), 0
-        if token.strip() in watch:
-            finite = {name: value for name, value in alternatives.items() if math.isfinite(value)}
+        if token.strip() and token.strip() in watch:
             found.append(Watched(end - len(token.lstrip()), finite))
     return tuple(found)

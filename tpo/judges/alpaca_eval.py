@@ -1,0 +1,138 @@
+"""AlpacaEval 2's annotator: one token says which response is better, its log-probabilities say how surely.
+
+The prompt is the benchmark's own, read from the installed `alpaca_eval` package. There the response shown first is
+called "m", the other "M", and the outcome is p(m) / (p(m) + p(M)).
+
+Texts go in as they are, but for control tokens of chat templates (`tpo.judges.verdicts.defuse`), which a server could
+read as the end of the turn. So this annotator can be fooled as the official one can: NullModel, whose one answer closes
+the prompt's quotes and adds instructions of its own, is preferred to GPT-4 in 84 % of the benchmark.
+"""
+
+import importlib.util
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tpo.engines import Policy
+from tpo.errors import TpoError
+from tpo.judges import Decision, Match
+from tpo.judges.verdicts import fill
+from tpo.llm import FIRST_TOKEN, Answer, Question, load_llm
+
+TEMPLATE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"
+FIRST, SECOND = "m", "M"
+NUM_LIKELIEST = 5  # of the alternatives to the token, as many as the benchmark asks for
+_TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
+
+
+class AlpacaEvalAnnotator:
+    """Asks which of two responses is better and reads how surely."""
+
+    def __init__(self, config: dict[str, Any], *, policy: Policy | None, cache_path: Path) -> None:
+        """Set up the judge; the model is started, or its server reached, when there is something to ask.
+
+        Args:
+            config: The `judge` group as a dictionary.
+            policy: The seed model, for a judge without a model of its own.
+            cache_path: File that keeps the answers.
+
+        Raises:
+            TpoError: If the package, or a prompt as expected in it, is missing.
+        """
+        self.config = config
+        self.system, self.prompt = read_template(template_path())
+        self.llm = load_llm(config, policy=policy, cache_path=cache_path)
+
+    def compare(self, matches: Sequence[Match]) -> list[Decision]:
+        """Return one decision per match, in order; equal matches are asked about once.
+
+        Unscored are, besides what was not asked: "no_identifier", neither name among the likeliest tokens;
+        "no_logprobs", as where a server's filter left no answer.
+
+        Raises:
+            TpoError: If the model writes but none of its answers has log-probabilities.
+        """
+        answers = self.llm.ask([self._question(match) for match in matches])
+        written = [answer for answer in answers if answer.error is None and answer.text]
+        if written and not any(answer.watched for answer in answers):
+            raise TpoError(
+                f"judge.name={self.config['name']}: the answers have no log-probabilities, from which AlpacaEval's "
+                "annotator is read: take a server that gives them (logprobs and top_logprobs), or judge.backend=vllm"
+            )
+        return [_decide(answer) for answer in answers]
+
+    def _question(self, match: Match) -> Question:
+        texts = {"instruction": match.instruction, "output_1": match.first, "output_2": match.second}
+        return Question(
+            system=self.system,
+            user=fill(self.prompt, are_markers_kept=True, **texts),
+            temperature=self.config["temperature"],
+            max_tokens=self.config["max_tokens"],
+            watch=(FIRST_TOKEN,),
+        )
+
+
+def _decide(answer: Answer) -> Decision:
+    if answer.error is not None:
+        return Decision(None, answer.error, weight=0.0)
+    if not answer.watched:
+        return Decision(None, "no_logprobs", answer.text, 0.0, answer.num_tokens)
+    preference = first_preference(answer.watched[0].alternatives)
+    if preference is None:
+        return Decision(None, "no_identifier", answer.text, 0.0, answer.num_tokens)
+    return Decision(preference, None, answer.text, 1.0, answer.num_tokens)
+
+
+def first_preference(alternatives: Mapping[str, float]) -> float | None:
+    """Return how surely the response shown first is better: p(m) / (p(m) + p(M)), in [0, 1].
+
+    Args:
+        alternatives: Likely tokens, exactly as the model writes them (" m" is not "m"), to their log-probabilities in
+            nats. Only the five likeliest count; a name that is not among them has probability 0.
+
+    Returns:
+        None where neither name is among them.
+    """
+    likeliest = dict(sorted(alternatives.items(), key=lambda item: -item[1])[:NUM_LIKELIEST])
+    first, second = (likeliest.get(name, -math.inf) for name in (FIRST, SECOND))
+    if max(first, second) == -math.inf:
+        return None
+    return math.exp(first - max(first, second)) / sum(math.exp(value - max(first, second)) for value in (first, second))
+
+
+def template_path() -> Path:
+    """Return the file of the benchmark's prompt.
+
+    Raises:
+        TpoError: If the package that has it is not installed.
+    """
+    spec = importlib.util.find_spec("alpaca_eval")  # does not import it
+    if spec is None or spec.origin is None:
+        raise TpoError(
+            "the prompt of AlpacaEval's annotator is in the package alpaca_eval, which is not installed: "
+            "pip install alpaca-eval==0.6.6"
+        )
+    return Path(spec.origin).parent / TEMPLATE
+
+
+def read_template(path: Path) -> tuple[str, str]:
+    """Return the texts of the system and the user turn of the benchmark's prompt.
+
+    Raises:
+        TpoError: If the file is not such a prompt.
+    """
+    try:
+        turns = _TURN.findall(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise TpoError(f"{path}: cannot be read ({error}): install alpaca-eval==0.6.6") from error
+    texts = {role: text.strip() for role, text in turns}
+    user = texts.get("user", "")
+    places = [user.count(f"{{{name}}}") for name in ("instruction", "output_1", "output_2")]
+    if [role for role, _ in turns] != ["system", "user"] or places != [1, 1, 1]:
+        raise TpoError(
+            f"{path}: expected a system and a user turn, and in this {{instruction}}, {{output_1}} and {{output_2}} "
+            "once each: install alpaca-eval==0.6.6"
+        )
+    return texts["system"], user
