@@ -71,7 +71,7 @@ def render_page(
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    last = summary["iterations"][-1]
+    last, figures = summary["iterations"][-1], _figures(summary)
     return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         policy=html.escape(policy),
         style=style,
@@ -83,7 +83,8 @@ def render_page(
         baseline=html.escape(summary["baseline"]),
         num_held_out=last["win_rate"]["num_prompts"] + last["win_rate"]["num_unscored"],
         iterations=_table(iterations_table(summary)),
-        figures=_figures(summary),
+        figures=figures["win_rate"] + figures["lengths"],
+        category_figure=figures["categories"],
         categories=_table(categories_table(summary)),
         first=summary["iterations"][0]["iteration"],
         last=last["iteration"],
@@ -150,17 +151,23 @@ def _facts(summary: dict[str, Any], config: dict[str, Any]) -> str:
 
 def _table(table: TextTable) -> str:
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.names)
-    body = "\n".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>{"".join(f"<td>{html.escape(cell)}</td>" for cell in rest)}</tr>'
-        for first, *rest in table.rows
-    )
+    rows = []
+    for first, *rest in table.rows:
+        cells = "".join(f"<td>{_unbroken(html.escape(cell))}</td>" for cell in rest)
+        rows.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>\n')
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">\n'
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>\n</div>"
+        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody></table>\n</div>"
     )
 
 
-def _figures(summary: dict[str, Any]) -> str:
+def _unbroken(text: str) -> str:
+    """Return "50.0 % [37.7, 62.3]" such that a narrow column breaks it before the bracket only."""
+    return text.replace(" %", "&nbsp;%").replace(", ", ",&nbsp;")
+
+
+def _figures(summary: dict[str, Any]) -> dict[str, str]:
+    """Return image elements by the figures' names."""
     from tpo.figures import svg_figures
 
     entries = summary["iterations"]
@@ -175,17 +182,17 @@ def _figures(summary: dict[str, Any]) -> str:
         "categories": "Win rate by category, before and after; the numbers are in the table of categories",
     }
     drawn = svg_figures(summary)
-    return "\n".join(
-        f'<img class="{name}" alt="{html.escape(text)}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(drawn[name].encode()).decode()}">'
+    return {
+        name: f'<img class="{name}" alt="{html.escape(text)}" '
+        f'src="data:image/svg+xml;base64,{base64.b64encode(drawn[name].encode()).decode()}">\n'
         for name, text in texts.items()
-    )
+    }
 
 
 def _coverage(samples: dict[str, Any]) -> str:
     """Say which instructions the page shows, and how many there are."""
     parts = []
-    for split, what in (("training", "training instructions, one entry each"), ("held-out", "held-out answers")):
+    for split, what in (("training", "training instructions"), ("held-out", "held-out answers")):
         groups = [group for group in samples["groups"] if group["split"] == split]
         shown, there = (sum(group[key] for group in groups) for key in ("num_entries", "num_instructions"))
         if groups:

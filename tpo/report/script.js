@@ -35,11 +35,11 @@ function badge(name) {
 }
 
 function number(value) {
-  return String(Number(value.toPrecision(4)));
+  return String(Number(value.toPrecision(4))).replace("-", "\u2212");
 }
 
-function plural(count, noun) {
-  return `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
+function plural(count, noun, many = `${noun}s`) {
+  return `${count.toLocaleString("en")} ${count === 1 ? noun : many}`;
 }
 
 function textBlock(text) {
@@ -65,7 +65,7 @@ function folded(title, text) {
 
 function sampleBox(sample, { title, score, reason = null, role = null }) {
   const head = build("h4", "", build("span", "", title), role && badge(role));
-  head.append(score === null ? badge("unscored") : build("span", "", `score ${number(score)}`));
+  head.append(score === null ? badge("unscored") : build("span", "score", `score ${number(score)}`));
   const box = build("div", `sample ${role ?? ""}`, head);
   if (sample.response === null) {
     box.append(build("p", "problem", `No response: ${words(sample.split_error ?? "unknown")}`));
@@ -110,7 +110,7 @@ function entryNode(entry) {
   const isTraining = entry.split === "training";
   const instruction = data.instructions[entry.prompt_id];
   const head = build("h3", "", badge(entry.outcome), `Iteration ${entry.iteration}, ${entry.split}`);
-  head.append(build("span", "", words(instruction.category)));
+  head.append(build("span", "", instruction.category));
   if (isTraining && entry.margin !== null) head.append(build("span", "", `margin ${number(entry.margin)} after length control`));
   if (isTraining && entry.outcome !== "pair") head.append(build("span", "", "gave no pair"));
   const node = build("article", "entry", head, build("div", "instruction", ...textBlock(instruction.text)));
@@ -133,7 +133,7 @@ function fillFilters() {
     const all = build("option", "", "all");
     all.value = "";
     const options = names.map((value) => {
-      const option = build("option", "", `${words(value)} (${found.get(value).toLocaleString("en")})`);
+      const option = build("option", "", `${name === "outcome" ? words(value) : value} (${found.get(value).toLocaleString("en")})`);
       option.value = value;
       return option;
     });
@@ -164,15 +164,18 @@ function filter() {
 }
 
 function statusText() {
-  const counts = new Map();
+  const splits = new Map(); // split -> outcome -> count
   for (const entry of matching) {
-    const key = `${entry.split}: ${words(entry.outcome)}`;
-    counts.set(key, (counts.get(key) ?? 0) + 1);
+    if (!splits.has(entry.split)) splits.set(entry.split, new Map());
+    const counts = splits.get(entry.split);
+    counts.set(entry.outcome, (counts.get(entry.outcome) ?? 0) + 1);
   }
-  const total = data.entries.length.toLocaleString("en");
-  if (matching.length === 0) return `0 of ${total} entries: nothing matches these filters.`;
-  const parts = [...counts].map(([key, count]) => `${key} ${count.toLocaleString("en")}`);
-  return `${matching.length.toLocaleString("en")} of ${total} entries (${parts.join(", ")})`;
+  const parts = [...splits].map(([split, counts]) => {
+    const listed = [...counts].map(([outcome, count]) => `${count.toLocaleString("en")} ${words(outcome)}`);
+    return `${split}: ${listed.join(", ")}`;
+  });
+  const shown = `${matching.length.toLocaleString("en")} of ${plural(data.entries.length, "entry", "entries")}`;
+  return parts.length ? `${shown} (${parts.join("; ")})` : `${shown}: nothing matches these filters`;
 }
 
 function turn(step) {
