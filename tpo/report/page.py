@@ -13,7 +13,6 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from tpo.artifacts import ArtifactError
 from tpo.errors import TpoError
 from tpo.report.samples import MAX_INSTRUCTIONS, load_samples
 from tpo.summary import TextTable, categories_table, format_rate, iterations_table
@@ -29,8 +28,8 @@ class ReportError(TpoError):
 def write_report(run_path: Path, *, max_instructions: int = MAX_INSTRUCTIONS) -> Path:
     """Write `report.html` into a finished run's folder and return its path.
 
-    Where an artifact is missing, for example because the folder was copied from elsewhere, the page has no samples
-    and says so.
+    Where an artifact is missing or of another version, for example because the folder was copied from elsewhere, the
+    page has no samples and says why.
 
     Raises:
         ReportError: If the folder holds no finished run.
@@ -39,7 +38,7 @@ def write_report(run_path: Path, *, max_instructions: int = MAX_INSTRUCTIONS) ->
     samples, problem = None, ""
     try:
         samples = load_samples(summary, Path(config["artifacts_dir"]), max_instructions=max_instructions)
-    except ArtifactError as error:
+    except TpoError as error:
         problem = str(error)
     path = run_path / REPORT
     temporary = path.with_name(path.name + ".tmp")

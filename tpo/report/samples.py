@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.artifacts import Artifact, ArtifactError, open_artifact
-from tpo.pairs import DROP_REASONS, PairSettings, pair_or_reason
+from tpo.pairs import DROP_REASONS, VERSION, PairSettings, pair_or_reason
 from tpo.records import Comparison, Completion, Pair, Prompt, Score
 from tpo.seeds import derive_seed
 
@@ -35,6 +35,7 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
 
     Raises:
         ArtifactError: If the summary names no artifacts, or one is missing, damaged or of another version.
+        RecordError: If a row is of another version.
     """
     entries: list[Entry] = []
     groups: list[dict[str, Any]] = []
@@ -174,13 +175,15 @@ def _input(artifact: Artifact, role: str) -> Artifact:
 
 def _load_training(found: Mapping[str, Artifact], iteration: int, seed: int, limit: int) -> tuple[int, list[Entry]]:
     """Return how many instructions the iteration sampled, and the entries of those to show."""
-    completions, scores = found["completions"].rows(Completion), found["scores"].rows(Score)
     pairs = found["pairs"]
+    if pairs.manifest["version"] != VERSION:
+        raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
+    completions, scores = found["completions"].rows(Completion), found["scores"].rows(Score)
     outcomes = pair_or_reason(completions, scores, PairSettings(**pairs.manifest["config"]))
     reasons = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
     if {reason: reasons.count(reason) for reason in DROP_REASONS} != pairs.metrics["drops"]:
         raise ArtifactError(
-            f"{pairs.path} counted other drops than this version of tpo.pairs finds: run the experiment again"
+            f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
         )
     shown = choose(outcomes, seed=seed, limit=limit)
     chosen = {prompt_id: outcome for prompt_id, outcome in outcomes.items() if prompt_id in shown}
