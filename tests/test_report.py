@@ -111,7 +111,7 @@ def training_rows(iteration: int) -> list[tuple[Completion, Score]]:
                 row = completion(key, index, completion=f"{HOSTILE} raw", **failed)
                 score = Score(key, index, None, "missing_delimiter")
             elif number == 5:
-                row = completion(key, index, response=LONG_WORD, thought=LONG_WORD)
+                row = completion(key, index, response=LONG_WORD, thought=LONG_WORD[:600])
                 score = Score(key, index, 1.0, None)
             rows.append((row, score))
     return rows
@@ -409,7 +409,7 @@ def test_run_without_training_has_a_page(small: Small) -> None:
     summary = small.summary
     summary["iterations"] = summary["iterations"][:1]
     page = render_page(summary, small.config, name="x", samples=None, problem="not asked for")
-    assert "not asked for" in page
+    assert "not asked for" in page and "no training" in page
 
 
 def report_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -563,6 +563,19 @@ def test_pages_show_every_entry_once(page: Any) -> None:
         following.click()
     assert len(seen) == NUM_ENTRIES and len(set(seen)) == NUM_ENTRIES
     assert f"page {-(-NUM_ENTRIES // 20)} of" in page.locator(".pager").first.inner_text()
+
+
+@pytest.mark.browser
+def test_pages_are_turned_with_the_keyboard(page: Any) -> None:
+    page.locator(".pager").last.get_by_role("button", name="Next").focus()
+    for number in (2, 3):
+        page.keyboard.press("Enter")
+        assert f"page {number} of" in page.locator(".pager").first.inner_text()
+    page.keyboard.press("Shift+Tab")
+    for number in (2, 1):
+        page.keyboard.press("Enter")
+        assert f"page {number} of" in page.locator(".pager").first.inner_text()
+    assert page.evaluate("document.activeElement.textContent") == "Next", "at the first page only Next is left"
 
 
 @pytest.mark.browser

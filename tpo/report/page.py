@@ -87,7 +87,7 @@ def render_page(
         categories=_table(categories_table(summary)),
         first=summary["iterations"][0]["iteration"],
         last=last["iteration"],
-        pairs=_table(pairs_table(summary)),
+        pairs=_table(pairs_table(summary)) if last["iteration"] else "<p>This run has no training.</p>",
         coverage=html.escape(_coverage(samples) if samples else f"This page has no samples: {problem}"),
         hidden="" if samples else " hidden",
         samples=escape_json(samples or {"instructions": {}, "baseline": {}, "entries": [], "groups": []}),

@@ -182,6 +182,10 @@ function turn(step) {
   page += step;
   show();
   document.getElementById("status").scrollIntoView();
+  // The buttons are new: whoever turns pages with the keyboard goes on where the page begins.
+  const [previous, next] = document.querySelectorAll(".pager button");
+  const wanted = step > 0 ? [next, previous] : [previous, next];
+  wanted.find((button) => !button.disabled).focus({ preventScroll: true });
 }
 
 function showPager(pager, numPages) {
