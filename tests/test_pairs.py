@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpo.pairs import DROP_REASONS, Pairs, PairSettings, build_pairs, length_controlled, response_length
+from tpo.pairs import (
+    DROP_REASONS,
+    Pairs,
+    PairSettings,
+    build_pairs,
+    length_controlled,
+    pair_or_reason,
+    response_length,
+)
 from tpo.records import Completion, Score
 
 SETTINGS = PairSettings(
@@ -257,6 +265,13 @@ def test_opposite_scores_swap_chosen_and_rejected(scores: list[int]) -> None:
     assert (pair.chosen_index, pair.rejected_index) == (swapped.rejected_index, swapped.chosen_index)
     assert pair.margin == pytest.approx(swapped.margin)
     assert scores[pair.chosen_index] == max(scores) and scores[pair.rejected_index] == min(scores)
+
+
+def test_outcome_of_every_instruction_goes_by_its_id() -> None:
+    scores_of = [[1.0, 2.0], [3.0, 3.0], [None, 1.0]]
+    rows, scores = to_rows([[{"score": score} for score in group] for group in scores_of])
+    outcomes = pair_or_reason(rows[::-1], scores, SETTINGS)
+    assert outcomes == {"p0": build_pairs(rows, scores, SETTINGS).pairs[0], "p1": "tied", "p2": "too_few_scored"}
 
 
 def test_prompts_do_not_influence_each_other() -> None:

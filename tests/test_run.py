@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -154,6 +155,17 @@ def test_figures_are_drawn(finished: Finished) -> None:
         content = (finished.path / "figures" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5000
+
+
+def test_report_shows_every_instruction(finished: Finished) -> None:
+    page = (finished.path / "report.html").read_text(encoding="utf-8")
+    [data] = [json.loads(text) for text in re.findall(r'type="application/json">(.*?)</script>', page, re.DOTALL)]
+    for entry in finished.summary["iterations"]:
+        shown = [row for row in data["entries"] if row["iteration"] == entry["iteration"]]
+        assert sum(row["outcome"] == "pair" for row in shown) == entry["num_pairs"]
+        assert sum(row["split"] == "training" for row in shown) == (NUM_TRAIN if entry["iteration"] else 0)
+        assert sum(row["split"] == "held-out" for row in shown) == NUM_TEST
+        assert {len(row["samples"]) for row in shown if row["split"] == "training"} <= {NUM_SAMPLES}
 
 
 def test_pairs_and_drops_account_for_every_instruction(finished: Finished) -> None:

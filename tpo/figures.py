@@ -1,5 +1,7 @@
 """The figures of one run, drawn from its summary alone."""
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,22 +10,43 @@ POLICY, SEED, REFERENCE = "#1b6ca8", "#9aa5b1", "#444444"
 
 def write_figures(summary: dict[str, Any], directory: Path) -> list[Path]:
     """Write `win_rate.png`, `categories.png` and `lengths.png` and return their paths."""
+    directory.mkdir(exist_ok=True)
+    paths = []
+    for name, figure in _figures(summary):
+        path = directory / f"{name}.png"
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+        paths.append(path)
+    return paths
+
+
+def svg_figures(summary: dict[str, Any]) -> dict[str, str]:
+    """Return the same figures as SVG texts by name; the same summary gives the same bytes."""
+    import matplotlib
+
+    texts = {}
+    # Text stays text, and the ids of clip paths, which are random otherwise, follow from the drawing.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "tpo", "font.family": "sans-serif"}):
+        for name, figure in _figures(summary):
+            buffer = io.StringIO()
+            metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True, metadata=metadata)
+            texts[name] = buffer.getvalue()
+    return texts
+
+
+def _figures(summary: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield each figure with its name, and close it afterwards."""
     import matplotlib
 
     matplotlib.use("Agg")  # no screen is needed, and none may be there
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10})
-    directory.mkdir(exist_ok=True)
     drawings = {"win_rate": _draw_win_rate, "categories": _draw_categories, "lengths": _draw_lengths}
-    paths = []
     for name, draw in drawings.items():
         figure = draw(summary)
-        path = directory / f"{name}.png"
-        figure.savefig(path, dpi=150, bbox_inches="tight")
+        yield name, figure
         plt.close(figure)
-        paths.append(path)
-    return paths
 
 
 def _draw_win_rate(summary: dict[str, Any]) -> Any:

@@ -64,9 +64,27 @@ def normalized(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], settings: PairSettings) -> Pairs:
-    """Return the best-against-worst pair of every instruction that has one.
+    """Return the best-against-worst pair of every instruction that has one, and count the reasons of the others.
 
     Among equals the lowest sample index is taken, so the result does not depend on the order of the rows.
+
+    Raises:
+        ValueError: If a completion has no score row.
+    """
+    pairs: list[Pair] = []
+    drops: Counter[str] = Counter(dict.fromkeys(DROP_REASONS, 0))
+    for result in pair_or_reason(completions, scores, settings).values():
+        if isinstance(result, Pair):
+            pairs.append(result)
+        else:
+            drops[result] += 1
+    return Pairs(pairs, dict(drops))
+
+
+def pair_or_reason(
+    completions: Sequence[Completion], scores: Sequence[Score], settings: PairSettings
+) -> dict[str, Pair | str]:
+    """Return the pair of every instruction, or the one of `DROP_REASONS` why it has none, by prompt id.
 
     Raises:
         ValueError: If a completion has no score row.
@@ -82,15 +100,10 @@ def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], sett
         is_allowed = settings.truncated_responses == "keep" or completion.finish_reason == "stop"
         if value is not None and is_allowed:
             group.append((completion, value))
-    pairs: list[Pair] = []
-    drops: Counter[str] = Counter(dict.fromkeys(DROP_REASONS, 0))
-    for group in groups.values():
-        result = _pair(sorted(group, key=lambda item: item[0].sample_index), settings)
-        if isinstance(result, Pair):
-            pairs.append(result)
-        else:
-            drops[result] += 1
-    return Pairs(pairs, dict(drops))
+    return {
+        prompt_id: _pair(sorted(group, key=lambda item: item[0].sample_index), settings)
+        for prompt_id, group in groups.items()
+    }
 
 
 def _pair(group: list[tuple[Completion, float]], settings: PairSettings) -> Pair | str:

@@ -1,10 +1,11 @@
-"""What a run leaves behind: `summary.json`, figures, a table in the terminal, and a W&B run."""
+"""What a run leaves behind: `summary.json`, figures, a report, a table in the terminal, and a W&B run."""
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_json
 from tpo.config import Config
@@ -87,8 +88,9 @@ class Run:
         log.info("iteration %d: win rate %s, %d pairs", iteration, format_rate(rate), entry["num_pairs"])
 
     def finish(self, stages: list[Artifact]) -> Path:
-        """Write `summary.json` and the figures, print the table, end tracking; return the folder."""
+        """Write `summary.json`, the figures and the report, print the table, end tracking; return the folder."""
         from tpo.figures import write_figures
+        from tpo.report.page import write_report
 
         summary = {
             "experiment": self.experiment,
@@ -103,6 +105,7 @@ class Run:
         with translate_disk_errors(self.path):
             write_json(self.path / "summary.json", summary)
             figures = write_figures(summary, self.path / "figures")
+            write_report(self.path)
         print_summary(summary)
         where = self.tracker.finish(summary, figures)
         if where is not None:
@@ -128,17 +131,18 @@ def _count(rate: dict[str, Any]) -> str:
     return f"{rate['num_prompts']}{unscored}"
 
 
-def print_summary(summary: dict[str, Any]) -> None:
-    """Print the iterations and the last iteration's categories as tables."""
-    from rich.console import Console
-    from rich.table import Table
+class TextTable(NamedTuple):
+    """A table of a run as text, for the terminal and the report."""
 
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a log wraps nothing
-    table = Table(title=f"{summary['experiment']}: policy against {summary['baseline']} (judge: {summary['judge']})")
-    for name in ("iteration", "win rate", "length-controlled", "n", "thought tok.", "response tok.", "format", "pairs"):
-        table.add_column(name, justify="right")
-    for entry in summary["iterations"]:
-        table.add_row(
+    title: str
+    names: tuple[str, ...]  # of the columns
+    rows: Sequence[tuple[str, ...]]
+
+
+def iterations_table(summary: dict[str, Any]) -> TextTable:
+    """Return the iterations of a run, one row each."""
+    rows = [
+        (
             str(entry["iteration"]),
             format_rate(entry["win_rate"]),
             format_rate(entry["win_rate_length_controlled"]),
@@ -148,11 +152,34 @@ def print_summary(summary: dict[str, Any]) -> None:
             f"{100 * entry['format_rate']:.0f} %",
             str(entry["num_pairs"]),
         )
-    console.print(table)
+        for entry in summary["iterations"]
+    ]
+    names = ("iteration", "win rate", "length-controlled", "n", "thought tok.", "response tok.", "format", "pairs")
+    title = f"{summary['experiment']}: policy against {summary['baseline']} (judge: {summary['judge']})"
+    return TextTable(title, names, rows)
+
+
+def categories_table(summary: dict[str, Any]) -> TextTable:
+    """Return the win rates by category, of the first and of the last iteration."""
     first, last = summary["iterations"][0], summary["iterations"][-1]
-    categories = Table(title=f"win rate by category: iteration {first['iteration']} and {last['iteration']}")
-    for name in ("category", "before", "after", "n"):
-        categories.add_column(name, justify="left" if name == "category" else "right")
-    for name, rate in last["categories"].items():
-        categories.add_row(name, format_rate(first["categories"][name]), format_rate(rate), _count(rate))
-    console.print(categories)
+    rows = [
+        (name, format_rate(first["categories"][name]), format_rate(rate), _count(rate))
+        for name, rate in last["categories"].items()
+    ]
+    title = f"win rate by category: iteration {first['iteration']} and {last['iteration']}"
+    return TextTable(title, ("category", "before", "after", "n"), rows)
+
+
+def print_summary(summary: dict[str, Any]) -> None:
+    """Print the iterations and the last iteration's categories as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120)  # a log wraps nothing
+    for content in (iterations_table(summary), categories_table(summary)):
+        table = Table(title=content.title)
+        for name in content.names:
+            table.add_column(name, justify="left" if name == "category" else "right")
+        for row in content.rows:
+            table.add_row(*row)
+        console.print(table)

@@ -1,0 +1,638 @@
+"""The report of a small run whose rows are written by hand, hostile ones among them, and the page in a real browser."""
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hypothesis import given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+import tpo.stage
+from tpo.artifacts import Artifact, Step, Store, finish
+from tpo.compare import VERSION as COMPARE_VERSION
+from tpo.config import register
+from tpo.judge import count_scores
+from tpo.pairs import DROP_REASONS
+from tpo.pairs import VERSION as PAIRS_VERSION
+from tpo.records import Completion, Prompt, Record, Score, write_records
+from tpo.report.page import escape_json, render_page, write_report
+from tpo.report.samples import choose
+from tpo.sample import summarize
+from tpo.summary import Run
+
+REPOSITORY = Path(__file__).parent.parent
+NUM_TRAIN, NUM_TEST, NUM_SAMPLES, NUM_ITERATIONS = 30, 24, 3, 2
+HOSTILE = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(1)><!-- <style>*{display:none}</style> -->"
+    " \u202egnp.exe\u202c \u200f\u2028 \x00 \x1b[31m & &lt; ' \" ` $name ${name} "
+)
+LONG_WORD = "W" * 3000
+register()
+
+
+class Small(NamedTuple):
+    """A run whose samples and scores were written by hand; pairs and comparisons are the real stages'."""
+
+    path: Path
+    artifacts: Path
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
+        return content
+
+    @property
+    def config(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / "config.json").read_text())
+        return content
+
+    @property
+    def page(self) -> str:
+        return (self.path / "report.html").read_text(encoding="utf-8")
+
+
+def prompt(split: str, number: int) -> Prompt:
+    text = f"Instruction {number} of {split}"
+    category = ("maths", "poetry")[number % 2]
+    if number == 3:
+        text, category = f"{HOSTILE} instruction", "<b>bold</b> category"
+    return Prompt(f"{split}-{number:03}", text, category, "hand", split)
+
+
+def completion(prompt_id: str, index: int, **changes: Any) -> Completion:
+    row = {
+        "prompt_id": prompt_id,
+        "sample_index": index,
+        "prompt_ids": [1, 2],
+        "completion_ids": [3, 4, 5],
+        "forced_start": 1,
+        "forced_stop": 1 + index % 2,
+        "is_prefilled": True,
+        "completion": "raw",
+        "thought": f"Thought {index} on {prompt_id}",
+        "response": f"Response {index} to {prompt_id}",
+        "split_error": None,
+        "finish_reason": "stop" if index else "length",
+        "num_thought_tokens": 2,
+        "num_response_tokens": 3,
+        "seed": 0,
+    }
+    return Completion(**{**row, **changes})
+
+
+def training_rows(iteration: int) -> list[tuple[Completion, Score]]:
+    """Samples and scores: by instruction a pair, a tie, too few scored, identical responses, hostile texts, ..."""
+    rows = []
+    for number in range(NUM_TRAIN):
+        for index in range(NUM_SAMPLES):
+            key = f"train-{iteration}-{number:03}"
+            row, score = completion(key, index), Score(key, index, (index * 7 + number) % 5 - 2.5, None)
+            if number % 10 == 1:
+                score = Score(key, index, 1.0, None)
+            elif number % 10 == 2 and index:
+                score = Score(key, index, None, f"the judge's answer holds no verdict {HOSTILE}")
+            elif number == 3:
+                row = completion(key, index, response=f"{HOSTILE} response {index}", thought=f"{HOSTILE} thought")
+            elif number == 4 and index == 1:
+                failed = {"thought": None, "response": None, "split_error": "missing_delimiter"}
+                row = completion(key, index, completion=f"{HOSTILE} raw", **failed)
+                score = Score(key, index, None, "missing_delimiter")
+            elif number == 5:
+                row = completion(key, index, response=LONG_WORD, thought=LONG_WORD[:600])
+                score = Score(key, index, 1.0, None)
+            rows.append((row, score))
+    return rows
+
+
+class Maker:
+    """Makes artifacts: from rows that are given, or by the real stage."""
+
+    def __init__(self, root: Path) -> None:
+        self.rows: list[Record] = []
+        self.metrics: dict[str, Any] = {}
+        self.store = Store(root, execute=self._execute)
+        self.made: list[Artifact] = []
+
+    def __call__(self, step: Step, rows: list[Any] | None = None, metrics: dict[str, Any] | None = None) -> Artifact:
+        self.rows, self.metrics = rows or [], metrics or {}
+        self.made.append(self.store.run(step))
+        return self.made[-1]
+
+    def _execute(self, path: Path) -> None:
+        if not self.rows:
+            tpo.stage.execute(path)
+            return
+        write_records(path / "rows.jsonl", self.rows)
+        finish(path, metrics=self.metrics, started=time.time())
+
+    def sampled(self, name: str, rows: list[tuple[Completion, Score]]) -> tuple[Artifact, Artifact]:
+        completions, scores = [row for row, _ in rows], [score for _, score in rows]
+        return (
+            self(Step("sample", 1, {"name": name}), completions, summarize(completions)),
+            self(Step("judge", 1, {"name": name}), scores, count_scores(scores)),
+        )
+
+
+def make_run(root: Path) -> Small:
+    """Write a run of two iterations through the store and `tpo.summary.Run`."""
+    GlobalHydra.instance().clear()
+    overrides = ["experiment=quickstart", "tracking=none", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config: Any = OmegaConf.to_object(compose("config", overrides=overrides))
+    make = Maker(root / "artifacts")
+    splits = [("test", NUM_TEST), *((f"train-{number + 1}", NUM_TRAIN) for number in range(NUM_ITERATIONS))]
+    prompts = make(
+        Step("prompts", 1, {}), [prompt(split, number) for split, count in splits for number in range(count)]
+    )
+    tests = [f"test-{number:03}" for number in range(NUM_TEST)]
+    baseline = make.sampled(
+        "baseline",
+        [
+            (
+                completion(key, 0, thought=None, num_thought_tokens=0, response=f"Direct to {key}"),
+                Score(key, 0, 0.0, None),
+            )
+            for key in tests
+        ],
+    )
+    run = Run(config, experiment="quickstart")
+    for iteration in range(NUM_ITERATIONS + 1):
+        answers = [
+            (completion(key, 0), Score(key, 0, (number + iteration) % 3 - 1.0, None))
+            for number, key in enumerate(tests)
+        ]
+        answers[5] = (answers[5][0], Score(tests[5], 0, None, "the server did not answer"))
+        answers[3] = (completion(tests[3], 0, response=f"{HOSTILE} answer"), answers[3][1])
+        policy = make.sampled(f"answers-{iteration}", answers)
+        inputs = {
+            "prompts": prompts,
+            "completions": policy[0],
+            "scores": policy[1],
+            "baseline_completions": baseline[0],
+            "baseline_scores": baseline[1],
+        }
+        ids = {role: artifact.artifact_id for role, artifact in inputs.items()}
+        settings = {"confidence": 0.95, "no_response": "loss", "baseline_index": 0}
+        comparison = make(Step("compare", COMPARE_VERSION, settings, ids))
+        trained: dict[str, Artifact] = {}
+        if iteration:
+            completions, scores = make.sampled(f"train-{iteration}", training_rows(iteration))
+            ids = {"completions": completions.artifact_id, "scores": scores.artifact_id}
+            pairs = make(Step("pairs", PAIRS_VERSION, OmegaConf.to_container(OmegaConf.structured(config.pairs)), ids))
+            trained = {"completions": completions, "scores": scores, "pairs": pairs}
+        run.record(iteration, policy[0], comparison=comparison, **trained)
+    return Small(run.finish(make.made), root / "artifacts")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return make_run(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture
+def copied(small: Small, tmp_path: Path) -> Small:
+    """A run that a test may damage."""
+    copy = Small(tmp_path / "runs" / small.path.name, tmp_path / "artifacts")
+    shutil.copytree(small.path, copy.path)
+    shutil.copytree(small.artifacts, copy.artifacts)
+    config = copy.config | {"artifacts_dir": str(copy.artifacts)}
+    (copy.path / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+class Elements(HTMLParser):
+    """The elements of a page as a browser's parser sees them: (tag, attributes), and the text of scripts and styles."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.raw: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag in {"script", "style"}:
+            self.raw.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cdata_elem:
+            self.raw[-1] += data
+        else:
+            self.words.append(data)
+
+
+def data_of(page: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(Elements(page).raw[1])
+    return content
+
+
+# --- the page as text -------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_a_page_with_every_instruction(small: Small) -> None:
+    data = data_of(small.page)
+    assert len(data["instructions"]) == NUM_ITERATIONS * NUM_TRAIN + NUM_TEST
+    for entry in small.summary["iterations"]:
+        shown = [row for row in data["entries"] if row["iteration"] == entry["iteration"]]
+        training = [row["outcome"] for row in shown if row["split"] == "training"]
+        held_out = [row["outcome"] for row in shown if row["split"] == "held-out"]
+        counts = {reason: training.count(reason) for reason in DROP_REASONS} if training else {}
+        assert counts == entry["drops"]
+        assert training.count("pair") == entry["num_pairs"]
+        assert len(training) == (NUM_TRAIN if entry["iteration"] else 0)
+        rate = entry["win_rate"]
+        assert held_out.count("unscored") == rate["num_unscored"] == 1
+        assert len(held_out) == NUM_TEST
+        assert held_out.count("win") + held_out.count("tie") / 2 == pytest.approx(rate["rate"] * rate["num_prompts"])
+    assert {row["outcome"] for row in data["entries"]} >= {"pair", "tied", "too_few_scored", "identical_responses"}
+
+
+def test_samples_are_those_of_the_rows(small: Small) -> None:
+    data = data_of(small.page)
+    entries = {(row["iteration"], row["prompt_id"]): row for row in data["entries"]}
+    for row, score in training_rows(1):
+        entry = entries[1, row.prompt_id]
+        sample = entry["samples"][row.sample_index]
+        assert (sample["response"], sample["thought"]) == (row.response, row.thought)
+        assert (sample["score"], sample["unscored_reason"]) == (score.score, score.unscored_reason)
+        assert sample["is_forced"] == (row.sample_index % 2 == 1)
+        assert sample["is_truncated"] == (row.finish_reason == "length")
+        assert sample["completion"] == (None if row.response else row.completion)
+    pair = entries[1, "train-1-000"]  # scores -2.5, -0.5 and 1.5, equal lengths
+    assert (pair["chosen"], pair["rejected"], pair["outcome"]) == (2, 0, "pair")
+    unscored = entries[2, "test-005"]
+    assert (unscored["outcome"], unscored["reason"]) == ("unscored", "policy: the server did not answer")
+    assert data["baseline"]["test-005"]["response"] == "Direct to test-005"
+    assert data["instructions"]["train-1-003"]["text"] == f"{HOSTILE} instruction"
+
+
+def test_hostile_text_is_no_markup(small: Small) -> None:
+    elements = Elements(small.page)
+    counts = {tag: sum(name == tag for name, _ in elements.tags) for tag in ("script", "style", "img", "b", "svg")}
+    assert counts == {"script": 2, "style": 1, "img": 3, "b": 2, "svg": 0}
+    assert all(str(attributes["src"]).startswith("data:") for tag, attributes in elements.tags if tag == "img")
+    assert not any(name.startswith("on") for _, attributes in elements.tags for name in attributes)
+    assert "<b>bold</b> category" in elements.words, "a category in the table"
+
+
+def test_policy_lets_only_the_page_s_own_script_and_style_run(small: Small) -> None:
+    elements = Elements(small.page)
+    [policy] = [str(a["content"]) for _, a in elements.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    style, _, script = elements.raw
+    allowed = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    digests = [
+        "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for text in (style, script)
+    ]
+    assert [allowed["style-src"], allowed["script-src"]] == digests
+    assert allowed["default-src"] == "'none'" and allowed["img-src"] == "data:"
+
+
+JSON_TEXT = st.text(st.characters(exclude_categories=()))  # lone surrogates included
+
+
+@given(st.dictionaries(JSON_TEXT, JSON_TEXT | st.lists(JSON_TEXT | st.floats(allow_nan=False, allow_infinity=False))))
+def test_escaped_json_survives_html_and_is_the_same_value(value: dict[str, Any]) -> None:
+    text = escape_json(value)
+    assert json.loads(text) == value
+    assert not set("<>&") & set(text)
+    assert text.encode("utf-8").decode("utf-8") == text
+    assert Elements(f'<script type="application/json">{text}</script>').raw == [text]
+
+
+def test_same_run_gives_the_same_bytes(small: Small, copied: Small) -> None:
+    before = small.page
+    assert write_report(small.path).read_text(encoding="utf-8") == before
+    assert write_report(copied.path).read_text(encoding="utf-8") == before, "places do not show"
+    again = small.summary
+    again["stages"] = [{**stage, "is_reused": True, "seconds": 1.0} for stage in again["stages"]]
+    (copied.path / "summary.json").write_text(json.dumps(again))
+    assert write_report(copied.path).read_text(encoding="utf-8") == before, "nor how long it took"
+    assert str(small.artifacts) not in before
+
+
+def test_cap_is_stated_and_kept(copied: Small) -> None:
+    write_report(copied.path, max_instructions=7)
+    data = data_of(copied.page)
+    for group in data["groups"]:
+        there = NUM_TRAIN if group["split"] == "training" else NUM_TEST
+        assert (group["num_instructions"], group["num_entries"]) == (there, 7)
+    held_out = [
+        {row["prompt_id"] for row in data["entries"] if (row["split"], row["iteration"]) == ("held-out", iteration)}
+        for iteration in range(NUM_ITERATIONS + 1)
+    ]
+    assert held_out[0] == held_out[1] == held_out[2] == set(data["baseline"]), "the same ones in every iteration"
+    assert set(data["instructions"]) == {row["prompt_id"] for row in data["entries"]}
+    words = " ".join("".join(Elements(copied.page).words).split())
+    assert "shows 14 of 60 training instructions and 21 of 72 held-out answers. At most 7 of each kind" in words
+
+
+@given(
+    st.sets(st.text(max_size=5), max_size=30), st.integers(1, 20), st.integers(0, 3), st.randoms(use_true_random=False)
+)
+def test_choice_depends_on_ids_and_seed_only(ids: set[str], limit: int, seed: int, shuffler: Any) -> None:
+    chosen = choose(sorted(ids), seed=seed, limit=limit)
+    assert chosen <= ids and len(chosen) == min(limit, len(ids))
+    assert chosen == choose(shuffler.sample(sorted(ids), len(ids)), seed=seed, limit=limit)
+    assert choose(ids, seed=seed, limit=limit - 1) <= chosen
+
+
+def test_choice_is_a_fair_draw_that_changes_with_the_seed() -> None:
+    ids = [str(number) for number in range(20)]
+    drawn = [choose(ids, seed=seed, limit=5) for seed in range(400)]
+    counts = [sum(name in chosen for chosen in drawn) for name in ids]
+    assert min(counts) > 60 and max(counts) < 140  # 100 expected, standard deviation 8.7
+
+
+def damage_missing(run: Small) -> None:
+    shutil.rmtree(run.artifacts / run.summary["iterations"][1]["artifacts"]["completions"])
+
+
+def damage_edited(run: Small) -> None:
+    path = run.artifacts / run.summary["iterations"][2]["artifacts"]["scores"] / "rows.jsonl"
+    path.write_text(path.read_text().replace("1.0", "2.0"))
+
+
+def damage_drops(run: Small) -> None:
+    path = run.artifacts / run.summary["iterations"][1]["artifacts"]["pairs"] / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["metrics"]["drops"]["tied"] += 1
+    path.write_text(json.dumps(manifest))
+
+
+def damage_version(run: Small) -> None:
+    path = run.artifacts / run.summary["iterations"][1]["artifacts"]["pairs"] / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
+
+
+def damage_old_summary(run: Small) -> None:
+    summary = run.summary
+    for entry in summary["iterations"]:
+        del entry["artifacts"]
+    (run.path / "summary.json").write_text(json.dumps(summary))
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (damage_missing, "has no manifest.json"),
+        (damage_edited, "differs from manifest.json"),
+        (damage_drops, "counts other drops"),
+        (damage_version, "another version of tpo.pairs"),
+        (damage_old_summary, "names no artifacts"),
+    ],
+)
+def test_page_without_samples_says_why(copied: Small, damage: Any, why: str) -> None:
+    damage(copied)
+    write_report(copied.path)
+    elements = Elements(copied.page)
+    assert why in "".join(elements.words)
+    assert data_of(copied.page)["entries"] == []
+    assert {"id": "browser", "hidden": None} in [attributes for _, attributes in elements.tags]
+    assert sum(tag == "table" for tag, _ in elements.tags) == 3, "the numbers are all there"
+
+
+def test_run_without_training_has_a_page(small: Small) -> None:
+    summary = small.summary
+    summary["iterations"] = summary["iterations"][:1]
+    page = render_page(summary, small.config, name="x", samples=None, problem="not asked for")
+    assert "not asked for" in page and "no training" in page
+
+
+def report_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tpo.report", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_command_line(copied: Small, tmp_path: Path) -> None:
+    done = report_cli(str(copied.path), "--max-instructions", "4")
+    assert (done.returncode, done.stdout) == (0, f"{copied.path / 'report.html'}\n"), done.stderr
+    assert len(data_of(copied.page)["entries"]) == 4 * (2 * NUM_ITERATIONS + 1)
+    missing = report_cli(str(tmp_path / "nowhere"))
+    assert missing.returncode == 1 and "summary.json does not exist" in missing.stderr
+    assert "Traceback" not in missing.stderr
+    assert report_cli(str(copied.path), "--max-instructions", "0").returncode == 2
+
+
+# --- the page in a browser --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if executable is None:
+        pytest.skip("no Chromium on this machine")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium: Any, small: Small) -> Iterator[Any]:
+    """The report in a tab; a message in the console, an error, a dialog or a request fails the test."""
+    tab = chromium.new_page(viewport={"width": 1400, "height": 900})
+    tab.set_default_timeout(10_000)
+    faults: list[str] = []
+    tab.on("console", lambda message: faults.append(f"console: {message.text}"))
+    tab.on("pageerror", lambda error: faults.append(f"error: {error}"))
+    tab.on("dialog", lambda dialog: (faults.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    tab.on(
+        "request", lambda request: faults.append(request.url) if not request.url.startswith(("file", "data")) else None
+    )
+    tab.goto((small.path / "report.html").as_uri())
+    yield tab
+    tab.close()
+    assert faults == []
+
+
+NUM_ENTRIES = NUM_ITERATIONS * NUM_TRAIN + (NUM_ITERATIONS + 1) * NUM_TEST
+
+
+def status(page: Any) -> str:
+    text: str = page.inner_text("#status")
+    return text
+
+
+def wait_for_entries(page: Any, count: int) -> None:
+    """Wait for a filter that acts with a delay; the page's policy forbids Playwright's `wait_for_function`."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(".entry")).to_have_count(count)
+
+
+def open_hostile(page: Any) -> Any:
+    """The entry of training with hostile text everywhere."""
+    page.select_option("#category", "<b>bold</b> category")
+    page.select_option("#split", "training")
+    page.select_option("#iteration", "1")
+    assert status(page).startswith("1 of ")
+    return page.locator(".entry")
+
+
+@pytest.mark.browser
+def test_thought_is_folded_until_asked_for(page: Any) -> None:
+    page.select_option("#split", "training")
+    thought = page.locator("details .text").first
+    assert not thought.is_visible()
+    page.locator(".entry summary").first.focus()
+    page.keyboard.press("Enter")
+    assert thought.is_visible()
+    assert thought.inner_text() == "Thought 0 on train-1-000"
+    assert page.locator("details[open]").count() == 1
+
+
+@pytest.mark.browser
+def test_pair_and_its_sides_are_marked(page: Any) -> None:
+    page.select_option("#outcome", "pair")
+    entry = page.locator(".entry").first
+    assert entry.locator(".sample").count() == NUM_SAMPLES
+    assert entry.locator(".chosen .text").last.inner_text() == "Response 2 to train-1-000"
+    assert entry.locator(".rejected .text").last.inner_text() == "Response 0 to train-1-000"
+    assert "response delimiter forced" in entry.locator(".sample").nth(1).inner_text()
+    assert "ended by the token limit" in entry.locator(".sample").nth(0).inner_text()
+    page.select_option("#order", "score")
+    titles = page.locator(".entry").first.locator("h4 span:first-child").all_inner_texts()
+    assert titles == ["Sample 2", "Sample 1", "Sample 0"]
+
+
+@pytest.mark.browser
+def test_what_failed_is_shown_as_such(page: Any) -> None:
+    page.fill("#text", "Instruction 4 of train-1")
+    wait_for_entries(page, 1)
+    failed = page.locator(".sample").nth(1)
+    assert "unscored" in failed.inner_text() and "No response: missing delimiter" in failed.inner_text()
+    assert failed.locator("details .text").text_content() == f"{HOSTILE} raw"
+    page.click("#reset")
+    page.select_option("#outcome", "too_few_scored")
+    assert "gave no pair" in page.locator(".entry h3").first.inner_text()
+    assert "the judge's answer holds no verdict" in page.locator(".sample .problem").first.inner_text()
+    page.select_option("#outcome", "unscored")
+    assert "Unscored: policy: the server did not answer" in page.locator(".entry").first.inner_text()
+
+
+@pytest.mark.browser
+def test_filters_change_what_is_counted_and_shown(page: Any, small: Small) -> None:
+    def number() -> int:
+        return int(status(page).split(" of ")[0])
+
+    assert number() == NUM_ENTRIES
+    assert page.locator(".entry").count() == 20
+    totals: dict[str, int] = {}
+    for name in ("split", "iteration", "category", "outcome"):
+        for value in page.eval_on_selector_all(f"#{name} option", "all => all.map((one) => one.value)")[1:]:
+            page.select_option(f"#{name}", value)
+            totals[name] = totals.get(name, 0) + number()
+        page.select_option(f"#{name}", "")
+    assert set(totals.values()) == {NUM_ENTRIES}, "each filter divides the entries"
+    page.select_option("#outcome", "pair")
+    assert number() == sum(entry["num_pairs"] for entry in small.summary["iterations"])
+    page.select_option("#outcome", "")
+    page.fill("#text", "DIRECT to test-007")
+    wait_for_entries(page, NUM_ITERATIONS + 1)
+    page.fill("#text", "no such text anywhere")
+    wait_for_entries(page, 0)
+    assert "nothing matches" in status(page)
+    page.click("#reset")
+    wait_for_entries(page, 20)
+    assert number() == NUM_ENTRIES
+
+
+@pytest.mark.browser
+def test_pages_show_every_entry_once(page: Any) -> None:
+    seen: list[str] = []
+    while True:
+        seen += page.eval_on_selector_all(".entry", "all => all.map((one) => one.innerText)")
+        following = page.locator(".pager").first.get_by_role("button", name="Next")
+        if following.is_disabled():
+            break
+        following.click()
+    assert len(seen) == NUM_ENTRIES and len(set(seen)) == NUM_ENTRIES
+    assert f"page {-(-NUM_ENTRIES // 20)} of" in page.locator(".pager").first.inner_text()
+
+
+@pytest.mark.browser
+def test_pages_are_turned_with_the_keyboard(page: Any) -> None:
+    page.locator(".pager").last.get_by_role("button", name="Next").focus()
+    for number in (2, 3):
+        page.keyboard.press("Enter")
+        assert f"page {number} of" in page.locator(".pager").first.inner_text()
+    page.keyboard.press("Shift+Tab")
+    for number in (2, 1):
+        page.keyboard.press("Enter")
+        assert f"page {number} of" in page.locator(".pager").first.inner_text()
+    assert page.evaluate("document.activeElement.textContent") == "Next", "at the first page only Next is left"
+
+
+@pytest.mark.browser
+def test_hostile_text_stays_text_in_the_browser(page: Any) -> None:
+    entry = open_hostile(page)
+    assert entry.locator(".instruction .text").text_content() == f"{HOSTILE} instruction"
+    responses = entry.locator(".sample > .text").all()
+    assert [node.text_content() for node in responses] == [f"{HOSTILE} response {i}" for i in range(NUM_SAMPLES)]
+    assert entry.locator("details .text").first.text_content() == f"{HOSTILE} thought"
+    assert (
+        page.locator("script").count() == 2 and page.locator("#entries img, #entries script, #entries b").count() == 0
+    )
+    ordering = responses[0].evaluate("node => getComputedStyle(node).unicodeBidi")
+    assert ordering in {"isolate", "plaintext"}, "a right-to-left mark ends with its text"
+
+
+@pytest.mark.browser
+def test_policy_stops_what_would_get_through(chromium: Any, small: Small, tmp_path: Path) -> None:
+    planted = "<script>document.title = 'script'</script><img src=x onerror=\"document.title = 'handler'\">"
+    path = tmp_path / "planted.html"
+    path.write_text(small.page.replace("</main>", f"{planted}</main>"), encoding="utf-8")
+    tab = chromium.new_page()
+    blocked: list[str] = []
+    tab.on("console", lambda message: blocked.append(message.text))
+    tab.goto(path.as_uri())
+    tab.wait_for_selector(".entry")
+    assert tab.title() == "quickstart: TPO report"
+    assert sum("Content Security Policy" in text for text in blocked) >= 2
+    tab.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_fits_its_window(page: Any, width: int, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 850})
+    for outcome in ("", "pair", "identical_responses", "unscored"):
+        page.select_option("#outcome", outcome)
+        for summary in page.locator(".entry summary").all()[:4]:
+            summary.click()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "it scrolls sideways"
+    colors = page.evaluate("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
+    lightness = [sum(int(part) for part in re.findall(r"\d+", color)[:3]) / 765 for color in colors]
+    assert (
+        (lightness[0] > 0.9 and lightness[1] < 0.2)
+        if scheme == "light"
+        else (lightness[0] < 0.2 and lightness[1] > 0.8)
+    )
+    assert page.evaluate("[...document.images].every((one) => one.complete && one.naturalWidth > 100)")
+
+
+@pytest.mark.browser
+def test_long_text_unfolds(page: Any) -> None:
+    page.select_option("#outcome", "identical_responses")
+    box = page.locator(".sample > .text").first
+    folded = box.bounding_box()["height"]
+    page.locator(".sample > .more").first.click()
+    assert box.bounding_box()["height"] > folded
+    assert page.locator(".sample > .more").first.inner_text() == "Show less"

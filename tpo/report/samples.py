@@ -1,0 +1,198 @@
+"""What the report's browser of samples shows: a run's artifacts -> plain JSON, an entry per instruction and iteration.
+
+Nothing is guessed: pairs, and the reasons for none, are found again by `tpo.pairs` and must agree with what the stage
+counted; wins are those of the comparison's rows.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import Artifact, ArtifactError, open_artifact
+from tpo.pairs import DROP_REASONS, VERSION, PairSettings, pair_or_reason
+from tpo.records import Comparison, Completion, Pair, Prompt, Score
+from tpo.seeds import derive_seed
+
+MAX_INSTRUCTIONS = 100
+OUTCOMES = {1.0: "win", 0.5: "tie", 0.0: "loss", None: "unscored"}
+SHOWN = ("comparison", "completions", "scores", "pairs")  # adapters need not be there
+
+Entry = dict[str, Any]
+
+
+def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructions: int) -> dict[str, Any]:
+    """Return the samples of a run.
+
+    Args:
+        summary: `summary.json`.
+        artifacts_dir: Where the artifacts that it names lie.
+        max_instructions: To show per iteration, of training and of held-out ones each; see `choose`.
+
+    Returns:
+        `instructions` (prompt id -> text and category), `baseline` (prompt id -> sample, see `_sample`), `entries`
+        (see `training_entries` and `held_out_entries`) and `groups` (iteration, split, how many instructions there
+        are, how many of them are among the entries).
+
+    Raises:
+        ArtifactError: If the summary names no artifacts, or one is missing, damaged or of another version.
+        RecordError: If a row is of another version.
+    """
+    entries: list[Entry] = []
+    groups: list[dict[str, Any]] = []
+    for summed in summary["iterations"]:
+        iteration = summed["iteration"]
+        if "artifacts" not in summed:
+            raise ArtifactError(
+                "summary.json names no artifacts: an older version wrote it. Run the experiment again, which takes "
+                "seconds where its artifacts still are"
+            )
+        found = {
+            role: open_artifact(artifacts_dir / name) for role, name in summed["artifacts"].items() if role in SHOWN
+        }
+        loaded = {"held-out": _load_held_out(found["comparison"], iteration, summary["seed"], max_instructions)}
+        if "pairs" in found:
+            loaded = {"training": _load_training(found, iteration, summary["seed"], max_instructions), **loaded}
+        for split, (count, new) in loaded.items():
+            groups.append({"iteration": iteration, "split": split, "num_instructions": count, "num_entries": len(new)})
+            entries += new
+    shared = found["comparison"]  # instructions and baseline are those of every iteration
+    shown = {entry["prompt_id"] for entry in entries}
+    held_out = {entry["prompt_id"] for entry in entries if entry["split"] == "held-out"}
+    return {
+        "instructions": {
+            row.prompt_id: {"text": row.text, "category": row.category}
+            for row in _input(shared, "prompts").rows(Prompt)
+            if row.prompt_id in shown
+        },
+        "baseline": {
+            row.prompt_id: _sample(row)
+            for row in _input(shared, "baseline_completions").rows(Completion)
+            if row.prompt_id in held_out
+        },
+        "entries": entries,
+        "groups": groups,
+    }
+
+
+def choose(prompt_ids: Collection[str], *, seed: int, limit: int) -> set[str]:
+    """Return at most `limit` prompt ids, a draw without replacement that depends on the ids and the seed alone.
+
+    The held-out instructions of every iteration are the same, and so is the draw from them; a draw of fewer is part
+    of a draw of more.
+    """
+    return set(sorted(prompt_ids, key=lambda prompt_id: (derive_seed(seed, "report", prompt_id), prompt_id))[:limit])
+
+
+def training_entries(
+    iteration: int,
+    completions: Sequence[Completion],
+    scores: Sequence[Score],
+    outcomes: Mapping[str, Pair | str],
+) -> list[Entry]:
+    """Return one entry for each instruction in `outcomes`, in the order of the completions.
+
+    Args:
+        iteration: From 1.
+        completions: K of each instruction; those of other instructions are left out.
+        scores: One of each completion.
+        outcomes: Of `tpo.pairs.pair_or_reason`, of the instructions to show.
+
+    Returns:
+        `outcome` is "pair" or the reason for none; `chosen` and `rejected` are sample indices, `margin` is that of the
+        length-controlled scores, all three null where there is no pair; `samples` are in the order of their index.
+    """
+    by_key = {(row.prompt_id, row.sample_index): row for row in scores}
+    samples: dict[str, list[Completion]] = {}
+    for row in completions:
+        if row.prompt_id in outcomes:
+            samples.setdefault(row.prompt_id, []).append(row)
+    entries = []
+    for prompt_id, rows in samples.items():
+        outcome = outcomes[prompt_id]
+        pair = outcome if isinstance(outcome, Pair) else None
+        entries.append(
+            {
+                "split": "training",
+                "iteration": iteration,
+                "prompt_id": prompt_id,
+                "outcome": "pair" if isinstance(outcome, Pair) else outcome,
+                "chosen": pair and pair.chosen_index,
+                "rejected": pair and pair.rejected_index,
+                "margin": pair and pair.margin,
+                "samples": [
+                    _sample(row) | _judged(by_key[prompt_id, row.sample_index])
+                    for row in sorted(rows, key=lambda row: row.sample_index)
+                ],
+            }
+        )
+    return entries
+
+
+def held_out_entries(iteration: int, comparisons: Sequence[Comparison], answers: Sequence[Completion]) -> list[Entry]:
+    """Return one entry for each comparison, with the policy's answer; the baseline's is the same in every iteration.
+
+    Returns:
+        `outcome` is one of `OUTCOMES`, `reason` says why where it is "unscored".
+    """
+    first = {row.prompt_id: row for row in answers if row.sample_index == 0}
+    return [
+        {
+            "split": "held-out",
+            "iteration": iteration,
+            "prompt_id": row.prompt_id,
+            "outcome": OUTCOMES[row.win],
+            "reason": row.unscored_reason,
+            "policy": _sample(first[row.prompt_id]),
+            "policy_score": row.policy_score,
+            "baseline_score": row.baseline_score,
+        }
+        for row in comparisons
+    ]
+
+
+def _sample(row: Completion) -> dict[str, Any]:
+    """Return what people want to know of a completion; its raw text only where there is no response in it."""
+    return {
+        "sample_index": row.sample_index,
+        "thought": row.thought,
+        "response": row.response,
+        "completion": row.completion if row.response is None else None,
+        "split_error": row.split_error,
+        "is_forced": row.forced_stop > row.forced_start,
+        "is_truncated": row.finish_reason == "length",
+        "num_thought_tokens": row.num_thought_tokens,
+        "num_response_tokens": row.num_response_tokens,
+    }
+
+
+def _judged(score: Score) -> dict[str, Any]:
+    return {"score": score.score, "unscored_reason": score.unscored_reason}
+
+
+def _input(artifact: Artifact, role: str) -> Artifact:
+    return open_artifact(artifact.path.parent / artifact.manifest["inputs"][role])
+
+
+def _load_training(found: Mapping[str, Artifact], iteration: int, seed: int, limit: int) -> tuple[int, list[Entry]]:
+    """Return how many instructions the iteration sampled, and the entries of those to show."""
+    pairs = found["pairs"]
+    if pairs.manifest["version"] != VERSION:
+        raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
+    completions, scores = found["completions"].rows(Completion), found["scores"].rows(Score)
+    outcomes = pair_or_reason(completions, scores, PairSettings(**pairs.manifest["config"]))
+    reasons = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
+    if {reason: reasons.count(reason) for reason in DROP_REASONS} != pairs.metrics["drops"]:
+        raise ArtifactError(
+            f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
+        )
+    shown = choose(outcomes, seed=seed, limit=limit)
+    chosen = {prompt_id: outcome for prompt_id, outcome in outcomes.items() if prompt_id in shown}
+    return len(outcomes), training_entries(iteration, completions, scores, chosen)
+
+
+def _load_held_out(comparison: Artifact, iteration: int, seed: int, limit: int) -> tuple[int, list[Entry]]:
+    """Return how many held-out instructions there are, and the entries of those to show."""
+    rows = comparison.rows(Comparison)
+    shown = choose([row.prompt_id for row in rows], seed=seed, limit=limit)
+    answers = _input(comparison, "completions").rows(Completion)
+    return len(rows), held_out_entries(iteration, [row for row in rows if row.prompt_id in shown], answers)
