@@ -9,8 +9,8 @@ before something is drawn.
 from tpo.figures.ablations import ablation_table, to_latex, to_markdown
 from tpo.figures.evaluation import draw_category_gains, draw_thought_budget, draw_thought_value
 from tpo.figures.judges import draw_agreement
-from tpo.figures.results import Evaluation, Judges, Run, find, label_runs, read
-from tpo.figures.run import write_figures
+from tpo.figures.results import Evaluation, Judges, Run, find, label_runs, read, with_length_intervals
+from tpo.figures.run import draw_categories, write_figures
 from tpo.figures.runs import draw_iterations, draw_lengths
 from tpo.figures.style import save, show
 from tpo.figures.wandb_export import find_exports, read_exports
@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "ablation_table",
     "draw_agreement",
+    "draw_categories",
     "draw_category_gains",
     "draw_iterations",
     "draw_lengths",
@@ -35,5 +36,6 @@ __all__ = [
     "show",
     "to_latex",
     "to_markdown",
+    "with_length_intervals",
     "write_figures",
 ]

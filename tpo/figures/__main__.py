@@ -43,7 +43,7 @@ def draw(result: Run | Evaluation | Judges, out: Path, *, formats: Sequence[str]
     """Write all figures of one folder into `out` and return their paths."""
     match result:
         case Run():
-            return write_figures(result.summary, out, formats=formats)
+            return write_figures(with_length_intervals(result), out, formats=formats)
         case Evaluation():
             if result.kind not in EVALUATIONS:
                 raise ResultError(f"{result.path}: no figure for the evaluation {result.kind!r}")

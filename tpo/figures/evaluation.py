@@ -44,7 +44,7 @@ def draw_category_gains(summary: dict[str, Any]) -> "Figure":
     gain differs from 0 after Holm's correction. What has no score has its row, which says so.
     """
     overall, categories = summary["overall"], summary["categories"]
-    names = sorted(categories, key=lambda name: (categories[name]["gain"] is not None, categories[name]["gain"], name))
+    names = sorted(categories, key=lambda name: (*_order(categories[name]["gain"]), name))
     figure = new_figure(
         1.3 * COLUMN,
         0.2 * (len(names) + 1) + 1.1,
@@ -67,8 +67,8 @@ def draw_category_gains(summary: dict[str, Any]) -> "Figure":
         edges = overall["interval"] and [edge - 0.5 for edge in overall["interval"]]
         draw_interval(axes, len(names) + 0.3, edges, color=REFERENCE, linewidth=3, alpha=0.35)
         axes.plot(100 * (overall["rate"] - 0.5), len(names) + 0.3, "D", color=REFERENCE)
-    rows = [(f"{name.replace('_', ' ')} ({count_text([categories[name]])})", row) for row, name in enumerate(names)]
-    rows.append((f"all ({count_text([overall])})", len(names) + 0.3))  # type: ignore[arg-type]
+    rows = [(f"{name.replace('_', ' ')}, {count_text([categories[name]])}", row) for row, name in enumerate(names)]
+    rows.append((f"all, {count_text([overall])}", len(names) + 0.3))  # type: ignore[arg-type]
     axes.set_yticks([row for _, row in rows], [label for label, _ in rows])
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="win rate above 50 % (points)", ylim=(-0.6, len(names) + 0.9))
@@ -79,9 +79,9 @@ def draw_category_gains(summary: dict[str, Any]) -> "Figure":
 def draw_thought_value(summary: dict[str, Any]) -> "Figure":
     """Draw the win rate under each intervention on the thought, and its difference to the policy's own thought."""
     conditions = summary["conditions"]
-    figure = new_figure(
-        PAGE, 0.36 * len(conditions) + 0.95, caption=_caption(summary, interval_text(summary["confidence"]))
-    )
+    filled = f"filled at the right: p < {SIGNIFICANT:g} after Holm's correction"
+    caption = _caption(summary, interval_text(summary["confidence"]), filled)
+    figure = new_figure(PAGE, 0.36 * len(conditions) + 0.95, caption=caption)
     rates, differences = figure.subplots(1, 2, sharey=True, width_ratios=(1.15, 1))
     rates.axvline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
     differences.axvline(0, color=REFERENCE, linewidth=0.7, linestyle=":")
@@ -106,11 +106,12 @@ def draw_thought_value(summary: dict[str, Any]) -> "Figure":
         face = color if is_significant else "white"
         differences.plot(100 * minus_own["difference"], row, "o", color=color, markerfacecolor=face)
         tested = "" if p_value is None else f"\n{_p_text(p_value)}"
-        _note(differences, 1.02, row, f"{100 * minus_own['difference']:+.1f}, n = {minus_own['num_prompts']:,}{tested}")
+        points = f"{100 * minus_own['difference']:+.1f}".replace("-", "\N{MINUS SIGN}")
+        _note(differences, 1.02, row, f"{points}, n = {minus_own['num_prompts']:,}{tested}")
     labels = [f"{_condition(found['name'])}\n{found['mean_thought_tokens']:.0f} tokens" for found in conditions]
     rates.set_yticks(range(len(conditions)), labels)
     rates.set(xlabel="win rate (%)", xlim=(0, 100), ylim=(len(conditions) - 0.5, -0.5))
-    differences.set_xlabel("difference to own thought (points); filled: adjusted p < 0.05")
+    differences.set_xlabel("win rate minus that with own thought (points)")
     for axes in (rates, differences):
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -138,7 +139,7 @@ def draw_thought_budget(summary: dict[str, Any]) -> "Figure":
     lower.set(xlabel="thought budget (tokens, logarithmic)", ylabel="mean tokens", xticks=positions)
     lower.set_xticklabels([f"{limit:,}" for limit in limits])
     lower.set_ylim(0, 1.1 * max(lower.get_ylim()[1], 1))
-    label_ends(lower, ends, x=positions[-1], height=0.85)
+    label_ends(lower, ends, height=0.85)
     return figure
 
 
@@ -146,6 +147,11 @@ def log_positions(limits: list[int]) -> list[float]:
     """Return base-2 logarithms of ascending budgets; 0 stands one doubling below the smallest positive one."""
     smallest = min((limit for limit in limits if limit), default=1)
     return [math.log2(limit or smallest / 2) for limit in limits]
+
+
+def _order(gain: float | None) -> tuple[bool, float]:
+    """Return what sorts gains upwards, after those that are not known."""
+    return gain is not None, gain or 0.0
 
 
 def _caption(summary: dict[str, Any], *parts: str) -> str:

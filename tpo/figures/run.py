@@ -14,9 +14,12 @@ from tpo.figures.style import (
     caption_text,
     count_text,
     draw_interval,
+    draw_means,
     draw_points,
     interval_text,
     label_ends,
+    length_bars_text,
+    length_means,
     new_figure,
     save,
     styled,
@@ -93,16 +96,18 @@ def draw_categories(summary: dict[str, Any]) -> "Figure":
 
 @styled
 def draw_run_lengths(summary: dict[str, Any]) -> "Figure":
-    """Draw the mean lengths of thoughts and responses over iterations."""
+    """Draw the mean lengths of thoughts and responses over iterations; the direct baseline has no thoughts."""
     entries = summary["iterations"]
-    figure = new_figure(COLUMN, 2.5, caption=_caption(summary, "means over answers that hold a response"))
+    figure = new_figure(COLUMN, 2.5, caption=_caption(summary, length_bars_text([summary])))
     axes = figure.subplots()
     iterations = [entry["iteration"] for entry in entries]
     ends = []
-    for key, color, marker in (("thought", PURPLE, "s"), ("response", BLUE, "o")):
-        values = [entry[f"mean_{key}_tokens"] for entry in entries]
-        axes.plot(iterations, values, marker=marker, color=color, label=key)
-        ends.append((values[-1], key, color))
+    for part, color, marker, shift in (("thought", PURPLE, "s", -0.02), ("response", BLUE, "o", 0.02)):
+        if found := length_means(summary, part):
+            positions, means, edges = zip(*found, strict=True)
+            shifted = [position + shift for position in positions]
+            draw_means(axes, shifted, means, edges, color=color, marker=marker, label=part)
+            ends.append((means[-1], part, color))
     axes.set(xlabel="iteration (0: untrained)", ylabel="mean tokens")
     axes.set_ylim(0, 1.1 * max(axes.get_ylim()[1], 1))
     _name_ends(axes, ends, iterations)
@@ -118,4 +123,4 @@ def _caption(summary: dict[str, Any], last: str) -> str:
 def _name_ends(axes: Any, ends: Sequence[tuple[float, str, str]], iterations: Sequence[int]) -> None:
     """Set the horizontal axis and write the names of what ends at its last iteration."""
     axes.set(xlim=(iterations[0] - 0.25, iterations[-1] + 0.25), xticks=iterations)
-    label_ends(axes, ends, x=iterations[-1] + 0.02, height=0.85)  # half of the height, as a name may take two lines
+    label_ends(axes, ends, height=0.85)  # half of the height, as a name may take two lines

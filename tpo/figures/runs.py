@@ -9,9 +9,12 @@ from tpo.figures.style import (
     appearance,
     caption_text,
     count_text,
+    draw_means,
     draw_points,
     interval_text,
     label_ends,
+    length_bars_text,
+    length_means,
     new_figure,
     styled,
 )
@@ -57,30 +60,20 @@ def draw_iterations(summaries: Summaries) -> "Figure":
 def draw_lengths(summaries: Summaries) -> "Figure":
     """Draw the mean lengths of thoughts and responses over iterations, one colour for each run.
 
-    An entry's "thought_tokens" and "response_tokens" (`tpo.figures.results.with_length_intervals`) give the intervals;
-    without them the caption says that there are none. A run without thoughts is missing among the thoughts.
+    The caption says where no intervals are known. A run without thoughts is missing among the thoughts.
     """
     every = list(summaries.values())
-    entries = [entry for summary in every for entry in summary["iterations"]]
-    is_measured = [f"{part}_tokens" in entry for entry in entries for part in ("thought", "response")]
-    bars = "95 % intervals of the mean" if any(is_measured) else "no intervals: only the means are at hand"
-    figure = new_figure(PAGE, HEIGHT, caption=caption_text(*_common(every), bars))
+    figure = new_figure(PAGE, HEIGHT, caption=caption_text(*_common(every), length_bars_text(every)))
     panels = figure.subplots(1, 2)
     for axes, part in zip(panels, ("thought", "response"), strict=True):
         ends = []
         for index, (label, summary) in enumerate(summaries.items()):
-            style, found = appearance(index), _means(summary, part)
-            if not found:
+            style = appearance(index)
+            if not (found := length_means(summary, part)):
                 continue
+            positions, means, edges = zip(*found, strict=True)
             shift = 0.05 * (index - (len(summaries) - 1) / 2)
-            edges = [interval or [float("nan")] * 2 for _, _, interval in found]
-            means = [mean for _, mean, _ in found]
-            bars_below_above = [
-                [mean - low for mean, (low, _) in zip(means, edges, strict=True)],
-                [high - mean for mean, (_, high) in zip(means, edges, strict=True)],
-            ]
-            known = {"yerr": bars_below_above, "capsize": 2, "elinewidth": 0.9} if any(e for _, _, e in found) else {}
-            axes.errorbar([number + shift for number, _, _ in found], means, label=label, **known, **style)
+            draw_means(axes, [position + shift for position in positions], means, edges, label=label, **style)
             ends.append((means[-1], label, style["color"]))
         axes.set(title=f"{part}s", xlabel="iteration (0: untrained)")
         axes.set_ylim(0, 1.1 * max(axes.get_ylim()[1], 1))
@@ -89,21 +82,11 @@ def draw_lengths(summaries: Summaries) -> "Figure":
     return figure
 
 
-def _means(summary: dict[str, Any], part: str) -> list[tuple[int, float, list[float] | None]]:
-    """Return iteration, mean and interval where a length is known; nothing for a run that has no thoughts."""
-    found = [
-        (entry["iteration"], entry[f"mean_{part}_tokens"], entry.get(f"{part}_tokens", {}).get("interval"))
-        for entry in summary["iterations"]
-        if entry.get(f"mean_{part}_tokens") is not None
-    ]
-    return found if any(mean for _, mean, _ in found) else []
-
-
 def _name_ends(axes: Any, ends: Sequence[tuple[float, str, str]], summaries: Summaries) -> None:
     iterations = sorted({entry["iteration"] for summary in summaries.values() for entry in summary["iterations"]})
     edge = 0.05 * len(summaries) / 2
     axes.set(xlim=(iterations[0] - 0.2 - edge, iterations[-1] + 0.2 + edge), xticks=iterations)
-    label_ends(axes, ends, x=iterations[-1] + edge, height=0.68 * HEIGHT)
+    label_ends(axes, ends, height=0.68 * HEIGHT)
 
 
 def _common(summaries: Sequence[dict[str, Any]]) -> list[str | None]:

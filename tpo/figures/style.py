@@ -125,16 +125,47 @@ def draw_points(axes: Any, positions: Sequence[float], rates: Sequence[dict[str,
         style: Of matplotlib's `errorbar`.
     """
     known = [(position, rate) for position, rate in zip(positions, rates, strict=True) if rate["rate"] is not None]
-    if not known:
-        return
-    edges = [rate["interval"] or [float("nan")] * 2 for _, rate in known]
     values = [100 * rate["rate"] for _, rate in known]
-    # An interval of a rate of 0 or 1 may miss it by rounding, and a bar has no negative length.
-    below = [max(0.0, value - 100 * low) for value, (low, _) in zip(values, edges, strict=True)]
-    above = [max(0.0, 100 * high - value) for value, (_, high) in zip(values, edges, strict=True)]
-    if any(rate["interval"] for _, rate in known):
+    edges = [rate["interval"] and [100 * edge for edge in rate["interval"]] for _, rate in known]
+    draw_means(axes, [position for position, _ in known], values, edges, **style)
+
+
+def draw_means(
+    axes: Any, positions: Sequence[float], means: Sequence[float], edges: Sequence[Sequence[float] | None], **style: Any
+) -> None:
+    """Draw means over positions, joined, each with its interval where it has one; nothing where there are no means."""
+    if not means:
+        return
+    if any(edges):
+        bounds = [found or (mean, mean) for mean, found in zip(means, edges, strict=True)]
+        # An interval of a rate of 0 or 1 may miss it by rounding, and a bar has no negative length.
+        below = [max(0.0, mean - low) for mean, (low, _) in zip(means, bounds, strict=True)]
+        above = [max(0.0, high - mean) for mean, (_, high) in zip(means, bounds, strict=True)]
         style = {"yerr": [below, above], "capsize": 2, "elinewidth": 0.9, **style}
-    axes.errorbar([position for position, _ in known], values, **style)
+    axes.errorbar(positions, means, **style)
+
+
+def length_means(summary: dict[str, Any], part: str) -> list[tuple[int, float, list[float] | None]]:
+    """Return iteration, mean tokens and interval where they are known; nothing for a run that has no thoughts.
+
+    An entry's "thought_tokens" and "response_tokens" (`tpo.figures.results.with_length_intervals`) give the intervals.
+    """
+    found = [
+        (entry["iteration"], entry[f"mean_{part}_tokens"], entry.get(f"{part}_tokens", {}).get("interval"))
+        for entry in summary["iterations"]
+        if entry[f"mean_{part}_tokens"] is not None
+    ]
+    return found if any(mean for _, mean, _ in found) else []
+
+
+def length_bars_text(summaries: Sequence[dict[str, Any]]) -> str:
+    """Return what the bars of a figure of lengths are, or that there are none."""
+    parts = [
+        found for summary in summaries for part in ("thought", "response") for found in length_means(summary, part)
+    ]
+    if any(interval for _, _, interval in parts):
+        return "means over answers with a response; bars: 95 % intervals"
+    return "means over answers with a response; no intervals: the summary holds none"
 
 
 def draw_interval(axes: Any, row: float, edges: Sequence[float] | None, **style: Any) -> None:
@@ -143,13 +174,12 @@ def draw_interval(axes: Any, row: float, edges: Sequence[float] | None, **style:
         axes.plot([100 * edge for edge in edges], [row, row], **{"solid_capstyle": "butt", **style})
 
 
-def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, x: float, height: float) -> None:
-    """Write series' names beside their last points, apart from each other.
+def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, height: float) -> None:
+    """Write series' names beside the axes, each as high as its last point, apart from each other.
 
     Args:
-        axes: Whose vertical limits are final.
+        axes: Whose limits are final.
         labels: Vertical position, text and colour of each, in the axes' unit.
-        x: Horizontal position, the last point's.
         height: Of the axes, in inches, roughly.
     """
     low, high = axes.get_ylim()
@@ -158,8 +188,8 @@ def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, x: float,
     for place, (_, text, color) in zip(places, ordered, strict=True):
         axes.annotate(
             text,
-            (x, place),
-            xytext=(7, 0),
+            (axes.get_xlim()[1], place),
+            xytext=(2, 0),
             textcoords="offset points",
             va="center",
             fontsize=7,
