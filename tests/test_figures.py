@@ -1,3 +1,7 @@
+"""Every figure is drawn from made-up numbers and read back from what is on its axes."""
+
+import math
+import random
 import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
@@ -5,8 +9,24 @@ from typing import Any
 import matplotlib.image
 import matplotlib.pyplot as plt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
 
-from tpo.figures import _draw_categories, _draw_lengths, _draw_win_rate, svg_figures, write_figures
+from tpo.figures import (
+    draw_categories,
+    draw_category_gains,
+    draw_iterations,
+    draw_lengths,
+    draw_thought_budget,
+    draw_thought_value,
+    save,
+    svg_figures,
+    write_figures,
+)
+from tpo.figures.evaluation import log_positions
+from tpo.figures.run import draw_run_lengths, draw_win_rate
+from tpo.figures.style import SERIES, spread
 
 UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 3}
 
@@ -29,7 +49,13 @@ def entry(iteration: int, value: float, **changes: Any) -> dict[str, Any]:
 
 
 def summary(*entries: dict[str, Any]) -> dict[str, Any]:
-    return {"experiment": "quickstart", "judge": "self_rating", "confidence": 0.95, "iterations": list(entries)}
+    return {
+        "experiment": "quickstart",
+        "judge": "self_rating",
+        "baseline": "seed model, direct answers",
+        "confidence": 0.95,
+        "iterations": list(entries),
+    }
 
 
 SUMMARIES = {
@@ -74,28 +100,334 @@ def test_svg_is_the_same_every_time_and_keeps_text_as_text(name: str) -> None:
     assert plt.get_fignums() == []
 
 
+def lines(axes: Any) -> dict[str, list[list[float]]]:
+    """What is drawn under a name of its own: series of points."""
+    return {
+        container.get_label(): container[0].get_xydata().tolist()
+        for container in axes.containers
+        if not container.get_label().startswith("_")
+    }
+
+
+def bars(container: Any) -> list[list[float]]:
+    """The lower and upper ends of a series' bars."""
+    return [[segment[0][1], segment[1][1]] for segment in container[2][0].get_segments()]
+
+
+def texts(axes: Any) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def caption(figure: Figure) -> str:
+    return figure.get_suptitle().replace("\n", " ")
+
+
+def marked(axes: Any, marker: str) -> list[tuple[float, float, bool]]:
+    """Horizontal and vertical position of markers, and whether they are filled."""
+    return [
+        (x, y, line.get_markerfacecolor() != "white")
+        for line in axes.lines
+        if line.get_marker() == marker
+        for x, y in line.get_xydata().tolist()
+    ]
+
+
+def segments(axes: Any, linewidth: float) -> list[list[float]]:
+    """The horizontal bars of one width, from left to right ends."""
+    found = [
+        line.get_xdata() for line in axes.lines if line.get_linewidth() == linewidth and len(line.get_xdata()) == 2
+    ]
+    return [list(ends) for ends in found]
+
+
 def test_win_rates_are_drawn_in_percent_with_their_intervals() -> None:
-    figure = _draw_win_rate(SUMMARIES["unscored_iteration"])
+    figure = draw_win_rate(SUMMARIES["unscored_iteration"])
     [axes] = figure.axes
-    [[line, caps, bars], [controlled, _, _]] = axes.containers
-    assert line.get_ydata().tolist() == pytest.approx([30.0])  # the unscored iteration has no point
-    assert controlled.get_ydata().tolist() == pytest.approx([25.0])
-    assert [cap.get_ydata()[0] for cap in caps] == pytest.approx([10.0, 50.0])
-    assert "quickstart" in axes.get_title() and "self_rating" in axes.get_title()
-    plt.close(figure)
+    found = lines(axes)
+    assert list(found) == ["win rate", "length-\ncontrolled"]
+    assert [y for _, y in found["win rate"]] == pytest.approx([30.0])  # the unscored iteration has no point
+    assert [y for _, y in found["length-\ncontrolled"]] == pytest.approx([25.0])
+    assert bars(axes.containers[0]) == [pytest.approx([10.0, 50.0])]
+    for part in ("quickstart", "self_rating", "seed model", "n = 0 to 24", "up to 3 unscored", "95 % intervals"):
+        assert part in caption(figure)
+    assert sorted(texts(axes)) == sorted(found)  # direct labels
 
 
 def test_categories_are_sorted_and_unscored_ones_left_out() -> None:
-    figure = _draw_categories(SUMMARIES["two_iterations"])
+    figure = draw_categories(SUMMARIES["two_iterations"])
     [axes] = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["code (n = 12)", "maths (n = 12)"]
-    points = [line.get_xdata().tolist() for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata())]
-    assert sorted(point for [point] in points) == pytest.approx([30.0, 40.0, 50.0, 60.0])
-    plt.close(figure)
+    assert sorted(x for x, _, _ in marked(axes, "o")) == pytest.approx([40.0, 50.0])
+    assert sorted(x for x, _, _ in marked(axes, "D")) == pytest.approx([30.0, 60.0])
+    assert sorted(map(tuple, segments(axes, 2))) == [
+        pytest.approx(ends) for ends in [(10, 50), (20, 60), (30, 70), (40, 80)]
+    ]
+
+
+def test_without_training_categories_are_drawn_once() -> None:
+    [axes] = draw_categories(SUMMARIES["no_training"]).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["iteration 0"]
 
 
 def test_lengths_are_drawn_per_iteration() -> None:
-    figure = _draw_lengths(SUMMARIES["two_iterations"])
-    drawn = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
-    assert drawn == {"thought": [[0, 40], [1, 41], [2, 42]], "response": [[0, 80], [1, 79], [2, 78]]}
-    plt.close(figure)
+    figure = draw_run_lengths(SUMMARIES["two_iterations"])
+    found = lines(figure.axes[0])
+    assert [y for _, y in found["thought"]] == [40, 41, 42] and [y for _, y in found["response"]] == [80, 79, 78]
+    assert "no intervals" in caption(figure)
+
+
+# --- several runs -----------------------------------------------------------------------------------------------
+
+RUNS = {
+    "TPO": summary(entry(0, 0.3), entry(1, 0.4), entry(2, 0.5)),
+    "direct baseline": summary(
+        entry(0, 0.45, mean_thought_tokens=0.0), entry(1, 0.46, win_rate=rate(0.46, 20), mean_thought_tokens=0.0)
+    ),
+}
+
+
+def test_runs_are_overlaid_in_two_panels() -> None:
+    figure = draw_iterations(RUNS)
+    plain, controlled = figure.axes
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["win rate", "length-controlled"]
+    assert [y for _, y in lines(plain)["TPO"]] == pytest.approx([30, 40, 50])
+    assert [y for _, y in lines(controlled)["direct baseline"]] == pytest.approx([40, 41])
+    assert bars(plain.containers[1]) == [pytest.approx([25, 65]), pytest.approx([26, 66])]
+    assert texts(plain) == [] and sorted(texts(controlled)) == sorted(RUNS)
+    assert "n = 20 to 24" in caption(figure) and "against seed model" in caption(figure)
+    colors = {text.get_text(): text.get_color() for text in controlled.texts}
+    assert colors == {"TPO": SERIES[0], "direct baseline": SERIES[1]}
+
+
+def test_a_run_without_length_control_is_named_in_the_other_panel() -> None:
+    bare = summary(entry(0, 0.4, win_rate_length_controlled=UNSCORED))
+    plain, controlled = draw_iterations({**RUNS, "bare": bare}).axes
+    assert texts(plain) == ["bare"] and sorted(texts(controlled)) == sorted(RUNS)
+
+
+@pytest.mark.parametrize("key", ["judge", "baseline"])
+def test_what_does_not_compare_is_said(key: str) -> None:
+    other = {**RUNS["TPO"], key: "another"}
+    assert f"{key}s differ between runs" in caption(draw_iterations({"one": RUNS["TPO"], "two": other}))
+
+
+def test_lengths_of_runs_have_intervals_where_these_are_known() -> None:
+    measured = {"mean": 40.0, "interval": [35.0, 45.0], "num_prompts": 20}
+    known = summary(entry(0, 0.3, thought_tokens=measured), entry(1, 0.4))
+    figure = draw_lengths({**RUNS, "known": known})
+    thoughts, responses = figure.axes
+    assert set(lines(thoughts)) == {"TPO", "known"}, "the direct baseline has no thoughts"
+    assert set(lines(responses)) == {*RUNS, "known"} == set(texts(responses))
+    assert bars(thoughts.containers[1])[0] == pytest.approx([35.0, 45.0])
+    assert "95 % intervals" in caption(figure)
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.floats(0.5, 20))
+def test_labels_keep_apart_and_stay_around_their_points(wanted: list[float], gap: float) -> None:
+    wanted.sort()
+    places = spread(wanted, gap=gap)
+    assert all(second - first >= gap - 1e-9 for first, second in zip(places, places[1:], strict=False))
+    assert sum(places) == pytest.approx(sum(wanted), abs=1e-6)
+    if all(second - first >= gap for first, second in zip(wanted, wanted[1:], strict=False)):
+        assert places == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "places"), [([50, 50], [45, 55]), ([0, 50, 50], [0, 45, 55]), ([0, 8, 10], [-4, 6, 16])]
+)
+def test_labels_by_hand(wanted: list[float], places: list[float]) -> None:
+    assert spread(wanted, gap=10) == pytest.approx(places)
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------
+
+COMMON = {
+    "policy": "made-up policy",
+    "baseline": "made-up baseline",
+    "judge": "made_up_judge",
+    "confidence": 0.9,
+    "num_prompts": 100,
+}
+
+
+def gain(value: float | None, *, adjusted: float = 1.0) -> dict[str, Any]:
+    if value is None:
+        nothing = dict.fromkeys(("gain", "interval", "simultaneous_interval", "p_value", "adjusted_p_value"))
+        return {**nothing, "num_prompts": 0, "num_unscored": 2}
+    return {
+        "gain": value,
+        "interval": [value - 0.05, value + 0.05],
+        "simultaneous_interval": [value - 0.1, value + 0.1],
+        "p_value": adjusted / 4,
+        "adjusted_p_value": adjusted,
+        "num_prompts": 25,
+        "num_unscored": 0,
+    }
+
+
+CATEGORIES = {
+    "evaluation": "categories",
+    **COMMON,
+    "overall": rate(0.55, 75),
+    "categories": {
+        "maths": gain(-0.1, adjusted=0.05),
+        "how_to": gain(0.2, adjusted=0.049),
+        "law": gain(None),
+        "art": gain(None),
+        "code": gain(0.1),
+    },
+}
+THOUGHT_VALUE = {
+    "evaluation": "thought_value",
+    **COMMON,
+    "conditions": [
+        {
+            "name": name,
+            "win_rate": win_rate,
+            "mean_thought_tokens": 61.2,
+            "mean_response_tokens": 100.0,
+            "minus_own": difference,
+        }
+        for name, win_rate, difference in [
+            ("own", rate(0.6, 100), None),
+            (
+                "none",
+                rate(0.5, 100),
+                {
+                    "difference": -0.1,
+                    "interval": [-0.15, -0.05],
+                    "p_value": 0.0001,
+                    "adjusted_p_value": 0.0002,
+                    "num_prompts": 98,
+                },
+            ),
+            (
+                "cut-0.5",
+                rate(0.58, 100),
+                {
+                    "difference": -0.02,
+                    "interval": [-0.06, 0.02],
+                    "p_value": 0.3,
+                    "adjusted_p_value": 0.3,
+                    "num_prompts": 99,
+                },
+            ),
+            ("seed", UNSCORED, None),
+        ]
+    ],
+}
+BUDGETS = {
+    "evaluation": "thought_budget",
+    **COMMON,
+    "budgets": [
+        {
+            "max_thought_tokens": limit,
+            "mean_thought_tokens": 0.5 * limit,
+            "mean_response_tokens": 90.0,
+            "win_rate": rate(value, 100),
+        }
+        for limit, value in [(64, 0.6), (0, 0.4), (32, 0.5), (128, 0.61)]
+    ],
+}
+
+
+def test_gains_are_sorted_with_both_intervals_and_filled_where_significant() -> None:
+    figure = draw_category_gains(CATEGORIES)
+    [axes] = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [
+        "art, n = 0 (+2 unscored)",
+        "law, n = 0 (+2 unscored)",
+        "maths, n = 25",
+        "code, n = 25",
+        "how to, n = 25",
+        "all, n = 75",
+    ]
+    found = marked(axes, "o")
+    assert [(round(x, 9), y) for x, y, _ in found] == [(-10, 2), (10, 3), (20, 4)]
+    assert [is_filled for _, _, is_filled in found] == [False, False, True]  # p = 0.05, 1 and 0.049
+    assert segments(axes, 3)[:3] == [pytest.approx(ends) for ends in [(-15, -5), (5, 15), (15, 25)]]
+    assert segments(axes, 3)[3] == pytest.approx([-15, 25])  # overall: 55 % is 5 points above 50 %
+    assert [ends for ends in segments(axes, 0.7) if ends != [0, 0]] == [
+        pytest.approx(ends) for ends in [(-20, 0), (0, 20), (10, 30)]
+    ]
+    assert [text.strip() for text in texts(axes)] == ["nothing scored"] * 2
+    assert "90 % intervals" in caption(figure)
+
+
+def test_interventions_are_drawn_beside_their_difference_to_the_own_thought() -> None:
+    rates, differences = draw_thought_value(THOUGHT_VALUE).axes
+    assert [label.get_text() for label in rates.get_yticklabels()] == [
+        f"{name}\n61 tokens" for name in ("own thought", "no thought", "own, 50 % of it", "the seed model's")
+    ]
+    assert [(x, y) for x, y, _ in marked(rates, "D")] == [(60, 0)]
+    assert [(x, y) for x, y, _ in marked(rates, "o")] == [pytest.approx((50, 1)), pytest.approx((58, 2))]
+    assert segments(rates, 3) == [pytest.approx(ends) for ends in [(40, 80), (30, 70), (38, 78)]]
+    assert texts(rates)[0] == "60.0 %\nn = 100" and texts(rates)[-1] == "nothing scored"
+    assert marked(differences, "o") == [(-10, 1, True), (-2, 2, False)]
+    assert segments(differences, 3) == [pytest.approx(ends) for ends in [(-15, -5), (-6, 2)]]
+    assert texts(differences)[1:3] == ["−10.0, n = 98\nadj. p < 0.001", "−2.0, n = 99\nadj. p = 0.300"]
+    assert [texts(differences)[row] for row in (0, 3)] == ["(compared with this)", "not compared"]
+
+
+def test_budgets_are_drawn_in_order_over_their_logarithm() -> None:
+    upper, lower = draw_thought_budget(BUDGETS).axes
+    [container] = upper.containers
+    assert container[0].get_xydata().tolist() == [pytest.approx(p) for p in [(4, 40), (5, 50), (6, 60), (7, 61)]]
+    assert bars(container)[0] == pytest.approx([20, 60])
+    assert [label.get_text() for label in lower.get_xticklabels()] == ["0", "32", "64", "128"]
+    used = {line.get_label(): line.get_ydata() for line in lower.lines}
+    assert list(used["thought"]) == [0, 16, 32, 64] and sorted(texts(lower)) == ["response", "thought"]
+
+
+def test_budget_positions() -> None:
+    assert (
+        log_positions([0]) == [-1] and log_positions([0, 1, 8]) == [-1, 0, 3] and log_positions([5])[0] == math.log2(5)
+    )
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+DRAWINGS = {
+    "win_rate": lambda: draw_win_rate(SUMMARIES["two_iterations"]),
+    "categories": lambda: draw_categories(SUMMARIES["two_iterations"]),
+    "iterations": lambda: draw_iterations(RUNS),
+    "gains": lambda: draw_category_gains(CATEGORIES),
+    "value": lambda: draw_thought_value(THOUGHT_VALUE),
+    "budget": lambda: draw_thought_budget(BUDGETS),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_files_are_the_same_each_time_and_hold_text(name: str, tmp_path: Path) -> None:
+    random.seed(0)
+    png, svg = save(DRAWINGS[name](), tmp_path / "one", name)
+    random.seed(1)
+    again_png, again_svg = save(DRAWINGS[name](), tmp_path / "two", name)
+    assert (png.name, svg.name) == (f"{name}.png", f"{name}.svg")
+    assert svg.read_bytes() == again_svg.read_bytes() and png.read_bytes() == again_png.read_bytes()
+    text = svg.read_text()
+    assert "<dc:date>" not in text and "<text" in text and "n = " in text
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_nothing_is_cut_off_and_names_do_not_overlap(name: str) -> None:
+    figure: Figure = DRAWINGS[name]()
+    figure.draw_without_rendering()
+    size = figure.bbox
+    for axes in figure.axes:
+        low, high = axes.get_xlim()
+        ticks = [text for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
+        drawn = [*axes.texts, *ticks, *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label]
+        boxes = [text.get_window_extent() for text in drawn if text.get_text()]
+        for box in [*boxes, axes.title.get_window_extent()]:
+            assert box.x0 >= size.x0 - 1 and box.x1 <= size.x1 + 1 and box.y0 >= size.y0 - 1 and box.y1 <= size.y1 + 1
+        beside = [text.get_window_extent() for text in axes.texts]
+        for index, box in enumerate(beside):
+            assert not any(box.overlaps(other) for other in beside[:index])
+
+
+def test_drawing_leaves_matplotlibs_settings_alone(tmp_path: Path) -> None:
+    before = dict(plt.rcParams)
+    write_figures(SUMMARIES["two_iterations"], tmp_path, formats=("png", "svg"))
+    assert dict(plt.rcParams) == before

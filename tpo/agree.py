@@ -1,4 +1,4 @@
-"""How well a judge agrees with labelled preferences, and which biases it has: statistics, tables and a figure.
+"""How well a judge agrees with labelled preferences, and which biases it has: statistics and tables.
 
 Every number travels with its count, with what is missing, and with a percentile interval from a bootstrap over
 instructions: comparisons of one instruction depend on each other, so whole instructions are drawn (the pairs cluster
@@ -10,7 +10,6 @@ are in [0, 1]. A comparison that the judge did not score is missing: excluded, a
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,7 +30,6 @@ SLICES = {
     "preferred_longer": "preferred is longer",
 }
 NUM_RESAMPLES = 2000
-DRAWN = ("all", "length_matched", "preferred_shorter")
 EXCLUDED = ("identical_responses", "labelled_tie")
 
 Values = NDArray[np.float64]
@@ -312,43 +310,3 @@ def format_estimate(estimate: dict[str, Any] | None) -> str:
     edges = estimate["interval"]
     interval = "" if edges is None else f" [{100 * edges[0]:.1f}, {100 * edges[1]:.1f}]"
     return f"{100 * estimate['rate']:.1f} %{interval}"
-
-
-def draw_agreement(results: Results, path: Path, *, title: str = "Agreement with labels") -> Path:
-    """Write a figure with a dot and its interval for every judge, a panel for each slice of `DRAWN`; return `path`."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # no screen is needed, and none may be there
-    import matplotlib.pyplot as plt
-
-    style: Any = {"axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False, "font.size": 10}
-    with plt.rc_context(style):
-        size = (3.4 * len(DRAWN) + 1, 0.42 * len(results) + 1.4)
-        figure, panels = plt.subplots(1, len(DRAWN), figsize=size, sharex=True, sharey=True)
-        for axes, name in zip(panels, DRAWN, strict=True):
-            axes.axvline(50, color="#444444", linewidth=0.8, linestyle=":")
-            for row, result in enumerate(results):
-                _draw_estimate(axes, row, result["slices"][name])
-            axes.set_title(SLICES[name], fontsize=10)
-            axes.set(xlim=(0, 100), ylim=(len(results) - 0.5, -0.5), xticks=range(0, 101, 25))
-            axes.tick_params(axis="y", length=0)
-        panels[0].set_yticks(range(len(results)), [result["judge"] for result in results])
-        panels[1].set_xlabel(f"agreement (%); bars: {100 * results[0]['confidence']:g} % intervals")
-        figure.suptitle(title, fontsize=11)
-        figure.tight_layout(w_pad=1.5)
-        figure.savefig(path, dpi=150, bbox_inches="tight")
-        plt.close(figure)
-    return path
-
-
-def _draw_estimate(axes: Any, row: int, estimate: dict[str, Any]) -> None:
-    note = {"va": "center", "fontsize": 8, "color": "#444444"}
-    axes.axhline(row, color="#e3e7eb", linewidth=0.8, zorder=0)
-    if estimate["rate"] is None:
-        axes.text(104, row, "nothing scored", **note)
-        return
-    if estimate["interval"] is not None:
-        edges = [100 * edge for edge in estimate["interval"]]
-        axes.plot(edges, [row, row], color="#8db8d9", linewidth=5, solid_capstyle="butt", clip_on=False)
-    axes.plot(100 * estimate["rate"], row, "o", color="#1b6ca8", markersize=5, clip_on=False, zorder=3)
-    axes.text(104, row, f"{100 * estimate['rate']:.0f} %\nn = {estimate['num_rows']:,}", **note)

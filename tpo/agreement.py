@@ -4,7 +4,6 @@ Writes `runs/agreement-<hash of the data>/<judge>.json`, and beside it a table a
 that data so far. Judgements are artifacts, so a killed measurement continues and nothing is judged twice.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,12 +73,13 @@ def report(path: Path) -> None:
     """Write `agreement.md` and `agreement.png` of all judges measured in the folder `path`, and print the table."""
     from rich.console import Console
 
-    from tpo.agree import agreement_markdown, agreement_table, draw_agreement
+    from tpo.agree import agreement_markdown, agreement_table
+    from tpo.figures import draw_agreement, save
+    from tpo.figures.results import read_judges
 
-    results = [json.loads(file.read_text()) for file in sorted(path.glob("*.json"))]
-    results.sort(key=lambda result: (result["slices"]["all"]["rate"] is None, -(result["slices"]["all"]["rate"] or 0)))
+    results = read_judges(path)
     (path / "agreement.md").write_text(agreement_markdown(results))
-    draw_agreement(results, path / "agreement.png")
+    save(draw_agreement(results), path, "agreement", formats=("png",))
     Console(width=None if sys.stdout.isatty() else 120).print(agreement_table(results))  # a log wraps nothing
 
 

@@ -40,6 +40,7 @@ def run_evaluation(config: EvaluateConfig) -> Path:
     """Evaluate and return the folder that holds what came out."""
     from tpo import measurements as measure
     from tpo.evaluation import Evaluation
+    from tpo.figures import write_evaluation_figures
     from tpo.stage import executor
     from tpo.tracking import log_evaluation
 
@@ -76,16 +77,10 @@ def run_evaluation(config: EvaluateConfig) -> Path:
     }
     with translate_disk_errors(path):
         write_json(path / "summary.json", summary)
-        _draw(path)
+        write_evaluation_figures(summary, path / "figures")
     print_evaluation(summary)
     log_evaluation(config.tracking, run_path=path, config=plain, summary=summary)
     return path
-
-
-def _draw(path: Path) -> None:
-    from tpo.figures import write_all
-
-    write_all(path)
 
 
 def print_evaluation(summary: dict[str, Any]) -> None:

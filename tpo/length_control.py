@@ -94,8 +94,8 @@ def estimate_length_controlled(
     """Return the win rate at equal length with its interval, the percentile bootstrap over prompts.
 
     The spread std d is computed anew in every resample: it comes from the same prompts as everything else, so its
-    uncertainty belongs in the interval. A bootstrap knows no doubt about a rate of 0 or 1 or about a single prompt; these
-    have Wilson's interval.
+    uncertainty belongs in the interval. A bootstrap knows no doubt about a rate of 0 or 1, or about a single prompt;
+    these have Wilson's interval.
 
     Args:
         wins: One per prompt, in [0, 1]; a judge's probability is as good as a win or a loss. None is unscored, and

@@ -1,0 +1,35 @@
+# %% [markdown]
+# # Which kinds of instructions profit from thinking?
+#
+# First the paper's figure, from evaluations: the gain over 50 % in each category, with intervals for one category and
+# for all at once, and a test corrected for the number of categories. Then each run's own figure: the win rate before
+# training and after it, without a test, on the run's held-out instructions.
+#
+# Reads: evaluations `categories` of `python -m tpo.evaluate`, and folders of finished runs.
+
+# %%
+import sys
+
+sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
+
+from tpo.figures import Evaluation, Run, draw_categories, draw_category_gains, find, show
+
+# %% tags=["parameters"]
+EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
+RUNS = ["runs/*"]
+
+# %%
+evaluations = [found for found in find(EVALUATIONS, Evaluation) if found.kind == "categories"]
+for evaluation in evaluations:
+    print(evaluation.path.name)
+    show(draw_category_gains(evaluation.summary))
+if not evaluations:
+    print(f"No evaluation `categories` in {EVALUATIONS}.")
+
+# %%
+runs = find(RUNS, Run)
+for run in runs:
+    print(run.path.name)
+    show(draw_categories(run.summary))
+if not runs:
+    print(f"No finished run in {RUNS}: `make quickstart` makes one.")

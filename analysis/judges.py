@@ -1,0 +1,30 @@
+# %% [markdown]
+# # How good are the judges?
+#
+# How often each judge prefers what the labels prefer: overall, where the two responses are about equally long, and
+# where the preferred one is the shorter. A judge of length is right in the second as often as a coin and never in the
+# third.
+#
+# Reads: folders of `python -m tpo.agreement`, one for each file of labelled preferences.
+
+# %%
+import sys
+
+sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
+
+from IPython.display import Markdown, display
+
+from tpo.agree import agreement_markdown
+from tpo.figures import Judges, draw_agreement, find, show
+
+# %% tags=["parameters"]
+AGREEMENTS = ["runs/agreement-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
+
+# %%
+measured = find(AGREEMENTS, Judges)
+for judges in measured:
+    print(f"{judges.path.name}: {judges.results[0]['data']}")
+    show(draw_agreement(judges.results))
+    display(Markdown(agreement_markdown(judges.results)))
+if not measured:
+    print(f"No measured judges in {AGREEMENTS}: `python -m tpo.agreement judge=length data=...` measures one.")

@@ -1,0 +1,35 @@
+# %% [markdown]
+# # What is a thought worth?
+#
+# Interventions on the thought of one policy, over the same instructions: its own thought, none, another instruction's,
+# its own cut short, the seed model's. If the responses are as good without it, the thought does not help by what it
+# says. Then the win rate against how many tokens a thought may take: what more computation at test time buys.
+#
+# Reads: evaluations `thought_value` and `thought_budget` of `python -m tpo.evaluate`.
+
+# %%
+import sys
+
+sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
+
+from tpo.figures import Evaluation, draw_thought_budget, draw_thought_value, find, show
+
+# %% tags=["parameters"]
+EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
+
+# %%
+evaluations = find(EVALUATIONS, Evaluation)
+interventions = [found for found in evaluations if found.kind == "thought_value"]
+for evaluation in interventions:
+    print(evaluation.path.name)
+    show(draw_thought_value(evaluation.summary))
+if not interventions:
+    print(f"No evaluation `thought_value` in {EVALUATIONS}.")
+
+# %%
+budgets = [found for found in evaluations if found.kind == "thought_budget"]
+for evaluation in budgets:
+    print(evaluation.path.name)
+    show(draw_thought_budget(evaluation.summary))
+if not budgets:
+    print(f"No evaluation `thought_budget` in {EVALUATIONS}.")

@@ -1,0 +1,417 @@
+"""Notebooks run on a real run, results are found and named, tables and W&B exports hold what summaries hold."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+from scipy.stats import ttest_1samp
+from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
+
+from tpo.agree import agreement
+from tpo.artifacts import finish, write_json
+from tpo.figures import (
+    Evaluation,
+    Judges,
+    Run,
+    ablation_table,
+    draw_iterations,
+    find,
+    find_exports,
+    label_runs,
+    read,
+    read_exports,
+    to_latex,
+    to_markdown,
+    with_length_intervals,
+)
+from tpo.figures.__main__ import main
+from tpo.figures.results import ResultError, swept_settings
+from tpo.labelled import LabelledPair, Prediction
+from tpo.records import Completion, write_records
+from tpo.tracking import iteration_metrics
+
+REPOSITORY = Path(__file__).parent.parent
+QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # what a real run left
+NOTEBOOKS = sorted((REPOSITORY / "analysis").glob("*.py"))
+SUMMARY: dict[str, Any] = json.loads((QUICKSTART / "summary.json").read_text())
+CONFIG: dict[str, Any] = json.loads((QUICKSTART / "config.json").read_text())
+
+
+def put(path: Path, summary: dict[str, Any], config: dict[str, Any] | None = None) -> Path:
+    path.mkdir(parents=True)
+    write_json(path / "summary.json", summary)
+    if config is not None:
+        write_json(path / "config.json", config)
+    return path
+
+
+def made_up_judges(path: Path) -> Path:
+    pairs = [LabelledPair(str(number), 0, 1, float(number % 2), "g", 10, 10 + number % 3) for number in range(12)]
+    path.mkdir(parents=True)
+    for name, outcomes in {"worse": [1.0, 0.0, 0.0], "better": [0.0, 1.0, 0.0], "silent": [None] * 3}.items():
+        predictions = [Prediction(outcome, None if outcome is not None else "made up") for outcome in 4 * outcomes]
+        result = agreement(pairs, predictions, seed=0, num_resamples=50)
+        write_json(path / f"made_up_{name}.json", {"judge": name, "data": "made up", **result.to_dict()})
+    return path
+
+
+def export(path: Path, run: str, summary: dict[str, Any], metrics: list[str], *, axis: str = "iteration") -> Path:
+    """Write what W&B's page writes for a line plot of `metrics` over `axis`."""
+    columns = [f"{run} - eval/{metric}{edge}" for metric in metrics for edge in ("", "__MIN", "__MAX")]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, quoting=csv.QUOTE_ALL)
+        rows.writerow([axis, *columns])
+        for entry in summary["iterations"]:
+            logged = iteration_metrics(entry)
+            rows.writerow([entry["iteration"], *(logged.get(f"eval/{m}", "") for m in metrics for _ in range(3))])
+    return path
+
+
+RATE_METRICS = [
+    f"{key}{part}"
+    for key in ("win_rate", "win_rate_length_controlled")
+    for part in ("", "_low", "_high", "_num_prompts")
+]
+LENGTH_METRICS = ["mean_thought_tokens", "mean_response_tokens"]
+
+
+@pytest.fixture(scope="module")
+def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders in place of runs/: one real run alone, with everything else (made up) beside it, and an empty one."""
+    root = tmp_path_factory.mktemp("runs_dirs")
+    real, everything, nothing = root / "real", root / "everything", root / "nothing"
+    nothing.mkdir()
+    shutil.copytree(QUICKSTART, real / "quickstart-a89d10cdb785")
+    shutil.copytree(QUICKSTART, everything / "quickstart-a89d10cdb785")
+    direct = {**CONFIG, "thought": {**CONFIG["thought"], "name": "none", "prompt": None}}
+    put(everything / "quickstart-made_up", SUMMARY, direct)
+    (everything / "quickstart-unfinished").mkdir()
+    write_json(everything / "quickstart-unfinished" / "config.json", CONFIG)
+    for summary in (CATEGORIES, THOUGHT_VALUE, BUDGETS):
+        put(everything / f"evaluate-{summary['evaluation']}-made_up", summary)
+    made_up_judges(everything / "agreement-made_up")
+    export(everything / "exported.csv", "quickstart-a89d10cdb785", SUMMARY, RATE_METRICS + LENGTH_METRICS)
+    return {"real": real, "everything": everything, "nothing": nothing}
+
+
+# --- notebooks --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def executed(runs_dirs: dict[str, Path]) -> dict[tuple[str, str], list[Any]]:
+    """The outputs of every notebook on every folder of `runs_dirs`, from top to bottom.
+
+    One kernel executes all, as starting one takes longer than a notebook; each begins with an empty namespace.
+    """
+    end = "assert not {'vllm', 'trl', 'torch'} & set(__import__('sys').modules)"
+    parts: dict[tuple[str, str], list[Any]] = {}
+    for folder, runs_dir in runs_dirs.items():
+        for path in NOTEBOOKS:
+            begin = f"%reset -f\nimport os\nos.environ['TPO_RUNS_DIR'] = {str(runs_dir)!r}"
+            parts[folder, path.stem] = [new_code_cell(begin), *jupytext.read(path).cells, new_code_cell(end)]
+    notebook = new_notebook(cells=[cell for cells in parts.values() for cell in cells])
+    where = {"metadata": {"path": str(REPOSITORY / "analysis")}}  # Jupyter, too, starts a kernel beside the notebook
+    NotebookClient(notebook, kernel_name="python3", resources=where, timeout=60, allow_errors=True).execute()
+    return {
+        key: [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+        for key, cells in parts.items()
+    }
+
+
+def printed(outputs: list[Any]) -> str:
+    return "".join(output.text for output in outputs if output.output_type == "stream")
+
+
+def pictures(outputs: list[Any]) -> int:
+    return sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+#: Notebook: pictures from the real run alone, and with everything.
+EXPECTED = {
+    "ablations": (0, 0),
+    "categories": (1, 3),
+    "iterations": (1, 2),
+    "judges": (0, 1),
+    "lengths": (1, 2),
+    "thought_value": (0, 2),
+}
+
+
+def test_notebooks_are_found() -> None:
+    assert [path.stem for path in NOTEBOOKS] == sorted(EXPECTED) and len(NOTEBOOKS) == 6
+
+
+Executed = dict[tuple[str, str], list[Any]]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+@pytest.mark.parametrize("folder", ["real", "everything", "nothing"])
+def test_notebook_runs_from_top_to_bottom(folder: str, name: str, executed: Executed) -> None:
+    outputs = executed[folder, name]
+    assert [output["evalue"] for output in outputs if output.output_type == "error"] == []
+    assert pictures(outputs) == {**dict(zip(("real", "everything"), EXPECTED[name], strict=True)), "nothing": 0}[folder]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_notebook_says_in_a_line_what_is_absent(name: str, executed: Executed) -> None:
+    lines = printed(executed["nothing", name]).splitlines()
+    assert lines and all(line.startswith("No ") and " in [" in line for line in lines)
+    assert "No " not in printed(executed["everything", name])
+
+
+def test_ablations_hold_the_real_run(executed: Executed) -> None:
+    [table, *_] = [output.data["text/markdown"] for output in executed["real", "ablations"] if "data" in output]
+    assert "| quickstart-a89d10cdb785 | 2 | 70.0 [57.5, 80.1] | 67.5 [55.3, 80.4] | 60 |" in table
+    assert "thought=none" not in table and "| none |" in executed["everything", "ablations"][0].data["text/markdown"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_begins_with_its_question_and_has_parameters(path: Path) -> None:
+    first, *cells = jupytext.read(path).cells
+    assert first.cell_type == "markdown" and first.source.splitlines()[0].endswith("?") and "Reads: " in first.source
+    [parameters] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    assert '"runs/' in parameters.source
+
+
+# --- finding and naming results ---------------------------------------------------------------------------------
+
+
+def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TPO_RUNS_DIR", str(runs_dirs["everything"]))
+    assert [run.path.name for run in find(["runs/*"], Run)] == ["quickstart-a89d10cdb785", "quickstart-made_up"]
+    assert [found.kind for found in find(["runs/evaluate-*", "runs/*"], Evaluation)] == [
+        "categories",
+        "thought_budget",
+        "thought_value",
+    ]
+    [judges] = find(["runs/agreement-*"], Judges)
+    assert [result["judge"] for result in judges.results] == ["better", "worse", "silent"]
+    assert [path.name for path in find_exports(["runs/*"])] == ["exported.csv"]
+    assert [run.path for run in find(["experiments/quick*"], Run)] == [QUICKSTART]
+    assert read(runs_dirs["everything"] / "quickstart-unfinished") is None
+
+
+def test_damaged_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"iterations": [')
+    with pytest.raises(ResultError, match="summary.json is not JSON"):
+        read(tmp_path)
+
+
+def run(name: str, **changes: Any) -> Run:
+    config = {key: {**found, **changes.get(key, {})} for key, found in CONFIG.items() if isinstance(found, dict)}
+    return Run(Path(name), SUMMARY, {**CONFIG, **config})
+
+
+NONE = {"name": "none", "prompt": None}
+
+
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        ([run("a")], ["quickstart"]),
+        ([run("a"), run("b", thought=NONE)], ["quickstart thought=generic", "quickstart thought=none"]),
+        ([run("a"), run("b", train={"beta": 0.2})], ["quickstart beta=0.1", "quickstart beta=0.2"]),
+        ([run("a"), run("b", tracking={"kind": "none"})], ["a", "b"]),
+        ([run("a"), Run(Path("b"), SUMMARY, {})], ["a", "b"]),
+        ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-rather-long-name"})], ["a", "b"]),
+        ([run("a"), Run(Path("b"), {**SUMMARY, "experiment": "other"}, {})], ["quickstart", "other"]),
+    ],
+)
+def test_labels_tell_runs_apart(runs: list[Run], labels: list[str]) -> None:
+    assert list(label_runs(runs)) == labels and list(label_runs(runs).values()) == runs
+
+
+def test_a_named_group_hides_only_what_its_name_determines() -> None:
+    configs = [
+        {"thought": {"name": "generic", "prompt": "one", "enforce": "switch"}, "seed": 0},
+        {"thought": {"name": "generic", "prompt": "one", "enforce": "none"}, "seed": 0},
+        {"thought": {"name": "none", "prompt": None}, "seed": 0},
+        {},
+    ]
+    assert swept_settings(configs) == [
+        {"thought": "generic", "thought.enforce": "switch"},
+        {"thought": "generic", "thought.enforce": "none"},
+        {"thought": "none", "thought.enforce": None},
+        {"thought": None, "thought.enforce": None},
+    ]
+
+
+# --- lengths ----------------------------------------------------------------------------------------------------
+
+
+def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
+    lengths = [40, 55, 61, 64, 64, 70, 90, 44, 52, 58]
+    path = tmp_path / "artifacts" / "sample-made_up"
+    path.mkdir(parents=True)
+    write_json(path / "request.json", {})
+    rows = [
+        Completion(
+            prompt_id=str(number),
+            sample_index=0,
+            prompt_ids=[],
+            completion_ids=[],
+            forced_start=0,
+            forced_stop=0,
+            is_prefilled=False,
+            completion="",
+            thought="t",
+            response="r" if length else None,
+            split_error=None if length else "empty",
+            finish_reason="stop",
+            num_thought_tokens=length,
+            num_response_tokens=7,
+            seed=0,
+        )
+        for number, length in enumerate([*lengths, 0])  # the last has no response, and does not count
+    ]
+    write_records(path / "rows.jsonl", rows)
+    entries = [{**entry, "artifacts": {"answers": path.name}} for entry in SUMMARY["iterations"][:1]]
+    config = {**CONFIG, "artifacts_dir": str(path.parent)}
+    found = Run(tmp_path, {**SUMMARY, "iterations": entries}, config)
+    assert with_length_intervals(found) == found.summary, "an artifact without a manifest does not exist"
+    finish(path, metrics={}, started=time.time())
+    [entry] = with_length_intervals(found)["iterations"]
+    assert entry["thought_tokens"]["num_prompts"] == 10 and entry["thought_tokens"]["mean"] == pytest.approx(59.8)
+    assert entry["thought_tokens"]["interval"] == pytest.approx(list(ttest_1samp(lengths, 0).confidence_interval(0.95)))
+    assert entry["response_tokens"]["interval"] == [7, 7]
+    assert with_length_intervals(Run(QUICKSTART, SUMMARY, CONFIG))["iterations"][0].get("thought_tokens") is None
+
+
+# --- the ablation table -----------------------------------------------------------------------------------------
+
+
+def test_table_has_a_row_for_each_run_and_a_column_for_what_differs() -> None:
+    runs = [run("c", thought=NONE), run("b", pairs={"length_penalty": 0.0}), run("a")]
+    table = ablation_table(runs)
+    assert list(table.index) == ["b", "a", "c"]  # in the order of the settings
+    assert list(table.columns[:3]) == ["thought", "pairs.length_penalty", "iteration"]
+    last = SUMMARY["iterations"][-1]
+    for name, row in table.iterrows():
+        rate = last["win_rate"]
+        assert [row["win_rate"], row["win_rate_low"], row["win_rate_high"]] == [rate["rate"], *rate["interval"]]
+        assert (row["iteration"], row["num_prompts"], row["num_unscored"]) == (2, 60, 0)
+        assert row["mean_response_tokens"] == last["mean_response_tokens"]
+        assert row["thought"] == ("none" if name == "c" else "generic")
+    assert list(ablation_table(runs, iteration=1)["iteration"]) == [1, 1, 1]
+    assert len(ablation_table(runs, iteration=9)) == 0 == len(ablation_table([]))
+
+
+def test_tables_are_written_for_people() -> None:
+    unscored = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 60}
+    entry = {**SUMMARY["iterations"][-1], "win_rate": unscored, "win_rate_length_controlled": unscored}
+    silent = Run(Path("b|c"), {**SUMMARY, "judge": "a_b", "iterations": [entry]}, run("b", thought=NONE).config)
+    table = ablation_table([run("a"), silent])
+    header, rule, first, second = to_markdown(table).splitlines()
+    names = ["run", "thought", "iteration", "win rate (%)", "length-controlled (%)", "n"]
+    assert header == f"| {' | '.join([*names, 'thought tokens', 'response tokens', 'judge'])} |"
+    assert rule.count("---") == 9
+    assert first == "| a | generic | 2 | 70.0 [57.5, 80.1] | 67.5 [55.3, 80.4] | 60 | 61 | 77 | self_rating |"
+    assert second == "| b\\|c | none | 2 | - | - | 0 (+60 unscored) | 61 | 77 | a_b |"
+    latex = to_latex(table)
+    assert "\\toprule" in latex and "win rate (\\%)" in latex and "self\\_rating" in latex
+    assert "a & generic & 2 & 70.0 [57.5, 80.1] &" in latex
+
+
+# --- W&B exports ------------------------------------------------------------------------------------------------
+
+
+def test_an_export_holds_what_the_summary_holds(tmp_path: Path) -> None:
+    rates = export(tmp_path / "rates.csv", "one - a run", SUMMARY, RATE_METRICS)
+    lengths = export(tmp_path / "lengths.csv", "one - a run", SUMMARY, LENGTH_METRICS)
+    [(name, summary)] = read_exports([rates, lengths]).items()
+    assert name == "one - a run" == summary["experiment"]
+    for found, real in zip(summary["iterations"], SUMMARY["iterations"], strict=True):
+        for key in ("win_rate", "win_rate_length_controlled"):
+            assert found[key] == {**real[key], "num_unscored": None}  # a chart does not show what is unscored
+        for key in ("iteration", *LENGTH_METRICS):
+            assert found[key] == real[key]
+
+
+def test_an_export_of_one_metric_is_drawn_without_intervals(tmp_path: Path) -> None:
+    summaries = read_exports([export(tmp_path / "one.csv", "a", SUMMARY, ["win_rate"])])
+    figure = draw_iterations(summaries)
+    assert "n not given" in figure.get_suptitle()
+    assert [y for _, y in figure.axes[0].lines[1].get_xydata()] == pytest.approx(
+        [100 * entry["win_rate"]["rate"] for entry in SUMMARY["iterations"]]
+    )
+
+
+def test_exports_that_cannot_be_read(tmp_path: Path) -> None:
+    steps = export(tmp_path / "steps.csv", "a", SUMMARY, ["win_rate"], axis="Step")
+    with pytest.raises(ResultError, match=r"steps.csv: the first column is not 'iteration'"):
+        read_exports([steps])
+    (tmp_path / "text.csv").write_text('"iteration","a - eval/win_rate"\n"1","high"\n')
+    with pytest.raises(ResultError, match=r"'high' in the column 'a - eval/win_rate' is not a number"):
+        read_exports([tmp_path / "text.csv"])
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_command_draws_a_run_into_its_folder(runs_dirs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs_dirs["real"] / "quickstart-a89d10cdb785", folder)
+    done = subprocess.run(
+        [sys.executable, "-m", "tpo.figures", str(folder)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    names = [f"{name}.{kind}" for name in ("win_rate", "categories", "lengths") for kind in ("png", "svg")]
+    assert done.stdout.split() == [str(folder / "figures" / name) for name in names]
+    assert sorted(path.name for path in (folder / "figures").iterdir()) == sorted(names)
+
+
+def test_command_compares_several(
+    runs_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = sorted(str(path) for path in runs_dirs["everything"].iterdir() if path.is_dir())
+    assert main([*folders, "--out", str(tmp_path), "--formats", "svg"]) == 0
+    written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert written == {
+        "agreement-made_up/agreement.svg",
+        "evaluate-categories-made_up/categories.svg",
+        "evaluate-thought_budget-made_up/thought_budget.svg",
+        "evaluate-thought_value-made_up/thought_value.svg",
+        *(
+            f"quickstart-{name}/{figure}.svg"
+            for name in ("a89d10cdb785", "made_up")
+            for figure in ("win_rate", "categories", "lengths")
+        ),
+        "iterations.svg",
+        "lengths.svg",
+        "ablations.md",
+        "ablations.tex",
+    }
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == len(written) and err.strip().endswith("quickstart-unfinished: nothing to draw")
+    assert "quickstart thought=none" in (tmp_path / "iterations.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["quickstart-unfinished"], "no folder holds a finished run"),
+        (["quickstart-a89d10cdb785", "quickstart-made_up"], "several folders need --out"),
+    ],
+)
+def test_command_says_what_is_wrong(
+    names: list[str], message: str, runs_dirs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(runs_dirs["everything"] / name) for name in names]) == 1
+    assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_command_draws_nothing_of_an_evaluation_without_a_figure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(tmp_path / "evaluate-gsm8k", {"evaluation": "gsm8k"})
+    assert main([str(tmp_path / "evaluate-gsm8k")]) == 0
+    assert capsys.readouterr().out.strip() == ""

@@ -1,0 +1,42 @@
+"""The figure of judges' agreement with labels, drawn from the files of `python -m tpo.agreement`."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tpo.agree import SLICES
+from tpo.figures.style import BLUE, PAGE, REFERENCE, ROW, draw_interval, interval_text, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DRAWN = ("all", "length_matched", "preferred_shorter")
+
+
+@styled
+def draw_agreement(results: Sequence[dict[str, Any]]) -> "Figure":
+    """Draw a dot with its interval for every judge, a panel for each slice of `DRAWN`."""
+    caption = f"agreement with labels; {interval_text(results[0]['confidence'])} over instructions; n: comparisons"
+    figure = new_figure(PAGE, 0.33 * len(results) + 0.9, caption=caption)
+    panels = figure.subplots(1, len(DRAWN), sharex=True, sharey=True)
+    for axes, name in zip(panels, DRAWN, strict=True):
+        axes.axvline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
+        for row, result in enumerate(results):
+            _draw_estimate(axes, row, result["slices"][name])
+        axes.set(title=SLICES[name], xlim=(0, 100), ylim=(len(results) - 0.5, -0.5), xticks=range(0, 101, 25))
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+    panels[0].set_yticks(range(len(results)), [result["judge"] for result in results])
+    panels[1].set_xlabel("agreement (%)")
+    return figure
+
+
+def _draw_estimate(axes: Any, row: int, estimate: dict[str, Any]) -> None:
+    note = {"va": "center", "fontsize": 6.5, "color": REFERENCE}
+    axes.axhline(row, color=ROW, linewidth=0.7, zorder=0)
+    if estimate["rate"] is None:
+        axes.text(104, row, "nothing scored", **note)
+        return
+    draw_interval(axes, row, estimate["interval"], color=BLUE, alpha=0.4, linewidth=4, clip_on=False)
+    axes.plot(100 * estimate["rate"], row, "o", color=BLUE, clip_on=False, zorder=3)
+    unscored = f" (+{estimate['num_unscored']:,} unscored)" if estimate["num_unscored"] else ""
+    axes.text(104, row, f"{100 * estimate['rate']:.0f} %\nn = {estimate['num_rows']:,}{unscored}", **note)

@@ -1,0 +1,228 @@
+"""How every figure looks, and how it is saved: sizes, colours, intervals, labels.
+
+Colours are those of Okabe & Ito's palette (2008), which readers with any common colour blindness tell apart; series
+differ by marker too. Sizes are inches at which type of 7 to 8 points is printed in a two-column paper.
+"""
+
+import functools
+import io
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMN, PAGE = 3.4, 6.8  # inches: the width of a column and of a page of two columns
+BLUE, VERMILION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#AA5C8D"
+SERIES = (BLUE, VERMILION, GREEN, PURPLE, "#C98A00", "#3A9BD0", "#000000")
+MARKERS = ("o", "s", "^", "D", "v")
+GREY, REFERENCE, ROW = "#8A949E", "#444444", "#E3E7EB"
+FORMATS = ("png", "svg")
+STYLE: Any = {  # Any: matplotlib types its keys one by one
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.labelsize": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "figure.titlesize": 7,
+    "font.size": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "savefig.dpi": 150,
+    "svg.fonttype": "none",  # text stays text: it can be searched, and edited for a paper
+    "svg.hashsalt": "tpo",  # the same figure is the same file
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+}
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, "Figure"]) -> Callable[P, "Figure"]:
+    """Make a drawing function use `STYLE`, and leave matplotlib's own settings as they were."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> "Figure":
+        import matplotlib
+
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(width: float, height: float, *, caption: str) -> "Figure":
+    """Return an empty figure of so many inches under its caption, which is wrapped to the width."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(textwrap.fill(caption, round(18 * width)), x=0.01, ha="left", color=REFERENCE)
+    return figure
+
+
+def save(figure: "Figure", directory: Path, name: str, *, formats: Sequence[str] = FORMATS) -> list[Path]:
+    """Write `<name>.<format>` into `directory`, made where missing, and return the paths.
+
+    Two SVG files of the same figure are equal byte for byte under one version of matplotlib; they hold no date.
+    """
+    import matplotlib
+
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = [directory / f"{name}.{kind}" for kind in formats]
+    with matplotlib.rc_context(STYLE):
+        for path in paths:
+            figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def svg_text(figure: "Figure") -> str:
+    """Return a figure as an SVG document on no background, the same text for the same figure."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
+    return buffer.getvalue()
+
+
+def show(figure: "Figure") -> None:
+    """Display a figure in a notebook, as it would be saved."""
+    import io
+
+    from IPython.display import Image, display
+
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=2 * STYLE["savefig.dpi"])
+    display(Image(picture.getvalue(), width=round(figure.get_figwidth() * STYLE["savefig.dpi"])))  # type: ignore[no-untyped-call]
+
+
+def appearance(index: int) -> dict[str, Any]:
+    """Return the colour and the marker of the series number `index`."""
+    return {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
+
+
+def count_text(rates: Sequence[dict[str, Any]]) -> str:
+    """Return "n = 60", "n = 57 to 60" or "n = 57 (+3 unscored)" for the win rates that are shown together."""
+    counts = [rate["num_prompts"] for rate in rates if rate["num_prompts"] is not None]
+    if not counts:
+        return "n not given"
+    spread = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+    unscored = max(rate.get("num_unscored") or 0 for rate in rates)
+    return f"n = {spread}" + (f" (+{'up to ' * (len(counts) > 1)}{unscored:,} unscored)" if unscored else "")
+
+
+def caption_text(*parts: str | None) -> str:
+    """Join what a caption says, without what is not known."""
+    return "; ".join(part for part in parts if part)
+
+
+def interval_text(confidence: float | None) -> str:
+    """Return what the bars of a figure are."""
+    return "bars: intervals" if confidence is None else f"bars: {100 * confidence:g} % intervals"
+
+
+def draw_points(axes: Any, positions: Sequence[float], rates: Sequence[dict[str, Any]], **style: Any) -> None:
+    """Draw rates in percent over positions, joined, with their intervals; what is unscored leaves a gap.
+
+    Args:
+        axes: What is drawn on.
+        positions: Horizontal ones, as many as rates.
+        rates: Dicts with "rate" and "interval", fractions or null.
+        style: Of matplotlib's `errorbar`.
+    """
+    known = [(position, rate) for position, rate in zip(positions, rates, strict=True) if rate["rate"] is not None]
+    values = [100 * rate["rate"] for _, rate in known]
+    edges = [rate["interval"] and [100 * edge for edge in rate["interval"]] for _, rate in known]
+    draw_means(axes, [position for position, _ in known], values, edges, **style)
+
+
+def draw_means(
+    axes: Any, positions: Sequence[float], means: Sequence[float], edges: Sequence[Sequence[float] | None], **style: Any
+) -> None:
+    """Draw means over positions, joined, each with its interval where it has one; nothing where there are no means."""
+    if not means:
+        return
+    if any(edges):
+        bounds = [found or (mean, mean) for mean, found in zip(means, edges, strict=True)]
+        # An interval of a rate of 0 or 1 may miss it by rounding, and a bar has no negative length.
+        below = [max(0.0, mean - low) for mean, (low, _) in zip(means, bounds, strict=True)]
+        above = [max(0.0, high - mean) for mean, (_, high) in zip(means, bounds, strict=True)]
+        style = {"yerr": [below, above], "capsize": 2, "elinewidth": 0.9, **style}
+    axes.errorbar(positions, means, **style)
+
+
+def length_means(summary: dict[str, Any], part: str) -> list[tuple[int, float, list[float] | None]]:
+    """Return iteration, mean tokens and interval where they are known; nothing for a run that has no thoughts.
+
+    An entry's "thought_tokens" and "response_tokens" (`tpo.figures.results.with_length_intervals`) give the intervals.
+    """
+    found = [
+        (entry["iteration"], entry[f"mean_{part}_tokens"], entry.get(f"{part}_tokens", {}).get("interval"))
+        for entry in summary["iterations"]
+        if entry[f"mean_{part}_tokens"] is not None
+    ]
+    return found if any(mean for _, mean, _ in found) else []
+
+
+def length_bars_text(summaries: Sequence[dict[str, Any]]) -> str:
+    """Return what the bars of a figure of lengths are, or that there are none."""
+    parts = [
+        found for summary in summaries for part in ("thought", "response") for found in length_means(summary, part)
+    ]
+    if any(interval for _, _, interval in parts):
+        return "means over answers with a response; bars: 95 % intervals"
+    return "means over answers with a response; no intervals: the summary holds none"
+
+
+def draw_interval(axes: Any, row: float, edges: Sequence[float] | None, **style: Any) -> None:
+    """Draw a horizontal interval of fractions, in percent, or nothing where there is none."""
+    if edges is not None:
+        axes.plot([100 * edge for edge in edges], [row, row], **{"solid_capstyle": "butt", **style})
+
+
+def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, height: float) -> None:
+    """Write series' names beside the axes, each as high as its last point, apart from each other.
+
+    Args:
+        axes: Whose limits are final.
+        labels: Vertical position, text and colour of each, in the axes' unit.
+        height: Of the axes, in inches, roughly.
+    """
+    low, high = axes.get_ylim()
+    ordered = sorted(labels)
+    places = spread([wanted for wanted, _, _ in ordered], gap=1.3 * 7 / 72 / height * (high - low))
+    for place, (_, text, color) in zip(places, ordered, strict=True):
+        axes.annotate(
+            text,
+            (axes.get_xlim()[1], place),
+            xytext=(2, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+            color=color,
+            annotation_clip=False,
+        )
+
+
+def spread(wanted: Sequence[float], *, gap: float) -> list[float]:
+    """Return the positions closest to the `wanted` ones, which ascend, that are at least `gap` apart.
+
+    Closest in the sum of squares: positions that would collide form a group around their own mean.
+    """
+    groups: list[list[float]] = []
+    for position in wanted:
+        groups.append([position])
+        while len(groups) > 1 and _first(groups[-1], gap) < _first(groups[-2], gap) + gap * len(groups[-2]):
+            last = groups.pop()
+            groups[-1] += last
+    return [_first(group, gap) + gap * number for group in groups for number in range(len(group))]
+
+
+def _first(group: Sequence[float], gap: float) -> float:
+    return sum(group) / len(group) - gap * (len(group) - 1) / 2
