@@ -7,7 +7,7 @@
 # Reads: folders of finished runs, and CSV files exported from W&B. For the latter, put `eval/win_rate`,
 # `eval/win_rate_low`, `eval/win_rate_high` and `eval/win_rate_num_prompts` (likewise
 # `eval/win_rate_length_controlled...`) on line plots with the x axis `iteration`, and choose "Export CSV". Such a file
-# has the column `iteration` and columns such as `quickstart-a89d10cdb785 - eval/win_rate`.
+# has the column `iteration` and columns such as `quickstart-bdbd3c7e264f - eval/win_rate`.
 
 # %%
 import sys

@@ -90,8 +90,8 @@ def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs_dirs")
     real, everything, nothing = root / "real", root / "everything", root / "nothing"
     nothing.mkdir()
-    shutil.copytree(QUICKSTART, real / "quickstart-a89d10cdb785")
-    shutil.copytree(QUICKSTART, everything / "quickstart-a89d10cdb785")
+    shutil.copytree(QUICKSTART, real / "quickstart-bdbd3c7e264f")
+    shutil.copytree(QUICKSTART, everything / "quickstart-bdbd3c7e264f")
     direct = {**CONFIG, "thought": {**CONFIG["thought"], "name": "none", "prompt": None}}
     put(everything / "quickstart-made_up", SUMMARY, direct)
     (everything / "quickstart-unfinished").mkdir()
@@ -99,7 +99,7 @@ def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for summary in (CATEGORIES, THOUGHT_VALUE, BUDGETS):
         put(everything / f"evaluate-{summary['evaluation']}-made_up", summary)
     made_up_judges(everything / "agreement-made_up")
-    export(everything / "exported.csv", "quickstart-a89d10cdb785", SUMMARY, RATE_METRICS + LENGTH_METRICS)
+    export(everything / "exported.csv", "quickstart-bdbd3c7e264f", SUMMARY, RATE_METRICS + LENGTH_METRICS)
     return {"real": real, "everything": everything, "nothing": nothing}
 
 
@@ -170,7 +170,7 @@ def test_notebook_says_in_a_line_what_is_absent(name: str, executed: Executed) -
 
 def test_ablations_hold_the_real_run(executed: Executed) -> None:
     [table, *_] = [output.data["text/markdown"] for output in executed["real", "ablations"] if "data" in output]
-    assert "| quickstart-a89d10cdb785 | 2 | 70.0 [57.5, 80.1] | 67.5 [55.3, 80.4] | 60 |" in table
+    assert "| quickstart-bdbd3c7e264f | 2 | 70.0 [57.5, 80.1] | 69.9 [57.8, 82.3] | 60 |" in table
     assert "thought=none" not in table and "| none |" in executed["everything", "ablations"][0].data["text/markdown"]
 
 
@@ -187,7 +187,7 @@ def test_notebook_begins_with_its_question_and_has_parameters(path: Path) -> Non
 
 def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPO_RUNS_DIR", str(runs_dirs["everything"]))
-    assert [run.path.name for run in find(["runs/*"], Run)] == ["quickstart-a89d10cdb785", "quickstart-made_up"]
+    assert [run.path.name for run in find(["runs/*"], Run)] == ["quickstart-bdbd3c7e264f", "quickstart-made_up"]
     assert [found.kind for found in find(["runs/evaluate-*", "runs/*"], Evaluation)] == [
         "categories",
         "thought_budget",
@@ -283,7 +283,8 @@ def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
     assert entry["thought_tokens"]["num_prompts"] == 10 and entry["thought_tokens"]["mean"] == pytest.approx(59.8)
     assert entry["thought_tokens"]["interval"] == pytest.approx(list(ttest_1samp(lengths, 0).confidence_interval(0.95)))
     assert entry["response_tokens"]["interval"] == [7, 7]
-    assert with_length_intervals(Run(QUICKSTART, SUMMARY, CONFIG))["iterations"][0].get("thought_tokens") is None
+    elsewhere = Run(QUICKSTART, SUMMARY, {**CONFIG, "artifacts_dir": str(tmp_path / "nowhere")})
+    assert with_length_intervals(elsewhere)["iterations"][0].get("thought_tokens") is None
 
 
 # --- the ablation table -----------------------------------------------------------------------------------------
@@ -314,7 +315,7 @@ def test_tables_are_written_for_people() -> None:
     names = ["run", "thought", "iteration", "win rate (%)", "length-controlled (%)", "n"]
     assert header == f"| {' | '.join([*names, 'thought tokens', 'response tokens', 'judge'])} |"
     assert rule.count("---") == 9
-    assert first == "| a | generic | 2 | 70.0 [57.5, 80.1] | 67.5 [55.3, 80.4] | 60 | 61 | 77 | self_rating |"
+    assert first == "| a | generic | 2 | 70.0 [57.5, 80.1] | 69.9 [57.8, 82.3] | 60 | 61 | 77 | self_rating |"
     assert second == "| b\\|c | none | 2 | - | - | 0 (+60 unscored) | 61 | 77 | a_b |"
     latex = to_latex(table)
     assert "\\toprule" in latex and "win rate (\\%)" in latex and "self\\_rating" in latex
@@ -331,7 +332,8 @@ def test_an_export_holds_what_the_summary_holds(tmp_path: Path) -> None:
     assert name == "one - a run" == summary["experiment"]
     for found, real in zip(summary["iterations"], SUMMARY["iterations"], strict=True):
         for key in ("win_rate", "win_rate_length_controlled"):
-            assert found[key] == {**real[key], "num_unscored": None}  # a chart does not show what is unscored
+            shown = {name: value for name, value in real[key].items() if name != "estimator"}
+            assert found[key] == {**shown, "num_unscored": None}  # a chart does not show what is unscored
         for key in ("iteration", *LENGTH_METRICS):
             assert found[key] == real[key]
 
@@ -359,7 +361,7 @@ def test_exports_that_cannot_be_read(tmp_path: Path) -> None:
 
 def test_command_draws_a_run_into_its_folder(runs_dirs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(runs_dirs["real"] / "quickstart-a89d10cdb785", folder)
+    shutil.copytree(runs_dirs["real"] / "quickstart-bdbd3c7e264f", folder)
     done = subprocess.run(
         [sys.executable, "-m", "tpo.figures", str(folder)], cwd=REPOSITORY, capture_output=True, text=True, check=False
     )
@@ -382,7 +384,7 @@ def test_command_compares_several(
         "evaluate-thought_value-made_up/thought_value.svg",
         *(
             f"quickstart-{name}/{figure}.svg"
-            for name in ("a89d10cdb785", "made_up")
+            for name in ("bdbd3c7e264f", "made_up")
             for figure in ("win_rate", "categories", "lengths")
         ),
         "iterations.svg",
@@ -399,7 +401,7 @@ def test_command_compares_several(
     ("names", "message"),
     [
         (["quickstart-unfinished"], "no folder holds a finished run"),
-        (["quickstart-a89d10cdb785", "quickstart-made_up"], "several folders need --out"),
+        (["quickstart-bdbd3c7e264f", "quickstart-made_up"], "several folders need --out"),
     ],
 )
 def test_command_says_what_is_wrong(
