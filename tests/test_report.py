@@ -27,9 +27,9 @@ from tpo.config import register
 from tpo.judge import count_scores
 from tpo.pairs import DROP_REASONS
 from tpo.pairs import VERSION as PAIRS_VERSION
-from tpo.records import Completion, Prompt, Record, Score, write_records
+from tpo.records import Comparison, Completion, Prompt, Record, Score, write_records
 from tpo.report.page import escape_json, render_page, write_report
-from tpo.report.samples import choose
+from tpo.report.samples import choose, held_out_entries
 from tpo.sample import summarize
 from tpo.summary import Run
 
@@ -636,3 +636,14 @@ def test_long_text_unfolds(page: Any) -> None:
     page.locator(".sample > .more").first.click()
     assert box.bounding_box()["height"] > folded
     assert page.locator(".sample > .more").first.inner_text() == "Show less"
+
+
+@pytest.mark.parametrize(
+    ("win", "outcome"),
+    [(1.0, "win"), (0.75, "win"), (0.5, "tie"), (0.25, "loss"), (0.0, "loss"), (None, "unscored")],
+)
+def test_held_out_entry_says_who_won_where_judges_or_samples_disagree(win: float | None, outcome: str) -> None:
+    answer = Completion("p", 0, [], [], 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
+    row = Comparison("p", "c", win, None if win is not None else "cut", 2, 1.0, 0.5, 1, 1, 1, 1)
+    [entry] = held_out_entries(1, [row], [answer])
+    assert entry["outcome"] == outcome and entry["reason"] == row.unscored_reason

@@ -9,7 +9,7 @@ import pytest
 from tpo.artifacts import Artifact
 from tpo.config import NoTracking, WandbTracking
 from tpo.records import Completion, Pair, Score, write_records
-from tpo.tracking import NullTracker, WandbTracker, has_wandb_key, iteration_metrics, load_tracker
+from tpo.tracking import NullTracker, WandbTracker, has_wandb_key, iteration_metrics, load_tracker, log_evaluation
 
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}
 UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 1}
@@ -246,3 +246,37 @@ def test_offline_run_holds_config_metrics_tables_and_adapters_but_no_key(
     assert ["p", 2.0, 1.5, -1.5, "better", "worse"] in [row for table in tables for row in table["data"]]
     leaking = [found for found in path.rglob("*") if found.is_file() and API_KEY.encode() in found.read_bytes()]
     assert leaking == []
+
+
+def test_evaluation_is_a_run_of_its_own_and_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    path = tmp_path / "evaluate-thought_value-0123"
+    path.mkdir()
+    summary = {
+        "evaluation": "thought_value",
+        "num_prompts": 4,
+        "is_final": True,
+        "categories": {"maths": UNSCORED},
+        "conditions": [{"name": "own", "win_rate": RATE}, {"name": "none", "win_rate": {**RATE, "rate": 0.75}}],
+        "budgets": [{"max_thought_tokens": 16, "win_rate": RATE}],
+    }
+    settings = WandbTracking(project="tpo-tests", mode="offline")
+    for _ in range(2):
+        log_evaluation(settings, run_path=path, config={"seed": 7}, summary=summary)
+    assert json.loads((path / "tracking.json").read_text())["run_id"] == path.name
+    [file] = path.rglob("*.wandb")
+    updates = [item for record in wait_for_offline_records(file) for item in record.summary.update]
+    found = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
+    expected = {
+        "eval/num_prompts": 4,
+        "eval/conditions/own/win_rate/rate": 0.25,
+        "eval/conditions/none/win_rate/rate": 0.75,
+        "eval/conditions/own/win_rate/interval/0": 0.05,
+        "eval/budgets/16/win_rate/num_prompts": 4,
+        "eval/categories/maths/num_unscored": 1,
+    }
+    assert expected.items() <= found.items()
+    assert not {"eval/is_final", "eval/evaluation", "eval/categories/maths/rate"} & set(found)
+    log_evaluation(NoTracking(), run_path=tmp_path / "nowhere", config={}, summary=summary)
+    assert not (tmp_path / "nowhere").exists()

@@ -11,13 +11,12 @@ from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_j
 from tpo.config import Config
 from tpo.pipeline import stage_list
 from tpo.select import Selection
-from tpo.tracking import load_tracker
+from tpo.tracking import TRACKED, load_tracker
 
 log = logging.getLogger(__name__)
 
 # What a run's identity leaves out: where things lie, how stages are started, where metrics go.
 NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
-TRACKED = "tracking.json"
 
 
 class Run:

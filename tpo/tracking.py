@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from tpo.artifacts import Artifact
+from tpo.artifacts import Artifact, write_json
 from tpo.config import TrackingConfig, WandbTracking
 from tpo.records import Completion, Pair, Score
+
+TRACKED = "tracking.json"  # in a run's folder: where it was tracked, once it was to its end
 
 
 class Tracker(Protocol):
@@ -146,16 +148,20 @@ class WandbTracker:
 def log_evaluation(
     settings: TrackingConfig, *, run_path: Path, config: dict[str, Any], summary: dict[str, Any]
 ) -> None:
-    """Log an evaluation's numbers as a W&B run of its own: `eval/<key>/...` as they are nested in the summary."""
-    if not isinstance(settings, WandbTracking):
+    """Log an evaluation as a W&B run of its own, once: numbers as `eval/<key>/...`, as they are nested, and figures."""
+    done = run_path / TRACKED
+    tracker = load_tracker(settings, run_path=run_path, config=config, is_finished=done.exists())
+    if not isinstance(tracker, WandbTracker):
         return
     import wandb
 
-    tracker = WandbTracker(settings, run_path=run_path, config=config)
-    tracker.run.log(dict(_numbers(summary, "eval")))
-    for path in sorted((run_path / "figures").glob("*.png")):
-        tracker.run.log({f"figures/{path.stem}": wandb.Image(str(path))})
+    tracker.run.summary.update(dict(_numbers(summary, "eval")))
+    tracker.run.log(
+        {f"figures/{path.stem}": wandb.Image(str(path)) for path in sorted((run_path / "figures").glob("*.png"))}
+    )
+    where = {"mode": tracker.mode, "run_id": tracker.run.id, "url": tracker.run.url}
     tracker.run.finish()
+    write_json(done, where)
 
 
 def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:

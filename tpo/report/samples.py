@@ -14,7 +14,6 @@ from tpo.records import Comparison, Completion, Pair, Prompt, Score
 from tpo.seeds import derive_seed
 
 MAX_INSTRUCTIONS = 100
-OUTCOMES = {1.0: "win", 0.5: "tie", 0.0: "loss", None: "unscored"}
 SHOWN = ("comparison", "completions", "scores", "pairs")  # adapters need not be there
 
 Entry = dict[str, Any]
@@ -132,7 +131,8 @@ def held_out_entries(iteration: int, comparisons: Sequence[Comparison], answers:
     """Return one entry for each comparison, with the policy's answer; the baseline's is the same in every iteration.
 
     Returns:
-        `outcome` is one of `OUTCOMES`, `reason` says why where it is "unscored".
+        `outcome` is "win", "tie", "loss" or "unscored", and `reason` says why it is the latter. Of several samples of
+        the policy, and of a judge's two orders, the majority decides, and the first sample is shown.
     """
     first = {row.prompt_id: row for row in answers if row.sample_index == 0}
     return [
@@ -140,7 +140,7 @@ def held_out_entries(iteration: int, comparisons: Sequence[Comparison], answers:
             "split": "held-out",
             "iteration": iteration,
             "prompt_id": row.prompt_id,
-            "outcome": OUTCOMES[row.win],
+            "outcome": _outcome(row.win),
             "reason": row.unscored_reason,
             "policy": _sample(first[row.prompt_id]),
             "policy_score": row.policy_score,
@@ -148,6 +148,12 @@ def held_out_entries(iteration: int, comparisons: Sequence[Comparison], answers:
         }
         for row in comparisons
     ]
+
+
+def _outcome(win: float | None) -> str:
+    if win is None:
+        return "unscored"
+    return "tie" if win == 0.5 else "win" if win > 0.5 else "loss"
 
 
 def _sample(row: Completion) -> dict[str, Any]:
