@@ -166,3 +166,15 @@ def test_command_line_names_a_bad_row_without_a_traceback(line: str, named: str,
     assert "bad.jsonl" in done.stderr
     assert named in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_cost_is_of_every_pass_that_a_score_took(data: Path, tmp_path: Path, tiny_model: Path) -> None:
+    model = ["model=pretrained", f"model.name={tiny_model}", "model.dtype=float32", "model.quantization=none"]
+    found = {}
+    for name, more in (("plain", []), ("prior", ["judge.subtract_prior=true"])):
+        path = measure(configure(data, tmp_path, "judge=likelihood", *model, *more), name=name)
+        found[name] = read(path, name)
+    plain, prior = found["plain"], found["prior"]
+    assert plain["num_judgements"] == prior["num_judgements"] and plain["tokens_per_judgement"] > 0
+    assert prior["tokens_per_judgement"] == 2 * plain["tokens_per_judgement"]
+    assert prior["seconds_per_judgement"] > plain["seconds_per_judgement"] > 0

@@ -5,6 +5,7 @@ that data so far. Judgements are artifacts, so a killed measurement continues an
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,14 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     data = Path(config.data)
     digest = file_digest(data)
     labelled = store.request("labelled", LABELLED_VERSION, {"sha256": digest}, how={"path": str(data)})
-    judging = Judging(
-        config.judge, config.rating, model=config.model, run=store.request, seed=derive_seed(config.seed, "rate")
-    )
+    steps: dict[str, Artifact] = {}
+
+    def run(*parts: Any, **more: Any) -> Artifact:
+        artifact = store.request(*parts, **more)
+        steps[artifact.artifact_id] = artifact
+        return artifact
+
+    judging = Judging(config.judge, config.rating, model=config.model, run=run, seed=derive_seed(config.seed, "rate"))
     pairs = labelled.rows(LabelledPair, "pairs.jsonl")
     bias = None
     if config.judge.kind in PAIRWISE_KINDS:  # asked about the labelled pairs themselves: no rating in between
@@ -55,17 +61,20 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     )
     path = Path(config.runs_dir) / f"agreement-{digest[:12]}"
     path.mkdir(parents=True, exist_ok=True)
-    measured = {"judge": name, "data": data.name, **_cost(judged), **result.to_dict(), "position_bias": bias}
+    cost = _cost(judged, [step for step in steps.values() if step.manifest["stage"] != "model"])
+    measured = {"judge": name, "data": data.name, **cost, **result.to_dict(), "position_bias": bias}
     write_json(path / f"{name}.json", measured)
     return path
 
 
-def _cost(judged: Artifact) -> dict[str, Any]:
+def _cost(judged: Artifact, steps: Sequence[Artifact]) -> dict[str, Any]:
+    """Return what a judgement cost; `steps` are all that led to `judged`, itself among them."""
     count = judged.metrics["num_verdicts" if "num_verdicts" in judged.metrics else "num_scores"]
+    asked = [step for step in steps if step.manifest["stage"] in {"judge", "verdicts"}]
     return {
         "num_judgements": count,
-        "tokens_per_judgement": judged.metrics["num_tokens"] / count,
-        "seconds_per_judgement": judged.seconds / count,
+        "tokens_per_judgement": sum(step.metrics["num_tokens"] for step in asked) / count,
+        "seconds_per_judgement": sum(step.seconds for step in steps) / count,
     }
 
 
