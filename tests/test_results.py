@@ -297,6 +297,14 @@ def test_command_prints_and_writes(
         assert str(tmp_path / "out" / "deep" / f"results.{kind}") in printed
 
 
+def test_a_summary_of_an_earlier_version_leaves_the_confidence_to_the_config(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "a", [0.5], settings={"eval.confidence": 0.9})
+    del run.summary["confidence"]
+    assert results_table([run]).notes[0] == "Win rates with 90 % intervals; n: instructions."
+    with pytest.raises(ResultError, match="runs/b: no confidence in summary.json or config.json"):
+        results_table([Run(Path("runs/b"), run.summary, {})])
+
+
 def test_peak_memory_needs_all_manifests(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs" / "a", [0.5])
     assert "peak_host_mib" not in results_table([run]).frame

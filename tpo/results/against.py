@@ -131,7 +131,7 @@ def _difference(row: Row, reference: Row, *, averaged: bool) -> tuple[PairedDiff
         [first.get(name) for name in names],
         [second.get(name) for name in names],
         seed=derive_seed(0, "against"),  # of the sign flips, where preferences are soft and the patterns too many
-        confidence=ours.summary["confidence"],
+        confidence=ours.confidence,
         is_bounded=not averaged,
     )
     what = "runs with the same value" if averaged else "scored instructions in common"

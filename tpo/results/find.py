@@ -26,6 +26,18 @@ class Run:
     summary: dict[str, Any]
     config: dict[str, Any]  # empty where the folder holds none
 
+    @property
+    def confidence(self) -> float:
+        """Of its intervals; a summary of an earlier version leaves it to the config.
+
+        Raises:
+            ResultError: If neither says.
+        """
+        found = self.summary.get("confidence", self.config.get("eval", {}).get("confidence"))
+        if found is None:
+            raise ResultError(f"{self.path}: no confidence in summary.json or config.json. Repeat the run's command")
+        return float(found)
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -65,13 +65,15 @@ def results_table(
     compared = None
     if reference is not None:
         compared = compare(rows, reference, same_iteration=iteration == "all", averaged=over is not None)
-    differing = [key for key in ("judge", "baseline", "confidence") if len({run.summary.get(key) for run in runs}) > 1]
+    said = [{**run.summary, "confidence": run.confidence} for run in runs]
+    differing = [key for key in ("judge", "baseline", "confidence") if len({found.get(key) for found in said}) > 1]
     label = "run" if over is None else "experiment"
     lines = []
     for place, row in enumerate(rows):
         line = {label: row.name, **row.settings, "iteration": row.iteration}
         line |= _measures(row.runs[0], row.entries[0]) if over is None else _averages(row)
-        line |= {key: row.runs[0].summary.get(key) for key in differing if key not in line}
+        own = {**row.runs[0].summary, "confidence": row.runs[0].confidence}
+        line |= {key: own.get(key) for key in differing if key not in line}
         lines.append(line | ({} if compared is None else _difference_columns(row, compared[place])))
     frame = pd.DataFrame(lines, dtype=object).set_index(label)
     frame = frame.drop(columns=[key for key in PEAKS if frame[key].isna().all()])
@@ -109,7 +111,7 @@ def _averages(row: Row) -> dict[str, Any]:
         if key in RATES:
             low, high = None, None
             if len(values) > 1:
-                low, high = student_interval(values, confidence=row.runs[0].summary["confidence"])
+                low, high = student_interval(values, confidence=row.runs[0].confidence)
                 low, high = max(0.0, low), min(1.0, high)
             averages |= {f"{key}_low": low, f"{key}_high": high}
     return averages | {"folders": " ".join(run.path.name for run in row.runs)}
@@ -132,7 +134,7 @@ def _difference_columns(row: Row, compared: Compared) -> dict[str, Any]:
 
 
 def _reading(runs: Sequence[Run], *, over: str | None) -> list[str]:
-    levels = sorted({run.summary["confidence"] for run in runs})
+    levels = sorted({run.confidence for run in runs})
     intervals = " or ".join(f"{100 * level:g} %" for level in levels) + " intervals"
     if over is None:
         return [f"Win rates with {intervals}; n: instructions."]
