@@ -5,6 +5,8 @@
 # beside the last iteration's win rate with its interval, n and lengths. Win rates of runs with different judges or
 # baselines do not compare; these have a column where they differ.
 #
+# `python -m tpo.results` prints the same table and writes it as CSV, Markdown and LaTeX.
+#
 # Reads: folders of finished runs. Narrow `RUNS` to one sweep, so that only what it sweeps becomes a column.
 
 # %%
@@ -14,16 +16,19 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from IPython.display import Markdown, display
 
-from tpo.figures import Run, ablation_table, find, to_latex, to_markdown
+from tpo.results import Run, find, results_table, to_latex, to_markdown
 
 # %% tags=["parameters"]
 RUNS = ["runs/*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
-ITERATION = None  # which iteration is compared; None: the last one of each run
+ITERATION = "last"  # of each run, its last one; "all", or a number
+OVER = None  # a setting such as "seed": runs that differ in it only are averaged
+AGAINST = None  # a run's folder or "key=value" such as "thought=none": what the others are compared with
 
 # %%
 runs = find(RUNS, Run)
-table = ablation_table(runs, iteration=ITERATION)  # a pandas DataFrame: numbers, fractions, one row for each run
-if len(table):
+if runs:
+    # Its `frame` is a pandas DataFrame of numbers, rates as fractions, `notes` say how to read it.
+    table = results_table(runs, iteration=ITERATION, over=OVER, against=AGAINST)
     display(Markdown(to_markdown(table)))
 else:
     print(f"No finished run in {RUNS}: `make quickstart` makes one.")
@@ -32,5 +37,5 @@ else:
 # For a paper (the package booktabs):
 
 # %%
-if len(table):
+if runs:
     print(to_latex(table))

@@ -15,7 +15,8 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 from IPython.display import Markdown, display
 
 from tpo.agree import agreement_markdown
-from tpo.figures import Judges, draw_agreement, find, show
+from tpo.figures import draw_agreement, show
+from tpo.results import Judges, find
 
 # %% tags=["parameters"]
 AGREEMENTS = ["runs/agreement-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/

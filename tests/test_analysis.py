@@ -1,4 +1,4 @@
-"""Notebooks run on a real run, results are found and named, tables and W&B exports hold what summaries hold."""
+"""Notebooks run on a real run, results are found and named, W&B exports hold what summaries hold."""
 
 import csv
 import json
@@ -18,25 +18,21 @@ from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
 from tpo.agree import agreement
 from tpo.artifacts import finish, write_json
-from tpo.figures import (
-    Evaluation,
-    Judges,
-    Run,
-    ablation_table,
-    draw_iterations,
-    find,
-    find_exports,
-    label_runs,
-    read,
-    read_exports,
-    to_latex,
-    to_markdown,
-    with_length_intervals,
-)
+from tpo.figures import draw_iterations, find_exports, read_exports
 from tpo.figures.__main__ import main
-from tpo.figures.results import ResultError, swept_settings
 from tpo.labelled import LabelledPair, Prediction
 from tpo.records import Completion, write_records
+from tpo.results import (
+    Evaluation,
+    Judges,
+    ResultError,
+    Run,
+    find,
+    label_runs,
+    read,
+    swept_settings,
+    with_length_intervals,
+)
 from tpo.tracking import iteration_metrics
 
 REPOSITORY = Path(__file__).parent.parent
@@ -287,41 +283,6 @@ def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
     assert with_length_intervals(elsewhere)["iterations"][0].get("thought_tokens") is None
 
 
-# --- the ablation table -----------------------------------------------------------------------------------------
-
-
-def test_table_has_a_row_for_each_run_and_a_column_for_what_differs() -> None:
-    runs = [run("c", thought=NONE), run("b", pairs={"length_penalty": 0.0}), run("a")]
-    table = ablation_table(runs)
-    assert list(table.index) == ["b", "a", "c"]  # in the order of the settings
-    assert list(table.columns[:3]) == ["thought", "pairs.length_penalty", "iteration"]
-    last = SUMMARY["iterations"][-1]
-    for name, row in table.iterrows():
-        rate = last["win_rate"]
-        assert [row["win_rate"], row["win_rate_low"], row["win_rate_high"]] == [rate["rate"], *rate["interval"]]
-        assert (row["iteration"], row["num_prompts"], row["num_unscored"]) == (2, 60, 0)
-        assert row["mean_response_tokens"] == last["mean_response_tokens"]
-        assert row["thought"] == ("none" if name == "c" else "generic")
-    assert list(ablation_table(runs, iteration=1)["iteration"]) == [1, 1, 1]
-    assert len(ablation_table(runs, iteration=9)) == 0 == len(ablation_table([]))
-
-
-def test_tables_are_written_for_people() -> None:
-    unscored = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 60}
-    entry = {**SUMMARY["iterations"][-1], "win_rate": unscored, "win_rate_length_controlled": unscored}
-    silent = Run(Path("b|c"), {**SUMMARY, "judge": "a_b", "iterations": [entry]}, run("b", thought=NONE).config)
-    table = ablation_table([run("a"), silent])
-    header, rule, first, second = to_markdown(table).splitlines()
-    names = ["run", "thought", "iteration", "win rate (%)", "length-controlled (%)", "n"]
-    assert header == f"| {' | '.join([*names, 'thought tokens', 'response tokens', 'judge'])} |"
-    assert rule.count("---") == 9
-    assert first == "| a | generic | 2 | 70.0 [57.5, 80.1] | 69.9 [57.8, 82.3] | 60 | 61 | 77 | self_rating |"
-    assert second == "| b\\|c | none | 2 | - | - | 0 (+60 unscored) | 61 | 77 | a_b |"
-    latex = to_latex(table)
-    assert "\\toprule" in latex and "win rate (\\%)" in latex and "self\\_rating" in latex
-    assert "a & generic & 2 & 70.0 [57.5, 80.1] &" in latex
-
-
 # --- W&B exports ------------------------------------------------------------------------------------------------
 
 
@@ -389,8 +350,6 @@ def test_command_compares_several(
         ),
         "iterations.svg",
         "lengths.svg",
-        "ablations.md",
-        "ablations.tex",
     }
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(written) and err.strip().endswith("quickstart-unfinished: nothing to draw")

@@ -84,7 +84,7 @@ def report(path: Path) -> None:
 
     from tpo.agree import agreement_markdown, agreement_table
     from tpo.figures import draw_agreement, save
-    from tpo.figures.results import read_judges
+    from tpo.results import read_judges
 
     results = read_judges(path)
     (path / "agreement.md").write_text(agreement_markdown(results))

@@ -105,6 +105,18 @@ def clustered_error(values: ArrayLike, clusters: Clusters | None) -> float:
     return math.sqrt(len(sums) / (len(sums) - 1) * float((sums**2).sum())) / len(array)
 
 
+def student_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | None = None) -> Interval:
+    """Return Student's t interval of the mean of any numbers, with `clustered_error` and clusters less one as freedom.
+
+    Raises:
+        ValueError: If there are fewer than two clusters.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    count = len(array) if clusters is None else len(set(clusters))
+    half = clustered_error(array, clusters) * float(t.ppf(0.5 + confidence / 2, count - 1))
+    return float(array.mean()) - half, float(array.mean()) + half
+
+
 def _residuals(values: Values, clusters: Clusters | None) -> tuple[Values, Values]:
     """Return, per cluster, the sum of deviations from the mean of all values, and the number of values."""
     numbers = _numbered(clusters, len(values))
@@ -183,8 +195,7 @@ def paired_difference(
         low, high = mean_interval((1 + differences) / 2, confidence=confidence, clusters=units)
         interval = (2 * low - 1, 2 * high - 1)
     elif num_prompts > 1:
-        half = float(t.ppf(0.5 + confidence / 2, num_prompts - 1)) * clustered_error(differences, units)
-        interval = (mean - half, mean + half)
+        interval = student_interval(differences, confidence=confidence, clusters=units)
     p_value = sign_flip_test(differences, seed=seed, clusters=units)
     return PairedDifference(mean, interval, p_value, num_prompts, num_unscored)
 

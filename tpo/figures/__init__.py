@@ -1,4 +1,4 @@
-"""Figures and tables of results, drawn from what runs leave behind: `python -m tpo.figures runs/...`.
+"""Figures of results, drawn from what runs leave behind: `python -m tpo.figures runs/...`.
 
 Notebooks in `analysis/`, the figures in a run's folder and `make figures` all draw with these functions. A figure is
 as wide as a paper's column or page, its colours are told apart by colour-blind readers, it says how many instructions
@@ -6,7 +6,6 @@ stand behind it, and an estimate has its interval. Nothing here keeps state, nee
 before something is drawn.
 """
 
-from tpo.figures.ablations import ablation_table, to_latex, to_markdown
 from tpo.figures.evaluation import (
     draw_category_gains,
     draw_thought_budget,
@@ -14,17 +13,12 @@ from tpo.figures.evaluation import (
     write_evaluation_figures,
 )
 from tpo.figures.judges import draw_agreement
-from tpo.figures.results import Evaluation, Judges, Run, find, label_runs, read, with_length_intervals
 from tpo.figures.run import draw_categories, svg_figures, write_figures
 from tpo.figures.runs import draw_iterations, draw_lengths
 from tpo.figures.style import save, show
 from tpo.figures.wandb_export import find_exports, read_exports
 
 __all__ = [
-    "Evaluation",
-    "Judges",
-    "Run",
-    "ablation_table",
     "draw_agreement",
     "draw_categories",
     "draw_category_gains",
@@ -32,17 +26,11 @@ __all__ = [
     "draw_lengths",
     "draw_thought_budget",
     "draw_thought_value",
-    "find",
     "find_exports",
-    "label_runs",
-    "read",
     "read_exports",
     "save",
     "show",
     "svg_figures",
-    "to_latex",
-    "to_markdown",
-    "with_length_intervals",
     "write_evaluation_figures",
     "write_figures",
 ]

@@ -1,7 +1,7 @@
 """Draw everything that folders of results hold: `python -m tpo.figures runs/... [--out DIR] [--formats png svg]`.
 
 One folder's figures go to its own `figures/`. Several folders need `--out`: each has a folder there, and beside these
-lie the figures and the table that compare the runs.
+lie the figures that compare the runs; `python -m tpo.results` writes their table.
 """
 
 import argparse
@@ -12,23 +12,15 @@ from typing import assert_never
 
 from tpo.errors import TpoError
 from tpo.figures import (
-    Evaluation,
-    Judges,
-    Run,
-    ablation_table,
     draw_agreement,
     draw_iterations,
     draw_lengths,
-    label_runs,
-    read,
     save,
-    to_latex,
-    to_markdown,
     write_evaluation_figures,
     write_figures,
 )
-from tpo.figures.results import ResultError, with_length_intervals
 from tpo.figures.style import FORMATS
+from tpo.results import Evaluation, Judges, ResultError, Run, label_runs, read, with_length_intervals
 
 
 def draw(result: Run | Evaluation | Judges, out: Path, *, formats: Sequence[str]) -> list[Path]:
@@ -45,18 +37,13 @@ def draw(result: Run | Evaluation | Judges, out: Path, *, formats: Sequence[str]
 
 
 def compare(runs: Sequence[Run], out: Path, *, formats: Sequence[str]) -> list[Path]:
-    """Write the figures and the table that compare runs into `out` and return their paths."""
+    """Write the figures that compare runs into `out` and return their paths."""
     labelled = label_runs(runs)
     figures = {
         "iterations": draw_iterations({label: run.summary for label, run in labelled.items()}),
         "lengths": draw_lengths({label: with_length_intervals(run) for label, run in labelled.items()}),
     }
-    paths = [path for name, figure in figures.items() for path in save(figure, out, name, formats=formats)]
-    table = ablation_table(runs)
-    for name, text in (("ablations.md", to_markdown(table)), ("ablations.tex", to_latex(table))):
-        (out / name).write_text(text, encoding="utf-8")
-        paths.append(out / name)
-    return paths
+    return [path for name, figure in figures.items() for path in save(figure, out, name, formats=formats)]
 
 
 def draw_all(folders: Sequence[Path], *, out: Path | None, formats: Sequence[str]) -> list[Path]:

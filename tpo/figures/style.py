@@ -160,7 +160,7 @@ def draw_means(
 def length_means(summary: dict[str, Any], part: str) -> list[tuple[int, float, list[float] | None]]:
     """Return iteration, mean tokens and interval where they are known; nothing for a run that has no thoughts.
 
-    An entry's "thought_tokens" and "response_tokens" (`tpo.figures.results.with_length_intervals`) give the intervals.
+    An entry's "thought_tokens" and "response_tokens" (`tpo.results.with_length_intervals`) give the intervals.
     """
     found = [
         (entry["iteration"], entry[f"mean_{part}_tokens"], entry.get(f"{part}_tokens", {}).get("interval"))

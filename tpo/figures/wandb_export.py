@@ -12,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.figures.ablations import LENGTHS, RATES
-from tpo.figures.results import ResultError, matching
+from tpo.results.find import ResultError, matching
+from tpo.results.table import LENGTHS, RATES
 
 AXIS = "iteration"
 
 
 def find_exports(patterns: Sequence[str]) -> list[Path]:
-    """Return the CSV files that match glob patterns relative to the repository's root (see `tpo.figures.results`)."""
+    """Return the CSV files that match glob patterns relative to the repository's root (see `tpo.results.find`)."""
     return [path for path in matching(patterns) if path.suffix == ".csv"]
 
 

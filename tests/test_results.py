@@ -1,0 +1,508 @@
+"""Tables of runs: golden text, differences and averages against closed forms. Every run here but one is made up."""
+
+import csv
+import io
+import json
+import random
+import re
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import ttest_1samp
+
+from tpo.artifacts import finish, write_json
+from tpo.records import Comparison, write_records
+from tpo.results import ResultError, ResultsTable, Run, results_table, to_csv, to_latex, to_markdown, write_tables
+from tpo.results.__main__ import collect, main, make_parser
+from tpo.results.against import Setting
+from tpo.results.find import REPOSITORY, read, sort_folders
+from tpo.stats import holm, paired_difference
+
+QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # the one real run
+CONFIG: dict[str, Any] = json.loads((QUICKSTART / "config.json").read_text())
+
+
+def rate(value: float | None, *, num_unscored: int = 0) -> dict[str, Any]:
+    interval = None if value is None else [value - 0.125, value + 0.125]
+    return {"rate": value, "interval": interval, "num_prompts": 0 if value is None else 8, "num_unscored": num_unscored}
+
+
+def entry(iteration: int, value: float | None, **changes: Any) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "win_rate": rate(value),
+        "win_rate_length_controlled": rate(value),
+        "mean_thought_tokens": 57.25,
+        "mean_response_tokens": 64.5,
+        "num_pairs": 30 * iteration,
+        **changes,
+    }
+
+
+def stages(*names: str, is_reused: bool = False) -> list[dict[str, Any]]:
+    return [{"artifact_id": name, "stage": "made-up", "seconds": 100.0, "is_reused": is_reused} for name in names]
+
+
+def make_run(
+    path: Path,
+    values: list[float | None],
+    *,
+    settings: dict[str, Any] | None = None,
+    entries: list[dict[str, Any]] | None = None,
+    **summary: Any,
+) -> Run:
+    """Write a made-up run whose iterations 0, 1, ... have these win rates; `settings` are dotted keys."""
+    config = json.loads(json.dumps({**CONFIG, "artifacts_dir": str(path.parent.parent / "artifacts")}))
+    for key, value in (settings or {}).items():
+        *groups, last = key.split(".")
+        group = config
+        for name in groups:
+            group = group[name]
+        group[last] = value
+    path.mkdir(parents=True)
+    write_json(path / "config.json", config)
+    found = {
+        "experiment": "made_up",
+        "seed": config["seed"],
+        "baseline": "made-up baseline",
+        "confidence": 0.95,
+        "judge": "self_rating",
+        "iterations": entries or [entry(number, value) for number, value in enumerate(values)],
+        "stages": stages("model-1", is_reused=True) + stages(f"sample-{path.name}"),
+        **summary,
+    }
+    write_json(path / "summary.json", found)
+    run = read(path)
+    assert isinstance(run, Run)
+    return run
+
+
+def make_comparison(root: Path, name: str, wins: dict[str, float | None]) -> dict[str, Any]:
+    """Write a made-up comparison's artifact and return an iteration's entry that names it."""
+    path = root / "artifacts" / name
+    path.mkdir(parents=True)
+    write_json(path / "request.json", {})
+    rows = [
+        Comparison(
+            prompt_id=prompt_id,
+            category="made up",
+            win=win,
+            unscored_reason="made up" if win is None else None,
+            num_samples=0 if win is None else 1,
+            policy_score=None,
+            baseline_score=None,
+            policy_tokens=1,
+            baseline_tokens=1,
+            policy_characters=1,
+            baseline_characters=1,
+        )
+        for prompt_id, win in wins.items()
+    ]
+    write_records(path / "rows.jsonl", rows)
+    finish(path, metrics={}, started=time.time())
+    known = [win for win in wins.values() if win is not None]
+    return entry(1, sum(known) / len(known), artifacts={"comparison": name})
+
+
+def three(tmp_path: Path) -> list[Run]:
+    """A made-up sweep of rho; 10 comes after 2, though not as text."""
+    return [
+        make_run(tmp_path / "runs" / f"rho_{rho}", [0.5, value], settings={"pairs.length_penalty": rho})
+        for rho, value in ((10, 0.625), (0, 0.5), (2, 0.75))
+    ]
+
+
+NOTES = (
+    "Win rates with 95 % intervals; n: instructions.",
+    "Stages: 4 distinct ones of 6 (67 %), 400 s of 600 s; seconds are those of computing a stage, whenever that was.",
+)
+
+
+# --- golden -----------------------------------------------------------------------------------------------------
+
+
+def test_markdown_of_three_runs(tmp_path: Path) -> None:
+    assert to_markdown(results_table(three(tmp_path))) == (
+        "| run | pairs.length_penalty | iteration | win rate (%) | length-controlled (%) | n | thought tokens "
+        "| response tokens | pairs | stages (s) | reused (%) |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
+        "| rho_0 | 0 | 1 | 50.0 [37.5, 62.5] | 50.0 [37.5, 62.5] | 8 | 57 | 64 | 30 | 200 | 50 |\n"
+        "| rho_2 | 2 | 1 | 75.0 [62.5, 87.5] | 75.0 [62.5, 87.5] | 8 | 57 | 64 | 30 | 200 | 50 |\n"
+        "| rho_10 | 10 | 1 | 62.5 [50.0, 75.0] | 62.5 [50.0, 75.0] | 8 | 57 | 64 | 30 | 200 | 50 |\n"
+        f"\n{NOTES[0]}\n\n{NOTES[1]}\n"
+    )
+
+
+def test_latex_of_three_runs(tmp_path: Path) -> None:
+    assert to_latex(results_table(three(tmp_path))) == (
+        f"% {NOTES[0]}\n% {NOTES[1]}\n"
+        "\\begin{tabular}{lllllllllll}\n"
+        "\\toprule\n"
+        "run & pairs.length\\_penalty & iteration & win rate (\\%) & length-controlled (\\%) & n & thought tokens "
+        "& response tokens & pairs & stages (s) & reused (\\%) \\\\\n"
+        "\\midrule\n"
+        "rho\\_0 & 0 & 1 & 50.0 [37.5, 62.5] & 50.0 [37.5, 62.5] & 8 & 57 & 64 & 30 & 200 & 50 \\\\\n"
+        "rho\\_2 & 2 & 1 & 75.0 [62.5, 87.5] & 75.0 [62.5, 87.5] & 8 & 57 & 64 & 30 & 200 & 50 \\\\\n"
+        "rho\\_10 & 10 & 1 & 62.5 [50.0, 75.0] & 62.5 [50.0, 75.0] & 8 & 57 & 64 & 30 & 200 & 50 \\\\\n"
+        "\\bottomrule\n"
+        "\\end{tabular}\n"
+    )
+
+
+def test_csv_of_three_runs(tmp_path: Path) -> None:
+    header, first, *_ = to_csv(results_table(three(tmp_path))).splitlines()
+    assert header == (
+        "run,pairs.length_penalty,iteration,win_rate,win_rate_low,win_rate_high,win_rate_length_controlled,"
+        "win_rate_length_controlled_low,win_rate_length_controlled_high,num_prompts,num_unscored,mean_thought_tokens,"
+        "mean_response_tokens,num_pairs,stage_seconds,stages_reused"
+    )
+    assert first == "rho_0,0,1,0.5,0.375,0.625,0.5,0.375,0.625,8,0,57.25,64.5,30,200.0,0.5"
+
+
+def test_the_real_run_is_in_the_table_as_it_was() -> None:
+    table = results_table(sort_folders([str(QUICKSTART)]).runs, iteration="all")
+    summary = json.loads((QUICKSTART / "summary.json").read_text())
+    assert list(table.frame["iteration"]) == [0, 1, 2]
+    for (_, row), found in zip(table.frame.iterrows(), summary["iterations"], strict=True):
+        for key in ("win_rate", "win_rate_length_controlled"):
+            assert [row[key], row[f"{key}_low"], row[f"{key}_high"]] == [found[key]["rate"], *found[key]["interval"]]
+        assert row["num_pairs"] == found["num_pairs"] and row["num_prompts"] == 60
+    assert set(table.frame["stage_seconds"]) == {sum(stage["seconds"] for stage in summary["stages"])}
+    assert set(table.frame["stages_reused"]) == {27 / 30}
+
+
+# --- formats ----------------------------------------------------------------------------------------------------
+
+
+def test_what_latex_and_markdown_read_as_commands_is_escaped(tmp_path: Path) -> None:
+    unscored = entry(1, None, win_rate=rate(None, num_unscored=9), win_rate_length_controlled=rate(None))
+    other = {"model.chat_template": "[50%] {a} #1 & $b$ | c^d~", "seed": 1}
+    runs = [
+        make_run(tmp_path / "runs" / "[a]_b|c", [], settings=other, entries=[unscored], judge="x_y"),
+        make_run(tmp_path / "runs" / "plain", [0.5]),
+    ]
+    table = results_table(runs)
+    latex, markdown = to_latex(table), to_markdown(table)
+    assert "{}[a]\\_b|c & \\{" not in latex and "\n{}[a]\\_b|c & " in latex
+    assert "{}[50\\%] \\{a\\} \\#1 \\& \\$b\\$ | c" in latex and "x\\_y" in latex
+    body = [line for line in latex.splitlines() if line.endswith("\\\\")]
+    assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1 and len(body) == 3
+    assert not any(re.search(r"(?<!\\)[%#$_]", line) for line in body)
+    assert "[a]_b\\|c" in markdown and "| - | - | 0 (+9 unscored) |" in markdown
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines()[:4]}) == 1
+
+
+values = st.floats(0.125, 0.875) | st.none()
+
+
+@given(rates=st.lists(values, min_size=1, max_size=5), text=st.text("ab,;\"'|&%_\n\r é", max_size=8))
+def test_csv_round_trip(rates: list[float | None], text: str) -> None:
+    runs = []
+    for number, value in enumerate(rates):
+        config = {**CONFIG, "seed": number, "judge": {**CONFIG["judge"], "question": f"{text}{number}"}}
+        summary = {"experiment": "made_up", "judge": "j", "baseline": "b", "confidence": 0.95}
+        runs.append(Run(Path(f"run {number}"), {**summary, "iterations": [entry(0, value)]}, config))
+    rows = list(csv.DictReader(io.StringIO(to_csv(results_table(runs)), newline="")))
+    assert [row["run"] for row in rows] == [run.path.name for run in runs]
+    for row, run, value in zip(rows, runs, rates, strict=True):
+        found = {key: float(row[key]) if row[key] else None for key in row if key.startswith("win_rate")}
+        low, high = run.summary["iterations"][0]["win_rate"]["interval"] or (None, None)
+        assert (found["win_rate"], found["win_rate_low"], found["win_rate_high"]) == (value, low, high)
+        if len(runs) > 1:
+            assert row["judge.question"] == run.config["judge"]["question"]
+
+
+# --- which runs -------------------------------------------------------------------------------------------------
+
+
+def test_order_and_repetition_of_arguments_do_not_matter(tmp_path: Path) -> None:
+    runs = three(tmp_path)
+    names = [str(run.path) for run in runs]
+    expected = collect(names)
+    for seed in range(5):
+        shuffled = random.Random(seed).sample(names, len(names))
+        table = collect([*shuffled, names[0] + "/", str(tmp_path / "runs" / "rho_*")])
+        assert to_csv(table) == to_csv(expected) and table.notes == expected.notes
+
+
+def test_iterations_are_chosen(tmp_path: Path) -> None:
+    long = make_run(tmp_path / "runs" / "long", [0.5, 0.6, 0.7], settings={"num_iterations": 2})
+    short = make_run(tmp_path / "runs" / "short", [0.5, 0.4], settings={"num_iterations": 1})
+    assert list(results_table([long, short]).frame["iteration"]) == [1, 2]
+    table = results_table([long, short], iteration=2)
+    assert list(table.frame.index) == ["long"] and "1 without iteration 2: short." in table.notes
+    assert list(results_table([long, short], iteration="all").frame["iteration"]) == [0, 1, 0, 1, 2]
+    assert len(results_table([], iteration=2).frame) == 0
+
+
+def test_what_is_no_finished_run_is_listed(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", [0.5])
+    (tmp_path / "b").mkdir()
+    write_json(tmp_path / "b" / "config.json", CONFIG)
+    (tmp_path / "c").mkdir()
+    write_json(tmp_path / "c" / "summary.json", {"evaluation": "gsm8k"})
+    (tmp_path / "d").mkdir()
+    (tmp_path / "exported.csv").write_text("")  # a pattern means folders
+    table = collect([str(tmp_path / "*")])
+    assert list(table.frame.index) == ["a"]
+    assert table.notes[-2:] == (
+        "1 unfinished: b. Their command, repeated, finishes them.",
+        "2 not a run: c (an evaluation), d (no run's config.json and summary.json).",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere/at_all"], "nowhere/at_all: there is no such folder. Name folders below runs/"),
+        (["{tmp}/empty"], "no finished run in .*/empty. 1 not a run: empty .*make quickstart"),
+        (["{tmp}/begun"], "no finished run in .*1 unfinished: begun"),
+        (["{tmp}/run", "--iteration", "7"], "1 without iteration 7: run. Choose a lower --iteration"),
+        (["{tmp}/run", "--over", "sed"], "--over sed: no run's config.json has this key"),
+        (["{tmp}/run", "--against", "thought=specific"], "--against thought=specific: no run in the table is that one"),
+        (["{tmp}/run", "--against", "{tmp}/empty"], "--against .*/empty: 0 finished runs. Name the folder of one"),
+        (["{tmp}/run", "--against", "typo"], "typo: there is no such folder"),
+        (["{tmp}/damaged"], "damaged/summary.json is not JSON"),
+    ],
+)
+def test_command_says_what_is_wrong(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path / "run", [0.5])
+    for name in ("empty", "begun", "damaged"):
+        (tmp_path / name).mkdir()
+    write_json(tmp_path / "begun" / "config.json", CONFIG)
+    (tmp_path / "damaged" / "summary.json").write_text("{")
+    assert main([argument.replace("{tmp}", str(tmp_path)) for argument in arguments]) == 1
+    assert re.search("error: .*" + message, capsys.readouterr().err)
+
+
+def test_command_prints_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three(tmp_path)
+    monkeypatch.setenv("TPO_RUNS_DIR", str(tmp_path / "runs"))
+    assert main(["--out", str(tmp_path / "out" / "deep")]) == 0  # runs/* unless told otherwise
+    printed = capsys.readouterr().out
+    assert "│ rho_2  │ 2                    │ 1         │ 75.0 [62.5, 87.5] │" in printed and NOTES[1] in printed
+    table = collect(["runs/*"])
+    for kind, write in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
+        assert (tmp_path / "out" / "deep" / f"results.{kind}").read_text() == write(table)
+        assert str(tmp_path / "out" / "deep" / f"results.{kind}") in printed
+
+
+def test_a_summary_of_an_earlier_version_leaves_the_confidence_to_the_config(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "a", [0.5], settings={"eval.confidence": 0.9})
+    del run.summary["confidence"]
+    assert results_table([run]).notes[0] == "Win rates with 90 % intervals; n: instructions."
+    with pytest.raises(ResultError, match="runs/b: no confidence in summary.json or config.json"):
+        results_table([Run(Path("runs/b"), run.summary, {})])
+
+
+def test_peak_memory_needs_all_manifests(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs" / "a", [0.5])
+    assert "peak_host_mib" not in results_table([run]).frame
+    for name, peak in {"model-1": {"host": 2048.0}, "sample-a": {"host": 1024.0, "device": 3072.0}}.items():
+        (tmp_path / "artifacts" / name).mkdir(parents=True)
+        write_json(tmp_path / "artifacts" / name / "manifest.json", {"peak_memory_mib": peak})
+    table = results_table([run])
+    assert (table.frame["peak_host_mib"].item(), table.frame["peak_device_mib"].item()) == (2048, 3072)
+    assert "| memory (GiB) | GPU memory (GiB) |" in to_markdown(table) and "| 2.0 | 3.0 |" in to_markdown(table)
+
+
+# --- differences ------------------------------------------------------------------------------------------------
+
+WINS: dict[str, dict[str, float | None]] = {
+    "none": {str(number): float(number % 4 == 0) for number in range(24)},
+    "generic": {str(number): float(number % 4 != 3) for number in range(24)},
+    "specific": {str(number): None if number == 0 else float(number % 2) for number in range(2, 26)},
+}
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> list[Run]:
+    return [
+        make_run(
+            tmp_path / "runs" / name,
+            [],
+            settings={"thought.name": name},
+            entries=[make_comparison(tmp_path, f"compare-{name}", wins)],
+        )
+        for name, wins in WINS.items()
+    ]
+
+
+def test_differences_are_paired_and_corrected(compared: list[Run]) -> None:
+    tables = [results_table(compared, against=text) for text in ("thought=none", str(compared[0].path))]
+    assert to_csv(tables[0]) == to_csv(tables[1])
+    frame = tables[0].frame
+    expected = {}
+    for name in ("generic", "specific"):
+        both = sorted({*WINS[name], *WINS["none"]})
+        first, second = [WINS[name].get(key) for key in both], [WINS["none"].get(key) for key in both]
+        expected[name] = paired_difference(first, second, seed=0)
+        row = frame.loc[name]
+        assert row["difference"] == expected[name].difference and row["reference"] == "none"
+        assert (row["difference_low"], row["difference_high"]) == expected[name].interval
+        assert (row["num_paired"], row["num_unpaired"]) == (expected[name].num_prompts, expected[name].num_unscored)
+    assert frame.loc["generic", "difference"] == 0.5 and frame.loc["generic", "p_value"] == pytest.approx(2**-11)
+    assert frame.loc["specific", "num_paired"] == 22 and frame.loc["specific", "num_unpaired"] == 4
+    adjusted = holm([expected[name].p_value for name in ("generic", "specific")])
+    assert list(frame.loc[["generic", "specific"], "p_value_holm"]) == adjusted
+    assert np.isnan(frame.loc["none", "difference"]) and bool(frame.loc["none", "is_reference"])
+    markdown = to_markdown(tables[0])
+    assert re.search(r"\| generic \| generic \|.*\| \+50\.0 \[\+\S+, \+\S+\] \| <0\.001 \| 24 \|", markdown)
+    assert re.search(r"\| none \| none \|.*\| reference \| - \| - \|", markdown) and "(+4 unpaired)" in markdown
+    assert "by Holm for 2 comparisons" in markdown
+
+
+def test_a_reference_outside_the_table_joins_it(compared: list[Run]) -> None:
+    table = results_table(compared[1:], against=str(compared[0].path))
+    assert sorted(table.frame.index) == ["generic", "none", "specific"]
+
+
+def test_each_run_has_the_reference_that_agrees_in_all_else(tmp_path: Path) -> None:
+    runs = []
+    for rho in (0, 0.5):
+        for name in ("none", "generic"):
+            label = f"{name}_{rho}"
+            wins = {str(number): float(number < (8 if name == "none" else 12) + 10 * rho) for number in range(20)}
+            found = make_comparison(tmp_path, f"compare-{label}", dict(wins))
+            settings = {"thought.name": name, "pairs.length_penalty": rho}
+            runs.append(make_run(tmp_path / "runs" / label, [], settings=settings, entries=[found]))
+    frame = results_table(runs, against="thought=none").frame
+    assert dict(frame["reference"]) == {
+        "none_0": "none_0",
+        "generic_0": "none_0",
+        "none_0.5": "none_0.5",
+        "generic_0.5": "none_0.5",
+    }
+    assert [frame.loc[name, "difference"] for name in ("generic_0", "generic_0.5")] == [pytest.approx(0.2)] * 2
+    assert not frame.loc[["none_0", "none_0.5"], "difference"].notna().any()
+    alone = results_table(runs[:3], against="pairs.length_penalty=0.5")  # one has it: everyone's reference
+    assert set(alone.frame["reference"]) == {"none_0.5"}
+
+
+def test_what_does_not_compare_is_said(compared: list[Run], tmp_path: Path) -> None:
+    reference, ours, _ = compared
+    other = make_run(tmp_path / "runs" / "judged", [0.5], settings={"thought.name": "x"}, judge="armorm")
+    asked = make_run(tmp_path / "runs" / "asked", [0.5], settings={"judge.question": "made up"})
+    absent = make_run(tmp_path / "runs" / "absent", [0.5], settings={"thought.name": "y"})
+    far = make_comparison(tmp_path, "compare-far", {"elsewhere": 1.0})
+    disjoint = make_run(tmp_path / "runs" / "disjoint", [], settings={"seed": 3}, entries=[far])
+    found = make_comparison(tmp_path, "compare-damaged", {"0": 1.0})
+    damaged = make_run(tmp_path / "runs" / "damaged", [], settings={"seed": 4}, entries=[found])
+    (tmp_path / "artifacts" / "compare-damaged" / "rows.jsonl").write_text("")
+    table = results_table([reference, ours, other, asked, absent, disjoint, damaged], against=str(reference.path))
+    assert list(table.frame.index[table.frame["difference"].notna()]) == ["generic"]
+    notes = " ".join(table.notes)
+    assert "Not compared, another judge or baseline: asked, judged." in notes
+    assert "Not compared, the artifact with the comparison is not at hand: absent." in notes
+    assert "Not compared, no scored instructions in common: disjoint." in notes
+    assert re.search(r"Not compared, damaged artifacts \(.*compare-damaged.*\): damaged\.", notes)
+    assert table.frame.loc["generic", "p_value_holm"] == table.frame.loc["generic", "p_value"]  # one comparison
+
+
+@pytest.mark.parametrize(
+    ("setting", "is_held"),
+    [
+        (Setting("pairs.length_penalty", "0.25"), True),
+        (Setting("pairs.length_penalty", "2.5e-1"), True),
+        (Setting("pairs.length_penalty", "low"), False),
+        (Setting("thought", "generic"), True),
+        (Setting("thought.name", "generic"), True),
+        (Setting("judge", "self_rating"), True),
+        (Setting("model.revision", "null"), True),
+        (Setting("train.mask_forced_tokens", "true"), True),
+        (Setting("train.mask_forced_tokens", "1"), False),
+        (Setting("artifacts_dir", "artifacts"), False),
+        (Setting("nothing.here", "null"), False),
+    ],
+)
+def test_settings_are_read_as_the_command_line_has_them(setting: Setting, is_held: bool) -> None:
+    assert setting.holds(CONFIG) is is_held
+
+
+# --- repeated runs ----------------------------------------------------------------------------------------------
+
+
+def repeated(tmp_path: Path, rates: dict[str, list[float | None]]) -> list[Run]:
+    return [
+        make_run(tmp_path / "runs" / f"{name}-{seed}", [0.5, value], settings={"seed": seed, "thought.name": name})
+        for name, values in rates.items()
+        for seed, value in enumerate(values)
+    ]
+
+
+def test_seeds_are_averaged(tmp_path: Path) -> None:
+    runs = repeated(tmp_path, {"generic": [0.5, 0.625, 0.75], "none": [0.25]})
+    again = make_run(tmp_path / "runs" / "other-0", [0.5, 0.5], settings={"seed": 0, "thought.name": "generic"})
+    table = results_table([again, *runs], over="seed")
+    first, second = (row for _, row in table.frame.iterrows())
+    assert table.frame.index.name == "experiment" and "seed" not in table.frame
+    assert (first["thought"], first["num_runs"], first["win_rate"], first["num_prompts"]) == ("generic", 3, 0.625, 24)
+    low, high = ttest_1samp([0.5, 0.625, 0.75], 0).confidence_interval(0.95)
+    assert (first["win_rate_low"], first["win_rate_high"]) == pytest.approx((low, high))
+    assert first["folders"] == "generic-0 generic-1 generic-2" and first["stage_seconds"] == 200
+    assert second["num_runs"] == 1 and np.isnan(second["win_rate_low"])
+    assert "1 left out, each the same run as another, seed included: other-0." in table.notes
+    assert "differ in seed only, with 95 % intervals over runs (Student's t" in table.notes[0]
+    assert f"| made_up | generic | 1 | 3 | 62.5 [{100 * low:.1f}, {100 * high:.1f}] |" in to_markdown(table)
+
+
+def test_intervals_over_runs_stay_fractions_and_unscored_runs_stay_out(tmp_path: Path) -> None:
+    [row] = [row for _, row in results_table(repeated(tmp_path, {"a": [0.1, 0.9, None]}), over="seed").frame.iterrows()]
+    assert (row["win_rate"], row["win_rate_low"], row["win_rate_high"]) == (0.5, 0, 1)
+
+
+def test_averages_are_compared_by_seed(tmp_path: Path) -> None:
+    runs = repeated(tmp_path, {"generic": [0.5, 0.75, 0.625, 0.9], "none": [0.25, 0.375, 0.5]})
+    table = results_table(runs, over="seed", against="thought=none")
+    row, reference = (row for _, row in table.frame.iterrows())
+    gaps = [0.25, 0.375, 0.125]
+    assert row["difference"] == pytest.approx(0.25) and bool(reference["is_reference"])
+    low, high = ttest_1samp(gaps, 0).confidence_interval(0.95)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
+    assert row["p_value"] == pytest.approx(2 ** (1 - 3)) and (row["num_paired"], row["num_unpaired"]) == (3, 1)
+    assert "| 3 (+1 unpaired) |" in to_markdown(table) and "runs with the same seed" in " ".join(table.notes)
+
+
+# --- experiments/ -----------------------------------------------------------------------------------------------
+
+RECORDS = sorted({path.parent for path in (REPOSITORY / "experiments").rglob("results.csv")})
+
+
+def test_tables_are_written_where_a_record_needs_them(tmp_path: Path) -> None:
+    table: ResultsTable = results_table(three(tmp_path))
+    assert [path.name for path in write_tables(table, tmp_path / "record")] == [
+        "results.csv",
+        "results.md",
+        "results.tex",
+    ]
+    (tmp_path / "file").write_text("")
+    with pytest.raises((ResultError, OSError)):
+        write_tables(table, tmp_path / "file")
+
+
+def test_documented_commands_parse() -> None:
+    texts = [path.read_text() for path in (REPOSITORY / "README.md", *(REPOSITORY / "experiments").rglob("*.md"))]
+    commands = [found for text in texts for found in re.findall(r"python -m tpo\.results( [^`\n#]+)", text)]
+    assert len(commands) >= 2
+    for command in commands:
+        make_parser().parse_args(shlex.split(command))
+
+
+@pytest.mark.parametrize("folder", RECORDS, ids=lambda folder: folder.name)
+def test_a_record_says_what_it_has_to(folder: Path) -> None:
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert headings == ["Question", "Command", "Result", "Verdict", "Cost"]
+    assert re.search(r"!\[[^]]+\]\(([\w./-]+)\)", text), f"{folder.name}/README.md shows no figure"
+    table = (folder / "results.md").read_text(encoding="utf-8").split("\n\n")[0].strip()
+    assert table in text, f"{folder.name}/README.md does not hold results.md's table"

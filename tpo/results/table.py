@@ -1,0 +1,187 @@
+"""The table of runs: one line for each, the settings in which runs differ, and what came out."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tpo.results.against import Compared, compare, read_reference
+from tpo.results.find import Run
+from tpo.results.rows import Iteration, Row, make_rows
+from tpo.results.stored import peak_memory
+from tpo.stats import student_interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+RATES = {"win_rate": "win rate", "win_rate_length_controlled": "length-controlled"}
+LENGTHS = {"mean_thought_tokens": "thought tokens", "mean_response_tokens": "response tokens"}
+PEAKS = {"peak_host_mib": "host", "peak_device_mib": "device"}
+EDGES = ("", "_low", "_high")
+
+
+class ResultsTable(NamedTuple):
+    """Numbers, and what a reader has to know of them."""
+
+    frame: "DataFrame"
+    notes: tuple[str, ...]  # sentences that belong below the table
+
+
+def results_table(
+    runs: Sequence[Run], *, iteration: Iteration = "last", over: str | None = None, against: str | None = None
+) -> ResultsTable:
+    """Return a table of runs after an iteration, in the order of the settings.
+
+    Args:
+        runs: In any order. Those that did not reach the iteration are left out, and named in a note.
+        iteration: Of each run, its last one, all, or one by its number.
+        over: The dotted key of a setting, such as "seed": runs that differ in it only are averaged.
+        against: A run's folder, or "key=value": what the others are compared with (see `tpo.results.against.compare`).
+
+    Returns:
+        A row for each run, by its folder's name. Columns: the settings that differ (see `swept_settings`; None where
+        a run has no such setting); "iteration"; for "win_rate" and "win_rate_length_controlled" the rate and its
+        interval as "_low" and "_high", fractions or NaN; "num_prompts", "num_unscored"; mean tokens; "num_pairs", which
+        the iteration was trained on; of the whole run, "stage_seconds" (of all its stages, whenever computed),
+        "stages_reused" (the fraction that was there already) and "peak_host_mib", "peak_device_mib" where the manifests
+        are at hand; "judge", "baseline" and "confidence" where they differ between runs.
+
+        With `over`, a row by the experiment's name for runs that differ in that key only, "num_runs" of them in
+        "folders". Rates are means over runs with Student's t interval over runs, within [0, 1], NaN of a single run;
+        counts of instructions are sums, peaks the largest, all else means. With `against`, "reference" (folders),
+        "is_reference", "difference" of win rates with "_low" and "_high", "p_value" and Holm's "p_value_holm",
+        "num_paired" and "num_unpaired" instructions (with `over`, runs).
+
+    Raises:
+        ResultError: If `over` or `against` names nothing.
+    """
+    import pandas as pd
+
+    reference = None if against is None else read_reference(against)
+    if isinstance(reference, Run) and reference.path.resolve() not in {run.path.resolve() for run in runs}:
+        runs = [*runs, reference]
+    rows = make_rows(runs, iteration=iteration, over=over)
+    if not rows:
+        return ResultsTable(pd.DataFrame(), tuple(_left_out(runs, rows, iteration, over)))
+    compared = None
+    if reference is not None:
+        compared = compare(rows, reference, same_iteration=iteration == "all", averaged=over is not None)
+    said = [{**run.summary, "confidence": run.confidence} for run in runs]
+    differing = [key for key in ("judge", "baseline", "confidence") if len({found.get(key) for found in said}) > 1]
+    label = "run" if over is None else "experiment"
+    lines = []
+    for place, row in enumerate(rows):
+        line = {label: row.name, **row.settings, "iteration": row.iteration}
+        line |= _measures(row.runs[0], row.entries[0]) if over is None else _averages(row)
+        own = {**row.runs[0].summary, "confidence": row.runs[0].confidence}
+        line |= {key: own.get(key) for key in differing if key not in line}
+        lines.append(line | ({} if compared is None else _difference_columns(row, compared[place])))
+    frame = pd.DataFrame(lines, dtype=object).set_index(label)
+    frame = frame.drop(columns=[key for key in PEAKS if frame[key].isna().all()])
+    floats = [f"{key}{edge}" for key in (*RATES, "difference") for edge in EDGES]
+    floats += [*LENGTHS, *PEAKS, "stage_seconds", "stages_reused", "p_value", "p_value_holm"]
+    frame = frame.astype({key: float for key in floats if key in frame})
+    notes = [*_reading(runs, over=over), *_left_out(runs, rows, iteration, over), *_costs(runs)]
+    if compared is not None:
+        notes += _comparisons(rows, compared, over=over)
+    return ResultsTable(frame, tuple(notes))
+
+
+def _measures(run: Run, entry: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key in RATES:
+        low, high = entry[key]["interval"] or (None, None)
+        found |= dict(zip((f"{key}{edge}" for edge in EDGES), (entry[key]["rate"], low, high), strict=True))
+    found |= {key: entry["win_rate"][key] for key in ("num_prompts", "num_unscored")}
+    found |= {key: entry[key] for key in (*LENGTHS, "num_pairs")}
+    stages, peaks = run.summary.get("stages", []), peak_memory(run)
+    found["stage_seconds"] = sum(stage["seconds"] for stage in stages) if stages else None
+    found["stages_reused"] = sum(stage["is_reused"] for stage in stages) / len(stages) if stages else None
+    return found | {key: peaks.get(kind) for key, kind in PEAKS.items()}
+
+
+def _averages(row: Row) -> dict[str, Any]:
+    every = [_measures(run, entry) for run, entry in zip(row.runs, row.entries, strict=True)]
+    known = {key: [found[key] for found in every if found[key] is not None] for key in every[0]}
+    averages: dict[str, Any] = {"num_runs": len(every)}
+    for key, values in known.items():
+        if key in ("num_prompts", "num_unscored"):
+            averages[key] = sum(values)
+        elif not key.endswith(EDGES[1:]):
+            averages[key] = None if not values else max(values) if key in PEAKS else mean(values)
+        if key in RATES:
+            low, high = None, None
+            if len(values) > 1:
+                low, high = student_interval(values, confidence=row.runs[0].confidence)
+                low, high = max(0.0, low), min(1.0, high)
+            averages |= {f"{key}_low": low, f"{key}_high": high}
+    return averages | {"folders": " ".join(run.path.name for run in row.runs)}
+
+
+def _difference_columns(row: Row, compared: Compared) -> dict[str, Any]:
+    found = compared.difference
+    low, high = (found and found.interval) or (None, None)
+    return {
+        "reference": " ".join(run.path.name for run in compared.reference.runs) if compared.reference else None,
+        "is_reference": compared.reference is row,
+        "difference": found and found.difference,
+        "difference_low": low,
+        "difference_high": high,
+        "p_value": found and found.p_value,
+        "p_value_holm": compared.adjusted_p_value,
+        "num_paired": found and found.num_prompts,
+        "num_unpaired": found and found.num_unscored,
+    }
+
+
+def _reading(runs: Sequence[Run], *, over: str | None) -> list[str]:
+    levels = sorted({run.confidence for run in runs})
+    intervals = " or ".join(f"{100 * level:g} %" for level in levels) + " intervals"
+    if over is None:
+        return [f"Win rates with {intervals}; n: instructions."]
+    return [
+        f"Means over runs that differ in {over} only, with {intervals} over runs (Student's t; a single run has none). "
+        "n: instructions of all these runs together; memory: the largest."
+    ]
+
+
+def _left_out(runs: Sequence[Run], rows: Sequence[Row], iteration: Iteration, over: str | None) -> list[str]:
+    shown = {run.path for row in rows for run in row.runs}
+    missing = [run for run in runs if run.path not in shown]
+    late = [
+        run.path.name
+        for run in missing
+        if isinstance(iteration, int) and all(entry["iteration"] != iteration for entry in run.summary["iterations"])
+    ]
+    same = [run.path.name for run in missing if run.path.name not in late]
+    notes = [f"{len(late)} without iteration {iteration}: {', '.join(sorted(late))}."] if late else []
+    if same:
+        notes.append(f"{len(same)} left out, each the same run as another, {over} included: {', '.join(sorted(same))}.")
+    return notes
+
+
+def _costs(runs: Sequence[Run]) -> list[str]:
+    stages = [stage for run in runs for stage in run.summary.get("stages", [])]
+    if not stages:
+        return []
+    distinct = {stage["artifact_id"]: stage["seconds"] for stage in stages}
+    total = sum(stage["seconds"] for stage in stages)
+    return [
+        f"Stages: {len(distinct):,} distinct ones of {len(stages):,} ({100 * len(distinct) / len(stages):.0f} %), "
+        f"{sum(distinct.values()):,.0f} s of {total:,.0f} s; seconds are those of computing a stage, whenever that was."
+    ]
+
+
+def _comparisons(rows: Sequence[Row], compared: Sequence[Compared], *, over: str | None) -> list[str]:
+    count = sum(found.adjusted_p_value is not None for found in compared)
+    paired = "the same instructions" if over is None else f"runs with the same {over}"
+    notes = [
+        f"Difference: win rate less the reference's on {paired}, in points, with its interval; "
+        f"p: sign-flip test, by Holm for {count} comparisons."
+    ]
+    if over is not None:
+        notes.append("n runs have a p of 2^(1 - n) or more.")
+    reasons: dict[str, list[str]] = {}
+    for row, found in zip(rows, compared, strict=True):
+        if found.reason is not None:
+            reasons.setdefault(found.reason, []).append(row.name)
+    return notes + [f"Not compared, {reason}: {', '.join(names)}." for reason, names in reasons.items()]
