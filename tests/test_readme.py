@@ -22,7 +22,7 @@ def documented_commands() -> list[str]:
     found = [
         match.group(1).split(" #")[0].split("  ")[0].strip()
         for text in texts
-        for match in re.finditer(r"python -m tpo\.((?:run|agreement|reward|evaluate) [^`\n]+)", text)
+        for match in re.finditer(r"python -m tpo\.((?:run|plan|agreement|reward|evaluate) [^`\n]+)", text)
     ]
     return sorted({command.replace("<Hub name or directory>", "some/model") for command in found})
 
@@ -42,7 +42,7 @@ def test_commands_are_found() -> None:
 
 @pytest.mark.parametrize("command", documented_commands())
 def test_documented_command_composes(command: str) -> None:
-    entry = command.split()[0].replace("run", "config")
+    entry = {"run": "config", "plan": "config"}.get(command.split()[0], command.split()[0])
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose(entry, overrides=first_job(command))
     assert composed.seed == (1 if "seed=1" in command else 0)

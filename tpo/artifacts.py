@@ -183,12 +183,7 @@ class Store:
 
 def open_artifact(path: Path, *, is_reused: bool = True) -> Artifact:
     """Return the completed artifact in the directory `path` (see `Store.open`)."""
-    if not (path / MANIFEST).exists():
-        raise ArtifactError(f"{path} has no {MANIFEST}: the stage has not completed. Run the experiment again.")
-    try:
-        manifest = json.loads((path / MANIFEST).read_text())
-    except ValueError as error:
-        raise ArtifactError(f"{path / MANIFEST} is damaged ({error}). Delete {path} to compute it again.") from error
+    manifest = read_manifest(path)
     for name, digest in manifest["files"].items():
         if not (path / name).exists() or file_digest(path / name) != digest:
             raise ArtifactError(
@@ -196,6 +191,21 @@ def open_artifact(path: Path, *, is_reused: bool = True) -> Artifact:
                 f"Delete {path} to compute it again."
             )
     return Artifact(artifact_id=path.name, path=path, manifest=manifest, is_reused=is_reused)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of the completed artifact in the directory `path`, its files unchecked.
+
+    Raises:
+        ArtifactError: If there is none, or it is damaged.
+    """
+    if not (path / MANIFEST).exists():
+        raise ArtifactError(f"{path} has no {MANIFEST}: the stage has not completed. Run the experiment again.")
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    except ValueError as error:
+        raise ArtifactError(f"{path / MANIFEST} is damaged ({error}). Delete {path} to compute it again.") from error
+    return manifest
 
 
 def read_how(path: Path) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class Pipeline:
     def _scores(self, answers: Sequence[Artifact]) -> list[list[Score]]:
         """The scores of several policies' answers, one sample each."""
         if not self.judging.is_comparative:
-            return [self.judge(artifact).rows(Score) for artifact in answers]
+            judged = [self.judge(artifact) for artifact in answers]  # all are asked for before one is read
+            return [artifact.rows(Score) for artifact in judged]
         rows = self.judge(*answers).rows(Score)
         return [
             [replace(row, sample_index=0) for row in rows if row.sample_index == position]
@@ -132,10 +133,11 @@ class Pipeline:
             policy_settings=self._policy_settings(PolicyRef()),
             seed=self.config.seed,
         )
-        if prompts.metrics["num_iterations"] < self.config.num_iterations:
+        available = prompts.metrics.get("num_iterations")  # a plan does not know it
+        if available is not None and available < self.config.num_iterations:
             raise PromptError(
                 f"num_iterations={self.config.num_iterations}, but the instructions last for "
-                f"{prompts.metrics['num_iterations']} iterations of prompts.num_train={self.config.prompts.num_train} "
+                f"{available} iterations of prompts.num_train={self.config.prompts.num_train} "
                 "fresh ones: lower either, or use a larger source"
             )
         return prompts

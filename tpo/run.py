@@ -5,7 +5,9 @@ stages lie in `artifacts/` and are shared between runs.
 """
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -17,6 +19,9 @@ from tpo.check import check, to_config
 from tpo.config import Config, register
 from tpo.errors import TpoError
 
+if TYPE_CHECKING:
+    from tpo.pipeline import Pipeline
+
 log = logging.getLogger(__name__)
 register()
 
@@ -26,27 +31,34 @@ def run_tpo(config: Config, *, experiment: str) -> Path:
 
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
-    from tpo.pipeline import Pipeline, PolicyRef
+    from tpo.pipeline import Pipeline
     from tpo.stage import executor
     from tpo.summary import Run
 
     store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
     tpo = Pipeline(config, store)
     run = Run(config, experiment=experiment)
+    iterate(tpo, run.record, num_iterations=config.num_iterations)
+    return run.finish(tpo.stages)
+
+
+def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:
+    """Go through the loop of the paper and hand the results of each iteration to `record` (see `Run.record`)."""
+    from tpo.pipeline import PolicyRef
 
     policy = PolicyRef()  # iteration 0: the seed model, with the thought prompt and untrained
     baseline = tpo.baseline()
     answers = tpo.answer(policy)
-    run.record(0, answers, comparison=tpo.compare(answers, baseline))
+    record(0, answers, comparison=tpo.compare(answers, baseline))
 
-    for iteration in range(1, config.num_iterations + 1):
+    for iteration in range(1, num_iterations + 1):
         completions = tpo.sample(policy, iteration)
         scores = tpo.judge(completions)
         pairs = tpo.pairs(completions, scores)
         checkpoints = tpo.train(policy, pairs, iteration)
         policy, selection = tpo.select(checkpoints)
         answers = tpo.answer(policy)
-        run.record(
+        record(
             iteration,
             answers,
             comparison=tpo.compare(answers, baseline),
@@ -56,7 +68,6 @@ def run_tpo(config: Config, *, experiment: str) -> Path:
             checkpoints=checkpoints,
             selection=selection,
         )
-    return run.finish(tpo.stages)
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")

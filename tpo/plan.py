@@ -1,0 +1,221 @@
+"""What a run or a sweep would compute and cost: `python -m tpo.plan -m experiment=quickstart thought=generic,none`.
+
+Takes what `python -m tpo.run` takes, composes every job, and prints before anything runs: the distinct stages, which of
+them are there, which are shared, and tokens and time as past stages took them. Runs and writes nothing
+(but `--json FILE`), and loads no model.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from tpo.artifacts import write_json
+from tpo.check import check, to_config
+from tpo.config import Config, register
+from tpo.cost import Estimate, Past, token_budget
+from tpo.errors import TpoError
+from tpo.plan_report import print_plan
+from tpo.planning import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
+
+CONF = Path(__file__).parent.parent / "conf"
+register()
+
+
+class PlanError(TpoError):
+    """A sweep that cannot be planned; names the job."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of all jobs with what they cost; `budgets` and `estimates` are by stage id."""
+
+    jobs: tuple[Job, ...]
+    stages: dict[str, PlannedStage]
+    budgets: dict[str, int]
+    estimates: dict[str, Estimate]
+    shares: tuple[Sharing, ...]
+    devices: tuple[str, ...]  # that the estimates come from
+
+
+def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
+    """Return the overrides of every job that `python -m tpo.run` would start with these.
+
+    Args:
+        overrides: As on the command line. In a sweep those of `hydra.sweeper.params` come before them.
+        is_sweep: Whether there was `-m`; a preset with `hydra.mode=MULTIRUN` needs none.
+
+    Raises:
+        PlanError: If the sweeper chooses its jobs as it goes.
+    """
+    # The sweeper's own: a plan with another idea of what jobs there are would be worse than none.
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
+        loader = GlobalHydra.instance().config_loader()
+        composed: DictConfig = loader.load_configuration(
+            "config", list(overrides), run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
+        )
+        settings = composed.hydra
+        if not is_sweep and settings.mode != RunMode.MULTIRUN:
+            return [list(overrides)]
+        target = str(settings.sweeper._target_)
+        if not target.endswith(".BasicSweeper"):
+            raise PlanError(f"hydra/sweeper: {target} chooses jobs as results come in; plan one of them, without -m")
+        swept = [f"{key}={value}" for key, value in (settings.sweeper.params or {}).items()]
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *settings.overrides.task])
+        [jobs] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+        return [[*settings.overrides.hydra, *job] for job in jobs]
+
+
+def compose_jobs(overrides: Sequence[str], *, is_sweep: bool) -> list[tuple[list[str], Config]]:
+    """Return overrides and checked config of every job (see `expand`).
+
+    Raises:
+        PlanError: If one does not compose or its settings make no sense; names its overrides.
+    """
+    try:
+        jobs = expand(overrides, is_sweep=is_sweep)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise PlanError(_say(error)) from error
+    found = []
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
+        for job in jobs:
+            try:
+                config: Config = to_config(compose("config", overrides=job))
+                check(config)
+            except (HydraException, OmegaConfBaseException, TpoError) as error:
+                raise _in_job(job, error) from error
+            found.append((job, config))
+    return found
+
+
+def make_plan(overrides: Sequence[str], *, is_sweep: bool) -> Plan:
+    """Return the plan of what `python -m tpo.run` would do.
+
+    Raises:
+        PlanError: If a job would fail before its first stage that takes time, or jobs keep their artifacts apart.
+    """
+    composed = compose_jobs(overrides, is_sweep=is_sweep)
+    roots = sorted({config.artifacts_dir for _, config in composed})
+    if len(roots) > 1:
+        raise PlanError(f"artifacts_dir differs between jobs, which then share nothing ({', '.join(roots)}): plan each")
+    jobs = []
+    for job, config in composed:
+        try:
+            jobs.append(plan_job(config, overrides=job))
+        except TpoError as error:
+            raise _in_job(job, error) from error
+    stages = distinct_stages(jobs)
+    asked = requests(stages)
+    budgets = {name: token_budget(request, asked) or 0 for name, request in asked.items()}
+    past = Past(Path(roots[0]), [stage_kind(stage.artifact) for stage in stages.values()])
+    missing = {name: asked[name] for name, stage in stages.items() if not stage.is_there}
+    return Plan(
+        jobs=tuple(jobs),
+        stages=stages,
+        budgets=budgets,
+        estimates={name: past.expect(request, budget=budgets[name]) for name, request in missing.items()},
+        shares=tuple(sharing(jobs, budgets)),
+        devices=tuple(past.devices(list(missing.values()))),
+    )
+
+
+def _in_job(overrides: Sequence[str], error: Exception) -> PlanError:
+    return PlanError(f"job {' '.join(overrides) or '(no overrides)'}: {_say(error)}")
+
+
+def _say(error: Exception) -> str:
+    """Hydra says which override it could not take, and in the cause why."""
+    why = str(error.__cause__).splitlines()[0] if isinstance(error, HydraException) and error.__cause__ else ""
+    return f"{error}: {why}" if why and why not in str(error) else str(error)
+
+
+def to_dict(plan: Plan) -> dict[str, Any]:
+    """Return the plan in plain JSON types; null stands for what nothing is known of."""
+    kinds = list(dict.fromkeys(stage_kind(stage.artifact) for stage in plan.stages.values()))
+    return {
+        "jobs": [
+            {"overrides": list(job.overrides), "stages": [artifact.artifact_id for artifact in job.stages]}
+            for job in plan.jobs
+        ],
+        "stages": [_describe(plan, name) for name in plan.stages],
+        "kinds": [_sum_up(plan, kind) for kind in kinds],
+        "total": _sum_up(plan, None),
+        "sharing": [{**share._asdict(), "ratio": share.ratio} for share in plan.shares],
+        "devices": list(plan.devices),
+    }
+
+
+def _describe(plan: Plan, name: str) -> dict[str, Any]:
+    stage = plan.stages[name]
+    expected = plan.estimates.get(name, Estimate(None, None, 0))
+    return {
+        "artifact_id": name,
+        "stage": stage_kind(stage.artifact),
+        "jobs": list(stage.jobs),
+        "is_there": stage.is_there,
+        "depends_on_selection": stage.is_open,
+        "token_budget": plan.budgets[name],
+        "expected_tokens": expected.tokens,
+        "expected_seconds": expected.seconds,
+        "num_past": expected.num_past,
+    }
+
+
+def _sum_up(plan: Plan, kind: str | None) -> dict[str, Any]:
+    """Return counts of one kind of stage, or of all; costs are those of the stages to compute."""
+    rows = [_describe(plan, name) for name in plan.stages]
+    rows = [row for row in rows if kind in (None, row["stage"])]
+    missing = [row for row in rows if not row["is_there"]]
+    costly = [row for row in missing if row["token_budget"]]
+    return {
+        "stage": kind,
+        "num_asked": sum(len(row["jobs"]) for row in rows),
+        "num_distinct": len(rows),
+        "num_there": len(rows) - len(missing),
+        "num_missing": len(missing),
+        "num_shared": sum(len(row["jobs"]) > 1 for row in rows),
+        "token_budget": sum(row["token_budget"] for row in missing),
+        "expected_tokens": _total([row["expected_tokens"] for row in costly]),
+        "expected_seconds": _total([row["expected_seconds"] for row in missing]),
+        "num_without_tokens": sum(row["expected_tokens"] is None for row in costly),
+        "num_without_estimate": sum(row["expected_seconds"] is None for row in missing),
+    }
+
+
+def _total(values: Sequence[float | None]) -> float | None:
+    """Return the sum of the values that are known; None if there are some and none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known or not values else None
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Plan what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m tpo.plan", description=__doc__.split("\n\n")[0])
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tpo.run")
+    parser.add_argument("-m", "--multirun", action="store_true", help="plan a sweep, as for python -m tpo.run")
+    parser.add_argument("--stages", action="store_true", help="list every stage")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too")
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun))
+    except TpoError as error:
+        sys.exit(f"error: {error}")
+    print_plan(summary, with_stages=given.stages)
+    if given.json is not None:
+        write_json(given.json, summary)
+
+
+if __name__ == "__main__":
+    main()
