@@ -1,7 +1,7 @@
 """One GPU to each worker process of a sweep on one machine.
 
-A Hydra callback, which runs in the worker before its first job touches CUDA. A worker keeps its GPU for all of its jobs: a
-process that has used one GPU cannot be moved to another, so the number of a job must not decide it.
+A Hydra callback, which runs in the worker before its first job touches CUDA. A worker keeps its GPU for all
+of its jobs: a process that has used one GPU cannot be moved to another, so the number of a job must not decide it.
 """
 
 import fcntl
@@ -15,13 +15,25 @@ from typing import IO, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from tpo.errors import TpoError
 
-class OneGpuPerWorker(Callback):  # type: ignore[misc]
-    """Shows each worker the first GPU that no other worker on the machine holds, of this sweep or another of the same user."""
+
+class OneGpuPerWorker(Callback):
+    """Shows each worker the first GPU that no other worker of this user holds, in this sweep or another."""
 
     def __init__(self, num_gpus: int) -> None:
+        """Choose from the first `num_gpus` of CUDA_VISIBLE_DEVICES, or of the machine where that is not set.
+
+        Raises:
+            TpoError: If fewer are visible: a worker too many would wait for a GPU that nobody gives back.
+        """
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        self._devices = visible.split(",")[:num_gpus] if visible else [str(number) for number in range(num_gpus)]
+        self._devices = visible.split(",") if visible else [str(number) for number in range(num_gpus)]
+        if not 1 <= num_gpus <= len(self._devices):
+            raise TpoError(
+                f"hydra.launcher.n_jobs={num_gpus}, but CUDA_VISIBLE_DEVICES={visible}: give as many jobs as GPUs"
+            )
+        self._devices = self._devices[:num_gpus]
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hold a GPU, unless this process has one already."""

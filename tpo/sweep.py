@@ -1,4 +1,4 @@
-"""What becomes of a sweep's jobs: each leaves a record, and the sweep ends with which failed, why, and how to repeat only these.
+"""What becomes of a sweep's jobs: which failed, why, and the command that repeats only these.
 
 A Hydra callback, because every launcher passes it on to the process that runs a job. Writes
 `<sweep dir>/jobs-<hash of the sweep>/<job>.json`; `python -m tpo.run -m` reads them at its end, however it ends.
@@ -24,6 +24,11 @@ from omegaconf import DictConfig
 from tpo.artifacts import content_hash, write_json
 
 log = logging.getLogger(__name__)
+NOT_COMPLETED = {
+    "failed": "failed",
+    "started": "did not end (killed, or still running elsewhere)",
+    "waiting": "never started",
+}
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -42,7 +47,7 @@ class JobFailedError(CompactHydraException):
     """A job's failure in words, which come back from another process whatever was raised there."""
 
 
-class SweepReport(Callback):  # type: ignore[misc]
+class SweepReport(Callback):
     """Records every job of a sweep and reports at its end. Outside of sweeps it does nothing."""
 
     def __init__(self) -> None:
@@ -52,7 +57,7 @@ class SweepReport(Callback):  # type: ignore[misc]
         self._is_grid = False
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget what an earlier sweep of the same jobs recorded, and see to a report even if this one is interrupted."""
+        """Forget what an earlier sweep of the same jobs recorded, and see to a report even if this is interrupted."""
         self._is_grid = config.hydra.sweeper._target_ == BASIC_SWEEPER
         self._planned = grid_jobs(config) if self._is_grid else []
         given = [str(override) for override in config.hydra.overrides.hydra]
@@ -88,7 +93,7 @@ class SweepReport(Callback):  # type: ignore[misc]
             self._record(_job(config, "completed"))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Report, and fail if a job did: some sweepers go on after failures and end well."""
+        """Report, and fail if a job did: a search goes on after failures and would end well."""
         if any(job.status != "completed" for job in self._report()):
             sys.exit(1)
 
@@ -108,8 +113,9 @@ class SweepReport(Callback):  # type: ignore[misc]
     def _report(self) -> list[Job]:
         atexit.unregister(self._report)
         jobs = self.jobs()
-        text = summary(jobs, program=_program(), hydra_overrides=self._hydra_overrides, is_grid=self._is_grid)
-        print(text, file=sys.stderr)
+        if jobs:
+            text = summary(jobs, program=_program(), hydra_overrides=self._hydra_overrides, is_grid=self._is_grid)
+            print(text, file=sys.stderr)
         return jobs
 
 
@@ -117,7 +123,7 @@ def grid_jobs(config: DictConfig) -> list[list[str]]:
     """Return the overrides of each job of a sweep with Hydra's basic sweeper, in the order of their numbers.
 
     Args:
-        config: As composed for the sweep, with its node `hydra`: `hydra.sweeper.params`, then what the command line has.
+        config: As composed for the sweep, with its node `hydra`: `hydra.sweeper.params`, then the command line's.
     """
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
@@ -153,14 +159,11 @@ def summary(jobs: Sequence[Job], *, program: str, hydra_overrides: Sequence[str]
     return "\n".join(lines)
 
 
-NOT_COMPLETED = {"failed": "failed", "started": "did not end (killed, or running elsewhere)", "waiting": "never started"}
-
-
 def grids(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
     """Return sweeps that together have exactly these jobs, each a list of overrides with values between commas.
 
-    One sweep where the jobs are all combinations of their values, as is any set that differs in one key; else the jobs are
-    split by the value of the first key in which they differ.
+    One sweep where the jobs are all combinations of their values, as is any set that differs in one key; else the jobs
+    are split by the value of the first key in which they differ.
 
     Args:
         jobs: Overrides `key=value` of each job, all with the same keys in the same order.
