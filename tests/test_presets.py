@@ -113,7 +113,7 @@ def test_hydra_preset_composes_to_what_it_says(preset: Path) -> None:
     assert override in text, "it does not say how to use it"
     assert ("requirements-launchers.txt" in text) == (written.pop("defaults")[0] in PLUGINS)
     skip_without_plugin(override)
-    node = composed("experiment=ablation_rho_small", override, hydra=True).hydra[preset.parent.name]
+    node = composed("experiment=quickstart", override, hydra=True).hydra[preset.parent.name]
     flat = flatten(OmegaConf.to_container(node, resolve=False))
     expected = flatten(written)
     assert {key: flat[key] for key in expected} == expected

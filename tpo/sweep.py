@@ -145,7 +145,7 @@ def summary(jobs: Sequence[Job], *, program: str, hydra_overrides: Sequence[str]
     left = [job for job in jobs if job.status != "completed"]
     counts = [(status, sum(job.status == status for job in jobs)) for status in ("completed", *NOT_COMPLETED)]
     said = ", ".join(f"{count} {NOT_COMPLETED.get(status, status)}" for status, count in counts if count)
-    lines = [f"sweep of {len(jobs)} jobs: {said}"]
+    lines = [f"sweep of {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {said}"]
     for job in left:
         lines.append(f"  #{job.num} {NOT_COMPLETED[job.status]}: {' '.join(job.overrides)}")
         lines += [f"     {line}" for line in job.reason.strip().splitlines()[:5]]
