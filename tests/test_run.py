@@ -107,6 +107,13 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
     return run_here(root, tiny_overrides(tiny_model, root))
 
 
+def test_a_search_maximizes_the_selected_policys_validation_score(finished: Finished) -> None:
+    scores = finished.summary["iterations"][2]["validation_scores"]
+    assert len(scores) == 2 and tpo.run.objective(finished.summary) == max(scores.values())
+    untrained = {"iterations": finished.summary["iterations"][:1]}
+    assert tpo.run.objective(untrained) is None
+
+
 def test_summary_has_what_the_contract_names(finished: Finished) -> None:
     summary = finished.summary
     assert summary["experiment"] == "test"

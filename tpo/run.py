@@ -4,10 +4,11 @@ Writes `runs/<experiment>-<hash>/`: the composed config, `summary.json` and `fig
 stages lie in `artifacts/` and are shared between runs.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -71,8 +72,8 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
 
 
 @hydra.main(config_path="../conf", config_name="config", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    """Compose, check and run; errors that are the user's to mend come without a traceback."""
+def main(composed: DictConfig) -> float | None:
+    """Compose, check and run; errors that are the user's to mend come without a traceback. Returns the `objective`."""
     try:
         config: Config = to_config(composed)
         check(config)
@@ -81,6 +82,16 @@ def main(composed: DictConfig) -> None:
     except TpoError as error:
         raise CompactHydraException(f"error: {error}") from error
     print(path)
+    return objective(json.loads((path / "summary.json").read_text()))
+
+
+def objective(summary: dict[str, Any]) -> float | None:
+    """Return what a search maximizes: the selected policy's mean judge score on the validation instructions.
+
+    Of the last iteration; None where no epochs were compared (`train.select=last`, a single epoch, no training).
+    """
+    scores = summary["iterations"][-1]["validation_scores"]
+    return max(scores.values()) if scores else None
 
 
 if __name__ == "__main__":

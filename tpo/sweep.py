@@ -1,0 +1,197 @@
+"""What becomes of a sweep's jobs: which failed, why, and the command that repeats only these.
+
+A Hydra callback, because every launcher passes it on to the process that runs a job. Writes
+`<sweep dir>/jobs-<hash of the sweep>/<job>.json`; `python -m tpo.run -m` reads them at its end, however it ends.
+"""
+
+import atexit
+import json
+import logging
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.errors import CompactHydraException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from tpo.artifacts import content_hash, write_json
+
+log = logging.getLogger(__name__)
+NOT_COMPLETED = {
+    "failed": "failed",
+    "started": "did not end (killed, or still running elsewhere)",
+    "waiting": "never started",
+}
+BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of a sweep. `status` is waiting, started, completed or failed; a killed job stays started."""
+
+    num: int
+    overrides: list[str]
+    status: str = "waiting"
+    reason: str = ""
+    output_dir: str = ""
+
+
+class JobFailedError(CompactHydraException):
+    """A job's failure in words, which come back from another process whatever was raised there."""
+
+
+class SweepReport(Callback):
+    """Records every job of a sweep and reports at its end. Outside of sweeps it does nothing."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._planned: list[list[str]] = []
+        self._hydra_overrides: list[str] = []
+        self._is_grid = False
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Forget what an earlier sweep of the same jobs recorded, and see to a report even if this is interrupted."""
+        self._is_grid = config.hydra.sweeper._target_ == BASIC_SWEEPER
+        self._planned = grid_jobs(config) if self._is_grid else []
+        given = [str(override) for override in config.hydra.overrides.hydra]
+        self._hydra_overrides = [override for override in given if not override.startswith("hydra.mode=")]
+        tasks = [str(override) for override in config.hydra.overrides.task]
+        identity = content_hash({"jobs": self._planned, "hydra": self._hydra_overrides, "task": tasks})
+        self._folder = (Path(config.hydra.sweep.dir) / f"jobs-{identity}").absolute()  # workers may be elsewhere
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for path in self._folder.glob("*.json"):
+            path.unlink()
+        atexit.register(self._report)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Record that the job runs: one that is killed can no longer say so."""
+        if self._folder is not None:
+            self._record(_job(config, "started"))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Record how the job ended, and make what it raised fit to travel.
+
+        An exception that cannot be unpickled would end a pool of workers, and with it the other jobs.
+        """
+        if self._folder is None:
+            return
+        try:
+            _ = job_return.return_value
+        except Exception as error:
+            log.error("job %d failed:\n%s", config.hydra.job.num, _told(error))
+            reason = str(error) if isinstance(error, CompactHydraException) else f"{type(error).__name__}: {error}"
+            job_return.return_value = JobFailedError(reason)
+            self._record(_job(config, "failed", reason))
+        else:
+            self._record(_job(config, "completed"))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Report, and fail if a job did: a search goes on after failures and would end well."""
+        if any(job.status != "completed" for job in self._report()):
+            sys.exit(1)
+
+    def jobs(self) -> list[Job]:
+        """Return the jobs in order: those planned, as far as the sweeper plans ahead, and those that left a record."""
+        if self._folder is None:
+            return []
+        recorded = [Job(**json.loads(path.read_text())) for path in self._folder.glob("*.json")]
+        jobs = {num: Job(num, overrides) for num, overrides in enumerate(self._planned)}
+        jobs |= {job.num: job for job in recorded}
+        return [jobs[num] for num in sorted(jobs)]
+
+    def _record(self, job: Job) -> None:
+        assert self._folder is not None
+        write_json(self._folder / f"{job.num}.json", asdict(job))
+
+    def _report(self) -> list[Job]:
+        atexit.unregister(self._report)
+        jobs = self.jobs()
+        if jobs:
+            text = summary(jobs, program=_program(), hydra_overrides=self._hydra_overrides, is_grid=self._is_grid)
+            print(text, file=sys.stderr)
+        return jobs
+
+
+def grid_jobs(config: DictConfig) -> list[list[str]]:
+    """Return the overrides of each job of a sweep with Hydra's basic sweeper, in the order of their numbers.
+
+    Args:
+        config: As composed for the sweep, with its node `hydra`: `hydra.sweeper.params`, then the command line's.
+    """
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    texts = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    texts += [str(override) for override in config.hydra.overrides.task]
+    [batch] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), None)
+    return [list(job) for job in batch]
+
+
+def summary(jobs: Sequence[Job], *, program: str, hydra_overrides: Sequence[str], is_grid: bool) -> str:
+    """Return what is said at the end of a sweep.
+
+    Args:
+        jobs: All of them.
+        program: How the entry point was called, without arguments.
+        hydra_overrides: What was overridden of Hydra itself, such as the launcher.
+        is_grid: Whether jobs can be repeated as a sweep: not where a sweeper proposes them one after the other.
+    """
+    left = [job for job in jobs if job.status != "completed"]
+    counts = [(status, sum(job.status == status for job in jobs)) for status in ("completed", *NOT_COMPLETED)]
+    said = ", ".join(f"{count} {NOT_COMPLETED.get(status, status)}" for status, count in counts if count)
+    lines = [f"sweep of {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {said}"]
+    for job in left:
+        lines.append(f"  #{job.num} {NOT_COMPLETED[job.status]}: {' '.join(job.overrides)}")
+        lines += [f"     {line}" for line in job.reason.strip().splitlines()[:5]]
+        lines += [f"     log in {job.output_dir}"] if job.output_dir else []
+    if left:
+        lines.append("only these again:")
+        overrides = [job.overrides for job in left]
+        sweeps = grids(overrides) if is_grid else overrides
+        flags = ["-m", *hydra_overrides] if is_grid else []
+        lines += [f"  {program} {shlex.join([*flags, *sweep])}" for sweep in sweeps]
+    return "\n".join(lines)
+
+
+def grids(jobs: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return sweeps that together have exactly these jobs, each a list of overrides with values between commas.
+
+    One sweep where the jobs are all combinations of their values, as is any set that differs in one key; else the jobs
+    are split by the value of the first key in which they differ.
+
+    Args:
+        jobs: Overrides `key=value` of each job, all with the same keys in the same order.
+    """
+    values: dict[str, list[str]] = {}
+    for job in jobs:
+        for override in job:
+            key, value = override.split("=", 1)
+            if value not in values.setdefault(key, []):
+                values[key].append(value)
+    size = 1
+    for found in values.values():
+        size *= len(found)
+    if size == len({tuple(job) for job in jobs}):
+        return [[f"{key}={','.join(found)}" for key, found in values.items()]]
+    key, found = next((key, found) for key, found in values.items() if len(found) > 1)
+    return [grid for value in found for grid in grids([job for job in jobs if f"{key}={value}" in job])]
+
+
+def _job(config: DictConfig, status: str, reason: str = "") -> Job:
+    overrides = [str(override) for override in config.hydra.overrides.task]
+    return Job(int(config.hydra.job.num), overrides, status, reason, str(config.hydra.runtime.output_dir))
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, CompactHydraException) else "".join(traceback.format_exception(error))
+
+
+def _program() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name}" if spec is not None else f"python {shlex.quote(sys.argv[0])}"
