@@ -62,6 +62,12 @@ def test_missing_response_is_a_loss_or_unscored(policy: Side, baseline: Side, wi
     assert (unscored.win, unscored.unscored_reason) == (None, reason)
 
 
+@pytest.mark.parametrize("no_response", ["loss", "unscored"])
+def test_a_sample_without_a_thought_to_intervene_on_is_no_loss(no_response: str) -> None:
+    [found] = versus([PROMPT], silent("no_thought"), side(1.0), no_response=no_response)
+    assert (found.win, found.unscored_reason, found.num_samples) == (None, "policy: no_thought", 0)
+
+
 def test_row_holds_category_and_response_lengths() -> None:
     ours, theirs = side(2.0, num_tokens=7), side(1.5, reason="long", num_tokens=9)
     [found] = versus([PROMPT], ours, theirs)

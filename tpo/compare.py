@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
+from tpo.intervene import NO_THOUGHT
 from tpo.length_control import length_controlled_win_rate
 from tpo.records import Comparison, Completion, Prompt, Score, Verdict
 from tpo.winrate import outcome, win_rate, win_rate_by_category
 
-VERSION = 3
+VERSION = 4
 
 
 class Judged(NamedTuple):
@@ -88,7 +89,8 @@ def compare(
         baseline: Its sample 0 counts.
         judged: What the judge made of each of the policy's samples.
         no_response: What becomes of a side whose completion holds no response: "loss", since its user got
-            nothing (a tie where both hold none), or "unscored".
+            nothing (a tie where both hold none), or "unscored". Where there was no thought to intervene on, nobody
+            was asked, and the sample is unscored in any case.
     """
     ours: dict[str, list[Completion]] = {}
     for row in policy:
@@ -120,6 +122,8 @@ def compare(
 def _decide(
     ours: Completion, theirs: Completion, judged: Mapping[tuple[str, int], Judged], *, no_response: str
 ) -> Judged:
+    if ours.split_error == NO_THOUGHT:
+        return Judged(None, f"policy: {NO_THOUGHT}")
     has_ours, has_theirs = ours.response is not None, theirs.response is not None
     if not (has_ours and has_theirs):
         missing = f"baseline: {theirs.split_error}" if has_ours else f"policy: {ours.split_error}"

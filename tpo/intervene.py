@@ -20,6 +20,7 @@ from tpo.seeds import derive_seed
 from tpo.thought import ThoughtFormat
 
 VERSION = 1
+NO_THOUGHT = "no_thought"  # why a completion has no response: there was no thought to put before it
 
 Key = tuple[str, int]  # prompt_id, sample_index
 
@@ -173,7 +174,7 @@ def _completion(
     token_ids = [] if generation is None else generation.token_ids
     content = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
     text = str(tokenizer.decode(content, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-    response, error = (None, "no_thought") if generation is None else _response(text, form)
+    response, error = (None, NO_THOUGHT) if generation is None else _response(text, form)
     return Completion(
         prompt_id=key[0],
         sample_index=key[1],
