@@ -168,6 +168,7 @@ def test_evaluations_that_make_no_sense(finished: Finished, overrides: list[str]
         (["eval=thought_budget", "eval.budgets=[-1]"], "eval.budgets"),
         (["eval=categories", "eval.classify=true", "eval.categories=[]"], "eval.categories is empty"),
         (["eval=categories", "eval.classify=true", "eval.classifier.prompt=x"], "has no {instruction}"),
+        (["eval=categories", "eval.classify=true", "eval.classifier.name=null"], "eval.classifier.name is null"),
         (["eval=alpaca_eval", "eval.length_control=none"], "eval.length_control=none"),
         (["eval=gsm8k", "eval.path=/nowhere.jsonl"], "eval.path: there is no file"),
         (["eval=arena_hard"], "judge=self_rating does not play"),

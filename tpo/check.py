@@ -181,6 +181,8 @@ def check_evaluate(config: EvaluateConfig) -> None:
         for place in ("{instruction}", "{categories}"):
             if place not in evaluation.classifier.prompt:
                 raise ConfigError(f"eval.classifier.prompt has no {place}")
+        if evaluation.classifier.name is None:
+            raise ConfigError("eval.classifier.name is null: name the model that sorts the instructions")
         if not evaluation.categories:
             raise ConfigError("eval.categories is empty: there is nothing to sort into")
     if isinstance(evaluation, ArenaHardEval) and config.judge.kind != "llm_pairwise":
