@@ -34,7 +34,7 @@ figures: setup ## Draw RUN=runs/..., or compare several: RUN="runs/a runs/b" OUT
 	$(BIN)/python -m tpo.figures $(RUN) $(if $(OUT),--out $(OUT))
 
 test: setup ## Run the default tests: CPU, no network, minutes
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
