@@ -24,7 +24,9 @@ def completion(name: str, index: int, thought: str | None) -> Completion:
 
 
 THOUGHTS = st.dictionaries(
-    st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)), st.one_of(st.none(), st.text("ab ", max_size=6)), max_size=18
+    st.tuples(st.sampled_from("abcdef"), st.integers(0, 2)),
+    st.one_of(st.none(), st.text("ab ", max_size=6)),
+    max_size=18,
 )
 
 
