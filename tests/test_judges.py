@@ -1,6 +1,7 @@
 """Judges against straight-line computations, and what the judge stage lets them see."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from tpo.chat import load_tokenizer, strip_special_tokens
 from tpo.engines import Generation, Policy
 from tpo.errors import TpoError
 from tpo.judge import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
-from tpo.judges import Candidates, Decision, Judgement, Match, batch_by_tokens, load_judge
+from tpo.judges import Candidates, Decision, Judgement, Match, load_judge
 from tpo.judges.self_rating import SelfRating
 from tpo.models import load_model
 from tpo.prompts import make_prompt
 from tpo.records import Completion, Prompt, Response, Score, Verdict, read_records
 from tpo.sample import make_completion
+from tpo.states import batch_by_tokens
 from tpo.thought import ThoughtFormat
 
 QUESTION = "Instruction:\n{instruction}\n\nResponse:\n{response}\n\nIs this response helpful? Answer Yes or No."
@@ -32,17 +34,21 @@ CANDIDATES = [
 ]
 
 
-@given(lengths=st.lists(st.integers(1, 60), max_size=40), batch_tokens=st.integers(1, 200))
-def test_batches_hold_each_position_once_within_the_budget(lengths: list[int], batch_tokens: int) -> None:
-    batches = batch_by_tokens(lengths, batch_tokens=batch_tokens)
-    assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
-    for batch in batches:
-        longest = max(lengths[position] for position in batch)
-        assert len(batch) == 1 or longest * len(batch) <= batch_tokens
-    ordered = [lengths[position] for batch in batches for position in batch]
+@given(sizes=st.lists(st.integers(1, 60), max_size=40), batch_tokens=st.integers(1, 200), is_padded=st.booleans())
+def test_batches_hold_each_position_once_within_the_budget(
+    sizes: list[int], batch_tokens: int, is_padded: bool
+) -> None:
+    def cost(members: list[int]) -> int:
+        return max(members) * len(members) if is_padded else sum(members)
+
+    batches = batch_by_tokens(sizes, batch_tokens=batch_tokens, is_padded=is_padded)
+    assert sorted(position for batch in batches for position in batch) == list(range(len(sizes)))
+    members = [[sizes[position] for position in batch] for batch in batches]
+    assert all(len(batch) == 1 or cost(batch) <= batch_tokens for batch in members)
+    ordered = [size for batch in members for size in batch]
     assert ordered == sorted(ordered, reverse=True)
-    for batch, following in zip(batches, batches[1:], strict=False):
-        assert lengths[batch[0]] * (len(batch) + 1) > batch_tokens, f"{following} could have started in {batch}"
+    for batch, following in pairwise(members):
+        assert cost([*batch, following[0]]) > batch_tokens, f"{following} could have started in {batch}"
 
 
 # Self-rating

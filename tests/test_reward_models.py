@@ -116,23 +116,24 @@ def test_reward_is_read_at_the_last_token(tmp_path: Path, pad_token: str, batch_
 
 
 @pytest.mark.parametrize(
-    ("family", "changes", "needs_mask"),
+    ("family", "changes", "is_shared", "needs_mask"),
     [
-        ("Qwen3", {}, False),
-        ("Mistral", {"sliding_window": 8}, False),
-        ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 2}, False),
-        ("Gemma3Text", {"sliding_window": 8, "query_pre_attn_scalar": 16}, False),
-        ("Gemma3Text", {"use_bidirectional_attention": True, "query_pre_attn_scalar": 16}, True),
+        ("Qwen3", {}, True, False),
+        ("Mistral", {"sliding_window": 8}, True, False),
+        ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 2}, True, False),
+        ("Gemma3Text", {"sliding_window": 8, "query_pre_attn_scalar": 16}, True, False),
+        ("Gemma3Text", {"use_bidirectional_attention": True, "query_pre_attn_scalar": 16}, False, True),
+        ("Gemma2", {"attn_logit_softcapping": 0.5, "query_pre_attn_scalar": 16}, False, False),
     ],
-    ids=["qwen3", "sliding_window", "gpt2", "gemma3", "bidirectional"],
+    ids=["qwen3", "sliding_window", "gpt2", "gemma3", "bidirectional", "capped"],
 )
-def test_padding_is_not_seen_by_any_kind_of_decoder(
-    tmp_path: Path, family: str, changes: dict[str, Any], needs_mask: bool
+def test_rewards_of_any_kind_of_decoder(
+    tmp_path: Path, family: str, changes: dict[str, Any], is_shared: bool, needs_mask: bool
 ) -> None:
     classifier = "Gemma3TextForSequenceClassification" if family == "Gemma3Text" else None
     path = make_reward_model(tmp_path, family=family, classifier=classifier, **changes)
     judge = RewardModel(settings_of(path, batch_tokens=100_000))
-    assert judge.needs_mask == needs_mask
+    assert (judge.reader.is_shared, judge.reader.needs_mask) == (is_shared, needs_mask)
     assert_straight(judge, path)
 
 
@@ -310,12 +311,12 @@ def test_armorm_equals_a_straight_computation_in_any_order_and_batch(
     rows = list(expected)
     sizes = []
 
-    def batches_of(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
-        positions = list(range(len(lengths)))
+    def batches_of(found: Sequence[int], *, batch_tokens: int, is_padded: bool) -> list[list[int]]:
+        positions = list(range(len(found)))
         sizes.extend([batch_size, batch_tokens])
         return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
 
-    monkeypatch.setattr("tpo.judges.reward_model.batch_by_tokens", batches_of)
+    monkeypatch.setattr("tpo.states.batch_by_tokens", batches_of)
     found = judge.score([Candidates(rows[index][0], (rows[index][1],)) for index in order])
     assert sizes == [batch_size, 4096]
     assert [judgement.score for (judgement,) in found] == pytest.approx(

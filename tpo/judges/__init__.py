@@ -148,18 +148,3 @@ def answer_ids(tokenizer: Any, config: dict[str, Any]) -> list[int]:
                 f"judge.positive and judge.negative must be one token each; {answer!r} is {len(tokens)} of this model's"
             )
     return [int(tokens[0]) for tokens in ids]
-
-
-def batch_by_tokens(lengths: Sequence[int], *, batch_tokens: int) -> list[list[int]]:
-    """Return batches of positions, longest sequences first, of at most `batch_tokens` padded tokens each.
-
-    Sorting by length keeps padding small; starting with the longest makes a batch that does not fit in
-    memory fail at once. A sequence longer than the budget is a batch of its own.
-    """
-    batches: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda position: (-lengths[position], position)):
-        if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_tokens:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches

@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 
 from tpo.chat import chat_ids, load_tokenizer
 from tpo.errors import TpoError
-from tpo.judges.reward_model import Chat, ChatScorer, chat_with_response, load_complete, with_one_bos
+from tpo.judges.reward_model import ChatScorer, chat_with_response, load_complete, with_one_bos
+from tpo.states import Reading
 
 END_OF_TURN = "<|eot_id|>"
 
@@ -82,7 +83,7 @@ class ArmoRM(ChatScorer):
                 f"judge.name={self.name}: the tokenizer has no {END_OF_TURN}, whose hidden state the gate reads"
             )
 
-    def chat(self, instruction: str, response: str) -> Chat:
+    def chat(self, instruction: str, response: str) -> Reading:
         """Return the chat, read at the token that ends the user's turn and at the last.
 
         The user's turn is rendered by itself to find its end: what the response says plays no part.
@@ -98,9 +99,9 @@ class ArmoRM(ChatScorer):
                 f"judge.name={self.name}: the user's turn as the chat template renders it, up to {END_OF_TURN}, is not "
                 "how the whole chat begins, so there is no token for the gate to read"
             )
-        return Chat(ids, (ends[-1], len(ids) - 1))
+        return Reading(ids, (ends[-1], len(ids) - 1))
 
-    def rewards(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the mixed rewards."""
-        mixed: torch.Tensor = self.model.mix(states[:, 0], states[:, 1])
-        return mixed
+    def reward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the mixed reward."""
+        mixed: torch.Tensor = self.model.mix(*states[:, None])
+        return mixed[0]

@@ -3,21 +3,15 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from tpo.chat import Tokenizer, load_tokenizer, strip_special_tokens
 from tpo.errors import TpoError
-from tpo.judges import Candidates, Judgement, batch_by_tokens
+from tpo.judges import Candidates, Judgement
 from tpo.models import default_device
-
-
-class Chat(NamedTuple):
-    """A rendered chat and the positions whose hidden states the model's heads read."""
-
-    ids: list[int]
-    positions: tuple[int, ...]
+from tpo.states import Reading, StateReader
 
 
 class ChatScorer(ABC):
@@ -33,20 +27,19 @@ class ChatScorer(ABC):
         Args:
             decoder: In eval mode.
             tokenizer: With the chat template that the heads were trained with.
-            batch_tokens: Padded tokens per batch.
+            batch_tokens: Tokens per forward pass.
             max_tokens: Longest chat that is scored.
         """
-        self.decoder, self.tokenizer = decoder, tokenizer
-        self.batch_tokens, self.max_tokens = batch_tokens, max_tokens
-        self.needs_mask = not is_causal(decoder)
+        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+        self.reader = StateReader(decoder, batch_tokens=batch_tokens)
 
     @abstractmethod
-    def chat(self, instruction: str, response: str) -> Chat:
+    def chat(self, instruction: str, response: str) -> Reading:
         """Return the chat and where the heads read it."""
 
     @abstractmethod
-    def rewards(self, states: torch.Tensor) -> torch.Tensor:
-        """Return float32 rewards [batch] of float32 hidden states [batch, positions, hidden]."""
+    def reward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the float32 reward () of the float32 states (positions, hidden) that were read of a chat."""
 
     @torch.inference_mode()
     def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
@@ -54,36 +47,23 @@ class ChatScorer(ABC):
 
         Nothing is truncated: a reward for half a response is not a reward for the response.
         """
-        chats = [self.chat(item.instruction, response) for item in candidates for response in item.responses]
-        judgements = [Judgement(None, "too_long")] * len(chats)
-        fitting = [position for position, chat in enumerate(chats) if len(chat.ids) <= self.max_tokens]
-        lengths = [len(chats[position].ids) for position in fitting]
-        for batch in batch_by_tokens(lengths, batch_tokens=self.batch_tokens):
-            positions = [fitting[index] for index in batch]
-            rewards = self.rewards(self._states([chats[position] for position in positions]))
-            for position, reward in zip(positions, rewards.tolist(), strict=True):
-                num_tokens = len(chats[position].ids)
-                judgements[position] = (
-                    Judgement(reward, None, num_tokens=num_tokens)
-                    if math.isfinite(reward)
-                    else Judgement(None, "not_finite", num_tokens=num_tokens)
-                )
-        remaining = iter(judgements)
-        return [[next(remaining) for _ in item.responses] for item in candidates]
+        groups = [[self.chat(item.instruction, response) for response in item.responses] for item in candidates]
+        fitting = [[chat for chat in group if len(chat.ids) <= self.max_tokens] for group in groups]
+        states = iter([state for group in self.reader.read(fitting) for state in group])
+        return [
+            [
+                self._judge(chat, next(states)) if len(chat.ids) <= self.max_tokens else Judgement(None, "too_long")
+                for chat in group
+            ]
+            for group in groups
+        ]
 
-    def _states(self, chats: list[Chat]) -> torch.Tensor:
-        # Padding stands on the right, where a causal decoder's earlier tokens cannot see it: no mask is needed,
-        # which keeps the fast attention kernels, and any id will do.
-        device = self.decoder.device
-        longest = max(len(chat.ids) for chat in chats)
-        ids = torch.tensor([chat.ids + [0] * (longest - len(chat.ids)) for chat in chats], device=device)
-        lengths = torch.tensor([len(chat.ids) for chat in chats], device=device)
-        mask = (torch.arange(longest, device=device) < lengths[:, None]).long() if self.needs_mask else None
-        hidden = self.decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        read = torch.tensor([chat.positions for chat in chats], device=device)
+    def _judge(self, chat: Reading, states: torch.Tensor) -> Judgement:
         # Heads work in float32: a bfloat16 reward of 16 comes in steps of 1/8, which ties responses.
-        states: torch.Tensor = hidden[torch.arange(len(chats), device=device)[:, None], read].float()
-        return states
+        reward = float(self.reward(states.float()))
+        if math.isfinite(reward):
+            return Judgement(reward, None, num_tokens=len(chat.ids))
+        return Judgement(None, "not_finite", num_tokens=len(chat.ids))
 
 
 class RewardModel(ChatScorer):
@@ -110,15 +90,15 @@ class RewardModel(ChatScorer):
         )
         self.head = model.score.float()
 
-    def chat(self, instruction: str, response: str) -> Chat:
+    def chat(self, instruction: str, response: str) -> Reading:
         """Return the chat, read at its last token."""
         ids = chat_with_response(self.tokenizer, instruction, response)
-        return Chat(ids, (len(ids) - 1,))
+        return Reading(ids, (len(ids) - 1,))
 
-    def rewards(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the logits."""
-        logits: torch.Tensor = self.head(states[:, 0])
-        return logits[:, 0]
+    def reward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logit."""
+        logits: torch.Tensor = self.head(states[0])
+        return logits[0]
 
 
 def load_complete(model_class: Any, config: dict[str, Any]) -> Any:
@@ -169,12 +149,3 @@ def with_one_bos(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     start = next((position for position, token in enumerate(ids) if token != bos), len(ids))
     adds_bos = bos is not None and tokenizer("").input_ids[:1] == [bos]
     return [bos] * (start > 0 or adds_bos) + ids[start:]
-
-
-@torch.inference_mode()
-def is_causal(decoder: Any) -> bool:
-    """Return whether a hidden state ignores the tokens after it, tried with two inputs that differ in their ends."""
-    ids = torch.zeros(2, 16, dtype=torch.long, device=decoder.device)
-    ids[1, 8:] = 1
-    first, second = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :8].float()
-    return torch.allclose(first, second, rtol=1e-2, atol=1e-2)

@@ -16,8 +16,9 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from tpo.chat import load_tokenizer
 from tpo.engines import Policy
-from tpo.judges.reward_model import Chat, ChatScorer, chat_with_response
+from tpo.judges.reward_model import ChatScorer, chat_with_response
 from tpo.models import default_device
+from tpo.states import Reading
 
 DESCRIPTION = "reward_model.json"  # beside the adapter: what else the model is made of
 
@@ -62,24 +63,16 @@ class SelfTaught(ChatScorer):
             max_tokens=config["max_tokens"],
         )
 
-    def chat(self, instruction: str, response: str) -> Chat:
-        """Return the chat; what is read of it is up to `PooledClassifier.pool`."""
-        return Chat(chat_with_response(self.tokenizer, instruction, response), ())
+    def chat(self, instruction: str, response: str) -> Reading:
+        """Return the chat, read at the tokens that `PooledClassifier.pool` takes the mean of."""
+        ids = chat_with_response(self.tokenizer, instruction, response)
+        start = len(ids) - 1 - ids[::-1].index(self.model.config.bos_token_id)
+        return Reading(ids, range(start + 1, len(ids)))
 
-    def rewards(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the logits."""
-        logits: torch.Tensor = self.model.score(states)
-        return logits[:, 0]
-
-    def _states(self, chats: list[Chat]) -> torch.Tensor:
-        longest = max(len(chat.ids) for chat in chats)
-        device = self.decoder.device
-        ids = torch.tensor([chat.ids + [0] * (longest - len(chat.ids)) for chat in chats], device=device)
-        lengths = torch.tensor([len(chat.ids) for chat in chats], device=device)
-        mask = torch.arange(longest, device=device) < lengths[:, None]
-        hidden = self.decoder(input_ids=ids, use_cache=False).last_hidden_state
-        pooled: torch.Tensor = self.model.pool(hidden, ids, mask)
-        return pooled
+    def reward(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the logit."""
+        logits: torch.Tensor = self.model.score(states.mean(dim=0))
+        return logits[0]
 
 
 def load_classifier(policy: Policy, *, dtype: str, num_layers: int) -> PooledClassifier:
