@@ -34,7 +34,7 @@ class Tree(NamedTuple):
 
 def join(sequences: Sequence[list[int]]) -> Tree:
     """Return the tree of sequences: their longest common prefix is the trunk."""
-    trunk = commonprefix(list(sequences))
+    trunk = list(commonprefix(list(sequences)))
     return Tree(trunk, tuple(ids[len(trunk) :] for ids in sequences))
 
 
