@@ -1,9 +1,9 @@
 """Continuous batching in plain torch, through transformers' own forward and its attention interface.
 
-Each sequence owns a row of a static key-value cache. A prompt is prefilled once and its keys and values are
-copied to the rows of its K samples; a finished sequence gives its row to the next sample. All rows decode
-together with one query token each, so no row needs padding: a row attends to its own first `length`
-positions, wherever the others are. The forced switch from thought to response feeds the delimiter through the
+Each sequence owns a row of a static key-value cache. Prompts are prefilled several at a time, as branches of the
+template that they begin with (`tpo.trees`), and each one's keys and values are copied to the rows of its K samples; a
+finished sequence gives its row to the next sample. All rows decode together with one query token each, so no row
+needs padding: a row attends to its own first `length` positions, wherever the others are. The forced switch from thought to response feeds the delimiter through the
 same steps, without a second prefill.
 
 Every sample draws from its own seeded stream of uniforms, one a token, by inverting the distribution
@@ -12,9 +12,10 @@ matrix products.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,9 +26,11 @@ from transformers import AttentionInterface
 from tpo.engines import Decoding, Generation, Policy
 from tpo.errors import TpoError
 from tpo.models import load_policy
+from tpo.trees import Row, join, tree_attention
 
 ATTENTION = "tpo_rows"
 NUM_CANDIDATES = 256  # most nuclei are smaller; where one is not, the full sort decides
+PREFILL_TOKENS = 1024  # of prompts that are prefilled together
 CACHE_STEP = 64  # attention reads a whole number of these positions, so that few shapes occur
 
 
@@ -37,13 +40,16 @@ def row_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
+    *,
+    row: Row | None = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Return attention for prefill (causal, one prompt) and for decoding (one query token a row).
+    """Return attention for prefill (a row of prompts) and for decoding (one query token a row of the cache).
 
     The query heads that share a key-value head are handed over as query *positions* of that head, which
-    computes grouped attention without repeating keys and values.
+    computes grouped attention without repeating keys and values. On a CPU, decoding is two matrix products and a
+    softmax: one query a row leaves nothing to gain from the fused kernel's blocks, which takes twice as long.
 
     Args:
         module: The attention layer; unused.
@@ -51,6 +57,7 @@ def row_attention(
         key: (batch, kv_heads, positions, head_dim).
         value: Like `key`.
         attention_mask: None for prefill; (batch, 1, 1, positions) additive for decoding.
+        row: The prompts; None for decoding.
         scaling: Of the scores.
         kwargs: What else the model hands to its attention.
 
@@ -63,14 +70,19 @@ def row_attention(
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TpoError(f"engine=torch does not know this model's attention ({name}): use engine=vllm")
-    if attention_mask is None:
-        out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
-        return out.transpose(1, 2), None
+    if row is not None:
+        return tree_attention(module, query, key, value, None, row=row, scaling=scaling)
+    assert attention_mask is not None
     batch, heads, _queries, dim = query.shape
     groups = heads // key.shape[1]
     grouped = query.reshape(batch, key.shape[1], groups, dim)
-    mask = attention_mask.expand(batch, 1, groups, key.shape[2])
-    out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+    if query.device.type == "cpu":
+        scores = torch.matmul(grouped * (dim**-0.5 if scaling is None else scaling), key.transpose(2, 3))
+        weights = torch.softmax(scores.add_(attention_mask), dim=-1, dtype=torch.float32)
+        out = torch.matmul(weights.to(value.dtype), value)
+    else:
+        mask = attention_mask.expand(batch, 1, groups, key.shape[2])
+        out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
     return out.reshape(batch, 1, heads, dim), None
 
 
@@ -110,17 +122,27 @@ class RowCache:
         num_active = len(self.rows)
         return keys[:num_active, :, : self.window], values[:num_active, :, : self.window]
 
-    def fill_row(self, row: int, prefix: list[tuple[Tensor, Tensor]]) -> None:
+    def fill_row(self, row: int, prefix: "_Prefix") -> None:
         """Copy a prefilled prompt into a row."""
-        for (keys, values), (key, value) in zip(self.layers, prefix, strict=True):
-            keys[row, :, : key.shape[2]] = key[0]
-            values[row, :, : value.shape[2]] = value[0]
+        start = 0
+        for begin, stop in prefix.parts:
+            for (keys, values), (key, value) in zip(self.layers, prefix.layers, strict=True):
+                keys[row, :, start : start + stop - begin] = key[0, :, begin:stop]
+                values[row, :, start : start + stop - begin] = value[0, :, begin:stop]
+            start += stop - begin
 
     def move_row(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of a row to another row."""
         for keys, values in self.layers:
             keys[target, :, :length] = keys[source, :, :length]
             values[target, :, :length] = values[source, :, :length]
+
+
+class _Prefix(NamedTuple):
+    """Where a prompt's keys and values lie in what was prefilled: [begin, stop) of its trunk and of its branch."""
+
+    layers: list[tuple[Tensor, Tensor]]
+    parts: tuple[tuple[int, int], tuple[int, int]]
 
 
 @dataclass
@@ -213,27 +235,30 @@ class TorchEngine:
         return [[generation for generation in group if generation is not None] for group in results]
 
     def _admissions(self, prompts: Any, seeds: Any, decoding: Decoding, cache: RowCache) -> Any:
-        """Yield (sequence, prefilled prompt, first logits); a prompt is prefilled when its first sample enters."""
-        for prompt_index, (prompt, group) in enumerate(zip(prompts, seeds, strict=True)):
+        """Yield (sequence, prefilled prompt, first logits); prompts are prefilled when the first of them enters."""
+        for batch in _prefill_batches(prompts):
+            tree = join([list(prompts[index]) for index in batch])
+            row = Row([tree], device=self.device)
+            span = row.spans[0]
             cache.is_prefill, cache.prefilled = True, []
+            ends = [span.place(branch, len(prompts[index]) - 1) for branch, index in enumerate(batch)]
             logits = self.model(
-                input_ids=torch.tensor([list(prompt)], device=self.device),
-                position_ids=torch.arange(len(prompt), device=self.device)[None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            ).logits[:, -1]
-            prefix = cache.prefilled
-            for sample_index, seed in enumerate(group):
-                sequence = _Sequence(
-                    prompt_index,
-                    sample_index,
-                    uniforms=np.random.default_rng(seed).random(decoding.max_total),
-                    length=len(prompt),
-                    is_thinking=decoding.switch_ids is not None,
-                    budget=decoding.max_tokens,
-                )
-                yield sequence, prefix, logits
+                **row.inputs | {"past_key_values": cache, "use_cache": True},
+                logits_to_keep=torch.tensor(ends, device=self.device),
+            ).logits[0]
+            layers = cache.prefilled
+            for prompt_index, own, first in zip(batch, pairwise((span.fork, *span.stops)), logits, strict=True):
+                prefix = _Prefix(layers, ((span.start, span.fork), own))
+                for sample_index, seed in enumerate(seeds[prompt_index]):
+                    sequence = _Sequence(
+                        prompt_index,
+                        sample_index,
+                        uniforms=np.random.default_rng(seed).random(decoding.max_total),
+                        length=len(prompts[prompt_index]),
+                        is_thinking=decoding.switch_ids is not None,
+                        budget=decoding.max_tokens,
+                    )
+                    yield sequence, prefix, first[None]
 
     def _decode(self, active: list[_Sequence], cache: RowCache) -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""
@@ -362,3 +387,15 @@ def _invert(values: Tensor, tokens: Tensor, uniforms: Tensor, top_p: float) -> t
     position = torch.searchsorted(mass, (uniforms.double() * total)[:, None], right=True).flatten()
     position = torch.minimum(position, is_kept.sum(dim=-1) - 1)
     return tokens.gather(-1, position[:, None]).flatten(), mass[:, -1] >= top_p
+
+
+def _prefill_batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the prompts' indices in batches of at most `PREFILL_TOKENS`, before sharing; a longer one is by itself."""
+    batch: list[int] = []
+    for index, prompt in enumerate(prompts):
+        if batch and sum(len(prompts[member]) for member in batch) + len(prompt) > PREFILL_TOKENS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
