@@ -3,9 +3,11 @@
 import importlib.metadata
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_torch_engine import make_adapter
 
 from tpo.models import ModelError, fingerprint, load_model, load_policy, prepare_embedded, save_quantized
@@ -95,11 +97,39 @@ def test_policy_without_adapter_is_the_seed_model(tiny_model: Path) -> None:
 def test_adapter_is_unmerged_frozen_and_in_the_models_dtype(tiny_model: Path, tmp_path: Path) -> None:
     adapter_path = make_adapter(tiny_model, tmp_path)
     policy = load_policy(tiny_model, revision=None, dtype="bfloat16", adapter_path=adapter_path)
-    lora = {name: value for name, value in policy.named_parameters() if "lora_" in name}
-    assert lora
+    saved = load_file(adapter_path / "adapter_model.safetensors")
+    found = policy.get_submodule("model.layers.0.self_attn.q_proj")
+    prefix = "base_model.model.model.layers.0.self_attn.q_proj."
+    torch.testing.assert_close(found.up, saved[f"{prefix}lora_B.weight"].bfloat16(), atol=0, rtol=0)
     assert {value.dtype for value in policy.parameters()} == {torch.bfloat16}
-    assert not any(value.requires_grad for value in lora.values())
+    assert not any(value.requires_grad for value in policy.parameters())
     assert not policy.training
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"use_rslora": True}],
+    ids=["plain", "dora", "trained_head", "rslora"],
+)
+def test_policy_computes_what_peft_computes(tiny_model: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, target_modules="all-linear", **change)
+    made = get_peft_model(load_model(tiny_model, revision=None, dtype="float32"), config)
+    for name, parameter in made.named_parameters():
+        if parameter.requires_grad and "lora_A" not in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    made.save_pretrained(tmp_path)
+    seed = load_model(tiny_model, revision=None, dtype="float32")
+    ids = torch.arange(5, 25).view(2, 10)
+    with torch.inference_mode():
+        before = seed(input_ids=ids).logits
+        expected = PeftModel.from_pretrained(seed, str(tmp_path)).eval()(input_ids=ids).logits
+        policy = load_policy(tiny_model, revision=None, dtype="float32", adapter_path=tmp_path)
+        torch.testing.assert_close(policy(input_ids=ids).logits, expected, atol=1e-4, rtol=1e-4)
+    assert (expected - before).abs().max() > 0.1, "an adapter without effect tests nothing"
+    assert isinstance(policy, PeftModel) == (not {"use_rslora"} >= change.keys())
 
 
 def test_unknown_embedded_model_is_an_error(tmp_path: Path) -> None:

@@ -120,8 +120,11 @@ def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_p
         return model
     from peft import PeftModel
 
+    from tpo.lora import unwrap_adapter
+
     # peft would hold the adapter in float32; it was trained, and vLLM serves it, in the dtype of the base.
-    return PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype).eval()
+    policy = PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype)
+    return unwrap_adapter(policy.eval())
 
 
 def load_policy_reference(config: dict[str, Any], inputs: Mapping[str, Artifact]) -> Policy:

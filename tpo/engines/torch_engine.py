@@ -3,8 +3,8 @@
 Each sequence owns a row of a static key-value cache. Prompts are prefilled several at a time, as branches of the
 template that they begin with (`tpo.trees`), and each one's keys and values are copied to the rows of its K samples; a
 finished sequence gives its row to the next sample. All rows decode together with one query token each, so no row
-needs padding: a row attends to its own first `length` positions, wherever the others are. The forced switch from thought to response feeds the delimiter through the
-same steps, without a second prefill.
+needs padding: a row attends to its own first `length` positions, wherever the others are. The forced switch from
+thought to response feeds the delimiter through the same steps, without a second prefill.
 
 Every sample draws from its own seeded stream of uniforms, one a token, by inverting the distribution
 function. What a sample is therefore does not depend on which others share its batch, up to the rounding of the
