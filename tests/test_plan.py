@@ -194,6 +194,7 @@ def test_jobs_that_keep_artifacts_apart_are_refused(tiny_model: Path, tmp_path: 
             id="product",
         ),
         pytest.param(["seed=choice(1,2)"], True, [["seed=1"], ["seed=2"]], id="choice"),
+        pytest.param(["rating=glob(*o*,exclude=schema_*)"], True, [["rating=elo"], ["rating=win_count"]], id="glob"),
         pytest.param(
             ["experiment=smoke,quickstart"], True, [["experiment=smoke"], ["experiment=quickstart"]], id="presets"
         ),

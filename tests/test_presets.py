@@ -9,6 +9,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from plugins import PLUGINS, skip_without_plugin
+from test_sweep import app
 
 from tpo.check import ConfigError, check
 from tpo.config import Config, register
@@ -98,6 +99,15 @@ def test_rho_is_swept_as_in_the_paper() -> None:
 def test_the_command_line_narrows_a_sweep() -> None:
     jobs = grid_jobs(composed("experiment=ablation_rho_small", "pairs.length_penalty=0.2", "seed=3", hydra=True))
     assert [set(job) for job in jobs] == [{"pairs.length_penalty=0.2", "experiment=ablation_rho_small", "seed=3"}]
+
+
+def test_options_found_by_a_pattern_are_jobs_of_the_report(tmp_path: Path) -> None:
+    (tmp_path / "group").mkdir()
+    for x in (1, 2):
+        (tmp_path / "group" / f"option_{x}.yaml").write_text(f"# @package _global_\nx: {x}\n")
+    status, said, done = app(tmp_path, "-m", "+group=glob(option_*)", "fail=[2]")
+    assert status == 1 and done == ["done-1-0"]
+    assert "sweep of 2 jobs: 1 completed, 1 failed\n  #1 failed: +group=option_2 fail=[2]\n" in said
 
 
 def test_hydra_presets_are_found() -> None:

@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
@@ -59,7 +61,8 @@ class SweepReport(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget what an earlier sweep of the same jobs recorded, and see to a report even if this is interrupted."""
         self._is_grid = config.hydra.sweeper._target_ == BASIC_SWEEPER
-        self._planned = grid_jobs(config) if self._is_grid else []
+        loader = GlobalHydra.instance().config_loader()
+        self._planned = grid_jobs(config, config_loader=loader) if self._is_grid else []
         given = [str(override) for override in config.hydra.overrides.hydra]
         self._hydra_overrides = [override for override in given if not override.startswith("hydra.mode=")]
         tasks = [str(override) for override in config.hydra.overrides.task]
@@ -119,17 +122,20 @@ class SweepReport(Callback):
         return jobs
 
 
-def grid_jobs(config: DictConfig) -> list[list[str]]:
+def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) -> list[list[str]]:
     """Return the overrides of each job of a sweep with Hydra's basic sweeper, in the order of their numbers.
 
     Args:
         config: As composed for the sweep, with its node `hydra`: `hydra.sweeper.params`, then the command line's.
+        config_loader: Hydra's; knows the options of a group, without which `judge=glob(*)` cannot be expanded.
     """
+    # The sweeper's own: another idea of what jobs there are would be worse than none.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     texts = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     texts += [str(override) for override in config.hydra.overrides.task]
-    [batch] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), None)
+    parser = OverridesParser.create(config_loader=config_loader)
+    [batch] = BasicSweeper.split_arguments(parser.parse_overrides(texts), max_batch_size=None)
     return [list(job) for job in batch]
 
 
