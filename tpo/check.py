@@ -8,18 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.config import (
-    AgreementConfig,
-    ArenaHardEval,
-    CategoriesEval,
-    Config,
-    EvaluateConfig,
-    RewardConfig,
-    ThoughtBudgetEval,
-    ThoughtConfig,
-    ThoughtValueEval,
-)
+from tpo.config import AgreementConfig, Config, EvaluateConfig, RewardConfig, ThoughtConfig, flatten
 from tpo.errors import TpoError
+from tpo.eval_config import ArenaHardEval, CategoriesEval, ThoughtBudgetEval, ThoughtValueEval
 
 ANY = math.inf
 
@@ -217,7 +208,7 @@ def check_reward(config: RewardConfig) -> None:
 
 def _check_each(config: Any) -> dict[str, Any]:
     """Check every value by itself and return the values by dotted key."""
-    values = _flatten(dataclasses.asdict(config))
+    values = flatten(dataclasses.asdict(config))
     for key, value in values.items():
         rule = _rule(key)
         if rule in CHOICES and value not in CHOICES[rule]:
@@ -242,13 +233,6 @@ def _check_each(config: Any) -> dict[str, Any]:
     if shortest is not None and longest is not None and shortest > longest:
         raise ConfigError(f"prompts.min_characters={shortest} is above prompts.max_characters={longest}")
     return values
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _rule(key: str) -> str:

@@ -14,7 +14,8 @@ import tpo.intervene
 import tpo.preflight
 import tpo.sample
 from tpo.artifacts import MANIFEST, Artifact, Store, file_digest, open_artifact
-from tpo.config import CategoriesEval, EvaluateConfig, ModelConfig
+from tpo.config import EvaluateConfig, ModelConfig
+from tpo.eval_config import CategoriesEval
 from tpo.judging import MODEL_VERSION, Judging, model_settings
 from tpo.pipeline import PolicyRef, adapter_input, answer_settings, request_comparison, request_prompts
 from tpo.policies import ADAPTER_CONFIG, NamedPolicy, make_format, resolve

@@ -15,7 +15,8 @@ import tpo.preflight
 import tpo.sample
 import tpo.synthetic
 from tpo.artifacts import Artifact, Store, file_digest
-from tpo.config import Config, EngineConfig, EvalConfig, PromptsConfig, SampleConfig
+from tpo.config import Config, EngineConfig, PromptsConfig, SampleConfig
+from tpo.eval_config import EvalConfig
 from tpo.judging import MODEL_VERSION, Judging, RunStep, model_settings
 from tpo.policies import make_format
 from tpo.prompts import PromptError
