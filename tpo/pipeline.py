@@ -69,6 +69,8 @@ class Pipeline:
         """The adapters after each epoch of DPO, starting from `policy`."""
         settings = asdict(self.config.train) | {"quantization": self.config.model.quantization}
         del settings["select"]
+        if policy.adapter is None:
+            settings["reference"] = "previous"  # it is the seed model too, so both are one artifact
         inputs = {"model": self.model, "pairs": pairs, **adapter_input(policy)}
         config = {"settings": settings, **self._policy_settings(policy)}
         return self._run("train", TRAIN_VERSION, config, inputs, seed=self._seed("train", iteration))
