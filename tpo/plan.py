@@ -26,7 +26,7 @@ from tpo.cost import Estimate, Past, token_budget
 from tpo.errors import TpoError
 from tpo.plan_report import print_plan
 from tpo.planning import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
-from tpo.sweep import BASIC_SWEEPER, grid_jobs
+from tpo.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 
 CONF = Path(__file__).parent.parent / "conf"
 register()
@@ -65,6 +65,7 @@ def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
         )
         settings = composed.hydra
         if not is_sweep and settings.mode != RunMode.MULTIRUN:
+            warn_of_params(composed)
             return [list(overrides)]
         target = settings.sweeper._target_
         if target != BASIC_SWEEPER:

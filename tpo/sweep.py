@@ -24,6 +24,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from tpo.artifacts import content_hash, write_json
+from tpo.check import ConfigError, check_search
 
 log = logging.getLogger(__name__)
 NOT_COMPLETED = {
@@ -49,14 +50,33 @@ class JobFailedError(CompactHydraException):
     """A job's failure in words, which come back from another process whatever was raised there."""
 
 
+class SearchCheck(Callback):
+    """Ends a search before its first trial where it would have nothing to compare trials by (`check_search`).
+
+    In the trials it would be too late: a search goes on after failures. What the search itself varies is not known yet.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the config that trials start from, if the sweeper proposes them one after the other."""
+        if config.hydra.sweeper._target_ != BASIC_SWEEPER:
+            try:
+                check_search(config)
+            except ConfigError as error:
+                sys.exit(f"error: {error}")  # of a callback's errors Hydra only warns
+
+
 class SweepReport(Callback):
-    """Records every job of a sweep and reports at its end. Outside of sweeps it does nothing."""
+    """Records every job of a sweep and reports at its end. Outside of sweeps it only warns."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._planned: list[list[str]] = []
         self._hydra_overrides: list[str] = []
         self._is_grid = False
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Warn where a sweep was meant: outside of sweeps, Hydra says nothing of `hydra.sweeper.params`."""
+        warn_of_params(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget what an earlier sweep of the same jobs recorded, and see to a report even if this is interrupted."""
@@ -137,6 +157,18 @@ def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) 
     parser = OverridesParser.create(config_loader=config_loader)
     [batch] = BasicSweeper.split_arguments(parser.parse_overrides(texts), max_batch_size=None)
     return [list(job) for job in batch]
+
+
+def warn_of_params(config: DictConfig) -> None:
+    """Warn that what a preset sweeps is not swept without `-m`, but for keys that the command line has a value for.
+
+    Args:
+        config: As composed for a single run, with its node `hydra`.
+    """
+    given = {str(override).partition("=")[0].lstrip("+") for override in config.hydra.overrides.task}
+    params = [key for key in config.hydra.sweeper.get("params") or {} if key not in given]
+    if params:
+        log.warning("one job, without %s being swept: add -m for the sweep", ", ".join(params))
 
 
 def summary(jobs: Sequence[Job], *, program: str, hydra_overrides: Sequence[str], is_grid: bool) -> str:
