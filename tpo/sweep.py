@@ -1,7 +1,8 @@
 """What becomes of a sweep's jobs: which failed, why, and the command that repeats only these.
 
 A Hydra callback, because every launcher passes it on to the process that runs a job. Writes
-`<sweep dir>/jobs-<hash of the sweep>/<job>.json`; `python -m tpo.run -m` reads them at its end, however it ends.
+`<sweep dir>/jobs-<hash of the sweep>/<job>.json`; `python -m tpo.run -m` reads them at its end, however it ends. Also
+here: which jobs a sweep has, and what is said of a search without an objective and of a sweep that is run as one job.
 """
 
 import atexit
