@@ -20,7 +20,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tpo.config
 import tpo.judge_config
-from tpo.check import ConfigError, check, check_agreement, check_reward
+from tpo.check import ConfigError, check, check_agreement, check_reward, check_search
 from tpo.config import SCHEMAS, AgreementConfig, Config, RewardConfig, register
 
 REPOSITORY = Path(__file__).parent.parent
@@ -65,6 +65,15 @@ def _plain() -> Config:
 
 def get(config: Any, key: str) -> Any:
     return functools.reduce(getattr, key.split("."), config)
+
+
+def changed(changes: dict[str, Any]) -> Config:
+    """The plain config with other values by dotted key."""
+    config = copy.deepcopy(_plain())
+    for key, value in changes.items():
+        *parents, name = key.split(".")
+        setattr(get(config, ".".join(parents)) if parents else config, name, value)
+    return config
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -344,12 +353,8 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
 def test_rule(changes: dict[str, Any], named: str) -> None:
-    config = copy.deepcopy(_plain())
-    for key, value in changes.items():
-        *parents, name = key.split(".")
-        setattr(get(config, ".".join(parents)) if parents else config, name, value)
     with pytest.raises(ConfigError) as caught:
-        check(config)
+        check(changed(changes))
     assert named in str(caught.value)
 
 
@@ -374,6 +379,29 @@ def test_rule_of_the_other_entry_points(entry: str, override: str, named: str, t
     config = composed(*given, override, entry=entry)
     with pytest.raises(ConfigError, match=re.escape(named)):
         (check_reward if entry == "reward" else check_agreement)(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({}, None),
+        ({"judge": reward_model()}, None),
+        ({"train.select": "last"}, "train.select=last"),
+        ({"train.num_epochs": 1}, "train.num_epochs=1"),
+        ({"num_iterations": 0}, "num_iterations=0"),
+        ({"judge": pairwise()}, "judge=llm_pairwise"),
+        ({"judge": alpaca_eval()}, "judge=alpaca_eval"),
+        ({"judge": ensemble({"a": 1.0})}, "judge=ensemble"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
+)
+def test_a_search_needs_scores_that_compare(changes: dict[str, Any], named: str | None) -> None:
+    config = changed(changes)
+    if named is None:
+        check_search(config)
+    else:
+        with pytest.raises(ConfigError, match=f"hydra/sweeper: .*{named}"):
+            check_search(config)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tpo.chat import Chat
 from tpo.engines import Decoding, Generation, Policy
 from tpo.engines.torch_engine import TorchEngine
 from tpo.preflight import preflight
@@ -211,13 +212,12 @@ def test_budgets_are_respected(tiny_model: Path, tmp_path: Path, form: ThoughtFo
 def make_row(tokenizer: Any, text: str, *, forced: tuple[int, int] = (0, 0), reason: str = "stop") -> Completion:
     ids = tokenizer.encode(text, add_special_tokens=False)
     return make_completion(
-        tokenizer,
+        Chat(tokenizer, frozenset({tokenizer.eos_token_id})),
         specific(),
         prompt_id="0",
         sample_index=0,
         prompt_ids=[0],
         generation=Generation(ids, reason, *forced),
-        end_ids=frozenset({tokenizer.eos_token_id}),
         seed=0,
     )
 

@@ -8,18 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.config import (
-    AgreementConfig,
-    ArenaHardEval,
-    CategoriesEval,
-    Config,
-    EvaluateConfig,
-    RewardConfig,
-    ThoughtBudgetEval,
-    ThoughtConfig,
-    ThoughtValueEval,
-)
+from tpo.config import AgreementConfig, Config, EvaluateConfig, RewardConfig, ThoughtConfig, flatten
 from tpo.errors import TpoError
+from tpo.eval_config import AlpacaEvalEval, ArenaHardEval, CategoriesEval, ThoughtBudgetEval, ThoughtValueEval
+from tpo.judges import COMPARATIVE_KINDS
 
 ANY = math.inf
 
@@ -165,6 +157,30 @@ def check(config: Config) -> None:
     _check_thought(config.thought)
 
 
+def check_search(config: Config | DictConfig) -> None:
+    """Raise where a search (`hydra/sweeper=tpe`) would have nothing to compare its trials by: `tpo.run.objective`.
+
+    Raises:
+        ConfigError: Naming the key and what to do.
+    """
+    what = "hydra/sweeper: a search compares trials by the judge's mean score on the validation instructions"
+    if config.judge.kind in COMPARATIVE_KINDS:
+        raise ConfigError(
+            f"{what}, and a score by judge={config.judge.kind} means something only beside those judged with it: use a "
+            "judge that scores each response by itself, or sweep a grid"
+        )
+    for key, value, is_enough in (
+        ("train.select", config.train.select, config.train.select == "validation"),
+        ("train.num_epochs", config.train.num_epochs, config.train.num_epochs > 1),
+        ("num_iterations", config.num_iterations, config.num_iterations > 0),
+    ):
+        if not is_enough:
+            raise ConfigError(
+                f"{what}, and with {key}={value} there is none: a search needs train.select=validation, more than one "
+                "epoch and at least one iteration"
+            )
+
+
 def check_evaluate(config: EvaluateConfig) -> None:
     """Raise on settings of an evaluation that could only fail later.
 
@@ -188,6 +204,11 @@ def check_evaluate(config: EvaluateConfig) -> None:
     if isinstance(evaluation, ArenaHardEval) and config.judge.kind != "llm_pairwise":
         raise ConfigError(
             f"eval=arena_hard scores games, which judge={config.judge.kind} does not play: use a pairwise judge"
+        )
+    if isinstance(evaluation, AlpacaEvalEval | ArenaHardEval) and evaluation.num_samples != 1:
+        raise ConfigError(
+            f"eval.num_samples={evaluation.num_samples}: eval={evaluation.kind} takes one answer to each instruction; "
+            "set eval.num_samples=1"
         )
     _check_thought(config.thought)
 
@@ -217,7 +238,7 @@ def check_reward(config: RewardConfig) -> None:
 
 def _check_each(config: Any) -> dict[str, Any]:
     """Check every value by itself and return the values by dotted key."""
-    values = _flatten(dataclasses.asdict(config))
+    values = flatten(dataclasses.asdict(config))
     for key, value in values.items():
         rule = _rule(key)
         if rule in CHOICES and value not in CHOICES[rule]:
@@ -242,13 +263,6 @@ def _check_each(config: Any) -> dict[str, Any]:
     if shortest is not None and longest is not None and shortest > longest:
         raise ConfigError(f"prompts.min_characters={shortest} is above prompts.max_characters={longest}")
     return values
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _rule(key: str) -> str:

@@ -15,25 +15,22 @@ import hydra
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Store, content_hash, translate_disk_errors, write_json
+from tpo.artifacts import Store, translate_disk_errors, write_json
 from tpo.check import check_evaluate, to_config
-from tpo.config import (
+from tpo.config import EvaluateConfig, register
+from tpo.errors import TpoError
+from tpo.eval_config import (
     AlpacaEvalEval,
     ArenaHardEval,
     CategoriesEval,
-    EvaluateConfig,
     Gsm8kEval,
     IfevalEval,
     ThoughtBudgetEval,
     ThoughtValueEval,
-    register,
 )
-from tpo.errors import TpoError
 
 log = logging.getLogger(__name__)
 register()
-
-NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
 
 
 def run_evaluation(config: EvaluateConfig) -> Path:
@@ -42,16 +39,13 @@ def run_evaluation(config: EvaluateConfig) -> Path:
     from tpo.evaluation import Evaluation
     from tpo.figures import write_evaluation_figures
     from tpo.stage import executor
+    from tpo.summary import make_folder
     from tpo.tracking import log_evaluation
 
     store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
     steps = Evaluation(config, store)
     plain = asdict(config)
-    identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
-    path = Path(config.runs_dir) / f"evaluate-{config.eval.kind}-{content_hash(identity)}"
-    with translate_disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", plain)
+    path = make_folder(f"evaluate-{config.eval.kind}", plain)
     match config.eval:
         case AlpacaEvalEval():
             found = measure.alpaca_eval(steps, path, config.eval)

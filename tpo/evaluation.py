@@ -14,10 +14,11 @@ import tpo.intervene
 import tpo.preflight
 import tpo.sample
 from tpo.artifacts import MANIFEST, Artifact, Store, file_digest, open_artifact
-from tpo.config import CategoriesEval, EvaluateConfig, ModelConfig
+from tpo.config import EvaluateConfig, ModelConfig
+from tpo.eval_config import CategoriesEval
 from tpo.judging import MODEL_VERSION, Judging, model_settings
 from tpo.pipeline import PolicyRef, adapter_input, answer_settings, request_comparison, request_prompts
-from tpo.policies import ADAPTER_CONFIG, NamedPolicy, make_format, resolve
+from tpo.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, make_format, resolve
 from tpo.seeds import derive_seed
 from tpo.thought import DIRECT, ThoughtFormat
 
@@ -149,8 +150,11 @@ class Evaluation:
                 open_artifact(self.store.root / home.name), int(path.resolve().name.removeprefix("epoch-"))
             )
         digests = {file.name: file_digest(file) for file in sorted(path.glob("adapter_*")) if file.is_file()}
-        if ADAPTER_CONFIG not in digests or len(digests) < 2:
-            raise ValueError(f"{path} holds no adapter: {sorted(digests)}")
+        if not any(name.startswith("adapter_model.") for name in digests):
+            raise PolicyError(
+                f"policy {path}: there is {ADAPTER_CONFIG}, but no weights (adapter_model.safetensors): copy or save "
+                "the adapter again"
+            )
         imported = self.store.request("adapter", ADAPTER_VERSION, {"files": digests}, how={"path": str(path)})
         return PolicyRef(imported, 1)
 

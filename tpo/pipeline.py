@@ -15,7 +15,8 @@ import tpo.preflight
 import tpo.sample
 import tpo.synthetic
 from tpo.artifacts import Artifact, Store, file_digest
-from tpo.config import Config, EngineConfig, EvalConfig, PromptsConfig, SampleConfig
+from tpo.config import Config, EngineConfig, PromptsConfig, SampleConfig
+from tpo.eval_config import EvalConfig
 from tpo.judging import MODEL_VERSION, Judging, RunStep, model_settings
 from tpo.policies import make_format
 from tpo.prompts import PromptError
@@ -68,6 +69,8 @@ class Pipeline:
         """The adapters after each epoch of DPO, starting from `policy`."""
         settings = asdict(self.config.train) | {"quantization": self.config.model.quantization}
         del settings["select"]
+        if policy.adapter is None:
+            settings["reference"] = "previous"  # it is the seed model too, so both are one artifact
         inputs = {"model": self.model, "pairs": pairs, **adapter_input(policy)}
         config = {"settings": settings, **self._policy_settings(policy)}
         return self._run("train", TRAIN_VERSION, config, inputs, seed=self._seed("train", iteration))

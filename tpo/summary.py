@@ -16,7 +16,22 @@ from tpo.tracking import TRACKED, load_tracker
 log = logging.getLogger(__name__)
 
 # What a run's identity leaves out: where things lie, how stages are started, where metrics go.
-NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
+NOT_IDENTITY = ("artifacts_dir", "runs_dir", "export_dir", "isolate_stages", "tracking")
+
+
+def make_folder(name: str, config: dict[str, Any]) -> Path:
+    """Make the folder `<runs_dir>/<name>-<hash of the config>`, write the config to it, and return it.
+
+    Args:
+        name: Of the experiment.
+        config: The composed config as a dictionary.
+    """
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    path = Path(config["runs_dir"]) / f"{name}-{content_hash(identity)}"
+    with translate_disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", config)
+    return path
 
 
 class Run:
@@ -26,11 +41,7 @@ class Run:
         """Make the folder, write the composed config and start tracking unless this run was tracked to its end."""
         self.config, self.experiment = config, experiment
         plain = asdict(config)
-        identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
-        self.path = Path(config.runs_dir) / f"{experiment}-{content_hash(identity)}"
-        with translate_disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / "config.json", plain)
+        self.path = make_folder(experiment, plain)
         self.iterations: list[dict[str, Any]] = []
         self.tracker = load_tracker(
             config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()

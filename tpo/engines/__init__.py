@@ -1,9 +1,12 @@
 """Sampling engines behind one protocol: `torch_engine` (any device) and `vllm_engine`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from tpo.chat import Chat
 
 
 @dataclass(frozen=True)
@@ -84,28 +87,32 @@ class Engine(Protocol):
 
 
 def load_engine(
-    config: Any, policy: Policy, *, tokenizer: Any, end_ids: frozenset[int], seed: int, max_tokens: int
+    config: Any, policy: Policy, *, chat: "Chat", contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
 ) -> Engine:
     """Return the engine that `config` (the `engine` group, as a dictionary) asks for.
 
     Args:
         config: Settings of the engine; `kind` selects it.
         policy: What to sample from.
-        tokenizer: The policy's tokenizer.
-        end_ids: Token ids that end a completion.
+        chat: The policy's tokenizer and end ids.
+        contexts: All token-id prompts that will be asked for.
+        decoding: How they will be decoded.
         seed: For engines that keep a random stream of their own.
-        max_tokens: The longest prompt plus completion that will be asked for.
     """
     match config["kind"]:
         case "torch":
             from tpo.engines.torch_engine import TorchEngine
 
             return TorchEngine(
-                policy, tokenizer=tokenizer, end_ids=end_ids, max_sequences=config["max_sequences"], max_len=max_tokens
+                policy,
+                tokenizer=chat.tokenizer,
+                end_ids=chat.end_ids,
+                max_sequences=config["max_sequences"],
+                max_len=max(map(len, contexts), default=0) + decoding.max_total,
             )
         case "vllm":
             from tpo.engines.vllm_engine import VllmEngine
 
-            return VllmEngine(config, policy, end_ids=end_ids, seed=seed)
+            return VllmEngine(config, policy, end_ids=chat.end_ids, seed=seed)
         case kind:
             raise ValueError(f"engine.kind={kind}: expected torch or vllm")

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tpo.config import flatten
 from tpo.results.find import Run
 from tpo.summary import NOT_IDENTITY
 
@@ -59,11 +60,4 @@ def _determines(names: Sequence[Any], values: Sequence[Any]) -> bool:
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config's settings by dotted key, without those that say nothing about the result, such as folders."""
-    return _flatten({key: value for key, value in config.items() if key not in NOT_IDENTITY})
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+    return flatten({key: value for key, value in config.items() if key not in NOT_IDENTITY})
