@@ -103,9 +103,9 @@ class ServerEngine:
 
     def close(self) -> None:
         """Take the adapter from the servers that got it from this engine."""
-        asyncio.run(self._close())
+        asyncio.run(self._unload([server for server in self._servers if server.has_loaded]))
 
-    async def _close(self) -> None:
-        for server in self._servers:
+    async def _unload(self, servers: Sequence[VllmServer]) -> None:
+        for server in servers:
             async with server.connection.client() as client:
                 await server.unload(client)

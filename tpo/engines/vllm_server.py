@@ -1,9 +1,9 @@
 """One of vLLM's servers, as a place to sample from a policy.
 
 Prompts are sent as token ids and completions come back as token ids: what is trained on is what was sampled, and no
-text is tokenized anywhere. Of the OpenAI-compatible servers only vLLM's can do this (`return_token_ids`, `stop_reason`);
-others are refused. It has to serve the policy's own weights, which for a quantized policy are those with the quantized
-values, and is given the adapters as they are trained.
+text is tokenized anywhere. Of the OpenAI-compatible servers only vLLM's is known to do this (`return_token_ids`); one
+that does not is refused. It has to serve the policy's own weights, which for a quantized policy are those with the
+quantized values, and is given the adapters as they are trained.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tpo.artifacts import file_digest
 from tpo.engines import Decoding, Policy
 from tpo.engines.vllm_engine import adapter_rank
 from tpo.errors import TpoError
-from tpo.llm.connection import AWAY, Connection, Purpose
+from tpo.llm.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
 from tpo.models import fingerprint
 
 log = logging.getLogger(__name__)
@@ -52,14 +52,14 @@ class VllmServer:
         purpose = Purpose(
             group="engine",
             address="engine.base_urls",
-            model=f"engine.name={config['name']}",
+            model="engine.name",
             unit="prompt",
             promise="chunks that are kept are not sampled again",
         )
         self.connection = Connection(url, config, purpose, kept=kept)
         self._model: str | None = None  # what the server calls the seed model
         self._adapter = None if policy.adapter_path is None else adapter_name(policy.adapter_path)
-        self._has_loaded = False  # whether the adapter is there because of this engine
+        self.has_loaded = False  # whether the adapter is there because of this engine
         self._loading = asyncio.Lock()
 
     async def prepare(self, client: Any) -> None:
@@ -86,7 +86,7 @@ class VllmServer:
         decoding: Decoding,
         stop: str | None = None,
     ) -> list[Sampled]:
-        """Return `count` completions of a prompt, at most `max_tokens` long, that end at the string `stop` at the latest.
+        """Return `count` completions of a prompt, each at most `max_tokens` long and ended by the string `stop`.
 
         Raises:
             TpoError: If the server fails for good, or what it returns is not what was asked for.
@@ -130,21 +130,20 @@ class VllmServer:
         return [self._read(choice, prompt, max_tokens=max_tokens, stop=stop) for choice in choices]
 
     async def unload(self, client: Any) -> None:
-        """Take the adapter from the server if it is there because of this engine; one that is away keeps it."""
+        """Take the adapter from the server; one that is away keeps it."""
         from openai import APIError
 
-        if not self._has_loaded:
-            return
-        self._has_loaded = False
+        self.has_loaded = False
         try:
-            await client.post("/unload_lora_adapter", cast_to=str, body={"lora_name": self._adapter})
-        except APIError as error:
-            log.warning(
-                "%s: the adapter %s stays loaded (%s)",
-                self.connection.url,
-                self._adapter,
-                self.connection.reason(error),
+            await client.post(
+                "/unload_lora_adapter",
+                cast_to=str,
+                body={"lora_name": self._adapter},
+                options={"timeout": CONNECT_TIMEOUT_S},
             )
+        except APIError as error:
+            reason = self.connection.reason(error)
+            log.warning("%s: the adapter %s stays loaded (%s)", self.connection.url, self._adapter, reason)
 
     def _read(self, choice: Any, prompt: list[int], *, max_tokens: int, stop: str | None) -> Sampled:
         """Return a completion after checking that it is what a training may use."""
@@ -155,7 +154,7 @@ class VllmServer:
                 "the server returns no token ids, and a text may be tokenized in several ways: only the tokens that "
                 "were sampled can be trained on. vLLM's server returns them (return_token_ids); use one, or engine=vllm"
             )
-        if extra.get("prompt_token_ids", prompt) != prompt:
+        if extra.get("prompt_token_ids") not in (None, prompt):
             raise self._error("the server put other tokens before the completion than were sent")
         reason = choice.finish_reason
         if reason == "length" and len(token_ids) == max_tokens:
@@ -164,19 +163,19 @@ class VllmServer:
             return Sampled(token_ids, "delimiter")
         if reason == "stop" and token_ids and token_ids[-1] in self._end_ids:
             return Sampled(token_ids, "stop")
+        last = token_ids[-1] if token_ids else None
         raise self._error(
             f"a completion ended after {len(token_ids)} of {max_tokens} tokens (finish_reason={reason}, last token "
-            f"{token_ids[-1] if token_ids else None}), which neither the budget nor an end token of the policy explains. "
-            "Start the server with the policy's tokenizer and --generation-config vllm"
+            f"{last}), and neither the budget nor an end token of the policy is why. Start the server with the policy's "
+            "tokenizer and --generation-config vllm"
         )
 
     async def _cards(self, client: Any) -> dict[str, dict[str, Any]]:
         """Return what the server serves: seed model and adapters by name."""
         page = await self.connection.patiently(client.models.list)
-        if not hasattr(page, "data"):
-            raise self._error(
-                f"no list of models: {self.connection.shown(str(page))}. Does engine.base_urls end in /v1?"
-            )
+        if not isinstance(getattr(page, "data", None), list):
+            shown = self.connection.shown(str(page))
+            raise self._error(f"the answer is no list of models: {shown}. Does engine.base_urls end with /v1?")
         return {card.id: card.model_extra or {} for card in page.data}
 
     def _find_model(self, cards: dict[str, dict[str, Any]]) -> str:
@@ -188,13 +187,15 @@ class VllmServer:
         if chosen is not None:
             found = [name for name in found if name == chosen]
         if not found:
-            served = ", ".join(f"{name} ({root})" for name, root in roots.items())
-            quantized = "with quantized values (model.quantization), " if self._policy.unquantized_path else ""
+            policy = self._policy
+            served = ", ".join(f"{name} (root {root})" for name, root in roots.items()) or "no model"
+            values = ", which hold the quantized values that are trained" if policy.unquantized_path else ""
+            called = f" under the name {chosen} (engine.name)" if chosen else ""
             raise self._error(
-                f"the server serves {served or 'no model'}, and the policy's weights are {quantized}{wanted}"
-                f"{f', called {chosen} (engine.name)' if chosen else ''}. Start it as conf/engine/server.yaml says: vllm "
-                f"serve {wanted} --tokenizer {self._policy.tokenizer_path} --dtype {self._policy.dtype} --max-model-len "
-                f"{self._policy.max_model_len}. If these are the same weights in another place, set engine.root to it"
+                f"the server serves {served}, and the policy needs the weights {wanted}{values}{called}. Start it as "
+                f"conf/engine/server.yaml says, with vllm serve {wanted} --tokenizer {policy.tokenizer_path} --dtype "
+                f"{policy.dtype} --max-model-len {policy.max_model_len}; or, if these are the same weights in another "
+                "place, set engine.root to that"
             )
         longest = cards[found[0]].get("max_model_len")
         if longest is not None and longest < self._max_tokens:
@@ -219,7 +220,7 @@ class VllmServer:
             await client.post(
                 "/load_lora_adapter", cast_to=str, body={"lora_name": self._adapter, "lora_path": str(path.resolve())}
             )
-            self._has_loaded = True
+            self.has_loaded = True
             return
         except APIStatusError as error:
             if error.status_code in AWAY:
