@@ -246,9 +246,7 @@ def _check_each(config: Any) -> dict[str, Any]:
                 f"{group}={value} needs the package {package}, which is not installed: see README, Set-up"
             )
     if values.get("engine.base_urls") == []:
-        raise ConfigError(
-            "engine.base_urls is empty: give the address of a server, as conf/engine/server.yaml explains"
-        )
+        raise ConfigError("engine.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
     for group in ("train", "reward"):
         batch, micro = values.get(f"{group}.batch_size"), values.get(f"{group}.micro_batch_size")
         if batch is not None and micro is not None and batch % micro:

@@ -158,8 +158,6 @@ class ServerEngineConfig(EngineConfig):
 
     kind: str = "server"
     base_urls: list[str] = field(default_factory=list)
-    name: str | None = None
-    root: str | None = None
     api_key_env: str = "VLLM_API_KEY"
     max_concurrency: int = MISSING
     max_retries: int = 6

@@ -14,8 +14,6 @@ from typing import Any, NamedTuple, Protocol
 _HOW = (
     "data_parallel_size",
     "base_urls",
-    "name",
-    "root",
     "api_key_env",
     "max_concurrency",
     "max_retries",

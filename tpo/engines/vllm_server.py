@@ -48,15 +48,16 @@ class VllmServer:
         kept: Callable[[], str],
     ) -> None:
         """Remember where the server is and what it has to serve; the arguments are those of `ServerEngine`."""
-        self._config, self._policy, self._max_tokens, self._end_ids = config, policy, max_tokens, end_ids
+        self._policy, self._max_tokens, self._end_ids = policy, max_tokens, end_ids
         purpose = Purpose(
             group="engine",
             address="engine.base_urls",
-            model="engine.name",
             unit="prompt",
-            promise="chunks that are kept are not sampled again",
+            not_found="Does engine.base_urls end with /v1?",
+            promise="what is kept is not sampled again",
         )
         self.connection = Connection(url, config, purpose, kept=kept)
+        log.info("%s has to serve %s (see conf/engine/server.yaml)", self.connection.url, policy.model_path)
         self._model: str | None = None  # what the server calls the seed model
         self._adapter = None if policy.adapter_path is None else adapter_name(policy.adapter_path)
         self.has_loaded = False  # whether the adapter is there because of this engine
@@ -166,8 +167,8 @@ class VllmServer:
         last = token_ids[-1] if token_ids else None
         raise self._error(
             f"a completion ended after {len(token_ids)} of {max_tokens} tokens (finish_reason={reason}, last token "
-            f"{last}), and neither the budget nor an end token of the policy is why. Start the server with the policy's "
-            "tokenizer and --generation-config vllm"
+            f"{last}), and neither the budget nor an end token of the policy is why: start the server with the "
+            "policy's tokenizer and --generation-config vllm"
         )
 
     async def _cards(self, client: Any) -> dict[str, dict[str, Any]]:
@@ -180,28 +181,22 @@ class VllmServer:
 
     def _find_model(self, cards: dict[str, dict[str, Any]]) -> str:
         """Return what the server calls the seed model, after comparing what can be compared."""
-        wanted = self._config["root"] or self._policy.model_path
-        roots = {name: card.get("root") for name, card in cards.items() if card.get("parent") is None}
-        found = [name for name, root in roots.items() if root is not None and _is_same(root, wanted)]
-        chosen = self._config["name"]
-        if chosen is not None:
-            found = [name for name in found if name == chosen]
+        policy, wanted = self._policy, self._policy.model_path
+        roots = {name: str(card.get("root")) for name, card in cards.items() if card.get("parent") is None}
+        found = [name for name, root in roots.items() if _is_same(root, wanted)]
         if not found:
-            policy = self._policy
-            served = ", ".join(f"{name} (root {root})" for name, root in roots.items()) or "no model"
+            served = ", ".join(f"{root} as {name}" for name, root in roots.items()) or "no model"
             values = ", which hold the quantized values that are trained" if policy.unquantized_path else ""
-            called = f" under the name {chosen} (engine.name)" if chosen else ""
             raise self._error(
-                f"the server serves {served}, and the policy needs the weights {wanted}{values}{called}. Start it as "
+                f"the server serves {served}, and the policy's weights are {wanted}{values}. Start it as "
                 f"conf/engine/server.yaml says, with vllm serve {wanted} --tokenizer {policy.tokenizer_path} --dtype "
-                f"{policy.dtype} --max-model-len {policy.max_model_len}; or, if these are the same weights in another "
-                "place, set engine.root to that"
+                f"{policy.dtype} --max-model-len {policy.max_model_len}"
             )
         longest = cards[found[0]].get("max_model_len")
         if longest is not None and longest < self._max_tokens:
             raise self._error(
                 f"a prompt with its completion may take {self._max_tokens} tokens, and the server was started with "
-                f"--max-model-len {longest}: start it with {self._policy.max_model_len}"
+                f"--max-model-len {longest}: start it with {policy.max_model_len}"
             )
         return found[0]
 

@@ -35,8 +35,8 @@ class Purpose(NamedTuple):
 
     group: str  # where its settings are: "judge.server"
     address: str  # the key that says where the server is: "judge.server.base_url"
-    model: str  # the key that names the model, with its value: "judge.name=gpt-4o"
     unit: str  # what one request is: "question"
+    not_found: str  # what to look at where the server knows no such model or path
     promise: str  # what running the same command again will not do: "nothing is asked twice"
 
 
@@ -147,9 +147,7 @@ class Connection:
                     f"HTTP {status}: access denied. Set the environment variable {key_name} to a valid key; {state}"
                 )
             case 404:
-                advice = (
-                    f"{reason}. Is {purpose.model} what the server calls the model, and {purpose.address} complete?"
-                )
+                advice = f"{reason}. {purpose.not_found}"
             case 429 if failure.code == "insufficient_quota":
                 advice = f"{reason}. The account has no credit left: add some"
             case status if status is not None and status < 500 and status not in PASSING:

@@ -35,8 +35,8 @@ class ServerBackend:
             Purpose(
                 group="judge.server",
                 address="judge.server.base_url",
-                model=f"judge.name={self.name}",
                 unit="question",
+                not_found=f"Is judge.name={self.name} what the server calls the model, and base_url complete?",
                 promise="nothing is asked twice",
             ),
             kept=lambda: f"{self._num_answered} of {self._num_questions} questions are answered and kept",
