@@ -135,8 +135,9 @@ class Workers:
             code = self._processes[number].wait(timeout=LAST_S)
         except subprocess.TimeoutExpired:
             code = None
-        is_killed = code is not None and code < 0
-        how = f"was killed by {signal.Signals(-code).name}" if is_killed else f"ended with exit code {code}"
+        how = f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
         return TpoError(f"{self._name(number)} {how}; what it wrote is above. Is there enough memory?")
 
     def _name(self, number: int) -> str:
