@@ -4,6 +4,7 @@ vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages
 process of their own: when the stage ends, the memory is free for training.
 """
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +27,6 @@ class VllmEngine:
             end_ids: Token ids that end a completion.
             seed: Of vLLM's own random stream.
         """
-        if policy.adapter_path is not None:
-            max_lora_rank = adapter_rank(policy.adapter_path)
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
         from vllm import LLM
@@ -41,7 +40,7 @@ class VllmEngine:
         if policy.adapter_path is not None:
             name = f"{policy.adapter_path.parent.name}-{policy.adapter_path.name}"
             self.lora = LoRARequest(lora_name=name, lora_int_id=1, lora_path=str(policy.adapter_path))
-            lora_settings = {"enable_lora": True, "max_lora_rank": max_lora_rank}
+            lora_settings = {"enable_lora": True, "max_lora_rank": adapter_rank(policy.adapter_path)}
         self.llm = LLM(
             model=policy.model_path,
             revision=policy.revision,
@@ -130,9 +129,7 @@ class VllmEngine:
 
 def adapter_rank(path: Path) -> int:
     """Return the smallest rank that vLLM accepts and that holds the adapter's."""
-    from peft import LoraConfig
-
-    rank = LoraConfig.from_pretrained(str(path)).r
+    rank = json.loads((path / "adapter_config.json").read_text())["r"]
     for allowed in (8, 16, 32, 64, 128, 256, 320, 512):
         if rank <= allowed:
             return allowed
