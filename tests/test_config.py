@@ -281,10 +281,7 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"engine.chunk_prompts": 0}, "engine.chunk_prompts"),
         ({"engine.max_sequences": 0}, "engine.max_sequences"),
         ({"engine": tpo.config.VllmEngineConfig(chunk_prompts=8, data_parallel_size=0)}, "engine.data_parallel_size"),
-        (
-            {"engine": tpo.config.VllmEngineConfig(chunk_prompts=8, tensor_parallel_size=0)},
-            "engine.tensor_parallel_size",
-        ),
+        ({"engine": tpo.config.VllmEngineConfig(chunk_prompts=8, tensor_parallel_size=0)}, "tensor_parallel_size"),
         ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=0)}, "engine.max_concurrency"),
         ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=1)}, "engine.base_urls is empty"),
         ({"judge.batch_tokens": 0}, "judge.batch_tokens"),
