@@ -5,12 +5,12 @@ process of their own: when the stage ends, the memory is free for training.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tpo.engines import Decoding, Generation, Policy, Thought, switch_to_response
+from tpo.engines.vllm_process import start_vllm
 
 
 class VllmEngine:
@@ -27,9 +27,6 @@ class VllmEngine:
             end_ids: Token ids that end a completion.
             seed: Of vLLM's own random stream.
         """
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
-        from vllm import LLM
         from vllm.lora.request import LoRARequest
 
         self.end_ids = end_ids
@@ -41,7 +38,7 @@ class VllmEngine:
             name = f"{policy.adapter_path.parent.name}-{policy.adapter_path.name}"
             self.lora = LoRARequest(lora_name=name, lora_int_id=1, lora_path=str(policy.adapter_path))
             lora_settings = {"enable_lora": True, "max_lora_rank": adapter_rank(policy.adapter_path)}
-        self.llm = LLM(
+        self.llm = start_vllm(
             model=policy.model_path,
             revision=policy.revision,
             tokenizer=policy.tokenizer_path,

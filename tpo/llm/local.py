@@ -1,13 +1,13 @@
 """A chat model on vLLM, in this process or in several of its own. It keeps the device's memory until this one ends."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from tpo.chat import load_tokenizer, strip_special_tokens
 from tpo.engines import Policy
+from tpo.engines.vllm_process import start_vllm
 from tpo.errors import TpoError
 from tpo.llm import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.models import fingerprint
@@ -33,27 +33,24 @@ class VllmModel:
             settings: Arguments of `vllm.LLM`.
             seed: Of vLLM's own random stream.
         """
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
-        from vllm import LLM
-
         log.info("loading %s into vLLM", settings["model"])
-        self._engine = LLM(max_logprobs=NUM_ALTERNATIVES, seed=seed, **settings).llm_engine
+        self._llm = start_vllm(max_logprobs=NUM_ALTERNATIVES, seed=seed, **settings)
 
     def __call__(self, asked: Mapping[str, Rendered], emit: Emit) -> None:
         """Answer all questions; `emit` gets (key, answer) as soon as there is one."""
         from vllm import SamplingParams, TokensPrompt
 
+        engine = self._llm.llm_engine
         for key, (ids, question) in asked.items():
             decoding = SamplingParams(
                 temperature=question.temperature,
                 max_tokens=question.max_tokens,
                 logprobs=NUM_ALTERNATIVES if question.watch else None,
             )
-            self._engine.add_request(key, TokensPrompt(prompt_token_ids=ids), decoding)
+            engine.add_request(key, TokensPrompt(prompt_token_ids=ids), decoding)
         # LLM.generate returns everything at the end; a kill would lose it all.
-        while self._engine.has_unfinished_requests():
-            for request in self._engine.step():
+        while engine.has_unfinished_requests():
+            for request in engine.step():
                 if request.finished:
                     emit((request.request_id, _read(request, asked[request.request_id].question)))
 
