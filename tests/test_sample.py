@@ -93,12 +93,16 @@ class FixedEngine:
     def __init__(self, generations: Sequence[Generation]) -> None:
         self.generations = list(generations)
         self.calls: list[list[list[int]]] = []
+        self.is_closed = False
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[Generation]]:
         self.calls.append([list(prompt) for prompt in prompts])
         return [self.generations[: len(group)] for group in seeds]
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def test_sampled_ids_travel_unchanged(
@@ -126,6 +130,7 @@ def test_sampled_ids_travel_unchanged(
     assert rows[0].completion == "a thought Here is my response: hello"
     assert (rows[0].thought, rows[0].response) == ("a thought", "hello")
     assert rows[0].num_response_tokens == len("hello"), "one token a letter, white space around it and EOS not counted"
+    assert engine.is_closed
     assert [len(chunk) for chunk in engine.calls] == [2, 2, 1]
     assert [ids for chunk in engine.calls for ids in chunk] == [row.prompt_ids for row in rows[::3]]
 

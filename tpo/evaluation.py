@@ -15,6 +15,7 @@ import tpo.preflight
 import tpo.sample
 from tpo.artifacts import MANIFEST, Artifact, Store, file_digest, open_artifact
 from tpo.config import EvaluateConfig, ModelConfig
+from tpo.engines import split_settings
 from tpo.eval_config import CategoriesEval
 from tpo.judging import MODEL_VERSION, Judging, model_settings
 from tpo.pipeline import PolicyRef, adapter_input, answer_settings, request_comparison, request_prompts
@@ -39,6 +40,7 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig, store: Store) -> None:
         """Prepare the policies, so that one that does not exist fails before anything is sampled."""
         self.config, self.store = config, store
+        self._engine, self._engine_how = split_settings(asdict(config.engine))
         self.judging = Judging(
             config.judge, config.rating, model=config.model, run=store.request, seed=self.seed("rate")
         )
@@ -102,7 +104,12 @@ class Evaluation:
         self._preflight(player, prompts, settings)
         config = {"split": "test", "thought": asdict(spec.form), "settings": settings, **self._how(player)}
         return self.store.request(
-            "sample", tpo.sample.VERSION, config, self._inputs(player, prompts), seed=self.seed("sample", role)
+            "sample",
+            tpo.sample.VERSION,
+            config,
+            self._inputs(player, prompts),
+            seed=self.seed("sample", role),
+            how=self._engine_how,
         )
 
     def intervene(
@@ -117,7 +124,14 @@ class Evaluation:
             **self._how(player),
         }
         inputs = {**self._inputs(player, prompts), "thoughts": thoughts}
-        return self.store.request("intervene", tpo.intervene.VERSION, config, inputs, seed=self.seed("intervene"))
+        return self.store.request(
+            "intervene",
+            tpo.intervene.VERSION,
+            config,
+            inputs,
+            seed=self.seed("intervene"),
+            how=self._engine_how,
+        )
 
     def compare(self, prompts: Artifact, answers: Artifact, baseline: Artifact) -> Artifact:
         """Win rates of one set of answers against another."""
@@ -160,7 +174,7 @@ class Evaluation:
 
     def _how(self, player: Player) -> dict[str, Any]:
         return {
-            "engine": asdict(self.config.engine),
+            "engine": self._engine,
             **self._policy_settings(player.spec.model),
             "epoch": player.ref.epoch,
         }

@@ -8,6 +8,7 @@ the same random numbers under every intervention.
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ def intervene(
     keys_of: dict[str, list[Key]] = {prompt.prompt_id: [] for prompt in prompts}
     for key in thoughts:
         keys_of[key[0]].append(key)
-    with tqdm(total=len(thoughts), desc=path.name, unit="completion") as progress:
+    with closing(engine), tqdm(total=len(thoughts), desc=path.name, unit="completion") as progress:
 
         def compute(prompt_ids: list[str]) -> list[Completion]:
             keys = [key for prompt_id in prompt_ids for key in keys_of[prompt_id]]

@@ -16,6 +16,7 @@ import tpo.sample
 import tpo.synthetic
 from tpo.artifacts import Artifact, Store, file_digest
 from tpo.config import Config, EngineConfig, PromptsConfig, SampleConfig
+from tpo.engines import split_settings
 from tpo.eval_config import EvalConfig
 from tpo.judging import MODEL_VERSION, Judging, RunStep, model_settings
 from tpo.policies import make_format
@@ -117,15 +118,16 @@ class Pipeline:
     def _sample(
         self, policy: PolicyRef, split: str, form: ThoughtFormat, settings: dict[str, Any], *, role: str
     ) -> Artifact:
+        engine, how = split_settings(asdict(self.config.engine))
         config = {
             "split": split,
             "thought": asdict(form),
             "settings": settings,
-            "engine": asdict(self.config.engine),
+            "engine": engine,
             **self._policy_settings(policy),
         }
         inputs = {"model": self.model, "prompts": self.prompts, **adapter_input(policy)}
-        return self._run("sample", tpo.sample.VERSION, config, inputs, seed=self._seed("sample", role))
+        return self._run("sample", tpo.sample.VERSION, config, inputs, seed=self._seed("sample", role), how=how)
 
     def _make_prompts(self) -> Artifact:
         prompts = request_prompts(
@@ -192,9 +194,10 @@ def request_prompts(
             config[f"{key}_sha256"] = file_digest(Path(settings[key]))
     inputs: dict[str, Artifact] = {}
     if settings["kind"] == "synthetic":
-        step = config | {"engine": asdict(engine), **policy_settings}
+        what, how = split_settings(asdict(engine))
+        step = config | {"engine": what, **policy_settings}
         inputs["candidates"] = run(
-            "synthesize", tpo.synthetic.VERSION, step, {"model": model}, seed=derive_seed(seed, "synthesize")
+            "synthesize", tpo.synthetic.VERSION, step, {"model": model}, seed=derive_seed(seed, "synthesize"), how=how
         )
     return run("prompts", PROMPTS_VERSION, config, inputs, seed=derive_seed(seed, "prompts"))
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from tpo.artifacts import Artifact, Store, file_digest, write_json
 from tpo.check import check_reward, to_config
 from tpo.config import RewardConfig, register
+from tpo.engines import split_settings
 from tpo.errors import TpoError
 from tpo.seeds import derive_seed
 
@@ -79,16 +80,17 @@ class RewardPipeline:
                     "max_thought_tokens": 0,
                     "max_response_tokens": contrast["max_tokens"],
                 }
+                engine, how = split_settings(asdict(self.config.engine))
                 config = {
                     "split": split,
                     "thought": asdict(DIRECT),
                     "settings": settings,
-                    "engine": asdict(self.config.engine),
+                    "engine": engine,
                     **self._policy_settings(),
                 }
                 step = {"model": self.model, "prompts": prompts}
                 inputs[f"{role}_{split}"] = self.store.request(
-                    "sample", tpo.sample.VERSION, config, step, seed=self._seed("sample", role)
+                    "sample", tpo.sample.VERSION, config, step, seed=self._seed("sample", role), how=how
                 )
         return self.store.request("contrast", tpo.contrast.VERSION, contrast, inputs, seed=self._seed("contrast"))
 

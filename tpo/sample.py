@@ -7,6 +7,7 @@ training reads the ids, so nothing is ever tokenized twice.
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def sample(
     engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     num_samples = settings["num_samples"]
     num_tokens, started = 0, time.monotonic()
-    with tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
+    with closing(engine), tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
 
         def compute(prompt_ids: list[str]) -> list[Completion]:
             nonlocal num_tokens

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tpo import eval_stages, judge_stages
-from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, translate_disk_errors
+from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, read_how, translate_disk_errors
+from tpo.engines import join_settings
 from tpo.errors import TpoError
 from tpo.memory import keep_freed_memory
 from tpo.models import load_policy_reference
@@ -145,7 +146,7 @@ def _synthesize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -
         _shots(config["settings"]),
         load_policy_reference(config, inputs),
         settings=config["settings"],
-        engine_settings=config["engine"],
+        engine_settings=join_settings(config, read_how(path)),
         seed=seed,
     )
 
@@ -228,7 +229,7 @@ def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> di
         load_policy_reference(config, inputs),
         ThoughtFormat(**config["thought"]),
         settings=config["settings"],
-        engine_settings=config["engine"],
+        engine_settings=join_settings(config, read_how(path)),
         seed=seed,
     )
 

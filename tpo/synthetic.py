@@ -9,6 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,7 +75,8 @@ def synthesize(
             for name, text, group in zip(chunk, texts, groups, strict=True)
         ]
 
-    rows = grow_rows(path, Prompt, prompt_ids=names, chunk_size=engine_settings["chunk_prompts"], compute=compute)
+    with closing(engine):
+        rows = grow_rows(path, Prompt, prompt_ids=names, chunk_size=engine_settings["chunk_prompts"], compute=compute)
     return {"num_candidates": len(rows)}
 
 

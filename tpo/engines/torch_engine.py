@@ -212,6 +212,9 @@ class TorchEngine:
             self._retire(active, cache, results)
         return [[generation for generation in group if generation is not None] for group in results]
 
+    def close(self) -> None:
+        """Do nothing: all that the engine holds goes with it."""
+
     def _admissions(self, prompts: Any, seeds: Any, decoding: Decoding, cache: RowCache) -> Any:
         """Yield (sequence, prefilled prompt, first logits); a prompt is prefilled when its first sample enters."""
         for prompt_index, (prompt, group) in enumerate(zip(prompts, seeds, strict=True)):
