@@ -3,12 +3,14 @@
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_json
+from tpo.artifacts import LOCK, Artifact, content_hash, translate_disk_errors, write_json
 from tpo.config import Config
+from tpo.locks import hold
 from tpo.pipeline import stage_list
 from tpo.select import Selection
 from tpo.tracking import TRACKED, load_tracker
@@ -23,18 +25,31 @@ class Run:
     """One run's folder `<runs_dir>/<experiment>-<hash of the config>` and its records."""
 
     def __init__(self, config: Config, *, experiment: str) -> None:
-        """Make the folder, write the composed config and start tracking unless this run was tracked to its end."""
+        """Make the folder, write the composed config and start tracking unless this run was tracked to its end.
+
+        One process at a time has a run: another that is started on it waits here, then finds all stages computed and
+        the run tracked. As a context, the run is given back at the end.
+        """
         self.config, self.experiment = config, experiment
         plain = asdict(config)
-        identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
-        self.path = Path(config.runs_dir) / f"{experiment}-{content_hash(identity)}"
+        self.path = Path(config.runs_dir) / run_name(config, experiment=experiment)
+        self._lock = ExitStack()
         with translate_disk_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.enter_context(hold(self.path / LOCK, purpose=str(self.path)))
             write_json(self.path / "config.json", plain)
         self.iterations: list[dict[str, Any]] = []
         self.tracker = load_tracker(
             config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
         )
+
+    def __enter__(self) -> Self:
+        """Return the run."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next process have the run."""
+        self._lock.close()
 
     def record(
         self,
@@ -99,17 +114,25 @@ class Run:
             "thought": self.config.thought.name,
             "judge": self.config.judge.kind,
             "iterations": self.iterations,
-            "stages": stage_list(stages),
+            "stages": stage_list(stages, run=self.path.name),
         }
         with translate_disk_errors(self.path):
             write_json(self.path / "summary.json", summary)
             figures = write_figures(summary, self.path / "figures")
             write_report(self.path)
         print_summary(summary)
+        num_computed = sum(not artifact.is_reused for artifact in stages)
+        log.info("%d stages, of which this process computed %d", len(stages), num_computed)
         where = self.tracker.finish(summary, figures)
         if where is not None:
             write_json(self.path / TRACKED, where)
         return self.path
+
+
+def run_name(config: Config, *, experiment: str) -> str:
+    """Return `<experiment>-<hash of the config>`, the name of a run and of its folder."""
+    identity = {key: value for key, value in asdict(config).items() if key not in NOT_IDENTITY}
+    return f"{experiment}-{content_hash(identity)}"
 
 
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
