@@ -1,0 +1,359 @@
+"""Processes that want the same thing at the same time, killed, stopped and left alone."""
+
+import fcntl
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_resume import assert_same_results, start_cli
+from test_run import REPOSITORY, tiny_overrides
+
+from tpo.artifacts import LOCK, Step
+
+# --- a fake stage, real processes ---------------------------------------------------------------------------------
+
+STEP = Step("fake", 1, {"num_chunks": 4})
+# A stage that grows four chunks of two rows, notes who computes which, and can be held up before one of them until a
+# file appears.
+FAKE_STAGE = """
+import json, logging, os, sys, time
+from pathlib import Path
+from tpo.artifacts import Step, Store, file_digest, finish, grow_rows
+from tpo.records import Prompt
+
+folder, stop_before = Path(sys.argv[1]), sys.argv[2]
+names = [f"prompt-{number}" for number in range(8)]
+
+def compute(chunk):
+    with (folder / "computed").open("a") as file:
+        file.write(f"{os.getpid()} {chunk[0]}\\\\n")
+    while chunk[0] == stop_before and not (folder / "go").exists():
+        time.sleep(0.01)
+    return [Prompt(name, name, "category", "source", "split") for name in chunk]
+
+def execute(path):
+    started = time.time()
+    grow_rows(path, Prompt, prompt_ids=names, chunk_size=2, compute=compute)
+    finish(path, metrics={}, started=started)
+
+logging.basicConfig(level=logging.INFO, format="%(created)f %(message)s")
+artifact = Store(folder / "artifacts", execute=execute).run(Step("fake", 1, {"num_chunks": 4}))
+print(json.dumps([artifact.is_reused, file_digest(artifact.path / "manifest.json"), len(artifact.rows(Prompt))]))
+""".replace("\\\\n", "\\n")
+
+
+class Running:
+    """A process whose output can be read while it runs."""
+
+    def __init__(self, log: Path, *arguments: str, **more: Any) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                **more,
+            )
+        self.pid = self.process.pid
+
+    def said(self, words: str) -> list[str]:
+        """Return the lines of the log with these words."""
+        return [line for line in self.log.read_text().splitlines() if words in line]
+
+    def wait_until_said(self, words: str) -> None:
+        wait_until(lambda: self.said(words) != [] or self.process.poll() is not None)
+        assert self.said(words), self.log.read_text()
+
+    def result(self) -> Any:
+        """Return what the process printed at its end."""
+        text = self.process.communicate(timeout=120)[0]
+        assert self.process.returncode == 0, self.log.read_text()
+        return json.loads(text.splitlines()[-1])
+
+    def kill(self) -> float:
+        """Kill the process and return when."""
+        killed = time.time()
+        self.process.kill()
+        self.process.wait()
+        return killed
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@contextmanager
+def fakes(folder: Path) -> Iterator[Callable[..., Running]]:
+    """Give a function that starts the fake stage; whatever is left of the processes is killed at the end."""
+    started: list[Running] = []
+
+    def start(stop_before: str = "") -> Running:
+        log = folder / f"log-{len(started)}.txt"
+        started.append(Running(log, "-c", FAKE_STAGE, str(folder), stop_before))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for running in started:
+            with suppress(ProcessLookupError):
+                os.kill(running.pid, signal.SIGCONT)
+            running.kill()
+
+
+def computed(folder: Path) -> list[tuple[int, str]]:
+    """Return who computed which chunk, in order; nothing before the first."""
+    path = folder / "computed"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(int(process), name) for process, name in (line.split() for line in lines)]
+
+
+CHUNKS = ["prompt-0", "prompt-2", "prompt-4", "prompt-6"]
+
+
+def test_of_processes_that_race_for_an_artifact_one_computes_it(tmp_path: Path) -> None:
+    with fakes(tmp_path) as start:
+        racers = [start("prompt-6") for _ in range(5)]
+        wait_until(lambda: sum(bool(racer.said("waiting for")) for racer in racers) == 4)  # all want it, one has it
+        (tmp_path / "go").touch()
+        results = [racer.result() for racer in racers]
+    [winner] = {process for process, _ in computed(tmp_path)}
+    assert [name for _, name in computed(tmp_path)] == CHUNKS
+    assert [is_reused for is_reused, *_ in results] == [racer.pid != winner for racer in racers]
+    digest = hashlib.sha256((tmp_path / "artifacts" / STEP.artifact_id / "manifest.json").read_bytes()).hexdigest()
+    assert {(found, num_rows) for _, found, num_rows in results} == {(digest, 8)}
+
+
+def test_waiter_takes_over_from_a_killed_holder_at_once_and_goes_on_from_its_rows(tmp_path: Path) -> None:
+    with fakes(tmp_path) as start:
+        holder = start("prompt-4")
+        wait_until(lambda: len(computed(tmp_path)) == 3)  # in the middle of the third chunk
+        waiter = start()
+        waiter.wait_until_said("waiting for")
+        killed = holder.kill()
+        is_reused, _, num_rows = waiter.result()
+    assert (is_reused, num_rows) == (False, 8)
+    names = [(process == waiter.pid, name) for process, name in computed(tmp_path)]
+    assert names == [*[(False, name) for name in CHUNKS[:3]], *[(True, name) for name in CHUNKS[2:]]]
+    [line] = waiter.said(f"{STEP.artifact_id}: computing")
+    delay = float(line.split()[0]) - killed
+    print(f"taken over after {1000 * delay:.1f} ms")
+    assert delay < 10, "the kernel wakes the waiter; no timeout has to pass"  # generous: a loaded machine
+    assert waiter.said("continuing after 2 of 4 chunks")
+
+
+def test_waiter_says_once_what_it_waits_for_and_waits_for_a_stopped_holder(tmp_path: Path) -> None:
+    with fakes(tmp_path) as start:
+        holder = start("prompt-2")
+        wait_until(lambda: len(computed(tmp_path)) == 2)
+        holder.process.send_signal(signal.SIGSTOP)
+        waiter = start()
+        waiter.wait_until_said("waiting for")
+        (tmp_path / "go").touch()
+        time.sleep(0.5)  # time enough to compute without the lock
+        assert waiter.process.poll() is None and len(computed(tmp_path)) == 2
+        holder.process.send_signal(signal.SIGCONT)
+        assert [holder.result()[0], waiter.result()[0]] == [False, True]
+    [line] = waiter.said("waiting")
+    assert f"{STEP.artifact_id}: waiting for process {holder.pid} on {socket.gethostname()} (since 20" in line
+    assert {process for process, _ in computed(tmp_path)} == {holder.pid}
+    assert not waiter.said("computing") and waiter.said("reused")
+
+
+def test_nobody_waits_for_what_is_there(tmp_path: Path) -> None:
+    with fakes(tmp_path) as start:
+        assert start().result()[0] is False
+        with (tmp_path / "artifacts" / STEP.artifact_id / LOCK).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            assert start().result()[0] is True
+
+
+# --- a stage in a process of its own --------------------------------------------------------------------------------
+
+ISOLATED = """
+import json, logging, sys
+from pathlib import Path
+from tpo.artifacts import Step, Store
+from tpo.stage import executor
+
+logging.basicConfig(level=logging.INFO)
+artifact = Store(Path(sys.argv[1]), execute=executor(isolate=True)).run(Step(**json.loads(sys.argv[2])))
+print(json.dumps([artifact.is_reused, artifact.metrics["num_prompts"]]))
+"""
+
+
+def test_isolated_stage_outlives_its_killed_parent_and_its_result_is_used(tmp_path: Path) -> None:
+    # A real stage. The manifest of an input that it does not need is a pipe, so it lasts as long as this test wants.
+    gate = tmp_path / "gate-0" / "manifest.json"
+    gate.parent.mkdir()
+    os.mkfifo(gate)
+    settings = {"kind": "builtin", "num_train": 2, "num_validation": 1, "num_test": 1}
+    step = Step("prompts", 1, {"settings": settings}, {"gate": gate.parent.name})
+    arguments = ("-c", ISOLATED, str(tmp_path), json.dumps(step.to_dict()))
+    parent = Running(tmp_path / "parent.txt", *arguments)
+    with open_when_read(gate) as writer:
+        parent.kill()
+        waiter = Running(tmp_path / "waiter.txt", *arguments)
+        waiter.wait_until_said("waiting for")
+        assert waiter.process.poll() is None
+        writer.write('{"files": {}}')
+    is_reused, num_prompts = waiter.result()
+    assert is_reused and num_prompts > 4
+    [line] = waiter.said("waiting for")
+    left = f"{step.artifact_id}: waiting for a stage that process {parent.pid} on {socket.gethostname()}, which is gone"
+    assert left in line
+    assert parent.said("computing") and not waiter.said("computing")
+
+
+@contextmanager
+def open_when_read(pipe: Path) -> Iterator[Any]:
+    """Open a pipe for writing as soon as somebody reads from it."""
+    descriptor = -1
+
+    def is_read() -> bool:
+        nonlocal descriptor
+        with suppress(OSError):  # ENXIO: no reader yet
+            descriptor = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        return descriptor >= 0
+
+    wait_until(is_read)
+    os.set_blocking(descriptor, True)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        yield file
+
+
+# --- two whole runs ---------------------------------------------------------------------------------------------------
+
+
+def smoke_overrides(model: Path, root: Path) -> list[str]:
+    """The preset `smoke` with the tiny model, tracked offline."""
+    tiny = [override for override in tiny_overrides(model, root) if override != "tracking=none"]
+    return ["experiment=smoke", *tiny, "num_iterations=1", "tracking=wandb", "tracking.mode=offline"]
+
+
+def find_torn(root: Path, seen: Counter[str]) -> list[str]:
+    """Return the files of runs that are not whole, and count those that are."""
+    torn = []
+    for path in (root / "runs").glob("smoke-*/**/*"):
+        content = b""
+        if "wandb" not in path.relative_to(root).parts and path.suffix in {".json", ".html", ".png"}:
+            with suppress(FileNotFoundError):
+                content = path.read_bytes()
+            try:
+                match path.suffix:
+                    case ".json":
+                        json.loads(content)
+                    case ".html":
+                        assert content.rstrip().endswith(b"</html>")
+                    case ".png":
+                        assert content.endswith(b"IEND\xaeB`\x82")
+                seen[path.suffix] += 1
+            except (ValueError, AssertionError):
+                torn.append(f"{path}: {content[:50]!r}")
+    return torn
+
+
+@contextmanager
+def watched(root: Path) -> Iterator[Counter[str]]:
+    """Read the files of the run again and again meanwhile; fail where one was seen half written."""
+    torn: list[str] = []
+    seen: Counter[str] = Counter()
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(0.002):
+            torn.extend(find_torn(root, seen))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        is_over.set()
+        thread.join()
+    assert torn == []
+
+
+def stages_computed(*logs: Path) -> Counter[str]:
+    lines = [line for log in logs for line in log.read_text().splitlines() if line.endswith(": computing")]
+    return Counter(line.split()[-2].rstrip(":") for line in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_on_the_same_run_compute_each_stage_once_and_end_alike(tiny_model: Path, tmp_path: Path) -> None:
+    overrides = smoke_overrides(tiny_model, tmp_path)
+    with watched(tmp_path) as seen:
+        (first, log), (second, other_log) = start_cli(tmp_path, overrides), start_cli(tmp_path, overrides)
+        wait_until(lambda: first.poll() is not None or second.poll() is not None, timeout_s=600)
+        summaries = list((tmp_path / "runs").glob("*/summary.json"))
+        before = summaries[0].read_bytes()
+        assert [first.wait(), second.wait()] == [0, 0], log.read_text()[-2000:] + other_log.read_text()[-2000:]
+    assert {".json", ".html", ".png"} <= set(seen), "nothing was watched"
+    counts = stages_computed(log, other_log)
+    names = {path.parent.name for path in (tmp_path / "artifacts").glob("*/manifest.json")}
+    assert set(counts) == names and set(counts.values()) == {1} and len(counts) > 10
+    assert (
+        all(stages_computed(found) for found in (log, other_log))
+        or "waiting" in log.read_text() + other_log.read_text()
+    )
+    # Both end with the same folder and the same summary, whichever wrote it last.
+    [folder] = {found.read_text().splitlines()[-1] for found in (log, other_log)}
+    assert summaries == [Path(folder) / "summary.json"]
+    assert summaries[0].read_bytes() == before
+    assert not any(stage["is_reused"] for stage in json.loads(before)["stages"]), "the run computed them all"
+    # One of the two tracked the run.
+    assert len(list(Path(folder).glob("wandb/offline-run-*"))) == 1
+    assert json.loads((Path(folder) / "tracking.json").read_text())["run_id"] == Path(folder).name
+    assert list(tmp_path.glob("runs/**/*.tmp")) == list(tmp_path.glob("artifacts/**/*.tmp")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_one_of_two_processes_killed_at_a_random_moment(tiny_model: Path, tmp_path: Path) -> None:
+    undisturbed = tmp_path / "undisturbed"
+    process, log = start_cli(undisturbed, smoke_overrides(tiny_model, undisturbed))
+    wait_until(lambda: b": computing" in log.read_bytes() or process.poll() is not None)
+    started = time.monotonic()
+    assert process.wait() == 0, log.read_text()[-2000:]
+    seconds = time.monotonic() - started
+    for seed in (1, 2, 3, 4):
+        generator = random.Random(seed)
+        root = tmp_path / f"seed-{seed}"
+        overrides = smoke_overrides(tiny_model, root)
+        victim, survivor = [start_cli(root, overrides), start_cli(root, overrides)][:: generator.choice((1, -1))]
+        wait_until(lambda logs=(victim[1], survivor[1]): bool(stages_computed(*logs)))
+        moment = generator.uniform(0, 1.1) * seconds
+        with suppress(subprocess.TimeoutExpired):
+            victim[0].wait(timeout=moment)
+        is_hit = victim[0].poll() is None
+        if is_hit:
+            os.killpg(victim[0].pid, signal.SIGKILL)
+        victim[0].wait()
+        counts = stages_computed(victim[1], survivor[1])
+        print(f"seed {seed}: {'killed' if is_hit else 'had ended'} after {moment:.1f} s, {len(counts)} stages begun")
+        assert survivor[0].wait() == 0, survivor[1].read_text()[-2000:]
+        assert_same_results(root, undisturbed)
+        counts = stages_computed(victim[1], survivor[1])
+        assert sum(counts.values()) - len(counts) <= 1, "at most the stage that was hit is begun twice"
+        assert [path.parent.name for path in root.glob("runs/*/tracking.json")] == [
+            path.parent.name for path in undisturbed.glob("runs/*/tracking.json")
+        ]
