@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from test_resume import assert_same_results, start_cli
-from test_run import REPOSITORY, tiny_overrides
+from test_run import REPOSITORY, run_cli, tiny_overrides
 
 from tpo.artifacts import LOCK, Step
+from tpo.config import register
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------
 
@@ -63,11 +66,7 @@ class Running:
         with log.open("wb") as file:
             self.process = subprocess.Popen(
                 [sys.executable, *arguments],
-                cwd=REPOSITORY,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                **more,
+                **{"cwd": REPOSITORY, "stdout": subprocess.PIPE, "stderr": file, "text": True, **more},
             )
         self.pid = self.process.pid
 
@@ -238,6 +237,88 @@ def open_when_read(pipe: Path) -> Iterator[Any]:
     os.set_blocking(descriptor, True)
     with open(descriptor, "w", encoding="utf-8") as file:
         yield file
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+SWEEP_CONFIG = """
+defaults: [_self_]
+x: 0
+hydra:
+  sweep: {dir: out, subdir: "job-${hydra.job.num}"}
+  output_subdir: null
+  callbacks: {sweep_report: {_target_: tpo.sweep.SweepReport}}
+"""
+SWEEP_APP = """
+import time
+from pathlib import Path
+import hydra
+
+@hydra.main(config_path=".", config_name="config", version_base="1.3")
+def main(config):
+    Path(f"started-{config.x}").touch()
+    while config.x == 2 and not Path("go").exists():
+        time.sleep(0.01)
+
+main()
+"""
+
+
+def test_same_sweep_started_twice_waits_and_both_report_all_jobs(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(SWEEP_APP)
+    (tmp_path / "config.yaml").write_text(SWEEP_CONFIG)
+
+    def start(name: str) -> Running:
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+        return Running(tmp_path / name, "app.py", "-m", "x=1,2", cwd=tmp_path, env=environment)
+
+    first = start("first.txt")
+    wait_until((tmp_path / "started-2").exists)
+    second = start("second.txt")
+    assert second.process.stdout is not None
+    wait_until_line(second.process.stdout, f"waiting for process {first.pid}")
+    [folder] = (path for path in (tmp_path / "out").glob("jobs-*") if path.is_dir())
+    statuses = [json.loads((folder / f"{number}.json").read_text())["status"] for number in (0, 1)]
+    assert statuses == ["completed", "started"], "the second forgot what the first had recorded"
+    (tmp_path / "go").touch()
+    for running in (first, second):
+        running.process.communicate(timeout=120)
+        assert running.process.returncode == 0 and running.said("sweep of 2 jobs: 2 completed")
+
+
+def wait_until_line(stream: Any, words: str) -> None:
+    for line in stream:
+        if words in line:
+            return
+    raise AssertionError(f"nobody said {words!r}")
+
+
+@pytest.mark.parametrize(
+    ("config_name", "overrides", "folder"),
+    [
+        ("config", [], "experiment=None"),
+        ("config", ["experiment=smoke"], "experiment=smoke"),
+        ("config", ["experiment=ablation_rho_small"], "experiment=ablation_rho_small"),
+        ("evaluate", ["policy=seed", "eval=gsm8k"], "eval=gsm8k"),
+        ("agreement", ["data=x", "judge=length"], "judge=length"),
+        ("reward", ["experiment=self_taught"], "experiment=self_taught"),
+    ],
+)
+def test_logs_of_experiments_lie_apart(config_name: str, overrides: list[str], folder: str) -> None:
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        composed = compose(config_name, [*overrides, "runs_dir=here"], return_hydra_config=True)
+        assert composed.hydra.run.dir == composed.hydra.sweep.dir == f"here/hydra/{folder}"
+
+
+def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(tmp_path: Path) -> None:
+    # Jobs that end at the checks.
+    done = run_cli("-m", "experiment=smoke", f"runs_dir={tmp_path}", "num_iterations=-1")
+    folder = tmp_path / "hydra" / "experiment=smoke" / "job-0"
+    assert f"log in {folder}" in done.stderr
+    assert re.match(
+        r"\[[-0-9]+ [:0-9,]+\]\[\d+\]\[tpo\.sweep\]\[ERROR\] - job 0 failed", (folder / "tpo.log").read_text()
+    )
 
 
 # --- two whole runs ---------------------------------------------------------------------------------------------------
