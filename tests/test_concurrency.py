@@ -20,11 +20,13 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from test_locks import is_locked, wait_until
 from test_resume import assert_same_results, start_cli
-from test_run import REPOSITORY, run_cli, tiny_overrides
+from test_run import REPOSITORY, compose_config, run_cli, tiny_overrides
 
 from tpo.artifacts import LOCK, Step
 from tpo.config import register
+from tpo.summary import Run
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------
 
@@ -90,13 +92,6 @@ class Running:
         self.process.kill()
         self.process.wait()
         return killed
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @contextmanager
@@ -322,6 +317,25 @@ def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(tmp_path: Pa
 
 
 # --- two whole runs ---------------------------------------------------------------------------------------------------
+
+
+def test_run_that_failed_is_free_for_the_next_job_of_the_process(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose_config(tiny_overrides(tiny_model, tmp_path))
+    with pytest.raises(RuntimeError, match="half way") as half_way, Run(config, experiment="test") as run:
+        assert is_locked(run.path / LOCK)
+        raise RuntimeError("half way")
+    assert not is_locked(run.path / LOCK)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no tracking")
+
+    monkeypatch.setattr("tpo.summary.load_tracker", fail)
+    with pytest.raises(RuntimeError, match="no tracking") as at_once:
+        Run(config, experiment="test")
+    assert not is_locked(run.path / LOCK)
+    assert half_way.tb and at_once.tb  # as a sweep keeps its jobs' errors, and with them all that they refer to
 
 
 def smoke_overrides(model: Path, root: Path) -> list[str]:

@@ -133,6 +133,22 @@ def test_lock_file_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.Monke
     assert set(modes) == {os.O_RDWR}
 
 
+def test_folder_is_looked_at_anew_once_the_lock_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Without this, an NFS client did not see for 29 s that the last holder had finished (Linux 6.1, version 4.2).
+    opened: list[tuple[Path, bool]] = []
+    system_open = os.open
+
+    def watch(path: Path, flags: int, *more: int) -> int:
+        opened.append((Path(path), is_locked(tmp_path / LOCK)))
+        return system_open(path, flags, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", watch)
+        with hold(tmp_path / LOCK, purpose="test"):
+            pass
+    assert opened == [(tmp_path / LOCK, False), (tmp_path, True)]
+
+
 def test_holder_signs(tmp_path: Path) -> None:
     path = tmp_path / LOCK
     path.write_text("what an earlier holder, whose name was longer, wrote" * 10)
@@ -144,7 +160,7 @@ def test_holder_signs(tmp_path: Path) -> None:
 # --- what keeps a lock --------------------------------------------------------------------------------------------
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

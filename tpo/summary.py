@@ -33,15 +33,16 @@ class Run:
         self.config, self.experiment = config, experiment
         plain = asdict(config)
         self.path = Path(config.runs_dir) / run_name(config, experiment=experiment)
-        self._lock = ExitStack()
-        with translate_disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._lock.enter_context(hold(self.path / LOCK, purpose=str(self.path)))
-            write_json(self.path / "config.json", plain)
         self.iterations: list[dict[str, Any]] = []
-        self.tracker = load_tracker(
-            config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
-        )
+        with ExitStack() as stack:  # gives the run back if the rest fails
+            with translate_disk_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(self.path / LOCK, purpose=str(self.path)))
+                write_json(self.path / "config.json", plain)
+            self.tracker = load_tracker(
+                config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
+            )
+            self._lock = stack.pop_all()
 
     def __enter__(self) -> Self:
         """Return the run."""
