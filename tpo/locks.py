@@ -3,16 +3,19 @@
 flock(2), because the kernel gives the lock back when its holder dies, however it dies: no stale lock, no timeout to
 choose, and no clock. On the file systems that machines share:
 
-- NFS: Linux sends flock to the server as a lock on the whole file, which needs the file open for writing, a lock
-  service where the version is 3, and none of the mount options `nolock`, `local_lock=flock`, `local_lock=all`: with
-  these a lock holds on one machine only. A machine that is lost keeps its locks until its lease ends (version 4, 90 s
-  by default) or until it is back (version 3). One that is cut off from the server while it computes loses its lock to
-  another, and goes on writing when it is back: nothing here notices.
+- NFS: Linux sends flock to the server as a lock on the whole file. This needs the file open for writing (version 4), a
+  lock service on both sides (version 3), and none of the mount options `nolock`, `local_lock=flock`, `local_lock=all`,
+  with which a lock holds on one machine only. A machine that is lost keeps its locks until its lease ends (version 4,
+  90 s by default) or until it is back (version 3). One that is cut off from the server while it computes loses its lock
+  to another, and goes on writing when it is back: nothing here notices.
 - Lustre: `flock` among the mount options; with `localflock` a lock holds on one machine only, with neither flock fails.
 - SMB with `nobrl` and sshfs keep locks to the machine. For others see their documentation.
 
 Where locks are known to hold on one machine only a warning says so; where the file system refuses them nothing runs.
-`experiments/LOG.md` says what was tried on NFS.
+
+Tried with Linux 6.1 on NFS 4.2 and 3, two mounts in one virtual machine that share no cache: one computes and the other
+waits and reuses, a killed holder is followed within 0.1 s from its last chunk, a program keeps the lock of its killed
+parent, four processes on both mounts count to 40. Not tried: separate machines, a server that restarts, Lustre, SMB.
 """
 
 import fcntl
@@ -215,8 +218,8 @@ def _is_alive(process: int) -> bool:
 def _refresh(folder: Path) -> None:
     """See what others did in a folder.
 
-    An NFS client may hold for up to a minute that a name does not exist because it did not when it last looked.
-    Opening a folder, as opening a file, makes it ask the server (nfs(5), "close-to-open cache consistency").
+    An NFS client believes for up to a minute (29 s were measured) that a name is not there if it was not there when it
+    last looked. Opening a folder, like opening a file, makes it ask the server: nfs(5), close-to-open consistency.
     """
     os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
