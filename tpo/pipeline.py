@@ -238,14 +238,18 @@ def request_comparison(
     return judging.run("compare", tpo.compare.VERSION, config, inputs, seed=seed)
 
 
-def stage_list(stages: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """Return the stages in order, with seconds and whether each was reused, for `summary.json`."""
+def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
+    """Return the stages in order, with seconds and whether each was reused, for `summary.json`.
+
+    Reused is what was not computed for the run of this name, in whichever of its processes; so that every attempt at a
+    run, and every process that has a part in it, gives the same list.
+    """
     return [
         {
             "artifact_id": artifact.artifact_id,
             "stage": artifact.manifest["stage"],
             "seconds": artifact.seconds,
-            "is_reused": artifact.is_reused,
+            "is_reused": artifact.manifest.get("run") != run,  # other entry points have no run
         }
         for artifact in stages
     ]

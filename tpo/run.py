@@ -7,6 +7,7 @@ stages lie in `artifacts/` and are shared between runs.
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +35,14 @@ def run_tpo(config: Config, *, experiment: str) -> Path:
     """
     from tpo.pipeline import Pipeline
     from tpo.stage import executor
-    from tpo.summary import Run
+    from tpo.summary import Run, run_name
 
-    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
+    execute = executor(isolate=config.isolate_stages)
+    store = Store(Path(config.artifacts_dir), execute=execute, run=run_name(experiment, asdict(config)))
     tpo = Pipeline(config, store)
-    run = Run(config, experiment=experiment)
-    iterate(tpo, run.record, num_iterations=config.num_iterations)
-    return run.finish(tpo.stages)
+    with Run(config, experiment=experiment) as run:
+        iterate(tpo, run.record, num_iterations=config.num_iterations)
+        return run.finish(tpo.stages)
 
 
 def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:

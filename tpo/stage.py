@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from tpo import eval_stages, judge_stages
-from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, read_how, translate_disk_errors
+from tpo.artifacts import LOCK, Artifact, ArtifactError, finish, open_artifact, read_how, translate_disk_errors
 from tpo.engines import join_settings
 from tpo.errors import TpoError
+from tpo.locks import adopt
 from tpo.memory import keep_freed_memory
 from tpo.models import load_policy_reference
 from tpo.records import Completion, Pair, Prompt, Score, Verdict, write_records
@@ -270,9 +271,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tpo.stage <artifact directory that holds request.json>")
+    path = Path(sys.argv[1])
+    adopt(path / LOCK)
     try:
-        with translate_disk_errors(Path(sys.argv[1])):
-            execute(Path(sys.argv[1]))
+        with translate_disk_errors(path):
+            execute(path)
     except TpoError as error:
         sys.exit(f"error: {error}")
 

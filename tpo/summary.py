@@ -3,12 +3,14 @@
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_json
+from tpo.artifacts import LOCK, Artifact, content_hash, translate_disk_errors, write_json
 from tpo.config import Config
+from tpo.locks import hold
 from tpo.pipeline import stage_list
 from tpo.select import Selection
 from tpo.tracking import TRACKED, load_tracker
@@ -19,15 +21,20 @@ log = logging.getLogger(__name__)
 NOT_IDENTITY = ("artifacts_dir", "runs_dir", "export_dir", "isolate_stages", "tracking")
 
 
-def make_folder(name: str, config: dict[str, Any]) -> Path:
-    """Make the folder `<runs_dir>/<name>-<hash of the config>`, write the config to it, and return it.
+def run_name(name: str, config: dict[str, Any]) -> str:
+    """Return `<name>-<hash of the config>`, the name of a run and of its folder.
 
     Args:
         name: Of the experiment.
         config: The composed config as a dictionary.
     """
     identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    path = Path(config["runs_dir"]) / f"{name}-{content_hash(identity)}"
+    return f"{name}-{content_hash(identity)}"
+
+
+def make_folder(name: str, config: dict[str, Any]) -> Path:
+    """Make the folder of `run_name` in `runs_dir`, write the config to it, and return it."""
+    path = Path(config["runs_dir"]) / run_name(name, config)
     with translate_disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         write_json(path / "config.json", config)
@@ -38,14 +45,32 @@ class Run:
     """One run's folder `<runs_dir>/<experiment>-<hash of the config>` and its records."""
 
     def __init__(self, config: Config, *, experiment: str) -> None:
-        """Make the folder, write the composed config and start tracking unless this run was tracked to its end."""
+        """Make the folder, write the composed config and start tracking unless this run was tracked to its end.
+
+        One process at a time has a run: another that is started on it waits here, then finds all stages computed and
+        the run tracked. As a context, the run is given back at the end.
+        """
         self.config, self.experiment = config, experiment
         plain = asdict(config)
-        self.path = make_folder(experiment, plain)
+        self.path = Path(config.runs_dir) / run_name(experiment, plain)
         self.iterations: list[dict[str, Any]] = []
-        self.tracker = load_tracker(
-            config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
-        )
+        with ExitStack() as stack:  # gives the run back if the rest fails
+            with translate_disk_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(self.path / LOCK, purpose=str(self.path)))
+                write_json(self.path / "config.json", plain)
+            self.tracker = load_tracker(
+                config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
+            )
+            self._lock = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        """Return the run."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let the next process have the run."""
+        self._lock.close()
 
     def record(
         self,
@@ -110,13 +135,15 @@ class Run:
             "thought": self.config.thought.name,
             "judge": self.config.judge.kind,
             "iterations": self.iterations,
-            "stages": stage_list(stages),
+            "stages": stage_list(stages, run=self.path.name),
         }
         with translate_disk_errors(self.path):
             write_json(self.path / "summary.json", summary)
             figures = write_figures(summary, self.path / "figures")
             write_report(self.path)
         print_summary(summary)
+        num_computed = sum(not artifact.is_reused for artifact in stages)
+        log.info("%d stages, of which this process computed %d", len(stages), num_computed)
         where = self.tracker.finish(summary, figures)
         if where is not None:
             write_json(self.path / TRACKED, where)

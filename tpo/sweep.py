@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tpo.artifacts import content_hash, write_json
+from tpo.artifacts import LOCK, content_hash, write_json
 from tpo.check import ConfigError, check_search
+from tpo.locks import hold
 
 log = logging.getLogger(__name__)
 NOT_COMPLETED = {
@@ -90,6 +92,9 @@ class SweepReport(Callback):
         identity = content_hash({"jobs": self._planned, "hydra": self._hydra_overrides, "task": tasks})
         self._folder = (Path(config.hydra.sweep.dir) / f"jobs-{identity}").absolute()  # workers may be elsewhere
         self._folder.mkdir(parents=True, exist_ok=True)
+        alone = ExitStack()  # the same sweep, started twice, would forget what the other records
+        alone.enter_context(hold(self._folder.with_suffix(LOCK), purpose=f"sweep {self._folder}"))
+        atexit.register(alone.close)
         for path in self._folder.glob("*.json"):
             path.unlink()
         atexit.register(self._report)
