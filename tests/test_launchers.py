@@ -11,14 +11,14 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 from plugins import skip_without_plugin
-from test_run import REPOSITORY, tiny_overrides
-from test_tracking import wait_for_offline_records
+from test_run import REPOSITORY, compose_config, tiny_overrides
 
 from tpo.summary import first_difference
 from tpo.threads import LIMITS, SameThreads
@@ -199,31 +199,20 @@ def test_failed_job_stops_no_other_and_runs_are_tracked_apart(launcher: str, tin
     assert done.returncode == 1
     report = done.stderr[done.stderr.index("sweep of 3 jobs") :].splitlines()
     assert report[0] == "sweep of 3 jobs: 2 completed, 1 failed"
-    assert report[1].startswith("  #0 failed: pairs.min_margin=1000 ") and "no pairs" in report[2]
+    assert report[1].startswith("  #0 failed: pairs.min_margin=1000 ") and "there is no pair to train on" in report[2]
     repeated = shlex.split(report[-1])
     assert repeated[:3] == ["python", "-m", "tpo.run"]
-    assert repeated[3:] == [*command[:2], "pairs.min_margin=1000", *settings]
+    assert repeated[3:5] == command[:2]
 
-    ended = {}
-    for path in (tmp_path / "runs").glob("custom-*"):
-        min_margin = json.loads((path / "config.json").read_text())["pairs"]["min_margin"]
-        [file] = path.glob("wandb/offline-run-*/run-*.wandb")
-        records = wait_for_offline_records(file)
-        assert {record.run.run_id for record in records if record.HasField("run")} == {path.name}
-        [config] = [
-            json.loads(item.value_json)
-            for record in records
-            if record.HasField("run")
-            for item in record.run.config.update
-            if item.key == "pairs"
-        ]
-        assert config["min_margin"] == min_margin
-        logged = {
-            int(item.value_json)
-            for record in records
-            for item in record.history.item
-            if [item.key, *item.nested_key][-1] == "iteration"
-        }
-        ended[min_margin] = (records[-1].exit.exit_code, logged, (path / "summary.json").exists())
-    completed = (0, {0, 1}, True)
-    assert ended == {1000: (1, {0}, False), 0: completed, 0.001: completed}
+    configs = {path.parent: json.loads(path.read_text()) for path in tmp_path.glob("runs/custom-*/config.json")}
+    runs = {config["pairs"]["min_margin"]: path for path, config in configs.items()}
+    assert sorted(runs) == [0, 0.001, 1000]
+    assert asdict(compose_config(repeated[5:])) == configs[runs[1000]]
+    assert not (runs[1000] / "summary.json").exists()
+    for min_margin in (0, 0.001):
+        path = runs[min_margin]
+        [entry] = json.loads((path / "summary.json").read_text())["iterations"][1:]
+        assert entry["num_pairs"] > 0
+        assert json.loads((path / "tracking.json").read_text())["run_id"] == path.name
+        [file] = path.glob("wandb/offline-run-*/*.wandb")
+        assert file.name == f"run-{path.name}.wandb"

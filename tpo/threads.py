@@ -31,8 +31,8 @@ class SameThreads(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the limits; every launcher takes this object along to its workers."""
         self._limits = {name: os.environ[name] for name in LIMITS if name in os.environ}
-        # joblib's workers load numpy before their first job, and OpenBLAS reads these two then. joblib leaves what is set
-        # alone, and OpenBLAS takes an empty value for no limit.
+        # joblib's workers load numpy before their first job, and OpenBLAS reads these two then. joblib keeps what is
+        # set, and OpenBLAS takes an empty value for no limit.
         for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ.setdefault(name, "")
 
