@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_json
 from tpo.config import Config
 from tpo.pipeline import stage_list
 from tpo.select import Selection
 from tpo.tracking import TRACKED, load_tracker
+from tpo.tracking.launch import Launch, run_labels
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +23,11 @@ NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
 class Run:
     """One run's folder `<runs_dir>/<experiment>-<hash of the config>` and its records."""
 
-    def __init__(self, config: Config, *, experiment: str) -> None:
-        """Make the folder, write the composed config and start tracking unless this run was tracked to its end."""
+    def __init__(self, config: Config, *, experiment: str, launch: Launch | None = None) -> None:
+        """Make the folder, write the composed config and start tracking unless this run was tracked to its end.
+
+        As a context, it ends tracking as failed where it is left by an error.
+        """
         self.config, self.experiment = config, experiment
         plain = asdict(config)
         identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
@@ -33,8 +37,21 @@ class Run:
             write_json(self.path / "config.json", plain)
         self.iterations: list[dict[str, Any]] = []
         self.tracker = load_tracker(
-            config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
+            config.tracking,
+            run_path=self.path,
+            config=plain,
+            labels=run_labels(launch or Launch(), experiment=experiment),
+            is_finished=(self.path / TRACKED).exists(),
         )
+
+    def __enter__(self) -> Self:
+        """Return the run."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End tracking as failed after an error."""
+        if kind is not None:
+            self.tracker.fail()
 
     def record(
         self,
@@ -79,6 +96,7 @@ class Run:
         }
         self.iterations.append(entry)
         self.tracker.log_iteration(entry)
+        self.tracker.log_comparison(iteration, comparison)
         if completions and scores and pairs and checkpoints and selection:
             self.tracker.log_training(iteration, checkpoints)
             self.tracker.log_tables(iteration, completions, scores, pairs)
