@@ -34,7 +34,6 @@ from typing import Any, Protocol
 from tpo.artifacts import Artifact, write_json
 from tpo.config import TrackingConfig, WandbTracking
 from tpo.tracking.launch import Labels
-from tpo.tracking.wandb_tracker import WandbTracker
 
 TRACKED = "tracking.json"  # in a run's folder: where it was tracked, once it was to its end
 
@@ -59,6 +58,9 @@ class Tracker(Protocol):
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:
         """End the run; return where it was tracked, or None."""
+
+    def finish_evaluation(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:
+        """End an evaluation with its only results; return where it was tracked, or None."""
 
     def fail(self) -> None:
         """End the run as failed; does nothing after `finish`."""
@@ -86,6 +88,10 @@ class NullTracker:
         """Do nothing."""
         return None
 
+    def finish_evaluation(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:
+        """Do nothing."""
+        return None
+
     def fail(self) -> None:
         """Do nothing."""
 
@@ -94,9 +100,11 @@ def load_tracker(
     settings: TrackingConfig, *, run_path: Path, config: dict[str, Any], labels: Labels, is_finished: bool
 ) -> Tracker:
     """Return the configured tracker; a run that was tracked to its end is not tracked again."""
-    if isinstance(settings, WandbTracking) and not is_finished:
-        return WandbTracker(settings, run_path=run_path, config=config, labels=labels)
-    return NullTracker()
+    if not isinstance(settings, WandbTracking) or is_finished:
+        return NullTracker()
+    from tpo.tracking.wandb_tracker import WandbTracker  # imports scipy, for which nobody else has to wait
+
+    return WandbTracker(settings, run_path=run_path, config=config, labels=labels)
 
 
 def log_evaluation(
@@ -105,11 +113,10 @@ def log_evaluation(
     """Log an evaluation as a W&B run of its own, once."""
     done = run_path / TRACKED
     tracker = load_tracker(settings, run_path=run_path, config=config, labels=labels, is_finished=done.exists())
-    if not isinstance(tracker, WandbTracker):
-        return
     try:
         where = tracker.finish_evaluation(summary, sorted((run_path / "figures").glob("*.png")))
     except BaseException:
         tracker.fail()
         raise
-    write_json(done, where)
+    if where is not None:
+        write_json(done, where)
