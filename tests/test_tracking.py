@@ -369,9 +369,11 @@ def test_online_where_there_is_a_key(
     [
         pytest.param(NoTracking(), False, id="switched_off"),
         pytest.param(WandbTracking(project="p", mode="offline"), True, id="tracked_to_its_end"),
+        pytest.param(WandbTracking(project="p", mode="auto"), False, id="disabled"),
     ],
 )
-def test_nothing_is_tracked(settings: Any, is_finished: bool, tmp_path: Path) -> None:
+def test_nothing_is_tracked(settings: Any, is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS, is_finished=is_finished)
     tracker.log_iteration(ENTRY)
     assert isinstance(tracker, NullTracker) and tracker.finish({}, []) is None

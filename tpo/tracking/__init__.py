@@ -28,6 +28,7 @@ summary of an evaluation
 adapters as `adapter-<run>:iteration-<n>`.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -99,8 +100,13 @@ class NullTracker:
 def load_tracker(
     settings: TrackingConfig, *, run_path: Path, config: dict[str, Any], labels: Labels, is_finished: bool
 ) -> Tracker:
-    """Return the configured tracker; a run that was tracked to its end is not tracked again."""
+    """Return the configured tracker; a run that was tracked to its end is not tracked again.
+
+    Nothing is tracked either where `tracking.mode=auto` and WANDB_MODE, W&B's own variable, says "disabled".
+    """
     if not isinstance(settings, WandbTracking) or is_finished:
+        return NullTracker()
+    if settings.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
         return NullTracker()
     from tpo.tracking.wandb_tracker import WandbTracker  # imports scipy, for which nobody else has to wait
 

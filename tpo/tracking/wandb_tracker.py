@@ -155,7 +155,7 @@ class WandbTracker:
         for node in lineage(summary, Path(self.config["artifacts_dir"])):
             self._log_node(node)
         self.run.summary.update(values)
-        where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url}
+        where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url if self.mode == "online" else None}
         self.run.finish()
         return where
 
