@@ -33,7 +33,7 @@ from tpo.results import (
     swept_settings,
     with_length_intervals,
 )
-from tpo.tracking import iteration_metrics
+from tpo.tracking.metrics import iteration_metrics
 
 REPOSITORY = Path(__file__).parent.parent
 QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # what a real run left

@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import math
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +109,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.confidence": (0.5, 0.9999),
 }
 FILES = ("model.chat_template", "prompts.path", "prompts.shots_path", "data", "eval.path", "eval.answers_path")
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
 PACKAGES: dict[tuple[str, str], str] = {  # key and value -> what it needs
     ("engine.kind", "vllm"): "vllm",
     ("engine.kind", "server"): "openai",
@@ -250,6 +253,7 @@ def check_reward(config: RewardConfig) -> None:
 def _check_each(config: Any) -> dict[str, Any]:
     """Check every value by itself and return the values by dotted key."""
     values = flatten(dataclasses.asdict(config))
+    _check_secrets(values)
     for key, value in values.items():
         rule = _rule(key)
         if rule in CHOICES and value not in CHOICES[rule]:
@@ -276,6 +280,25 @@ def _check_each(config: Any) -> dict[str, Any]:
     if shortest is not None and longest is not None and shortest > longest:
         raise ConfigError(f"prompts.min_characters={shortest} is above prompts.max_characters={longest}")
     return values
+
+
+def _check_secrets(values: dict[str, Any]) -> None:
+    """Refuse what must not be written down, as the config is, and say so without showing it."""
+    secrets = {name: value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
+    for key, value in values.items():
+        texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        for name in (name for name, secret in secrets.items() for text in texts if secret in text):
+            raise ConfigError(
+                f"{key} holds the value of the environment variable {name}, and settings are written down: leave it "
+                "there; judge.server.api_key_env names the variable"
+            )
+        if any(re.match(r"\w+://[^/?#\s]*@", text) for text in texts):
+            raise ConfigError(
+                f"{key} holds a user name or a password, and settings are written down: take it out; a key comes from "
+                "the environment variable that judge.server.api_key_env names"
+            )
+        if key.endswith(".api_key_env") and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
+            raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
 
 
 def _rule(key: str) -> str:

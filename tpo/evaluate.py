@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
@@ -28,12 +29,13 @@ from tpo.eval_config import (
     ThoughtBudgetEval,
     ThoughtValueEval,
 )
+from tpo.tracking.launch import Launch, evaluation_labels, read_launch
 
 log = logging.getLogger(__name__)
 register()
 
 
-def run_evaluation(config: EvaluateConfig) -> Path:
+def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> Path:
     """Evaluate and return the folder that holds what came out."""
     from tpo import measurements as measure
     from tpo.evaluation import Evaluation
@@ -73,7 +75,8 @@ def run_evaluation(config: EvaluateConfig) -> Path:
         write_json(path / "summary.json", summary)
         write_evaluation_figures(summary, path / "figures")
     print_evaluation(summary)
-    log_evaluation(config.tracking, run_path=path, config=plain, summary=summary)
+    labels = evaluation_labels(launch or Launch())
+    log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
 
 
@@ -116,7 +119,7 @@ def main(composed: DictConfig) -> None:
     try:
         config: EvaluateConfig = to_config(composed)
         check_evaluate(config)
-        path = run_evaluation(config)
+        path = run_evaluation(config, launch=read_launch(HydraConfig.get()))
     except TpoError as error:
         raise CompactHydraException(f"error: {error}") from error
     print(path)

@@ -14,6 +14,7 @@ from tpo.locks import hold
 from tpo.pipeline import stage_list
 from tpo.select import Selection
 from tpo.tracking import TRACKED, load_tracker
+from tpo.tracking.launch import Launch, run_labels
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,11 @@ def make_folder(name: str, config: dict[str, Any]) -> Path:
 class Run:
     """One run's folder `<runs_dir>/<experiment>-<hash of the config>` and its records."""
 
-    def __init__(self, config: Config, *, experiment: str) -> None:
+    def __init__(self, config: Config, *, experiment: str, launch: Launch | None = None) -> None:
         """Make the folder, write the composed config and start tracking unless this run was tracked to its end.
 
         One process at a time has a run: another that is started on it waits here, then finds all stages computed and
-        the run tracked. As a context, the run is given back at the end.
+        the run tracked. As a context, the run is given back at the end, and an error ends tracking as failed.
         """
         self.config, self.experiment = config, experiment
         plain = asdict(config)
@@ -62,7 +63,11 @@ class Run:
                 stack.enter_context(hold(self.path / LOCK, purpose=str(self.path)))
                 write_json(self.path / "config.json", plain)
             self.tracker = load_tracker(
-                config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
+                config.tracking,
+                run_path=self.path,
+                config=plain,
+                labels=run_labels(launch or Launch(), experiment=experiment),
+                is_finished=(self.path / TRACKED).exists(),
             )
             self._lock = stack.pop_all()
 
@@ -70,9 +75,13 @@ class Run:
         """Return the run."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Let the next process have the run."""
-        self._lock.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End tracking as failed after an error, and let the next process have the run."""
+        try:
+            if kind is not None:
+                self.tracker.fail()
+        finally:
+            self._lock.close()
 
     def record(
         self,
@@ -117,6 +126,7 @@ class Run:
         }
         self.iterations.append(entry)
         self.tracker.log_iteration(entry)
+        self.tracker.log_comparison(iteration, comparison)
         if completions and scores and pairs and checkpoints and selection:
             self.tracker.log_training(iteration, checkpoints)
             self.tracker.log_tables(iteration, completions, scores, pairs)
