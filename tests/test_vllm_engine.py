@@ -132,7 +132,9 @@ def test_several_engines_generate_what_one_does(wide_model: Path, tmp_path: Path
         same = engine.generate([prompts[1]] * 2, seeds=[[0] * 4] * 2, decoding=hot)
         assert same[0] != same[1], "two engines that draw the same numbers"
         num_done = 0
-        with pytest.raises(TpoError, match=r"worker 2 of 2 \(VLLM_CPU_OMP_THREADS_BIND=.*\) (ended with exit code 1|failed)"):
+        with pytest.raises(
+            TpoError, match=r"worker 2 of 2 \(VLLM_CPU_OMP_THREADS_BIND=.*\) (ended with exit code 1|failed)"
+        ):
             while num_done < 100:
                 if num_done == 1:  # while it computes: vLLM itself would wait for ever
                     threading.Timer(0.5, kill_engine_of, [engine._workers._processes[1].pid]).start()
