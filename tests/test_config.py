@@ -254,6 +254,10 @@ def pairwise(**changes: Any) -> Any:
     return tpo.judge_config.PairwiseLLMJudge(**settings)
 
 
+def server(*urls: str) -> Any:
+    return tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=1, base_urls=list(urls))
+
+
 def alpaca_eval(**changes: Any) -> Any:
     return tpo.judge_config.AlpacaEvalJudge(**{"backend": "server", "name": "x", "max_tokens": 1, **changes})
 
@@ -293,6 +297,8 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"engine": tpo.config.VllmEngineConfig(chunk_prompts=8, tensor_parallel_size=0)}, "tensor_parallel_size"),
         ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=0)}, "engine.max_concurrency"),
         ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=1)}, "engine.base_urls is empty"),
+        ({"engine": server("http://a/v1", "http://me:secret@b/v1")}, "engine.base_urls holds a password"),
+        ({"judge": pairwise(server=tpo.judge_config.ServerConfig("http://me:secret@b"))}, "base_url holds a password"),
         ({"judge.batch_tokens": 0}, "judge.batch_tokens"),
         ({"eval.temperature": -0.1}, "eval.temperature"),
         ({"eval.top_p": 0.0}, "eval.top_p"),

@@ -11,6 +11,7 @@ import pytest
 from real_vllm import Server
 from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
 
+import tpo.sample
 from tpo.chat import load_tokenizer, save_tokenizer
 from tpo.engines import Policy
 from tpo.engines.server_engine import ServerEngine
@@ -78,8 +79,11 @@ def sample_rows(path: Path, policy: Policy, settings: dict[str, Any]) -> list[Co
 
 
 def test_the_server_samples_what_the_torch_engine_does(
-    model: Path, server: Server, adapter: Path, tmp_path: Path
+    model: Path, server: Server, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tokenizer = load_tokenizer(model / "tokenizer")
+    ends = frozenset({tokenizer.eos_token_id, *tokenizer.encode(".")})  # so that some completions end early
+    monkeypatch.setattr(tpo.sample, "end_ids", lambda *_: ends)
     rows = {}
     for name, path in (("seed", None), ("adapter", adapter)):
         policy = policy_of(model, path)

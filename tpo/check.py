@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -270,6 +271,10 @@ def _check_each(config: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"{group}={value} needs the package {package}, which is not installed: see README, Set-up"
             )
+    for key, value in values.items():
+        urls = value if isinstance(value, list) else [value]
+        if key.endswith(("base_url", "base_urls")) and any(url and "@" in urlsplit(url).netloc for url in urls):
+            raise ConfigError(f"{key} holds a password, which would be kept with every result: use api_key_env")
     if values.get("engine.base_urls") == []:
         raise ConfigError("engine.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
     for group in ("train", "reward"):
