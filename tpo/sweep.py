@@ -93,7 +93,7 @@ class SweepReport(Callback):
         self._folder = (Path(config.hydra.sweep.dir) / f"jobs-{identity}").absolute()  # workers may be elsewhere
         self._folder.mkdir(parents=True, exist_ok=True)
         alone = ExitStack()  # the same sweep, started twice, would forget what the other records
-        alone.enter_context(hold(self._folder.with_suffix(LOCK), purpose=f"sweep {self._folder}"))
+        alone.enter_context(hold(self._folder.with_name(f".jobs-{identity}{LOCK}"), purpose=f"sweep {self._folder}"))
         atexit.register(alone.close)
         for path in self._folder.glob("*.json"):
             path.unlink()
