@@ -173,7 +173,7 @@ def test_summaries_are_those_of_the_basic_launcher(launcher: str, basic: Any, fo
     assert len(shared) >= 5 and swept.times_computed() == stages == dict.fromkeys(stages, 1)
     root = folder / "out" / launcher
     assert {path.parent.name for path in root.glob("artifacts/*/manifest.json")} == set(stages)
-    logs = [path.read_text().splitlines() for path in sorted((root / "runs" / "hydra").glob("job-*/*.log"))]
+    logs = [path.read_text().splitlines() for path in root.glob("runs/hydra/**/job-*/*.log")]
     assert len(logs) == 2
     computed = [line.split()[-2].rstrip(":") for log in logs for line in log if line.endswith(": computing")]
     assert Counter(computed) == stages
