@@ -61,9 +61,12 @@ class MasterWeightAdamW(torch.optim.AdamW):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state as it was saved; torch alone would cast it to the parameters' 16 bits."""
         super().load_state_dict(state_dict)
+        # A parameter's key is its position, or its name in what FSDP saved.
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        for index, values in state_dict["state"].items():
-            parameter = parameters[index]
-            self.state[parameter] = {
-                name: value.to(parameter.device) if name != "step" else value for name, value in values.items()
-            }
+        for key, parameter in zip(keys, parameters, strict=True):
+            if key in state_dict["state"]:
+                self.state[parameter] = {
+                    name: value.to(parameter.device) if name != "step" else value
+                    for name, value in state_dict["state"][key].items()
+                }
