@@ -75,7 +75,9 @@ def fingerprint(name: str) -> str | None:
     return digest.hexdigest()
 
 
-def load_model(path: str | Path, *, revision: str | None, dtype: str, quantization: str = "none") -> Any:
+def load_model(
+    path: str | Path, *, revision: str | None, dtype: str, quantization: str = "none", is_shardable: bool = False
+) -> Any:
     """Return a causal language model in eval mode on the default device.
 
     Args:
@@ -84,6 +86,7 @@ def load_model(path: str | Path, *, revision: str | None, dtype: str, quantizati
         dtype: "bfloat16" or "float32".
         quantization: "nf4" loads the weights in 4 bits with double quantization, as QLoRA does (Dettmers
             et al. 2023, section 3); "none" loads them in `dtype`.
+        is_shardable: Keep the same 4-bit values in tensors of `dtype`: FSDP shards none of whole numbers.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -96,6 +99,7 @@ def load_model(path: str | Path, *, revision: str | None, dtype: str, quantizati
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=kind,
+            bnb_4bit_quant_storage=kind if is_shardable else torch.uint8,
         )
     return AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather, gather_object, parse_flag_from_env
 from datasets import Dataset
 from peft import PeftModel, TaskType, get_peft_model
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -119,6 +120,11 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
                 batches[-1]["weight"] = 0.0
         return batches, num_items
 
+    def _prepare_input(self, data: Any) -> Any:
+        if isinstance(data, torch.Tensor):  # for DeepSpeed, the reference's log-probabilities would be rounded to 16 bits
+            return data.to(self.args.device)
+        return super()._prepare_input(data)
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
         """Return the weighted loss of a micro-batch."""
         self._weight = inputs.pop("weight", 1.0)
@@ -207,21 +213,25 @@ def make_trainer(
         revision=policy.revision,
         dtype=policy.dtype,
         quantization=settings.quantization,
+        is_shardable=settings.num_processes > 1,
     )
     base.config.use_cache = False
     if policy.adapter_path is None:
         model = get_peft_model(base, settings.lora(TaskType.CAUSAL_LM))
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
-    arguments = DPOConfig(
-        beta=settings.beta,
-        loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
-        loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
-        **settings.arguments(work, seed=seed, num_processes=settings.num_processes),
-    )
+    arguments = settings.arguments(work, seed=seed, num_processes=settings.num_processes)
+    is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    if is_deepspeed:  # told so, it keeps float32 copies of the parameters; it has no autocast
+        arguments["bf16"] = policy.dtype == "bfloat16"
     trainer = SampledIdsTrainer(
         model=model,
-        args=arguments,
+        args=DPOConfig(
+            beta=settings.beta,
+            loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
+            loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
+            **arguments,
+        ),
         train_dataset=micro_batches(pairs, settings),
         data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
         processing_class=tokenizer,
@@ -240,11 +250,16 @@ def make_trainer(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.data = parameter.data.to(base.dtype)
-    trainer.optimizer = MasterWeightAdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+    kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
+    trainer.optimizer = kind(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
     # the settings that its values depend on, after hashing every weight.
     trainer.precompute_ref_logps = True
+    if is_deepspeed:  # from its config, trl and transformers would take the model for sharded, which it is not yet
+        unset_hf_deepspeed_config()
     trainer.train_dataset = reference_logps(trainer, disable_adapter=settings.reference == "seed")
+    if is_deepspeed:
+        set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
     return trainer
 
 
