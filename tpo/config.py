@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from tpo.accelerate_config import AccelerateConfig, DdpAccelerate, DeepSpeedAccelerate, FsdpAccelerate
 from tpo.eval_config import (
     AlpacaEvalEval,
     ArenaHardEval,
@@ -213,6 +214,7 @@ class TrainConfig(LoraTrainConfig):
     reference: str = "previous"
     mask_forced_tokens: bool = True
     select: str = "validation"
+    num_processes: int = 1
 
 
 @dataclass
@@ -337,6 +339,7 @@ class Config:
     rating: RatingConfig = field(default_factory=RatingConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    accelerate: AccelerateConfig = field(default_factory=AccelerateConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -370,6 +373,7 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
     "contrast": {"contrast": ContrastConfig},
     "reward": {"reward_training": RewardTrainConfig},
     "train": {"train": TrainConfig},
+    "accelerate": {"ddp": DdpAccelerate, "fsdp": FsdpAccelerate, "deepspeed": DeepSpeedAccelerate},
     "eval": {
         "held_out": HeldOutEval,
         "categories": CategoriesEval,

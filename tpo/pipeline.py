@@ -73,7 +73,10 @@ class Pipeline:
         if policy.adapter is None:
             settings["reference"] = "previous"  # it is the seed model too, so both are one artifact
         inputs = {"model": self.model, "pairs": pairs, **adapter_input(policy)}
-        config = {"settings": settings, **self._policy_settings(policy)}
+        config: dict[str, Any] = {"settings": settings, **self._policy_settings(policy)}
+        num_processes = settings.pop("num_processes")
+        if num_processes > 1:  # what is computed is the same, but not to the last bit
+            config["accelerate"] = asdict(self.config.accelerate) | {"num_processes": num_processes}
         return self._run("train", TRAIN_VERSION, config, inputs, seed=self._seed("train", iteration))
 
     def select(self, checkpoints: Artifact) -> tuple[PolicyRef, Selection]:
