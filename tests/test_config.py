@@ -297,8 +297,14 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"engine": tpo.config.VllmEngineConfig(chunk_prompts=8, tensor_parallel_size=0)}, "tensor_parallel_size"),
         ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=0)}, "engine.max_concurrency"),
         ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=1)}, "engine.base_urls is empty"),
-        ({"engine": server("http://a/v1", "http://me:secret@b/v1")}, "engine.base_urls holds a password"),
-        ({"judge": pairwise(server=tpo.judge_config.ServerConfig("http://me:secret@b"))}, "base_url holds a password"),
+        (
+            {"engine": server("http://a/v1", "http://me:secret@b/v1")},
+            "engine.base_urls holds a user name or a password",
+        ),
+        (
+            {"judge": pairwise(server=tpo.judge_config.ServerConfig("http://me:secret@b"))},
+            "base_url holds a user name or a password",
+        ),
         ({"judge.batch_tokens": 0}, "judge.batch_tokens"),
         ({"eval.temperature": -0.1}, "eval.temperature"),
         ({"eval.top_p": 0.0}, "eval.top_p"),

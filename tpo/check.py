@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -278,10 +277,6 @@ def _check_each(config: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"{group}={value} needs the package {package}, which is not installed: see README, Set-up"
             )
-    for key, value in values.items():
-        urls = value if isinstance(value, list) else [value]
-        if key.endswith(("base_url", "base_urls")) and any(url and "@" in urlsplit(url).netloc for url in urls):
-            raise ConfigError(f"{key} holds a password, which would be kept with every result: use api_key_env")
     if values.get("engine.base_urls") == []:
         raise ConfigError("engine.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
     for group in ("train", "reward"):
@@ -302,12 +297,12 @@ def _check_secrets(values: dict[str, Any]) -> None:
         for name in (name for name, secret in secrets.items() for text in texts if secret in text):
             raise ConfigError(
                 f"{key} holds the value of the environment variable {name}, and settings are written down: leave it "
-                "there; judge.server.api_key_env names the variable"
+                "there; api_key_env names the variable"
             )
         if any(re.match(r"\w+://[^/?#\s]*@", text) for text in texts):
             raise ConfigError(
                 f"{key} holds a user name or a password, and settings are written down: take it out; a key comes from "
-                "the environment variable that judge.server.api_key_env names"
+                "the environment variable that api_key_env names"
             )
         if key.endswith(".api_key_env") and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
             raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
