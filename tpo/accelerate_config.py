@@ -14,7 +14,6 @@ class AccelerateConfig:
     """How the processes of a training share it: the part that all kinds share."""
 
     distributed_type: str = MISSING
-    mixed_precision: str = "no"
 
 
 @dataclass

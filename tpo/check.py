@@ -24,7 +24,7 @@ from tpo.errors import TpoError
 ANY = math.inf
 
 # Rules by key, applied wherever a composed config has the key; `judge.` rules also to an ensemble's members.
-CHOICES: dict[str, set[str]] = {
+CHOICES: dict[str, set[Any]] = {
     "model.source": {"embedded", "pretrained"},
     "model.dtype": {"bfloat16", "float32"},
     "model.quantization": {"nf4", "none"},
@@ -40,6 +40,10 @@ CHOICES: dict[str, set[str]] = {
     "train.reference": {"previous", "seed"},
     "train.select": {"validation", "last"},
     "train.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
+    "accelerate.fsdp_config.fsdp_version": {2},
+    "accelerate.fsdp_config.fsdp_cpu_ram_efficient_loading": {False},
+    "accelerate.deepspeed_config.zero_stage": {2, 3},
+    "accelerate.deepspeed_config.zero3_init_flag": {False},
     "reward.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
     "eval.no_response": {"loss", "unscored"},
     "eval.length_control": {"auto", "official", "fixed_slope"},
@@ -77,6 +81,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "pairs.min_margin": (0, ANY),
     "train.beta": (1e-9, ANY),
     "train.nll_weight": (0, ANY),
+    "train.num_processes": (1, ANY),
     **{
         f"{group}.{key}": limits
         for group in ("train", "reward")
@@ -106,6 +111,7 @@ RANGES: dict[str, tuple[float, float]] = {
 }
 FILES = ("model.chat_template", "prompts.path", "prompts.shots_path", "data", "eval.path", "eval.answers_path")
 PACKAGES: dict[tuple[str, str], str] = {  # key and value -> what it needs
+    ("accelerate.distributed_type", "DEEPSPEED"): "deepspeed",
     ("engine.kind", "vllm"): "vllm",
     ("judge.backend", "vllm"): "vllm",
     ("judge.backend", "server"): "openai",
@@ -151,6 +157,7 @@ def check(config: Config) -> None:
             "train.select=validation needs validation instructions: set prompts.num_validation above 0, or "
             "train.select=last"
         )
+    _check_processes(config)
     budget = sample.max_thought_tokens + sample.max_response_tokens
     if budget >= config.model.max_model_len:
         raise ConfigError(
@@ -287,6 +294,17 @@ def _check_judge(values: dict[str, Any]) -> None:
             )
         if any(not weight > 0 for weight in weights.values()):
             raise ConfigError(f"judge.weights={weights}: weights must be above 0")
+
+
+def _check_processes(config: Config) -> None:
+    train, kind = config.train, config.accelerate.distributed_type
+    if train.num_processes == 1 and kind != "MULTI_GPU":
+        raise ConfigError(f"accelerate shards the model ({kind}), but train.num_processes=1: give it a number above 1")
+    if train.batch_size % (train.micro_batch_size * train.num_processes):
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch_size={train.micro_batch_size} "
+            f"x train.num_processes={train.num_processes}: each process takes as many micro-batches of a step"
+        )
 
 
 def _check_thought(thought: ThoughtConfig) -> None:

@@ -72,7 +72,7 @@ class LoraSettings:
 
 
 class ResumesInPlace(Trainer):  # type: ignore[misc]
-    """A trainer that resumes an adapter into the parameters that the optimizer already holds, also where it is sharded."""
+    """A trainer that resumes an adapter into the parameters that the optimizer already holds, sharded or not."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the adapter; transformers would gather the whole base model from its shards, or save nothing."""

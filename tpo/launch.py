@@ -17,6 +17,7 @@ from typing import Any
 from tpo.artifacts import ArtifactError
 from tpo.errors import TpoError
 
+STAGE = "tpo.stage"  # what the new processes execute
 ERROR = "error.tmp"  # in the artifact's directory: the first error of any rank; no artifact's files end in .tmp
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
@@ -37,12 +38,12 @@ def start(path: Path, accelerate: dict[str, Any] | None) -> None:
             command += ["accelerate.commands.launch", "--config_file", str(config_file)]
             command += ["--main_process_port", "0", "-m"]
         # close_fds=False hands on the artifact's lock, the only inheritable file.
-        done = subprocess.run([*command, "tpo.stage", str(path)], check=False, close_fds=False)
+        done = subprocess.run([*command, STAGE, str(path)], check=False, close_fds=False)
     if done.returncode != 0:
         error = (path / ERROR).read_text() if (path / ERROR).exists() else "its message is above"
         raise ArtifactError(
-            f"the stage {path.name} failed (exit {done.returncode}): {error}. Completed stages are kept: mend the cause "
-            "and run the same command again"
+            f"the stage {path.name} failed (exit {done.returncode}): {error}. Completed stages are kept: mend the "
+            "cause and run the same command again"
         )
 
 
@@ -57,7 +58,7 @@ def join(accelerate: dict[str, Any] | None) -> int:
     wanted, started = accelerate["num_processes"], int(os.environ.get("WORLD_SIZE", "1"))
     if wanted != started:
         raise ArtifactError(
-            f"train.num_processes={wanted}, but {started} processes execute this step: run the experiment, not tpo.stage"
+            f"train.num_processes={wanted}, but {started} were started for this step: run the experiment, not tpo.stage"
         )
     return int(os.environ["RANK"])
 

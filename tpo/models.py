@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,21 @@ class ModelError(TpoError):
 
 
 def default_device() -> str:
-    """Return "cuda" where there is one, else "cpu"."""
+    """Return "cuda" where there is one, this process's own if several train together, else "cpu".
+
+    Raises:
+        ModelError: If there are fewer GPUs than processes.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK")  # set by accelerate's launcher
+    if rank is None:
+        return "cuda"
+    if int(rank) >= torch.cuda.device_count():
+        raise ModelError(f"train.num_processes is above the number of GPUs here, {torch.cuda.device_count()}: lower it")
+    return f"cuda:{rank}"
 
 
 def prepare_embedded(name: str, *, directory: Path) -> None:

@@ -121,9 +121,8 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         return batches, num_items
 
     def _prepare_input(self, data: Any) -> Any:
-        if isinstance(data, torch.Tensor):  # for DeepSpeed, the reference's log-probabilities would be rounded to 16 bits
-            return data.to(self.args.device)
-        return super()._prepare_input(data)
+        # For DeepSpeed, transformers would round the reference's log-probabilities to 16 bits.
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
         """Return the weighted loss of a micro-batch."""
@@ -132,8 +131,8 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
 
     def _gather(self, values: torch.Tensor) -> torch.Tensor:
         """Return the weighted mean that each process has of its own values; trl takes their mean, or ratios of sums."""
-        mean = self._weight * values.float().mean()
-        return gather(mean)
+        means: torch.Tensor = gather(self._weight * values.float().mean())
+        return means
 
 
 class FirstStep(TrainerCallback):  # type: ignore[misc]
@@ -189,8 +188,8 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed)
         with trainer.accelerator.main_process_first():  # which removes what a kill left
-            checkpoint = last_complete(work)
-        trainer.train(resume_from_checkpoint=checkpoint)
+            last = last_complete(work)
+        trainer.train(resume_from_checkpoint=last)
         if not trainer.accelerator.is_main_process:
             return {}
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
