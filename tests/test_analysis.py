@@ -214,12 +214,16 @@ NONE = {"name": "none", "prompt": None}
     ("runs", "labels"),
     [
         ([run("a")], ["quickstart"]),
-        ([run("a"), run("b", thought=NONE)], ["quickstart thought=generic", "quickstart thought=none"]),
-        ([run("a"), run("b", train={"beta": 0.2})], ["quickstart beta=0.1", "quickstart beta=0.2"]),
+        ([run("a"), run("b", thought=NONE)], ["thought=generic", "thought=none"]),
+        ([run("a"), run("b", train={"beta": 0.2})], ["beta=0.1", "beta=0.2"]),
         ([run("a"), run("b", tracking={"kind": "none"})], ["a", "b"]),
         ([run("a"), Run(Path("b"), SUMMARY, {})], ["a", "b"]),
-        ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-rather-long-name"})], ["a", "b"]),
+        ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-name-that-is-longer-still"})], ["a", "b"]),
         ([run("a"), Run(Path("b"), {**SUMMARY, "experiment": "other"}, {})], ["quickstart", "other"]),
+        (
+            [run("a"), run("b", thought=NONE), Run(Path("c"), {**SUMMARY, "experiment": "other"}, {})],
+            ["quickstart thought=generic", "quickstart thought=none", "other"],
+        ),
     ],
 )
 def test_labels_tell_runs_apart(runs: list[Run], labels: list[str]) -> None:
