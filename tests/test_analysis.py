@@ -357,7 +357,7 @@ def test_command_compares_several(
     }
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(written) and err.strip().endswith("quickstart-unfinished: nothing to draw")
-    assert "quickstart thought=none" in (tmp_path / "iterations.svg").read_text()
+    assert ">thought=none<" in (tmp_path / "iterations.svg").read_text()
 
 
 @pytest.mark.parametrize(
