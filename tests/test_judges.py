@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.chat import load_tokenizer, strip_special_tokens
+from tpo.chat import Chat, load_tokenizer, strip_special_tokens
 from tpo.engines import Generation, Policy
 from tpo.errors import TpoError
 from tpo.judge import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
@@ -338,13 +338,12 @@ class RecordingJudge:
 def make_rows(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> list[Completion]:
     return [
         make_completion(
-            tokenizer,
+            Chat(tokenizer, frozenset({tokenizer.eos_token_id})),
             SPECIFIC,
             prompt_id=prompt.prompt_id,
             sample_index=index,
             prompt_ids=[0],
             generation=Generation(tokenizer.encode(text, add_special_tokens=False), "stop"),
-            end_ids=frozenset({tokenizer.eos_token_id}),
             seed=0,
         )
         for index, text in enumerate(texts)

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-import tpo.llm.server
+import tpo.llm.connection
 from tpo.errors import TpoError
 from tpo.llm import FIRST_TOKEN, LLM, TOO_LONG, Answer, Question, Watched, find_watched, load_llm
 from tpo.llm.cache import Asked
-from tpo.llm.server import _retry_after
+from tpo.llm.connection import _retry_after
 
 REPOSITORY = Path(__file__).parent.parent
 QUESTION = Question("Be brief.", "What is 2 + 2?", 0.0, 16)
@@ -314,8 +314,8 @@ def failed(status: int, message: str = "no", **fields: Any) -> tuple[int, Any]:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpo.llm.server, "FIRST_DELAY_S", 0.002)
-    monkeypatch.setattr(tpo.llm.server, "LONGEST_DELAY_S", 0.02)
+    monkeypatch.setattr(tpo.llm.connection, "FIRST_DELAY_S", 0.002)
+    monkeypatch.setattr(tpo.llm.connection, "LONGEST_DELAY_S", 0.02)
     monkeypatch.setenv("FAKE_KEY", KEY)
 
 

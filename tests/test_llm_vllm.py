@@ -5,22 +5,17 @@ Both sides run in float32: in bfloat16 sums that depend on who shares the batch 
 """
 
 import json
-import os
-import re
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from real_vllm import Server
 from test_llm_judges import settings
 
 from tpo.chat import load_tokenizer, save_tokenizer
@@ -43,6 +38,7 @@ LOCAL = {
     "gpu_memory_utilization": 0.1,
     "enforce_eager": True,
     "tensor_parallel_size": 1,
+    "data_parallel_size": 1,
 }
 INSTRUCTIONS = [prompt.text for prompt in load_builtin() if len(prompt.text) < 150][:24]
 MATCHES = [Match(text, f"It depends: {text}", "I cannot say. [[A]]<|im_end|>") for text in INSTRUCTIONS]
@@ -84,68 +80,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Server:
-    """vLLM's server, started, killed and started again on the same port."""
-
-    def __init__(self, model: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self.model = model
-        self.log = model / "server.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
-
-    def start(self) -> None:
-        # What `vllm serve` starts; that command itself fails in the CPU build, which asks for its version as "vllm".
-        command = [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model / "model")),
-            *("--tokenizer", str(self.model / "tokenizer"), "--served-model-name", "judge"),
-            *("--host", "127.0.0.1", "--port", str(self.port), "--generation-config", "vllm"),
-            *("--dtype", "float32", "--max-model-len", "1024", "--max-num-seqs", "16", "--enforce-eager"),
-            *("--gpu-memory-utilization", "0.1"),
-        ]
-        cores = ",".join(map(str, range(os.cpu_count() or 1)))
-        environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, **os.environ}
-        with self.log.open("ab") as file:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        while not self.is_up():
-            assert self.process.poll() is None, self.log.read_text()[-3000:]
-            time.sleep(0.5)
-
-    def is_up(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as reply:
-                return bool(reply.status == 200)
-        except (urllib.error.URLError, OSError):
-            return False
-
-    def kill(self) -> None:
-        if self.process is not None:
-            os.killpg(self.process.pid, signal.SIGKILL)  # the engine lives in a child
-            self.process.wait()
-            self.process = None
-
-    def num_answered(self) -> int:
-        """Return how many requests this process of the server has answered to the end."""
-        while True:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as reply:
-                metrics = reply.read().decode()
-            (running,) = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)
-            if float(running) == 0:
-                pattern = r'^vllm:request_success_total\{.*finished_reason="(?:stop|length)".*\} (\S+)$'
-                return int(sum(map(float, re.findall(pattern, metrics, re.MULTILINE))))
-            time.sleep(0.2)
-
-
 @pytest.fixture(scope="module")
 def server(model: Path) -> Iterator[Server]:
-    server = Server(model)
+    options = ["--served-model-name", "judge", "--max-model-len", "1024", "--max-num-seqs", "16"]
+    server = Server(model, options)
     server.start()
     yield server
     server.kill()

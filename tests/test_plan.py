@@ -143,6 +143,17 @@ def test_jobs_of_a_rho_sweep_share_all_before_the_pairs(tiny_model: Path, tmp_pa
         assert row["jobs"] == [0, 1, 2] if row in summary["stages"][: BEFORE + 2] else len(row["jobs"]) == 1
 
 
+def test_jobs_of_both_references_share_the_first_iteration(tiny_model: Path, tmp_path: Path) -> None:
+    summary = plan(*tiny_overrides(tiny_model, tmp_path, "train.reference=previous,seed"), is_sweep=True)
+    first, to_second_pairs = BEFORE + PER_ITERATION, 3
+    assert shares(summary) == [
+        (BEFORE + TO_TRAINING, 2 * (BEFORE + TO_TRAINING)),
+        (first, 2 * first),
+        (first + to_second_pairs + 2 * (PER_ITERATION - to_second_pairs), 2 * (first + PER_ITERATION)),
+    ]
+    assert count(summary, "train") == 3
+
+
 def test_jobs_of_a_thought_and_rho_sweep(tiny_model: Path, tmp_path: Path) -> None:
     swept = ("thought=generic,none", "pairs.length_penalty=0,0.3", "num_iterations=1")
     summary = plan(*tiny_overrides(tiny_model, tmp_path, *swept), is_sweep=True)
@@ -194,6 +205,7 @@ def test_jobs_that_keep_artifacts_apart_are_refused(tiny_model: Path, tmp_path: 
             id="product",
         ),
         pytest.param(["seed=choice(1,2)"], True, [["seed=1"], ["seed=2"]], id="choice"),
+        pytest.param(["rating=glob(*o*,exclude=schema_*)"], True, [["rating=elo"], ["rating=win_count"]], id="glob"),
         pytest.param(
             ["experiment=smoke,quickstart"], True, [["experiment=smoke"], ["experiment=quickstart"]], id="presets"
         ),

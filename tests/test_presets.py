@@ -9,10 +9,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from plugins import PLUGINS, skip_without_plugin
+from test_sweep import app
 
 from tpo.check import ConfigError, check
 from tpo.config import Config, register
-from tpo.sweep import grid_jobs
+from tpo.sweep import SweepReport, grid_jobs
 
 CONF = Path(__file__).parent.parent / "conf"
 NUM_JOBS = {
@@ -98,6 +99,33 @@ def test_rho_is_swept_as_in_the_paper() -> None:
 def test_the_command_line_narrows_a_sweep() -> None:
     jobs = grid_jobs(composed("experiment=ablation_rho_small", "pairs.length_penalty=0.2", "seed=3", hydra=True))
     assert [set(job) for job in jobs] == [{"pairs.length_penalty=0.2", "experiment=ablation_rho_small", "seed=3"}]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "unswept"),
+    [
+        (["experiment=ablation_thought_rho_small"], "thought, pairs.length_penalty"),
+        (["experiment=ablation_thought_rho_small", "thought=none"], "pairs.length_penalty"),
+        (["experiment=ablation_thought_rho_small", "thought=none", "pairs.length_penalty=0"], None),
+        (["experiment=quickstart"], None),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, list) else "",
+)
+def test_a_sweep_that_is_run_as_one_job_is_warned_of(
+    overrides: list[str], unswept: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    SweepReport().on_run_start(composed(*overrides, hydra=True))
+    expected = [] if unswept is None else [f"one job, without {unswept} being swept: add -m for the sweep"]
+    assert [record.getMessage() for record in caplog.records] == expected
+
+
+def test_options_found_by_a_pattern_are_jobs_of_the_report(tmp_path: Path) -> None:
+    (tmp_path / "group").mkdir()
+    for x in (1, 2):
+        (tmp_path / "group" / f"option_{x}.yaml").write_text(f"# @package _global_\nx: {x}\n")
+    status, said, done = app(tmp_path, "-m", "+group=glob(option_*)", "fail=[2]")
+    assert status == 1 and done == ["done-1-0"]
+    assert "sweep of 2 jobs: 1 completed, 1 failed\n  #1 failed: +group=option_2 fail=[2]\n" in said
 
 
 def test_hydra_presets_are_found() -> None:

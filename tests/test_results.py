@@ -7,6 +7,7 @@ import random
 import re
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
 from tpo.artifacts import finish, write_json
+from tpo.figures import draw_sweep, swept_number
 from tpo.records import Comparison, write_records
 from tpo.results import ResultError, ResultsTable, Run, results_table, to_csv, to_latex, to_markdown, write_tables
 from tpo.results.__main__ import collect, main, make_parser
@@ -295,6 +297,7 @@ def test_command_prints_and_writes(
     for kind, write in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
         assert (tmp_path / "out" / "deep" / f"results.{kind}").read_text() == write(table)
         assert str(tmp_path / "out" / "deep" / f"results.{kind}") in printed
+    assert (tmp_path / "out" / "deep" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_summary_of_an_earlier_version_leaves_the_confidence_to_the_config(tmp_path: Path) -> None:
@@ -427,6 +430,52 @@ def test_what_does_not_compare_is_said(compared: list[Run], tmp_path: Path) -> N
 )
 def test_settings_are_read_as_the_command_line_has_them(setting: Setting, is_held: bool) -> None:
     assert setting.holds(CONFIG) is is_held
+
+
+# --- drawn over a swept number ----------------------------------------------------------------------------------
+
+
+def sweep_of(tmp_path: Path, settings: Sequence[dict[str, Any]]) -> Any:
+    return results_table(
+        [
+            make_run(tmp_path / "runs" / f"job-{number}", [0.5, 0.4 + number / 16], settings=changes)
+            for number, changes in enumerate(settings)
+        ]
+    ).frame
+
+
+def test_a_sweep_is_drawn_over_its_number(tmp_path: Path) -> None:
+    jobs = [
+        {"pairs.length_penalty": rho, "thought.name": name} for name in ("generic", "none") for rho in (0.2, 0.0, 0.4)
+    ]
+    frame = sweep_of(tmp_path, jobs)
+    assert swept_number(frame) == "pairs.length_penalty"
+    panels = draw_sweep(frame).axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "win rate (%)",
+        "length-controlled (%)",
+        "response tokens",
+    ]
+    lines = [container.lines[0] for container in panels[0].containers]
+    assert [list(line.get_xdata()) for line in lines] == [[0.0, 0.2, 0.4]] * 2
+    expected = [[46.25, 40.0, 52.5], [65.0, 58.75, 71.25]]  # 0.4 and a sixteenth a job, in percent
+    for line, values in zip(lines, expected, strict=True):
+        assert list(line.get_ydata()) == pytest.approx(values)
+    legend = panels[2].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["generic", "none"]
+
+
+@pytest.mark.parametrize(
+    "jobs",
+    [
+        [{"thought.name": "a"}, {"thought.name": "b"}],
+        [{"pairs.length_penalty": 0.1, "seed": 0}, {"pairs.length_penalty": 0.2, "seed": 1}],
+        [{"train.mask_forced_tokens": True}, {"train.mask_forced_tokens": False}],
+    ],
+    ids=["names", "two_numbers", "booleans"],
+)
+def test_what_is_not_a_sweep_over_one_number_is_not_drawn(tmp_path: Path, jobs: list[dict[str, Any]]) -> None:
+    assert swept_number(sweep_of(tmp_path, jobs)) is None
 
 
 # --- repeated runs ----------------------------------------------------------------------------------------------

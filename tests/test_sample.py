@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tpo.chat import Chat
 from tpo.engines import Decoding, Generation, Policy
 from tpo.engines.torch_engine import TorchEngine
 from tpo.preflight import preflight
@@ -92,12 +93,16 @@ class FixedEngine:
     def __init__(self, generations: Sequence[Generation]) -> None:
         self.generations = list(generations)
         self.calls: list[list[list[int]]] = []
+        self.is_closed = False
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
     ) -> list[list[Generation]]:
         self.calls.append([list(prompt) for prompt in prompts])
         return [self.generations[: len(group)] for group in seeds]
+
+    def close(self) -> None:
+        self.is_closed = True
 
 
 def test_sampled_ids_travel_unchanged(
@@ -125,6 +130,7 @@ def test_sampled_ids_travel_unchanged(
     assert rows[0].completion == "a thought Here is my response: hello"
     assert (rows[0].thought, rows[0].response) == ("a thought", "hello")
     assert rows[0].num_response_tokens == len("hello"), "one token a letter, white space around it and EOS not counted"
+    assert engine.is_closed
     assert [len(chunk) for chunk in engine.calls] == [2, 2, 1]
     assert [ids for chunk in engine.calls for ids in chunk] == [row.prompt_ids for row in rows[::3]]
 
@@ -211,13 +217,12 @@ def test_budgets_are_respected(tiny_model: Path, tmp_path: Path, form: ThoughtFo
 def make_row(tokenizer: Any, text: str, *, forced: tuple[int, int] = (0, 0), reason: str = "stop") -> Completion:
     ids = tokenizer.encode(text, add_special_tokens=False)
     return make_completion(
-        tokenizer,
+        Chat(tokenizer, frozenset({tokenizer.eos_token_id})),
         specific(),
         prompt_id="0",
         sample_index=0,
         prompt_ids=[0],
         generation=Generation(ids, reason, *forced),
-        end_ids=frozenset({tokenizer.eos_token_id}),
         seed=0,
     )
 

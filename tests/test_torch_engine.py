@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 from torch import Tensor
 
-from tpo.chat import load_tokenizer
+from tpo.chat import Chat, load_tokenizer
 from tpo.engines import Decoding, Generation, Policy, load_engine
 from tpo.engines.torch_engine import NUM_CANDIDATES, TorchEngine, sample_tokens
 from tpo.errors import TpoError
@@ -176,7 +176,9 @@ def test_prompt_that_leaves_no_room_is_refused(engine: TorchEngine) -> None:
 
 def test_load_engine_builds_the_engine_that_is_asked_for(tiny_model: Path) -> None:
     policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 1024, None)
-    shared = {"tokenizer": load_tokenizer(tiny_model), "end_ids": frozenset({1}), "seed": 0, "max_tokens": 99}
+    decoding = Decoding(temperature=0, top_p=1, max_tokens=29)
+    chat = Chat(load_tokenizer(tiny_model), frozenset({1}))
+    shared = {"chat": chat, "contexts": [[0] * 70, [0]], "decoding": decoding, "seed": 0}
     engine = load_engine({"kind": "torch", "max_sequences": 3}, policy, **shared)
     assert isinstance(engine, TorchEngine)
     assert (engine.max_sequences, engine.max_len, engine.uses_seeds) == (3, 99, True)

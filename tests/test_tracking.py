@@ -1,16 +1,28 @@
+"""What tracking makes of a launch, a summary and manifests, without W&B; tests/test_wandb_run.py has whole runs."""
+
 import json
-import struct
-import time
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from tpo.artifacts import Artifact
-from tpo.config import NoTracking, WandbTracking
-from tpo.records import Completion, Pair, Score, write_records
-from tpo.tracking import NullTracker, WandbTracker, has_wandb_key, iteration_metrics, load_tracker, log_evaluation
+from tpo.artifacts import Step, Store, finish
+from tpo.check import ConfigError, check
+from tpo.config import NoTracking, WandbTracking, register
+from tpo.records import Comparison
+from tpo.tracking import NullTracker, load_tracker, log_evaluation
+from tpo.tracking.launch import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
+from tpo.tracking.lineage import lineage
+from tpo.tracking.metrics import GAIN_COLUMNS, final_metrics, gain_rows, iteration_metrics, numbers, win_rate_change
+from tpo.tracking.wandb_tracker import find_mode, has_wandb_key
+from tpo.winrate import category_gains
 
+REPOSITORY = Path(__file__).parent.parent
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}
 UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 1}
 ENTRY: dict[str, Any] = {
@@ -32,7 +44,8 @@ ENTRY: dict[str, Any] = {
     "validation_scores": {"1": -1.18, "2": -1.06},
     "artifacts": {"answers": "sample-0", "comparison": "compare-0"},
 }
-API_KEY = "0123456789abcdef" * 2 + "planted!"
+LABELS = Labels("run", None, ())
+register()
 
 
 # --- names ------------------------------------------------------------------------------------------------------
@@ -46,10 +59,12 @@ def test_metric_names_are_stable() -> None:
         "eval/win_rate_low": 0.05,
         "eval/win_rate_high": 0.7,
         "eval/win_rate_num_prompts": 4,
+        "eval/win_rate_num_unscored": 1,
         "eval/win_rate_length_controlled": 0.26,
         "eval/win_rate_length_controlled_low": 0.0,
         "eval/win_rate_length_controlled_high": 0.75,
         "eval/win_rate_length_controlled_num_prompts": 4,
+        "eval/win_rate_length_controlled_num_unscored": 1,
         "eval/category/maths": 0.25,
         "eval/mean_thought_tokens": 13.0,
         "eval/mean_response_tokens": 16.0,
@@ -73,6 +88,238 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert not {"eval/win_rate", "eval/win_rate_low", "eval/mean_score"} & set(found)
     assert found["eval/win_rate_num_prompts"] == 0 and found["pairs/num_pairs"] == 0
     assert not [name for name in found if name.startswith(("sample/", "judge/", "pairs/drop"))]
+
+
+def comparison(prompt_id: str, category: str, win: float | None) -> Comparison:
+    reason = "no answer" if win is None else None
+    return Comparison(prompt_id, category, win, reason, int(win is not None), None, None, 1.0, 1.0, None, None)
+
+
+FIRST = [comparison("a", "maths", 0.0), comparison("b", "maths", 0.5), comparison("c", "code", 1.0)]
+LAST = [comparison("c", "code", None), comparison("b", "maths", 1.0), comparison("a", "maths", 1.0)]
+
+
+def test_final_metrics_of_a_run() -> None:
+    stage = {"stage": "sample", "artifact_id": "sample-0"}
+    summary = {
+        "iterations": [{**ENTRY, "iteration": 0, "num_pairs": 0}, ENTRY],
+        "stages": [{**stage, "seconds": 2.5, "is_reused": True}, {**stage, "seconds": 4.0, "is_reused": False}],
+    }
+    change = win_rate_change(FIRST, LAST, seed=0, confidence=0.95)
+    assert (change.difference, change.num_prompts, change.num_unscored) == (0.75, 2, 1)  # 1 - 0 and 1 - 0.5
+    found = final_metrics(summary, change)
+    low, high = change.interval or (None, None)
+    assert found == {
+        "num_iterations": 1,
+        "final_win_rate": 0.25,
+        "final_win_rate_low": 0.05,
+        "final_win_rate_high": 0.7,
+        "final_win_rate_num_prompts": 4,
+        "final_win_rate_num_unscored": 1,
+        "final_win_rate_length_controlled": 0.26,
+        "final_win_rate_length_controlled_low": 0.0,
+        "final_win_rate_length_controlled_high": 0.75,
+        "final_win_rate_length_controlled_num_prompts": 4,
+        "final_win_rate_length_controlled_num_unscored": 1,
+        "final_minus_iteration_0": 0.75,
+        "final_minus_iteration_0_low": low,
+        "final_minus_iteration_0_high": high,
+        "final_minus_iteration_0_num_prompts": 2,
+        "final_minus_iteration_0_num_unscored": 1,
+        "final_minus_iteration_0_p_value": pytest.approx(0.5),  # differences of one sign: 2 of 4 patterns of signs
+        "final_mean_thought_tokens": 13.0,
+        "final_mean_response_tokens": 16.0,
+        "final_validation_score": -1.06,
+        "num_pairs": 6,
+        "num_stages": 2,
+        "num_stages_reused": 1,
+        "total_seconds": 6.5,
+        "computed_seconds": 4.0,
+    }
+    untrained = final_metrics({**summary, "iterations": [{**ENTRY, "validation_scores": {}}]}, None)
+    assert set(found) - set(untrained) == {name for name in found if "minus" in name} | {"final_validation_score"}
+
+
+def test_gains_by_category() -> None:
+    gains = {name: gain.to_dict() for name, gain in category_gains(LAST, seed=0).items()}
+    code, maths = gain_rows(gains, {"maths": 0.25})
+    assert code == ["code", 0, 1, *[None] * (len(GAIN_COLUMNS) - 3)]
+    found = dict(zip(GAIN_COLUMNS, maths, strict=True))
+    assert (found["num_prompts"], found["win_rate_before"], found["win_rate"], found["gain"]) == (2, 0.25, 1.0, 0.5)
+    assert found["gain_low_simultaneous"] <= found["gain_low"] < found["gain_high"] == 0.5
+    assert found["adjusted_p_value"] == found["p_value"] == pytest.approx(0.5)  # two wins; one scored category
+
+
+def test_numbers_go_by_their_path() -> None:
+    summary = {"n": 4, "is_final": True, "judge": "x", "conditions": [{"name": "own", "win_rate": RATE}], "cuts": [0.5]}
+    assert dict(numbers(summary, "eval")) == {
+        "eval/n": 4,
+        "eval/conditions/own/win_rate/rate": 0.25,
+        "eval/conditions/own/win_rate/interval/0": 0.05,
+        "eval/conditions/own/win_rate/interval/1": 0.7,
+        "eval/conditions/own/win_rate/num_prompts": 4,
+        "eval/conditions/own/win_rate/num_unscored": 1,
+        "eval/cuts/0": 0.5,
+    }
+
+
+# --- sweeps and tags --------------------------------------------------------------------------------------------
+
+RHO = ("pairs.length_penalty",)
+
+
+@pytest.mark.parametrize(
+    ("launch", "expected"),
+    [
+        pytest.param(Launch(overrides=("seed=1",)), None, id="no_sweep"),
+        pytest.param(Launch(is_sweep=True), "base", id="nothing_given"),
+        pytest.param(
+            Launch(overrides=("pairs.length_penalty=0.2", "experiment=base"), is_sweep=True, preset_keys=RHO),
+            "base",
+            id="preset",
+        ),
+        pytest.param(
+            Launch(overrides=("thought=none", "+seed=1", "experiment=base"), is_sweep=True),
+            "base+seed+thought",
+            id="command_line",
+        ),
+        pytest.param(
+            Launch(overrides=("pairs.length_penalty=0", "seed=1"), is_sweep=True, preset_keys=RHO),
+            "base+seed",
+            id="preset_and_more",
+        ),
+        pytest.param(
+            Launch(overrides=("seed=1", "runs_dir=/x", "tracking.mode=offline", "tracking=wandb"), is_sweep=True),
+            "base+seed",
+            id="places_do_not_count",
+        ),
+        pytest.param(
+            Launch(overrides=("train.beta=0.1",), is_sweep=True, sweeper="tpe", preset_keys=("train.beta",)),
+            "base+tpe",
+            id="search",
+        ),
+    ],
+)
+def test_sweep_name(launch: Launch, expected: str | None) -> None:
+    assert sweep_name(launch, base="base") == expected
+
+
+def test_tags_are_what_a_job_chose() -> None:
+    long = "judge.question=" + "?" * 80
+    launch = Launch(
+        choices={"thought": "generic", "judge": "length", "model": "smollm2_135m", "eval": "held_out"},
+        overrides=("judge=length", "experiment=x", "pairs.length_penalty=0.2", "+a=1", "artifacts_dir=/x", long),
+        is_sweep=True,
+    )
+    job_type, group, tags = run_labels(launch, experiment="x")
+    assert (job_type, group) == ("run", "x+a+judge+judge.question+pairs.length_penalty")
+    assert tags[:-1] == (
+        *("experiment=x", "thought=generic", "judge=length", "model=smollm2_135m"),
+        *("pairs.length_penalty=0.2", "a=1"),
+    )
+    assert len(tags[-1]) == MAX_TAG and tags[-1].startswith("judge.question=???")
+    other = run_labels(Launch(overrides=(long + "!",)), experiment="x")
+    assert other.tags[-1] != tags[-1], "long tags stay distinct"
+    evaluation = evaluation_labels(Launch(choices={**launch.choices}, overrides=("policy=runs/a",)))
+    assert evaluation == ("evaluate", None, ("eval=held_out", "judge=length", "policy=runs/a"))
+    many = Launch(overrides=tuple(f"{key:0>20}=1" for key in range(9)), is_sweep=True)
+    assert len(sweep_name(many, base="x") or "") == MAX_GROUP
+
+
+APP = """
+import json, sys
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from tpo.config import register
+from tpo.tracking.launch import read_launch, run_labels
+
+register()
+
+@hydra.main(config_path=sys.argv.pop(1), config_name="config", version_base="1.3")
+def main(config):
+    launch = read_launch(HydraConfig.get())
+    print("labels", json.dumps(run_labels(launch, experiment=launch.choices.get("experiment", "custom"))))
+
+main()
+"""
+
+
+def labels_of(folder: Path, *arguments: str) -> list[list[Any]]:
+    """The labels of the jobs that a command line starts, as each job sees them."""
+    (folder / "app.py").write_text(APP)
+    done = subprocess.run(
+        [sys.executable, "app.py", str(REPOSITORY / "conf"), *arguments, f"runs_dir={folder}"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return [json.loads(line.removeprefix("labels ")) for line in done.stdout.splitlines() if line.startswith("labels ")]
+
+
+def test_jobs_of_a_preset_and_those_repeated_are_one_group(tmp_path: Path) -> None:
+    jobs = labels_of(tmp_path, "-m", "experiment=ablation_rho_small")
+    own = ["experiment=ablation_rho_small", "thought=generic", "judge=self_rating", "model=smollm2_135m"]
+    penalties = ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
+    assert jobs == [["run", "ablation_rho_small", [*own, f"pairs.length_penalty={penalty}"]] for penalty in penalties]
+    assert labels_of(tmp_path, "-m", "pairs.length_penalty=0.2", "experiment=ablation_rho_small") == [jobs[2]]
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------
+
+
+def store_of(root: Path) -> Store:
+    def execute(path: Path) -> None:
+        (path / "rows.jsonl").write_text(f"{path.name}\n")
+        finish(path, metrics={"num_rows": 1}, started=0.0)
+
+    return Store(root, execute=execute)
+
+
+def test_lineage_goes_from_samples_to_the_adapter_and_to_what_it_is_worth(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    prompts = store.request("prompts", 1, {}, how={"server": "http://nowhere"})
+    samples = store.request("sample", 1, {"k": 2}, {"prompts": prompts}, seed=3)
+    pairs = store.request("pairs", 1, {}, {"completions": samples})
+    check = store.request("preflight", 1, {}, {"prompts": prompts})
+    train = store.request("train", 1, {}, {"pairs": pairs})
+    answers = store.request("sample", 1, {"k": 1}, {"prompts": prompts, "adapter": train})
+    compare = store.request("compare", 1, {}, {"completions": answers})
+    named = {"completions": samples, "pairs": pairs, "train": train, "answers": answers, "comparison": compare}
+    stages = [prompts, check, samples, pairs, train, answers, compare]
+    run = {
+        "iterations": [{"artifacts": {role: item.artifact_id for role, item in named.items()}}],
+        "stages": [{"artifact_id": item.artifact_id, "stage": item.manifest["stage"]} for item in stages],
+    }
+    nodes = lineage(run, tmp_path)
+    assert [(node.artifact_id, node.stage, node.is_output) for node in nodes] == [
+        (item.artifact_id, item.manifest["stage"], item in (train, compare)) for item in stages if item is not check
+    ]
+    assert [node.metadata["inputs"] for node in nodes][2] == {"completions": samples.artifact_id}
+
+    # An evaluation rests on the adapter; what that was made of belongs to the run that trained it.
+    evaluation = {"conditions": [{"artifacts": {"answers": answers.artifact_id, "comparison": compare.artifact_id}}]}
+    found = {node.artifact_id: node.is_output for node in lineage(evaluation, tmp_path)}
+    ids = [item.artifact_id for item in (prompts, train, answers, compare)]
+    assert found == dict(zip(ids, [False, False, False, True], strict=True))
+
+    (answers.path / "manifest.json").unlink()
+    assert [node.artifact_id for node in lineage(evaluation, tmp_path)] == [compare.artifact_id]
+
+
+def test_equal_artifacts_have_equal_content_wherever_they_were_made(tmp_path: Path) -> None:
+    contents = []
+    for root in (tmp_path / "a", tmp_path / "b"):
+        step = Step("verdicts", 1, {"name": "x"}, seed=5, how={"server": {"base_url": f"http://{root.name}"}})
+        made = store_of(root).run(step)
+        [node] = lineage({"artifacts": {"verdicts": made.artifact_id}}, root)
+        contents.append(node.content)
+        assert "base_url" not in node.content + json.dumps(node.metadata)
+    assert contents[0] == contents[1]
+    found = json.loads(contents[0])
+    assert (found["config"], found["seed"], list(found["files"])) == ({"name": "x"}, 5, ["rows.jsonl"])
 
 
 # --- which tracker ----------------------------------------------------------------------------------------------
@@ -101,10 +348,10 @@ def test_what_was_not_measured_is_left_out() -> None:
         ),
     ],
 )
-def test_has_wandb_key(
+def test_online_where_there_is_a_key(
     environment: dict[str, str], netrc: str | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "NETRC"):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {**environment, "HOME": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
@@ -112,6 +359,9 @@ def test_has_wandb_key(
         (tmp_path / ".netrc").write_text(f"{netrc}\n")
         (tmp_path / ".netrc").chmod(0o600)
     assert has_wandb_key() is expected
+    assert find_mode() == ("online" if expected else "offline")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert find_mode() == "offline", "who says so stays offline, with a key too"
 
 
 @pytest.mark.parametrize(
@@ -119,164 +369,45 @@ def test_has_wandb_key(
     [
         pytest.param(NoTracking(), False, id="switched_off"),
         pytest.param(WandbTracking(project="p", mode="offline"), True, id="tracked_to_its_end"),
+        pytest.param(WandbTracking(project="p", mode="auto"), False, id="disabled"),
     ],
 )
-def test_nothing_is_tracked(settings: Any, is_finished: bool, tmp_path: Path) -> None:
-    tracker = load_tracker(settings, run_path=tmp_path, config={}, is_finished=is_finished)
+def test_nothing_is_tracked(settings: Any, is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS, is_finished=is_finished)
     tracker.log_iteration(ENTRY)
     assert isinstance(tracker, NullTracker) and tracker.finish({}, []) is None
+    log_evaluation(NoTracking(), run_path=tmp_path / "nowhere", config={}, summary={}, labels=LABELS)
     assert list(tmp_path.iterdir()) == []
 
 
-# --- a real offline run -----------------------------------------------------------------------------------------
+# --- secrets in settings ----------------------------------------------------------------------------------------
+
+SERVER = ["experiment=smoke", "judge=llm_pairwise", "judge.name=x", "judge.backend=server"]
 
 
-def artifact(path: Path) -> Artifact:
-    path.mkdir()
-    return Artifact(path.name, path, {"metrics": {}}, is_reused=False)
-
-
-def make_artifacts(root: Path) -> dict[str, Artifact]:
-    made = {name: artifact(root / f"{name}-0") for name in ("sample", "judge", "pairs", "train")}
-    completion = Completion("p", 0, [1], [2], 0, 0, True, "hm <R> yes", "hm", "yes", None, "stop", 1, 1, 0)
-    write_records(made["sample"].path / "rows.jsonl", [completion])
-    write_records(made["judge"].path / "rows.jsonl", [Score("p", 0, 1.5, None)])
-    pair = Pair("p", [1], [2], [3], [0, 0], [0, 0], "better", "worse", 0, 1, 2.0, 1.5, -1.5, 1.0, 1.0)
-    write_records(made["pairs"].path / "rows.jsonl", [pair])
-    lines = [json.dumps({"loss": loss, "rewards/margins": loss / 2}) for loss in (0.75, 0.5)]
-    (made["train"].path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    (made["train"].path / "epoch-2").mkdir()
-    (made["train"].path / "epoch-2" / "adapter_config.json").write_text("{}")
-    return made
-
-
-def read_offline_records(path: Path) -> list[Any]:
-    """Return the records of a .wandb file: LevelDB's log format, blocks of 32 KiB with 7 bytes before each fragment."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    content, position, fragments, records = path.read_bytes(), 7, b"", []
-    while position + 7 <= len(content):
-        if 32768 - position % 32768 < 7:  # too little room for a header: padding
-            position += 32768 - position % 32768
-            continue
-        _, length, kind = struct.unpack("<IHB", content[position : position + 7])
-        fragments += content[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in {1, 4} and position <= len(content):  # whole, or the last fragment
-            records.append(Record.FromString(fragments))
-            fragments = b""
-    return records
-
-
-def wait_for_offline_records(path: Path) -> list[Any]:
-    """Return all records; wandb's service may still be writing them when `finish` returns."""
-    deadline = time.monotonic() + 30
-    while not (records := read_offline_records(path)) or not records[-1].HasField("exit"):
-        assert time.monotonic() < deadline, f"{path} did not get its last record"
-        time.sleep(0.05)
-    return records
-
-
-@pytest.fixture
-def offline_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, dict[str, Any]]:
-    """A whole tracked run, with an API key in the environment: its folder and what `finish` returned."""
-    for name in ("HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    monkeypatch.setenv("WANDB_API_KEY", API_KEY)
-    import matplotlib.image
-    import numpy as np
-
-    path = tmp_path / "smoke-0123"
-    path.mkdir()
-    made = make_artifacts(tmp_path)
-    matplotlib.image.imsave(tmp_path / "win_rate.png", np.zeros((2, 2)))
-    config = {"seed": 7, "thought": {"name": "generic"}}
-    settings = WandbTracking(project="tpo-tests", mode="offline")
-    tracker = load_tracker(settings, run_path=path, config=config, is_finished=False)
-    assert isinstance(tracker, WandbTracker)
-    for iteration in (1, 2):
-        tracker.log_iteration({**ENTRY, "iteration": iteration})
-        tracker.log_training(iteration, made["train"])
-        tracker.log_tables(iteration, made["sample"], made["judge"], made["pairs"])
-        tracker.log_adapter(iteration, made["train"], 2)
-    where = tracker.finish({"iterations": [{**ENTRY, "iteration": 2}]}, [tmp_path / "win_rate.png"])
-    assert where is not None
-    return path, where
-
-
-def test_offline_run_holds_config_metrics_tables_and_adapters_but_no_key(
-    offline_run: tuple[Path, dict[str, Any]],
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("judge.server.base_url=https://user:planted-1234@example.org/v1", "judge.server.base_url"),
+        ("judge.server.base_url=https://planted-1234@example.org/v1", "judge.server.base_url"),
+        ("judge.server.base_url=https://example.org/planted-1234/v1", "judge.server.base_url"),
+        ("judge.server.api_key_env=planted-1234", "judge.server.api_key_env"),
+        ("judge.server.api_key_env=sk-another-planted-1", "judge.server.api_key_env"),
+        ("judge.name=planted-1234", "judge.name"),
+    ],
+)
+def test_secrets_among_the_settings_are_refused_and_not_shown(
+    override: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, where = offline_run
-    assert where == {"mode": "offline", "run_id": "smoke-0123", "url": None}
-    [file] = path.rglob("*.wandb")
-    records = wait_for_offline_records(file)
-
-    [run] = [record.run for record in records if record.HasField("run")]
-    config = {item.key: json.loads(item.value_json) for item in run.config.update}
-    assert (run.run_id, run.project) == ("smoke-0123", "tpo-tests")
-    assert config["seed"] == 7 and config["thought"] == {"name": "generic"}
-
-    rows = [
-        {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item}
-        for record in records
-        if record.HasField("history")
-    ]
-    metrics = [row for row in rows if "eval/win_rate" in row]
-    assert [row["iteration"] for row in metrics] == [1, 2]
-    assert {name: metrics[0][name] for name in iteration_metrics(ENTRY)} == iteration_metrics(ENTRY)
-    steps = [row for row in rows if "train/loss" in row]
-    # The step keeps counting, so that the second iteration's curve does not lie over the first's.
-    assert [(row["train/step"], row["train/iteration"], row["train/loss"]) for row in steps] == [
-        (1, 1, 0.75),
-        (2, 1, 0.5),
-        (3, 2, 0.75),
-        (4, 2, 0.5),
-    ]
-    assert len([row for row in rows if any(name.startswith("tables/samples") for name in row)]) == 2
-    assert len([row for row in rows if any(name.startswith("figures/win_rate") for name in row)]) == 1
-
-    axes = {record.metric.glob_name or record.metric.name: record.metric.step_metric for record in records}
-    assert axes["eval/*"] == axes["pairs/*"] == "iteration" and axes["train/*"] == "train/step"
-    adapters = [record.artifact for record in records if record.artifact.type == "model"]
-    assert [set(found.aliases) for found in adapters] == [{"iteration-1", "latest"}, {"iteration-2", "latest"}]
-
-    tables = [json.loads(table.read_text()) for table in path.rglob("*.table.json")]
-    assert ["p", 0, 1.5, "hm", "yes", None, False] in [row for table in tables for row in table["data"]]
-    assert ["p", 2.0, 1.5, -1.5, "better", "worse"] in [row for table in tables for row in table["data"]]
-    leaking = [found for found in path.rglob("*") if found.is_file() and API_KEY.encode() in found.read_bytes()]
-    assert leaking == []
-
-
-def test_evaluation_is_a_run_of_its_own_and_logged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HOME", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR"):
-        monkeypatch.setenv(name, str(tmp_path / "home"))
-    path = tmp_path / "evaluate-thought_value-0123"
-    path.mkdir()
-    summary = {
-        "evaluation": "thought_value",
-        "num_prompts": 4,
-        "is_final": True,
-        "categories": {"maths": UNSCORED},
-        "conditions": [{"name": "own", "win_rate": RATE}, {"name": "none", "win_rate": {**RATE, "rate": 0.75}}],
-        "budgets": [{"max_thought_tokens": 16, "win_rate": RATE}],
-    }
-    settings = WandbTracking(project="tpo-tests", mode="offline")
-    for _ in range(2):
-        log_evaluation(settings, run_path=path, config={"seed": 7}, summary=summary)
-    assert json.loads((path / "tracking.json").read_text())["run_id"] == path.name
-    [file] = path.rglob("*.wandb")
-    updates = [item for record in wait_for_offline_records(file) for item in record.summary.update]
-    found = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in updates}
-    expected = {
-        "eval/num_prompts": 4,
-        "eval/conditions/own/win_rate/rate": 0.25,
-        "eval/conditions/none/win_rate/rate": 0.75,
-        "eval/conditions/own/win_rate/interval/0": 0.05,
-        "eval/budgets/16/win_rate/num_prompts": 4,
-        "eval/categories/maths/num_unscored": 1,
-    }
-    assert expected.items() <= found.items()
-    assert not {"eval/is_final", "eval/evaluation", "eval/categories/maths/rate"} & set(found)
-    log_evaluation(NoTracking(), run_path=tmp_path / "nowhere", config={}, summary=summary)
-    assert not (tmp_path / "nowhere").exists()
+    monkeypatch.setattr("tpo.check.PACKAGES", {})
+    monkeypatch.setenv("MY_API_KEY", "planted-1234")
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config: Any = OmegaConf.to_object(compose("config", overrides=[*SERVER, override]))
+        fine: Any = OmegaConf.to_object(
+            compose("config", overrides=[*SERVER, "judge.server.base_url=http://h:8000/v1/a@b"])
+        )
+    with pytest.raises(ConfigError, match=key) as caught:
+        check(config)
+    assert "planted" not in str(caught.value)
+    check(fine)

@@ -215,6 +215,15 @@ def test_first_step_is_ln_2_and_training_moves_away_from_it(trained: Path) -> No
     assert history[-1]["rewards/margins"] > 0.5
 
 
+def test_both_references_of_a_first_iteration_are_the_seed_model(tiny_model: Path, tmp_path: Path) -> None:
+    # To the last bit, as the pipeline makes one artifact of the two.
+    previous, seed = (
+        reference_columns(make_trainer(tmp_path / name, PAIRS, policy_of(tiny_model), settings(reference=name), seed=0))
+        for name in ("previous", "seed")
+    )
+    assert previous == seed
+
+
 @pytest.mark.parametrize("reference", ["previous", "seed"])
 def test_reference_of_a_second_iteration(tiny_model: Path, moved_adapter: Path, tmp_path: Path, reference: str) -> None:
     policy = policy_of(tiny_model, moved_adapter)

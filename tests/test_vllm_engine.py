@@ -1,9 +1,13 @@
 """vLLM against the torch engine. Each engine runs in a process of its own, as in the pipeline."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,13 @@ import pytest
 from conftest import make_model
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
 
-from tpo.chat import load_tokenizer
+from tpo.chat import Chat, load_tokenizer
+from tpo.engines import Policy, load_engine
+from tpo.engines.vllm_workers import VllmWorkers
+from tpo.errors import TpoError
+from tpo.llm import FIRST_TOKEN, LLM, Question
+from tpo.llm.local import LocalBackend
+from tpo.prompts import load_builtin
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -24,7 +34,7 @@ from tpo.engines import Decoding, Policy
 from tpo.engines.vllm_engine import VllmEngine
 request = json.loads(sys.stdin.read())
 config = {"kind": "vllm", "max_num_seqs": 16, "gpu_memory_utilization": 0.15, "enforce_eager": True,
-          "enable_prefix_caching": True, "tensor_parallel_size": 1}
+          "enable_prefix_caching": True, "tensor_parallel_size": 1, "data_parallel_size": 1}
 adapter = Path(request["adapter"]) if request["adapter"] else None
 policy = Policy(request["model"], None, request["tokenizer"], "float32", 512, adapter)
 engine = VllmEngine(config, policy, end_ids=frozenset(request["end_ids"]), seed=2**62)
@@ -98,3 +108,77 @@ def test_vllm_generates_what_the_torch_engine_does(wide_model: Path, tmp_path: P
         assert 1 <= len(ids) - stop <= 7
         assert generation["finish_reason"] == "stop" or len(ids) - stop == 7
     assert len({tuple(generation["token_ids"]) for generation in flat}) > 5, "samples differ"
+
+
+def test_several_engines_generate_what_one_does(wide_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    adapter = make_adapter(wide_model, tmp_path / "adapter")
+    prompts = random_prompts(0, lengths=(2, 9, 33, 64, 90))
+    expected = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS).generate(
+        prompts, seeds=[[0]] * len(prompts), decoding=GREEDY
+    )
+    config = {
+        "kind": "vllm",
+        "max_num_seqs": 16,
+        "gpu_memory_utilization": 0.05,
+        "enforce_eager": True,
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": 1,
+        "data_parallel_size": 2,
+    }
+    policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
+    chat = Chat(None, frozenset(END_IDS))
+    engine = load_engine(config, policy, chat=chat, contexts=prompts, decoding=GREEDY, seed=2**62)
+    assert isinstance(engine, VllmWorkers)
+    try:
+        assert engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) == expected
+        hot = replace(GREEDY, temperature=1.0)
+        same = engine.generate([prompts[1]] * 2, seeds=[[0] * 4] * 2, decoding=hot)
+        assert same[0] != same[1], "two engines that draw the same numbers"
+        num_done = 0
+        with pytest.raises(
+            TpoError, match=r"worker 2 of 2 \(VLLM_CPU_OMP_THREADS_BIND=.*\) (ended with exit code 1|failed)"
+        ):
+            while num_done < 100:
+                if num_done == 1:  # while it computes: vLLM itself would wait for ever
+                    threading.Timer(0.5, kill_engine_of, [engine._workers._processes[1].pid]).start()
+                engine.generate(prompts, seeds=[[0] * 16] * len(prompts), decoding=replace(hot, max_tokens=400))
+                num_done += 1
+        assert num_done < 4
+    finally:
+        engine.close()
+
+
+def kill_engine_of(pid: int) -> None:
+    """Kill vLLM's engine, which computes for a worker, as a machine that is out of memory would."""
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if b"EngineCore" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+
+
+def test_several_judges_answer_what_the_torch_engine_does(wide_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    vllm = {
+        "dtype": "float32",
+        "max_model_len": 512,
+        "max_num_seqs": 16,
+        "gpu_memory_utilization": 0.05,
+        "enforce_eager": True,
+        "tensor_parallel_size": 1,
+        "data_parallel_size": 2,
+    }
+    config = {"backend": "vllm", "name": str(wide_model), "revision": None, "max_calls": None, "vllm": vllm}
+    questions = [Question(None, prompt.text, 0.0, 24, watch=(FIRST_TOKEN,)) for prompt in load_builtin()[:9]]
+    backend = LocalBackend(config, None)
+    answers = LLM(backend, tmp_path / "answers.sqlite", max_calls=None).ask(questions)
+    engine, tokenizer = make_engine(wide_model), load_tokenizer(wide_model)
+    prompts = [backend.render(question) for question in questions]
+    for prompt, answer, (expected,) in zip(
+        prompts, answers, engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY), strict=True
+    ):
+        text = tokenizer.decode(expected.token_ids, skip_special_tokens=True)
+        assert answer.text == text.rstrip("\ufffd"), "vLLM leaves out a character that is not whole at the end"
+        assert answer.num_tokens == len(prompt) + len(expected.token_ids)
+        assert len(answer.watched[0].alternatives) > 9, "bytes that are no character share a name"
+    assert len({answer.text for answer in answers}) == len(answers)
+    backend._workers.close()

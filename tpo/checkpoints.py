@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, TaskType, get_peft_model_state_dict
 from safetensors.torch import load_file
-from transformers import TrainerCallback
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import Trainer, TrainerCallback
 
 COMPLETE = "complete"  # marks a checkpoint whose every file was written
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
@@ -45,7 +46,7 @@ class LoraSettings:
             **more,
         )
 
-    def arguments(self, work: Path, *, seed: int) -> dict[str, Any]:
+    def arguments(self, work: Path, *, seed: int, num_processes: int = 1) -> dict[str, Any]:
         """Return what both of trl's configurations have in common."""
         return {
             "output_dir": str(work),
@@ -56,7 +57,7 @@ class LoraSettings:
             "warmup_steps": self.warmup_ratio,  # below 1 it is a fraction of all steps
             "num_train_epochs": self.num_epochs,
             "per_device_train_batch_size": 1,  # a row is a micro-batch
-            "gradient_accumulation_steps": self.batch_size // self.micro_batch_size,
+            "gradient_accumulation_steps": self.batch_size // (self.micro_batch_size * num_processes),
             "max_grad_norm": self.max_grad_norm,
             "gradient_checkpointing": self.gradient_checkpointing,
             "bf16": False,  # no autocast: weights are in the dtype to compute in
@@ -66,28 +67,45 @@ class LoraSettings:
             "remove_unused_columns": False,
             "report_to": [],
             "dataloader_pin_memory": torch.cuda.is_available(),
+            "ddp_find_unused_parameters": False,  # every trained parameter is in every forward pass
         }
 
 
-class ResumesInPlace:
-    """A trainer that resumes an adapter into the parameters that the optimizer already holds."""
+class ResumesInPlace(Trainer):  # type: ignore[misc]
+    """A trainer that resumes an adapter into the parameters that the optimizer already holds, sharded or not."""
 
-    model: Any
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the adapter; transformers would gather the whole base model from its shards, or save nothing."""
+        if not self.is_fsdp_enabled:
+            super().save_model(output_dir, _internal_call)
+            return
+        weights = {
+            name: parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
+        }
+        if self.args.should_save:
+            self._save(output_dir, state_dict=weights)
 
     @torch.no_grad()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *_: Any, **__: Any) -> None:
         # peft would make new parameters, in float32, and the optimizer would go on with the old ones.
         saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
         for name, tensor in get_peft_model_state_dict(self.model).items():
-            tensor.copy_(saved[name])
+            value = saved[name]
+            if isinstance(tensor, DTensor):
+                value = distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
+            tensor.copy_(value)
 
 
 class MarkComplete(TrainerCallback):  # type: ignore[misc]
     """Marks checkpoints that were written whole."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint just written."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        """Mark the checkpoint just written, once every process has written its part."""
+        args.distributed_state.wait_for_everyone()
+        if args.process_index == 0:
+            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 def complete_checkpoints(work: Path) -> list[Path]:

@@ -5,17 +5,29 @@ is rejected at composition, before anything heavy is imported. A group with seve
 and one subclass per kind; its YAML files start with the schema they fill.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from tpo.accelerate_config import AccelerateConfig, DdpAccelerate, DeepSpeedAccelerate, FsdpAccelerate
+from tpo.eval_config import (
+    AlpacaEvalEval,
+    ArenaHardEval,
+    CategoriesEval,
+    EvalConfig,
+    Gsm8kEval,
+    HeldOutEval,
+    IfevalEval,
+    ThoughtBudgetEval,
+    ThoughtValueEval,
+)
 from tpo.judge_config import (
     AlpacaEvalJudge,
     ArmoRMJudge,
     BradleyTerryRating,
-    ClassifierConfig,
     EloRating,
     EnsembleJudge,
     JudgeConfig,
@@ -141,7 +153,7 @@ class TorchEngineConfig(EngineConfig):
 
 @dataclass
 class VllmEngineConfig(EngineConfig):
-    """vLLM in a process of its own."""
+    """vLLM in a process of its own, or several."""
 
     kind: str = "vllm"
     max_num_seqs: int = MISSING
@@ -149,6 +161,20 @@ class VllmEngineConfig(EngineConfig):
     enforce_eager: bool = False
     enable_prefix_caching: bool = True
     tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+
+
+@dataclass
+class ServerEngineConfig(EngineConfig):
+    """vLLM's server, one or several."""
+
+    kind: str = "server"
+    base_urls: list[str] = field(default_factory=list)
+    api_key_env: str = "VLLM_API_KEY"
+    max_concurrency: int = MISSING
+    max_retries: int = 6
+    patience_s: float = 600.0
+    timeout_s: float = 1800.0
 
 
 @dataclass
@@ -188,6 +214,7 @@ class TrainConfig(LoraTrainConfig):
     reference: str = "previous"
     mask_forced_tokens: bool = True
     select: str = "validation"
+    num_processes: int = 1
 
 
 @dataclass
@@ -209,90 +236,6 @@ class RewardTrainConfig(LoraTrainConfig):
     max_tokens: int = MISSING
     num_layers: int = MISSING
     lora_first_layer: int = 0
-
-
-@dataclass
-class EvalConfig:
-    """How policies are compared: the part that all kinds share."""
-
-    kind: str = MISSING
-    temperature: float = 0.8
-    top_p: float = 0.95
-    num_samples: int = 1
-    no_response: str = "loss"
-    confidence: float = 0.95
-
-
-@dataclass
-class HeldOutEval(EvalConfig):
-    """On the held-out instructions of the group `prompts`."""
-
-    kind: str = "held_out"
-
-
-@dataclass
-class CategoriesEval(EvalConfig):
-    """Gains by category, as the paper's fine-grained evaluation."""
-
-    kind: str = "categories"
-    classify: bool = MISSING
-    categories: list[str] = field(default_factory=list)
-    per_category: int = MISSING
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-
-
-@dataclass
-class AlpacaEvalEval(EvalConfig):
-    """AlpacaEval 2."""
-
-    kind: str = "alpaca_eval"
-    path: str | None = None
-    length_control: str = MISSING
-
-
-@dataclass
-class ArenaHardEval(EvalConfig):
-    """Arena-Hard."""
-
-    kind: str = "arena_hard"
-    version: str = MISSING
-    path: str | None = None
-    answers_path: str | None = None
-    reference: str = MISSING
-
-
-@dataclass
-class Gsm8kEval(EvalConfig):
-    """Grade-school mathematics."""
-
-    kind: str = "gsm8k"
-    path: str | None = None
-    num_prompts: int | None = None
-
-
-@dataclass
-class IfevalEval(EvalConfig):
-    """Verifiable instructions."""
-
-    kind: str = "ifeval"
-    path: str | None = None
-    num_prompts: int | None = None
-
-
-@dataclass
-class ThoughtValueEval(EvalConfig):
-    """What a thought is worth: interventions on it."""
-
-    kind: str = "thought_value"
-    cuts: list[float] = field(default_factory=list)
-
-
-@dataclass
-class ThoughtBudgetEval(EvalConfig):
-    """Win rate against the thought's token budget."""
-
-    kind: str = "thought_budget"
-    budgets: list[int] = field(default_factory=list)
 
 
 @dataclass
@@ -396,6 +339,7 @@ class Config:
     rating: RatingConfig = field(default_factory=RatingConfig)
     pairs: PairsConfig = field(default_factory=PairsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    accelerate: AccelerateConfig = field(default_factory=AccelerateConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
@@ -410,7 +354,7 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
     },
     "thought": {"thought": ThoughtConfig},
     "sample": {"sample": SampleConfig},
-    "engine": {"torch": TorchEngineConfig, "vllm": VllmEngineConfig},
+    "engine": {"torch": TorchEngineConfig, "vllm": VllmEngineConfig, "server": ServerEngineConfig},
     "judge": {
         "length": LengthJudge,
         "random": RandomJudge,
@@ -429,6 +373,7 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
     "contrast": {"contrast": ContrastConfig},
     "reward": {"reward_training": RewardTrainConfig},
     "train": {"train": TrainConfig},
+    "accelerate": {"ddp": DdpAccelerate, "fsdp": FsdpAccelerate, "deepspeed": DeepSpeedAccelerate},
     "eval": {
         "held_out": HeldOutEval,
         "categories": CategoriesEval,
@@ -452,3 +397,11 @@ def register() -> None:
     for group, kinds in SCHEMAS.items():
         for kind, node in kinds.items():
             store.store(group=group, name=f"schema_{kind}", node=node)
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return settings by dotted key, those of groups within groups too; an empty group has none."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

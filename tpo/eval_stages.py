@@ -13,6 +13,7 @@ from typing import Any
 
 from tpo.artifacts import Artifact, ArtifactError, read_how
 from tpo.benchmarks import Benchmark
+from tpo.engines import join_settings
 from tpo.judge import visible
 from tpo.models import load_policy_reference
 from tpo.records import Completion, Prompt, Response, write_records
@@ -132,7 +133,7 @@ def intervene(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> 
         load_policy_reference(config, inputs),
         ThoughtFormat(**config["thought"]),
         settings=config["settings"],
-        engine_settings=config["engine"],
+        engine_settings=join_settings(config, read_how(path)),
         seed=seed,
     )
 

@@ -12,46 +12,42 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Store, content_hash, translate_disk_errors, write_json
+from tpo.artifacts import Store, translate_disk_errors, write_json
 from tpo.check import check_evaluate, to_config
-from tpo.config import (
+from tpo.config import EvaluateConfig, register
+from tpo.errors import TpoError
+from tpo.eval_config import (
     AlpacaEvalEval,
     ArenaHardEval,
     CategoriesEval,
-    EvaluateConfig,
     Gsm8kEval,
     IfevalEval,
     ThoughtBudgetEval,
     ThoughtValueEval,
-    register,
 )
-from tpo.errors import TpoError
+from tpo.tracking.launch import Launch, evaluation_labels, read_launch
 
 log = logging.getLogger(__name__)
 register()
 
-NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
 
-
-def run_evaluation(config: EvaluateConfig) -> Path:
+def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> Path:
     """Evaluate and return the folder that holds what came out."""
     from tpo import measurements as measure
     from tpo.evaluation import Evaluation
     from tpo.figures import write_evaluation_figures
     from tpo.stage import executor
+    from tpo.summary import make_folder
     from tpo.tracking import log_evaluation
 
     store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
     steps = Evaluation(config, store)
     plain = asdict(config)
-    identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
-    path = Path(config.runs_dir) / f"evaluate-{config.eval.kind}-{content_hash(identity)}"
-    with translate_disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", plain)
+    path = make_folder(f"evaluate-{config.eval.kind}", plain)
     match config.eval:
         case AlpacaEvalEval():
             found = measure.alpaca_eval(steps, path, config.eval)
@@ -79,7 +75,8 @@ def run_evaluation(config: EvaluateConfig) -> Path:
         write_json(path / "summary.json", summary)
         write_evaluation_figures(summary, path / "figures")
     print_evaluation(summary)
-    log_evaluation(config.tracking, run_path=path, config=plain, summary=summary)
+    labels = evaluation_labels(launch or Launch())
+    log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
 
 
@@ -122,7 +119,7 @@ def main(composed: DictConfig) -> None:
     try:
         config: EvaluateConfig = to_config(composed)
         check_evaluate(config)
-        path = run_evaluation(config)
+        path = run_evaluation(config, launch=read_launch(HydraConfig.get()))
     except TpoError as error:
         raise CompactHydraException(f"error: {error}") from error
     print(path)

@@ -14,10 +14,12 @@ import tpo.intervene
 import tpo.preflight
 import tpo.sample
 from tpo.artifacts import MANIFEST, Artifact, Store, file_digest, open_artifact
-from tpo.config import CategoriesEval, EvaluateConfig, ModelConfig
+from tpo.config import EvaluateConfig, ModelConfig
+from tpo.engines import split_settings
+from tpo.eval_config import CategoriesEval
 from tpo.judging import MODEL_VERSION, Judging, model_settings
 from tpo.pipeline import PolicyRef, adapter_input, answer_settings, request_comparison, request_prompts
-from tpo.policies import ADAPTER_CONFIG, NamedPolicy, make_format, resolve
+from tpo.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, make_format, resolve
 from tpo.seeds import derive_seed
 from tpo.thought import DIRECT, ThoughtFormat
 
@@ -38,6 +40,7 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig, store: Store) -> None:
         """Prepare the policies, so that one that does not exist fails before anything is sampled."""
         self.config, self.store = config, store
+        self._engine, self._engine_how = split_settings(asdict(config.engine))
         self.judging = Judging(
             config.judge, config.rating, model=config.model, run=store.request, seed=self.seed("rate")
         )
@@ -101,7 +104,12 @@ class Evaluation:
         self._preflight(player, prompts, settings)
         config = {"split": "test", "thought": asdict(spec.form), "settings": settings, **self._how(player)}
         return self.store.request(
-            "sample", tpo.sample.VERSION, config, self._inputs(player, prompts), seed=self.seed("sample", role)
+            "sample",
+            tpo.sample.VERSION,
+            config,
+            self._inputs(player, prompts),
+            seed=self.seed("sample", role),
+            how=self._engine_how,
         )
 
     def intervene(
@@ -116,7 +124,14 @@ class Evaluation:
             **self._how(player),
         }
         inputs = {**self._inputs(player, prompts), "thoughts": thoughts}
-        return self.store.request("intervene", tpo.intervene.VERSION, config, inputs, seed=self.seed("intervene"))
+        return self.store.request(
+            "intervene",
+            tpo.intervene.VERSION,
+            config,
+            inputs,
+            seed=self.seed("intervene"),
+            how=self._engine_how,
+        )
 
     def compare(self, prompts: Artifact, answers: Artifact, baseline: Artifact) -> Artifact:
         """Win rates of one set of answers against another."""
@@ -149,14 +164,17 @@ class Evaluation:
                 open_artifact(self.store.root / home.name), int(path.resolve().name.removeprefix("epoch-"))
             )
         digests = {file.name: file_digest(file) for file in sorted(path.glob("adapter_*")) if file.is_file()}
-        if ADAPTER_CONFIG not in digests or len(digests) < 2:
-            raise ValueError(f"{path} holds no adapter: {sorted(digests)}")
+        if not any(name.startswith("adapter_model.") for name in digests):
+            raise PolicyError(
+                f"policy {path}: there is {ADAPTER_CONFIG}, but no weights (adapter_model.safetensors): copy or save "
+                "the adapter again"
+            )
         imported = self.store.request("adapter", ADAPTER_VERSION, {"files": digests}, how={"path": str(path)})
         return PolicyRef(imported, 1)
 
     def _how(self, player: Player) -> dict[str, Any]:
         return {
-            "engine": asdict(self.config.engine),
+            "engine": self._engine,
             **self._policy_settings(player.spec.model),
             "epoch": player.ref.epoch,
         }

@@ -8,11 +8,12 @@ the same random numbers under every intervention.
 
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from tpo.artifacts import grow_rows
-from tpo.chat import Tokenizer, chat_ids, end_ids, load_tokenizer
+from tpo.chat import Chat, chat_ids, load_chat
 from tpo.engines import Decoding, Generation, Policy, load_engine
 from tpo.records import Completion, Prompt
 from tpo.sample import summarize
@@ -95,31 +96,22 @@ def intervene(
         seed: Of the stage.
     """
     from tqdm import tqdm
-    from transformers import GenerationConfig
 
-    tokenizer = load_tokenizer(policy.tokenizer_path)
-    stops = end_ids(tokenizer, GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision))
+    chat = load_chat(policy)
     decoding = Decoding(
         temperature=settings["temperature"], top_p=settings["top_p"], max_tokens=settings["max_response_tokens"]
     )
     texts = {prompt.prompt_id: prompt.text for prompt in prompts}
     contexts = {
-        key: chat_ids(tokenizer, form.user_turn(texts[key[0]]), assistant=opening(thought, form))
+        key: chat_ids(chat.tokenizer, form.user_turn(texts[key[0]]), assistant=opening(thought, form))
         for key, thought in thoughts.items()
         if thought is not None
     }
-    engine = load_engine(
-        engine_settings,
-        policy,
-        tokenizer=tokenizer,
-        end_ids=stops,
-        seed=seed,
-        max_tokens=max(map(len, contexts.values()), default=0) + decoding.max_total,
-    )
+    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     keys_of: dict[str, list[Key]] = {prompt.prompt_id: [] for prompt in prompts}
     for key in thoughts:
         keys_of[key[0]].append(key)
-    with tqdm(total=len(thoughts), desc=path.name, unit="completion") as progress:
+    with closing(engine), tqdm(total=len(thoughts), desc=path.name, unit="completion") as progress:
 
         def compute(prompt_ids: list[str]) -> list[Completion]:
             keys = [key for prompt_id in prompt_ids for key in keys_of[prompt_id]]
@@ -136,13 +128,12 @@ def intervene(
             )
             rows = [
                 _completion(
-                    tokenizer,
+                    chat,
                     form,
                     key,
                     thought=thoughts[key],
                     prompt_ids=contexts.get(key, []),
                     generation=found[key][0] if key in found else None,
-                    end_ids=stops,
                     seed=seeds[key] if key in seeds and engine.uses_seeds else -1,
                 )
                 for key in keys
@@ -161,19 +152,18 @@ def intervene(
 
 
 def _completion(
-    tokenizer: Tokenizer,
+    chat: Chat,
     form: ThoughtFormat,
     key: Key,
     *,
     thought: str | None,
     prompt_ids: list[int],
     generation: Generation | None,
-    end_ids: frozenset[int],
     seed: int,
 ) -> Completion:
     token_ids = [] if generation is None else generation.token_ids
-    content = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
-    text = str(tokenizer.decode(content, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    content = chat.content(token_ids)
+    text = chat.decode(content)
     response, error = (None, NO_THOUGHT) if generation is None else _response(text, form)
     return Completion(
         prompt_id=key[0],
@@ -188,7 +178,7 @@ def _completion(
         response=response,
         split_error=error,
         finish_reason="stop" if generation is None else generation.finish_reason,
-        num_thought_tokens=len(tokenizer.encode(thought, add_special_tokens=False)) if thought else 0,
+        num_thought_tokens=len(chat.tokenizer.encode(thought, add_special_tokens=False)) if thought else 0,
         num_response_tokens=0 if response is None else len(content),
         seed=seed,
     )

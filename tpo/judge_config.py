@@ -92,7 +92,7 @@ class ServerConfig:
 
 @dataclass
 class LocalLLMConfig:
-    """vLLM in the judge's own process."""
+    """vLLM in the judge's own process, or in several of its own."""
 
     dtype: str = "bfloat16"
     max_model_len: int = 8192
@@ -100,6 +100,7 @@ class LocalLLMConfig:
     gpu_memory_utilization: float = 0.9
     enforce_eager: bool = False
     tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
 
 
 @dataclass

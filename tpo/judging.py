@@ -14,7 +14,7 @@ import tpo.rating
 from tpo.artifacts import Artifact, file_digest
 from tpo.config import ModelConfig
 from tpo.judge_config import JudgeConfig, RatingConfig
-from tpo.judges import PAIRWISE_KINDS
+from tpo.judges import COMPARATIVE_KINDS, PAIRWISE_KINDS
 from tpo.judges.alpaca_eval import template_path
 from tpo.models import EMBEDDED_NAME, fingerprint
 
@@ -61,7 +61,7 @@ class Judging:
     @property
     def is_comparative(self) -> bool:
         """Whether a score means something only beside the scores of the responses judged with it."""
-        return self.judge["kind"] in {*PAIRWISE_KINDS, "ensemble"}
+        return self.judge["kind"] in COMPARATIVE_KINDS
 
     def score(self, inputs: Mapping[str, Artifact]) -> Artifact:
         """Return the scores of all responses that `inputs` hold."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from tpo.artifacts import Artifact
 from tpo.benchmarks import Benchmark
-from tpo.config import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.errors import TpoError
+from tpo.eval_config import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.eval_stages import open_benchmark
 from tpo.evaluation import Evaluation
 from tpo.judge import visible

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,21 @@ class ModelError(TpoError):
 
 
 def default_device() -> str:
-    """Return "cuda" where there is one, else "cpu"."""
+    """Return "cuda" where there is one, this process's own if several train together, else "cpu".
+
+    Raises:
+        ModelError: If there are fewer GPUs than processes.
+    """
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if not torch.cuda.is_available():
+        return "cpu"
+    rank = os.environ.get("LOCAL_RANK")  # set by accelerate's launcher
+    if rank is None:
+        return "cuda"
+    if int(rank) >= torch.cuda.device_count():
+        raise ModelError(f"train.num_processes is above the number of GPUs here, {torch.cuda.device_count()}: lower it")
+    return f"cuda:{rank}"
 
 
 def prepare_embedded(name: str, *, directory: Path) -> None:
@@ -75,7 +87,9 @@ def fingerprint(name: str) -> str | None:
     return digest.hexdigest()
 
 
-def load_model(path: str | Path, *, revision: str | None, dtype: str, quantization: str = "none") -> Any:
+def load_model(
+    path: str | Path, *, revision: str | None, dtype: str, quantization: str = "none", is_shardable: bool = False
+) -> Any:
     """Return a causal language model in eval mode on the default device.
 
     Args:
@@ -84,6 +98,7 @@ def load_model(path: str | Path, *, revision: str | None, dtype: str, quantizati
         dtype: "bfloat16" or "float32".
         quantization: "nf4" loads the weights in 4 bits with double quantization, as QLoRA does (Dettmers
             et al. 2023, section 3); "none" loads them in `dtype`.
+        is_shardable: Keep the same 4-bit values in tensors of `dtype`: FSDP shards none of whole numbers.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -96,6 +111,7 @@ def load_model(path: str | Path, *, revision: str | None, dtype: str, quantizati
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=kind,
+            bnb_4bit_quant_storage=kind if is_shardable else torch.uint8,
         )
     return AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch.optim.adamw import adamw
 
 
 class MasterWeightAdamW(torch.optim.AdamW):
@@ -13,6 +14,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
     activation of every adapter back and forth.
 
     The state holds the master copies, so that a resumed training continues from them, not from rounded weights.
+    Parameters are only ever written to in place: those that FSDP shards are views of memory that it owns.
     """
 
     @torch.no_grad()
@@ -20,28 +22,51 @@ class MasterWeightAdamW(torch.optim.AdamW):
         """Update the master copies, then round them into the parameters."""
         if closure is not None:
             raise ValueError("a closure would compute gradients on the master weights")
-        dtypes = {}
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                gradient, dtypes[parameter] = parameter.grad.float(), parameter.dtype
-                parameter.grad = None  # its dtype must be the weight's, which changes now
-                parameter.data = self.state.get(parameter, {}).get("master", parameter.data.float())
-                parameter.grad = gradient
-        super().step()
-        for parameter, dtype in dtypes.items():
-            parameter.grad = None
-            self.state[parameter]["master"] = parameter.data
-            parameter.data = parameter.data.to(dtype, copy=True)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            states = [self._state_of(parameter) for parameter in parameters]
+            masters = [state["master"] for state in states]
+            adamw(
+                masters,
+                [parameter.grad.float() for parameter in parameters],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                [state["step"] for state in states],
+                amsgrad=False,
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                lr=group["lr"],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                maximize=False,
+            )
+            for parameter, master in zip(parameters, masters, strict=True):
+                parameter.copy_(master)
+                parameter.grad = None
+
+    def _state_of(self, parameter: torch.Tensor) -> dict[str, Any]:
+        state: dict[str, Any] = self.state[parameter]
+        if not state:
+            master = parameter.detach().to(torch.float32, copy=True)
+            state |= {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(master),
+                "exp_avg_sq": torch.zeros_like(master),
+                "master": master,
+            }
+        return state
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load the state as it was saved; torch alone would cast it to the parameters' 16 bits."""
         super().load_state_dict(state_dict)
+        # A parameter's key is its position, or its name in what FSDP saved.
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        for index, values in state_dict["state"].items():
-            parameter = parameters[index]
-            self.state[parameter] = {
-                name: value.to(parameter.device) if name != "step" else value for name, value in values.items()
-            }
+        for key, parameter in zip(keys, parameters, strict=True):
+            if key in state_dict["state"]:
+                self.state[parameter] = {
+                    name: value.to(parameter.device) if name != "step" else value
+                    for name, value in state_dict["state"][key].items()
+                }

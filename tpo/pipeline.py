@@ -15,7 +15,9 @@ import tpo.preflight
 import tpo.sample
 import tpo.synthetic
 from tpo.artifacts import Artifact, Store, file_digest
-from tpo.config import Config, EngineConfig, EvalConfig, PromptsConfig, SampleConfig
+from tpo.config import Config, EngineConfig, PromptsConfig, SampleConfig
+from tpo.engines import split_settings
+from tpo.eval_config import EvalConfig
 from tpo.judging import MODEL_VERSION, Judging, RunStep, model_settings
 from tpo.policies import make_format
 from tpo.prompts import PromptError
@@ -68,8 +70,13 @@ class Pipeline:
         """The adapters after each epoch of DPO, starting from `policy`."""
         settings = asdict(self.config.train) | {"quantization": self.config.model.quantization}
         del settings["select"]
+        if policy.adapter is None:
+            settings["reference"] = "previous"  # it is the seed model too, so both are one artifact
         inputs = {"model": self.model, "pairs": pairs, **adapter_input(policy)}
-        config = {"settings": settings, **self._policy_settings(policy)}
+        config: dict[str, Any] = {"settings": settings, **self._policy_settings(policy)}
+        num_processes = settings.pop("num_processes")
+        if num_processes > 1:  # what is computed is the same, but not to the last bit
+            config["accelerate"] = asdict(self.config.accelerate) | {"num_processes": num_processes}
         return self._run("train", TRAIN_VERSION, config, inputs, seed=self._seed("train", iteration))
 
     def select(self, checkpoints: Artifact) -> tuple[PolicyRef, Selection]:
@@ -114,15 +121,16 @@ class Pipeline:
     def _sample(
         self, policy: PolicyRef, split: str, form: ThoughtFormat, settings: dict[str, Any], *, role: str
     ) -> Artifact:
+        engine, how = split_settings(asdict(self.config.engine))
         config = {
             "split": split,
             "thought": asdict(form),
             "settings": settings,
-            "engine": asdict(self.config.engine),
+            "engine": engine,
             **self._policy_settings(policy),
         }
         inputs = {"model": self.model, "prompts": self.prompts, **adapter_input(policy)}
-        return self._run("sample", tpo.sample.VERSION, config, inputs, seed=self._seed("sample", role))
+        return self._run("sample", tpo.sample.VERSION, config, inputs, seed=self._seed("sample", role), how=how)
 
     def _make_prompts(self) -> Artifact:
         prompts = request_prompts(
@@ -189,9 +197,10 @@ def request_prompts(
             config[f"{key}_sha256"] = file_digest(Path(settings[key]))
     inputs: dict[str, Artifact] = {}
     if settings["kind"] == "synthetic":
-        step = config | {"engine": asdict(engine), **policy_settings}
+        what, how = split_settings(asdict(engine))
+        step = config | {"engine": what, **policy_settings}
         inputs["candidates"] = run(
-            "synthesize", tpo.synthetic.VERSION, step, {"model": model}, seed=derive_seed(seed, "synthesize")
+            "synthesize", tpo.synthetic.VERSION, step, {"model": model}, seed=derive_seed(seed, "synthesize"), how=how
         )
     return run("prompts", PROMPTS_VERSION, config, inputs, seed=derive_seed(seed, "prompts"))
 
@@ -232,14 +241,18 @@ def request_comparison(
     return judging.run("compare", tpo.compare.VERSION, config, inputs, seed=seed)
 
 
-def stage_list(stages: Sequence[Artifact]) -> list[dict[str, Any]]:
-    """Return the stages in order, with seconds and whether each was reused, for `summary.json`."""
+def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
+    """Return the stages in order, with seconds and whether each was reused, for `summary.json`.
+
+    Reused is what was not computed for the run of this name, in whichever of its processes; so that every attempt at a
+    run, and every process that has a part in it, gives the same list.
+    """
     return [
         {
             "artifact_id": artifact.artifact_id,
             "stage": artifact.manifest["stage"],
             "seconds": artifact.seconds,
-            "is_reused": artifact.is_reused,
+            "is_reused": artifact.manifest.get("run") != run,  # other entry points have no run
         }
         for artifact in stages
     ]

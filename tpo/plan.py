@@ -26,6 +26,7 @@ from tpo.cost import Estimate, Past, token_budget
 from tpo.errors import TpoError
 from tpo.plan_report import print_plan
 from tpo.planning import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
+from tpo.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 
 CONF = Path(__file__).parent.parent / "conf"
 register()
@@ -57,10 +58,6 @@ def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
     Raises:
         PlanError: If the sweeper chooses its jobs as it goes.
     """
-    # The sweeper's own: a plan with another idea of what jobs there are would be worse than none.
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
         loader = GlobalHydra.instance().config_loader()
         composed: DictConfig = loader.load_configuration(
@@ -68,14 +65,12 @@ def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
         )
         settings = composed.hydra
         if not is_sweep and settings.mode != RunMode.MULTIRUN:
+            warn_of_params(composed)
             return [list(overrides)]
-        target = str(settings.sweeper._target_)
-        if not target.endswith(".BasicSweeper"):
+        target = settings.sweeper._target_
+        if target != BASIC_SWEEPER:
             raise PlanError(f"hydra/sweeper: {target} chooses jobs as results come in; plan one of them, without -m")
-        swept = [f"{key}={value}" for key, value in (settings.sweeper.params or {}).items()]
-        parsed = OverridesParser.create(config_loader=loader).parse_overrides([*swept, *settings.overrides.task])
-        [jobs] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
-        return [[*settings.overrides.hydra, *job] for job in jobs]
+        return [[*settings.overrides.hydra, *job] for job in grid_jobs(composed, config_loader=loader)]
 
 
 def compose_jobs(overrides: Sequence[str], *, is_sweep: bool) -> list[tuple[list[str], Config]]:

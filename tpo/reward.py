@@ -15,16 +15,16 @@ import hydra
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Artifact, Store, content_hash, file_digest, write_json
+from tpo.artifacts import Artifact, Store, file_digest, write_json
 from tpo.check import check_reward, to_config
 from tpo.config import RewardConfig, register
+from tpo.engines import split_settings
 from tpo.errors import TpoError
 from tpo.seeds import derive_seed
 
 register()
 
 REWARD_VERSION = 1
-NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "export_dir")
 
 
 class RewardPipeline:
@@ -80,16 +80,17 @@ class RewardPipeline:
                     "max_thought_tokens": 0,
                     "max_response_tokens": contrast["max_tokens"],
                 }
+                engine, how = split_settings(asdict(self.config.engine))
                 config = {
                     "split": split,
                     "thought": asdict(DIRECT),
                     "settings": settings,
-                    "engine": asdict(self.config.engine),
+                    "engine": engine,
                     **self._policy_settings(),
                 }
                 step = {"model": self.model, "prompts": prompts}
                 inputs[f"{role}_{split}"] = self.store.request(
-                    "sample", tpo.sample.VERSION, config, step, seed=self._seed("sample", role)
+                    "sample", tpo.sample.VERSION, config, step, seed=self._seed("sample", role), how=how
                 )
         return self.store.request("contrast", tpo.contrast.VERSION, contrast, inputs, seed=self._seed("contrast"))
 
@@ -103,16 +104,13 @@ class RewardPipeline:
 def run_reward(config: RewardConfig) -> Path:
     """Make or read the preferences, train, and return the run's folder."""
     from tpo.stage import executor
+    from tpo.summary import make_folder
 
     store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
     pipeline = RewardPipeline(config, store)
     preferences = pipeline.preferences()
     trained = pipeline.train(preferences)
-    plain = asdict(config)
-    identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
-    path = Path(config.runs_dir) / f"reward-{content_hash(identity)}"
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / "config.json", plain)
+    path = make_folder("reward", asdict(config))
     summary = {
         "artifact": trained.artifact_id,
         "preferences": preferences.metrics,

@@ -7,6 +7,7 @@ stages lie in `artifacts/` and are shared between runs.
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tpo.artifacts import Store
 from tpo.check import check, to_config
 from tpo.config import Config, register
 from tpo.errors import TpoError
+from tpo.tracking.launch import Launch, read_launch
 
 if TYPE_CHECKING:
     from tpo.pipeline import Pipeline
@@ -27,20 +29,21 @@ log = logging.getLogger(__name__)
 register()
 
 
-def run_tpo(config: Config, *, experiment: str) -> Path:
+def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) -> Path:
     """Run Thought Preference Optimization ("Thinking LLMs", section 2) and return the run's folder.
 
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
     from tpo.pipeline import Pipeline
     from tpo.stage import executor
-    from tpo.summary import Run
+    from tpo.summary import Run, run_name
 
-    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
+    execute = executor(isolate=config.isolate_stages)
+    store = Store(Path(config.artifacts_dir), execute=execute, run=run_name(experiment, asdict(config)))
     tpo = Pipeline(config, store)
-    run = Run(config, experiment=experiment)
-    iterate(tpo, run.record, num_iterations=config.num_iterations)
-    return run.finish(tpo.stages)
+    with Run(config, experiment=experiment, launch=launch) as run:
+        iterate(tpo, run.record, num_iterations=config.num_iterations)
+        return run.finish(tpo.stages)
 
 
 def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:
@@ -77,8 +80,8 @@ def main(composed: DictConfig) -> float | None:
     try:
         config: Config = to_config(composed)
         check(config)
-        experiment = HydraConfig.get().runtime.choices.get("experiment") or "custom"
-        path = run_tpo(config, experiment=experiment)
+        launch = read_launch(HydraConfig.get())
+        path = run_tpo(config, experiment=launch.choices.get("experiment", "custom"), launch=launch)
     except TpoError as error:
         raise CompactHydraException(f"error: {error}") from error
     print(path)

@@ -7,11 +7,12 @@ training reads the ids, so nothing is ever tokenized twice.
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from tpo.artifacts import grow_rows
-from tpo.chat import Tokenizer, end_ids, load_tokenizer, render
+from tpo.chat import Chat, Tokenizer, load_chat, render
 from tpo.engines import Decoding, Generation, Policy, load_engine
 from tpo.records import Completion, Prompt
 from tpo.seeds import derive_seed
@@ -45,23 +46,14 @@ def sample(
         The metrics of `summarize`, with tokens per second of this attempt.
     """
     from tqdm import tqdm
-    from transformers import GenerationConfig
 
-    tokenizer = load_tokenizer(policy.tokenizer_path)
-    stops = end_ids(tokenizer, GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision))
-    decoding = plan_decoding(tokenizer, form, settings)
-    contexts = {prompt.prompt_id: render(tokenizer, prompt.text, form) for prompt in prompts}
-    engine = load_engine(
-        engine_settings,
-        policy,
-        tokenizer=tokenizer,
-        end_ids=stops,
-        seed=seed,
-        max_tokens=max(map(len, contexts.values())) + decoding.max_total,
-    )
+    chat = load_chat(policy)
+    decoding = plan_decoding(chat.tokenizer, form, settings)
+    contexts = {prompt.prompt_id: render(chat.tokenizer, prompt.text, form) for prompt in prompts}
+    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     num_samples = settings["num_samples"]
     num_tokens, started = 0, time.monotonic()
-    with tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
+    with closing(engine), tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
 
         def compute(prompt_ids: list[str]) -> list[Completion]:
             nonlocal num_tokens
@@ -72,13 +64,12 @@ def sample(
             groups = engine.generate([contexts[key] for key in prompt_ids], seeds=seeds, decoding=decoding)
             rows = [
                 make_completion(
-                    tokenizer,
+                    chat,
                     form,
                     prompt_id=prompt_id,
                     sample_index=index,
                     prompt_ids=contexts[prompt_id],
                     generation=generation,
-                    end_ids=stops,
                     seed=seeds[position][index] if engine.uses_seeds else -1,
                 )
                 for position, prompt_id in enumerate(prompt_ids)
@@ -120,24 +111,18 @@ def plan_decoding(tokenizer: Tokenizer, form: ThoughtFormat, settings: dict[str,
 
 
 def make_completion(
-    tokenizer: Tokenizer,
+    chat: Chat,
     form: ThoughtFormat,
     *,
     prompt_id: str,
     sample_index: int,
     prompt_ids: list[int],
     generation: Generation,
-    end_ids: frozenset[int],
     seed: int,
 ) -> Completion:
     """Return the row of one generation, split into thought and response."""
-
-    def decode(token_ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-    token_ids = generation.token_ids
-    content = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
-    text = decode(content)
+    content = chat.content(generation.token_ids)
+    text = chat.decode(content)
     is_prefilled = form.prefill is not None
     parts = split(text, form, is_prefilled=is_prefilled, finish_reason=generation.finish_reason)
     has_parts = parts.error is None
@@ -145,7 +130,7 @@ def make_completion(
         prompt_id=prompt_id,
         sample_index=sample_index,
         prompt_ids=prompt_ids,
-        completion_ids=token_ids,
+        completion_ids=generation.token_ids,
         forced_start=generation.forced_start,
         forced_stop=generation.forced_stop,
         is_prefilled=is_prefilled,
@@ -154,8 +139,8 @@ def make_completion(
         response=parts.response,
         split_error=parts.error,
         finish_reason=generation.finish_reason,
-        num_thought_tokens=num_tokens_within(content, parts.thought_span, decode=decode) if has_parts else 0,
-        num_response_tokens=num_tokens_within(content, parts.response_span, decode=decode) if has_parts else 0,
+        num_thought_tokens=num_tokens_within(content, parts.thought_span, decode=chat.decode) if has_parts else 0,
+        num_response_tokens=num_tokens_within(content, parts.response_span, decode=chat.decode) if has_parts else 0,
         seed=seed,
     )
 

@@ -1,21 +1,23 @@
 """Execute one requested step: `python -m tpo.stage <artifact directory>`, or `execute(path)` in this process.
 
 The directory holds `request.json`; its stage's function does the work, then the manifest is written. A fresh
-process per step gives memory back for certain, which vLLM needs.
+process per step gives memory back for certain, which vLLM needs. A training may be executed by several processes.
 """
 
 import json
 import logging
-import subprocess
+import os
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tpo import eval_stages, judge_stages
-from tpo.artifacts import Artifact, ArtifactError, finish, open_artifact, translate_disk_errors
+from tpo import eval_stages, judge_stages, launch
+from tpo.artifacts import LOCK, Artifact, ArtifactError, finish, open_artifact, read_how, translate_disk_errors
+from tpo.engines import join_settings
 from tpo.errors import TpoError
+from tpo.locks import adopt
 from tpo.memory import keep_freed_memory
 from tpo.models import load_policy_reference
 from tpo.records import Completion, Pair, Prompt, Score, Verdict, write_records
@@ -27,7 +29,7 @@ Inputs = dict[str, Artifact]
 def executor(*, isolate: bool) -> Callable[[Path], None]:
     """Return how a step is executed: here, or always in a process of its own.
 
-    Steps that start vLLM are isolated in any case.
+    Steps that start vLLM, and trainings of several processes, are isolated in any case.
     """
 
     def run(path: Path) -> None:
@@ -35,14 +37,9 @@ def executor(*, isolate: bool) -> Callable[[Path], None]:
         config = request["config"]
         asking = config.get("judge") or config.get("classifier") or {}
         engines = (config.get("engine", {}).get("kind"), asking.get("backend"))
-        if isolate or "vllm" in engines:
-            # close_fds=False hands on the artifact's lock, the only inheritable file.
-            done = subprocess.run([sys.executable, "-m", "tpo.stage", str(path)], check=False, close_fds=False)
-            if done.returncode != 0:
-                raise ArtifactError(
-                    f"the stage {path.name} failed (exit {done.returncode}); its message is above. Completed stages "
-                    "are kept: mend the cause and run the same command again"
-                )
+        accelerate = config.get("accelerate")
+        if isolate or "vllm" in engines or accelerate is not None:
+            launch.start(path, accelerate)
         else:
             execute(path)
 
@@ -50,13 +47,15 @@ def executor(*, isolate: bool) -> Callable[[Path], None]:
 
 
 def execute(path: Path) -> None:
-    """Do the work that `path/request.json` asks for and write the manifest."""
+    """Do the work that `path/request.json` asks for and, where this process is the first of several, the manifest."""
     keep_freed_memory()
     started = time.time()
     request = json.loads((path / "request.json").read_text())
+    rank = launch.join(request["config"].get("accelerate"))
     inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}
     metrics = _dispatch(request["stage"])(path, request["config"], inputs, request["seed"])
-    finish(path, metrics=metrics, started=started)
+    if rank == 0:
+        finish(path, metrics=metrics, started=started)
 
 
 def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[str, Any]]:
@@ -145,7 +144,7 @@ def _synthesize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -
         _shots(config["settings"]),
         load_policy_reference(config, inputs),
         settings=config["settings"],
-        engine_settings=config["engine"],
+        engine_settings=join_settings(config, read_how(path)),
         seed=seed,
     )
 
@@ -228,7 +227,7 @@ def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> di
         load_policy_reference(config, inputs),
         ThoughtFormat(**config["thought"]),
         settings=config["settings"],
-        engine_settings=config["engine"],
+        engine_settings=join_settings(config, read_how(path)),
         seed=seed,
     )
 
@@ -246,7 +245,9 @@ def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
     from tpo.train import TrainSettings, train
 
     policy = load_policy_reference(config, inputs)
-    return train(path, inputs["pairs"].rows(Pair), policy, TrainSettings(**config["settings"]), seed=seed)
+    num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
+    settings = TrainSettings(**config["settings"], num_processes=num_processes)
+    return train(path, inputs["pairs"].rows(Pair), policy, settings, seed=seed)
 
 
 def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
@@ -266,14 +267,25 @@ def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
 
 def main() -> None:
     """Execute the step in the directory given on the command line."""
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    is_launched = "LOCAL_RANK" in os.environ  # by accelerate
+    level = logging.WARNING if os.environ.get("LOCAL_RANK", "0") != "0" else logging.INFO
+    logging.basicConfig(level=level, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tpo.stage <artifact directory that holds request.json>")
+    path = Path(sys.argv[1])
+    if is_launched:
+        launch.end_with_launcher()
+    else:
+        adopt(path / LOCK)
     try:
-        with translate_disk_errors(Path(sys.argv[1])):
-            execute(Path(sys.argv[1]))
-    except TpoError as error:
-        sys.exit(f"error: {error}")
+        with translate_disk_errors(path):
+            execute(path)
+    except Exception as error:
+        if is_launched:
+            launch.report(path, error)
+        if isinstance(error, TpoError):
+            sys.exit(f"error: {error}")
+        raise
 
 
 if __name__ == "__main__":

@@ -2,39 +2,86 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
-from tpo.artifacts import Artifact, content_hash, translate_disk_errors, write_json
+from tpo.artifacts import LOCK, Artifact, content_hash, translate_disk_errors, write_json
 from tpo.config import Config
+from tpo.locks import hold
 from tpo.pipeline import stage_list
 from tpo.select import Selection
 from tpo.tracking import TRACKED, load_tracker
+from tpo.tracking.launch import Launch, run_labels
 
 log = logging.getLogger(__name__)
 
 # What a run's identity leaves out: where things lie, how stages are started, where metrics go.
-NOT_IDENTITY = ("artifacts_dir", "runs_dir", "isolate_stages", "tracking")
+NOT_IDENTITY = ("artifacts_dir", "runs_dir", "export_dir", "isolate_stages", "tracking")
+# What a summary tells about its making, not about its result.
+NOT_RESULT = ("seconds", "is_reused")
+
+
+def run_name(name: str, config: dict[str, Any]) -> str:
+    """Return `<name>-<hash of the config>`, the name of a run and of its folder.
+
+    Args:
+        name: Of the experiment.
+        config: The composed config as a dictionary.
+    """
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    return f"{name}-{content_hash(identity)}"
+
+
+def make_folder(name: str, config: dict[str, Any]) -> Path:
+    """Make the folder of `run_name` in `runs_dir`, write the config to it, and return it."""
+    path = Path(config["runs_dir"]) / run_name(name, config)
+    with translate_disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+        write_json(path / "config.json", config)
+    return path
 
 
 class Run:
     """One run's folder `<runs_dir>/<experiment>-<hash of the config>` and its records."""
 
-    def __init__(self, config: Config, *, experiment: str) -> None:
-        """Make the folder, write the composed config and start tracking unless this run was tracked to its end."""
+    def __init__(self, config: Config, *, experiment: str, launch: Launch | None = None) -> None:
+        """Make the folder, write the composed config and start tracking unless this run was tracked to its end.
+
+        One process at a time has a run: another that is started on it waits here, then finds all stages computed and
+        the run tracked. As a context, the run is given back at the end, and an error ends tracking as failed.
+        """
         self.config, self.experiment = config, experiment
         plain = asdict(config)
-        identity = {key: value for key, value in plain.items() if key not in NOT_IDENTITY}
-        self.path = Path(config.runs_dir) / f"{experiment}-{content_hash(identity)}"
-        with translate_disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_json(self.path / "config.json", plain)
+        self.path = Path(config.runs_dir) / run_name(experiment, plain)
         self.iterations: list[dict[str, Any]] = []
-        self.tracker = load_tracker(
-            config.tracking, run_path=self.path, config=plain, is_finished=(self.path / TRACKED).exists()
-        )
+        with ExitStack() as stack:  # gives the run back if the rest fails
+            with translate_disk_errors(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(hold(self.path / LOCK, purpose=str(self.path)))
+                write_json(self.path / "config.json", plain)
+            self.tracker = load_tracker(
+                config.tracking,
+                run_path=self.path,
+                config=plain,
+                labels=run_labels(launch or Launch(), experiment=experiment),
+                is_finished=(self.path / TRACKED).exists(),
+            )
+            self._lock = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        """Return the run."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """End tracking as failed after an error, and let the next process have the run."""
+        try:
+            if kind is not None:
+                self.tracker.fail()
+        finally:
+            self._lock.close()
 
     def record(
         self,
@@ -79,6 +126,7 @@ class Run:
         }
         self.iterations.append(entry)
         self.tracker.log_iteration(entry)
+        self.tracker.log_comparison(iteration, comparison)
         if completions and scores and pairs and checkpoints and selection:
             self.tracker.log_training(iteration, checkpoints)
             self.tracker.log_tables(iteration, completions, scores, pairs)
@@ -99,13 +147,15 @@ class Run:
             "thought": self.config.thought.name,
             "judge": self.config.judge.kind,
             "iterations": self.iterations,
-            "stages": stage_list(stages),
+            "stages": stage_list(stages, run=self.path.name),
         }
         with translate_disk_errors(self.path):
             write_json(self.path / "summary.json", summary)
             figures = write_figures(summary, self.path / "figures")
             write_report(self.path)
         print_summary(summary)
+        num_computed = sum(not artifact.is_reused for artifact in stages)
+        log.info("%d stages, of which this process computed %d", len(stages), num_computed)
         where = self.tracker.finish(summary, figures)
         if where is not None:
             write_json(self.path / TRACKED, where)
@@ -115,6 +165,33 @@ class Run:
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
     """Speed depends on the machine's load, a summary must not."""
     return {key: value for key, value in metrics.items() if key != "tokens_per_second"}
+
+
+def first_difference(first: dict[str, Any], second: dict[str, Any]) -> str | None:
+    """Return where the summaries of a run and of its repetition differ, or None where they agree to the last digit.
+
+    How long stages took and whether they were reused does not count; all else must not depend on when a run is
+    started, by which launcher, or beside which others.
+
+    Returns:
+        The first value that differs and both of its values, for example `iterations/1/win_rate/rate: 0.5 and 0.75`.
+    """
+    one, other = dict(_leaves(first)), dict(_leaves(second))
+    for path in {**one, **other}:
+        values = one.get(path, "absent"), other.get(path, "absent")
+        if values[0] != values[1]:
+            return f"{path}: {values[0]} and {values[1]}"
+    return None
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values within dictionaries and lists, with their paths; an empty one is a value."""
+    if not isinstance(value, (dict, list)) or not value:
+        yield path, value
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if key not in NOT_RESULT:
+            yield from _leaves(item, f"{path}/{key}" if path else str(key))
 
 
 def format_rate(rate: dict[str, Any]) -> str:

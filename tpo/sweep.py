@@ -1,7 +1,8 @@
 """What becomes of a sweep's jobs: which failed, why, and the command that repeats only these.
 
 A Hydra callback, because every launcher passes it on to the process that runs a job. Writes
-`<sweep dir>/jobs-<hash of the sweep>/<job>.json`; `python -m tpo.run -m` reads them at its end, however it ends.
+`<sweep dir>/jobs-<hash of the sweep>/<job>.json`; `python -m tpo.run -m` reads them at its end, however it ends. Also
+here: which jobs a sweep has, and what is said of a search without an objective and of a sweep that is run as one job.
 """
 
 import atexit
@@ -11,17 +12,22 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tpo.artifacts import content_hash, write_json
+from tpo.artifacts import LOCK, content_hash, write_json
+from tpo.check import ConfigError, check_search
+from tpo.locks import hold
 
 log = logging.getLogger(__name__)
 NOT_COMPLETED = {
@@ -47,8 +53,23 @@ class JobFailedError(CompactHydraException):
     """A job's failure in words, which come back from another process whatever was raised there."""
 
 
+class SearchCheck(Callback):
+    """Ends a search before its first trial where it would have nothing to compare trials by (`check_search`).
+
+    In the trials it would be too late: a search goes on after failures. What the search itself varies is not known yet.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the config that trials start from, if the sweeper proposes them one after the other."""
+        if config.hydra.sweeper._target_ != BASIC_SWEEPER:
+            try:
+                check_search(config)
+            except ConfigError as error:
+                sys.exit(f"error: {error}")  # of a callback's errors Hydra only warns
+
+
 class SweepReport(Callback):
-    """Records every job of a sweep and reports at its end. Outside of sweeps it does nothing."""
+    """Records every job of a sweep and reports at its end. Outside of sweeps it only warns."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -56,16 +77,24 @@ class SweepReport(Callback):
         self._hydra_overrides: list[str] = []
         self._is_grid = False
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Warn where a sweep was meant: outside of sweeps, Hydra says nothing of `hydra.sweeper.params`."""
+        warn_of_params(config)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Forget what an earlier sweep of the same jobs recorded, and see to a report even if this is interrupted."""
         self._is_grid = config.hydra.sweeper._target_ == BASIC_SWEEPER
-        self._planned = grid_jobs(config) if self._is_grid else []
+        loader = GlobalHydra.instance().config_loader()
+        self._planned = grid_jobs(config, config_loader=loader) if self._is_grid else []
         given = [str(override) for override in config.hydra.overrides.hydra]
         self._hydra_overrides = [override for override in given if not override.startswith("hydra.mode=")]
         tasks = [str(override) for override in config.hydra.overrides.task]
         identity = content_hash({"jobs": self._planned, "hydra": self._hydra_overrides, "task": tasks})
         self._folder = (Path(config.hydra.sweep.dir) / f"jobs-{identity}").absolute()  # workers may be elsewhere
         self._folder.mkdir(parents=True, exist_ok=True)
+        alone = ExitStack()  # the same sweep, started twice, would forget what the other records
+        alone.enter_context(hold(self._folder.with_name(f".jobs-{identity}{LOCK}"), purpose=f"sweep {self._folder}"))
+        atexit.register(alone.close)
         for path in self._folder.glob("*.json"):
             path.unlink()
         atexit.register(self._report)
@@ -119,18 +148,33 @@ class SweepReport(Callback):
         return jobs
 
 
-def grid_jobs(config: DictConfig) -> list[list[str]]:
+def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) -> list[list[str]]:
     """Return the overrides of each job of a sweep with Hydra's basic sweeper, in the order of their numbers.
 
     Args:
         config: As composed for the sweep, with its node `hydra`: `hydra.sweeper.params`, then the command line's.
+        config_loader: Hydra's; knows the options of a group, without which `judge=glob(*)` cannot be expanded.
     """
+    # The sweeper's own: another idea of what jobs there are would be worse than none.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     texts = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     texts += [str(override) for override in config.hydra.overrides.task]
-    [batch] = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(texts), None)
+    parser = OverridesParser.create(config_loader=config_loader)
+    [batch] = BasicSweeper.split_arguments(parser.parse_overrides(texts), max_batch_size=None)
     return [list(job) for job in batch]
+
+
+def warn_of_params(config: DictConfig) -> None:
+    """Warn that what a preset sweeps is not swept without `-m`, but for keys that the command line has a value for.
+
+    Args:
+        config: As composed for a single run, with its node `hydra`.
+    """
+    given = {str(override).partition("=")[0].lstrip("+") for override in config.hydra.overrides.task}
+    params = [key for key in config.hydra.sweeper.get("params") or {} if key not in given]
+    if params:
+        log.warning("one job, without %s being swept: add -m for the sweep", ", ".join(params))
 
 
 def summary(jobs: Sequence[Job], *, program: str, hydra_overrides: Sequence[str], is_grid: bool) -> str:

@@ -9,11 +9,12 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.artifacts import grow_rows
-from tpo.chat import chat_ids, end_ids, load_tokenizer
+from tpo.chat import chat_ids, load_chat
 from tpo.engines import Decoding, Policy, load_engine
 from tpo.prompts import make_prompt
 from tpo.records import Prompt
@@ -53,10 +54,7 @@ def synthesize(
         engine_settings: The `engine` group.
         seed: Of the choice of shots and of sampling.
     """
-    from transformers import GenerationConfig
-
-    tokenizer = load_tokenizer(policy.tokenizer_path)
-    stops = end_ids(tokenizer, GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision))
+    chat = load_chat(policy)
     decoding = Decoding(settings["temperature"], settings["top_p"], settings["max_tokens"])
     names = [f"candidate-{number}" for number in range(settings["num_candidates"])]
     number = settings["num_shots"] + 1
@@ -65,26 +63,20 @@ def synthesize(
         drawn = random.Random(derive_seed(seed, name)).sample(list(shots), settings["num_shots"])
         listed = "\n".join(f"{position}. {shot.text}" for position, shot in enumerate(drawn, start=1))
         request = REQUEST.replace("{shots}", listed).replace("{number}", str(number))
-        contexts[name] = chat_ids(tokenizer, request, assistant=f"{number}.")
-    engine = load_engine(
-        engine_settings,
-        policy,
-        tokenizer=tokenizer,
-        end_ids=stops,
-        seed=seed,
-        max_tokens=max(map(len, contexts.values())) + decoding.max_total,
-    )
+        contexts[name] = chat_ids(chat.tokenizer, request, assistant=f"{number}.")
+    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
 
     def compute(chunk: list[str]) -> list[Prompt]:
         seeds = [[derive_seed(seed, "sample", name)] for name in chunk]
         groups = engine.generate([contexts[name] for name in chunk], seeds=seeds, decoding=decoding)
-        texts = [tokenizer.decode(group[0].token_ids, skip_special_tokens=True) for group in groups]
+        texts = [chat.tokenizer.decode(group[0].token_ids, skip_special_tokens=True) for group in groups]
         return [
             Prompt(name, first_item(text), "uncategorized", f"synthetic:{policy.model_path}", group[0].finish_reason)
             for name, text, group in zip(chunk, texts, groups, strict=True)
         ]
 
-    rows = grow_rows(path, Prompt, prompt_ids=names, chunk_size=engine_settings["chunk_prompts"], compute=compute)
+    with closing(engine):
+        rows = grow_rows(path, Prompt, prompt_ids=names, chunk_size=engine_settings["chunk_prompts"], compute=compute)
     return {"num_candidates": len(rows)}
 
 

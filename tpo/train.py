@@ -3,6 +3,9 @@
 DPO through trl's `DPOTrainer` on the ids that were sampled: nothing is rendered, tokenized, truncated or
 given an EOS a second time. One adapter is carried through the iterations and never merged. The base may be
 quantized to NF4 (QLoRA); sampling then uses the same quantized values.
+
+Several processes compute what one does: the same micro-batches in the same steps with the same weights, so that only
+the rounding of sums differs.
 """
 
 import logging
@@ -15,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather, gather_object, parse_flag_from_env
 from datasets import Dataset
 from peft import PeftModel, TaskType, get_peft_model
 from transformers import TrainerCallback
+from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
@@ -62,6 +67,7 @@ class TrainSettings(LoraSettings):
     nll_weight: float
     reference: str
     mask_forced_tokens: bool
+    num_processes: int = 1
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
@@ -83,10 +89,50 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
 
 
 class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
-    """trl's trainer on ready token ids and ready reference log-probabilities."""
+    """trl's trainer on ready token ids and ready reference log-probabilities.
+
+    With several processes, accelerate deals a step's micro-batches out in turn. Where an epoch's last ones do not go
+    round, it fills up with the epoch's first, which would be trained on twice. They get weight 0 here, and the
+    others of that step so much more that it is the mean over them, as with one process.
+    """
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        """Take what trl's trainer takes."""
+        super().__init__(*args, **more)
+        self._weight = 1.0
+        if self.accelerator.num_processes > 1:
+            # trl gathers values per pair, of which micro-batches of different sizes have different numbers.
+            self.accelerator.gather = self.accelerator.gather_for_metrics = self._gather
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset  # trl would render and tokenize again
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
+        """Return this process's micro-batches of a step, each with its weight, and None."""
+        batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        num_processes = self.accelerator.num_processes
+        num_fillers = -len(self.train_dataset) % num_processes
+        if num_fillers and self.accelerator.gradient_state.end_of_dataloader:
+            size = len(batches) * num_processes
+            for batch in batches:
+                batch["weight"] = size / (size - num_fillers)
+            if self.accelerator.process_index >= num_processes - num_fillers:
+                batches[-1]["weight"] = 0.0
+        return batches, num_items
+
+    def _prepare_input(self, data: Any) -> Any:
+        # For DeepSpeed, transformers would round the reference's log-probabilities to 16 bits.
+        return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
+        """Return the weighted loss of a micro-batch."""
+        self._weight = inputs.pop("weight", 1.0)
+        return self._weight * super().compute_loss(model, inputs, *args, **more)
+
+    def _gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the weighted mean that each process has of its own values; trl takes their mean, or ratios of sums."""
+        means: torch.Tensor = gather(self._weight * values.float().mean())
+        return means
 
 
 class FirstStep(TrainerCallback):  # type: ignore[misc]
@@ -120,7 +166,8 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
 def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSettings, *, seed: int) -> dict[str, Any]:
     """Write an adapter per epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
 
-    A killed training goes on from its last complete epoch.
+    A killed training goes on from its last complete epoch. Each process of a training calls this; the first writes, and
+    only it returns the metrics.
 
     Args:
         path: The artifact's directory.
@@ -140,7 +187,11 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
     work = path / "checkpoints"
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed)
-        trainer.train(resume_from_checkpoint=last_complete(work))
+        with trainer.accelerator.main_process_first():  # which removes what a kill left
+            last = last_complete(work)
+        trainer.train(resume_from_checkpoint=last)
+        if not trainer.accelerator.is_main_process:
+            return {}
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
             model_name = policy.unquantized_path or policy.model_path
             copy_adapter(checkpoint, path / f"epoch-{epoch}", model_name=model_name)
@@ -161,21 +212,25 @@ def make_trainer(
         revision=policy.revision,
         dtype=policy.dtype,
         quantization=settings.quantization,
+        is_shardable=settings.num_processes > 1,
     )
     base.config.use_cache = False
     if policy.adapter_path is None:
         model = get_peft_model(base, settings.lora(TaskType.CAUSAL_LM))
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
-    arguments = DPOConfig(
-        beta=settings.beta,
-        loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
-        loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
-        **settings.arguments(work, seed=seed),
-    )
+    arguments = settings.arguments(work, seed=seed, num_processes=settings.num_processes)
+    is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    if is_deepspeed:  # told so, it keeps float32 copies of the parameters; it has no autocast
+        arguments["bf16"] = policy.dtype == "bfloat16"
     trainer = SampledIdsTrainer(
         model=model,
-        args=arguments,
+        args=DPOConfig(
+            beta=settings.beta,
+            loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
+            loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
+            **arguments,
+        ),
         train_dataset=micro_batches(pairs, settings),
         data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
         processing_class=tokenizer,
@@ -194,11 +249,16 @@ def make_trainer(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.data = parameter.data.to(base.dtype)
-    trainer.optimizer = MasterWeightAdamW(trainable, lr=settings.learning_rate, weight_decay=0.0)
+    kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
+    trainer.optimizer = kind(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
     # the settings that its values depend on, after hashing every weight.
     trainer.precompute_ref_logps = True
+    if is_deepspeed:  # from its config, trl and transformers would take the model for sharded, which it is not yet
+        unset_hf_deepspeed_config()
     trainer.train_dataset = reference_logps(trainer, disable_adapter=settings.reference == "seed")
+    if is_deepspeed:
+        set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
     return trainer
 
 
@@ -234,6 +294,8 @@ def _longest(pair: Pair) -> int:
 def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dataset:
     """Return the training data with the reference's log-probabilities, computed once per iteration.
 
+    Each process computes its share of the micro-batches, with the whole model, which is not sharded yet.
+
     Args:
         trainer: Its model is still the policy that training starts from.
         disable_adapter: True for the seed model as reference, False for that policy itself.
@@ -243,9 +305,11 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
     # kernels, whose rounding is not training's, and in eval mode on a CPU it repacks the weights for good, after
     # which training would go through a kernel without a backward pass. No dropout is active in any mode.
     model.train()
-    columns: dict[str, list[list[float]]] = {"ref_chosen_logps": [], "ref_rejected_logps": []}
-    for row in data:
-        batch = {key: value.to(model.device) for key, value in trainer.data_collator([row]).items()}
+    num_processes = trainer.accelerator.num_processes
+    share = range(trainer.accelerator.process_index, len(data), num_processes)
+    found: list[tuple[int, list[list[float]]]] = []  # row, and for each side a value per pair
+    for index in share:
+        batch = {key: value.to(model.device) for key, value in trainer.data_collator([data[index]]).items()}
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         with model.disable_adapter() if disable_adapter else nullcontext():
             logps = model(
@@ -255,8 +319,8 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
                 fused_lm_head=True,
                 use_cache=False,
             ).log_probs.sum(dim=1)
-        for values, half in zip(columns.values(), logps.detach().chunk(2), strict=True):
-            values.append(half.tolist())
-    for name, values in columns.items():
-        data = data.add_column(name, values)
+        found.append((index, [half.tolist() for half in logps.detach().chunk(2)]))
+    values = dict(gather_object(found))
+    for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
+        data = data.add_column(name, [values[index][side] for index in range(len(data))])
     return data

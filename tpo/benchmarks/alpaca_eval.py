@@ -31,7 +31,7 @@ DIFFICULTY_FILE = "df_gamed.csv"
 NUM_INSTRUCTIONS = 805
 # Of the prompt ids in the benchmark's order, a line each: the package looks difficulties up by position alone.
 INSTRUCTIONS_SHA256 = "cf251132699bc0e099e7de3ab2479eecaeaa9c056253db9ce69438601b645139"
-NUM_RESAMPLES = 100  # a fit takes a quarter of a second, so this is half a minute
+NUM_RESAMPLES = 100  # each is a fit of the package's model
 
 
 class AlpacaEvalError(TpoError):

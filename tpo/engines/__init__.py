@@ -1,9 +1,28 @@
-"""Sampling engines behind one protocol: `torch_engine` (any device) and `vllm_engine`."""
+"""Sampling engines behind one protocol.
 
-from collections.abc import Sequence
+`torch_engine` on any device; vLLM in this process (`vllm_engine`), in several (`vllm_workers`), or behind a server
+(`server_engine`).
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from tpo.chat import Chat
+
+# Where and how fast an engine samples: no part of what it samples. Tensor parallelism is, since it adds up in another
+# order, as are the other settings of vLLM that may change a last bit; each of several engines adds up as one does.
+_HOW = (
+    "data_parallel_size",
+    "base_urls",
+    "api_key_env",
+    "max_concurrency",
+    "max_retries",
+    "patience_s",
+    "timeout_s",
+)
 
 
 @dataclass(frozen=True)
@@ -82,30 +101,87 @@ class Engine(Protocol):
         """Return for each prompt one generation per seed, in order."""
         ...
 
+    def close(self) -> None:
+        """Give back what the engine holds outside this process; it samples nothing afterwards."""
+        ...
+
+
+class Thought(NamedTuple):
+    """A sampled thought, followed by the switch to the response where it had to be forced."""
+
+    token_ids: list[int]
+    forced_start: int  # token_ids[forced_start:forced_stop] were appended
+    forced_stop: int
+
+
+def switch_to_response(
+    token_ids: Sequence[int], *, is_delimited: bool, switch_ids: Sequence[int], end_ids: frozenset[int]
+) -> Thought:
+    """Return the thought such that the response can follow.
+
+    Args:
+        token_ids: As sampled.
+        is_delimited: Whether they end with the response delimiter.
+        switch_ids: Appended where they do not, in the place of an end token.
+        end_ids: Token ids that end a completion.
+    """
+    if is_delimited:
+        return Thought([*token_ids], 0, 0)
+    kept = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
+    return Thought([*kept, *switch_ids], len(kept), len(kept) + len(switch_ids))
+
+
+def split_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Split the `engine` group into what a step's result depends on and `Step.how` of it; `join_settings` undoes it."""
+    how = {key: value for key, value in settings.items() if key in _HOW}
+    return {key: value for key, value in settings.items() if key not in _HOW}, ({"engine": how} if how else {})
+
+
+def join_settings(config: dict[str, Any], how: dict[str, Any]) -> dict[str, Any]:
+    """Return the `engine` group of a step from its config and its `how`."""
+    settings: dict[str, Any] = config["engine"] | how.get("engine", {})
+    return settings
+
 
 def load_engine(
-    config: Any, policy: Policy, *, tokenizer: Any, end_ids: frozenset[int], seed: int, max_tokens: int
+    config: Any, policy: Policy, *, chat: "Chat", contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
 ) -> Engine:
     """Return the engine that `config` (the `engine` group, as a dictionary) asks for.
 
     Args:
         config: Settings of the engine; `kind` selects it.
         policy: What to sample from.
-        tokenizer: The policy's tokenizer.
-        end_ids: Token ids that end a completion.
+        chat: The policy's tokenizer and end ids.
+        contexts: All token-id prompts that will be asked for.
+        decoding: How they will be decoded.
         seed: For engines that keep a random stream of their own.
-        max_tokens: The longest prompt plus completion that will be asked for.
+
+    Raises:
+        TpoError: If the engine cannot sample here.
     """
+    max_tokens = max(map(len, contexts), default=0) + decoding.max_total
     match config["kind"]:
         case "torch":
             from tpo.engines.torch_engine import TorchEngine
 
             return TorchEngine(
-                policy, tokenizer=tokenizer, end_ids=end_ids, max_sequences=config["max_sequences"], max_len=max_tokens
+                policy,
+                tokenizer=chat.tokenizer,
+                end_ids=chat.end_ids,
+                max_sequences=config["max_sequences"],
+                max_len=max_tokens,
             )
+        case "vllm" if config["data_parallel_size"] > 1:
+            from tpo.engines.vllm_workers import VllmWorkers
+
+            return VllmWorkers(config, policy, end_ids=chat.end_ids, seed=seed)
         case "vllm":
             from tpo.engines.vllm_engine import VllmEngine
 
-            return VllmEngine(config, policy, end_ids=end_ids, seed=seed)
+            return VllmEngine(config, policy, end_ids=chat.end_ids, seed=seed)
+        case "server":
+            from tpo.engines.server_engine import ServerEngine
+
+            return ServerEngine(config, policy, end_ids=chat.end_ids, max_tokens=max_tokens)
         case kind:
-            raise ValueError(f"engine.kind={kind}: expected torch or vllm")
+            raise ValueError(f"engine.kind={kind}: expected torch, vllm or server")

@@ -234,6 +234,9 @@ class TorchEngine:
             self._retire(active, cache, results)
         return [[generation for generation in group if generation is not None] for group in results]
 
+    def close(self) -> None:
+        """Do nothing: all that the engine holds goes with it."""
+
     def _admissions(self, prompts: Any, seeds: Any, decoding: Decoding, cache: RowCache) -> Any:
         """Yield (sequence, prefilled prompt, first logits); prompts are prefilled when the first of them enters."""
         for batch in _prefill_batches(prompts):

@@ -4,11 +4,13 @@ vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages
 process of their own: when the stage ends, the memory is free for training.
 """
 
-import os
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from tpo.engines import Decoding, Generation, Policy
+from tpo.engines import Decoding, Generation, Policy, Thought, switch_to_response
+from tpo.engines.vllm_process import start_vllm
 
 
 class VllmEngine:
@@ -25,11 +27,6 @@ class VllmEngine:
             end_ids: Token ids that end a completion.
             seed: Of vLLM's own random stream.
         """
-        if policy.adapter_path is not None:
-            max_lora_rank = _adapter_rank(policy.adapter_path)
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
-        from vllm import LLM
         from vllm.lora.request import LoRARequest
 
         self.end_ids = end_ids
@@ -40,8 +37,8 @@ class VllmEngine:
         if policy.adapter_path is not None:
             name = f"{policy.adapter_path.parent.name}-{policy.adapter_path.name}"
             self.lora = LoRARequest(lora_name=name, lora_int_id=1, lora_path=str(policy.adapter_path))
-            lora_settings = {"enable_lora": True, "max_lora_rank": max_lora_rank}
-        self.llm = LLM(
+            lora_settings = {"enable_lora": True, "max_lora_rank": adapter_rank(policy.adapter_path)}
+        self.llm = start_vllm(
             model=policy.model_path,
             revision=policy.revision,
             tokenizer=policy.tokenizer_path,
@@ -66,23 +63,27 @@ class VllmEngine:
         thoughts = self._sample(
             prompts, [len(group) for group in seeds], decoding.max_tokens, decoding, stop=decoding.response_delimiter
         )
-        switched: list[tuple[list[int], int, int]] = []
+        switched: list[Thought] = []
         contexts: list[list[int]] = []
         for prompt, group in zip(prompts, thoughts, strict=True):
             for token_ids, reason in group:
-                start = stop = 0
-                if reason != "delimiter":
-                    kept = token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
-                    token_ids = [*kept, *decoding.switch_ids]
-                    start, stop = len(kept), len(token_ids)
-                switched.append((token_ids, start, stop))
-                contexts.append([*prompt, *token_ids])
+                thought = switch_to_response(
+                    token_ids,
+                    is_delimited=reason == "delimiter",
+                    switch_ids=decoding.switch_ids,
+                    end_ids=self.end_ids,
+                )
+                switched.append(thought)
+                contexts.append([*prompt, *thought.token_ids])
         responses = self._sample(contexts, [1] * len(contexts), decoding.max_response_tokens, decoding, stop=None)
         flat = iter(
-            Generation([*thought, *response], reason, start, stop)
-            for (thought, start, stop), [(response, reason)] in zip(switched, responses, strict=True)
+            Generation([*thought.token_ids, *response], reason, thought.forced_start, thought.forced_stop)
+            for thought, [(response, reason)] in zip(switched, responses, strict=True)
         )
         return [[next(flat) for _ in group] for group in seeds]
+
+    def close(self) -> None:
+        """Do nothing: vLLM keeps the device's memory until the process ends."""
 
     def _sample(
         self,
@@ -123,11 +124,9 @@ class VllmEngine:
         return groups
 
 
-def _adapter_rank(path: Any) -> int:
+def adapter_rank(path: Path) -> int:
     """Return the smallest rank that vLLM accepts and that holds the adapter's."""
-    from peft import LoraConfig
-
-    rank = LoraConfig.from_pretrained(str(path)).r
+    rank = json.loads((path / "adapter_config.json").read_text())["r"]
     for allowed in (8, 16, 32, 64, 128, 256, 320, 512):
         if rank <= allowed:
             return allowed

@@ -16,6 +16,7 @@ from tpo.figures.judges import draw_agreement
 from tpo.figures.run import draw_categories, svg_figures, write_figures
 from tpo.figures.runs import draw_iterations, draw_lengths
 from tpo.figures.style import save, show
+from tpo.figures.sweep import draw_sweep, swept_number
 from tpo.figures.wandb_export import find_exports, read_exports
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "draw_category_gains",
     "draw_iterations",
     "draw_lengths",
+    "draw_sweep",
     "draw_thought_budget",
     "draw_thought_value",
     "find_exports",
@@ -31,6 +33,7 @@ __all__ = [
     "save",
     "show",
     "svg_figures",
+    "swept_number",
     "write_evaluation_figures",
     "write_figures",
 ]

@@ -111,6 +111,8 @@ def load_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: P
 
 
 PAIRWISE_KINDS = frozenset({"llm_pairwise", "alpaca_eval"})
+#: Judges whose scores mean something only beside those of the responses that were judged with them.
+COMPARATIVE_KINDS = PAIRWISE_KINDS | {"ensemble"}
 
 
 def load_pairwise_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: Path) -> PairwiseJudge:

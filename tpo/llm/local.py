@@ -1,18 +1,58 @@
-"""A chat model in this process, on vLLM. It takes the device's memory and keeps it until the process ends."""
+"""A chat model on vLLM, in this process or in several of its own. It keeps the device's memory until this one ends."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from tpo.chat import load_tokenizer, strip_special_tokens
 from tpo.engines import Policy
+from tpo.engines.vllm_process import start_vllm
 from tpo.errors import TpoError
 from tpo.llm import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.models import fingerprint
+from tpo.workers import Emit, Workers, share_devices
 
 log = logging.getLogger(__name__)
+
+
+class Rendered(NamedTuple):
+    """A question as the model reads it."""
+
+    ids: list[int]
+    question: Question
+
+
+class VllmModel:
+    """vLLM in the process that makes it."""
+
+    def __init__(self, settings: Mapping[str, Any], *, seed: int) -> None:
+        """Load the model.
+
+        Args:
+            settings: Arguments of `vllm.LLM`.
+            seed: Of vLLM's own random stream.
+        """
+        log.info("loading %s into vLLM", settings["model"])
+        self._llm = start_vllm(max_logprobs=NUM_ALTERNATIVES, seed=seed, **settings)
+
+    def __call__(self, asked: Mapping[str, Rendered], emit: Emit) -> None:
+        """Answer all questions; `emit` gets (key, answer) as soon as there is one."""
+        from vllm import SamplingParams, TokensPrompt
+
+        engine = self._llm.llm_engine
+        for key, (ids, question) in asked.items():
+            decoding = SamplingParams(
+                temperature=question.temperature,
+                max_tokens=question.max_tokens,
+                logprobs=NUM_ALTERNATIVES if question.watch else None,
+            )
+            engine.add_request(key, TokensPrompt(prompt_token_ids=ids), decoding)
+        # LLM.generate returns everything at the end; a kill would lose it all.
+        while engine.has_unfinished_requests():
+            for request in engine.step():
+                if request.finished:
+                    emit((request.request_id, _read(request, asked[request.request_id].question)))
 
 
 class LocalBackend:
@@ -47,26 +87,29 @@ class LocalBackend:
         }
 
     def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
-        """Answer all questions, each kept as soon as it is answered."""
-        from vllm import SamplingParams, TokensPrompt
+        """Answer all questions, each kept as soon as it is answered.
 
-        engine = self._llm.llm_engine
+        Raises:
+            TpoError: If there are not enough GPUs, or one of several processes fails.
+        """
+        asked: dict[str, Rendered] = {}
         for key, question in questions.items():
             ids = self.render(question)
             if len(ids) + question.max_tokens > self.settings["max_model_len"]:  # as vLLM's server decides
                 keep(key, TOO_LONG)
-                continue
-            decoding = SamplingParams(
-                temperature=question.temperature,
-                max_tokens=question.max_tokens,
-                logprobs=NUM_ALTERNATIVES if question.watch else None,
-            )
-            engine.add_request(key, TokensPrompt(prompt_token_ids=ids), decoding)
-        # LLM.generate returns everything at the end; a kill would lose it all.
-        while engine.has_unfinished_requests():
-            for request in engine.step():
-                if request.finished:
-                    keep(request.request_id, _read(request, questions[request.request_id]))
+            else:
+                asked[key] = Rendered(ids, question)
+        if not asked:
+            return
+        if self.settings["data_parallel_size"] == 1:
+            self._vllm(asked, lambda found: keep(*found))
+        else:
+            for _, found in self._workers.run(self._divide(asked)):
+                keep(*found)
+
+    def _divide(self, asked: Mapping[str, Rendered]) -> dict[int, dict[str, Rendered]]:
+        count, keys = self.settings["data_parallel_size"], list(asked)
+        return {number: {key: asked[key] for key in keys[number::count]} for number in range(min(count, len(keys)))}
 
     def render(self, question: Question) -> list[int]:
         """Return the chat's token ids as the model's own template renders it: with one BOS, if it has any.
@@ -99,20 +142,29 @@ class LocalBackend:
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.tokenizer_path, revision=self.revision)
 
-    @cached_property
-    def _llm(self) -> Any:
-        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
-        from vllm import LLM
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        settings = {key: value for key, value in self.settings.items() if key != "data_parallel_size"}
+        return {
+            "model": self.model,
+            "revision": self.revision,
+            "tokenizer": self.tokenizer_path,
+            "tokenizer_revision": self.revision,
+            **settings,
+        }
 
-        log.info("loading %s into vLLM", self.model)
-        return LLM(
-            model=self.model,
-            revision=self.revision,
-            tokenizer=self.tokenizer_path,
-            tokenizer_revision=self.revision,
-            max_logprobs=NUM_ALTERNATIVES,
-            **self.settings,
+    @cached_property
+    def _vllm(self) -> VllmModel:
+        return VllmModel(self._arguments, seed=0)
+
+    @cached_property
+    def _workers(self) -> Workers:
+        count, size = self.settings["data_parallel_size"], self.settings["tensor_parallel_size"]
+        return Workers(
+            VllmModel,
+            # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
+            [{"settings": self._arguments, "seed": number} for number in range(count)],
+            share_devices(count, per_worker=size, group="judge.vllm"),
         )
 
 

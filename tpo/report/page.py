@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from tpo.artifacts import replacing
 from tpo.errors import TpoError
 from tpo.report.samples import MAX_INSTRUCTIONS, load_samples
 from tpo.summary import TextTable, categories_table, format_rate, iterations_table
@@ -41,10 +42,9 @@ def write_report(run_path: Path, *, max_instructions: int = MAX_INSTRUCTIONS) ->
     except TpoError as error:
         problem = str(error)
     path = run_path / REPORT
-    temporary = path.with_name(path.name + ".tmp")
     text = render_page(summary, config, name=run_path.resolve().name, samples=samples, problem=problem)
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
     return path
 
 

@@ -1,7 +1,7 @@
 """Collect runs into one table: `python -m tpo.results [runs/...] [--over seed] [--against thought=none] [--out DIR]`.
 
 Printed, and with `--out` written as CSV, Markdown and LaTeX. The columns are the settings in which the runs differ,
-then what came out, with intervals.
+then what came out, with intervals. Where one of these settings is a number, the table is drawn over it too.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tpo.errors import TpoError
+from tpo.figures import draw_sweep, save, swept_number
 from tpo.results.find import ResultError, sort_folders
 from tpo.results.formats import print_table, write_tables
 from tpo.results.rows import Iteration
@@ -56,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--against", metavar="RUN or KEY=VALUE", help="add the difference from this run, or from runs with this setting"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.csv, results.md and results.tex there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.csv, .md, .tex, and sweep.png there")
     return parser
 
 
@@ -68,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = collect(chosen.folders, iteration=iteration, over=chosen.over, against=chosen.against)
         print_table(table)
         if chosen.out is not None:
-            print("\n".join(str(path) for path in write_tables(table, chosen.out)))
+            paths = write_tables(table, chosen.out)
+            if iteration != "all" and swept_number(table.frame) is not None:
+                paths += save(draw_sweep(table.frame), chosen.out, "sweep", formats=["png"])
+            print("\n".join(map(str, paths)))
     except TpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -42,7 +42,7 @@ def results_table(
         a run has no such setting); "iteration"; for "win_rate" and "win_rate_length_controlled" the rate and its
         interval as "_low" and "_high", fractions or NaN; "num_prompts", "num_unscored"; mean tokens; "num_pairs", which
         the iteration was trained on; of the whole run, "stage_seconds" (of all its stages, whenever computed),
-        "stages_reused" (the fraction that was there already) and "peak_host_mib", "peak_device_mib" where the manifests
+        "stages_reused" (the fraction that others computed) and "peak_host_mib", "peak_device_mib" where the manifests
         are at hand; "judge", "baseline" and "confidence" where they differ between runs.
 
         With `over`, a row by the experiment's name for runs that differ in that key only, "num_runs" of them in

@@ -1,0 +1,72 @@
+"""vLLM's own server, for tests that need it."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class Server:
+    """vLLM's server, started, killed and started again on the same port."""
+
+    def __init__(self, model: Path, options: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Prepare to serve what the stage "model" wrote to the directory `model`, in float32."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.model, self.options, self.environment = model, options, environment or {}
+        self.log = model / "server.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        # What `vllm serve` starts; that command itself fails in the CPU build, which asks for its version as "vllm".
+        command = [
+            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model / "model")),
+            *("--tokenizer", str(self.model / "tokenizer"), "--generation-config", "vllm", "--dtype", "float32"),
+            *("--host", "127.0.0.1", "--port", str(self.port), "--enforce-eager", *self.options),
+            *("--gpu-memory-utilization", "0.1"),
+        ]
+        cores = ",".join(map(str, range(os.cpu_count() or 1)))
+        environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, **os.environ, **self.environment}
+        with self.log.open("ab") as file:
+            self.process = subprocess.Popen(
+                command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+        while not self.is_up():
+            assert self.process.poll() is None, self.log.read_text()[-3000:]
+            time.sleep(0.5)
+
+    def is_up(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def kill(self) -> None:
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)  # the engine lives in a child
+            self.process.wait()
+            self.process = None
+
+    def num_answered(self) -> int:
+        """Return how many requests this process of the server has answered to the end."""
+        while True:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as reply:
+                metrics = reply.read().decode()
+            (running,) = re.findall(r"^vllm:num_requests_running\{.*\} (\S+)$", metrics, re.MULTILINE)
+            if float(running) == 0:
+                pattern = r'^vllm:request_success_total\{.*finished_reason="(?:stop|length)".*\} (\S+)$'
+                return int(sum(map(float, re.findall(pattern, metrics, re.MULTILINE))))
+            time.sleep(0.2)

@@ -1,0 +1,118 @@
+"""Which settings of an engine are part of what is sampled, and how the others reach it."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_config import PLAIN, composed
+
+import tpo.sample
+import tpo.stage
+from tpo.artifacts import Artifact
+from tpo.config import SCHEMAS
+from tpo.engines import join_settings, split_settings, switch_to_response
+from tpo.plan import plan_job
+
+# What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
+IDENTITIES = {
+    "torch": {"kind": "torch", "max_sequences": 128, "chunk_prompts": 64},
+    "vllm": {
+        "kind": "vllm",
+        "max_num_seqs": 256,
+        "gpu_memory_utilization": 0.9,
+        "enforce_eager": False,
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": 1,
+        "chunk_prompts": 512,
+    },
+    "server": {"kind": "server", "chunk_prompts": 256},
+}
+
+
+def engine_settings(*overrides: str) -> dict[str, Any]:
+    plain = [override for override in PLAIN if override != "experiment=smoke"]
+    return asdict(composed(*plain, *overrides).engine)
+
+
+@pytest.mark.parametrize("kind", SCHEMAS["engine"])
+def test_identity_is_what_is_sampled(kind: str) -> None:
+    settings = engine_settings(f"engine={kind}")
+    what, how = split_settings(settings)
+    assert what == IDENTITIES[kind]
+    assert join_settings({"engine": what, "split": "test"}, how) == settings
+    assert (how == {}) == (kind == "torch"), "nothing is added to the request of an engine that has no such setting"
+
+
+def sample_steps(*overrides: str) -> list[tuple[str, Any]]:
+    stages = plan_job(composed(*PLAIN, "artifacts_dir=nowhere", *overrides)).stages
+    return [
+        (stage.artifact_id, stage.manifest["config"]["engine"])
+        for stage in stages
+        if stage.manifest["stage"] == "sample"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("engine", "changes"),
+    [
+        ("vllm", ["engine.data_parallel_size=4"]),
+        (
+            "server",
+            [
+                "engine.base_urls=[http://a/v1,http://b/v1]",
+                "engine.max_concurrency=9",
+                "engine.timeout_s=1",
+                "engine.api_key_env=OTHER",
+            ],
+        ),
+    ],
+)
+def test_where_it_is_sampled_changes_no_artifact(engine: str, changes: list[str], monkeypatch: Any) -> None:
+    plain = sample_steps(f"engine={engine}")
+    assert plain and all(settings == IDENTITIES[engine] for _, settings in plain)
+    assert sample_steps(f"engine={engine}", *changes) == plain
+    others = sample_steps(f"engine={engine}", "engine.chunk_prompts=7")
+    assert not {name for name, _ in others} & {name for name, _ in plain}
+
+
+def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = engine_settings("engine=server", "engine.max_concurrency=9")
+    what, how = split_settings(settings)
+    (tmp_path / "request.json").write_text(json.dumps({"how": how}))
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(tpo.sample, "sample", lambda *_, **given: found.update(given) or {})
+    form = {"prompt": "{instruction}", "thought_delimiter": None, "response_delimiter": None, "enforce": "none"}
+    config = {
+        "split": "test",
+        "thought": form,
+        "settings": {},
+        "engine": what,
+        **{"dtype": "float32", "max_model_len": 64, "epoch": 0},
+    }
+    metrics = {"is_embedded": False, "is_quantized": False, "name": "some/model", "revision": None}
+    (tmp_path / "rows.jsonl").write_text("")
+    inputs = {
+        "prompts": Artifact("prompts-1", tmp_path, {}, is_reused=True),
+        "model": Artifact("model-1", tmp_path, {"metrics": metrics}, is_reused=True),
+    }
+    tpo.stage._sample(tmp_path, config, inputs, seed=0)
+    assert found["engine_settings"] == settings and settings["max_concurrency"] == 9
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "is_delimited", "expected"),
+    [
+        ([7, 8, 50], True, ([7, 8, 50], 0, 0)),  # the model wrote the delimiter
+        ([7, 8], False, ([7, 8, 60, 61], 2, 4)),  # cut by the budget
+        ([7, 1], False, ([7, 60, 61], 1, 3)),  # ended before it answered: the response takes the end's place
+        ([1], False, ([60, 61], 0, 2)),
+        ([], False, ([60, 61], 0, 2)),
+    ],
+)
+def test_switch_to_response(token_ids: list[int], is_delimited: bool, expected: Any) -> None:
+    given = list(token_ids)
+    found = switch_to_response(token_ids, is_delimited=is_delimited, switch_ids=(60, 61), end_ids=frozenset({1}))
+    assert found == expected
+    assert token_ids == given and found.token_ids is not token_ids

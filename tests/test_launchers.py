@@ -1,0 +1,218 @@
+"""Launchers give equal numbers, compute each stage once and keep jobs apart.
+
+Those marked `launchers` run the presets of conf/hydra/launcher/ that need no GPU and no Slurm.
+"""
+
+import copy
+import importlib.util
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+from plugins import skip_without_plugin
+from test_run import REPOSITORY, compose_config, tiny_overrides
+
+from tpo.summary import first_difference
+from tpo.threads import LIMITS, SameThreads
+
+LAUNCHERS = ("processes", "local_array", "ray_local")
+
+
+def load_script() -> Any:
+    spec = importlib.util.spec_from_file_location("launchers", REPOSITORY / "experiments" / "launchers.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["launchers"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+
+
+def environment() -> dict[str, str]:
+    """The environment of a user, who limits no threads, as the tests do."""
+    return {name: text for name, text in os.environ.items() if name not in LIMITS} | {"PYTHONPATH": str(REPOSITORY)}
+
+
+# --- summaries --------------------------------------------------------------------------------------------------
+
+
+SUMMARY: dict[str, Any] = {
+    "seed": 0,
+    "iterations": [{"win_rate": {"rate": 0.5}, "drops": {}}, {"win_rate": {"rate": 0.75}, "drops": {"tied": 1}}],
+    "stages": [{"artifact_id": "model-0", "seconds": 1.5, "is_reused": False}],
+}
+
+
+def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
+    """The summary with another value at the path."""
+    found = copy.deepcopy(SUMMARY)
+    part: Any = found
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        pytest.param(("stages", 0, "seconds"), 2.5, None, id="time"),
+        pytest.param(("stages", 0, "is_reused"), True, None, id="reused"),
+        pytest.param(("seed",), 1, "seed: 0 and 1", id="top"),
+        pytest.param(
+            ("iterations", 1, "win_rate", "rate"),
+            0.75 + 2**-53,
+            "iterations/1/win_rate/rate: 0.75 and 0.7500000000000001",
+            id="last_digit",
+        ),
+        pytest.param(("iterations", 0, "drops"), {"tied": 1}, "iterations/0/drops: {} and absent", id="key_more"),
+        pytest.param(("iterations", 1, "drops"), {}, "iterations/1/drops/tied: 1 and absent", id="key_less"),
+        pytest.param(("stages",), [], "stages/0/artifact_id: model-0 and absent", id="item_less"),
+        pytest.param(("judge",), None, "judge: absent and None", id="none_is_a_value"),
+    ],
+)
+def test_first_difference(path: tuple[Any, ...], value: Any, expected: str | None) -> None:
+    assert first_difference(SUMMARY, changed(path, value)) == expected
+
+
+# --- threads ----------------------------------------------------------------------------------------------------
+
+
+def test_limits_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LIMITS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MKL_NUM_THREADS", "3")
+    callback = SameThreads()
+    callback.on_job_start(OmegaConf.create())  # no sweep
+    assert {name: os.environ.get(name) for name in LIMITS} == dict.fromkeys(LIMITS) | {"MKL_NUM_THREADS": "3"}
+    callback.on_multirun_start(OmegaConf.create())
+    for name in LIMITS:  # as joblib does
+        monkeypatch.setenv(name, "1")
+    callback.on_job_start(OmegaConf.create())
+    assert {name: os.environ.get(name) for name in LIMITS} == dict.fromkeys(LIMITS) | {"MKL_NUM_THREADS": "3"}
+
+
+PROGRAM = """
+import json
+from pathlib import Path
+
+import hydra
+
+@hydra.main(config_path=".", config_name="config", version_base="1.3")
+def main(config):
+    import numpy, torch
+    from threadpoolctl import threadpool_info
+
+    torch.ones(2).sum()
+    threads = {Path(library["filepath"]).name: library["num_threads"] for library in threadpool_info()}
+    Path(f"{config.x}.json").write_text(json.dumps(threads | {"torch": torch.get_num_threads()}))
+
+main()
+"""
+
+
+def threads(launcher: str, folder: Path) -> list[dict[str, int]]:
+    """The threads of each library in each of three jobs, of which two share a process where there is a pool of two."""
+    folder.mkdir()
+    (folder / "program.py").write_text(PROGRAM)
+    config = {"x": 0, "hydra": {"searchpath": [f"file://{REPOSITORY / 'conf'}"], "sweep": {"dir": "out"}}}
+    OmegaConf.save(config, folder / "config.yaml")
+    command = [sys.executable, "program.py", "-m", f"hydra/launcher={launcher}", "x=0,1,2"]
+    subprocess.run(command, cwd=folder, env=environment(), check=True, timeout=300)
+    return [json.loads((folder / f"{x}.json").read_text()) for x in range(3)]
+
+
+@pytest.mark.launchers
+def test_jobs_take_as_many_threads_as_one_process(tmp_path: Path) -> None:
+    basic, *others = threads("one_gpu", tmp_path / "one_gpu")
+    assert basic["torch"] >= 1 and any("openblas" in name for name in basic)
+    assert others == [basic, basic]
+    for launcher in LAUNCHERS:
+        skip_without_plugin(f"hydra/launcher={launcher}")
+        assert threads(launcher, tmp_path / launcher) == [basic, basic, basic], launcher
+
+
+# --- the real pipeline ------------------------------------------------------------------------------------------
+
+
+SMOKE = ("experiment=smoke", "thought=generic,none")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("launchers")
+
+
+@pytest.fixture(scope="module")
+def basic(folder: Path) -> Any:
+    """The sweep through Hydra's own launcher."""
+    return script.sweep(script.BASIC, SMOKE, out=Path("out"), cwd=folder, env=environment())
+
+
+@pytest.mark.launchers
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_summaries_are_those_of_the_basic_launcher(launcher: str, basic: Any, folder: Path) -> None:
+    skip_without_plugin(f"hydra/launcher={launcher}")
+    swept = script.sweep(launcher, SMOKE, out=Path("out"), cwd=folder, env=environment())
+    assert len(basic.summaries) == 2 and all(len(run["iterations"]) == 2 for run in basic.summaries.values())
+    assert script.differences(swept, basic) == dict.fromkeys(basic.summaries)
+
+    # Both jobs wanted the same at the same time: model, instructions, the baseline's answers and their scores.
+    stages = basic.times_computed()
+    shared = set.intersection(*({row["artifact_id"] for row in run["stages"]} for run in basic.summaries.values()))
+    assert len(shared) == 4 and swept.times_computed() == stages == dict.fromkeys(stages, 1)
+    root = folder / "out" / launcher
+    assert {path.parent.name for path in root.glob("artifacts/*/manifest.json")} == set(stages)
+    logs = [path.read_text().splitlines() for path in root.glob("runs/hydra/**/job-*/*.log")]
+    assert len(logs) == 2
+    computed = [line.split()[-2].rstrip(":") for log in logs for line in log if line.endswith(": computing")]
+    assert Counter(computed) == stages
+
+
+@pytest.mark.launchers
+@pytest.mark.parametrize("launcher", ["one_gpu", *LAUNCHERS])
+def test_failed_job_stops_no_other_and_runs_are_tracked_apart(launcher: str, tiny_model: Path, tmp_path: Path) -> None:
+    """The first job fails after it began to track, and where there is a pool of two, leaves its process to another."""
+    skip_without_plugin(f"hydra/launcher={launcher}")
+    settings = tiny_overrides(tiny_model, Path("."), "num_iterations=1", "train.num_epochs=1", "prompts.num_test=3")
+    settings = [item for item in settings if item != "tracking=none"] + ["tracking=wandb", "tracking.mode=offline"]
+    command = ["-m", f"hydra/launcher={launcher}", "pairs.min_margin=1000,0,0.001", *settings]
+    done = subprocess.run(
+        [sys.executable, "-m", "tpo.run", *command],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 1
+    report = done.stderr[done.stderr.index("sweep of 3 jobs") :].splitlines()
+    assert report[0] == "sweep of 3 jobs: 2 completed, 1 failed"
+    assert report[1].startswith("  #0 failed: pairs.min_margin=1000 ") and "there is no pair to train on" in report[2]
+    repeated = shlex.split(report[-1])
+    assert repeated[:3] == ["python", "-m", "tpo.run"]
+    assert repeated[3:5] == command[:2]
+
+    configs = {path.parent: json.loads(path.read_text()) for path in tmp_path.glob("runs/custom-*/config.json")}
+    runs = {config["pairs"]["min_margin"]: path for path, config in configs.items()}
+    assert sorted(runs) == [0, 0.001, 1000]
+    assert asdict(compose_config(repeated[5:])) == configs[runs[1000]]
+    assert not (runs[1000] / "summary.json").exists()
+    for min_margin in (0, 0.001):
+        path = runs[min_margin]
+        [entry] = json.loads((path / "summary.json").read_text())["iterations"][1:]
+        assert entry["num_pairs"] > 0
+        assert json.loads((path / "tracking.json").read_text())["run_id"] == path.name
+        [file] = path.glob("wandb/offline-run-*/*.wandb")
+        assert file.name == f"run-{path.name}.wandb"

@@ -1,0 +1,42 @@
+"""What happens when vLLM's engine dies; the engine itself is in test_vllm_engine.py."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys, threading, time, weakref
+import tpo.engines.vllm_process as process
+from types import SimpleNamespace
+process.POLL_S = process.GRACE_S = 0.05
+class Client:
+    resources = SimpleNamespace(engine_dead=False)
+client = Client()
+thread = threading.Thread(target=process._watch, args=(weakref.ref(client),), daemon=True)
+thread.start()
+time.sleep(0.2)
+assert thread.is_alive()
+if sys.argv[1] == "dead":
+    client.resources.engine_dead = True
+    time.sleep(30)
+if sys.argv[1] == "dropped":
+    del client
+    thread.join(10)
+    assert not thread.is_alive()
+"""
+
+
+@pytest.mark.parametrize(("case", "code"), [("dead", 1), ("dropped", 0), ("alive", 0)])
+def test_a_process_ends_with_its_engine(case: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, case],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert ("run the same command again" in done.stderr) == (case == "dead")

@@ -1,0 +1,248 @@
+"""One of vLLM's servers, as a place to sample from a policy.
+
+Prompts are sent as token ids and completions come back as token ids: what is trained on is what was sampled, and no
+text is tokenized anywhere. Of the OpenAI-compatible servers only vLLM's is known to do this (`return_token_ids`); one
+that does not is refused. It has to serve the policy's own weights, which for a quantized policy are those with the
+quantized values, and is given the adapters as they are trained.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tpo.artifacts import file_digest
+from tpo.engines import Decoding, Policy
+from tpo.engines.vllm_engine import adapter_rank
+from tpo.errors import TpoError
+from tpo.llm.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
+from tpo.models import fingerprint
+
+log = logging.getLogger(__name__)
+
+# What the server would else take from the model's generation config.
+NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+class Sampled(NamedTuple):
+    """One completion as the server gave it."""
+
+    token_ids: list[int]
+    reason: str  # "stop", "length" or "delimiter"
+
+
+class VllmServer:
+    """One vLLM server that samples from the policy."""
+
+    def __init__(
+        self,
+        url: str,
+        config: dict[str, Any],
+        policy: Policy,
+        *,
+        max_tokens: int,
+        end_ids: frozenset[int],
+        kept: Callable[[], str],
+    ) -> None:
+        """Remember where the server is and what it has to serve; the arguments are those of `ServerEngine`."""
+        self._policy, self._max_tokens, self._end_ids = policy, max_tokens, end_ids
+        purpose = Purpose(
+            group="engine",
+            address="engine.base_urls",
+            unit="prompt",
+            not_found="Does engine.base_urls end with /v1?",
+            promise="what is kept is not sampled again",
+        )
+        self.connection = Connection(url, config, purpose, kept=kept)
+        log.info("%s has to serve %s (see conf/engine/server.yaml)", self.connection.url, policy.model_path)
+        self._model: str | None = None  # what the server calls the seed model
+        self._adapter = None if policy.adapter_path is None else adapter_name(policy.adapter_path)
+        self.has_loaded = False  # whether the adapter is there because of this engine
+        self._loading = asyncio.Lock()
+
+    async def prepare(self, client: Any) -> None:
+        """Check that the server samples from the policy, and give it the adapter unless it has it.
+
+        Asked before every chunk, since a server may have been restarted.
+
+        Raises:
+            TpoError: If it serves another model, with too short a context, or refuses the adapter.
+        """
+        self._loading = asyncio.Lock()  # one of this event loop
+        cards = await self._cards(client)
+        self._model = self._find_model(cards)
+        if self._adapter is not None and self._adapter not in cards:
+            await self._load(client)
+
+    async def complete(
+        self,
+        client: Any,
+        prompt: list[int],
+        *,
+        count: int,
+        max_tokens: int,
+        decoding: Decoding,
+        stop: str | None = None,
+    ) -> list[Sampled]:
+        """Return `count` completions of a prompt, each at most `max_tokens` long and ended by the string `stop`.
+
+        Raises:
+            TpoError: If the server fails for good, or what it returns is not what was asked for.
+        """
+        send = partial(
+            client.completions.create,
+            model=self._adapter or self._model,
+            prompt=prompt,
+            n=count,
+            max_tokens=max_tokens,
+            temperature=decoding.temperature,
+            top_p=decoding.top_p,
+            presence_penalty=0.0,
+            frequency_penalty=0.0,
+            stop=[stop] if stop else None,
+            extra_body={
+                **NEUTRAL,
+                "include_stop_str_in_output": True,
+                "stop_token_ids": sorted(self._end_ids),
+                "skip_special_tokens": False,
+                "return_token_ids": True,
+            },
+        )
+
+        async def attempt() -> Any:
+            from openai import NotFoundError
+
+            try:
+                return await send()
+            except NotFoundError:
+                if self._adapter is None:
+                    raise
+            # The server was restarted, or another run that was done with the adapter has unloaded it.
+            await self._load(client)
+            return await send()
+
+        completion = await self.connection.patiently(attempt)
+        choices = getattr(completion, "choices", None) or []
+        if len(choices) != count:
+            raise self._error(f"{len(choices)} completions came back instead of {count}")
+        return [self._read(choice, prompt, max_tokens=max_tokens, stop=stop) for choice in choices]
+
+    async def unload(self, client: Any) -> None:
+        """Take the adapter from the server; one that is away keeps it."""
+        from openai import APIError
+
+        self.has_loaded = False
+        try:
+            await client.post(
+                "/unload_lora_adapter",
+                cast_to=str,
+                body={"lora_name": self._adapter},
+                options={"timeout": CONNECT_TIMEOUT_S},
+            )
+        except APIError as error:
+            reason = self.connection.reason(error)
+            log.warning("%s: the adapter %s stays loaded (%s)", self.connection.url, self._adapter, reason)
+
+    def _read(self, choice: Any, prompt: list[int], *, max_tokens: int, stop: str | None) -> Sampled:
+        """Return a completion after checking that it is what a training may use."""
+        extra = choice.model_extra or {}
+        token_ids = extra.get("token_ids")
+        if not isinstance(token_ids, list):
+            raise self._error(
+                "the server returns no token ids, and a text may be tokenized in several ways: only the tokens that "
+                "were sampled can be trained on. vLLM's server returns them (return_token_ids); use one, or engine=vllm"
+            )
+        if extra.get("prompt_token_ids") not in (None, prompt):
+            raise self._error("the server put other tokens before the completion than were sent")
+        reason = choice.finish_reason
+        if reason == "length" and len(token_ids) == max_tokens:
+            return Sampled(token_ids, "length")
+        if reason == "stop" and stop is not None and extra.get("stop_reason") == stop:
+            return Sampled(token_ids, "delimiter")
+        if reason == "stop" and token_ids and token_ids[-1] in self._end_ids:
+            return Sampled(token_ids, "stop")
+        last = token_ids[-1] if token_ids else None
+        raise self._error(
+            f"a completion ended after {len(token_ids)} of {max_tokens} tokens (finish_reason={reason}, last token "
+            f"{last}), and neither the budget nor an end token of the policy is why: start the server with the "
+            "policy's tokenizer and --generation-config vllm"
+        )
+
+    async def _cards(self, client: Any) -> dict[str, dict[str, Any]]:
+        """Return what the server serves: seed model and adapters by name."""
+        page = await self.connection.patiently(client.models.list)
+        if not isinstance(getattr(page, "data", None), list):
+            shown = self.connection.shown(str(page))
+            raise self._error(f"the answer is no list of models: {shown}. Does engine.base_urls end with /v1?")
+        return {card.id: card.model_extra or {} for card in page.data}
+
+    def _find_model(self, cards: dict[str, dict[str, Any]]) -> str:
+        """Return what the server calls the seed model, after comparing what can be compared."""
+        policy, wanted = self._policy, self._policy.model_path
+        roots = {name: str(card.get("root")) for name, card in cards.items() if card.get("parent") is None}
+        found = [name for name, root in roots.items() if _is_same(root, wanted)]
+        if not found:
+            served = ", ".join(f"{root} as {name}" for name, root in roots.items()) or "no model"
+            values = ", which hold the quantized values that are trained" if policy.unquantized_path else ""
+            raise self._error(
+                f"the server serves {served}, and the policy's weights are {wanted}{values}. Start it as "
+                f"conf/engine/server.yaml says, with vllm serve {wanted} --tokenizer {policy.tokenizer_path} --dtype "
+                f"{policy.dtype} --max-model-len {policy.max_model_len}"
+            )
+        longest = cards[found[0]].get("max_model_len")
+        if longest is not None and longest < self._max_tokens:
+            raise self._error(
+                f"a prompt with its completion may take {self._max_tokens} tokens, and the server was started with "
+                f"--max-model-len {longest}: start it with {policy.max_model_len}"
+            )
+        return found[0]
+
+    async def _load(self, client: Any) -> None:
+        """Give the server the adapter, once, however many completions miss it."""
+        async with self._loading:
+            if self._adapter not in await self._cards(client):
+                await self.connection.patiently(partial(self._send_adapter, client))
+
+    async def _send_adapter(self, client: Any) -> None:
+        from openai import APIStatusError
+
+        path = self._policy.adapter_path
+        assert path is not None
+        try:
+            await client.post(
+                "/load_lora_adapter", cast_to=str, body={"lora_name": self._adapter, "lora_path": str(path.resolve())}
+            )
+            self.has_loaded = True
+            return
+        except APIStatusError as error:
+            if error.status_code in AWAY:
+                raise
+            reason = self.connection.reason(error)
+        if self._adapter in await self._cards(client):  # another run was faster
+            return
+        raise self._error(
+            f"the server does not take the adapter {path.resolve()}: {reason}. It must see this very directory, and be "
+            "started with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 in its environment, --enable-lora and --max-lora-rank "
+            f"{adapter_rank(path)} or above"
+        )
+
+    def _error(self, text: str) -> TpoError:
+        return TpoError(f"{self.connection.url}: {text}")
+
+
+def adapter_name(path: Path) -> str:
+    """Return what a server calls an adapter: artifact, epoch and a hash of its weights.
+
+    The hash tells an adapter from one that was trained before it under the same id, whose keys and values the server's
+    prefix cache may still hold.
+    """
+    digest = hashlib.sha256("".join(file_digest(file) for file in sorted(path.glob("adapter_*"))).encode())
+    return f"{path.parent.name}-{path.name}-{digest.hexdigest()[:12]}"
+
+
+def _is_same(root: str, wanted: str) -> bool:
+    """Return whether two names or directories hold the same model, as far as can be seen from here."""
+    return root == wanted or (Path(root).is_dir() and fingerprint(root) == fingerprint(wanted))

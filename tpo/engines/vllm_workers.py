@@ -1,0 +1,77 @@
+"""Sampling with several vLLM engines, each with the whole model on its own GPUs."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from tpo.engines import Decoding, Generation, Policy
+from tpo.engines.vllm_engine import VllmEngine
+from tpo.seeds import derive_seed
+from tpo.workers import Emit, Workers, share_devices
+
+
+class Task(NamedTuple):
+    """Arguments of `VllmEngine.generate`."""
+
+    prompts: list[list[int]]
+    seeds: list[list[int]]
+    decoding: Decoding
+
+
+class VllmWorker:
+    """One of the engines, in its own process."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """Start vLLM; the arguments are those of `VllmEngine`."""
+        self.engine = VllmEngine(**arguments)
+
+    def __call__(self, task: Task, emit: Emit) -> None:
+        """Sample the completions of a task's prompts."""
+        emit(self.engine.generate(task.prompts, seeds=task.seeds, decoding=task.decoding))
+
+
+class VllmWorkers:
+    """Divides prompts among engines; a prompt's samples stay together, for the prefix that they share.
+
+    Greedy completions do not depend on the number of engines, up to the rounding that anything which shares a batch
+    may change in vLLM; sampled ones do, since every engine has a random stream of its own.
+    """
+
+    uses_seeds = VllmEngine.uses_seeds
+
+    def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
+        """Start `data_parallel_size` engines; the arguments are those of `VllmEngine`.
+
+        Raises:
+            TpoError: If there are not enough GPUs, or an engine does not start.
+        """
+        count = config["data_parallel_size"]
+        shared = {"config": config, "policy": policy, "end_ids": end_ids}
+        self._count = count
+        self._workers = Workers(
+            VllmWorker,
+            # Engines with one seed would draw the same numbers for different prompts.
+            [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)],
+            share_devices(count, per_worker=config["tensor_parallel_size"], group="engine"),
+        )
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
+    ) -> list[list[Generation]]:
+        """Return for each prompt one generation per seed, in order; the seeds' values are not used.
+
+        Raises:
+            TpoError: If an engine fails or is killed.
+        """
+        shares = {number: range(number, len(prompts), self._count) for number in range(min(self._count, len(prompts)))}
+        tasks = {
+            number: Task([list(prompts[at]) for at in share], [list(seeds[at]) for at in share], decoding)
+            for number, share in shares.items()
+        }
+        groups: dict[int, list[Generation]] = {}
+        for number, found in self._workers.run(tasks):
+            groups.update(zip(shares[number], found, strict=True))
+        return [groups[at] for at in range(len(prompts))]
+
+    def close(self) -> None:
+        """End the engines and wait until their memory is free."""
+        self._workers.close()

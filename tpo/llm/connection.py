@@ -1,0 +1,208 @@
+"""A connection to an OpenAI-compatible server, for whatever is asked through it.
+
+What fails for a moment is tried again, a server that is away is waited for, and what no repetition can mend ends the
+run with what to do about it.
+"""
+
+import asyncio
+import email.utils
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
+
+from tpo.errors import TpoError
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_S = 1.0  # before the second attempt; doubles from one to the next
+LONGEST_DELAY_S = 30.0
+CONNECT_TIMEOUT_S = 10.0
+LOG_EVERY_S = 60.0  # while a server is away
+
+AWAY = {502, 503, 504}  # what a gateway says while the server behind it restarts
+PASSING = {408, 409, 429}  # with all of 5xx: worth another attempt
+
+T = TypeVar("T")
+
+
+class Purpose(NamedTuple):
+    """What a connection is for, in the words of its messages."""
+
+    group: str  # where its settings are: "judge.server"
+    address: str  # the key that says where the server is: "judge.server.base_url"
+    unit: str  # what one request is: "question"
+    not_found: str  # what to look at where the server knows no such model or path
+    promise: str  # what running the same command again will not do: "nothing is asked twice"
+
+
+class Connection:
+    """Sends requests to one server, each until it is answered or cannot be."""
+
+    def __init__(
+        self, base_url: str | None, settings: Mapping[str, Any], purpose: Purpose, *, kept: Callable[[], str]
+    ) -> None:
+        """Remember where the server is; nothing is sent yet.
+
+        Args:
+            base_url: With /v1 at its end; None is OpenAI's own.
+            settings: `api_key_env`, `max_retries`, `patience_s`, `timeout_s`.
+            purpose: For messages.
+            kept: Says what is done already and will not be lost, for messages.
+        """
+        self.base_url, self.settings, self.purpose, self._kept = base_url, settings, purpose, kept
+        self._heard_at = time.monotonic()  # the server's last sign of life
+        self._lost_at: float | None = None  # when it was first found to be away
+        self._logged_at = 0.0
+        # The client's own logger has a line per request.
+        for name in ("httpx", "httpx2", "openai"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    async def patiently(self, send: Callable[[], Awaitable[T]]) -> T:
+        """Return what `send` brings, trying again while that may help.
+
+        Raises:
+            TpoError: If it cannot be had; says why and what to do.
+        """
+        import openai
+
+        num_failures = num_attempts = 0
+        while True:
+            started = time.monotonic()
+            try:
+                result = await send()
+            except openai.APIError as error:
+                failure = error
+            else:
+                self._heard()
+                return result
+            num_attempts += 1
+            if self._is_away(failure):
+                # A server that others heard from in the meantime is not away: it fails on this request.
+                num_failures += self._heard_at > started
+                self._wait_for_server(failure)
+            else:
+                self._heard()
+                num_failures += 1
+            if not self._may_pass(failure) or num_failures > self.settings["max_retries"]:
+                raise self._explained(failure, num_failures)
+            await asyncio.sleep(self._delay(failure, num_attempts))
+
+    def _is_away(self, failure: Any) -> bool:
+        import openai
+
+        if isinstance(failure, openai.APITimeoutError):  # connected but slow, unless it timed out on connecting
+            return "Connect" in type(failure.__cause__).__name__
+        return isinstance(failure, openai.APIConnectionError) or getattr(failure, "status_code", None) in AWAY
+
+    def _may_pass(self, failure: Any) -> bool:
+        status = getattr(failure, "status_code", None)  # None: no answer at all
+        return status is None or (status in PASSING or status >= 500) and failure.code != "insufficient_quota"
+
+    def _heard(self) -> None:
+        self._heard_at = time.monotonic()
+        if self._lost_at is not None:
+            log.info("%s is back after %.0f s", self.url, self._heard_at - self._lost_at)
+            self._lost_at = None
+
+    def _wait_for_server(self, failure: Any) -> None:
+        """Note that the server is away; raise a TpoError once patience is at its end."""
+        now, purpose = time.monotonic(), self.purpose
+        if self._lost_at is None:
+            self._lost_at, self._logged_at = now, -LOG_EVERY_S
+        if now - self._lost_at >= self.settings["patience_s"]:
+            raise TpoError(
+                f"{self.url} is away for {now - self._lost_at:.0f} s ({self.reason(failure)}), as long as "
+                f"{purpose.group}.patience_s allows. {self._kept()}: start the server again, or set {purpose.address} "
+                f"to where it is now, and run the same command again; {purpose.promise}"
+            )
+        if now - self._logged_at >= LOG_EVERY_S:
+            self._logged_at = now
+            log.warning(
+                "%s does not answer (%s): waiting up to %.0f s for it. %s",
+                self.url,
+                self.reason(failure),
+                self._lost_at + self.settings["patience_s"] - now,
+                self._kept(),
+            )
+
+    def _delay(self, failure: Any, num_attempts: int) -> float:
+        """Return seconds to wait: exponential with jitter, or longer where the server asks for it."""
+        response = getattr(failure, "response", None)
+        asked = _retry_after(response.headers.get("retry-after", "")) if response is not None else 0.0
+        backoff: float = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(num_attempts - 1, 32)) * random.uniform(0.5, 1.0)
+        return max(backoff, min(asked, float(self.settings["patience_s"])))
+
+    def _explained(self, failure: Any, num_failures: int) -> TpoError:
+        """Return an error that says what to do about a failure that no further attempt will mend."""
+        key_name, reason, purpose = self.settings["api_key_env"], self.reason(failure), self.purpose
+        match getattr(failure, "status_code", None):
+            case 401 | 403 as status:
+                state = "it is set, but not to a key that the server takes" if self._key else "it is not set"
+                advice = (
+                    f"HTTP {status}: access denied. Set the environment variable {key_name} to a valid key; {state}"
+                )
+            case 404:
+                advice = f"{reason}. {purpose.not_found}"
+            case 429 if failure.code == "insufficient_quota":
+                advice = f"{reason}. The account has no credit left: add some"
+            case status if status is not None and status < 500 and status not in PASSING:
+                advice = f"{reason}. The server refuses the request: mend the setting that it names"
+            case _:
+                advice = f"{num_failures} attempts at one {purpose.unit} failed, the last one with: {reason}"
+        return TpoError(f"{self.url}: {advice}. {self._kept()}: run the same command again, {purpose.promise}")
+
+    def reason(self, failure: Any) -> str:
+        """Return what an `openai.APIError` says, as a text that may be shown."""
+        body = failure.body if isinstance(failure.body, dict) else {}
+        status = getattr(failure, "status_code", None)
+        cause = failure.__cause__ or failure.__context__ if status is None else None
+        text = str(body.get("message") or (type(cause).__name__ if cause else failure.message))
+        return self.shown(f"HTTP {status}: {text}" if status else text)
+
+    def shown(self, text: str) -> str:
+        """Return a text that may be shown: short, on one line and without the key."""
+        if self._key:
+            text = text.replace(self._key, "<key>")
+        return " ".join(text.split())[:300]
+
+    @cached_property
+    def url(self) -> str:
+        """The server's address as it may be shown: without a password."""
+        return re.sub(r"//[^/@]*@", "//", self.base_url or "https://api.openai.com/v1")
+
+    @property
+    def _key(self) -> str:
+        return os.environ.get(self.settings["api_key_env"], "").strip()
+
+    def client(self) -> Any:
+        """Return an `openai.AsyncOpenAI` for use within one event loop.
+
+        Raises:
+            TpoError: If the key that the environment holds is none.
+        """
+        from openai import AsyncOpenAI, Timeout
+
+        if not (self._key.isascii() and self._key.isprintable()):  # an error about such a header would show it
+            raise TpoError(f"the environment variable {self.settings['api_key_env']} holds no key: odd characters")
+        timeout_s = self.settings["timeout_s"]
+        return AsyncOpenAI(
+            base_url=self.base_url,
+            api_key=self._key or "none",  # the client wants one even where the server wants none
+            timeout=Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            max_retries=0,
+        )
+
+
+def _retry_after(header: str) -> float:
+    """Return the seconds that a Retry-After header asks for, 0 where it says nothing."""
+    if re.fullmatch(r"\d+(\.\d+)?", header.strip()):
+        return float(header)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return 0.0

@@ -1,0 +1,141 @@
+"""A run's results under the names that W&B shows: pure functions of what `summary.json` and comparisons hold.
+
+`tpo.tracking` lists the names.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tpo.records import Comparison
+from tpo.stats import PairedDifference, paired_difference
+
+RATES = ("win_rate", "win_rate_length_controlled")
+
+#: Columns of `tables/category_gains`; `tpo.winrate.CategoryGain` explains them.
+GAIN_COLUMNS = (
+    "category",
+    "num_prompts",
+    "num_unscored",
+    "win_rate_before",  # in iteration 0
+    "win_rate",
+    "gain",  # win_rate - 0.5
+    "gain_low",
+    "gain_high",
+    "gain_low_simultaneous",
+    "gain_high_simultaneous",
+    "p_value",
+    "adjusted_p_value",
+)
+
+
+def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an iteration's flat metrics; what was not measured is left out.
+
+    Args:
+        entry: Of `summary.json`'s `iterations`.
+    """
+    metrics: dict[str, Any] = {"iteration": entry["iteration"]}
+    for key in RATES:
+        metrics |= _rate(f"eval/{key}", entry[key])
+    for name, rate in entry["categories"].items():
+        metrics[f"eval/category/{name}"] = rate["rate"]
+    for key in ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"):
+        metrics[f"eval/{key}"] = entry[key]
+    metrics["pairs/num_pairs"] = entry["num_pairs"]
+    for reason, count in entry["drops"].items():
+        metrics[f"pairs/drop_{reason}"] = count
+    for stage, found in (("sample", entry["sampling"]), ("judge", entry["judging"])):
+        for name, value in (found or {}).items():
+            if isinstance(value, (int, float)):
+                metrics[f"{stage}/{name}"] = value
+    return _measured(metrics)
+
+
+def final_metrics(summary: dict[str, Any], change: PairedDifference | None) -> dict[str, Any]:
+    """Return what a run is compared by, one value each; what was not measured is left out.
+
+    Args:
+        summary: `summary.json`.
+        change: Of the win rate since iteration 0, None where no iteration followed.
+    """
+    last, stages = summary["iterations"][-1], summary["stages"]
+    scores = last["validation_scores"]
+    metrics = {
+        "num_iterations": last["iteration"],
+        **{name: value for key in RATES for name, value in _rate(f"final_{key}", last[key]).items()},
+        "final_mean_thought_tokens": last["mean_thought_tokens"],
+        "final_mean_response_tokens": last["mean_response_tokens"],
+        "final_validation_score": max(scores.values()) if scores else None,
+        "num_pairs": sum(entry["num_pairs"] for entry in summary["iterations"]),
+        "num_stages": len(stages),
+        "num_stages_reused": sum(stage["is_reused"] for stage in stages),
+        "total_seconds": sum(stage["seconds"] for stage in stages),
+        "computed_seconds": sum(stage["seconds"] for stage in stages if not stage["is_reused"]),
+    }
+    if change is not None:
+        rate = {**change.to_dict(), "rate": change.difference}
+        metrics |= _rate("final_minus_iteration_0", rate) | {"final_minus_iteration_0_p_value": change.p_value}
+    return _measured(metrics)
+
+
+def win_rate_change(
+    first: Sequence[Comparison], last: Sequence[Comparison], *, seed: int, confidence: float
+) -> PairedDifference:
+    """Return how much the win rate rose from one comparison to another of the same instructions."""
+    before = {row.prompt_id: row.win for row in first}
+    wins = [row.win for row in last]
+    return paired_difference(wins, [before[row.prompt_id] for row in last], seed=seed, confidence=confidence)
+
+
+def gain_rows(gains: Mapping[str, Mapping[str, Any]], before: Mapping[str, float | None]) -> list[list[Any]]:
+    """Return the rows of `GAIN_COLUMNS`, a category each, None where nothing was scored.
+
+    Args:
+        gains: `tpo.winrate.CategoryGain` of each category as plain types.
+        before: The win rates of iteration 0; empty where there was none.
+    """
+    return [
+        [
+            name,
+            gain["num_prompts"],
+            gain["num_unscored"],
+            before.get(name),
+            None if gain["gain"] is None else gain["gain"] + 0.5,
+            gain["gain"],
+            *(gain["interval"] or (None, None)),
+            *(gain["simultaneous_interval"] or (None, None)),
+            gain["p_value"],
+            gain["adjusted_p_value"],
+        ]
+        for name, gain in gains.items()
+    ]
+
+
+def numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    """Yield every number within nested dictionaries and lists, with its path; a list's items go by their names."""
+    if isinstance(value, bool):
+        return
+    if isinstance(value, (int, float)):
+        yield name, float(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from numbers(item, f"{name}/{key}")
+    elif isinstance(value, list):
+        for position, item in enumerate(value):
+            key = item.get("name", item.get("max_thought_tokens", position)) if isinstance(item, dict) else position
+            yield from numbers(item, f"{name}/{key}")
+
+
+def _rate(name: str, rate: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = rate["interval"] or (None, None)
+    return {
+        name: rate["rate"],
+        f"{name}_low": low,
+        f"{name}_high": high,
+        f"{name}_num_prompts": rate["num_prompts"],
+        f"{name}_num_unscored": rate["num_unscored"],
+    }
+
+
+def _measured(metrics: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if value is not None}

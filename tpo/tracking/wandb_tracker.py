@@ -1,0 +1,232 @@
+"""One job as one run of Weights & Biases.
+
+W&B is given what it is to show and collects nothing by itself: command lines, git remotes and lists of packages may
+hold passwords and tokens.
+"""
+
+import json
+import netrc
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tpo.artifacts import Artifact
+from tpo.config import WandbTracking
+from tpo.records import Comparison, Completion, Pair, Score
+from tpo.seeds import derive_seed
+from tpo.tracking.launch import Labels
+from tpo.tracking.lineage import Node, lineage
+from tpo.tracking.metrics import (
+    GAIN_COLUMNS,
+    final_metrics,
+    gain_rows,
+    iteration_metrics,
+    numbers,
+    win_rate_change,
+)
+from tpo.winrate import category_gains, win_rate_by_category
+
+OVER_ITERATIONS = ("eval", "sample", "judge", "pairs", "tables", "charts")
+
+
+class WandbTracker:
+    """Tracks in Weights & Biases; offline where no key is found, to be synced later."""
+
+    def __init__(self, settings: WandbTracking, *, run_path: Path, config: dict[str, Any], labels: Labels) -> None:
+        """Start the run; its id is the run folder's name, so that a continued run stays one run."""
+        import wandb
+
+        self.settings, self.config, self.folder = settings, config, run_path.absolute() / "wandb"
+        self.mode = find_mode() if settings.mode == "auto" else settings.mode
+        self.run = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            group=settings.group or labels.group,
+            job_type=labels.job_type,
+            tags=labels.tags,
+            name=run_path.name,
+            id=run_path.name,
+            resume="allow",
+            reinit="create_new",  # never continue what a failed job before this one left open in the same process
+            dir=str(run_path),
+            config=config,
+            mode=self.mode,  # type: ignore[arg-type]  # checked by tpo.check
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,
+                disable_code=True,
+                save_code=False,
+                x_disable_meta=True,
+                x_save_requirements=False,
+            ),
+        )
+        self.run.define_metric("iteration")
+        self.run.define_metric("train/step")
+        for stage in OVER_ITERATIONS:
+            self.run.define_metric(f"{stage}/*", step_metric="iteration")
+        self.run.define_metric("train/*", step_metric="train/step")
+        self.num_steps = 0
+        self.compared: dict[int, list[Comparison]] = {}  # by iteration
+
+    def log_iteration(self, entry: dict[str, Any]) -> None:
+        """Log an entry of `summary.json`'s `iterations`."""
+        self.run.log(iteration_metrics(entry))
+
+    def log_comparison(self, iteration: int, comparison: Artifact) -> None:
+        """Log every category's gain as a table and as bars."""
+        self.compared[iteration] = comparison.rows(Comparison)
+        seed, confidence = derive_seed(self.config["seed"], "gains"), self.config["eval"]["confidence"]
+        gains = category_gains(self.compared[iteration], seed=seed, confidence=confidence)
+        before = {name: rate.rate for name, rate in win_rate_by_category(self.compared.get(0, [])).items()}
+        self._log_gains({name: gain.to_dict() for name, gain in gains.items()}, before, {"iteration": iteration})
+
+    def log_training(self, iteration: int, checkpoints: Artifact) -> None:
+        """Log trl's metrics of every step."""
+        for line in (checkpoints.path / "metrics.jsonl").read_text().splitlines():
+            self.num_steps += 1
+            values = {f"train/{name}": value for name, value in json.loads(line).items()}
+            self.run.log({**values, "train/step": self.num_steps, "train/iteration": iteration})
+
+    def log_tables(self, iteration: int, completions: Artifact, scores: Artifact, pairs: Artifact) -> None:
+        """Log the first `tracking.table_rows` samples and pairs."""
+        import wandb
+
+        limit = self.settings.table_rows
+        found = {(row.prompt_id, row.sample_index): row for row in scores.rows(Score)}
+        samples = wandb.Table(
+            columns=["prompt_id", "sample_index", "score", "thought", "response", "split_error", "is_forced"]
+        )
+        for row in completions.rows(Completion)[:limit]:
+            score = found[row.prompt_id, row.sample_index].score
+            is_forced = row.forced_stop > row.forced_start
+            samples.add_data(
+                row.prompt_id, row.sample_index, score, row.thought, row.response, row.split_error, is_forced
+            )
+        chosen = wandb.Table(columns=["prompt_id", "margin", "chosen_score", "rejected_score", "chosen", "rejected"])
+        for pair in pairs.rows(Pair)[:limit]:
+            chosen.add_data(
+                pair.prompt_id, pair.margin, pair.chosen_score, pair.rejected_score, pair.chosen, pair.rejected
+            )
+        self._log_media({"iteration": iteration, "tables/samples": samples, "tables/pairs": chosen})
+
+    def log_adapter(self, iteration: int, checkpoints: Artifact, epoch: int) -> None:
+        """Log the selected adapter as a model artifact, unless `tracking.upload_adapters` is off."""
+        import wandb
+
+        if not self.settings.upload_adapters:
+            return
+        source = {"source": checkpoints.artifact_id, "epoch": epoch, "inputs": checkpoints.manifest["inputs"]}
+        artifact = wandb.Artifact(f"adapter-{self.run.id}", type="model", metadata={"iteration": iteration, **source})
+        with self._staging():
+            artifact.add_dir(str(checkpoints.path / f"epoch-{epoch}"))
+            self.run.log_artifact(artifact, aliases=[f"iteration-{iteration}"])
+
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:
+        """Log figures and lineage, set the run's summary and end it."""
+        iterations = sorted(self.compared)
+        change = None
+        if iterations and iterations[-1] > 0 == iterations[0]:
+            change = win_rate_change(
+                self.compared[0],
+                self.compared[iterations[-1]],
+                seed=derive_seed(self.config["seed"], "change"),
+                confidence=self.config["eval"]["confidence"],
+            )
+        return self._end(summary, figures, final_metrics(summary, change))
+
+    def finish_evaluation(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any]:
+        """Log an evaluation's numbers, gains, figures and lineage, and end the run."""
+        if summary["evaluation"] == "categories":
+            self._log_gains(summary["categories"], {}, {})
+        return self._end(summary, figures, dict(numbers(summary, "eval")))
+
+    def fail(self) -> None:
+        """End the run as failed; does nothing after `finish`."""
+        self.run.finish(exit_code=1)
+
+    def _end(self, summary: dict[str, Any], figures: list[Path], values: dict[str, Any]) -> dict[str, Any]:
+        import wandb
+
+        self._log_media({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+        for node in lineage(summary, Path(self.config["artifacts_dir"])):
+            self._log_node(node)
+        self.run.summary.update(values)
+        where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url if self.mode == "online" else None}
+        self.run.finish()
+        return where
+
+    def _log_gains(
+        self, gains: Mapping[str, Mapping[str, Any]], before: Mapping[str, float | None], axis: dict[str, int]
+    ) -> None:
+        import wandb
+
+        table = wandb.Table(columns=list(GAIN_COLUMNS))
+        for row in gain_rows(gains, before):
+            table.add_data(*row)
+        bars = wandb.Table(columns=["category", "gain"])
+        for name, gain in gains.items():
+            if gain["gain"] is not None:
+                bars.add_data(name, gain["gain"])
+        self._log_media(
+            {
+                **axis,
+                "tables/category_gains": table,
+                "charts/category_gains": wandb.plot.bar(bars, "category", "gain", "Win rate - 0.5 by category"),
+            }
+        )
+
+    def _log_node(self, node: Node) -> None:
+        """Log a stage's artifact as the run's output, or as its input."""
+        import wandb
+
+        artifact = wandb.Artifact(node.artifact_id, type=node.stage, metadata=node.metadata)
+        with self._staging():
+            with artifact.new_file("step.json") as file:
+                file.write(node.content)
+            if node.is_output:
+                self.run.log_artifact(artifact)
+            else:
+                # What `use_artifact` does with an artifact that W&B may not have yet, less the wait: offline, where
+                # there is nothing to wait for, it refuses. W&B creates the artifact or finds it by its content, and
+                # links it to the run as an input.
+                self.run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+    def _log_media(self, values: dict[str, Any]) -> None:
+        with self._staging():
+            self.run.log(values)
+
+    @contextmanager
+    def _staging(self) -> Iterator[None]:
+        """Let W&B put its copies of what is to be uploaded beside the run: an offline run is whole in its folder.
+
+        They must be copies: `wandb sync` deletes the files that it has sent, wherever the run's log says they are.
+        """
+        name = "WANDB_DATA_DIR"
+        before = os.environ.get(name)
+        os.environ[name] = str(self.folder)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = before
+
+
+def find_mode() -> str:
+    """Return what WANDB_MODE says, else online where a key is found."""
+    return os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
+
+
+def has_wandb_key() -> bool:
+    """Return whether a W&B key is in the environment or in the user's netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
+    try:
+        return netrc.netrc().authenticators(host) is not None
+    except (FileNotFoundError, netrc.NetrcParseError):
+        return False

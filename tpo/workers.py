@@ -1,0 +1,208 @@
+"""Several copies of a model, each in a process of its own with its share of the GPUs.
+
+vLLM computes in parallel on data only behind its server: `LLM(data_parallel_size=...)` refuses, since its engines would
+have to keep in step, which only mixture-of-experts models need. Here the copies know nothing of each other.
+
+A worker (`python -m tpo.workers`) lives for as long as its end of the socket is open, so it cannot outlive the process
+that started it, however that ends; and its whole process group goes with it, since vLLM has processes of its own.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from tpo.errors import TpoError
+
+LAST_S = 10.0  # for a process to end after its socket
+POLL_S = 1.0  # how often to look whether a worker is alive whose children hold its end of the socket
+
+Emit = Callable[[Any], None]
+Work = Callable[[Any, Emit], None]  # does a task and hands over its results one by one
+
+
+class Workers:
+    """A worker for each share of the devices; all of them end with the first that fails."""
+
+    def __init__(
+        self, make: Callable[..., Work], arguments: Sequence[Mapping[str, Any]], shares: Sequence[Mapping[str, str]]
+    ) -> None:
+        """Start the workers together and wait until each has made what it works with.
+
+        Args:
+            make: Called in each worker; importable by name.
+            arguments: For `make`, per worker.
+            shares: Environment variables that show a worker its devices, per worker (see `share_devices`).
+
+        Raises:
+            TpoError: If one fails.
+        """
+        self._shares = shares
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._connections: list[Connection] = []
+        atexit.register(self.close)
+        try:
+            for share in shares:
+                self._start(share)
+            self._send(dict(enumerate([(make, dict(values)) for values in arguments])))
+            for _ in self._results():
+                pass
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, tasks: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
+        """Yield (worker, result) as results arrive, until every task is done.
+
+        Args:
+            tasks: By the number of the worker that is to do it, from 0.
+
+        Raises:
+            TpoError: If a worker fails or is killed. What was yielded before holds; the other workers are ended.
+        """
+        try:
+            self._send(tasks)
+            yield from self._results()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all workers and wait until they are gone, and with them what they hold of the devices."""
+        atexit.unregister(self.close)
+        for connection in self._connections:
+            connection.close()
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # a new session: the group has the process's number
+            process.wait()
+        self._connections.clear()
+        self._processes.clear()
+
+    def _start(self, share: Mapping[str, str]) -> None:
+        here, there = socket.socketpair()
+        with here, there:
+            self._processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "tpo.workers", str(there.fileno())],
+                    env={**os.environ, **share},
+                    pass_fds=[there.fileno()],
+                    start_new_session=True,  # Ctrl-C reaches this process only, which then ends the workers
+                )
+            )
+            self._connections.append(Connection(here.detach()))
+
+    def _send(self, tasks: Mapping[int, Any]) -> None:
+        self._busy = set(tasks)
+        for number, task in tasks.items():
+            try:
+                self._connections[number].send(task)
+            except OSError:
+                raise self._lost(number) from None
+
+    def _results(self) -> Iterator[tuple[int, Any]]:
+        while self._busy:
+            numbers = {self._connections[number]: number for number in self._busy}
+            ready = wait(list(numbers), timeout=POLL_S)
+            for connection in ready:
+                number = numbers[connection]  # type: ignore[index]  # wait gives back what it was given
+                try:
+                    kind, value = self._connections[number].recv()
+                except (EOFError, OSError):
+                    raise self._lost(number) from None
+                match kind:
+                    case "result":
+                        yield number, value
+                    case "done":
+                        self._busy.remove(number)
+                    case _:
+                        raise TpoError(f"{self._name(number)} failed: {value}")
+            for number in self._busy if not ready else ():
+                if self._processes[number].poll() is not None:
+                    raise self._lost(number)
+
+    def _lost(self, number: int) -> TpoError:
+        try:
+            code = self._processes[number].wait(timeout=LAST_S)
+        except subprocess.TimeoutExpired:
+            code = None
+        how = f"ended with exit code {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {signal.Signals(-code).name}"
+        return TpoError(f"{self._name(number)} {how}; what it wrote is above. Is there enough memory?")
+
+    def _name(self, number: int) -> str:
+        share = ", ".join(f"{key}={value}" for key, value in self._shares[number].items())
+        return f"worker {number + 1} of {len(self._shares)} ({share})"
+
+
+def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict[str, str]]:
+    """Return for each worker the environment variable that shows it its GPUs, or its cores where there is no GPU.
+
+    The GPUs are those of CUDA_VISIBLE_DEVICES where it is set, in its order; cores are those that this process may use.
+
+    Args:
+        num_workers: The setting `data_parallel_size`.
+        per_worker: The setting `tensor_parallel_size`; cores are divided evenly instead.
+        group: Where the settings are, for messages.
+
+    Raises:
+        TpoError: If there are not enough devices.
+    """
+    import torch
+
+    count = torch.cuda.device_count()  # counts what CUDA_VISIBLE_DEVICES shows, without starting CUDA
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if count > 0:
+        variable, kind, size = "CUDA_VISIBLE_DEVICES", "GPUs", per_worker
+        devices = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    else:
+        variable, kind = "VLLM_CPU_OMP_THREADS_BIND", "cores"
+        devices = [str(core) for core in sorted(os.sched_getaffinity(0))]
+        size = max(1, len(devices) // num_workers)
+    if num_workers * size > len(devices):
+        raise TpoError(
+            f"{group}.data_parallel_size={num_workers} with {group}.tensor_parallel_size={per_worker} needs "
+            f"{num_workers * size} {kind}, and there are {len(devices)} (CUDA_VISIBLE_DEVICES={visible}): lower either"
+        )
+    return [{variable: ",".join(devices[start * size : (start + 1) * size])} for start in range(num_workers)]
+
+
+def main() -> None:
+    """Make what the first message says, then do one task after the other, until the socket closes."""
+    connection = Connection(int(sys.argv[1]))
+    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
+    try:
+        make, arguments = tasks.get()
+        work = make(**arguments)
+        while True:
+            connection.send(("done", None))
+            work(tasks.get(), lambda result: connection.send(("result", result)))
+    except Exception as error:
+        if not isinstance(error, TpoError):
+            logging.getLogger(__name__).exception("a worker failed")
+        connection.send(("failed", str(error) if isinstance(error, TpoError) else f"{type(error).__name__}: {error}"))
+        raise SystemExit(1) from None
+
+
+def _receive(connection: Connection, tasks: "queue.SimpleQueue[Any]") -> None:
+    """Pass on what arrives; at the end of it, end this process with all that it started."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            tasks.put(connection.recv())
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    main()
