@@ -1,11 +1,13 @@
-"""LoRA layers that sample fast: unmerged, as trained, in three matrix products and nothing else.
+"""LoRA layers in three matrix products and nothing else, unmerged.
 
-peft computes base(x) + B(A(dropout(x))) * scaling as operations of their own, which while decoding, with few tokens in
-a step, take longer than the products. Here the last product adds to the base's result in place.
+peft computes base(x) + B(A(dropout(x))) * scaling as operations of their own, which for a small model take as long as the
+products. Here the last product adds to the base's result in place.
 """
 
+from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,26 +35,35 @@ class UnmergedLinear(nn.Module):
         return result
 
 
+def fuse_adapter(model: Any) -> None:
+    """Make the plain LoRA layers of a `PeftModel` compute the sum so, with gradients, over 16-bit and 4-bit bases."""
+    for layer in _lora_layers(model).values():
+        if _is_plain(layer, model.active_adapter):
+            layer.forward = MethodType(_fused_forward, layer)
+
+
+def _fused_forward(self: Any, x: Tensor) -> Tensor:
+    flat = x.reshape(-1, x.shape[-1])
+    result: Tensor = self.base_layer(flat)
+    if not self.disable_adapters:
+        (name,) = self.active_adapters
+        inner, up = nn.functional.linear(flat, self.lora_A[name].weight), self.lora_B[name].weight.T
+        # No backward pass needs a linear layer's result; a 4-bit one's may be a view, which must not be written to.
+        add = result.addmm_ if type(self.base_layer) is nn.Linear else result.addmm
+        result = add(inner, up, alpha=self.scaling[name])
+    return result.view(*x.shape[:-1], -1)
+
+
 def unwrap_adapter(model: Any) -> Any:
     """Return the base model of a `PeftModel` with each of its LoRA layers as an `UnmergedLinear`.
 
     A model with anything that is not plain LoRA on a linear layer (a trained head, DoRA, a layer's own bias) is
     returned as it is.
     """
-    from peft.tuners.lora.layer import Linear as LoraLinear
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    base = model.get_base_model()
-    layers = {name: layer for name, layer in base.named_modules() if isinstance(layer, BaseTunerLayer)}
-    name = model.active_adapter
-    is_plain = all(
-        type(layer) is LoraLinear
-        and type(layer.base_layer) is nn.Linear
-        and name not in layer.lora_variant
-        and layer.lora_B[name].bias is None
-        for layer in layers.values()
-    )
+    base, name = model.get_base_model(), model.active_adapter
+    layers = _lora_layers(base)
     config = model.peft_config[name]
+    is_plain = all(_is_plain(layer, name) and type(layer.base_layer) is nn.Linear for layer in layers.values())
     if not is_plain or config.modules_to_save or config.bias != "none":
         return model
     for path, layer in layers.items():
@@ -61,3 +72,21 @@ def unwrap_adapter(model: Any) -> Any:
         fast = UnmergedLinear(layer.base_layer, down, up, scaling=layer.scaling[name])
         setattr(base.get_submodule(parent), attribute, fast)
     return base
+
+
+def _lora_layers(model: nn.Module) -> dict[str, Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+
+
+def _is_plain(layer: Any, name: str) -> bool:
+    """Return whether a layer is base(x) + scaling B(A(x)) and no more."""
+    from peft.tuners.lora import Linear, Linear4bit
+
+    return (
+        type(layer) in (Linear, Linear4bit)
+        and name not in layer.lora_variant
+        and layer.lora_B[name].bias is None
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+    )

@@ -42,7 +42,9 @@ from tpo.checkpoints import (
 from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.models import load_model
+from tpo.lora import fuse_adapter
 from tpo.optimizer import MasterWeightAdamW
+from tpo.pair_trees import add_pair_head, lay_out
 from tpo.records import Pair
 
 log = logging.getLogger(__name__)
@@ -77,14 +79,21 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
     for something it did not do.
     """
 
+    has_trees = False
+
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return trl's batch: chosen rows first, rejected rows after them, padded on the right."""
+        """Return trl's batch: chosen rows first, rejected rows after them, padded on the right.
+
+        With `has_trees`, what the model is to compute is beside it.
+        """
         pairs = unpack_micro_batch(examples)
         batch: dict[str, Any] = super().torch_call(pairs)
         for side, offset in (("chosen", 0), ("rejected", len(pairs))):
             for row, example in enumerate(pairs):
                 start, stop = (len(example["prompt_ids"]) + edge for edge in example[f"{side}_forced"])
                 batch["completion_mask"][offset + row, start:stop] = 0
+        if self.has_trees:
+            batch["pair_row"] = lay_out(batch)
         return batch
 
 
@@ -249,6 +258,12 @@ def make_trainer(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.data = parameter.data.to(base.dtype)
+    # In eval mode on a CPU bitsandbytes repacks 4-bit weights at the first use, for good, after which training would go
+    # through a kernel without a backward pass. No dropout is active in any mode.
+    model.train()
+    fuse_adapter(model)
+    # For DeepSpeed trl gathers a sharded head, where it is its own that is called.
+    trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
     trainer.optimizer = kind(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
@@ -301,10 +316,8 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
         disable_adapter: True for the seed model as reference, False for that policy itself.
     """
     model, data = trainer.model, trainer.train_dataset
-    # In train mode and with gradients on, although none are needed: otherwise bitsandbytes takes other 4-bit
-    # kernels, whose rounding is not training's, and in eval mode on a CPU it repacks the weights for good, after
-    # which training would go through a kernel without a backward pass. No dropout is active in any mode.
-    model.train()
+    # With gradients on, although none are needed: otherwise bitsandbytes takes other 4-bit kernels, whose rounding is
+    # not training's.
     num_processes = trainer.accelerator.num_processes
     share = range(trainer.accelerator.process_index, len(data), num_processes)
     found: list[tuple[int, list[list[float]]]] = []  # row, and for each side a value per pair
@@ -312,13 +325,8 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
         batch = {key: value.to(model.device) for key, value in trainer.data_collator([data[index]]).items()}
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         with model.disable_adapter() if disable_adapter else nullcontext():
-            logps = model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                labels=labels,
-                fused_lm_head=True,
-                use_cache=False,
-            ).log_probs.sum(dim=1)
+            given = {name: batch[name] for name in ("input_ids", "attention_mask", "pair_row") if name in batch}
+            logps = model(**given, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
         found.append((index, [half.tolist() for half in logps.detach().chunk(2)]))
     values = dict(gather_object(found))
     for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
