@@ -1,13 +1,12 @@
 """LoRA layers in three matrix products and nothing else, unmerged.
 
-peft computes base(x) + B(A(dropout(x))) * scaling as operations of their own, which for a small model take as long as the
-products. Here the last product adds to the base's result in place.
+peft computes base(x) + B(A(dropout(x))) * scaling as operations of their own, which for a small model take as long as
+the products. Here the last product adds to the base's result in place.
 """
 
 from types import MethodType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 

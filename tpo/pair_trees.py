@@ -62,7 +62,11 @@ def lay_out(batch: dict[str, Tensor]) -> PairRow:
     ]
     width = batch["input_ids"].shape[1] - 1
     return PairRow(
-        row, torch.tensor(sources), batch["input_ids"][rows, columns + 1], rows * width + columns, (2 * num_pairs, width)
+        row,
+        torch.tensor(sources),
+        batch["input_ids"][rows, columns + 1],
+        rows * width + columns,
+        (2 * num_pairs, width),
     )
 
 
@@ -82,16 +86,13 @@ def add_pair_head(model: Any) -> bool:
         if pair_row is None:
             return padded(*args, **kwargs)
         states = self.base_model(**pair_row.row.inputs).last_hidden_state[0, pair_row.sources]
-        weight, bias = (
-            value.full_tensor() if isinstance(value, DTensor) else value
-            for value in (self.get_output_embeddings().weight, getattr(self.get_output_embeddings(), "bias", None))
-        )
-        names = ("log_probs", "entropy", "mean_logits", "is_top1")
-        values = completion_statistics(states, weight, bias, pair_row.targets)
+        head = self.get_output_embeddings()
+        values = completion_statistics(states, _whole(head.weight), _whole(_bias(head)), pair_row.targets)
+        empty = states.new_zeros(pair_row.shape).flatten()
         return FusedCausalLMOutput(
             **{
-                name: value.new_zeros(pair_row.shape).flatten().index_copy(0, pair_row.places, value).view(pair_row.shape)
-                for name, value in zip(names, values, strict=True)
+                name: empty.to(value.dtype).index_copy(0, pair_row.places, value).view(pair_row.shape)
+                for name, value in zip(("log_probs", "entropy", "mean_logits", "is_top1"), values, strict=True)
             }
         )
 
@@ -103,7 +104,16 @@ def add_pair_head(model: Any) -> bool:
 def _is_linear(model: Any, decoder: Any, head: Any) -> bool:
     ids = torch.arange(1, 9, device=model.device)[None]
     states = decoder(input_ids=ids, use_cache=False).last_hidden_state
-    return torch.equal(linear(states, head.weight, getattr(head, "bias", None)), model(input_ids=ids, use_cache=False).logits)
+    return torch.equal(linear(states, head.weight, _bias(head)), model(input_ids=ids, use_cache=False).logits)
+
+
+def _bias(head: Any) -> Tensor | None:
+    return getattr(head, "bias", None)
+
+
+def _whole(parameter: Any) -> Any:
+    """Return a parameter that FSDP may have sharded."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def completion_statistics(
@@ -112,8 +122,8 @@ def completion_statistics(
     """Return what the head says about each token, all (tokens,) and float32 but the last, which is bool.
 
     The token's log-probability, with gradient; the distribution's entropy, in nats; the mean logit; whether no token is
-    more probable. The logits of `CHUNK` tokens exist at a time. The gradient to the states is computed with them at hand;
-    the backward pass needs them again only for a head that is trained.
+    more probable. The logits of `CHUNK` tokens exist at a time. The gradient to the states is computed with them at
+    hand; the backward pass needs them again only for a head that is trained.
 
     Args:
         states: (tokens, hidden).
@@ -121,7 +131,7 @@ def completion_statistics(
         bias: (vocabulary,) or None.
         targets: (tokens,) ids.
     """
-    found: tuple[Tensor, Tensor, Tensor, Tensor] = _Head.apply(states, weight, bias, targets)
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = _Head.apply(states, weight, bias, targets)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -131,7 +141,7 @@ class _Head(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
         parts, rows = [], []
-        for some, ids in zip(states.split(CHUNK), targets.split(CHUNK), strict=True):
+        for some, ids in zip(_chunks(states), _chunks(targets), strict=True):
             logits = linear(some, weight, bias).float()
             mean, top = logits.mean(dim=-1), logits.amax(dim=-1)
             logits.sub_(top[:, None])
@@ -155,10 +165,14 @@ class _Head(torch.autograd.Function):
             return grad_states, None, None, None
         grad_weight = torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
-        for some, ids, grads in zip(*(part.split(CHUNK) for part in (states, targets, grad_logps)), strict=True):
+        for some, ids, grads in zip(*map(_chunks, (states, targets, grad_logps)), strict=True):
             grad_logits = torch.softmax(linear(some, weight, bias), dim=-1, dtype=torch.float32).mul_(-grads[:, None])
             grad_logits.scatter_add_(-1, ids[:, None], grads[:, None])
             grad_weight.addmm_(grad_logits.T.to(weight.dtype), some)
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(dim=0)
         return grad_states, grad_weight, grad_bias, None
+
+
+def _chunks(values: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(values, CHUNK)

@@ -41,8 +41,8 @@ from tpo.checkpoints import (
 )
 from tpo.engines import Policy
 from tpo.errors import TpoError
-from tpo.models import load_model
 from tpo.lora import fuse_adapter
+from tpo.models import load_model
 from tpo.optimizer import MasterWeightAdamW
 from tpo.pair_trees import add_pair_head, lay_out
 from tpo.records import Pair

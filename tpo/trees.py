@@ -119,7 +119,9 @@ class Row:
             positions = self.inputs["position_ids"][0, span.start : span.stop]
             behind = positions[:, None] - positions
             sees &= (behind >= 0) & (behind < (size if window is None else window))
-            self._dense_masks[key] = torch.zeros(size, size, dtype=dtype, device=self.device).masked_fill(~sees, -torch.inf)
+            self._dense_masks[key] = torch.zeros(size, size, dtype=dtype, device=self.device).masked_fill(
+                ~sees, -torch.inf
+            )
         return self._dense_masks[key]
 
 
@@ -158,7 +160,9 @@ def tree_attention(
         if kwargs.get(name) is not None:
             raise TypeError(f"attention with {name}")
     if query.device.type == "cpu" and torch.is_grad_enabled():  # whatever needs them, so that a reference rounds alike
-        return _DenseTrees.apply(query, key, value, row, scaling or query.shape[-1] ** -0.5, sliding_window), None
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        out: Tensor = _DenseTrees.apply(query, key, value, row, scale, sliding_window)  # type: ignore[no-untyped-call]
+        return out, None
     outs = []
     for start, fork, stops in row.spans:
         # The trunk and the first branch are one ordinary sequence.
@@ -215,7 +219,10 @@ class _DenseTrees(torch.autograd.Function):
         query, key, value, *weights = ctx.saved_tensors
         kv_heads = key.shape[1]
         # Laid out as the model's projections lay out what they gave.
-        grads = [torch.empty_like(part.transpose(1, 2), memory_format=torch.contiguous_format) for part in (query, key, value)]
+        grads = [
+            torch.empty_like(part.transpose(1, 2), memory_format=torch.contiguous_format)
+            for part in (query, key, value)
+        ]
         for span, weight in zip(ctx.row.spans, weights, strict=True):
             asked, keys, values = (_of_tree(part, span, kv_heads) for part in (query, key, value))
             given = _of_tree(grad.transpose(1, 2), span, kv_heads)
