@@ -98,6 +98,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "lora_rank": (1, ANY),
         }.items()
     },
+    "train.lora_rank": (0, ANY),
     "reward.num_layers": (1, ANY),
     "reward.lora_first_layer": (0, ANY),
     "reward.max_tokens": (1, ANY),
@@ -164,6 +165,7 @@ def check(config: Config) -> None:
             "train.select=last"
         )
     _check_processes(config)
+    _check_all_weights(config)
     budget = sample.max_thought_tokens + sample.max_response_tokens
     if budget >= config.model.max_model_len:
         raise ConfigError(
@@ -354,6 +356,21 @@ def _check_processes(config: Config) -> None:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch_size={train.micro_batch_size} "
             f"x train.num_processes={train.num_processes}: each process takes as many micro-batches of a step"
+        )
+
+
+def _check_all_weights(config: Config) -> None:
+    if config.train.lora_rank > 0:
+        return
+    if config.model.quantization != "none":
+        raise ConfigError(
+            f"train.lora_rank=0 trains all weights, but model.quantization={config.model.quantization} fixes them: set "
+            "model.quantization=none"
+        )
+    if config.engine.kind == "server":
+        raise ConfigError(
+            "train.lora_rank=0 makes another model of each policy, but a server (engine=server) serves one and its "
+            "adapters: use engine=vllm or torch"
         )
 
 

@@ -59,7 +59,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state as it was saved; torch alone would cast it to the parameters' 16 bits."""
+        """Load the state as it was saved, and with it the parameters; torch alone would cast it to their 16 bits."""
         super().load_state_dict(state_dict)
         # A parameter's key is its position, or its name in what FSDP saved.
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
@@ -70,3 +70,4 @@ class MasterWeightAdamW(torch.optim.AdamW):
                     name: value.to(parameter.device) if name != "step" else value
                     for name, value in state_dict["state"][key].items()
                 }
+                parameter.copy_(self.state[parameter]["master"])

@@ -15,6 +15,7 @@ from typing import Any
 
 from tpo.config import ModelConfig, SampleConfig, ThoughtConfig
 from tpo.errors import TpoError
+from tpo.models import is_whole_model
 from tpo.thought import DIRECT, ThoughtFormat
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -101,15 +102,18 @@ def _from_run(path: Path, iteration: int | None, *, artifacts_dir: Path) -> Name
     if entries[number]["adapter"] is not None:
         places = [Path(config["artifacts_dir"]), artifacts_dir]
         found = [place / entries[number]["adapter"] for place in places]
-        adapter = next((place for place in found if (place / ADAPTER_CONFIG).is_file()), None)
+        adapter = next((at for at in found if (at / ADAPTER_CONFIG).is_file() or is_whole_model(at)), None)
         if adapter is None:
             raise PolicyError(
                 f"policy {path}@{number}: its adapter {entries[number]['adapter']} is neither in "
                 f"{' nor in '.join(map(str, dict.fromkeys(places)))}; set artifacts_dir"
             )
+    model = ModelConfig(**config["model"])
+    if adapter is not None and is_whole_model(adapter):  # all weights were trained
+        model, adapter = replace(model, source="pretrained", name=str(adapter), revision=None), None
     return NamedPolicy(
         name=f"{path.name}@{number}",
-        model=ModelConfig(**config["model"]),
+        model=model,
         form=make_format(ThoughtConfig(**config["thought"])),
         sample=SampleConfig(**config["sample"]),
         adapter=adapter,

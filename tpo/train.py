@@ -1,8 +1,9 @@
-"""Stage "train": pairs and the policy so far -> the next policy's LoRA adapter, one per epoch.
+"""Stage "train": pairs and the policy so far -> the next policy after each epoch: a LoRA adapter, or a whole model.
 
 DPO through trl's `DPOTrainer` on the ids that were sampled: nothing is rendered, tokenized, truncated or
 given an EOS a second time. One adapter is carried through the iterations and never merged. The base may be
-quantized to NF4 (QLoRA); sampling then uses the same quantized values.
+quantized to NF4 (QLoRA); sampling then uses the same quantized values. With a rank of 0 there is no adapter: all
+weights are trained, and the next policy is another model.
 
 Several processes compute what one does: the same micro-batches in the same steps with the same weights, so that only
 the rounding of sums differs.
@@ -11,8 +12,8 @@ the rounding of sums differs.
 import logging
 import math
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from peft import PeftModel, TaskType, get_peft_model
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import dpo_trainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import add_fused_lm_head
 
 from tpo.chat import load_tokenizer
 from tpo.checkpoints import (
@@ -33,6 +36,7 @@ from tpo.checkpoints import (
     ResumesInPlace,
     complete_checkpoints,
     copy_adapter,
+    copy_model,
     last_complete,
     micro_batch_edges,
     read_metrics,
@@ -68,6 +72,11 @@ class TrainSettings(LoraSettings):
     reference: str
     mask_forced_tokens: bool
     num_processes: int = 1
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.lora_rank == 0
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
@@ -164,7 +173,7 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
 
 
 def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSettings, *, seed: int) -> dict[str, Any]:
-    """Write an adapter per epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
+    """Write the policy after each epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
 
     A killed training goes on from its last complete epoch. Each process of a training calls this; the first writes, and
     only it returns the metrics.
@@ -193,8 +202,11 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
         if not trainer.accelerator.is_main_process:
             return {}
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
-            model_name = policy.unquantized_path or policy.model_path
-            copy_adapter(checkpoint, path / f"epoch-{epoch}", model_name=model_name)
+            target = path / f"epoch-{epoch}"
+            if settings.is_full:
+                copy_model(checkpoint, target, policy=policy)
+            else:
+                copy_adapter(checkpoint, target, model_name=policy.unquantized_path or policy.model_path)
         write_metrics(path / "metrics.jsonl", trainer.state.log_history)
     shutil.rmtree(work, ignore_errors=True)
     entries = read_metrics(path / "metrics.jsonl")
@@ -215,7 +227,9 @@ def make_trainer(
         is_shardable=settings.num_processes > 1,
     )
     base.config.use_cache = False
-    if policy.adapter_path is None:
+    if settings.is_full:
+        model = base
+    elif policy.adapter_path is None:
         model = get_peft_model(base, settings.lora(TaskType.CAUSAL_LM))
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
@@ -223,26 +237,28 @@ def make_trainer(
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if is_deepspeed:  # told so, it keeps float32 copies of the parameters; it has no autocast
         arguments["bf16"] = policy.dtype == "bfloat16"
-    trainer = SampledIdsTrainer(
-        model=model,
-        args=DPOConfig(
-            beta=settings.beta,
-            loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
-            loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
-            **arguments,
-        ),
-        train_dataset=micro_batches(pairs, settings),
-        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
-        processing_class=tokenizer,
-        callbacks=[
-            MarkComplete(),
-            FirstStep(
-                starts_at_reference=settings.reference == "previous" or policy.adapter_path is None,
-                is_pure_dpo=settings.nll_weight == 0,
+    is_seed = policy.adapter_path is None and policy.seed_path is None
+    with no_reference_model():
+        trainer = SampledIdsTrainer(
+            model=model,
+            args=DPOConfig(
+                beta=settings.beta,
+                loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
+                loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
+                **arguments,
             ),
-        ],
-    )
-    if "ref" in model.peft_config:  # trl's frozen copy of the adapter: the precomputed columns replace it
+            train_dataset=micro_batches(pairs, settings),
+            data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
+            processing_class=tokenizer,
+            callbacks=[
+                MarkComplete(),
+                FirstStep(
+                    starts_at_reference=settings.reference == "previous" or is_seed,
+                    is_pure_dpo=settings.nll_weight == 0,
+                ),
+            ],
+        )
+    if "ref" in getattr(model, "peft_config", ()):  # trl's frozen copy of the adapter, in place of which are columns
         model.delete_adapter("ref")
         model.set_adapter("default")
     # The adapter computes in the base's dtype, as it will when it is sampled from, and accumulates in float32.
@@ -256,10 +272,32 @@ def make_trainer(
     trainer.precompute_ref_logps = True
     if is_deepspeed:  # from its config, trl and transformers would take the model for sharded, which it is not yet
         unset_hf_deepspeed_config()
-    trainer.train_dataset = reference_logps(trainer, disable_adapter=settings.reference == "seed")
+    trainer.train_dataset = reference_logps(
+        trainer,
+        disable_adapter=settings.reference == "seed" and not settings.is_full,
+        model=load_seed(policy) if settings.reference == "seed" and policy.seed_path is not None else None,
+    )
     if is_deepspeed:
         set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
     return trainer
+
+
+@contextmanager
+def no_reference_model() -> Iterator[None]:
+    """Keep trl from loading the model once more for the reference, whose log-probabilities are computed here."""
+    load, dpo_trainer.create_model_from_path = dpo_trainer.create_model_from_path, lambda *_, **__: None
+    try:
+        yield
+    finally:
+        dpo_trainer.create_model_from_path = load
+
+
+def load_seed(policy: Policy) -> Any:
+    """Return the seed model of a policy whose weights were all trained, with the log-probabilities that trl adds."""
+    assert policy.seed_path is not None
+    model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)
+    add_fused_lm_head(model)
+    return model
 
 
 def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
@@ -291,7 +329,7 @@ def _longest(pair: Pair) -> int:
     return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
 
 
-def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dataset:
+def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool, model: Any = None) -> Dataset:
     """Return the training data with the reference's log-probabilities, computed once per iteration.
 
     Each process computes its share of the micro-batches, with the whole model, which is not sharded yet.
@@ -299,8 +337,9 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
     Args:
         trainer: Its model is still the policy that training starts from.
         disable_adapter: True for the seed model as reference, False for that policy itself.
+        model: The reference where it is neither.
     """
-    model, data = trainer.model, trainer.train_dataset
+    model, data = model or trainer.model, trainer.train_dataset
     # In train mode and with gradients on, although none are needed: otherwise bitsandbytes takes other 4-bit
     # kernels, whose rounding is not training's, and in eval mode on a CPU it repacks the weights for good, after
     # which training would go through a kernel without a backward pass. No dropout is active in any mode.
