@@ -214,12 +214,16 @@ NONE = {"name": "none", "prompt": None}
     ("runs", "labels"),
     [
         ([run("a")], ["quickstart"]),
-        ([run("a"), run("b", thought=NONE)], ["quickstart thought=generic", "quickstart thought=none"]),
-        ([run("a"), run("b", train={"beta": 0.2})], ["quickstart beta=0.1", "quickstart beta=0.2"]),
+        ([run("a"), run("b", thought=NONE)], ["thought=generic", "thought=none"]),
+        ([run("a"), run("b", train={"beta": 0.2})], ["beta=0.1", "beta=0.2"]),
         ([run("a"), run("b", tracking={"kind": "none"})], ["a", "b"]),
         ([run("a"), Run(Path("b"), SUMMARY, {})], ["a", "b"]),
-        ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-rather-long-name"})], ["a", "b"]),
+        ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-name-that-is-longer-still"})], ["a", "b"]),
         ([run("a"), Run(Path("b"), {**SUMMARY, "experiment": "other"}, {})], ["quickstart", "other"]),
+        (
+            [run("a"), run("b", thought=NONE), Run(Path("c"), {**SUMMARY, "experiment": "other"}, {})],
+            ["quickstart thought=generic", "quickstart thought=none", "other"],
+        ),
     ],
 )
 def test_labels_tell_runs_apart(runs: list[Run], labels: list[str]) -> None:
@@ -353,7 +357,7 @@ def test_command_compares_several(
     }
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == len(written) and err.strip().endswith("quickstart-unfinished: nothing to draw")
-    assert "quickstart thought=none" in (tmp_path / "iterations.svg").read_text()
+    assert ">thought=none<" in (tmp_path / "iterations.svg").read_text()
 
 
 @pytest.mark.parametrize(

@@ -373,7 +373,8 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
-def test_rule(changes: dict[str, Any], named: str) -> None:
+def test_rule(changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpo.check.PACKAGES", {})  # rules hold whatever is installed
     with pytest.raises(ConfigError) as caught:
         check(changed(changes))
     assert named in str(caught.value)

@@ -12,7 +12,7 @@ from real_vllm import Server
 from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
 
 import tpo.sample
-from tpo.chat import load_tokenizer, save_tokenizer
+from tpo.chat import Chat, load_tokenizer, save_tokenizer
 from tpo.engines import Policy
 from tpo.engines.server_engine import ServerEngine
 from tpo.engines.vllm_server import adapter_name
@@ -83,7 +83,7 @@ def test_the_server_samples_what_the_torch_engine_does(
 ) -> None:
     tokenizer = load_tokenizer(model / "tokenizer")
     ends = frozenset({tokenizer.eos_token_id, *tokenizer.encode(".")})  # so that some completions end early
-    monkeypatch.setattr(tpo.sample, "end_ids", lambda *_: ends)
+    monkeypatch.setattr(tpo.sample, "load_chat", lambda _: Chat(tokenizer, ends))
     rows = {}
     for name, path in (("seed", None), ("adapter", adapter)):
         policy = policy_of(model, path)

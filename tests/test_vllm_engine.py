@@ -19,6 +19,9 @@ from tpo.chat import Chat, load_tokenizer
 from tpo.engines import Policy, load_engine
 from tpo.engines.vllm_workers import VllmWorkers
 from tpo.errors import TpoError
+from tpo.llm import FIRST_TOKEN, LLM, Question
+from tpo.llm.local import LocalBackend
+from tpo.prompts import load_builtin
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -151,3 +154,31 @@ def kill_engine_of(pid: int) -> None:
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         if b"EngineCore" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
+
+
+def test_several_judges_answer_what_the_torch_engine_does(wide_model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    vllm = {
+        "dtype": "float32",
+        "max_model_len": 512,
+        "max_num_seqs": 16,
+        "gpu_memory_utilization": 0.05,
+        "enforce_eager": True,
+        "tensor_parallel_size": 1,
+        "data_parallel_size": 2,
+    }
+    config = {"backend": "vllm", "name": str(wide_model), "revision": None, "max_calls": None, "vllm": vllm}
+    questions = [Question(None, prompt.text, 0.0, 24, watch=(FIRST_TOKEN,)) for prompt in load_builtin()[:9]]
+    backend = LocalBackend(config, None)
+    answers = LLM(backend, tmp_path / "answers.sqlite", max_calls=None).ask(questions)
+    engine, tokenizer = make_engine(wide_model), load_tokenizer(wide_model)
+    prompts = [backend.render(question) for question in questions]
+    for prompt, answer, (expected,) in zip(
+        prompts, answers, engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY), strict=True
+    ):
+        text = tokenizer.decode(expected.token_ids, skip_special_tokens=True)
+        assert answer.text == text.rstrip("\ufffd"), "vLLM leaves out a character that is not whole at the end"
+        assert answer.num_tokens == len(prompt) + len(expected.token_ids)
+        assert len(answer.watched[0].alternatives) > 9, "bytes that are no character share a name"
+    assert len({answer.text for answer in answers}) == len(answers)
+    backend._workers.close()

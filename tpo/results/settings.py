@@ -14,15 +14,17 @@ LONGEST_LABEL = 40  # characters
 def label_runs(runs: Sequence[Run]) -> dict[str, Run]:
     """Return runs by the shortest name that tells them apart.
 
-    That is the experiment's name; where runs share it, also the settings in which these differ; where there are none,
-    or more than fit into a figure, the folder's name.
+    That is the experiment's name, unless all runs share it, and the settings in which runs of an experiment differ;
+    where there are none, or more than fit into a figure, the folder's name.
     """
     names = [run.summary["experiment"] for run in runs]
+    is_shared = len(set(names)) == 1
     for name in [name for name, count in Counter(names).items() if count > 1]:
         same = [index for index, run in enumerate(runs) if run.summary["experiment"] == name]
         swept = swept_settings([runs[index].config for index in same])
         for index, settings in zip(same, swept, strict=True):
-            long = " ".join([name, *(f"{key.split('.')[-1]}={value}" for key, value in settings.items())])
+            told = [f"{key.split('.')[-1]}={value}" for key, value in settings.items()]
+            long = " ".join(told if told and is_shared else [name, *told])
             names[index] = long if len(long) <= LONGEST_LABEL else runs[index].path.name
     counts = Counter(names)
     return {run.path.name if counts[name] > 1 else name: run for name, run in zip(names, runs, strict=True)}

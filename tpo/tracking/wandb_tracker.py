@@ -27,7 +27,7 @@ from tpo.tracking.metrics import (
     numbers,
     win_rate_change,
 )
-from tpo.winrate import category_gains
+from tpo.winrate import category_gains, win_rate_by_category
 
 OVER_ITERATIONS = ("eval", "sample", "judge", "pairs", "tables", "charts")
 
@@ -81,9 +81,8 @@ class WandbTracker:
         self.compared[iteration] = comparison.rows(Comparison)
         seed, confidence = derive_seed(self.config["seed"], "gains"), self.config["eval"]["confidence"]
         gains = category_gains(self.compared[iteration], seed=seed, confidence=confidence)
-        before = category_gains(self.compared[0], seed=seed, confidence=confidence) if 0 in self.compared else {}
-        rates = {name: None if gain.gain is None else gain.gain + 0.5 for name, gain in before.items()}
-        self._log_gains({name: gain.to_dict() for name, gain in gains.items()}, rates, {"iteration": iteration})
+        before = {name: rate.rate for name, rate in win_rate_by_category(self.compared.get(0, [])).items()}
+        self._log_gains({name: gain.to_dict() for name, gain in gains.items()}, before, {"iteration": iteration})
 
     def log_training(self, iteration: int, checkpoints: Artifact) -> None:
         """Log trl's metrics of every step."""
