@@ -8,15 +8,18 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_run import compose_config, tiny_overrides
+from test_evaluate import compose_evaluation, evaluate
+from test_run import Finished, run_here, tiny_overrides
 from test_train import PAIRS, SETTINGS, read_history, reference_columns, reference_of, straight_logps
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import tpo.run
+from tpo.artifacts import open_artifact
 from tpo.checkpoints import MarkComplete
+from tpo.dpo import dpo_loss, sequence_logps
 from tpo.engines import Policy
+from tpo.evaluate import run_evaluation
 from tpo.models import load_model, load_policy, load_policy_reference
-from tpo.policies import resolve
+from tpo.policies import PolicyError
 from tpo.train import make_trainer, train
 
 FULL = dataclasses.replace(SETTINGS, lora_rank=0, learning_rate=3e-4)
@@ -62,6 +65,48 @@ def test_epoch_is_a_model_by_itself(tiny_model: Path, trained: Path) -> None:
     texts = [AutoTokenizer.from_pretrained(str(path)).encode("a thought") for path in (tiny_model, trained / "epoch-1")]
     assert texts[0] == texts[1]
     assert {path.name for path in trained.iterdir()} == {"metrics.jsonl", "epoch-1", "epoch-2"}
+
+
+def straight_training(start: Path, reference: Path, *, num_steps: int) -> dict[str, torch.Tensor]:
+    """The weights after steps on all pairs, by plain torch: no trl, no batches, no padding, one sequence at a time."""
+    model, frozen = (AutoModelForCausalLM.from_pretrained(str(path)) for path in (start, reference))
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+
+    def logps(weights: Any, prompt_ids: list[int], completion_ids: list[int], forced: list[int]) -> torch.Tensor:
+        ids = torch.tensor([prompt_ids + completion_ids])
+        counts = [index not in range(*forced) for index in range(len(completion_ids))]
+        mask = torch.tensor([[False] * len(prompt_ids) + counts])
+        return sequence_logps(weights(input_ids=ids).logits, ids, mask)
+
+    for step in range(num_steps):
+        for pair in PAIRS:
+            chosen = (pair.prompt_ids, pair.chosen_ids, pair.chosen_forced)
+            rejected = (pair.prompt_ids, pair.rejected_ids, pair.rejected_forced)
+            with torch.no_grad():
+                expected = logps(frozen, *chosen), logps(frozen, *rejected)
+            loss = dpo_loss(logps(model, *chosen), logps(model, *rejected), *expected, beta=FULL.beta).loss
+            (loss.sum() / len(PAIRS)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), FULL.max_grad_norm)
+        optimizer.param_groups[0]["lr"] = FULL.learning_rate * (1 - step / num_steps)
+        optimizer.step()
+        optimizer.zero_grad()
+    return {name: value.detach() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("reference", ["previous", "seed"])
+def test_two_steps_equal_plain_torch(tiny_model: Path, trained: Path, tmp_path: Path, reference: str) -> None:
+    # In the first iteration and, where reference and policy differ, in a second one.
+    start = {"previous": tiny_model, "seed": trained / "epoch-2"}[reference]
+    policy = policy_of(start, seed=None if start == tiny_model else tiny_model)
+    # A step takes all pairs, so that the order of the batches does not matter.
+    path = run_train(tmp_path / "a", policy, batch_size=len(PAIRS), reference=reference)
+    assert len(read_history(path)) == 2
+    before, found = weights(start), weights(path / "epoch-2")
+    expected = straight_training(start, tiny_model, num_steps=2)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert (value - before[name]).abs().max() > FULL.learning_rate
+        torch.testing.assert_close(found[name], value, atol=FULL.learning_rate / 100, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -129,26 +174,36 @@ def test_resumed_equals_uninterrupted(tiny_model: Path, tmp_path: Path, monkeypa
     assert read_history(undisturbed) == read_history(tmp_path / "b")
 
 
-def test_run_samples_what_it_trained(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Two iterations of one epoch."""
+    root = tmp_path_factory.mktemp("ran")
     changes = ("num_iterations=2", "train=full_dpo", "train.lora_rank=0", "train.num_epochs=1")
-    overrides = tiny_overrides(tiny_model, tmp_path, *changes)
-    run = tpo.run.run_tpo(compose_config(overrides), experiment="test")
-    summary = json.loads((run / "summary.json").read_text())
-    first = tmp_path / "artifacts" / summary["iterations"][1]["adapter"]
+    return run_here(root, tiny_overrides(tiny_model, root, *changes))
+
+
+def test_run_samples_what_it_trained(tiny_model: Path, ran: Finished) -> None:
+    artifacts_dir = ran.root / "artifacts"
+    first = artifacts_dir / ran.summary["iterations"][1]["adapter"]
     assert (first / "model.safetensors").is_file()
-    requests = [json.loads(path.read_text()) for path in (tmp_path / "artifacts").glob("sample-*/request.json")]
+    requests = [json.loads(path.read_text()) for path in artifacts_dir.glob("sample-*/request.json")]
     second = next(request for request in requests if request["config"]["split"] == "train-2")
     assert second["inputs"]["adapter"] == first.parent.name
-    artifacts = {role: tmp_path / "artifacts" / name for role, name in second["inputs"].items()}
-    opened = {role: tpo.artifacts.open_artifact(path) for role, path in artifacts.items()}
+    artifacts = {role: artifacts_dir / name for role, name in second["inputs"].items()}
+    opened = {role: open_artifact(path) for role, path in artifacts.items()}
     policy = load_policy_reference(second["config"], opened)
     assert (policy.model_path, policy.adapter_path, policy.seed_path) == (str(first), None, str(tiny_model))
-    config = compose_config(overrides)
-    evaluated = resolve(
-        f"{run}@1",
-        model=config.model,
-        form=tpo.policies.make_format(config.thought),
-        sample=config.sample,
-        artifacts_dir=tmp_path / "artifacts",
-    )
-    assert (evaluated.model.source, evaluated.model.name, evaluated.adapter) == ("pretrained", str(first), None)
+
+
+def test_whole_model_is_evaluated_against_the_seed_model(ran: Finished, tmp_path: Path) -> None:
+    _, evaluated = evaluate(ran)
+    entry = ran.summary["iterations"][2]
+    # The baseline is not the trained model's own direct answers.
+    assert evaluated["baseline"] == f"{ran.config.model.name}, direct"
+    assert evaluated["win_rate"] == entry["win_rate"]
+    assert evaluated["artifacts"] == {name: entry["artifacts"][name] for name in ("answers", "comparison")}
+    epoch = ran.root / "artifacts" / entry["adapter"]
+    by_directory = run_evaluation(compose_evaluation(ran, f"policy={epoch}"))
+    assert json.loads((by_directory / "summary.json").read_text())["artifacts"] == evaluated["artifacts"]
+    with pytest.raises(PolicyError, match=f"set artifacts_dir={ran.root}/artifacts"):
+        run_evaluation(compose_evaluation(ran, f"policy={ran.path}", f"artifacts_dir={tmp_path}"))

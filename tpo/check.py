@@ -99,6 +99,7 @@ RANGES: dict[str, tuple[float, float]] = {
         }.items()
     },
     "train.lora_rank": (0, ANY),
+    "train.lora_alpha": (0, ANY),
     "reward.num_layers": (1, ANY),
     "reward.lora_first_layer": (0, ANY),
     "reward.max_tokens": (1, ANY),
@@ -360,8 +361,19 @@ def _check_processes(config: Config) -> None:
 
 
 def _check_all_weights(config: Config) -> None:
-    if config.train.lora_rank > 0:
+    train = config.train
+    if train.lora_rank > 0:
+        if train.lora_alpha == 0 or train.lora_targets == "none":
+            raise ConfigError(
+                f"train.lora_alpha={train.lora_alpha}, train.lora_targets={train.lora_targets}: with train.lora_rank="
+                f"{train.lora_rank} there is an adapter, and it would do nothing; train=qlora_dpo has settings for it"
+            )
         return
+    if train.lora_alpha != 0 or train.lora_targets != "none":
+        raise ConfigError(
+            f"train.lora_rank=0 trains all weights without an adapter, so nothing would read train.lora_alpha="
+            f"{train.lora_alpha} and train.lora_targets={train.lora_targets}: use train=full_dpo, which sets 0 and none"
+        )
     if config.model.quantization != "none":
         raise ConfigError(
             f"train.lora_rank=0 trains all weights, but model.quantization={config.model.quantization} fixes them: set "

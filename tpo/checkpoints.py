@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +11,8 @@ from typing import Any
 import torch
 from peft import LoraConfig, TaskType
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, GenerationConfig, Trainer, TrainerCallback
+from transformers import AutoConfig, Trainer, TrainerCallback
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from tpo.engines import Policy
 
@@ -142,22 +142,31 @@ def copy_adapter(checkpoint: Path, target: Path, *, model_name: str) -> None:
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def copy_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
-    """Copy a whole model with the tokenizer, as any program that reads Hugging Face's format can load it.
+def move_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
+    """Make a checkpoint's weights a model by itself, as any program that reads Hugging Face's format can load it.
+
+    A second call, after a kill, does what is left.
 
     Args:
-        checkpoint: Of a trainer, which changes a model's configuration for its own purposes.
+        checkpoint: Of a trainer, which changes a model's configuration for its own purposes. Its weights are moved:
+            a copy would double gigabytes, and training goes on from the optimizer's.
         target: Directory to write to.
         policy: What training started from; the configuration is taken from there.
     """
     shutil.copytree(policy.tokenizer_path, target, dirs_exist_ok=True)
     for path in checkpoint.glob("*.safetensors*"):
-        (target / path.name).unlink(missing_ok=True)
-        os.link(path, target / path.name)  # else gigabytes would lie there twice until the checkpoint is removed
+        path.replace(target / path.name)
     config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision)
     config.dtype = policy.dtype
     config.save_pretrained(target)
-    GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision).save_pretrained(target)
+    generation = cached_file(
+        policy.model_path,
+        GENERATION_CONFIG_NAME,
+        revision=policy.revision,
+        _raise_exceptions_for_missing_entries=False,  # not every model has one
+    )
+    if generation is not None:
+        shutil.copyfile(generation, target / GENERATION_CONFIG_NAME)
 
 
 def micro_batch_edges(count: int, size: int) -> list[tuple[int, int]]:

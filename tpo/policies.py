@@ -2,7 +2,7 @@
 
 seed                              the model of the group `model`
 runs/<run>, runs/<run>@2          a run's policy after its last iteration, or after iteration 2 (0: untrained)
-artifacts/train-<hash>/epoch-2    an adapter on the group `model`, as is any directory that peft saved one to
+artifacts/train-<hash>/epoch-2    what a training of the group `model` left, as is any directory that peft saved an adapter to
 Qwen/Qwen3-0.6B, ./my-model       another model, by Hub name or directory
 
 A run brings its own model, thought format and token budgets; else they are the groups `model`, `thought` and `sample`.
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tpo.artifacts import MANIFEST
 from tpo.config import ModelConfig, SampleConfig, ThoughtConfig
 from tpo.errors import TpoError
 from tpo.models import is_whole_model
@@ -31,10 +32,11 @@ class NamedPolicy:
 
     Attributes:
         name: For people.
-        model: Its weights without the adapter.
+        model: The seed model: its weights without the adapter.
         form: How it is asked for a thought; `DIRECT` where it is not.
         sample: Token budgets.
-        adapter: Directory of the adapter; None for a model by itself.
+        adapter: Directory of the adapter, or of the whole model where all weights were trained; None for the seed
+            model.
     """
 
     name: str
@@ -78,10 +80,12 @@ def resolve(
     path = Path(text)
     if (path / "summary.json").is_file():
         return _from_run(path, None, artifacts_dir=artifacts_dir)
-    if (path / ADAPTER_CONFIG).is_file():
+    if (path / ADAPTER_CONFIG).is_file() or (is_whole_model(path) and (path.parent / MANIFEST).is_file()):
         return NamedPolicy(f"{model.name} with {path}, {how}", model, form, sample, path)
     if path.is_dir() and not (path / "config.json").is_file():
-        epochs = sorted(found.parent.name for found in path.glob(f"*/{ADAPTER_CONFIG}"))
+        epochs = sorted(
+            found.parent.name for name in (ADAPTER_CONFIG, "config.json") for found in path.glob(f"*/{name}")
+        )
         hint = f"; name one of its {', '.join(epochs)}" if epochs else ""
         raise PolicyError(f"policy {text}: the directory holds no run, adapter or model{hint}")
     if not path.is_dir() and (path.is_absolute() or text.startswith((".", "runs/", "artifacts/"))):
@@ -108,12 +112,9 @@ def _from_run(path: Path, iteration: int | None, *, artifacts_dir: Path) -> Name
                 f"policy {path}@{number}: its adapter {entries[number]['adapter']} is neither in "
                 f"{' nor in '.join(map(str, dict.fromkeys(places)))}; set artifacts_dir"
             )
-    model = ModelConfig(**config["model"])
-    if adapter is not None and is_whole_model(adapter):  # all weights were trained
-        model, adapter = replace(model, source="pretrained", name=str(adapter), revision=None), None
     return NamedPolicy(
         name=f"{path.name}@{number}",
-        model=model,
+        model=ModelConfig(**config["model"]),
         form=make_format(ThoughtConfig(**config["thought"])),
         sample=SampleConfig(**config["sample"]),
         adapter=adapter,

@@ -27,7 +27,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from trl import DPOConfig, DPOTrainer
 from trl.trainer import dpo_trainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from tpo.chat import load_tokenizer
 from tpo.checkpoints import (
@@ -36,9 +36,9 @@ from tpo.checkpoints import (
     ResumesInPlace,
     complete_checkpoints,
     copy_adapter,
-    copy_model,
     last_complete,
     micro_batch_edges,
+    move_model,
     read_metrics,
     unpack_micro_batch,
     write_metrics,
@@ -204,7 +204,7 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
             target = path / f"epoch-{epoch}"
             if settings.is_full:
-                copy_model(checkpoint, target, policy=policy)
+                move_model(checkpoint, target, policy=policy)
             else:
                 copy_adapter(checkpoint, target, model_name=policy.unquantized_path or policy.model_path)
         write_metrics(path / "metrics.jsonl", trainer.state.log_history)
@@ -293,9 +293,10 @@ def no_reference_model() -> Iterator[None]:
 
 
 def load_seed(policy: Policy) -> Any:
-    """Return the seed model of a policy whose weights were all trained, with the log-probabilities that trl adds."""
+    """Return the seed model of a policy whose weights were all trained, prepared as trl prepares the policy."""
     assert policy.seed_path is not None
     model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)
+    disable_dropout_in_model(model)
     add_fused_lm_head(model)
     return model
 
