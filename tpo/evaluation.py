@@ -166,8 +166,8 @@ class Evaluation:
             )
         if is_whole_model(path):
             raise PolicyError(
-                f"policy {path}: this is a whole model, which is not copied from one directory of artifacts to another: "
-                f"set artifacts_dir={home.parent}"
+                f"policy {path}: this is a whole model, which is not copied from one directory of artifacts to "
+                f"another: set artifacts_dir={home.parent}"
             )
         digests = {file.name: file_digest(file) for file in sorted(path.glob("adapter_*")) if file.is_file()}
         if not any(name.startswith("adapter_model.") for name in digests):

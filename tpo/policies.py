@@ -2,7 +2,8 @@
 
 seed                              the model of the group `model`
 runs/<run>, runs/<run>@2          a run's policy after its last iteration, or after iteration 2 (0: untrained)
-artifacts/train-<hash>/epoch-2    what a training of the group `model` left, as is any directory that peft saved an adapter to
+artifacts/train-<hash>/epoch-2    what a training of the group `model` left, an adapter or all its weights
+some/directory                    an adapter on the group `model`, as peft saved it
 Qwen/Qwen3-0.6B, ./my-model       another model, by Hub name or directory
 
 A run brings its own model, thought format and token budgets; else they are the groups `model`, `thought` and `sample`.
