@@ -159,14 +159,8 @@ def move_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
     config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision)
     config.dtype = policy.dtype
     config.save_pretrained(target)
-    generation = cached_file(
-        policy.model_path,
-        GENERATION_CONFIG_NAME,
-        revision=policy.revision,
-        _raise_exceptions_for_missing_entries=False,  # not every model has one
-    )
-    if generation is not None:
-        shutil.copyfile(generation, target / GENERATION_CONFIG_NAME)
+    generation = cached_file(policy.model_path, GENERATION_CONFIG_NAME, revision=policy.revision)
+    shutil.copyfile(generation, target / GENERATION_CONFIG_NAME)
 
 
 def micro_batch_edges(count: int, size: int) -> list[tuple[int, int]]:
