@@ -262,8 +262,8 @@ def test_second_iteration_trains_against_the_seed_model(tiny_model: Path, moved_
 def test_wrong_reference_is_an_error(
     tiny_model: Path, moved_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nll_weight: float
 ) -> None:
-    def swapped(trainer: Any, *, disable_adapter: bool) -> Any:
-        return reference_logps(trainer, disable_adapter=not disable_adapter)
+    def swapped(trainer: Any, *, disable_adapter: bool, model: Any) -> Any:
+        return reference_logps(trainer, disable_adapter=not disable_adapter, model=model)
 
     monkeypatch.setattr(tpo.train, "reference_logps", swapped)
     with pytest.raises(TrainingError, match="the reference is not the policy"):
