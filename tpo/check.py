@@ -365,7 +365,7 @@ def _check_all_weights(config: Config) -> None:
     if train.lora_rank > 0:
         if train.lora_alpha == 0 or train.lora_targets == "none":
             raise ConfigError(
-                f"train.lora_rank={train.lora_rank} makes an adapter, which with train.lora_alpha={train.lora_alpha} and "
+                f"train.lora_rank={train.lora_rank} makes an adapter, which with train.lora_alpha={train.lora_alpha}, "
                 f"train.lora_targets={train.lora_targets} would do nothing: train=qlora_dpo has settings for it"
             )
         return
@@ -376,7 +376,7 @@ def _check_all_weights(config: Config) -> None:
         )
     if config.model.quantization != "none":
         raise ConfigError(
-            f"train.lora_rank=0 trains all weights, but model.quantization={config.model.quantization} fixes them: set none"
+            f"train.lora_rank=0 trains all weights, which model.quantization={config.model.quantization} fixes: set none"
         )
     if config.engine.kind == "server":
         raise ConfigError(
