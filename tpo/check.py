@@ -376,7 +376,7 @@ def _check_all_weights(config: Config) -> None:
         )
     if config.model.quantization != "none":
         raise ConfigError(
-            f"train.lora_rank=0 trains weights that model.quantization={config.model.quantization} fixes: set it to none"
+            f"train.lora_rank=0 trains weights that model.quantization={config.model.quantization} fixes: set none"
         )
     if config.engine.kind == "server":
         raise ConfigError(
