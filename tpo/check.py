@@ -365,8 +365,8 @@ def _check_all_weights(config: Config) -> None:
     if train.lora_rank > 0:
         if train.lora_alpha == 0 or train.lora_targets == "none":
             raise ConfigError(
-                f"train.lora_alpha={train.lora_alpha}, train.lora_targets={train.lora_targets}: with train.lora_rank="
-                f"{train.lora_rank} there is an adapter, and it would do nothing; train=qlora_dpo has settings for it"
+                f"train.lora_rank={train.lora_rank} makes an adapter, which with train.lora_alpha={train.lora_alpha}, "
+                f"train.lora_targets={train.lora_targets} would do nothing: train=qlora_dpo has settings for it"
             )
         return
     if train.lora_alpha != 0 or train.lora_targets != "none":
@@ -376,13 +376,11 @@ def _check_all_weights(config: Config) -> None:
         )
     if config.model.quantization != "none":
         raise ConfigError(
-            f"train.lora_rank=0 trains all weights, but model.quantization={config.model.quantization} fixes them: set "
-            "model.quantization=none"
+            f"train.lora_rank=0 trains weights that model.quantization={config.model.quantization} fixes: set none"
         )
     if config.engine.kind == "server":
         raise ConfigError(
-            "train.lora_rank=0 makes another model of each policy, but a server (engine=server) serves one and its "
-            "adapters: use engine=vllm or torch"
+            "train.lora_rank=0 makes new models, but a server (engine=server) serves one: use engine=vllm or torch"
         )
 
 
