@@ -1,0 +1,250 @@
+"""What fits on a GPU of 24, 48 or 80 GiB? Training, sampling and judging of an 8B model, by part.
+
+python experiments/memory.py            prints the tables
+python experiments/memory.py --write    and puts them into experiments/memory.md
+
+Another architecture is given by its numbers (`--help`). Everything is computed from shapes; what autograd keeps
+is a closed formula, which tests/test_memory_table.py compares with the project's own forward and backward pass.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.table import Table as Printed
+
+REPOSITORY = Path(__file__).parent.parent
+RECORD, ENGINE = REPOSITORY / "experiments" / "memory.md", REPOSITORY / "conf" / "engine" / "vllm.yaml"
+BEGIN, END = "<!-- tables: experiments/memory.py --write -->", "<!-- end of tables -->"
+GIB, CARDS = 2**30, (24, 48, 80)  # of so many GiB
+CHUNK = 512  # tpo.pair_trees.CHUNK, which a test compares: importing it would import torch
+RANK = 16  # conf/train/qlora_dpo.yaml
+PROMPT = 300  # tokens of instruction, thought prompt and chat template: an assumption
+COMPLETION = 2048  # conf/sample/default.yaml: thought and response share it
+JUDGE_TOKENS = 16384  # conf/judge/armorm.yaml, batch_tokens
+TRAINED = 2 + 2 + 4 + 4 + 4  # bytes of a trained weight: itself, gradient, float32 master copy, Adam's two moments
+# Assumptions: CUDA's context, cuBLAS's workspaces, what the driver keeps; a part lost to fragmentation; and what vLLM
+# takes beside weights and KV cache (its profiling run's activations, the sampler's logits, captured graphs).
+CONTEXT, FRAGMENTATION, VLLM_WORKSPACE = 1.0 * GIB, 0.05, 2.0 * GIB
+AVAILABLE = {card: card * GIB * (1 - FRAGMENTATION) - CONTEXT for card in CARDS}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A Llama-like decoder; the defaults are Llama-3-8B."""
+
+    hidden: int = 4096
+    layers: int = 32
+    heads: int = 32
+    kv_heads: int = 8
+    head_dim: int = 128
+    intermediate: int = 14336
+    vocabulary: int = 128256
+    is_tied: bool = False
+
+    @property
+    def linears(self) -> list[tuple[int, int]]:
+        """(in, out) of a layer's linear maps."""
+        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        attention = [(self.hidden, query), *[(self.hidden, key)] * 2, (query, self.hidden)]
+        return [*attention, *[(self.hidden, self.intermediate)] * 2, (self.intermediate, self.hidden)]
+
+    @property
+    def num_linear(self) -> int:
+        """Weights in linear maps, which NF4 quantizes."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
+
+    @property
+    def num_other(self) -> int:
+        """Weights of embedding, head and norms, which stay in 16 bits."""
+        return (1 if self.is_tied else 2) * self.vocabulary * self.hidden + (2 * self.layers + 1) * self.hidden
+
+    def num_adapter(self, rank: int = RANK) -> int:
+        """LoRA's weights on all linear maps: r (in + out) each."""
+        return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.linears)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of a token's keys and values in 16 bits."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * 2
+
+    def base_bytes(self, quantization: str) -> float:
+        """Bytes of the weights.
+
+        NF4: half a byte, a byte of scale for 64 weights and, with double quantization, 4 bytes for 256 scales
+        (Dettmers et al. 2023, section 3).
+        """
+        linear = 0.5 + 1 / 64 + 4 / (64 * 256) if quantization == "nf4" else 2
+        return linear * self.num_linear + 2 * self.num_other
+
+
+class Pair(NamedTuple):
+    """Tokens of a preference pair; the tree has their sum."""
+
+    prompt: int
+    chosen: int
+    rejected: int
+
+
+class Activations(NamedTuple):
+    """Bytes that a forward and backward pass takes: kept between them, and besides at the worst moment."""
+
+    kept: float
+    working: float
+
+
+def activations(
+    model: Architecture, pairs: Sequence[Pair], *, is_checkpointed: bool, rank: int = RANK, is_quantized: bool = False
+) -> Activations:
+    """Return what one micro-batch of pairs takes, each a tree without padding, everything in 16 bits unless said.
+
+    Kept for each token and layer: two norms' inputs in float32 with their scales, and their outputs; LoRA's inner
+    products; turned queries and keys, values, the output projection's input; gate, its SiLU, up and their product. The
+    chosen branch with its trunk goes through flash attention (output and logsumexp), the rejected one needs a mask,
+    for which PyTorch has grouped attention in its plain kernel only: float32 queries, repeated keys and values,
+    and the whole matrix of weights. See `scaled_dot_product_attention` on `enable_gqa`.
+
+    Worst moments: the head, when a chunk's logits meet those of the chunk before; the backward pass of a layer's feed
+    forward; that of the matrix of attention weights, after the feed forward was freed.
+    """
+    hidden, inner = model.hidden, model.intermediate
+    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    tokens, predicted = sum(map(sum, pairs)), sum(pair.chosen + pair.rejected for pair in pairs)
+    scores = [model.heads * pair.rejected * (pair.prompt + pair.rejected) for pair in pairs]
+    feed_forward = (4 * hidden + 4 + 2 * hidden + 3 * 2 * rank + 4 * 2 * inner) * tokens
+    layer = feed_forward + (4 * hidden + 4 + 2 * hidden + 4 * 2 * rank + 2 * 2 * query + 4 * key) * tokens
+    for pair, size in zip(pairs, scores, strict=True):
+        layer += (2 * query + 4 * model.heads) * (pair.prompt + pair.chosen)
+        layer += 4 * query * (pair.rejected + 2 * (pair.prompt + pair.rejected)) + 4 * size
+    # Cosines and sines; for each predicted token its state, the gradient to it, and where it stands. The final norm's
+    # input stands in for the first norm's, which is not kept, unless checkpointing wants gradients to the embeddings.
+    shared = 2 * 2 * model.head_dim * tokens + predicted * (2 * 2 * hidden + 28)
+    gradients = max((4 * inner + 2 * hidden) * tokens, 8 * max(scores) + 2 * query * tokens - feed_forward)
+    if is_quantized:
+        gradients += 2 * max(inputs * outputs for inputs, outputs in model.linears)  # one matrix in 16 bits
+    head = 14 * model.vocabulary * min(CHUNK, predicted)
+    if not is_checkpointed:
+        return Activations(model.layers * layer + shared, max(head, gradients))
+    return Activations((model.layers * 2 * hidden + 4 * hidden + 4) * tokens + shared, max(head, layer + gradients))
+
+
+def training_bytes(model: Architecture, pairs: Sequence[Pair], *, quantization: str, mode: str) -> float:
+    """Return the peak of training an adapter; `mode` is whether to checkpoint, "true" or "false", or "reference pass".
+
+    The pass that computes the reference's log-probabilities runs before the trainer switches checkpointing on, with
+    gradients on, and the graph of a micro-batch lives until that of the next is complete.
+    """
+    taken = activations(model, pairs, is_checkpointed=mode == "true", is_quantized=quantization == "nf4")
+    adapter, graphs = (2, 2) if mode == "reference pass" else (TRAINED, 1)
+    return model.base_bytes(quantization) + adapter * model.num_adapter() + graphs * taken.kept + taken.working
+
+
+def most_pairs(model: Architecture, pair: Pair, *, card: int, quantization: str, mode: str) -> int:
+    """Return how many such pairs one forward and backward pass can take, 0 to 64."""
+    needs = (training_bytes(model, [pair] * count, quantization=quantization, mode=mode) for count in range(1, 65))
+    return sum(need <= AVAILABLE[card] for need in needs)
+
+
+def sequences_at_once(model: Architecture, *, card: int, utilization: float, tokens: int) -> int:
+    """Return how many sequences of so many tokens vLLM's KV cache holds, in blocks of 16 tokens."""
+    taken = 2 * (model.num_linear + model.num_other + model.num_adapter()) + VLLM_WORKSPACE
+    return max(0, int((utilization * card * GIB - taken) // (-(-tokens // 16) * 16 * model.kv_bytes)))
+
+
+def judge_bytes(model: Architecture, tokens: int = JUDGE_TOKENS, *, response: int = COMPLETION) -> float:
+    """Return the peak of a reward model without a language-model head, that keeps nothing of its pass."""
+    weights = 2 * (model.num_linear + model.num_other - (not model.is_tied) * model.vocabulary * model.hidden)
+    feed_forward = (6 * model.intermediate + 8 * model.hidden) * tokens
+    query, key, whole = model.heads * model.head_dim, model.kv_heads * model.head_dim, PROMPT + response
+    attention = (4 * model.hidden + 4 * query + 6 * key) * tokens + (12 * query + 9 * model.heads * response) * whole
+    return weights + 4 * model.head_dim * tokens + max(feed_forward, attention)
+
+
+class Table(NamedTuple):
+    """What is printed and recorded."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """Return it in Markdown."""
+        lines = [self.header, ["---"] * len(self.header), *self.rows]
+        return f"**{self.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def gib(size: float) -> str:
+    """Return bytes as GiB."""
+    return f"{size / GIB:.2f}"
+
+
+def tables(model: Architecture) -> list[Table]:
+    """Return what is printed and recorded."""
+    sizes = [Pair(PROMPT, *[length] * 2) for length in (350, 850, COMPLETION)]
+    names = [f"{sum(pair):,} tokens" for pair in sizes]
+    adapter, num_weights = model.num_adapter(), model.num_linear + model.num_other
+    weights = [
+        ["base, NF4", gib(model.base_bytes("nf4")), f"{num_weights:,} weights, {model.num_other:,} of them in 16 bits"],
+        ["base, bf16", gib(model.base_bytes("none")), "2 bytes a weight"],
+        ["LoRA", gib(TRAINED * adapter), f"r={RANK}, {adapter:,} weights, {TRAINED} bytes each"],
+        [
+            "full fine-tuning",
+            gib(TRAINED * num_weights),
+            f"{TRAINED} bytes a weight: itself, gradient, master copy, Adam's moments",
+        ],
+    ]
+    passes, fits, settings, inference = [], [], [], []
+    for mode in ("true", "false"):
+        taken = [activations(model, [pair], is_checkpointed=mode == "true") for pair in sizes]
+        passes.append([mode, "kept for the backward pass", *(gib(each.kept) for each in taken)])
+        passes.append([mode, "besides, at the worst moment", *(gib(each.working) for each in taken)])
+    for card, quantization in product(CARDS, ("nf4", "none")):
+        most = {}
+        for mode in ("true", "false", "reference pass"):
+            counts = [most_pairs(model, pair, card=card, quantization=quantization, mode=mode) for pair in sizes]
+            fits.append([f"{card} GiB", quantization, mode, *(str(count or "-") for count in counts)])
+            most[mode] = counts[-1]
+        mode = "false" if most["false"] else "true"
+        size = 2 ** (most[mode].bit_length() - 1) if most[mode] else 0  # train.batch_size is a multiple of it
+        peak = training_bytes(model, [sizes[-1]] * max(size, 1), quantization=quantization, mode=mode)
+        settings.append([f"{card} GiB", quantization, str(size or "does not fit"), mode, gib(peak)])
+    engine, sampled = OmegaConf.load(ENGINE), PROMPT + COMPLETION
+    for card in CARDS:
+        held = sequences_at_once(model, card=card, utilization=engine.gpu_memory_utilization, tokens=sampled)
+        judge = f"{gib(judge_bytes(model))}: {'fits' if judge_bytes(model) <= AVAILABLE[card] else 'does not fit'}"
+        inference.append([f"{card} GiB", str(held), str(min(held, engine.max_num_seqs)), judge])
+    cards, checkpointing = ["GPU", "model.quantization"], "train.gradient_checkpointing"
+    cache, longest = f"sequences of {sampled:,} tokens in vLLM's cache", f"{sum(sizes[-1]):,} tokens"
+    return [
+        Table("Weights and what training adds", ["part", "GiB", "which is"], weights),
+        Table("Activations of one pair, GiB", [checkpointing, "part", *names], passes),
+        Table("Pairs that fit in one pass, up to 64", [*cards, checkpointing, *names], fits),
+        Table(f"Settings for pairs of {longest}", [*cards, "train.micro_batch_size", checkpointing, "GiB"], settings),
+        Table("Sampling and judging", ["GPU", cache, "decoded together", "ArmoRM, GiB"], inference),
+    ]
+
+
+def main(options: argparse.Namespace) -> None:
+    """Print the tables, and record them."""
+    found = tables(Architecture(**{field.name: getattr(options, field.name) for field in fields(Architecture)}))
+    for table in found:
+        printed = Printed(*table.header, title=table.title)
+        for row in table.rows:
+            printed.add_row(*row)
+        Console().print(printed)
+    if options.write:
+        before, after = RECORD.read_text().split(BEGIN)[0], RECORD.read_text().split(END)[1]
+        RECORD.write_text(before + "\n\n".join([BEGIN, *(table.markdown() for table in found), END]) + after)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for field in fields(Architecture):  # is_tied: 0 or 1
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=int, default=int(field.default))
+    parser.add_argument("--write", action="store_true", help="put the tables into experiments/memory.md")
+    main(parser.parse_args())

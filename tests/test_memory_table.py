@@ -1,0 +1,298 @@
+"""The memory table against what the project's forward and backward pass keep and take, and hand values.
+
+On torch's meta device tensors have shapes and no data, so the real 8B model runs here. Its attention is the GPU's
+branch of `tpo.trees`; which kernel a GPU takes is set here, as PyTorch documents it.
+"""
+
+import gc
+import importlib.util
+import sys
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tpo import pair_trees, trees
+from tpo.lora import fuse_adapter
+from tpo.pair_trees import PairRow, add_pair_head, lay_out
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def load_script() -> Any:
+    spec = importlib.util.spec_from_file_location("memory_script", REPOSITORY / "experiments" / "memory.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["memory_script"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+script = load_script()
+Architecture, Pair = script.Architecture, script.Pair
+LLAMA = Architecture()
+TINY = [
+    Architecture(hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocabulary=300),
+    # Queries wider than the state, one head of keys.
+    Architecture(hidden=48, layers=3, heads=8, kv_heads=1, head_dim=8, intermediate=200, vocabulary=100),
+]
+PAIRS = [[Pair(20, 30, 50)], [Pair(60, 90, 40), Pair(25, 35, 45)]]
+
+
+# --- what is measured -----------------------------------------------------------------------------------------------
+
+
+def build(architecture: Any, *, device: str, rank: int, is_checkpointed: bool = False) -> Any:
+    """A bf16 model as `tpo.train.make_trainer` prepares one."""
+    with torch.device(device):
+        base = LlamaForCausalLM(
+            LlamaConfig(
+                hidden_size=architecture.hidden,
+                num_hidden_layers=architecture.layers,
+                num_attention_heads=architecture.heads,
+                num_key_value_heads=architecture.kv_heads,
+                head_dim=architecture.head_dim,
+                intermediate_size=architecture.intermediate,
+                vocab_size=architecture.vocabulary,
+                tie_word_embeddings=architecture.is_tied,
+            )
+        ).to(torch.bfloat16)
+    model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear"))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
+    model.train()
+    fuse_adapter(model)
+    if device == "cpu":
+        assert add_pair_head(base)
+    else:  # what it tries out needs data
+
+        def accept(decoder: Any) -> bool:
+            decoder.set_attn_implementation(trees.ATTENTION)
+            return True
+
+        with (
+            patch.object(pair_trees, "_is_linear", lambda *_: True),
+            patch.object(pair_trees, "computes_trees", accept),
+        ):
+            assert add_pair_head(base)
+    if is_checkpointed:
+        base.gradient_checkpointing_enable()
+        model.enable_input_require_grads()
+    return model
+
+
+def row_of(pairs: list[Any], *, device: str) -> PairRow:
+    """The layout of a batch whose completions begin with different tokens."""
+    width = max(pair.prompt + max(pair.chosen, pair.rejected) for pair in pairs)
+    ids, attention, completion = (torch.zeros(2 * len(pairs), width, dtype=torch.long) for _ in range(3))
+    for side in (0, 1):
+        for number, pair in enumerate(pairs):
+            row, stop = side * len(pairs) + number, pair.prompt + pair[1 + side]
+            ids[row, pair.prompt :] = 1 + side
+            attention[row, :stop] = completion[row, pair.prompt : stop] = 1
+    return lay_out({"input_ids": ids, "attention_mask": attention, "completion_mask": completion}).to(device)
+
+
+def kernels_of_a_gpu(
+    query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None, is_causal: bool, scale: float, **_: Any
+) -> Tensor:
+    """Grouped attention: flash where there is no mask, else the plain kernel, which the meta device takes by itself."""
+    if query.device.type == "meta" and attn_mask is None:
+        out: Tensor = torch.ops.aten._scaled_dot_product_flash_attention(
+            query, key, value, 0.0, is_causal, False, scale=scale
+        )[0]
+        return out
+    return scaled_dot_product_attention(
+        query, key, value, attn_mask=attn_mask, is_causal=is_causal, scale=scale, enable_gqa=True
+    )
+
+
+@pytest.fixture(autouse=True)
+def gpu_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "scaled_dot_product_attention", kernels_of_a_gpu)
+
+
+def kept_bytes(model: Any, row: PairRow) -> int:
+    """Bytes of the distinct storages that autograd keeps, parameters excluded.
+
+    Checkpointing holds cosines and sines without autograd.
+    """
+    parameters = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    kept: dict[int, Any] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in parameters:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(pair_row=row, use_cache=False)
+    unseen = 4 * model.config.head_dim * row.row.spans[-1].stop if model.is_gradient_checkpointing else 0
+    return unseen + sum(storage.nbytes() for storage in kept.values())
+
+
+class Live(TorchDispatchMode):  # type: ignore[misc]
+    """Counts the bytes of the storages that operations made and that are alive."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self.known = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = operation(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor) and (storage := result.untyped_storage())._cdata not in self.known:
+                self.known.add(storage._cdata)
+                self.live += storage.nbytes()
+                self.peak = max(self.peak, self.live)
+                weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
+        return results
+
+    def forget(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("pairs", PAIRS, ids=["one pair", "two pairs"])
+@pytest.mark.parametrize("architecture", TINY, ids=["square", "wide"])
+def test_what_autograd_keeps_for_a_tiny_model(architecture: Any, pairs: list[Any], is_checkpointed: bool) -> None:
+    model = build(architecture, device="meta", rank=4, is_checkpointed=is_checkpointed)
+    formula = script.activations(architecture, pairs, is_checkpointed=is_checkpointed, rank=4)
+    assert formula.kept == pytest.approx(kept_bytes(model, row_of(pairs, device="meta")), rel=0.01)
+
+
+@pytest.mark.parametrize("pairs", PAIRS, ids=["one pair", "two pairs"])
+@pytest.mark.parametrize("architecture", TINY, ids=["square", "wide"])
+def test_what_autograd_keeps_with_data_on_a_cpu(architecture: Any, pairs: list[Any]) -> None:
+    """There attention is `tpo.trees._DenseTrees`, which keeps weights of a tree by itself and nothing else."""
+    torch.manual_seed(0)
+    model = build(architecture, device="cpu", rank=4)
+    query, heads = architecture.heads * architecture.head_dim, architecture.heads
+    gpu = cpu = 0
+    for pair in pairs:
+        whole = pair.prompt + pair.rejected
+        gpu += (2 * query + 4 * heads) * (pair.prompt + pair.chosen)
+        gpu += 4 * query * (pair.rejected + 2 * whole) + 4 * heads * pair.rejected * whole
+        cpu += 2 * heads * sum(pair) ** 2
+    formula = script.activations(architecture, pairs, is_checkpointed=False, rank=4).kept
+    formula += architecture.layers * (cpu - gpu)
+    assert formula == pytest.approx(kept_bytes(model, row_of(pairs, device="cpu")), rel=0.01)
+
+
+@pytest.mark.parametrize("layers", [4, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("is_checkpointed", [False, True], ids=["plain", "checkpointed"])
+def test_the_8b_model(is_checkpointed: bool, layers: int) -> None:
+    architecture = replace(LLAMA, layers=layers)
+    model = build(architecture, device="meta", rank=script.RANK, is_checkpointed=is_checkpointed)
+    for pairs in ([Pair(300, 850, 850)] * 2, [Pair(300, 2048, 2048)]):
+        row = row_of(pairs, device="meta")
+        formula = script.activations(architecture, pairs, is_checkpointed=is_checkpointed)
+        assert formula.kept == pytest.approx(kept_bytes(model, row), rel=0.001)
+        gc.collect()
+        with Live(model) as counted:
+            model(pair_row=row, use_cache=False).log_probs.sum().backward()
+        for parameter in model.parameters():
+            parameter.grad = None
+        taken = sum(formula)  # an upper bound: not everything is there at the worst moment
+        assert 0.9 * taken <= counted.peak <= taken
+
+
+def test_a_trained_weight_takes_16_bytes() -> None:
+    # r (in + out): queries and outputs 2 x 8,192, keys and values 2 x 5,120, feed forward 3 x 18,432
+    assert LLAMA.num_adapter() == 32 * 16 * (2 * 8192 + 2 * 5120 + 3 * 18432) == 41_943_040
+    assert script.TRAINED == 16
+    model = build(TINY[0], device="cpu", rank=4)
+    assert TINY[0].num_adapter(4) == sum(part.numel() for part in model.parameters() if part.requires_grad)
+
+
+def test_weights() -> None:
+    linear = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    assert LLAMA.num_linear == linear == 6_979_321_856
+    assert LLAMA.num_linear + LLAMA.num_other == 8_030_261_248  # Llama-3-8B, as published
+    assert LLAMA.base_bytes("none") == 2 * 8_030_261_248
+    model = build(TINY[1], device="cpu", rank=4)
+    frozen = sum(part.numel() for part in model.parameters() if not part.requires_grad)
+    assert TINY[1].num_linear + TINY[1].num_other == frozen
+
+
+def test_nf4_is_what_bitsandbytes_stores() -> None:
+    from bitsandbytes.functional import quantize_4bit
+
+    packed, state = quantize_4bit(torch.randn(1024, 512), compress_statistics=True, quant_type="nf4")
+    stored = packed.nbytes + state.absmax.nbytes + state.state2.absmax.nbytes
+    one = Architecture(hidden=0, layers=0)
+    assert one.base_bytes("nf4") == 0
+    quantized = LLAMA.base_bytes("nf4") - 2 * LLAMA.num_other
+    assert quantized / LLAMA.num_linear == pytest.approx(stored / (1024 * 512), rel=1e-6)
+    assert quantized / LLAMA.num_linear == pytest.approx(0.515869, abs=1e-6)
+
+
+# --- sampling, judging, and the record ------------------------------------------------------------------------------
+
+
+def test_kv_cache() -> None:
+    assert LLAMA.kv_bytes == 2 * 32 * 8 * 128 * 2 == 131_072
+    # 0.9 x 24 GiB less weights, adapter and 2 GiB is 4.56 GiB; 2,348 tokens are 147 blocks of 2 MiB.
+    assert script.sequences_at_once(LLAMA, card=24, utilization=0.9, tokens=2348) == 15
+    assert script.sequences_at_once(LLAMA, card=24, utilization=0.5, tokens=2348) == 0
+
+
+@pytest.mark.parametrize("response", [400, 2000], ids=["feed forward", "attention"])
+def test_judging(response: int) -> None:
+    architecture = replace(LLAMA, layers=2)  # a layer's memory is free before the next
+    tree = trees.Tree([1] * script.PROMPT, tuple([1] * response for _ in range(8)))
+    model = build(architecture, device="meta", rank=16)
+    model.disable_adapter_layers()
+    row = trees.Row([tree]).to("meta")
+    with torch.no_grad(), Live(model) as counted:
+        model.get_base_model().model(**row.inputs)
+    head = architecture.vocabulary * architecture.hidden
+    weights = 2 * (architecture.num_linear + architecture.num_other - head)
+    formula = script.judge_bytes(architecture, tree.num_tokens, response=response)
+    assert formula - weights == pytest.approx(counted.peak, rel=0.02)
+
+
+def test_numbers_are_those_of_code_and_conf() -> None:
+    conf = REPOSITORY / "conf"
+    sample, judge = (OmegaConf.load(conf / name) for name in ("sample/default.yaml", "judge/armorm.yaml"))
+    assert script.CHUNK == pair_trees.CHUNK
+    assert OmegaConf.load(conf / "train" / "qlora_dpo.yaml").lora_rank == script.RANK
+    assert sample.max_thought_tokens + sample.max_response_tokens == script.COMPLETION
+    assert judge.batch_tokens == script.JUDGE_TOKENS
+
+
+def test_the_record_holds_these_tables() -> None:
+    text = script.RECORD.read_text()
+    for table in script.tables(LLAMA):
+        assert table.markdown() in text, f"run python experiments/memory.py --write: {table.title}"
+
+
+def test_more_memory_takes_no_fewer_pairs() -> None:
+    for mode in ("true", "false", "reference pass"):
+        for quantization in ("nf4", "none"):
+            counts = [
+                script.most_pairs(LLAMA, Pair(300, 850, 850), card=card, quantization=quantization, mode=mode)
+                for card in script.CARDS
+            ]
+            assert counts == sorted(counts)
+            if counts[-1]:
+                taken = [Pair(300, 850, 850)] * counts[-1]
+                need = script.training_bytes(LLAMA, taken, quantization=quantization, mode=mode)
+                assert need <= script.AVAILABLE[80]
