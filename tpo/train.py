@@ -49,6 +49,7 @@ from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.lora import fuse_adapter
 from tpo.models import load_model
+from tpo.norms import fuse_norms
 from tpo.optimizer import MasterWeightAdamW
 from tpo.pair_trees import add_pair_head, lay_out
 from tpo.records import Pair
@@ -295,6 +296,7 @@ def make_trainer(
     # through a kernel without a backward pass. No dropout is active in any mode.
     model.train()
     fuse_adapter(model)
+    fuse_norms(model)
     # For DeepSpeed trl gathers a sharded head, where it is its own that is called.
     trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW

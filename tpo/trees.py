@@ -207,8 +207,9 @@ class _DenseTrees(torch.autograd.Function):
         for span in row.spans:
             asked, keys, values = (_of_tree(part, span, key.shape[1]) for part in (query, key, value))
             mask = row.dense_mask(span, window, query.dtype)
-            scores = torch.bmm(asked, keys.transpose(1, 2)).view(-1, *mask.shape).mul_(scaling).add_(mask)
-            weights.append(torch.softmax(scores, dim=-1).view(key.shape[1], -1, mask.shape[1]))
+            mask = mask.repeat(heads // key.shape[1], 1).expand(key.shape[1], -1, -1)
+            scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scaling)
+            weights.append(torch.softmax(scores, dim=-1))
             _put_tree(out, span, torch.bmm(weights[-1], values))
         ctx.save_for_backward(query, key, value, *weights)
         ctx.row, ctx.scaling = row, scaling
