@@ -31,6 +31,7 @@ class Request(NamedTuple):
     work: dict[str, Any]  # `workload.Work` as a dictionary
     seed: int
     folder: Path  # empty, the contender's own
+    launched: float = 0.0  # `time.time()` when its process was started
 
 
 def environment() -> dict[str, str]:
@@ -49,7 +50,8 @@ def environment() -> dict[str, str]:
 def run_contender(module: str, request: Request) -> dict[str, Any]:
     """Return the measurement of a contender: "status" and, where it is "ok", the fields of `Timed` and the memory.
 
-    "status" is "not installed: <package>" where it lacks one, or says where the log of a failure is.
+    "status" is "not installed: <package>" where it lacks one, or the last line that a failed one wrote to `log.txt` in
+    its folder.
 
     Args:
         module: Of the part.
@@ -59,7 +61,7 @@ def run_contender(module: str, request: Request) -> dict[str, Any]:
     log, result = request.folder / "log.txt", request.folder / "result.json"
     result.unlink(missing_ok=True)
     launched = time.time()
-    told = {**request._asdict(), "folder": str(request.folder)}
+    told = {**request._asdict(), "folder": str(request.folder), "launched": launched}
     (request.folder / "request.json").write_text(json.dumps(told))
     command = [sys.executable, "-m", module, str(request.folder / "request.json")]
     with log.open("w") as file:
@@ -71,7 +73,8 @@ def run_contender(module: str, request: Request) -> dict[str, Any]:
             process.wait()
             raise
     if process.returncode != 0 or not result.exists():
-        return {"status": f"failed with {process.returncode}: see {log}"}
+        lines = log.read_text(errors="replace").split("\n")
+        return {"status": f"failed with {process.returncode}: {next(filter(None, reversed(lines)), 'no output')[:200]}"}
     found: dict[str, Any] = json.loads(result.read_text())
     if found["status"] != "ok":
         return found
@@ -125,7 +128,7 @@ def serve(measure: Callable[[Request], Timed]) -> None:
     """
     path = Path(sys.argv[1])
     told = json.loads(path.read_text())
-    request = Request(told["contender"], told["work"], told["seed"], Path(told["folder"]))
+    request = Request(**{**told, "folder": Path(told["folder"])})
     result: dict[str, Any]
     try:
         timed = measure(request)

@@ -32,9 +32,10 @@ def part_text(part: Mapping[str, Any]) -> str:
         if not entry["value"]:
             lines.append(f"  {name:24} {entry['status']}")
             continue
+        start = entry["startup_s"]["median"]
         lines.append(
             f"  {name:24} {range_text(entry['value']):28} {entry['seconds']['median']:8.1f} s, "
-            f"start {entry['startup_s']['median']:.0f} s, {memory_text(entry['peak_memory_mib'])}"
+            f"{f'start {start:.0f} s, ' if start else ''}{memory_text(entry['peak_memory_mib'])}"
         )
     for found in part["speedups"]:
         lines.append(f"  {found['ours']} / {found['other']}: {range_text(found)} times as fast")
@@ -108,7 +109,12 @@ def _draw_part(axes: Any, part: Mapping[str, Any]) -> None:
     for limit in limits:
         axes.axvline(limit, color=REFERENCE, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(entries)), [part["descriptions"][name] for name in entries])
-    axes.set(title=part["title"], ylim=(len(entries) - 0.5, -0.5), xlim=(0, 1.25 * max(largest, *limits, 0)))
+    floors = " or ".join(f"{limit:,.4g}" for limit in sorted(found["value"] for found in part["floors"].values()))
+    axes.set(
+        title=part["title"] + (f"; floor {floors}" if floors else ""),
+        ylim=(len(entries) - 0.5, -0.5),
+        xlim=(0, 1.25 * max(largest, *limits, 0)),
+    )
     axes.tick_params(axis="y", length=0)
     axes.set_axisbelow(True)
     axes.grid(axis="x", color=ROW, linewidth=0.7)

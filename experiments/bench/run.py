@@ -95,15 +95,13 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> dict[str,
     folder.mkdir(parents=True, exist_ok=True)
     made = folder / "work.json"
     if made.exists() and Path(json.loads(made.read_text())["tokenizer_path"]).exists():
-        work: dict[str, Any] = json.loads(made.read_text())
-        return work
+        return dict(json.loads(made.read_text()))
     told = folder / "options.json"
     told.write_text(json.dumps({"options": asdict(options), "artifacts_dir": str(artifacts_dir)}))
     command = [sys.executable, "-m", "experiments.bench.workload", str(told), str(folder)]
     if subprocess.run(command, cwd=REPOSITORY, env=environment()).returncode != 0:
         sys.exit("error: the work could not be prepared")
-    work = json.loads(made.read_text())
-    return work
+    return dict(json.loads(made.read_text()))
 
 
 def chosen(part: Part, names: str | None) -> Part:
@@ -130,6 +128,8 @@ def run_round(
         values.setdefault(contender, found.pop("values", []))
         runs[contender].append({"round": number, **found})
         shown = f"{found['value']:.4g}, {found['seconds']:.1f} s" if found["status"] == "ok" else found["status"]
+        if shown.startswith("failed"):
+            shown += f" ({folder / f'{contender}-{number}' / 'log.txt'})"
         print(f"{part.title}, round {number + 1}, {contender}: {shown}", flush=True)
 
 
@@ -187,7 +187,7 @@ def summarize(
         "descriptions": dict(part.contenders),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "num_rounds": told.rounds,
-        "options": asdict(options),
+        "options": asdict(options) | {"model": options.model and Path(options.model).name},
         "environment": {key: value for key, value in provenance().items() if key != "device"},
         "threads": {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME") if name in os.environ},
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
