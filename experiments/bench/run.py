@@ -189,7 +189,10 @@ def summarize(
         "num_rounds": told.rounds,
         "options": asdict(options) | {"model": options.model and Path(options.model).name},
         "environment": {key: value for key, value in provenance().items() if key != "device"},
-        "threads": {name: os.environ[name] for name in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME") if name in os.environ},
+        "thread_settings": {
+            name: os.environ[name] for name in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME") if name in os.environ
+        },
+        "reaches": reaches,
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         **summarize_part(runs, part.comparisons, is_rate=part.is_rate),
         "floors": floors_of(part, runs, reaches),

@@ -98,7 +98,8 @@ def with_generate(work: Work, chat: Any, *, seed: int, num_rows: int) -> Sampler
     from tpo.models import default_device
 
     sizes, tokenizer = work.sizes, chat.tokenizer
-    model = AutoModelForCausalLM.from_pretrained(work.model_path, dtype=torch.bfloat16).to(default_device()).eval()
+    dtype = getattr(torch, policy(work).dtype)
+    model = AutoModelForCausalLM.from_pretrained(work.model_path, dtype=dtype).to(default_device()).eval()
     tokenizer.padding_side = "left"
     torch.manual_seed(seed)
     count = max(1, num_rows // sizes.num_samples)
