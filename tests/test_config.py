@@ -254,6 +254,9 @@ def pairwise(**changes: Any) -> Any:
     return tpo.judge_config.PairwiseLLMJudge(**settings)
 
 
+FULL = {"train.lora_rank": 0, "train.lora_alpha": 0, "train.lora_targets": "none"}  # as train=full_dpo
+
+
 def server(*urls: str) -> Any:
     return tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=1, base_urls=list(urls))
 
@@ -320,7 +323,14 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"train.num_epochs": 0}, "train.num_epochs"),
         ({"train.batch_size": 0}, "train.batch_size"),
         ({"train.micro_batch_size": 0}, "train.micro_batch_size"),
-        ({"train.lora_rank": 0}, "train.lora_rank"),
+        ({"train.lora_rank": -1}, "train.lora_rank"),
+        ({"train.lora_rank": 0}, "nothing would read train.lora_alpha=32 and train.lora_targets=all-linear"),
+        ({**FULL, "train.lora_alpha": 16}, "nothing would read train.lora_alpha=16"),
+        ({**FULL, "train.lora_targets": "q_proj"}, "train.lora_targets=q_proj"),
+        ({**FULL, "train.lora_rank": 8}, "train.lora_alpha=0"),
+        ({"train.lora_targets": "none"}, "train.lora_targets=none"),
+        ({**FULL, "model.quantization": "nf4"}, "model.quantization=nf4"),
+        ({**FULL, "engine.kind": "server"}, "engine=server"),
         ({"train.num_processes": 0}, "train.num_processes"),
         ({"prompts.num_train": 0}, "prompts.num_train"),
         ({"prompts.num_validation": -1}, "prompts.num_validation"),
@@ -434,6 +444,7 @@ def test_a_search_needs_scores_that_compare(changes: dict[str, Any], named: str 
         ["thought=specific"],
         ["thought=none"],
         ["eval.temperature=0"],
+        ["train=full_dpo"],
         ["train.num_processes=2"],
         ["train.num_processes=2", "accelerate=fsdp"],
         ["model.max_model_len=29"],

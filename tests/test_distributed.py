@@ -98,8 +98,9 @@ def history(artifact: Artifact) -> list[dict[str, float]]:
     return [json.loads(line) for line in (artifact.path / "metrics.jsonl").read_text().splitlines()]
 
 
-def adapter(artifact: Artifact, epoch: int) -> dict[str, torch.Tensor]:
-    return load_file(artifact.path / f"epoch-{epoch}" / "adapter_model.safetensors")
+def weights(artifact: Artifact, epoch: int) -> dict[str, torch.Tensor]:
+    (path,) = (artifact.path / f"epoch-{epoch}").glob("*.safetensors")
+    return load_file(path)
 
 
 def assert_same_training(
@@ -112,7 +113,7 @@ def assert_same_training(
         scale = 1000 if key == "logps/chosen" else 10 if key == "grad_norm" else 1
         assert [row[key] for row in rows] == pytest.approx([row[key] for row in expected_rows], abs=scale * loss), key
     for epoch in (1, 2, 3):
-        trained, reference = adapter(found, epoch), adapter(expected, epoch)
+        trained, reference = weights(found, epoch), weights(expected, epoch)
         assert trained.keys() == reference.keys()
         for name in trained:
             torch.testing.assert_close(trained[name], reference[name], atol=weight, rtol=0)
@@ -159,6 +160,17 @@ def test_shards_of_a_4_bit_model_train_as_the_whole(root: Path, tiny_model: Path
     changes: dict[str, Any] = {"quantization": "nf4", "gradient_checkpointing": True}
     sharded = train_in_several(root, tiny_model, accelerate_config("fsdp"), prepare=require_shards, **changes)
     assert_same_training(sharded, train_in_one(root, tiny_model, **changes))
+
+
+@pytest.mark.parametrize("option", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_all_weights_are_trained_as_in_one_process(root: Path, tiny_model: Path, option: str) -> None:
+    changes: dict[str, Any] = {"lora_rank": 0, "learning_rate": 3e-4}
+    prepare = {"ddp": lambda: None, "fsdp": shard_on_cpu}[option]
+    several = train_in_several(root, tiny_model, accelerate_config(option), prepare=prepare, **changes)
+    one = train_in_one(root, tiny_model, **changes)
+    assert_same_training(several, one)
+    for name in ("config.json", "generation_config.json", "tokenizer.json"):
+        assert several.manifest["files"][f"epoch-3/{name}"] == one.manifest["files"][f"epoch-3/{name}"]
 
 
 def kill_in_second_epoch() -> None:

@@ -33,9 +33,14 @@ NEEDS_TORCH = {
     "tpo.judges.reward_model",
     "tpo.judges.self_rating",
     "tpo.judges.self_taught",
+    "tpo.lora",
+    "tpo.norms",
     "tpo.optimizer",
+    "tpo.pair_trees",
     "tpo.reward_training",
+    "tpo.states",
     "tpo.train",
+    "tpo.trees",
 }
 MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")

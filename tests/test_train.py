@@ -224,6 +224,26 @@ def test_both_references_of_a_first_iteration_are_the_seed_model(tiny_model: Pat
     assert previous == seed
 
 
+def test_reference_is_computed_once_for_the_same_pairs(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "reference" / "of_these_pairs.json"
+
+    def made(name: str, path: Path | None, beta: float) -> Any:
+        work = tmp_path / name
+        return make_trainer(work, PAIRS, policy_of(tiny_model), settings(beta=beta), seed=0, reference_path=path)
+
+    first = reference_columns(made("a", kept, 0.1))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(tpo.train, "reference_logps", fail)
+    assert reference_columns(made("b", kept, 0.2)) == first
+    with pytest.raises(AssertionError, match="computed again"):
+        made("c", None, 0.2)
+
+
 @pytest.mark.parametrize("reference", ["previous", "seed"])
 def test_reference_of_a_second_iteration(tiny_model: Path, moved_adapter: Path, tmp_path: Path, reference: str) -> None:
     policy = policy_of(tiny_model, moved_adapter)
@@ -262,8 +282,8 @@ def test_second_iteration_trains_against_the_seed_model(tiny_model: Path, moved_
 def test_wrong_reference_is_an_error(
     tiny_model: Path, moved_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nll_weight: float
 ) -> None:
-    def swapped(trainer: Any, *, disable_adapter: bool) -> Any:
-        return reference_logps(trainer, disable_adapter=not disable_adapter)
+    def swapped(trainer: Any, *, disable_adapter: bool, model: Any) -> Any:
+        return reference_logps(trainer, disable_adapter=not disable_adapter, model=model)
 
     monkeypatch.setattr(tpo.train, "reference_logps", swapped)
     with pytest.raises(TrainingError, match="the reference is not the policy"):

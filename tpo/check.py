@@ -98,6 +98,8 @@ RANGES: dict[str, tuple[float, float]] = {
             "lora_rank": (1, ANY),
         }.items()
     },
+    "train.lora_rank": (0, ANY),
+    "train.lora_alpha": (0, ANY),
     "reward.num_layers": (1, ANY),
     "reward.lora_first_layer": (0, ANY),
     "reward.max_tokens": (1, ANY),
@@ -164,6 +166,7 @@ def check(config: Config) -> None:
             "train.select=last"
         )
     _check_processes(config)
+    _check_all_weights(config)
     budget = sample.max_thought_tokens + sample.max_response_tokens
     if budget >= config.model.max_model_len:
         raise ConfigError(
@@ -354,6 +357,30 @@ def _check_processes(config: Config) -> None:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of train.micro_batch_size={train.micro_batch_size} "
             f"x train.num_processes={train.num_processes}: each process takes as many micro-batches of a step"
+        )
+
+
+def _check_all_weights(config: Config) -> None:
+    train = config.train
+    if train.lora_rank > 0:
+        if train.lora_alpha == 0 or train.lora_targets == "none":
+            raise ConfigError(
+                f"train.lora_rank={train.lora_rank} makes an adapter, which with train.lora_alpha={train.lora_alpha}, "
+                f"train.lora_targets={train.lora_targets} would do nothing: train=qlora_dpo has settings for it"
+            )
+        return
+    if train.lora_alpha != 0 or train.lora_targets != "none":
+        raise ConfigError(
+            f"train.lora_rank=0 trains all weights without an adapter, so nothing would read train.lora_alpha="
+            f"{train.lora_alpha} and train.lora_targets={train.lora_targets}: use train=full_dpo, which sets 0 and none"
+        )
+    if config.model.quantization != "none":
+        raise ConfigError(
+            f"train.lora_rank=0 trains weights that model.quantization={config.model.quantization} fixes: set none"
+        )
+    if config.engine.kind == "server":
+        raise ConfigError(
+            "train.lora_rank=0 makes new models, but a server (engine=server) serves one: use engine=vllm or torch"
         )
 
 

@@ -9,13 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model_state_dict
-from safetensors.torch import load_file
-from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import Trainer, TrainerCallback
+from peft import LoraConfig, TaskType
+from torch.distributed.tensor import DTensor
+from transformers import AutoConfig, Trainer, TrainerCallback
+from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+
+from tpo.engines import Policy
 
 COMPLETE = "complete"  # marks a checkpoint whose every file was written
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
+# What training is gone on from: torch's optimizer, FSDP's shards, DeepSpeed's.
+STATE = ("optimizer.pt", "optimizer_*", "pytorch_model_fsdp_*", "global_step*")
 
 
 @dataclass(frozen=True)
@@ -72,40 +76,44 @@ class LoraSettings:
 
 
 class ResumesInPlace(Trainer):  # type: ignore[misc]
-    """A trainer that resumes an adapter into the parameters that the optimizer already holds, sharded or not."""
+    """A trainer that saves what it trains, sharded or not, and resumes it into the parameters that are there."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the adapter; transformers would gather the whole base model from its shards, or save nothing."""
+        """Save the trained weights; of shards, transformers would also gather the frozen ones, or save nothing."""
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
-        weights = {
-            name: parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad
-        }
+        weights = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+                if self.args.should_save:
+                    weights[name] = whole.detach().cpu()
         if self.args.should_save:
             self._save(output_dir, state_dict=weights)
 
-    @torch.no_grad()
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, *_: Any, **__: Any) -> None:
-        # peft would make new parameters, in float32, and the optimizer would go on with the old ones.
-        saved = load_file(Path(resume_from_checkpoint) / WEIGHTS)
-        for name, tensor in get_peft_model_state_dict(self.model).items():
-            value = saved[name]
-            if isinstance(tensor, DTensor):
-                value = distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
-            tensor.copy_(value)
+    def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+        """Leave the weights to the optimizer's state, which has them in float32.
+
+        For an adapter, peft would make new parameters, and the optimizer would go on with the old ones.
+        """
 
 
 class MarkComplete(TrainerCallback):  # type: ignore[misc]
     """Marks checkpoints that were written whole."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint just written, once every process has written its part."""
+        """Mark the checkpoint just written, once every process has written its part, and thin out those before it.
+
+        Only the last is gone on from, and of a whole model the optimizer's state is six times its weights.
+        """
         args.distributed_state.wait_for_everyone()
         if args.process_index == 0:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            work = Path(args.output_dir)
+            (work / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+            for checkpoint in complete_checkpoints(work)[:-1]:
+                for path in (path for name in STATE for path in checkpoint.glob(name)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def complete_checkpoints(work: Path) -> list[Path]:
@@ -132,6 +140,27 @@ def copy_adapter(checkpoint: Path, target: Path, *, model_name: str) -> None:
         config["target_modules"].sort()
     config["base_model_name_or_path"] = None if Path(model_name).exists() else model_name
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def move_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
+    """Make a checkpoint's weights a model by itself, as any program that reads Hugging Face's format can load it.
+
+    A second call, after a kill, does what is left.
+
+    Args:
+        checkpoint: Of a trainer, which changes a model's configuration for its own purposes. Its weights are moved:
+            a copy would double gigabytes, and training goes on from the optimizer's.
+        target: Directory to write to.
+        policy: What training started from; the configuration is taken from there.
+    """
+    shutil.copytree(policy.tokenizer_path, target, dirs_exist_ok=True)
+    for path in checkpoint.glob("*.safetensors*"):
+        path.replace(target / path.name)
+    config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision)
+    config.dtype = policy.dtype
+    config.save_pretrained(target)
+    generation = cached_file(policy.model_path, GENERATION_CONFIG_NAME, revision=policy.revision)
+    shutil.copyfile(generation, target / GENERATION_CONFIG_NAME)
 
 
 def micro_batch_edges(count: int, size: int) -> list[tuple[int, int]]:

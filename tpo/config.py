@@ -207,7 +207,7 @@ class LoraTrainConfig:
 
 @dataclass
 class TrainConfig(LoraTrainConfig):
-    """DPO on LoRA adapters."""
+    """DPO on LoRA adapters, or with a rank of 0 on all weights."""
 
     beta: float = MISSING
     nll_weight: float = 0.0

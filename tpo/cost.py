@@ -142,6 +142,7 @@ def _likeness(manifest: Manifest) -> tuple[Any, ...]:
         *((config.get("name"), config.get("quantization")) if stage == "model" else ()),
         *(config.get("engine", {}).get("kind"), thought.get("response_delimiter") is not None),
         *((judge.get("kind"), judge.get("name")) if stage in {"judge", "verdicts"} else ()),
+        *((config["settings"].get("lora_rank") == 0,) if stage == "train" else ()),  # all weights, or an adapter
     )
 
 

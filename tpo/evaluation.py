@@ -18,6 +18,7 @@ from tpo.config import EvaluateConfig, ModelConfig
 from tpo.engines import split_settings
 from tpo.eval_config import CategoriesEval
 from tpo.judging import MODEL_VERSION, Judging, model_settings
+from tpo.models import is_whole_model
 from tpo.pipeline import PolicyRef, adapter_input, answer_settings, request_comparison, request_prompts
 from tpo.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, make_format, resolve
 from tpo.seeds import derive_seed
@@ -162,6 +163,11 @@ class Evaluation:
         if (home / MANIFEST).exists() and home.parent == self.store.root.resolve():
             return PolicyRef(
                 open_artifact(self.store.root / home.name), int(path.resolve().name.removeprefix("epoch-"))
+            )
+        if is_whole_model(path):
+            raise PolicyError(
+                f"policy {path}: this is a whole model, which is not copied from one directory of artifacts to "
+                f"another: set artifacts_dir={home.parent}"
             )
         digests = {file.name: file_digest(file) for file in sorted(path.glob("adapter_*")) if file.is_file()}
         if not any(name.startswith("adapter_model.") for name in digests):

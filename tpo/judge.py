@@ -19,7 +19,7 @@ from tpo.pairs import normalized
 from tpo.records import Completion, Prompt, Response, Score, Verdict
 from tpo.seeds import derive_seed
 
-VERSION = 2
+VERSION = 3
 CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a kill
 
 

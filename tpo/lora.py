@@ -1,11 +1,13 @@
-"""LoRA layers that sample fast: unmerged, as trained, in three matrix products and nothing else.
+"""LoRA layers in three matrix products and nothing else, unmerged.
 
-peft computes base(x) + B(A(dropout(x))) * scaling as operations of their own, which while decoding, with few tokens in
-a step, take longer than the products. Here the last product adds to the base's result in place.
+peft computes base(x) + B(A(dropout(x))) * scaling as operations of their own, which for a small model take as long as
+the products. Here the last product adds to the base's result in place.
 """
 
+from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -33,26 +35,75 @@ class UnmergedLinear(nn.Module):
         return result
 
 
+def fuse_adapter(model: Any) -> None:
+    """Make the plain LoRA layers of a `PeftModel` compute the sum so, with gradients, over 16-bit and 4-bit bases."""
+    for layer in _lora_layers(model).values():
+        if _is_plain(layer, model.active_adapter):
+            layer.forward = MethodType(_fused_forward, layer)
+
+
+def _fused_forward(self: Any, x: Tensor) -> Tensor:
+    base = self.base_layer
+    if type(base) is not nn.Linear and getattr(base.weight, "quant_state", None) is None:  # FSDP has it gathered
+        result: Tensor = base(x)
+        if self.disable_adapters:
+            return result
+        (name,) = self.active_adapters
+        return result + self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+    if self.disable_adapters:  # by the same kernels, so that a reference rounds alike
+        plain: Tensor = nn.functional.linear(x, _weight(base, x.dtype), base.bias)
+        return plain
+    (name,) = self.active_adapters
+    adapter = (self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
+    fused: Tensor = _AdaptedLinear.apply(x, base, *adapter)  # type: ignore[no-untyped-call]
+    return fused
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """A frozen linear layer, in 16 or in 4 bits, and its adapter: every product adds to what the one before left."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Any, down: Tensor, up: Tensor, scaling: float) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        inner = flat @ down.T
+        result = nn.functional.linear(flat, _weight(base, x.dtype), base.bias)
+        result.addmm_(inner, up.T, alpha=scaling)
+        ctx.save_for_backward(flat, inner, down, up)
+        ctx.base, ctx.scaling = base, scaling
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        flat, inner, down, up = ctx.saved_tensors
+        given = grad.reshape(-1, grad.shape[-1])
+        grad_inner = (given @ up).mul_(ctx.scaling)
+        grad_up = (given.T @ inner).mul_(ctx.scaling)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (given @ _weight(ctx.base, grad.dtype)).addmm_(grad_inner, down).view(*grad.shape[:-1], -1)
+        return grad_x, None, grad_inner.T @ flat, grad_up, None
+
+
+def _weight(base: Any, dtype: torch.dtype) -> Tensor:
+    """Return a layer's weight (out, in); one of 4 bits is dequantized, as bitsandbytes' own training does."""
+    if type(base) is nn.Linear:
+        return base.weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    values: Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)
+    return values
+
+
 def unwrap_adapter(model: Any) -> Any:
     """Return the base model of a `PeftModel` with each of its LoRA layers as an `UnmergedLinear`.
 
     A model with anything that is not plain LoRA on a linear layer (a trained head, DoRA, a layer's own bias) is
     returned as it is.
     """
-    from peft.tuners.lora.layer import Linear as LoraLinear
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    base = model.get_base_model()
-    layers = {name: layer for name, layer in base.named_modules() if isinstance(layer, BaseTunerLayer)}
-    name = model.active_adapter
-    is_plain = all(
-        type(layer) is LoraLinear
-        and type(layer.base_layer) is nn.Linear
-        and name not in layer.lora_variant
-        and layer.lora_B[name].bias is None
-        for layer in layers.values()
-    )
+    base, name = model.get_base_model(), model.active_adapter
+    layers = _lora_layers(base)
     config = model.peft_config[name]
+    is_plain = all(_is_plain(layer, name) and type(layer.base_layer) is nn.Linear for layer in layers.values())
     if not is_plain or config.modules_to_save or config.bias != "none":
         return model
     for path, layer in layers.items():
@@ -61,3 +112,21 @@ def unwrap_adapter(model: Any) -> Any:
         fast = UnmergedLinear(layer.base_layer, down, up, scaling=layer.scaling[name])
         setattr(base.get_submodule(parent), attribute, fast)
     return base
+
+
+def _lora_layers(model: nn.Module) -> dict[str, Any]:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, BaseTunerLayer)}
+
+
+def _is_plain(layer: Any, name: str) -> bool:
+    """Return whether a layer is base(x) + scaling B(A(x)) and no more."""
+    from peft.tuners.lora import Linear, Linear4bit
+
+    return (
+        type(layer) in (Linear, Linear4bit)
+        and name not in layer.lora_variant
+        and layer.lora_B[name].bias is None
+        and isinstance(layer.lora_dropout[name], nn.Identity)
+    )

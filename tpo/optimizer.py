@@ -23,26 +23,27 @@ class MasterWeightAdamW(torch.optim.AdamW):
         if closure is not None:
             raise ValueError("a closure would compute gradients on the master weights")
         for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            states = [self._state_of(parameter) for parameter in parameters]
-            masters = [state["master"] for state in states]
-            adamw(
-                masters,
-                [parameter.grad.float() for parameter in parameters],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                [state["step"] for state in states],
-                amsgrad=False,
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                lr=group["lr"],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                maximize=False,
-            )
-            for parameter, master in zip(parameters, masters, strict=True):
-                parameter.copy_(master)
+            # One by one: in float32 all gradients at once would be as large as the master copies.
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self._state_of(parameter)
+                adamw(
+                    [state["master"]],
+                    [parameter.grad.float()],
+                    [state["exp_avg"]],
+                    [state["exp_avg_sq"]],
+                    [],
+                    [state["step"]],
+                    amsgrad=False,
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    lr=group["lr"],
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                )
+                parameter.copy_(state["master"])
                 parameter.grad = None
 
     def _state_of(self, parameter: torch.Tensor) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state as it was saved; torch alone would cast it to the parameters' 16 bits."""
+        """Load the state as it was saved, and with it the parameters; torch alone would cast it to their 16 bits."""
         super().load_state_dict(state_dict)
         # A parameter's key is its position, or its name in what FSDP saved.
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
@@ -70,3 +71,4 @@ class MasterWeightAdamW(torch.optim.AdamW):
                     name: value.to(parameter.device) if name != "step" else value
                     for name, value in state_dict["state"][key].items()
                 }
+                parameter.copy_(self.state[parameter]["master"])

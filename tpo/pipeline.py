@@ -27,7 +27,7 @@ from tpo.select import Selection, best_epoch
 from tpo.thought import DIRECT, ThoughtFormat
 
 PROMPTS_VERSION = 1
-TRAIN_VERSION = 1
+TRAIN_VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 seed                              the model of the group `model`
 runs/<run>, runs/<run>@2          a run's policy after its last iteration, or after iteration 2 (0: untrained)
-artifacts/train-<hash>/epoch-2    an adapter on the group `model`, as is any directory that peft saved one to
+artifacts/train-<hash>/epoch-2    what a training of the group `model` left, an adapter or all its weights
+some/directory                    an adapter on the group `model`, as peft saved it
 Qwen/Qwen3-0.6B, ./my-model       another model, by Hub name or directory
 
 A run brings its own model, thought format and token budgets; else they are the groups `model`, `thought` and `sample`.
@@ -13,8 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tpo.artifacts import MANIFEST
 from tpo.config import ModelConfig, SampleConfig, ThoughtConfig
 from tpo.errors import TpoError
+from tpo.models import is_whole_model
 from tpo.thought import DIRECT, ThoughtFormat
 
 ADAPTER_CONFIG = "adapter_config.json"
@@ -30,10 +33,11 @@ class NamedPolicy:
 
     Attributes:
         name: For people.
-        model: Its weights without the adapter.
+        model: The seed model: its weights without the adapter.
         form: How it is asked for a thought; `DIRECT` where it is not.
         sample: Token budgets.
-        adapter: Directory of the adapter; None for a model by itself.
+        adapter: Directory of the adapter, or of the whole model where all weights were trained; None for the seed
+            model.
     """
 
     name: str
@@ -77,10 +81,12 @@ def resolve(
     path = Path(text)
     if (path / "summary.json").is_file():
         return _from_run(path, None, artifacts_dir=artifacts_dir)
-    if (path / ADAPTER_CONFIG).is_file():
+    if (path / ADAPTER_CONFIG).is_file() or (is_whole_model(path) and (path.parent / MANIFEST).is_file()):
         return NamedPolicy(f"{model.name} with {path}, {how}", model, form, sample, path)
     if path.is_dir() and not (path / "config.json").is_file():
-        epochs = sorted(found.parent.name for found in path.glob(f"*/{ADAPTER_CONFIG}"))
+        epochs = sorted(
+            found.parent.name for name in (ADAPTER_CONFIG, "config.json") for found in path.glob(f"*/{name}")
+        )
         hint = f"; name one of its {', '.join(epochs)}" if epochs else ""
         raise PolicyError(f"policy {text}: the directory holds no run, adapter or model{hint}")
     if not path.is_dir() and (path.is_absolute() or text.startswith((".", "runs/", "artifacts/"))):
@@ -101,7 +107,7 @@ def _from_run(path: Path, iteration: int | None, *, artifacts_dir: Path) -> Name
     if entries[number]["adapter"] is not None:
         places = [Path(config["artifacts_dir"]), artifacts_dir]
         found = [place / entries[number]["adapter"] for place in places]
-        adapter = next((place for place in found if (place / ADAPTER_CONFIG).is_file()), None)
+        adapter = next((at for at in found if (at / ADAPTER_CONFIG).is_file() or is_whole_model(at)), None)
         if adapter is None:
             raise PolicyError(
                 f"policy {path}@{number}: its adapter {entries[number]['adapter']} is neither in "

@@ -20,6 +20,7 @@ from tpo.artifacts import Store
 from tpo.check import check, to_config
 from tpo.config import Config, register
 from tpo.errors import TpoError
+from tpo.help import asks_for_help
 from tpo.tracking.launch import Launch, read_launch
 
 if TYPE_CHECKING:
@@ -97,5 +98,5 @@ def objective(summary: dict[str, Any]) -> float | None:
     return max(scores.values()) if scores else None
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and not asks_for_help():
     main()

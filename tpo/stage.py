@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from tpo import eval_stages, judge_stages, launch
-from tpo.artifacts import LOCK, Artifact, ArtifactError, finish, open_artifact, read_how, translate_disk_errors
+from tpo.artifacts import (
+    LOCK,
+    Artifact,
+    ArtifactError,
+    content_hash,
+    finish,
+    open_artifact,
+    read_how,
+    translate_disk_errors,
+)
 from tpo.engines import join_settings
+from tpo.environment import environment
 from tpo.errors import TpoError
 from tpo.locks import adopt
 from tpo.memory import keep_freed_memory
@@ -247,7 +257,25 @@ def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
     policy = load_policy_reference(config, inputs)
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
     settings = TrainSettings(**config["settings"], num_processes=num_processes)
-    return train(path, inputs["pairs"].rows(Pair), policy, settings, seed=seed)
+    reference = path.parent / "reference" / f"{_reference_key(config, inputs)}.json"
+    return train(path, inputs["pairs"].rows(Pair), policy, settings, seed=seed, reference_path=reference)
+
+
+def _reference_key(config: dict[str, Any], inputs: Inputs) -> str:
+    """Return what tells the reference's log-probabilities from others, to their last bits."""
+    import torch
+
+    settings = {name: config["settings"][name] for name in ("quantization", "reference", "mask_forced_tokens")}
+    computed = environment()
+    return content_hash(
+        {
+            "inputs": {role: artifact.path.name for role, artifact in inputs.items()},
+            "settings": settings | {"micro_batch_size": config["settings"]["micro_batch_size"]},
+            "policy": {name: value for name, value in config.items() if name != "settings"},
+            "device": [computed["device"], torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+            "packages": computed["packages"],
+        }
+    )
 
 
 def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:

@@ -1,31 +1,36 @@
-"""Stage "train": pairs and the policy so far -> the next policy's LoRA adapter, one per epoch.
+"""Stage "train": pairs and the policy so far -> the next policy after each epoch: a LoRA adapter, or a whole model.
 
 DPO through trl's `DPOTrainer` on the ids that were sampled: nothing is rendered, tokenized, truncated or
 given an EOS a second time. One adapter is carried through the iterations and never merged. The base may be
-quantized to NF4 (QLoRA); sampling then uses the same quantized values.
+quantized to NF4 (QLoRA); sampling then uses the same quantized values. With a rank of 0 there is no adapter: all
+weights are trained, and the next policy is another model.
 
 Several processes compute what one does: the same micro-batches in the same steps with the same weights, so that only
 the rounding of sums differs.
 """
 
+import json
 import logging
 import math
 import shutil
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather, gather_object, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, gather, gather_object, parse_flag_from_env
 from datasets import Dataset
 from peft import PeftModel, TaskType, get_peft_model
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
+from trl.trainer import dpo_trainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
+from tpo.artifacts import write_json
 from tpo.chat import load_tokenizer
 from tpo.checkpoints import (
     LoraSettings,
@@ -35,14 +40,18 @@ from tpo.checkpoints import (
     copy_adapter,
     last_complete,
     micro_batch_edges,
+    move_model,
     read_metrics,
     unpack_micro_batch,
     write_metrics,
 )
 from tpo.engines import Policy
 from tpo.errors import TpoError
+from tpo.lora import fuse_adapter
 from tpo.models import load_model
+from tpo.norms import fuse_norms
 from tpo.optimizer import MasterWeightAdamW
+from tpo.pair_trees import add_pair_head, lay_out
 from tpo.records import Pair
 
 log = logging.getLogger(__name__)
@@ -69,6 +78,11 @@ class TrainSettings(LoraSettings):
     mask_forced_tokens: bool
     num_processes: int = 1
 
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.lora_rank == 0
+
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
     """trl's collator for one ready micro-batch, with forced tokens taken out of the completion mask.
@@ -77,14 +91,21 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
     for something it did not do.
     """
 
+    has_trees = False
+
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return trl's batch: chosen rows first, rejected rows after them, padded on the right."""
+        """Return trl's batch: chosen rows first, rejected rows after them, padded on the right.
+
+        With `has_trees`, what the model is to compute is beside it.
+        """
         pairs = unpack_micro_batch(examples)
         batch: dict[str, Any] = super().torch_call(pairs)
         for side, offset in (("chosen", 0), ("rejected", len(pairs))):
             for row, example in enumerate(pairs):
                 start, stop = (len(example["prompt_ids"]) + edge for edge in example[f"{side}_forced"])
                 batch["completion_mask"][offset + row, start:stop] = 0
+        if self.has_trees:
+            batch["pair_row"] = lay_out(batch)
         return batch
 
 
@@ -163,8 +184,16 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSettings, *, seed: int) -> dict[str, Any]:
-    """Write an adapter per epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
+def train(
+    path: Path,
+    pairs: Sequence[Pair],
+    policy: Policy,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    reference_path: Path | None = None,
+) -> dict[str, Any]:
+    """Write the policy after each epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
 
     A killed training goes on from its last complete epoch. Each process of a training calls this; the first writes, and
     only it returns the metrics.
@@ -175,6 +204,7 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
         policy: What the pairs were sampled from; training starts there.
         settings: Of the training.
         seed: Of adapter initialization and data order.
+        reference_path: Where the reference's log-probabilities are kept for other trainings on the same pairs.
 
     Raises:
         TrainingError: If there are no pairs, or the first step shows a wrong reference.
@@ -186,15 +216,18 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
         )
     work = path / "checkpoints"
     if not (path / "metrics.jsonl").exists():
-        trainer = make_trainer(work, pairs, policy, settings, seed=seed)
+        trainer = make_trainer(work, pairs, policy, settings, seed=seed, reference_path=reference_path)
         with trainer.accelerator.main_process_first():  # which removes what a kill left
             last = last_complete(work)
         trainer.train(resume_from_checkpoint=last)
         if not trainer.accelerator.is_main_process:
             return {}
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
-            model_name = policy.unquantized_path or policy.model_path
-            copy_adapter(checkpoint, path / f"epoch-{epoch}", model_name=model_name)
+            target = path / f"epoch-{epoch}"
+            if settings.is_full:
+                move_model(checkpoint, target, policy=policy)
+            else:
+                copy_adapter(checkpoint, target, model_name=policy.unquantized_path or policy.model_path)
         write_metrics(path / "metrics.jsonl", trainer.state.log_history)
     shutil.rmtree(work, ignore_errors=True)
     entries = read_metrics(path / "metrics.jsonl")
@@ -202,7 +235,13 @@ def train(path: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSett
 
 
 def make_trainer(
-    work: Path, pairs: Sequence[Pair], policy: Policy, settings: TrainSettings, *, seed: int
+    work: Path,
+    pairs: Sequence[Pair],
+    policy: Policy,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    reference_path: Path | None = None,
 ) -> SampledIdsTrainer:
     """Return the trainer, its data set complete with the reference's log-probabilities."""
     tokenizer = load_tokenizer(policy.tokenizer_path)
@@ -215,7 +254,9 @@ def make_trainer(
         is_shardable=settings.num_processes > 1,
     )
     base.config.use_cache = False
-    if policy.adapter_path is None:
+    if settings.is_full:
+        model = base
+    elif policy.adapter_path is None:
         model = get_peft_model(base, settings.lora(TaskType.CAUSAL_LM))
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
@@ -223,32 +264,41 @@ def make_trainer(
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if is_deepspeed:  # told so, it keeps float32 copies of the parameters; it has no autocast
         arguments["bf16"] = policy.dtype == "bfloat16"
-    trainer = SampledIdsTrainer(
-        model=model,
-        args=DPOConfig(
-            beta=settings.beta,
-            loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
-            loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
-            **arguments,
-        ),
-        train_dataset=micro_batches(pairs, settings),
-        data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
-        processing_class=tokenizer,
-        callbacks=[
-            MarkComplete(),
-            FirstStep(
-                starts_at_reference=settings.reference == "previous" or policy.adapter_path is None,
-                is_pure_dpo=settings.nll_weight == 0,
+    is_seed = policy.adapter_path is None and policy.seed_path is None
+    with no_reference_model():
+        trainer = SampledIdsTrainer(
+            model=model,
+            args=DPOConfig(
+                beta=settings.beta,
+                loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
+                loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
+                **arguments,
             ),
-        ],
-    )
-    if "ref" in model.peft_config:  # trl's frozen copy of the adapter: the precomputed columns replace it
+            train_dataset=micro_batches(pairs, settings),
+            data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
+            processing_class=tokenizer,
+            callbacks=[
+                MarkComplete(),
+                FirstStep(
+                    starts_at_reference=settings.reference == "previous" or is_seed,
+                    is_pure_dpo=settings.nll_weight == 0,
+                ),
+            ],
+        )
+    if "ref" in getattr(model, "peft_config", ()):  # trl's frozen copy of the adapter, in place of which are columns
         model.delete_adapter("ref")
         model.set_adapter("default")
     # The adapter computes in the base's dtype, as it will when it is sampled from, and accumulates in float32.
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.data = parameter.data.to(base.dtype)
+    # In eval mode on a CPU bitsandbytes repacks 4-bit weights at the first use, for good, after which training would go
+    # through a kernel without a backward pass. No dropout is active in any mode.
+    model.train()
+    fuse_adapter(model)
+    fuse_norms(model)
+    # For DeepSpeed trl gathers a sharded head, where it is its own that is called.
+    trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
     trainer.optimizer = kind(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
@@ -256,10 +306,45 @@ def make_trainer(
     trainer.precompute_ref_logps = True
     if is_deepspeed:  # from its config, trl and transformers would take the model for sharded, which it is not yet
         unset_hf_deepspeed_config()
-    trainer.train_dataset = reference_logps(trainer, disable_adapter=settings.reference == "seed")
+    is_main = trainer.accelerator.is_main_process
+    known = None
+    if is_main and reference_path is not None and reference_path.exists():
+        known = json.loads(reference_path.read_text())
+    (columns,) = broadcast_object_list([known])
+    if columns is None:
+        columns = reference_logps(
+            trainer,
+            disable_adapter=settings.reference == "seed" and not settings.is_full,
+            model=load_seed(policy) if settings.reference == "seed" and policy.seed_path is not None else None,
+        )
+        if is_main and reference_path is not None:
+            reference_path.parent.mkdir(exist_ok=True)
+            write_json(reference_path, columns)
+    for name, values in columns.items():
+        trainer.train_dataset = trainer.train_dataset.add_column(name, values)
     if is_deepspeed:
         set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
     return trainer
+
+
+@contextmanager
+def no_reference_model() -> Iterator[None]:
+    """Keep trl from loading the model once more for the reference, whose log-probabilities are computed here."""
+    load, dpo_trainer.create_model_from_path = dpo_trainer.create_model_from_path, lambda *_, **__: None
+    try:
+        yield
+    finally:
+        dpo_trainer.create_model_from_path = load
+
+
+def load_seed(policy: Policy) -> Any:
+    """Return the seed model of a policy whose weights were all trained, prepared as trl prepares the policy."""
+    assert policy.seed_path is not None
+    model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)
+    disable_dropout_in_model(model)
+    add_fused_lm_head(model)
+    add_pair_head(model)
+    return model
 
 
 def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
@@ -291,20 +376,19 @@ def _longest(pair: Pair) -> int:
     return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
 
 
-def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dataset:
-    """Return the training data with the reference's log-probabilities, computed once per iteration.
+def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool, model: Any = None) -> dict[str, Any]:
+    """Return the columns that the reference adds to the training data: log-probabilities, a list for each micro-batch.
 
     Each process computes its share of the micro-batches, with the whole model, which is not sharded yet.
 
     Args:
         trainer: Its model is still the policy that training starts from.
         disable_adapter: True for the seed model as reference, False for that policy itself.
+        model: The reference where it is neither.
     """
-    model, data = trainer.model, trainer.train_dataset
-    # In train mode and with gradients on, although none are needed: otherwise bitsandbytes takes other 4-bit
-    # kernels, whose rounding is not training's, and in eval mode on a CPU it repacks the weights for good, after
-    # which training would go through a kernel without a backward pass. No dropout is active in any mode.
-    model.train()
+    model, data = model or trainer.model, trainer.train_dataset
+    # With gradients on, although none are needed: otherwise bitsandbytes takes other 4-bit kernels, whose rounding is
+    # not training's.
     num_processes = trainer.accelerator.num_processes
     share = range(trainer.accelerator.process_index, len(data), num_processes)
     found: list[tuple[int, list[list[float]]]] = []  # row, and for each side a value per pair
@@ -312,15 +396,9 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool) -> Dat
         batch = {key: value.to(model.device) for key, value in trainer.data_collator([data[index]]).items()}
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
         with model.disable_adapter() if disable_adapter else nullcontext():
-            logps = model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                labels=labels,
-                fused_lm_head=True,
-                use_cache=False,
-            ).log_probs.sum(dim=1)
+            given = {name: batch[name] for name in ("input_ids", "attention_mask", "pair_row") if name in batch}
+            logps = model(**given, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
         found.append((index, [half.tolist() for half in logps.detach().chunk(2)]))
     values = dict(gather_object(found))
-    for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
-        data = data.add_column(name, [values[index][side] for index in range(len(data))])
-    return data
+    names = ("ref_chosen_logps", "ref_rejected_logps")
+    return {name: [values[index][side] for index in range(len(data))] for side, name in enumerate(names)}

@@ -8,6 +8,7 @@ through its attention interface computes them; `computes_trees` finds out whethe
 """
 
 from collections.abc import Sequence
+from copy import copy
 from itertools import accumulate, pairwise
 from os.path import commonprefix
 from typing import Any, NamedTuple
@@ -45,6 +46,11 @@ class Span(NamedTuple):
     fork: int
     stops: tuple[int, ...]
 
+    @property
+    def stop(self) -> int:
+        """Where the tree ends."""
+        return self.stops[-1] if self.stops else self.fork
+
     def place(self, branch: int, position: int) -> int:
         """Return where the row holds a position of the sequence that ends with a branch."""
         trunk = self.fork - self.start
@@ -81,6 +87,17 @@ class Row:
             "use_cache": False,
         }
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
+        self._dense_masks: dict[tuple[Span, int | None, torch.dtype], Tensor] = {}
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Row":
+        """Return the same row on a device."""
+        moved = copy(self)
+        moved.device, moved._masks, moved._dense_masks = device, {}, {}
+        moved.inputs = {
+            name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
+            for name, value in self.inputs.items()
+        } | {"row": moved}
+        return moved
 
     def mask(self, trunk: int, branch: int, window: int | None) -> Tensor:
         """Return (branch, trunk + branch), True where a branch's token attends; the same for all layers."""
@@ -89,6 +106,23 @@ class Row:
             mask = torch.ones(branch, trunk + branch, dtype=torch.bool, device=self.device).tril(trunk)
             self._masks[key] = mask if window is None else mask.triu(trunk - window + 1)
         return self._masks[key]
+
+    def dense_mask(self, span: Span, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return (tokens of the tree, tokens of the tree), 0 where one attends to another and else -inf."""
+        key = (span, window, dtype)
+        if key not in self._dense_masks:
+            size = span.stop - span.start
+            places = torch.full((size,), -1, device=self.device)  # of which branch a token is
+            for branch, (begin, stop) in enumerate(pairwise((span.fork, *span.stops))):
+                places[begin - span.start : stop - span.start] = branch
+            sees = (places[:, None] == places) | (places == -1)
+            positions = self.inputs["position_ids"][0, span.start : span.stop]
+            behind = positions[:, None] - positions
+            sees &= (behind >= 0) & (behind < (size if window is None else window))
+            self._dense_masks[key] = torch.zeros(size, size, dtype=dtype, device=self.device).masked_fill(
+                ~sees, -torch.inf
+            )
+        return self._dense_masks[key]
 
 
 def tree_attention(
@@ -125,6 +159,10 @@ def tree_attention(
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TypeError(f"attention with {name}")
+    if query.device.type == "cpu" and torch.is_grad_enabled():  # whatever needs them, so that a reference rounds alike
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        out: Tensor = _DenseTrees.apply(query, key, value, row, scale, sliding_window)  # type: ignore[no-untyped-call]
+        return out, None
     outs = []
     for start, fork, stops in row.spans:
         # The trunk and the first branch are one ordinary sequence.
@@ -150,6 +188,62 @@ def tree_attention(
                 )
             )
     return torch.cat(outs, dim=2).transpose(1, 2), None
+
+
+class _DenseTrees(torch.autograd.Function):
+    """Each tree's scores as one matrix, for training on a CPU: a third of what the fused kernels take there.
+
+    Their backward pass is slow on a CPU, and so is autograd's for slices, each of which fills a row with zeros. The
+    scores of a branch's tokens to another branch are computed for nothing.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float, window: int | None
+    ) -> Tensor:
+        _, heads, tokens, dim = query.shape
+        out = query.new_empty(1, tokens, heads, dim)
+        weights = []
+        for span in row.spans:
+            asked, keys, values = (_of_tree(part, span, key.shape[1]) for part in (query, key, value))
+            mask = row.dense_mask(span, window, query.dtype)
+            mask = mask.repeat(heads // key.shape[1], 1).expand(key.shape[1], -1, -1)
+            scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scaling)
+            weights.append(torch.softmax(scores, dim=-1))
+            _put_tree(out, span, torch.bmm(weights[-1], values))
+        ctx.save_for_backward(query, key, value, *weights)
+        ctx.row, ctx.scaling = row, scaling
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        query, key, value, *weights = ctx.saved_tensors
+        kv_heads = key.shape[1]
+        # Laid out as the model's projections lay out what they gave.
+        grads = [
+            torch.empty_like(part.transpose(1, 2), memory_format=torch.contiguous_format)
+            for part in (query, key, value)
+        ]
+        for span, weight in zip(ctx.row.spans, weights, strict=True):
+            asked, keys, values = (_of_tree(part, span, kv_heads) for part in (query, key, value))
+            given = _of_tree(grad.transpose(1, 2), span, kv_heads)
+            grad_weight = torch.bmm(given, values.transpose(1, 2))
+            grad_scores = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
+            _put_tree(grads[0], span, torch.bmm(grad_scores, keys).mul_(ctx.scaling))
+            _put_tree(grads[1], span, torch.bmm(grad_scores.transpose(1, 2), asked).mul_(ctx.scaling))
+            _put_tree(grads[2], span, torch.bmm(weight.transpose(1, 2), given))
+        return *(part.transpose(1, 2) for part in grads), None, None, None
+
+
+def _of_tree(part: Tensor, span: Span, kv_heads: int) -> Tensor:
+    """Return (kv_heads, its query heads x tokens, head_dim) of (1, heads, tokens of the row, head_dim)."""
+    return part[0, :, span.start : span.stop].reshape(kv_heads, -1, part.shape[-1])
+
+
+def _put_tree(row: Tensor, span: Span, values: Tensor) -> None:
+    """Write what `_of_tree` laid out to (1, tokens of the row, heads, head_dim)."""
+    _, _, heads, dim = row.shape
+    row[0, span.start : span.stop] = values.view(heads, -1, dim).transpose(0, 1)
 
 
 AttentionInterface.register(ATTENTION, tree_attention)

@@ -29,6 +29,8 @@ _HOW = (
 class Policy:
     """A model to sample from: the seed model with, from iteration 1 on, a LoRA adapter that stays unmerged.
 
+    Or, where all weights are trained, another model from iteration 1 on.
+
     Attributes:
         model_path: 16-bit weights, a local directory or a Hub name. For a quantized policy they hold the
             quantized values, so that the policy that is sampled is the one that is trained.
@@ -39,6 +41,7 @@ class Policy:
         adapter_path: None for the seed model.
         unquantized_path: The weights before quantization, which training quantizes itself; None where the
             policy is not quantized.
+        seed_path: The seed model's weights where `model_path` has others; None where it has these.
     """
 
     model_path: str
@@ -48,6 +51,7 @@ class Policy:
     max_model_len: int
     adapter_path: Path | None
     unquantized_path: str | None = None
+    seed_path: str | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from tpo.artifacts import Artifact
 from tpo.config import WandbTracking
+from tpo.models import is_whole_model
 from tpo.records import Comparison, Completion, Pair, Score
 from tpo.seeds import derive_seed
 from tpo.tracking.launch import Labels
@@ -113,15 +114,16 @@ class WandbTracker:
         self._log_media({"iteration": iteration, "tables/samples": samples, "tables/pairs": chosen})
 
     def log_adapter(self, iteration: int, checkpoints: Artifact, epoch: int) -> None:
-        """Log the selected adapter as a model artifact, unless `tracking.upload_adapters` is off."""
+        """Log the selected adapter, not a whole model, as an artifact, unless `tracking.upload_adapters` is off."""
         import wandb
 
-        if not self.settings.upload_adapters:
+        path = checkpoints.path / f"epoch-{epoch}"
+        if not self.settings.upload_adapters or is_whole_model(path):
             return
         source = {"source": checkpoints.artifact_id, "epoch": epoch, "inputs": checkpoints.manifest["inputs"]}
         artifact = wandb.Artifact(f"adapter-{self.run.id}", type="model", metadata={"iteration": iteration, **source})
         with self._staging():
-            artifact.add_dir(str(checkpoints.path / f"epoch-{epoch}"))
+            artifact.add_dir(str(path))
             self.run.log_artifact(artifact, aliases=[f"iteration-{iteration}"])
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:

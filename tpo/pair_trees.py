@@ -1,0 +1,178 @@
+"""Log-probabilities of pairs for training: a pair's completions share their prompt, and nothing is padded.
+
+trl computes each completion with a copy of the prompt, padded to the longest of its batch, and hands every position to
+the language-model head. Here a pair is a tree (`tpo.trees`), and only states that predict a token of a completion reach
+the head, whose vocabulary is a fifth of a small model's arithmetic. trl's loss takes the results as its own.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn.functional import linear
+from trl.trainer.utils import FusedCausalLMOutput
+
+from tpo.trees import Row, computes_trees, join
+
+CHUNK = 512  # tokens whose logits exist at one time
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A micro-batch of pairs laid out as trees.
+
+    Attributes:
+        row: A tree for each pair.
+        sources: (tokens,) where in the row the states are that predict a completion's tokens.
+        targets: (tokens,) those tokens.
+        places: (tokens,) where they stand in trl's batch without its first column, flattened.
+        shape: Of that batch: chosen completions, then rejected ones; positions but the first.
+    """
+
+    row: Row
+    sources: Tensor
+    targets: Tensor
+    places: Tensor
+    shape: tuple[int, int]
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairRow":
+        """Return it on a device; accelerate calls this as it does a tensor's."""
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("sources", "targets", "places")
+        }
+        return replace(self, row=self.row.to(device, non_blocking=non_blocking), **moved)
+
+
+def lay_out(batch: dict[str, Tensor]) -> PairRow:
+    """Return the row of trl's batch: `input_ids`, `attention_mask` and `completion_mask`, chosen above rejected."""
+    sequences = [
+        ids[:length]
+        for ids, length in zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(dim=1).tolist(), strict=True)
+    ]
+    num_pairs = len(sequences) // 2
+    row = Row([join(sequences[pair::num_pairs]) for pair in range(num_pairs)])
+    rows, columns = torch.nonzero(batch["completion_mask"][:, 1:], as_tuple=True)
+    sources = [
+        row.spans[index % num_pairs].place(index // num_pairs, position)
+        for index, position in zip(rows.tolist(), columns.tolist(), strict=True)
+    ]
+    width = batch["input_ids"].shape[1] - 1
+    return PairRow(
+        row,
+        torch.tensor(sources),
+        batch["input_ids"][rows, columns + 1],
+        rows * width + columns,
+        (2 * num_pairs, width),
+    )
+
+
+def add_pair_head(model: Any) -> bool:
+    """Let a causal language model that trl has prepared take `pair_row`; return False if this one cannot.
+
+    Called with it, the model returns what trl's own head does for the batch, zero where nothing counts. A model cannot
+    whose decoder does not compute trees, or whose logits are more than a linear function of its states (Gemma 2's cap,
+    Granite's scale).
+    """
+    decoder, head = model.base_model, model.get_output_embeddings()
+    if not _is_linear(model, decoder, head) or not computes_trees(decoder):
+        return False
+    padded: Callable[..., Any] = model.forward
+
+    def forward(self: Any, *args: Any, pair_row: PairRow | None = None, **kwargs: Any) -> Any:
+        if pair_row is None:
+            return padded(*args, **kwargs)
+        states = self.base_model(**pair_row.row.inputs).last_hidden_state[0, pair_row.sources]
+        head = self.get_output_embeddings()
+        values = completion_statistics(states, _whole(head.weight), _whole(_bias(head)), pair_row.targets)
+        empty = states.new_zeros(pair_row.shape).flatten()
+        return FusedCausalLMOutput(
+            **{
+                name: empty.to(value.dtype).index_copy(0, pair_row.places, value).view(pair_row.shape)
+                for name, value in zip(("log_probs", "entropy", "mean_logits", "is_top1"), values, strict=True)
+            }
+        )
+
+    model.forward = MethodType(forward, model)
+    return True
+
+
+@torch.no_grad()
+def _is_linear(model: Any, decoder: Any, head: Any) -> bool:
+    ids = torch.arange(1, 9, device=model.device)[None]
+    states = decoder(input_ids=ids, use_cache=False).last_hidden_state
+    return torch.equal(linear(states, head.weight, _bias(head)), model(input_ids=ids, use_cache=False).logits)
+
+
+def _bias(head: Any) -> Tensor | None:
+    return getattr(head, "bias", None)
+
+
+def _whole(parameter: Any) -> Any:
+    """Return a parameter that FSDP may have sharded."""
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def completion_statistics(
+    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return what the head says about each token, all (tokens,) and float32 but the last, which is bool.
+
+    The token's log-probability, with gradient; the distribution's entropy, in nats; the mean logit; whether no token is
+    more probable. The logits of `CHUNK` tokens exist at a time. The gradient to the states is computed with them at
+    hand; the backward pass needs them again only for a head that is trained.
+
+    Args:
+        states: (tokens, hidden).
+        weight: (vocabulary, hidden).
+        bias: (vocabulary,) or None.
+        targets: (tokens,) ids.
+    """
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = _Head.apply(states, weight, bias, targets)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Head(torch.autograd.Function):
+    """The gradient of log p(target) with respect to a state is the target's row of the head less the expected row."""
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
+        parts, rows = [], []
+        for some, ids in zip(_chunks(states), _chunks(targets), strict=True):
+            logits = linear(some, weight, bias).float()
+            mean, top = logits.mean(dim=-1), logits.amax(dim=-1)
+            logits.sub_(top[:, None])
+            chosen = logits.gather(-1, ids[:, None]).squeeze(-1)
+            masses = logits.exp()  # of which the largest is 1
+            total = masses.sum(dim=-1)
+            entropy = total.log() - logits.mul_(masses).sum(dim=-1) / total
+            parts.append((chosen - total.log(), entropy, mean, chosen == 0))
+            if states.requires_grad:
+                rows.append(weight[ids] - masses.to(weight.dtype) @ weight / total.to(weight.dtype)[:, None])
+        ctx.save_for_backward(torch.cat(rows) if rows else None, states, weight, bias, targets)
+        results = tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        ctx.mark_non_differentiable(*results[1:])
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, grad_logps: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        rows, states, weight, bias, targets = ctx.saved_tensors
+        grad_states = None if rows is None else (grad_logps[:, None] * rows).to(states.dtype)
+        if not weight.requires_grad:
+            return grad_states, None, None, None
+        grad_weight = torch.zeros_like(weight)
+        grad_bias = None if bias is None else torch.zeros_like(bias)
+        for some, ids, grads in zip(*map(_chunks, (states, targets, grad_logps)), strict=True):
+            grad_logits = torch.softmax(linear(some, weight, bias), dim=-1, dtype=torch.float32).mul_(-grads[:, None])
+            grad_logits.scatter_add_(-1, ids[:, None], grads[:, None])
+            grad_weight.addmm_(grad_logits.T.to(weight.dtype), some)
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(dim=0)
+        return grad_states, grad_weight, grad_bias, None
+
+
+def _chunks(values: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(values, CHUNK)
