@@ -49,7 +49,8 @@ def _fused_forward(self: Any, x: Tensor) -> Tensor:
         if self.disable_adapters:
             return result
         (name,) = self.active_adapters
-        return result + self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+        update: Tensor = self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+        return result + update
     if self.disable_adapters:  # by the same kernels, so that a reference rounds alike
         plain: Tensor = nn.functional.linear(x, _weight(base, x.dtype), base.bias)
         return plain
@@ -87,7 +88,8 @@ class _AdaptedLinear(torch.autograd.Function):
 def _weight(base: Any, dtype: torch.dtype) -> Tensor:
     """Return a layer's weight (out, in); one of 4 bits is dequantized, as bitsandbytes' own training does."""
     if type(base) is nn.Linear:
-        return base.weight
+        weight: Tensor = base.weight
+        return weight
     from bitsandbytes.functional import dequantize_4bit
 
     values: Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)
