@@ -109,11 +109,11 @@ def _draw_part(axes: Any, part: Mapping[str, Any]) -> None:
     for limit in limits:
         axes.axvline(limit, color=REFERENCE, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(entries)), [part["descriptions"][name] for name in entries])
-    floors = " or ".join(f"{limit:,.4g}" for limit in sorted(found["value"] for found in part["floors"].values()))
+    floors = " or ".join(dict.fromkeys(f"{found['value']:,.3g}" for found in part["floors"].values()))
     axes.set(
         title=part["title"] + (f"; floor {floors}" if floors else ""),
         ylim=(len(entries) - 0.5, -0.5),
-        xlim=(0, 1.25 * max(largest, *limits, 0)),
+        xlim=(0, 1.3 * max(largest, *limits, 0)),
     )
     axes.tick_params(axis="y", length=0)
     axes.set_axisbelow(True)

@@ -2,7 +2,7 @@
 
 Two judges: a reward model (a sequence classifier with the seed model's weights and a random head), and the seed model's
 own yes or no. Each by transformers' forward on one chat at a time in the given order, and by ours. Rendering the chats
-is part of the work. The check: equal scores, in float32 and in 16 bits.
+is part of the work. The check: equal scores, in float32 and in 16 bits, where beside it stands what 16 bits do to each.
 """
 
 import time
@@ -30,8 +30,12 @@ PART = Part(
     checks={
         "reward, float32": ("one_at_a_time_float32", "ours_float32"),
         "reward, bfloat16": ("one_at_a_time", "ours"),
+        "reward, bfloat16 against float32, batch size 1": ("one_at_a_time_float32", "one_at_a_time"),
+        "reward, bfloat16 against float32, ours": ("ours_float32", "ours"),
         "yes or no, float32": ("rating_one_at_a_time_float32", "rating_ours_float32"),
         "yes or no, bfloat16": ("rating_one_at_a_time", "rating_ours"),
+        "yes or no, bfloat16 against float32, batch size 1": ("rating_one_at_a_time_float32", "rating_one_at_a_time"),
+        "yes or no, bfloat16 against float32, ours": ("rating_ours_float32", "rating_ours"),
     },
 )
 

@@ -29,8 +29,8 @@ PART = Part(
     is_rate=False,
     contenders={
         "stock": "trl DPOTrainer, default settings",
-        "stock_precomputed": "the same with precompute_ref_log_probs",
-        "stock_stored": "the same without gradient checkpointing",
+        "stock_precomputed": "trl, reference precomputed",
+        "stock_stored": "trl, precomputed, no gradient checkpointing",
         "ours": "ours",
     },
     comparisons=(("ours", "stock"), ("ours", "stock_precomputed"), ("ours", "stock_stored")),
