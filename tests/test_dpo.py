@@ -12,6 +12,7 @@ from torch import Tensor
 from tpo.dpo import dpo_loss, sequence_logps
 from tpo.models import load_model
 from tpo.train import make_trainer
+from tpo.trees import ATTENTION
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,9 @@ def test_trl_computes_this_objective_at_every_step(
     compute_loss, by_hand = trainer.compute_loss, []
 
     def record(model: Any, inputs: dict[str, Tensor], *arguments: Any, **named: Any) -> Any:
+        model.set_attn_implementation("sdpa")  # one sequence a row, for the calculation by hand
         by_hand.append(step_by_hand(model, inputs, beta=0.3, nll_weight=nll_weight))
+        model.set_attn_implementation(ATTENTION)
         return compute_loss(model, inputs, *arguments, **named)
 
     trainer.compute_loss = record

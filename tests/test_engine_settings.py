@@ -17,7 +17,7 @@ from tpo.plan import plan_job
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
 IDENTITIES = {
-    "torch": {"kind": "torch", "max_sequences": 128, "chunk_prompts": 64},
+    "torch": {"kind": "torch", "max_sequences": 256, "chunk_prompts": 64},
     "vllm": {
         "kind": "vllm",
         "max_num_seqs": 256,

@@ -34,6 +34,7 @@ NEEDS_TORCH = {
     "tpo.judges.self_rating",
     "tpo.judges.self_taught",
     "tpo.lora",
+    "tpo.norms",
     "tpo.optimizer",
     "tpo.pair_trees",
     "tpo.reward_training",

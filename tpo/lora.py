@@ -7,6 +7,7 @@ the products. Here the last product adds to the base's result in place.
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,15 +43,57 @@ def fuse_adapter(model: Any) -> None:
 
 
 def _fused_forward(self: Any, x: Tensor) -> Tensor:
-    flat = x.reshape(-1, x.shape[-1])
-    result: Tensor = self.base_layer(flat)
-    if not self.disable_adapters:
+    base = self.base_layer
+    if type(base) is not nn.Linear and getattr(base.weight, "quant_state", None) is None:  # FSDP has it gathered
+        result: Tensor = base(x)
+        if self.disable_adapters:
+            return result
         (name,) = self.active_adapters
-        inner, up = nn.functional.linear(flat, self.lora_A[name].weight), self.lora_B[name].weight.T
-        # No backward pass needs a linear layer's result; a 4-bit one's may be a view, which must not be written to.
-        add = result.addmm_ if type(self.base_layer) is nn.Linear else result.addmm
-        result = add(inner, up, alpha=self.scaling[name])
-    return result.view(*x.shape[:-1], -1)
+        update: Tensor = self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+        return result + update
+    if self.disable_adapters:  # by the same kernels, so that a reference rounds alike
+        plain: Tensor = nn.functional.linear(x, _weight(base, x.dtype), base.bias)
+        return plain
+    (name,) = self.active_adapters
+    adapter = (self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
+    fused: Tensor = _AdaptedLinear.apply(x, base, *adapter)  # type: ignore[no-untyped-call]
+    return fused
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """A frozen linear layer, in 16 or in 4 bits, and its adapter: every product adds to what the one before left."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, base: Any, down: Tensor, up: Tensor, scaling: float) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        inner = flat @ down.T
+        result = nn.functional.linear(flat, _weight(base, x.dtype), base.bias)
+        result.addmm_(inner, up.T, alpha=scaling)
+        ctx.save_for_backward(flat, inner, down, up)
+        ctx.base, ctx.scaling = base, scaling
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        flat, inner, down, up = ctx.saved_tensors
+        given = grad.reshape(-1, grad.shape[-1])
+        grad_inner = (given @ up).mul_(ctx.scaling)
+        grad_up = (given.T @ inner).mul_(ctx.scaling)
+        grad_x = None
+        if ctx.needs_input_grad[0]:
+            grad_x = (given @ _weight(ctx.base, grad.dtype)).addmm_(grad_inner, down).view(*grad.shape[:-1], -1)
+        return grad_x, None, grad_inner.T @ flat, grad_up, None
+
+
+def _weight(base: Any, dtype: torch.dtype) -> Tensor:
+    """Return a layer's weight (out, in); one of 4 bits is dequantized, as bitsandbytes' own training does."""
+    if type(base) is nn.Linear:
+        weight: Tensor = base.weight
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    values: Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)
+    return values
 
 
 def unwrap_adapter(model: Any) -> Any:

@@ -49,6 +49,7 @@ from tpo.engines import Policy
 from tpo.errors import TpoError
 from tpo.lora import fuse_adapter
 from tpo.models import load_model
+from tpo.norms import fuse_norms
 from tpo.optimizer import MasterWeightAdamW
 from tpo.pair_trees import add_pair_head, lay_out
 from tpo.records import Pair
@@ -295,6 +296,7 @@ def make_trainer(
     # through a kernel without a backward pass. No dropout is active in any mode.
     model.train()
     fuse_adapter(model)
+    fuse_norms(model)
     # For DeepSpeed trl gathers a sharded head, where it is its own that is called.
     trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
@@ -385,18 +387,16 @@ def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool, model:
         model: The reference where it is neither.
     """
     model, data = model or trainer.model, trainer.train_dataset
-    # With gradients on, although none are needed: otherwise bitsandbytes takes other 4-bit kernels, whose rounding is
-    # not training's.
     num_processes = trainer.accelerator.num_processes
     share = range(trainer.accelerator.process_index, len(data), num_processes)
     found: list[tuple[int, list[list[float]]]] = []  # row, and for each side a value per pair
     for index in share:
         batch = {key: value.to(model.device) for key, value in trainer.data_collator([data[index]]).items()}
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-        with model.disable_adapter() if disable_adapter else nullcontext():
+        with torch.no_grad(), model.disable_adapter() if disable_adapter else nullcontext():
             given = {name: batch[name] for name in ("input_ids", "attention_mask", "pair_row") if name in batch}
             logps = model(**given, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
-        found.append((index, [half.tolist() for half in logps.detach().chunk(2)]))
+        found.append((index, [half.tolist() for half in logps.chunk(2)]))
     values = dict(gather_object(found))
     names = ("ref_chosen_logps", "ref_rejected_logps")
     return {name: [values[index][side] for index in range(len(data))] for side, name in enumerate(names)}

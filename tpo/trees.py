@@ -140,7 +140,7 @@ def tree_attention(
     """Return attention within each tree, a softmax over scaled scores.
 
     Args:
-        module: The attention layer; unused.
+        module: The attention layer; in train mode on a CPU, scores are whole matrices.
         query: (1, heads, tokens, head_dim).
         key: (1, kv_heads, tokens, head_dim).
         value: Like `key`.
@@ -159,7 +159,9 @@ def tree_attention(
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TypeError(f"attention with {name}")
-    if query.device.type == "cpu" and torch.is_grad_enabled():  # whatever needs them, so that a reference rounds alike
+    if (
+        query.device.type == "cpu" and module.training
+    ):  # also where no gradient is needed, so that a reference rounds alike
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         out: Tensor = _DenseTrees.apply(query, key, value, row, scale, sliding_window)  # type: ignore[no-untyped-call]
         return out, None
@@ -176,6 +178,10 @@ def tree_attention(
                 keys, values = (torch.cat([of[:, :, start:fork], of[:, :, begin:stop]], dim=2) for of in (key, value))
             window = sliding_window if sliding_window is not None and sliding_window < keys.shape[2] else None
             is_plain = trunk == 0 and window is None  # a mask takes longer
+            # On a GPU no fused kernel knows both a mask and fewer key-value heads.
+            is_grouped = is_plain or query.device.type == "cpu"
+            if not is_grouped:
+                keys, values = (of.repeat_interleave(query.shape[1] // of.shape[1], dim=1) for of in (keys, values))
             outs.append(
                 scaled_dot_product_attention(
                     query[:, :, begin:stop],
@@ -184,7 +190,7 @@ def tree_attention(
                     attn_mask=None if is_plain else row.mask(trunk, stop - begin, window),
                     is_causal=is_plain,
                     scale=scaling,
-                    enable_gqa=True,
+                    enable_gqa=is_grouped,
                 )
             )
     return torch.cat(outs, dim=2).transpose(1, 2), None
@@ -207,8 +213,9 @@ class _DenseTrees(torch.autograd.Function):
         for span in row.spans:
             asked, keys, values = (_of_tree(part, span, key.shape[1]) for part in (query, key, value))
             mask = row.dense_mask(span, window, query.dtype)
-            scores = torch.bmm(asked, keys.transpose(1, 2)).view(-1, *mask.shape).mul_(scaling).add_(mask)
-            weights.append(torch.softmax(scores, dim=-1).view(key.shape[1], -1, mask.shape[1]))
+            mask = mask.repeat(heads // key.shape[1], 1).expand(key.shape[1], -1, -1)
+            scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scaling)
+            weights.append(torch.softmax(scores, dim=-1))
             _put_tree(out, span, torch.bmm(weights[-1], values))
         ctx.save_for_backward(query, key, value, *weights)
         ctx.row, ctx.scaling = row, scaling

@@ -1,0 +1,119 @@
+"""What this machine is, and what it reaches: matrix products in 16 bits, and reading memory.
+
+`python -m experiments.bench.machine <model>` prints both as JSON, for a model's directory. They are the limits of the
+floors (`floors.py`), measured with the same library as the contenders use, with all cores.
+"""
+
+import json
+import os
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from experiments.bench.floors import Shape
+
+SECONDS = 1.0  # to repeat each measurement for
+
+
+def describe() -> dict[str, Any]:
+    """Return the processor, its cores that this process may use, memory, the GPU if there is one, and the system."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "num_cores": cores,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "memory_gib": round(memory / 2**30, 1),
+        "gpu": None,
+        "system": platform.platform(),
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"gpu": properties.name, "gpu_memory_gib": round(properties.total_memory / 2**30, 1)}
+    return found
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+def file_name(machine: dict[str, Any]) -> str:
+    """Return the name of the machine's files: its GPU, or its processor and how many cores."""
+    text = machine["gpu"] or f"{machine['cpu']} {machine['num_cores']} cores"
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(R\)|\(TM\)", "", text).lower()).strip("-")
+
+
+def probe(*, weight_bytes: int) -> dict[str, float]:
+    """Return what the machine reaches at best, per second.
+
+    Args:
+        weight_bytes: Of the model: where its weights fit into a cache, reading them again is faster than memory.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    sizes = (4096, 8192) if device == "cuda" else (1024, 2048, 4096)
+    found = {
+        f"{name}_operations_per_s": max(2 * size**3 / _product_seconds(size, kind, device) for size in sizes)
+        for name, kind in (("bfloat16", torch.bfloat16), ("float32", torch.float32))
+    }
+    large = 2**31
+    reads = {"memory": large, "weights": min(weight_bytes, large)}
+    found |= {f"{name}_bytes_per_s": size / _read_seconds(size, device) for name, size in reads.items()}
+    return found
+
+
+def limits(found: dict[str, float]) -> dict[str, float]:
+    """Return the arguments of `floors.floor`: the best that was reached, whichever way."""
+    return {
+        "operations_per_s": found["bfloat16_operations_per_s"],
+        "bytes_per_s": max(found["memory_bytes_per_s"], found["weights_bytes_per_s"]),
+    }
+
+
+def _product_seconds(size: int, kind: Any, device: str) -> float:
+    import torch
+
+    first, second = (torch.randn(size, size, device=device).to(kind) for _ in range(2))
+    return best_seconds(lambda: torch.mm(first, second))
+
+
+def _read_seconds(size: int, device: str) -> float:
+    """Return the seconds of reading so many bytes, by a product of a matrix with a vector, as decoding one token."""
+    import torch
+
+    columns = 4096
+    matrix = torch.ones(size // (4 * columns), columns, device=device)
+    vector = torch.ones(columns, device=device)
+    return min(best_seconds(lambda: torch.mv(matrix, vector)), best_seconds(lambda: matrix.sum()))
+
+
+def best_seconds(work: Callable[[], Any]) -> float:
+    """Return the shortest of repeated calls."""
+    import torch
+
+    best = float("inf")
+    stop = time.perf_counter() + SECONDS
+    while time.perf_counter() < stop:
+        started = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+if __name__ == "__main__":
+    sizes = Shape.of_model(sys.argv[1])
+    print(json.dumps({"machine": describe(), "reaches": probe(weight_bytes=sizes.total_bytes)}, indent=2))

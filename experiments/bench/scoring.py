@@ -1,0 +1,170 @@
+"""Scoring: K responses to each instruction, in responses per second.
+
+Two judges: a reward model (a sequence classifier with the seed model's weights and a random head), and the seed model's
+own yes or no. Each by transformers' forward on one chat at a time in the given order, and by ours. Rendering the chats
+is part of the work. The check: equal scores, in float32 and in 16 bits, where beside it stands what 16 bits do to each.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from experiments.bench.floors import Shape, scoring_load
+from experiments.bench.parts import Part, Timed
+from experiments.bench.process import Request, serve
+from experiments.bench.sampling import policy
+from experiments.bench.workload import Work
+
+PART = Part(
+    name="scoring",
+    title="scoring (responses/s)",
+    is_rate=True,
+    contenders={
+        "one_at_a_time": "reward model, batch size 1",
+        "ours": "reward model, ours",
+        "rating_one_at_a_time": "yes or no, batch size 1",
+        "rating_ours": "yes or no, ours",
+    },
+    comparisons=(("ours", "one_at_a_time"), ("rating_ours", "rating_one_at_a_time")),
+    checks={
+        "reward, float32": ("one_at_a_time_float32", "ours_float32"),
+        "reward, bfloat16": ("one_at_a_time", "ours"),
+        "reward, bfloat16 against float32, batch size 1": ("one_at_a_time_float32", "one_at_a_time"),
+        "reward, bfloat16 against float32, ours": ("ours_float32", "ours"),
+        "yes or no, float32": ("rating_one_at_a_time_float32", "rating_ours_float32"),
+        "yes or no, bfloat16": ("rating_one_at_a_time", "rating_ours"),
+        "yes or no, bfloat16 against float32, batch size 1": ("rating_one_at_a_time_float32", "rating_one_at_a_time"),
+        "yes or no, bfloat16 against float32, ours": ("rating_ours_float32", "rating_ours"),
+    },
+)
+
+# Instruction and responses -> their scores.
+Scorer = Callable[[list[Any]], list[float]]
+
+
+def measure(request: Request) -> Timed:
+    """Score with the contender."""
+    from tpo.judges import Candidates
+    from tpo.memory import keep_freed_memory
+
+    work = Work.of(request.work)
+    contender = request.contender.removesuffix("_float32")
+    dtype = "float32" if request.contender.endswith("_float32") else "bfloat16"
+    is_rating = contender.startswith("rating_")
+    if contender.endswith("ours"):
+        keep_freed_memory()
+        judge = our_judge(work, dtype, is_rating=is_rating)
+        chats = chat_renderer(judge, is_rating=is_rating)
+        scorer: Scorer = lambda items: [float(one.score) for group in judge.score(items) for one in group]  # noqa: E731
+    else:
+        chats, scorer = one_rating_at_a_time(work, dtype) if is_rating else one_chat_at_a_time(work, dtype)
+    responses: dict[str, list[str]] = {}
+    for row in work.completions():
+        if row.response:
+            responses.setdefault(row.prompt_id, []).append(row.response)
+    texts = {prompt.prompt_id: prompt.text for prompt in work.prompts()}
+    candidates = [Candidates(texts[key], tuple(found)) for key, found in responses.items()]
+    scorer([Candidates("Say something.", ("Something.", "Something else."))])
+    began, started = time.time(), time.perf_counter()
+    scores = scorer(candidates)
+    seconds = time.perf_counter() - started
+    groups = [[chats(item.instruction, response) for response in item.responses] for item in candidates]
+    lengths = [len(chat) for group in groups for chat in group]
+    details = {
+        "num_responses": len(scores),
+        "num_instructions": len(candidates),
+        "num_tokens": sum(lengths),
+        **scoring_load(Shape.of_model(work.model_path), groups)._asdict(),
+    }
+    return Timed(len(scores) / seconds, seconds, began, details, scores)
+
+
+def our_judge(work: Work, dtype: str, *, is_rating: bool) -> Any:
+    """Return our judge with the settings of conf/."""
+    from dataclasses import asdict
+
+    if is_rating:
+        from tpo.judges.self_rating import SelfRating
+
+        return SelfRating(asdict(work.config("judge=self_rating").judge), replace(policy(work), dtype=dtype))
+    from tpo.judges.reward_model import RewardModel
+
+    return RewardModel(asdict(work.config(*reward_model_overrides(work), f"judge.dtype={dtype}").judge))
+
+
+def reward_model_overrides(work: Work) -> tuple[str, ...]:
+    """Return what selects the work's reward model as judge."""
+    return ("judge=reward_model", f"judge.name={work.classifier}", "judge.revision=null")
+
+
+def chat_renderer(judge: Any, *, is_rating: bool) -> Callable[[str, str], list[int]]:
+    """Return what gives the token ids that our judge reads, for the floor and for the others."""
+    if is_rating:
+        return lambda instruction, response: judge._reading(instruction, response).ids
+    return lambda instruction, response: judge.chat(instruction, response).ids
+
+
+def one_chat_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], list[int]], Scorer]:
+    """Return the reward model as its card would have it used: chat template, forward, logit, one response each."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    from tpo.chat import load_tokenizer
+    from tpo.judges.reward_model import chat_with_response
+    from tpo.models import default_device
+
+    model = AutoModelForSequenceClassification.from_pretrained(work.classifier, dtype=getattr(torch, dtype)).eval()
+    model.to(default_device())
+    tokenizer = load_tokenizer(work.classifier)
+
+    def chat(instruction: str, response: str) -> list[int]:
+        return chat_with_response(tokenizer, instruction, response)
+
+    @torch.inference_mode()
+    def score(items: list[Any]) -> list[float]:
+        return [
+            float(model(input_ids=torch.tensor([chat(item.instruction, text)], device=model.device)).logits[0, 0])
+            for item in items
+            for text in item.responses
+        ]
+
+    return chat, score
+
+
+def one_rating_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], list[int]], Scorer]:
+    """Return the log-odds of yes, from the logits after each question."""
+    from dataclasses import asdict
+
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tpo.chat import chat_ids, load_tokenizer
+    from tpo.judges import answer_ids
+    from tpo.models import default_device
+
+    config = asdict(work.config("judge=self_rating").judge)
+    model = AutoModelForCausalLM.from_pretrained(work.model_path, dtype=getattr(torch, dtype)).eval()
+    model.to(default_device())
+    tokenizer = load_tokenizer(work.tokenizer_path)
+    yes, no = answer_ids(tokenizer, config)
+
+    def chat(instruction: str, response: str) -> list[int]:
+        question = config["question"].replace("{response}", response).replace("{instruction}", instruction)
+        return chat_ids(tokenizer, question)
+
+    @torch.inference_mode()
+    def score(items: list[Any]) -> list[float]:
+        scores = []
+        for item in items:
+            for text in item.responses:
+                ids = torch.tensor([chat(item.instruction, text)], device=model.device)
+                logits = model(input_ids=ids, logits_to_keep=1).logits[0, -1].float()
+                scores.append(float(logits[yes] - logits[no]))
+        return scores
+
+    return chat, score
+
+
+if __name__ == "__main__":
+    serve(measure)
