@@ -260,10 +260,13 @@ def computes_trees(model: Any) -> bool:
     """Make a decoder without heads compute rows of trees; return False, and leave it as it was, if it cannot.
 
     Tried on two short trees against the model's own forward pass: a model whose attention looks ahead, is more than a
-    softmax over scores, or does not go through the interface gives other states, or none at all.
+    softmax over scores, or does not go through the interface gives other states, or none at all, for every sequence.
     """
     own = model.config._attn_implementation
-    trees = [Tree([*range(1, 13)], ([14, 15, 16], [17, 18, 19, 20])), Tree([21, 22, 23], ([24], [25, 26]))]
+    # From all over the vocabulary, whose first ids are special tokens that no training has seen in a row.
+    size = model.get_input_embeddings().num_embeddings
+    ids = [size * number // 32 for number in range(1, 32)]
+    trees = [Tree(ids[:12], (ids[12:15], ids[15:19], ids[19:21])), Tree(ids[21:24], (ids[24:25], ids[25:31]))]
     expected = [
         model(input_ids=torch.tensor([trunk + branch], device=model.device), use_cache=False).last_hidden_state[0, -1]
         for trunk, branches in trees
@@ -278,8 +281,9 @@ def computes_trees(model: Any) -> bool:
         return False
     found = states[[stop - 1 for span in row.spans for stop in span.stops]].float()
     straight = torch.stack(expected).float()
-    # Kernels differ in rounding: 16-bit states by a hundredth of their size.
-    if float((found - straight).norm() / straight.norm()) < 0.05:
+    # Kernels differ in rounding: 16-bit states by a hundredth of their size, and now and then one by much more, where a
+    # layer makes the most of a small difference.
+    if float(((found - straight).norm(dim=1) / straight.norm(dim=1)).median()) < 0.05:
         return True
     model.set_attn_implementation(own)
     return False
