@@ -103,66 +103,67 @@ def activations(
 ) -> Activations:
     """Return what one micro-batch of pairs takes, each a tree without padding, everything in 16 bits unless said.
 
-    Kept for each token and layer: two norms' inputs in float32 with their scales, and their outputs; LoRA's inner
-    products; turned queries and keys, values, the output projection's input; gate, its SiLU, up and their product. The
-    chosen branch with its trunk goes through flash attention (output and logsumexp), the rejected one needs a mask,
-    for which PyTorch has grouped attention in its plain kernel only: float32 queries, repeated keys and values,
-    and the whole matrix of weights. See `scaled_dot_product_attention` on `enable_gqa`.
+    Kept for each token and layer: two norms' inputs, each with its scale in float32, and their outputs; LoRA's inner
+    products; turned queries and keys, values, the output projection's input; gate, its SiLU, up and their product. Of
+    frozen weights nothing: the backward pass dequantizes a matrix again. The chosen branch with its trunk goes through
+    flash attention (output, float32 logsumexp), the rejected one, with a mask, through the memory-efficient kernel:
+    keys and values repeated for each head, output, logsumexp in blocks of 32 queries, a mask in 16 bits of its own.
 
     Worst moments: the head, when a chunk's logits meet those of the chunk before; the backward pass of a layer's feed
-    forward; that of the matrix of attention weights, after the feed forward was freed.
+    forward, whose activations are free before that of attention, which takes less.
     """
     hidden, inner = model.hidden, model.intermediate
     query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
     tokens, predicted = sum(map(sum, pairs)), sum(pair.chosen + pair.rejected for pair in pairs)
-    scores = [model.heads * pair.rejected * (pair.prompt + pair.rejected) for pair in pairs]
-    feed_forward = (4 * hidden + 4 + 2 * hidden + 3 * 2 * rank + 4 * 2 * inner) * tokens
-    layer = feed_forward + (4 * hidden + 4 + 2 * hidden + 4 * 2 * rank + 2 * 2 * query + 4 * key) * tokens
-    for pair, size in zip(pairs, scores, strict=True):
+    norms, adapters = 2 * (2 * hidden + 4 + 2 * hidden), 2 * rank * len(model.linears)
+    layer = (norms + adapters + 2 * 2 * query + 4 * key + 4 * 2 * inner) * tokens
+    for pair in pairs:
+        whole = pair.prompt + pair.rejected
         layer += (2 * query + 4 * model.heads) * (pair.prompt + pair.chosen)
-        layer += 4 * query * (pair.rejected + 2 * (pair.prompt + pair.rejected)) + 4 * size
-    # Cosines and sines; for each predicted token its state, the gradient to it, and where it stands. The final norm's
-    # input stands in for the first norm's, which is not kept, unless checkpointing wants gradients to the embeddings.
-    shared = 2 * 2 * model.head_dim * tokens + predicted * (2 * 2 * hidden + 28)
-    gradients = max((4 * inner + 2 * hidden) * tokens, 8 * max(scores) + 2 * query * tokens - feed_forward)
+        layer += 2 * query * (pair.rejected + 2 * whole)
+        layer += 4 * model.heads * round_up(pair.rejected, 32) + 2 * pair.rejected * round_up(whole, 8)  # rows aligned
+    # Cosines and sines; masks as the row holds them; for each predicted token its state, the gradient to it, and where
+    # it stands. The final norm's input and scale stand in for the first norm's, which are not kept, unless
+    # checkpointing wants gradients to the embeddings.
+    masks = {(pair.prompt, pair.rejected): pair.rejected * (pair.prompt + pair.rejected) for pair in pairs}
+    shared = 2 * 2 * model.head_dim * tokens + sum(masks.values()) + predicted * (2 * 2 * hidden + 28)
+    gradients = (4 * inner + 2 * hidden) * tokens
     if is_quantized:
         gradients += 2 * max(inputs * outputs for inputs, outputs in model.linears)  # one matrix in 16 bits
     head = 14 * model.vocabulary * min(CHUNK, predicted)
     if not is_checkpointed:
         return Activations(model.layers * layer + shared, max(head, gradients))
-    return Activations((model.layers * 2 * hidden + 4 * hidden + 4) * tokens + shared, max(head, layer + gradients))
+    layer -= 2 * hidden * tokens  # a layer's input is kept already
+    return Activations((model.layers * 2 * hidden + 2 * hidden + 4) * tokens + shared, max(head, layer + gradients))
 
 
-def training_bytes(model: Architecture, pairs: Sequence[Pair], *, quantization: str, mode: str) -> float:
-    """Return the peak of training an adapter; `mode` is whether to checkpoint, "true" or "false", or "reference pass".
-
-    The pass that computes the reference's log-probabilities runs before the trainer switches checkpointing on, with
-    gradients on, and the graph of a micro-batch lives until that of the next is complete.
-    """
-    taken = activations(model, pairs, is_checkpointed=mode == "true", is_quantized=quantization == "nf4")
-    adapter, graphs = (2, 2) if mode == "reference pass" else (TRAINED, 1)
-    return model.base_bytes(quantization) + adapter * model.num_adapter() + graphs * taken.kept + taken.working
+def round_up(size: int, multiple: int) -> int:
+    """Return the smallest multiple that is not below a size."""
+    return -(-size // multiple) * multiple
 
 
-def most_pairs(model: Architecture, pair: Pair, *, card: int, quantization: str, mode: str) -> int:
+def training_bytes(model: Architecture, pairs: Sequence[Pair], *, quantization: str, is_checkpointed: bool) -> float:
+    """Return the peak of training an adapter; the pass for the reference's log-probabilities takes less."""
+    taken = activations(model, pairs, is_checkpointed=is_checkpointed, is_quantized=quantization == "nf4")
+    return model.base_bytes(quantization) + TRAINED * model.num_adapter() + sum(taken)
+
+
+def most_pairs(model: Architecture, pair: Pair, *, card: int, quantization: str, is_checkpointed: bool) -> int:
     """Return how many such pairs one forward and backward pass can take, 0 to 64."""
-    needs = (training_bytes(model, [pair] * count, quantization=quantization, mode=mode) for count in range(1, 65))
-    return sum(need <= AVAILABLE[card] for need in needs)
+    given = {"quantization": quantization, "is_checkpointed": is_checkpointed}
+    return sum(training_bytes(model, [pair] * count, **given) <= AVAILABLE[card] for count in range(1, 65))
 
 
 def sequences_at_once(model: Architecture, *, card: int, utilization: float, tokens: int) -> int:
     """Return how many sequences of so many tokens vLLM's KV cache holds, in blocks of 16 tokens."""
     taken = 2 * (model.num_linear + model.num_other + model.num_adapter()) + VLLM_WORKSPACE
-    return max(0, int((utilization * card * GIB - taken) // (-(-tokens // 16) * 16 * model.kv_bytes)))
+    return max(0, int((utilization * card * GIB - taken) // (round_up(tokens, 16) * model.kv_bytes)))
 
 
-def judge_bytes(model: Architecture, tokens: int = JUDGE_TOKENS, *, response: int = COMPLETION) -> float:
-    """Return the peak of a reward model without a language-model head, that keeps nothing of its pass."""
+def judge_bytes(model: Architecture, tokens: int = JUDGE_TOKENS) -> float:
+    """Return the peak, a feed forward, of a reward model without a language-model head that keeps nothing."""
     weights = 2 * (model.num_linear + model.num_other - (not model.is_tied) * model.vocabulary * model.hidden)
-    feed_forward = (6 * model.intermediate + 8 * model.hidden) * tokens
-    query, key, whole = model.heads * model.head_dim, model.kv_heads * model.head_dim, PROMPT + response
-    attention = (4 * model.hidden + 4 * query + 6 * key) * tokens + (12 * query + 9 * model.heads * response) * whole
-    return weights + 4 * model.head_dim * tokens + max(feed_forward, attention)
+    return weights + (4 * model.head_dim + 6 * model.intermediate + 8 * model.hidden) * tokens
 
 
 class Table(NamedTuple):
@@ -187,32 +188,31 @@ def tables(model: Architecture) -> list[Table]:
     """Return what is printed and recorded."""
     sizes = [Pair(PROMPT, *[length] * 2) for length in (350, 850, COMPLETION)]
     names = [f"{sum(pair):,} tokens" for pair in sizes]
-    adapter, num_weights = model.num_adapter(), model.num_linear + model.num_other
+    adapter, total = model.num_adapter(), model.num_linear + model.num_other
+    each = "itself, gradient, master copy, Adam's moments"
     weights = [
-        ["base, NF4", gib(model.base_bytes("nf4")), f"{num_weights:,} weights, {model.num_other:,} of them in 16 bits"],
+        ["base, NF4", gib(model.base_bytes("nf4")), f"{total:,} weights, {model.num_other:,} of them in 16 bits"],
         ["base, bf16", gib(model.base_bytes("none")), "2 bytes a weight"],
         ["LoRA", gib(TRAINED * adapter), f"r={RANK}, {adapter:,} weights, {TRAINED} bytes each"],
-        [
-            "full fine-tuning",
-            gib(TRAINED * num_weights),
-            f"{TRAINED} bytes a weight: itself, gradient, master copy, Adam's moments",
-        ],
+        ["full fine-tuning", gib(TRAINED * total), f"{TRAINED} bytes each: {each}"],
     ]
     passes, fits, settings, inference = [], [], [], []
-    for mode in ("true", "false"):
-        taken = [activations(model, [pair], is_checkpointed=mode == "true") for pair in sizes]
-        passes.append([mode, "kept for the backward pass", *(gib(each.kept) for each in taken)])
-        passes.append([mode, "besides, at the worst moment", *(gib(each.working) for each in taken)])
+    for is_checkpointed in (True, False):
+        mode = str(is_checkpointed).lower()
+        taken = [activations(model, [pair], is_checkpointed=is_checkpointed) for pair in sizes]
+        passes.append([mode, "kept for the backward pass", *(gib(part.kept) for part in taken)])
+        passes.append([mode, "besides, at the worst moment", *(gib(part.working) for part in taken)])
     for card, quantization in product(CARDS, ("nf4", "none")):
         most = {}
-        for mode in ("true", "false", "reference pass"):
-            counts = [most_pairs(model, pair, card=card, quantization=quantization, mode=mode) for pair in sizes]
-            fits.append([f"{card} GiB", quantization, mode, *(str(count or "-") for count in counts)])
-            most[mode] = counts[-1]
-        mode = "false" if most["false"] else "true"
-        size = 2 ** (most[mode].bit_length() - 1) if most[mode] else 0  # train.batch_size is a multiple of it
-        peak = training_bytes(model, [sizes[-1]] * max(size, 1), quantization=quantization, mode=mode)
-        settings.append([f"{card} GiB", quantization, str(size or "does not fit"), mode, gib(peak)])
+        for is_checkpointed in (True, False):
+            given = {"quantization": quantization, "is_checkpointed": is_checkpointed}
+            counts = [most_pairs(model, pair, card=card, **given) for pair in sizes]
+            fits.append([f"{card} GiB", quantization, str(is_checkpointed).lower(), *(str(n or "-") for n in counts)])
+            most[is_checkpointed] = counts[-1]
+        checkpoints, count = not most[False], most[False] or most[True]
+        size = 2 ** (count.bit_length() - 1) if count else 0  # train.batch_size is a multiple of it
+        peak = training_bytes(model, [sizes[-1]] * max(size, 1), quantization=quantization, is_checkpointed=checkpoints)
+        settings.append([f"{card} GiB", quantization, str(size or "does not fit"), str(checkpoints).lower(), gib(peak)])
     engine, sampled = OmegaConf.load(ENGINE), PROMPT + COMPLETION
     for card in CARDS:
         held = sequences_at_once(model, card=card, utilization=engine.gpu_memory_utilization, tokens=sampled)
