@@ -36,6 +36,7 @@ NEEDS_TORCH = {
     "tpo.lora",
     "tpo.norms",
     "tpo.optimizer",
+    "tpo.packed",
     "tpo.pair_trees",
     "tpo.reward_training",
     "tpo.states",

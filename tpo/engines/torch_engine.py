@@ -26,6 +26,7 @@ from transformers import AttentionInterface
 from tpo.engines import Decoding, Generation, Policy
 from tpo.errors import TpoError
 from tpo.models import load_policy
+from tpo.packed import pack
 from tpo.trees import Row, join, tree_attention
 
 ATTENTION = "tpo_rows"
@@ -195,6 +196,7 @@ class TorchEngine:
                 "needed: use engine=vllm, or smaller token budgets"
             )
         self.model.set_attn_implementation(ATTENTION)
+        pack(self.model, num_rows=max_sequences)
         self.tokenizer, self.end_ids = tokenizer, end_ids
         self.max_sequences, self.max_len = max_sequences, max_len
         self.device = self.model.device
