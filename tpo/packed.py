@@ -43,8 +43,7 @@ def pack(model: Any, *, num_rows: int) -> None:
 def _is_supported() -> bool:
     operations = torch.ops.mkldnn
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    return (
-        torch.backends.mkldnn.is_available()
-        and all(hasattr(operations, name) for name in names)
-        and bool(operations._is_mkldnn_bf16_supported())
+    has_names = torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
+        hasattr(operations, name) for name in names
     )
+    return has_names and bool(operations._is_mkldnn_bf16_supported())
