@@ -262,11 +262,11 @@ def test_launched_training_survives_a_kill(root: Path, tiny_model: Path, alone: 
 FAILING_STAGE = """
 import os
 import tpo.stage, tpo.train
-def fail(trainer, **more):
+def fail(*arguments):
     if os.environ["RANK"] == "1":
         raise tpo.train.TrainingError("rank 1 has had enough")
-    return reference_logps(trainer, **more)
-reference_logps, tpo.train.reference_logps = tpo.train.reference_logps, fail
+    return micro_batches(*arguments)
+micro_batches, tpo.train.micro_batches = tpo.train.micro_batches, fail
 tpo.stage.main()
 """
 

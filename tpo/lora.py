@@ -36,21 +36,19 @@ class UnmergedLinear(nn.Module):
 
 
 def fuse_adapter(model: Any) -> None:
-    """Make the plain LoRA layers of a `PeftModel` compute the sum so, with gradients, over 16-bit and 4-bit bases."""
+    """Make the plain LoRA layers of a `PeftModel` compute the sum so, with gradients, over 16-bit and 4-bit bases.
+
+    4-bit bases that FSDP can shard are left to peft: theirs have a weight only while they are gathered.
+    """
     for layer in _lora_layers(model).values():
-        if _is_plain(layer, model.active_adapter):
+        if _is_plain(layer, model.active_adapter) and (
+            type(layer.base_layer) is nn.Linear or layer.base_layer.weight.dtype == torch.uint8
+        ):
             layer.forward = MethodType(_fused_forward, layer)
 
 
 def _fused_forward(self: Any, x: Tensor) -> Tensor:
     base = self.base_layer
-    if type(base) is not nn.Linear and getattr(base.weight, "quant_state", None) is None:  # FSDP has it gathered
-        result: Tensor = base(x)
-        if self.disable_adapters:
-            return result
-        (name,) = self.active_adapters
-        update: Tensor = self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
-        return result + update
     if self.disable_adapters:  # by the same kernels, so that a reference rounds alike
         plain: Tensor = nn.functional.linear(x, _weight(base, x.dtype), base.bias)
         return plain

@@ -265,12 +265,13 @@ def _reference_key(config: dict[str, Any], inputs: Inputs) -> str:
     """Return what tells the reference's log-probabilities from others, to their last bits."""
     import torch
 
-    settings = {name: config["settings"][name] for name in ("quantization", "reference", "mask_forced_tokens")}
+    names = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")
+    settings = {name: config["settings"][name] for name in names}
     computed = environment()
     return content_hash(
         {
             "inputs": {role: artifact.path.name for role, artifact in inputs.items()},
-            "settings": settings | {"micro_batch_size": config["settings"]["micro_batch_size"]},
+            "settings": settings | {"is_full": config["settings"]["lora_rank"] == 0},
             "policy": {name: value for name, value in config.items() if name != "settings"},
             "device": [computed["device"], torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
             "packages": computed["packages"],
