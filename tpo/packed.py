@@ -1,7 +1,7 @@
 """Linear layers whose weights lie as the CPU's kernels want them, for sampling, where a step has few rows.
 
 oneDNN otherwise brings each 16-bit weight into its own order at every call, which for the rows of a decoding step takes
-as long as a third of the product. What comes out is the same, bit by bit.
+as long as a third of the product. What comes out is the same up to rounding, for many shapes to the last bit.
 """
 
 from typing import Any
