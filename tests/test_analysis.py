@@ -166,7 +166,11 @@ def test_notebook_says_in_a_line_what_is_absent(name: str, executed: Executed) -
 
 def test_ablations_hold_the_real_run(executed: Executed) -> None:
     [table, *_] = [output.data["text/markdown"] for output in executed["real", "ablations"] if "data" in output]
-    assert "| quickstart-bdbd3c7e264f | 2 | 70.0 [57.5, 80.1] | 69.9 [57.8, 82.3] | 60 |" in table
+    rates = []
+    for key in ("win_rate", "win_rate_length_controlled"):
+        found = SUMMARY["iterations"][-1][key]
+        rates.append("{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in (found["rate"], *found["interval"]))))
+    assert f"| quickstart-bdbd3c7e264f | 2 | {rates[0]} | {rates[1]} | 60 |" in table
     assert "thought=none" not in table and "| none |" in executed["everything", "ablations"][0].data["text/markdown"]
 
 
