@@ -26,6 +26,8 @@ PURE = [
 ]
 NEEDS_TORCH = {
     "tpo.dpo",
+    "tpo.engines.nucleus",
+    "tpo.engines.rows",
     "tpo.engines.torch_engine",
     "tpo.checkpoints",
     "tpo.judges.armorm",

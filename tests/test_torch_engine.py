@@ -16,7 +16,8 @@ from torch import Tensor
 
 from tpo.chat import Chat, load_tokenizer
 from tpo.engines import Decoding, Generation, Policy, load_engine
-from tpo.engines.torch_engine import NUM_CANDIDATES, TorchEngine, sample_tokens
+from tpo.engines.nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
+from tpo.engines.torch_engine import TorchEngine
 from tpo.errors import TpoError
 from tpo.models import load_model
 
@@ -270,7 +271,7 @@ def test_sample_tokens_has_top_p_frequencies(temperature: float, top_p: float, s
     tokens = sample_tokens(logits.expand(6000, -1), uniforms, temperature, top_p).tolist()
     expected = nucleus(softmax(logits, temperature), top_p)
     if spread <= 1:
-        assert len(expected) > NUM_CANDIDATES
+        assert len(expected) > NUM_CANDIDATES[0]
     assert_drawn_from(tokens, expected)
 
 
@@ -285,10 +286,24 @@ def test_engine_first_tokens_have_top_p_frequencies(tiny_model: Path) -> None:
     assert_drawn_from([row.token_ids[0] for row in group], nucleus(softmax(logits, 0.8), 0.9))
 
 
+@pytest.mark.parametrize("num_chunks", [257, 300])
+@pytest.mark.parametrize("count", [1, 64])
+def test_largest_of_chunks_are_the_largest_of_all(num_chunks: int, count: int) -> None:
+    assert num_chunks > 4 * count, "chunks are not used"
+    values = torch.rand(50, num_chunks * CHUNK, generator=torch.Generator().manual_seed(3))
+    values[:10] = 0.5  # all tied
+    values[10:20, :count] = 2.0  # all in one chunk
+    values[20:30, ::CHUNK] = 2.0  # one in each chunk
+    found, tokens = largest(values, count)
+    assert torch.equal(found, values.topk(count).values)
+    assert torch.equal(values.gather(1, tokens), found)
+    assert all(len(set(row)) == count for row in tokens.tolist())
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    vocabulary=st.sampled_from([2, 40, 256, 257, 600]),
+    vocabulary=st.sampled_from([2, 64, 65, 600, 1024, 1025, 4096]),
     spread=st.sampled_from([0.0, 0.01, 1.0, 4.0, 30.0]),
     top_p=st.one_of(st.just(1.0), st.floats(0.01, 1.0)),
     temperature=st.sampled_from([0.3, 1.0, 2.0]),

@@ -20,7 +20,7 @@ from tpo.sample import summarize
 from tpo.seeds import derive_seed
 from tpo.thought import ThoughtFormat
 
-VERSION = 2
+VERSION = 3
 NO_THOUGHT = "no_thought"  # why a completion has no response: there was no thought to put before it
 
 Key = tuple[str, int]  # prompt_id, sample_index

@@ -1,43 +1,121 @@
-"""Linear layers whose weights lie as the CPU's kernels want them, for sampling, where a step has few rows.
+"""Linear layers as a CPU's kernels want them, for sampling, where a step has few rows and every operation counts.
 
-oneDNN otherwise brings each 16-bit weight into its own order at every call, which for the rows of a decoding step takes
-as long as a third of the product. What comes out is the same up to rounding, for many shapes to the last bit.
+oneDNN otherwise brings each 16-bit weight into its own order at every call. Layers that read the same input (queries,
+keys and values; gate and up) become one product, and so does a layer with its adapter: W x + B A x = [W B] [x; A x].
+What comes out is the same up to rounding. `python -m experiments.kernels` times it.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tpo.lora import UnmergedLinear
+
+SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # called in this order, with one input
+
 
 class PackedLinear(nn.Module):
-    """x W^T + b of a frozen layer in bfloat16 on a CPU."""
+    """x W^T + b of frozen layers in bfloat16 on a CPU, side by side, with their adapters."""
 
-    def __init__(self, linear: nn.Linear, *, num_rows: int) -> None:
-        """Take over a layer.
+    def __init__(self, layers: Sequence[nn.Linear | UnmergedLinear], *, num_rows: int) -> None:
+        """Take over layers of the same input.
 
         Args:
-            linear: The layer.
+            layers: What to compute, in this order.
             num_rows: That a product has, mostly; any number is right.
         """
         super().__init__()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), num_rows)
-        self.bias = linear.bias
+        bases = [_base(layer) for layer in layers]
+        downs = [layer.down.detach() for layer in layers if isinstance(layer, UnmergedLinear)]
+        weight = torch.cat([base.weight.detach() for base in bases])
+        if downs:
+            ups: Tensor = torch.block_diag(*map(_scaled_up, layers))  # type: ignore[no-untyped-call]
+            weight = torch.cat([weight, ups], dim=1)
+        self.down = _reorder(torch.cat(downs), num_rows) if downs else None
+        self.weight = _reorder(weight, num_rows)
+        self.bias = None
+        if any(base.bias is not None for base in bases):
+            zeros = weight.new_zeros
+            self.bias = torch.cat([zeros(base.out_features) if base.bias is None else base.bias for base in bases])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., out) of (..., in); for inference only."""
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        """Return (..., all outs) of (..., in); for inference only."""
+        if self.down is not None:
+            x = torch.cat([x, _product(x, self.down, None)], dim=-1)
+        return _product(x, self.weight, self.bias)
+
+
+class _Siblings:
+    """Several layers in one product: the call of the first computes for all, the others take theirs."""
+
+    def __init__(self, product: PackedLinear, sizes: list[int]) -> None:
+        self.product, self.sizes = product, sizes
+        self.input: Tensor | None = None
+        self.results: tuple[Tensor, ...] = ()
+
+    def take(self, index: int, x: Tensor) -> Tensor:
+        if index == 0 or x is not self.input:
+            self.input, self.results = x, self.product(x).split(self.sizes, dim=-1)
+        result = self.results[index]
+        if index == len(self.sizes) - 1:
+            self.input, self.results = None, ()
         return result
+
+
+class _Sibling(nn.Module):
+    """One of several layers that are computed together."""
+
+    def __init__(self, siblings: _Siblings, index: int) -> None:
+        super().__init__()
+        self.siblings, self.index = siblings, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., out) of (..., in), a slice of what was computed for all."""
+        return self.siblings.take(self.index, x)
 
 
 def pack(model: Any, *, num_rows: int) -> None:
     """Pack the linear layers of a model, where that is of use: bfloat16 on a CPU whose kernels know it."""
     if model.device.type != "cpu" or model.dtype != torch.bfloat16 or not _is_supported():
         return
-    for parent in list(model.modules()):
+    for parent in [module for module in model.modules() if not isinstance(module, UnmergedLinear)]:
+        for names in SIBLINGS:
+            layers: list[Any] = [getattr(parent, name, None) for name in names]
+            if all(_is_packable(layer) for layer in layers):
+                sizes = [_base(layer).out_features for layer in layers]
+                siblings = _Siblings(PackedLinear(layers, num_rows=num_rows), sizes)
+                for index, name in enumerate(names):
+                    setattr(parent, name, _Sibling(siblings, index))
         for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear:
-                setattr(parent, name, PackedLinear(layer, num_rows=num_rows))
+            if _is_packable(layer):
+                setattr(parent, name, PackedLinear([layer], num_rows=num_rows))
+
+
+def _base(layer: Any) -> Any:
+    return layer.base if isinstance(layer, UnmergedLinear) else layer
+
+
+def _is_packable(layer: Any) -> bool:
+    return type(_base(layer)) is nn.Linear
+
+
+def _scaled_up(layer: nn.Linear | UnmergedLinear) -> Tensor:
+    """Return a layer's B, (out, rank), times its scaling; one without an adapter has rank 0."""
+    if isinstance(layer, UnmergedLinear):
+        return layer.up.detach() * layer.scaling
+    return layer.weight.new_zeros(layer.out_features, 0)
+
+
+def _reorder(weight: Tensor, num_rows: int) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+    return result
 
 
 def _is_supported() -> bool:

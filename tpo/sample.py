@@ -18,7 +18,7 @@ from tpo.records import Completion, Prompt
 from tpo.seeds import derive_seed
 from tpo.thought import ThoughtFormat, num_tokens_within, split
 
-VERSION = 2
+VERSION = 3
 
 
 def sample(

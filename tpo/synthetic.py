@@ -20,7 +20,7 @@ from tpo.prompts import make_prompt
 from tpo.records import Prompt
 from tpo.seeds import derive_seed
 
-VERSION = 2
+VERSION = 3
 
 REQUEST = (
     "Below is a numbered list of instructions that different users gave to an AI assistant. They are varied in topic "

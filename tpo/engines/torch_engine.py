@@ -1,10 +1,10 @@
 """Continuous batching in plain torch, through transformers' own forward and its attention interface.
 
-Each sequence owns a row of a static key-value cache. Prompts are prefilled several at a time, as branches of the
-template that they begin with (`tpo.trees`), and each one's keys and values are copied to the rows of its K samples; a
-finished sequence gives its row to the next sample. All rows decode together with one query token each, so no row
-needs padding: a row attends to its own first `length` positions, wherever the others are. The forced switch from
-thought to response feeds the delimiter through the same steps, without a second prefill.
+Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.trees`), and each one's
+keys and values are kept once for its K samples. Each sample owns a row of the cache (`tpo.engines.rows`); a finished
+one gives its row to the next. All rows decode together with one query token each: a row attends to its prompt and to
+its own first `length` positions, wherever the others are. The forced switch from thought to response feeds the
+delimiter through the same steps, without a second prefill.
 
 Every sample draws from its own seeded stream of uniforms, one a token, by inverting the distribution
 function. What a sample is therefore does not depend on which others share its batch, up to the rounding of the
@@ -15,145 +15,42 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from tpo.engines import Decoding, Generation, Policy
+from tpo.engines.nucleus import sample_tokens
+from tpo.engines.rows import ATTENTION, Prefix, RowCache
 from tpo.errors import TpoError
 from tpo.models import load_policy
 from tpo.packed import pack
-from tpo.trees import Row, join, tree_attention
+from tpo.trees import Row, join
 
-ATTENTION = "tpo_rows"
-NUM_CANDIDATES = 256  # most nuclei are smaller; where one is not, the full sort decides
 PREFILL_TOKENS = 1024  # of prompts that are prefilled together
-CACHE_STEP = 64  # attention reads a whole number of these positions, so that few shapes occur
 
 
-def row_attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    row: Row | None = None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Return attention for prefill (a row of prompts) and for decoding (one query token a row of the cache).
+@dataclass
+class _Prompt:
+    """A prompt of which samples are in flight or to come; `slot` says where the cache holds it."""
 
-    The query heads that share a key-value head are handed over as query *positions* of that head, which
-    computes grouped attention without repeating keys and values. On a CPU, decoding is two matrix products and a
-    softmax: one query a row leaves nothing to gain from the fused kernel's blocks, which takes twice as long.
-
-    Args:
-        module: The attention layer; unused.
-        query: (batch, heads, queries, head_dim).
-        key: (batch, kv_heads, positions, head_dim).
-        value: Like `key`.
-        attention_mask: None for prefill; (batch, 1, 1, positions) additive for decoding.
-        row: The prompts; None for decoding.
-        scaling: Of the scores.
-        kwargs: What else the model hands to its attention.
-
-    Returns:
-        (batch, queries, heads, head_dim) and, for the interface, no weights.
-
-    Raises:
-        TpoError: If the model's attention is more than a softmax over scores.
-    """
-    for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
-        if kwargs.get(name) is not None:
-            raise TpoError(f"engine=torch does not know this model's attention ({name}): use engine=vllm")
-    if row is not None:
-        return tree_attention(module, query, key, value, None, row=row, scaling=scaling)
-    assert attention_mask is not None
-    batch, heads, _queries, dim = query.shape
-    groups = heads // key.shape[1]
-    grouped = query.reshape(batch, key.shape[1], groups, dim)
-    if query.device.type == "cpu":
-        scores = torch.matmul(grouped * (dim**-0.5 if scaling is None else scaling), key.transpose(2, 3))
-        weights = torch.softmax(scores.add_(attention_mask), dim=-1, dtype=torch.float32)
-        out = torch.matmul(weights.to(value.dtype), value)
-    else:
-        mask = attention_mask.expand(batch, 1, groups, key.shape[2])
-        out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
-    return out.reshape(batch, 1, heads, dim), None
-
-
-AttentionInterface.register(ATTENTION, row_attention)
-
-
-class RowCache:
-    """Keys and values of all rows, per layer (rows, kv_heads, max_len, head_dim), in transformers' cache protocol."""
-
-    is_compileable = False
-
-    def __init__(self, num_rows: int, max_len: int) -> None:
-        """Make an empty cache; a layer's memory is taken when its first prompt is prefilled."""
-        self.num_rows, self.max_len = num_rows, max_len
-        self.layers: list[tuple[Tensor, Tensor]] = []
-        self.prefilled: list[tuple[Tensor, Tensor]] = []
-        self.is_prefill = True
-        self.rows = torch.empty(0, dtype=torch.long)
-        self.positions = torch.empty(0, dtype=torch.long)
-        self.window = 0
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return 0: positions are always given explicitly."""
-        return 0
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store new keys and values; return what the new queries attend to."""
-        if self.is_prefill:
-            self.prefilled.append((key, value))
-            if layer_idx == len(self.layers):
-                shape = (self.num_rows, key.shape[1], self.max_len, key.shape[3])
-                self.layers.append((key.new_zeros(shape), value.new_zeros(shape)))
-            return key, value
-        keys, values = self.layers[layer_idx]
-        keys[self.rows, :, self.positions] = key[:, :, 0]
-        values[self.rows, :, self.positions] = value[:, :, 0]
-        num_active = len(self.rows)
-        return keys[:num_active, :, : self.window], values[:num_active, :, : self.window]
-
-    def fill_row(self, row: int, prefix: "_Prefix") -> None:
-        """Copy a prefilled prompt into a row."""
-        start = 0
-        for begin, stop in prefix.parts:
-            for (keys, values), (key, value) in zip(self.layers, prefix.layers, strict=True):
-                keys[row, :, start : start + stop - begin] = key[0, :, begin:stop]
-                values[row, :, start : start + stop - begin] = value[0, :, begin:stop]
-            start += stop - begin
-
-    def move_row(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of a row to another row."""
-        for keys, values in self.layers:
-            keys[target, :, :length] = keys[source, :, :length]
-            values[target, :, :length] = values[source, :, :length]
-
-
-class _Prefix(NamedTuple):
-    """Where a prompt's keys and values lie in what was prefilled: [begin, stop) of its trunk and of its branch."""
-
-    layers: list[tuple[Tensor, Tensor]]
-    parts: tuple[tuple[int, int], tuple[int, int]]
+    index: int
+    length: int
+    prefix: Prefix
+    num_unfinished: int
+    slot: int = -1
 
 
 @dataclass
 class _Sequence:
-    """One sample in flight. `length` counts cached positions; the next input token is `pending`."""
+    """One sample in flight. `length` counts its cached tokens after the prompt; the next to enter is `pending`."""
 
-    prompt_index: int
+    prompt: _Prompt
     sample_index: int
     uniforms: np.ndarray[Any, np.dtype[np.float64]]
-    length: int
+    length: int = 0
     pending: int = -1
     token_ids: list[int] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)
@@ -214,10 +111,11 @@ class TorchEngine:
         if longest > self.max_len:
             raise ValueError(f"a prompt with its completion may take {longest} tokens; the engine has {self.max_len}")
         num_rows = min(self.max_sequences, sum(len(group) for group in seeds))
-        cache = RowCache(num_rows, longest)
+        cache = RowCache(num_rows, num_slots=min(num_rows, len(prompts)))
         results: list[list[Generation | None]] = [[None] * len(group) for group in seeds]
         waiting = self._admissions(prompts, seeds, decoding, cache)
         active: list[_Sequence] = []
+        in_slots: list[_Prompt] = []
         is_exhausted = False
         while True:
             while len(active) < num_rows and not is_exhausted:
@@ -225,62 +123,69 @@ class TorchEngine:
                 if entered is None:
                     is_exhausted = True
                     break
-                sequence, prefix, logits = entered
-                cache.fill_row(len(active), prefix)
+                sequence, logits = entered
+                if sequence.prompt.slot < 0:
+                    sequence.prompt.slot = len(in_slots)
+                    in_slots.append(sequence.prompt)
+                    cache.put_prompt(sequence.prompt.slot, sequence.prompt.prefix)
                 active.append(sequence)
                 self._advance([sequence], logits, decoding)
-                self._retire(active, cache, results)
+                self._retire(active, in_slots, cache, results)
             if not active:
                 break
             self._advance(active, self._decode(active, cache), decoding)
-            self._retire(active, cache, results)
+            self._retire(active, in_slots, cache, results)
         return [[generation for generation in group if generation is not None] for group in results]
 
     def close(self) -> None:
         """Do nothing: all that the engine holds goes with it."""
 
     def _admissions(self, prompts: Any, seeds: Any, decoding: Decoding, cache: RowCache) -> Any:
-        """Yield (sequence, prefilled prompt, first logits); prompts are prefilled when the first of them enters."""
+        """Yield (sequence, first logits); prompts are prefilled when the first of them enters."""
         for batch in _prefill_batches(prompts):
             tree = join([list(prompts[index]) for index in batch])
             row = Row([tree], device=self.device)
             span = row.spans[0]
-            cache.is_prefill, cache.prefilled = True, []
+            layers = cache.begin_prefill()
             ends = [span.place(branch, len(prompts[index]) - 1) for branch, index in enumerate(batch)]
             logits = self.model(
                 **row.inputs | {"past_key_values": cache, "use_cache": True},
                 logits_to_keep=torch.tensor(ends, device=self.device),
             ).logits[0]
-            layers = cache.prefilled
             for prompt_index, own, first in zip(batch, pairwise((span.fork, *span.stops)), logits, strict=True):
-                prefix = _Prefix(layers, ((span.start, span.fork), own))
-                for sample_index, seed in enumerate(seeds[prompt_index]):
+                prefix = Prefix(layers, ((span.start, span.fork), own))
+                samples = seeds[prompt_index]
+                prompt = _Prompt(prompt_index, len(prompts[prompt_index]), prefix, num_unfinished=len(samples))
+                for sample_index, seed in enumerate(samples):
                     sequence = _Sequence(
-                        prompt_index,
+                        prompt,
                         sample_index,
                         uniforms=np.random.default_rng(seed).random(decoding.max_total),
-                        length=len(prompts[prompt_index]),
                         is_thinking=decoding.switch_ids is not None,
                         budget=decoding.max_tokens,
                     )
-                    yield sequence, prefix, first[None]
+                    yield sequence, first[None]
 
     def _decode(self, active: list[_Sequence], cache: RowCache) -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""
-        lengths = torch.tensor([sequence.length for sequence in active], device=self.device)
-        longest = max(sequence.length for sequence in active) + 1
-        cache.window = min(-(-longest // CACHE_STEP) * CACHE_STEP, cache.max_len)
-        cache.is_prefill = False
-        cache.rows = torch.arange(len(active), device=self.device)
-        cache.positions = lengths
-        visible = torch.arange(cache.window, device=self.device)[None] <= lengths[:, None]
+        own = torch.tensor([sequence.length for sequence in active], device=self.device)
+        before = torch.tensor([sequence.prompt.length for sequence in active], device=self.device)
+        cache.begin_decoding(own, max(sequence.length for sequence in active))
+        visible = torch.cat(
+            [
+                torch.arange(cache.prompts.window, device=self.device) < before[:, None],
+                torch.arange(cache.own.window, device=self.device) <= own[:, None],
+            ],
+            dim=1,
+        )
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device).masked_fill(~visible, -torch.inf)
         logits: Tensor = self.model(
             input_ids=torch.tensor([[sequence.pending] for sequence in active], device=self.device),
-            position_ids=lengths[:, None],
+            position_ids=(before + own)[:, None],
             attention_mask=mask[:, None, None],
             past_key_values=cache,
             use_cache=True,
+            sharing=cache.sharing([sequence.prompt.slot for sequence in active]),
         ).logits[:, -1]
         for sequence in active:
             sequence.length += 1
@@ -290,7 +195,7 @@ class TorchEngine:
         """Give every sequence its next token: the forced one where there is one, else a sampled one."""
         uniforms = [sequence.uniforms[len(sequence.token_ids)] for sequence in active]
         sampled = sample_tokens(
-            logits.float(), torch.tensor(uniforms, device=logits.device), decoding.temperature, decoding.top_p
+            logits, torch.tensor(uniforms, device=logits.device), decoding.temperature, decoding.top_p
         ).tolist()
         for sequence, token in zip(active, sampled, strict=True):
             if sequence.forced:
@@ -337,61 +242,27 @@ class TorchEngine:
         tail = sequence.token_ids[-(len(delimiter.encode()) + 1) :]
         return delimiter in self.tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _retire(self, active: list[_Sequence], cache: RowCache, results: list[list[Generation | None]]) -> None:
-        """Take finished sequences out; the last row moves into the gap, so that active rows stay in front."""
+    def _retire(
+        self, active: list[_Sequence], in_slots: list[_Prompt], cache: RowCache, results: list[list[Generation | None]]
+    ) -> None:
+        """Take finished sequences out; the last row or slot moves into a gap, so that those in use stay in front."""
         for row in range(len(active) - 1, -1, -1):
-            sequence = active[row]
+            sequence, prompt = active[row], active[row].prompt
             if not sequence.finish_reason:
                 continue
-            results[sequence.prompt_index][sequence.sample_index] = Generation(
+            results[prompt.index][sequence.sample_index] = Generation(
                 sequence.token_ids, sequence.finish_reason, sequence.forced_start, sequence.forced_stop
             )
             last = active.pop()
             if last is not sequence:
-                cache.move_row(len(active), row, last.length)
+                cache.own.move(len(active), row, last.length)
                 active[row] = last
-
-
-def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
-    """Return one token a row, drawn from the nucleus by inverting its distribution function.
-
-    The nucleus is the smallest set of most probable tokens whose mass reaches `top_p` (Holtzman et al.
-    2020, section 3.1). The largest `NUM_CANDIDATES` probabilities settle it without sorting the
-    vocabulary; rows whose nucleus is larger are sorted in full.
-
-    Args:
-        logits: (rows, vocabulary), float32.
-        uniforms: (rows,) in [0, 1).
-        temperature: 0 takes the most probable token.
-        top_p: In (0, 1]; 1 keeps every token.
-
-    Returns:
-        (rows,) token ids.
-    """
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits / temperature, dim=-1)
-    if top_p == 1:  # no nucleus to find: any order of the tokens will do, so nothing is sorted
-        tokens = torch.arange(logits.shape[-1], device=logits.device).expand_as(logits)
-        return _invert(probabilities, tokens, uniforms, top_p)[0]
-    num_candidates = min(NUM_CANDIDATES, logits.shape[-1])
-    values, tokens = probabilities.topk(num_candidates, dim=-1)
-    chosen, is_settled = _invert(values, tokens, uniforms, top_p)
-    open_rows = torch.nonzero(~is_settled).flatten()
-    if len(open_rows):
-        values, tokens = probabilities[open_rows].sort(dim=-1, descending=True, stable=True)
-        chosen[open_rows] = _invert(values, tokens, uniforms[open_rows], top_p)[0]
-    return chosen
-
-
-def _invert(values: Tensor, tokens: Tensor, uniforms: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Return the drawn tokens, and for which rows the `values`, sorted unless top_p is 1, reach the mass `top_p`."""
-    mass = values.double().cumsum(dim=-1)
-    is_kept = mass - values < top_p  # the token that crosses top_p still belongs to the nucleus
-    total = torch.where(is_kept, values.double(), 0.0).sum(dim=-1)
-    position = torch.searchsorted(mass, (uniforms.double() * total)[:, None], right=True).flatten()
-    position = torch.minimum(position, is_kept.sum(dim=-1) - 1)
-    return tokens.gather(-1, position[:, None]).flatten(), mass[:, -1] >= top_p
+            prompt.num_unfinished -= 1
+            if prompt.num_unfinished == 0:
+                last_prompt = in_slots.pop()
+                if last_prompt is not prompt:
+                    cache.prompts.move(last_prompt.slot, prompt.slot, last_prompt.length)
+                    in_slots[prompt.slot], last_prompt.slot = last_prompt, prompt.slot
 
 
 def _prefill_batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:

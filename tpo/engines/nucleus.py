@@ -1,0 +1,70 @@
+"""Choosing tokens: nucleus sampling by inversion, without sorting the vocabulary."""
+
+import torch
+from torch import Tensor
+
+NUM_CANDIDATES = (64, 1024)  # nearly all nuclei are smaller than the first, most others than the second
+CHUNK = 64  # the largest tokens of a row lie in the chunks with the largest maxima
+
+
+def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
+    """Return one token a row, drawn from the nucleus by inverting its distribution function.
+
+    The nucleus is the smallest set of most probable tokens whose mass reaches `top_p` (Holtzman et al.
+    2020, section 3.1). It is looked for among a row's few most probable tokens, then, for the rows where these fall
+    short, among more, and at last in the sorted vocabulary: what is chosen is the same.
+
+    Args:
+        logits: (rows, vocabulary).
+        uniforms: (rows,) in [0, 1).
+        temperature: 0 takes the most probable token.
+        top_p: In (0, 1]; 1 keeps every token.
+
+    Returns:
+        (rows,) token ids.
+    """
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    masses = logits.to(torch.float32, copy=True).div_(temperature)
+    masses = masses.sub_(masses.amax(dim=-1, keepdim=True)).exp_()
+    totals = masses.sum(dim=-1)
+    if top_p == 1:  # no nucleus to find: any order of the tokens will do, so nothing is sorted
+        tokens = torch.arange(masses.shape[-1], device=masses.device).expand_as(masses)
+        return _invert(masses, tokens, totals, uniforms, top_p)[0]
+    chosen = torch.empty_like(uniforms, dtype=torch.long)
+    rows = torch.arange(len(masses), device=masses.device)
+    for count in (*NUM_CANDIDATES, masses.shape[-1]):
+        values, tokens = largest(masses, min(count, masses.shape[-1]))
+        chosen[rows], is_settled = _invert(values, tokens, totals, uniforms, top_p)
+        is_open = ~is_settled
+        if count >= masses.shape[-1] or not is_open.any():
+            break
+        rows, masses, totals, uniforms = rows[is_open], masses[is_open], totals[is_open], uniforms[is_open]
+    return chosen
+
+
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` largest values of each row (rows, size), in descending order, and where they are."""
+    rows, size = values.shape
+    if count == size:
+        ordered = values.sort(dim=-1, descending=True, stable=True)
+        return ordered.values, ordered.indices
+    if size % CHUNK or size // CHUNK <= count * 4:  # too few chunks to leave out
+        top = values.topk(count, dim=-1)
+        return top.values, top.indices
+    chunks = values.view(rows, -1, CHUNK)
+    kept = chunks.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
+    candidates = chunks.gather(1, kept[..., None].expand(-1, -1, CHUNK)).flatten(1)
+    top = candidates.topk(count, dim=-1)
+    return top.values, kept.gather(1, top.indices // CHUNK) * CHUNK + top.indices % CHUNK
+
+
+def _invert(values: Tensor, tokens: Tensor, totals: Tensor, uniforms: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return the drawn tokens, and for which rows `values`, sorted unless top_p is 1, reach the share `top_p`."""
+    shares = values.double() / totals.double()[:, None]
+    mass = shares.cumsum(dim=-1)
+    is_kept = mass - shares < top_p  # the token that crosses top_p still belongs to the nucleus
+    kept = torch.where(is_kept, shares, 0.0).sum(dim=-1)
+    position = torch.searchsorted(mass, (uniforms.double() * kept)[:, None], right=True).flatten()
+    position = torch.minimum(position, is_kept.sum(dim=-1) - 1)
+    return tokens.gather(-1, position[:, None]).flatten(), mass[:, -1] >= top_p
