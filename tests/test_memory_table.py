@@ -29,7 +29,7 @@ from tpo import pair_trees, trees
 from tpo.lora import fuse_adapter
 from tpo.norms import fuse_norms
 from tpo.pair_trees import PairRow, add_pair_head, lay_out
-from tpo.train import reference_logps
+from tpo.reference import reference_logps
 
 REPOSITORY = Path(__file__).parent.parent
 
