@@ -28,7 +28,7 @@ from experiments.bench.floors import (
 from experiments.bench.machine import file_name, limits
 from experiments.bench.parts import Options
 from experiments.bench.process import Request, run_contender
-from experiments.bench.report import draw_benchmark, part_text, write_figure
+from experiments.bench.report import draw_benchmark, number_text, part_text, write_figure
 from experiments.bench.results import Spread, compare_values, speedup, spread, summarize_part
 from experiments.bench.workload import Work
 from tpo.artifacts import write_json
@@ -269,6 +269,24 @@ def test_result_survives_its_file(tmp_path: Path) -> None:
     text = part_text(loaded["parts"]["sampling"])
     for expected in ("45 [40, 50]", "not installed: vllm", "ours / generate: 4.889 [4, 6] times", "at most 0.25 apart"):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "expected"),
+    [
+        (6726.9, 3, "6,730"),
+        (999.7, 3, "1,000"),
+        (197.4, 3, "197"),
+        (45.0, 3, "45"),
+        (4.8888, 4, "4.889"),
+        (1162.7, 4, "1,163"),
+        (1_234_567.0, 4, "1,235,000"),
+        (0.0123, 2, "0.012"),
+        (0.0, 3, "0"),
+    ],
+)
+def test_numbers_as_people_write_them(value: float, digits: int, expected: str) -> None:
+    assert number_text(value, digits) == expected
 
 
 def test_figure_shows_medians_ranges_and_ratios(tmp_path: Path) -> None:
