@@ -199,10 +199,10 @@ def tree_attention(
 
 
 class _DenseTrees(torch.autograd.Function):
-    """Each tree's scores as one matrix, for training on a CPU: a third of what the fused kernels take there.
+    """Each tree's scores as one matrix, for training on a CPU, where this is faster (`experiments/kernels.py`).
 
-    Their backward pass is slow on a CPU, and so is autograd's for slices, each of which fills a row with zeros. The
-    scores of a branch's tokens to another branch are computed for nothing.
+    The fused kernels' backward pass is slow there, and so is autograd's for slices, each of which fills a row with
+    zeros. The scores of a branch's tokens to another branch are computed for nothing.
     """
 
     @staticmethod
