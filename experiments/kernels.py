@@ -270,7 +270,7 @@ def report(sizes: Sizes, *, seconds: float) -> Iterator[str]:
 def main() -> None:
     """Print a line for each replacement."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=10.0, help="for each replacement")
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each replacement")
     options = parser.parse_args()
     keep_freed_memory()  # as stages do
     for line in report(Sizes(), seconds=options.seconds):
