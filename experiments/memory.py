@@ -1,7 +1,7 @@
 """What fits on a GPU of 24, 48 or 80 GiB? Training, sampling and judging of an 8B model, by part.
 
-python experiments/memory.py            prints the tables
-python experiments/memory.py --write    and puts them into experiments/memory.md
+python -m experiments.memory            prints the tables
+python -m experiments.memory --write    and puts them into experiments/memory.md
 
 Another architecture is given by its numbers (`--help`). Everything is computed from shapes; what autograd keeps
 is a closed formula, which tests/test_memory_table.py compares with the project's own forward and backward pass.
@@ -9,7 +9,7 @@ is a closed formula, which tests/test_memory_table.py compares with the project'
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -18,12 +18,13 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table as Printed
 
+from experiments.architecture import RANK, Architecture
+
 REPOSITORY = Path(__file__).parent.parent
 RECORD, ENGINE = REPOSITORY / "experiments" / "memory.md", REPOSITORY / "conf" / "engine" / "vllm.yaml"
-BEGIN, END = "<!-- tables: experiments/memory.py --write -->", "<!-- end of tables -->"
+BEGIN, END = "<!-- tables: python -m experiments.memory --write -->", "<!-- end of tables -->"
 GIB, CARDS = 2**30, (24, 48, 80)  # of so many GiB
 CHUNK = 512  # tpo.pair_trees.CHUNK, which a test compares: importing it would import torch
-RANK = 16  # conf/train/qlora_dpo.yaml
 PROMPT = 300  # tokens of instruction, thought prompt and chat template: an assumption
 COMPLETION = 2048  # conf/sample/default.yaml: thought and response share it
 JUDGE_TOKENS = 16384  # conf/judge/armorm.yaml, batch_tokens
@@ -32,55 +33,6 @@ TRAINED = 2 + 2 + 4 + 4 + 4  # bytes of a trained weight: itself, gradient, floa
 # takes beside weights and KV cache (its profiling run's activations, the sampler's logits, captured graphs).
 CONTEXT, FRAGMENTATION, VLLM_WORKSPACE = 1.0 * GIB, 0.05, 2.0 * GIB
 AVAILABLE = {card: card * GIB * (1 - FRAGMENTATION) - CONTEXT for card in CARDS}
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A Llama-like decoder; the defaults are Llama-3-8B."""
-
-    hidden: int = 4096
-    layers: int = 32
-    heads: int = 32
-    kv_heads: int = 8
-    head_dim: int = 128
-    intermediate: int = 14336
-    vocabulary: int = 128256
-    is_tied: bool = False
-
-    @property
-    def linears(self) -> list[tuple[int, int]]:
-        """(in, out) of a layer's linear maps."""
-        query, key = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        attention = [(self.hidden, query), *[(self.hidden, key)] * 2, (query, self.hidden)]
-        return [*attention, *[(self.hidden, self.intermediate)] * 2, (self.intermediate, self.hidden)]
-
-    @property
-    def num_linear(self) -> int:
-        """Weights in linear maps, which NF4 quantizes."""
-        return self.layers * sum(inputs * outputs for inputs, outputs in self.linears)
-
-    @property
-    def num_other(self) -> int:
-        """Weights of embedding, head and norms, which stay in 16 bits."""
-        return (1 if self.is_tied else 2) * self.vocabulary * self.hidden + (2 * self.layers + 1) * self.hidden
-
-    def num_adapter(self, rank: int = RANK) -> int:
-        """LoRA's weights on all linear maps: r (in + out) each."""
-        return self.layers * rank * sum(inputs + outputs for inputs, outputs in self.linears)
-
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of a token's keys and values in 16 bits."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * 2
-
-    def base_bytes(self, quantization: str) -> float:
-        """Bytes of the weights.
-
-        NF4: half a byte, a byte of scale for 64 weights and, with double quantization, 4 bytes for 256 scales
-        (Dettmers et al. 2023, section 3).
-        """
-        linear = 0.5 + 1 / 64 + 4 / (64 * 256) if quantization == "nf4" else 2
-        return linear * self.num_linear + 2 * self.num_other
 
 
 class Pair(NamedTuple):
@@ -112,8 +64,7 @@ def activations(
     Worst moments: the head, when a chunk's logits meet those of the chunk before; the backward pass of a layer's feed
     forward, whose activations are free before that of attention, which takes less.
     """
-    hidden, inner = model.hidden, model.intermediate
-    query, key = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    hidden, inner, query, key = model.hidden, model.intermediate, model.query, model.key
     tokens, predicted = sum(map(sum, pairs)), sum(pair.chosen + pair.rejected for pair in pairs)
     norms, adapters = 2 * (2 * hidden + 4 + 2 * hidden), 2 * rank * len(model.linears)
     layer = (norms + adapters + 2 * 2 * query + 4 * key + 4 * 2 * inner) * tokens
@@ -162,7 +113,7 @@ def sequences_at_once(model: Architecture, *, card: int, utilization: float, tok
 
 def judge_bytes(model: Architecture, tokens: int = JUDGE_TOKENS) -> float:
     """Return the peak, a feed forward, of a reward model without a language-model head that keeps nothing."""
-    weights = 2 * (model.num_linear + model.num_other - (not model.is_tied) * model.vocabulary * model.hidden)
+    weights = 2 * (model.num_linear + model.num_other - (not model.is_tied) * model.num_head)
     return weights + (4 * model.head_dim + 6 * model.intermediate + 8 * model.hidden) * tokens
 
 

@@ -51,7 +51,7 @@ def completion_logp(model: torch.nn.Module, prompt_ids: list[int], completion_id
     """Return log p(completion | prompt) in nats; one sequence at a time, so that no batch shape plays a part."""
     ids = torch.tensor([prompt_ids + completion_ids])
     mask = torch.arange(ids.shape[1])[None] >= len(prompt_ids)
-    logits = model(input_ids=ids).logits  # with gradients on, as in training: see tpo.train.reference_logps
+    logits = model(input_ids=ids).logits  # with gradients on, as in training
     return float(sequence_logps(logits.detach(), ids, mask))
 
 

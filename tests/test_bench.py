@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from experiments.architecture import Architecture
 from experiments.bench import run, sampling
 from experiments.bench.floors import (
     Floor,
     Load,
-    Shape,
     distinct_depths,
     floor,
     sampling_load,
@@ -28,7 +28,7 @@ from experiments.bench.floors import (
 from experiments.bench.machine import file_name, limits
 from experiments.bench.parts import Options
 from experiments.bench.process import Request, run_contender
-from experiments.bench.report import draw_benchmark, part_text, write_figure
+from experiments.bench.report import draw_benchmark, number_text, part_text, write_figure
 from experiments.bench.results import Spread, compare_values, speedup, spread, summarize_part
 from experiments.bench.workload import Work
 from tpo.artifacts import write_json
@@ -113,20 +113,20 @@ def test_values_are_compared_one_by_one() -> None:
 # --- floors -----------------------------------------------------------------------------------------------------
 
 # One layer: q 2x2, k and v 2x1, o 2x2, gate and up 2x3, down 3x2, 30 weights; output embedding 2x5.
-SMALL = Shape(num_layers=1, hidden=2, intermediate=3, query=2, key_value=1, vocabulary=5)
+SMALL = Architecture(hidden=2, layers=1, heads=2, kv_heads=1, head_dim=1, intermediate=3, vocabulary=5)
 
 
 def test_sizes_by_hand() -> None:
-    assert SMALL.layer_weights == 4 + 2 + 2 + 4 + 6 + 6 + 6
-    assert SMALL.head_weights == 10
-    assert SMALL.total_bytes == 80
-    assert SMALL.cache_bytes == 2 * 1 * 2
-    assert SMALL.lora_weights(1) == 4 + 3 + 3 + 4 + 5 + 5 + 5
+    assert SMALL.num_linear == 4 + 2 + 2 + 4 + 6 + 6 + 6
+    assert SMALL.num_head == 10
+    assert SMALL.step_bytes == 80
+    assert SMALL.kv_bytes == 2 * 1 * 2
+    assert SMALL.num_adapter(1) == 4 + 3 + 3 + 4 + 5 + 5 + 5
 
 
 def test_forward_by_hand() -> None:
     # three tokens: 3 x 2 x 30; depths 1 + 2 + 3, each 4 x 2; one row of logits: 2 x 10
-    assert SMALL.forward([1, 2, 3], num_logits=1) == 180 + 48 + 20
+    assert SMALL.forward_operations([1, 2, 3], num_logits=1) == 180 + 48 + 20
 
 
 def test_sampling_by_hand() -> None:
@@ -175,7 +175,7 @@ def test_operations_of_a_forward_pass_are_those_that_torch_counts(tiny_model: Pa
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=torch.arange(12)[None], logits_to_keep=5)
     # Torch computes the scores of positions that the mask then hides.
-    assert counter.get_total_flops() == Shape.of(model.config).forward([12] * 12, num_logits=5)
+    assert counter.get_total_flops() == Architecture.of(model.config).forward_operations([12] * 12, num_logits=5)
 
 
 def test_operations_of_training_are_those_that_torch_counts(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,8 +187,8 @@ def test_operations_of_training_are_those_that_torch_counts(tiny_model: Path, mo
         model(input_ids=torch.arange(12)[None]).logits.sum().backward()
     # One pair, each of whose tokens stands for one of the sequence: 12 fed, 12 with logits, all 12 attended to.
     monkeypatch.setattr("experiments.bench.floors.distinct_depths", lambda _: [12] * 12)
-    shape, pair = Shape.of(model.config), ([0], [0] * 6, [0] * 6)
-    both, reference = (training_load(shape, [pair], num_epochs=number, rank=4).operations for number in (1, 0))
+    sizes, pair = Architecture.of(model.config), ([0], [0] * 6, [0] * 6)
+    both, reference = (training_load(sizes, [pair], num_epochs=number, rank=4).operations for number in (1, 0))
     # The gradient of attention's second product with the frozen values' layer is part of both counts.
     assert counter.get_total_flops() == both - reference
 
@@ -269,6 +269,24 @@ def test_result_survives_its_file(tmp_path: Path) -> None:
     text = part_text(loaded["parts"]["sampling"])
     for expected in ("45 [40, 50]", "not installed: vllm", "ours / generate: 4.889 [4, 6] times", "at most 0.25 apart"):
         assert expected in text
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "expected"),
+    [
+        (6726.9, 3, "6,730"),
+        (999.7, 3, "1,000"),
+        (197.4, 3, "197"),
+        (45.0, 3, "45"),
+        (4.8888, 4, "4.889"),
+        (1162.7, 4, "1,163"),
+        (1_234_567.0, 4, "1,235,000"),
+        (0.0123, 2, "0.012"),
+        (0.0, 3, "0"),
+    ],
+)
+def test_numbers_as_people_write_them(value: float, digits: int, expected: str) -> None:
+    assert number_text(value, digits) == expected
 
 
 def test_figure_shows_medians_ranges_and_ratios(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ NEEDS_TORCH = {
     "tpo.optimizer",
     "tpo.packed",
     "tpo.pair_trees",
+    "tpo.reference",
     "tpo.reward_training",
     "tpo.states",
     "tpo.train",

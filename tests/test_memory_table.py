@@ -5,8 +5,6 @@ branch of `tpo.trees`; which kernel a GPU takes is set here, as PyTorch document
 """
 
 import gc
-import importlib.util
-import sys
 import weakref
 from dataclasses import replace
 from itertools import product
@@ -25,26 +23,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import experiments.memory as script
+from experiments.architecture import Architecture
+from experiments.memory import Pair
 from tpo import pair_trees, trees
 from tpo.lora import fuse_adapter
 from tpo.norms import fuse_norms
 from tpo.pair_trees import PairRow, add_pair_head, lay_out
-from tpo.train import reference_logps
+from tpo.reference import reference_logps
 
 REPOSITORY = Path(__file__).parent.parent
 
 
-def load_script() -> Any:
-    spec = importlib.util.spec_from_file_location("memory_script", REPOSITORY / "experiments" / "memory.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["memory_script"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
-Architecture, Pair = script.Architecture, script.Pair
 LLAMA = Architecture()
 TINY = [
     Architecture(hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocabulary=300),
@@ -349,7 +339,7 @@ def test_numbers_are_those_of_code_and_conf() -> None:
 def test_the_record_holds_these_tables() -> None:
     text = script.RECORD.read_text()
     for table in script.tables(LLAMA):
-        assert table.markdown() in text, f"run python experiments/memory.py --write: {table.title}"
+        assert table.markdown() in text, f"run python -m experiments.memory --write: {table.title}"
 
 
 def test_more_memory_takes_no_fewer_pairs() -> None:

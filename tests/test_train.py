@@ -13,13 +13,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+import tpo.reference
 import tpo.train
 from tpo.checkpoints import MarkComplete
 from tpo.dpo import sequence_logps
 from tpo.engines import Policy
 from tpo.models import load_model, save_quantized
 from tpo.records import Pair
-from tpo.train import TrainingError, TrainSettings, make_trainer, micro_batches, reference_logps, train
+from tpo.reference import reference_logps
+from tpo.train import TrainingError, TrainSettings, make_trainer, micro_batches, train
 
 BOS, EOS = 0, 1
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
@@ -238,7 +240,7 @@ def test_reference_is_computed_once_for_the_same_pairs(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(tpo.train, "reference_logps", fail)
+    monkeypatch.setattr(tpo.reference, "reference_logps", fail)
     assert reference_columns(made("b", kept, 0.2)) == first
     with pytest.raises(AssertionError, match="computed again"):
         made("c", None, 0.2)
@@ -285,7 +287,7 @@ def test_wrong_reference_is_an_error(
     def swapped(trainer: Any, *, disable_adapter: bool, model: Any) -> Any:
         return reference_logps(trainer, disable_adapter=not disable_adapter, model=model)
 
-    monkeypatch.setattr(tpo.train, "reference_logps", swapped)
+    monkeypatch.setattr(tpo.reference, "reference_logps", swapped)
     with pytest.raises(TrainingError, match="the reference is not the policy"):
         run_train(tmp_path, policy_of(tiny_model, moved_adapter), settings(nll_weight=nll_weight))
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -71,6 +71,18 @@ def test_gradients_equal_those_of_one_sequence_at_a_time(tiny_model: Path) -> No
         torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
+def test_a_dense_mask_by_hand() -> None:
+    row = Row([Tree([5], ()), Tree([5, 6], ([7], [8, 9]))])
+    sees = ["1....", "11...", "111..", "11.1.", "11.11"]
+    mask = row.dense_mask(row.spans[1], 2, None, torch.float32)
+    assert ["".join(".1"[int(value == 0)] for value in line) for line in mask] == sees * 2
+    near = ["1....", "11...", ".11..", ".1.1.", "...11"]
+    mask = row.dense_mask(row.spans[1], 1, 2, torch.float32)
+    assert ["".join(".1"[int(value == 0)] for value in line) for line in mask] == near
+    assert set(mask.unique().tolist()) == {0, -torch.inf}
+    assert row.dense_mask(row.spans[1], 1, 2, torch.float32) is mask
+
+
 @pytest.mark.parametrize("window", [2, 4, 7, 30])
 def test_sliding_windows(tmp_path: Path, window: int) -> None:
     from transformers import MistralConfig, MistralForCausalLM

@@ -10,7 +10,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to reuse freed memory in place of returning it to the system; elsewhere do nothing.
 
     A training step on a CPU allocates and frees gigabytes of activations. By default glibc maps and unmaps each
-    large tensor, and the kernel clears every page anew: more than a third of training's time (experiments/LOG.md).
+    large tensor, and the kernel clears every page anew; experiments/LOG.md has what a training gained.
     """
     if not sys.platform.startswith("linux"):
         return

@@ -2,7 +2,8 @@
 
 trl computes each completion with a copy of the prompt, padded to the longest of its batch, and hands every position to
 the language-model head. Here a pair is a tree (`tpo.trees`), and only states that predict a token of a completion reach
-the head, whose vocabulary is a fifth of a small model's arithmetic. trl's loss takes the results as its own.
+the head, which for a small model is much of the arithmetic. trl's loss takes the results as its own;
+`experiments/kernels.py` compares the head with trl's.
 """
 
 from collections.abc import Callable

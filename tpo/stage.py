@@ -18,14 +18,12 @@ from tpo.artifacts import (
     LOCK,
     Artifact,
     ArtifactError,
-    content_hash,
     finish,
     open_artifact,
     read_how,
     translate_disk_errors,
 )
 from tpo.engines import join_settings
-from tpo.environment import environment
 from tpo.errors import TpoError
 from tpo.locks import adopt
 from tpo.memory import keep_freed_memory
@@ -252,31 +250,14 @@ def _pairs(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 
 def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
+    from tpo.reference import reference_path
     from tpo.train import TrainSettings, train
 
     policy = load_policy_reference(config, inputs)
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
     settings = TrainSettings(**config["settings"], num_processes=num_processes)
-    reference = path.parent / "reference" / f"{_reference_key(config, inputs)}.json"
-    return train(path, inputs["pairs"].rows(Pair), policy, settings, seed=seed, reference_path=reference)
-
-
-def _reference_key(config: dict[str, Any], inputs: Inputs) -> str:
-    """Return what tells the reference's log-probabilities from others, to their last bits."""
-    import torch
-
-    names = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")
-    settings = {name: config["settings"][name] for name in names}
-    computed = environment()
-    return content_hash(
-        {
-            "inputs": {role: artifact.path.name for role, artifact in inputs.items()},
-            "settings": settings | {"is_full": config["settings"]["lora_rank"] == 0},
-            "policy": {name: value for name, value in config.items() if name != "settings"},
-            "device": [computed["device"], torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
-            "packages": computed["packages"],
-        }
-    )
+    kept = reference_path(path.parent, config, inputs)
+    return train(path, inputs["pairs"].rows(Pair), policy, settings, seed=seed, reference_path=kept)
 
 
 def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:

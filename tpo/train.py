@@ -9,28 +9,23 @@ Several processes compute what one does: the same micro-batches in the same step
 the rounding of sums differs.
 """
 
-import json
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import broadcast_object_list, gather, gather_object, parse_flag_from_env
+from accelerate.utils import gather, parse_flag_from_env
 from datasets import Dataset
 from peft import PeftModel, TaskType, get_peft_model
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
-from trl.trainer import dpo_trainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
-from tpo.artifacts import write_json
 from tpo.chat import load_tokenizer
 from tpo.checkpoints import (
     LoraSettings,
@@ -53,6 +48,7 @@ from tpo.norms import fuse_norms
 from tpo.optimizer import MasterWeightAdamW
 from tpo.pair_trees import add_pair_head, lay_out
 from tpo.records import Pair
+from tpo.reference import no_reference_model, reference_columns
 
 log = logging.getLogger(__name__)
 
@@ -306,45 +302,12 @@ def make_trainer(
     trainer.precompute_ref_logps = True
     if is_deepspeed:  # from its config, trl and transformers would take the model for sharded, which it is not yet
         unset_hf_deepspeed_config()
-    is_main = trainer.accelerator.is_main_process
-    known = None
-    if is_main and reference_path is not None and reference_path.exists():
-        known = json.loads(reference_path.read_text())
-    (columns,) = broadcast_object_list([known])
-    if columns is None:
-        columns = reference_logps(
-            trainer,
-            disable_adapter=settings.reference == "seed" and not settings.is_full,
-            model=load_seed(policy) if settings.reference == "seed" and policy.seed_path is not None else None,
-        )
-        if is_main and reference_path is not None:
-            reference_path.parent.mkdir(exist_ok=True)
-            write_json(reference_path, columns)
+    columns = reference_columns(trainer, policy, settings, path=reference_path)
     for name, values in columns.items():
         trainer.train_dataset = trainer.train_dataset.add_column(name, values)
     if is_deepspeed:
         set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
     return trainer
-
-
-@contextmanager
-def no_reference_model() -> Iterator[None]:
-    """Keep trl from loading the model once more for the reference, whose log-probabilities are computed here."""
-    load, dpo_trainer.create_model_from_path = dpo_trainer.create_model_from_path, lambda *_, **__: None
-    try:
-        yield
-    finally:
-        dpo_trainer.create_model_from_path = load
-
-
-def load_seed(policy: Policy) -> Any:
-    """Return the seed model of a policy whose weights were all trained, prepared as trl prepares the policy."""
-    assert policy.seed_path is not None
-    model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)
-    disable_dropout_in_model(model)
-    add_fused_lm_head(model)
-    add_pair_head(model)
-    return model
 
 
 def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
@@ -374,29 +337,3 @@ def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
 
 def _longest(pair: Pair) -> int:
     return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
-
-
-def reference_logps(trainer: SampledIdsTrainer, *, disable_adapter: bool, model: Any = None) -> dict[str, Any]:
-    """Return the columns that the reference adds to the training data: log-probabilities, a list for each micro-batch.
-
-    Each process computes its share of the micro-batches, with the whole model, which is not sharded yet.
-
-    Args:
-        trainer: Its model is still the policy that training starts from.
-        disable_adapter: True for the seed model as reference, False for that policy itself.
-        model: The reference where it is neither.
-    """
-    model, data = model or trainer.model, trainer.train_dataset
-    num_processes = trainer.accelerator.num_processes
-    share = range(trainer.accelerator.process_index, len(data), num_processes)
-    found: list[tuple[int, list[list[float]]]] = []  # row, and for each side a value per pair
-    for index in share:
-        batch = {key: value.to(model.device) for key, value in trainer.data_collator([data[index]]).items()}
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-        with torch.no_grad(), model.disable_adapter() if disable_adapter else nullcontext():
-            given = {name: batch[name] for name in ("input_ids", "attention_mask", "pair_row") if name in batch}
-            logps = model(**given, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
-        found.append((index, [half.tolist() for half in logps.chunk(2)]))
-    values = dict(gather_object(found))
-    names = ("ref_chosen_logps", "ref_rejected_logps")
-    return {name: [values[index][side] for index in range(len(data))] for side, name in enumerate(names)}

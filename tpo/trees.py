@@ -87,7 +87,7 @@ class Row:
             "use_cache": False,
         }
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
-        self._dense_masks: dict[tuple[Span, int | None, torch.dtype], Tensor] = {}
+        self._dense_masks: dict[tuple[Span, int, int | None, torch.dtype], Tensor] = {}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "Row":
         """Return the same row on a device."""
@@ -107,9 +107,12 @@ class Row:
             self._masks[key] = mask if window is None else mask.triu(trunk - window + 1)
         return self._masks[key]
 
-    def dense_mask(self, span: Span, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Return (tokens of the tree, tokens of the tree), 0 where one attends to another and else -inf."""
-        key = (span, window, dtype)
+    def dense_mask(self, span: Span, groups: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return (groups x tokens of the tree, tokens of the tree), 0 where one attends to another and else -inf.
+
+        The same for all layers, and repeated for each of the query heads that share a key-value head.
+        """
+        key = (span, groups, window, dtype)
         if key not in self._dense_masks:
             size = span.stop - span.start
             places = torch.full((size,), -1, device=self.device)  # of which branch a token is
@@ -119,9 +122,8 @@ class Row:
             positions = self.inputs["position_ids"][0, span.start : span.stop]
             behind = positions[:, None] - positions
             sees &= (behind >= 0) & (behind < (size if window is None else window))
-            self._dense_masks[key] = torch.zeros(size, size, dtype=dtype, device=self.device).masked_fill(
-                ~sees, -torch.inf
-            )
+            mask = torch.zeros(size, size, dtype=dtype, device=self.device).masked_fill_(~sees, -torch.inf)
+            self._dense_masks[key] = mask.repeat(groups, 1)
         return self._dense_masks[key]
 
 
@@ -197,10 +199,10 @@ def tree_attention(
 
 
 class _DenseTrees(torch.autograd.Function):
-    """Each tree's scores as one matrix, for training on a CPU: a third of what the fused kernels take there.
+    """Each tree's scores as one matrix, for training on a CPU, where this is faster (`experiments/kernels.py`).
 
-    Their backward pass is slow on a CPU, and so is autograd's for slices, each of which fills a row with zeros. The
-    scores of a branch's tokens to another branch are computed for nothing.
+    The fused kernels' backward pass is slow there, and so is autograd's for slices, each of which fills a row with
+    zeros. The scores of a branch's tokens to another branch are computed for nothing.
     """
 
     @staticmethod
@@ -208,12 +210,12 @@ class _DenseTrees(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float, window: int | None
     ) -> Tensor:
         _, heads, tokens, dim = query.shape
+        kv_heads = key.shape[1]
         out = query.new_empty(1, tokens, heads, dim)
         weights = []
         for span in row.spans:
-            asked, keys, values = (_of_tree(part, span, key.shape[1]) for part in (query, key, value))
-            mask = row.dense_mask(span, window, query.dtype)
-            mask = mask.repeat(heads // key.shape[1], 1).expand(key.shape[1], -1, -1)
+            asked, keys, values = (_of_tree(part, span, kv_heads) for part in (query, key, value))
+            mask = row.dense_mask(span, heads // kv_heads, window, query.dtype)
             scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scaling)
             weights.append(torch.softmax(scores, dim=-1))
             _put_tree(out, span, torch.bmm(weights[-1], values))

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from experiments.bench.floors import Shape
+from experiments.architecture import Architecture
 
 SECONDS = 1.0  # to repeat each measurement for
 
@@ -115,5 +115,5 @@ def best_seconds(work: Callable[[], Any]) -> float:
 
 
 if __name__ == "__main__":
-    sizes = Shape.of_model(sys.argv[1])
-    print(json.dumps({"machine": describe(), "reaches": probe(weight_bytes=sizes.total_bytes)}, indent=2))
+    sizes = Architecture.of_model(sys.argv[1])
+    print(json.dumps({"machine": describe(), "reaches": probe(weight_bytes=sizes.step_bytes)}, indent=2))

@@ -41,7 +41,7 @@ def part_text(part: Mapping[str, Any]) -> str:
         lines.append(f"  {found['ours']} / {found['other']}: {range_text(found)} times as fast")
     for name, found in part["floors"].items():
         lines.append(
-            f"  floor of {name}: {found['value']:.4g} ({found['operations'] / 1e12:.2f} TFLOP in "
+            f"  floor of {name}: {number_text(found['value'])} ({found['operations'] / 1e12:.2f} TFLOP in "
             f"{found['arithmetic_s']:.3g} s, {found['bytes_read'] / 1e9:.1f} GB in {found['memory_s']:.3g} s)"
         )
     for name, found in part["checks"].items():
@@ -57,7 +57,13 @@ def part_text(part: Mapping[str, Any]) -> str:
 
 def range_text(found: Mapping[str, Any]) -> str:
     """Return "1.23 [1.1, 1.4]"."""
-    return f"{found['median']:.4g} [{found['low']:.4g}, {found['high']:.4g}]"
+    return f"{number_text(found['median'])} [{number_text(found['low'])}, {number_text(found['high'])}]"
+
+
+def number_text(value: float, digits: int = 4) -> str:
+    """Return a number of so many digits that count, or a whole one: "1.235", "12.3", "6,730"."""
+    rounded = float(f"{value:.{digits}g}")
+    return f"{rounded:,.0f}" if abs(rounded) >= 10**digits else f"{rounded:,.{digits}g}"
 
 
 def memory_text(peak: Mapping[str, float]) -> str:
@@ -94,7 +100,7 @@ def _draw_part(axes: Any, part: Mapping[str, Any]) -> None:
         value = entry["value"]
         axes.barh(row, value["median"], height=0.6, color=BLUE if name in ours else GREY)
         axes.plot([value["low"], value["high"]], [row, row], color=REFERENCE, linewidth=1.2)
-        note = f"{value['median']:,.4g}" + (f"   {speedups[name]}" if name in speedups else "")
+        note = number_text(value["median"]) + (f"   {speedups[name]}" if name in speedups else "")
         axes.annotate(
             note,
             (max(value["high"], value["median"]), row),
@@ -109,7 +115,7 @@ def _draw_part(axes: Any, part: Mapping[str, Any]) -> None:
     for limit in limits:
         axes.axvline(limit, color=REFERENCE, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(entries)), [part["descriptions"][name] for name in entries])
-    floors = " or ".join(dict.fromkeys(f"{found['value']:,.3g}" for found in part["floors"].values()))
+    floors = " or ".join(dict.fromkeys(number_text(found["value"], 3) for found in part["floors"].values()))
     axes.set(
         title=part["title"] + (f"; floor {floors}" if floors else ""),
         ylim=(len(entries) - 0.5, -0.5),

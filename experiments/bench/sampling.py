@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from experiments.bench.floors import Shape, sampling_load
+from experiments.architecture import Architecture
+from experiments.bench.floors import sampling_load
 from experiments.bench.parts import Part, Timed
 from experiments.bench.process import Request, serve
 from experiments.bench.workload import Work
@@ -65,7 +66,7 @@ def measure(request: Request) -> Timed:
     seconds = time.perf_counter() - started
     lengths = [[len(ids) for ids in group] for group in found]
     num_tokens = sum(map(sum, lengths))
-    load = sampling_load(Shape.of_model(work.model_path), contexts, lengths, num_rows=work.sizes.rows)
+    load = sampling_load(Architecture.of_model(work.model_path), contexts, lengths, num_rows=work.sizes.rows)
     details = {
         "num_tokens": num_tokens,
         "num_completions": sum(map(len, lengths)),

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from experiments.bench.floors import Shape, scoring_load
+from experiments.architecture import Architecture
+from experiments.bench.floors import scoring_load
 from experiments.bench.parts import Part, Timed
 from experiments.bench.process import Request, serve
 from experiments.bench.sampling import policy
@@ -75,7 +76,7 @@ def measure(request: Request) -> Timed:
         "num_responses": len(scores),
         "num_instructions": len(candidates),
         "num_tokens": sum(lengths),
-        **scoring_load(Shape.of_model(work.model_path), groups)._asdict(),
+        **scoring_load(Architecture.of_model(work.model_path), groups)._asdict(),
     }
     return Timed(len(scores) / seconds, seconds, began, details, scores)
 

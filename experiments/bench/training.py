@@ -17,7 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.bench.floors import Shape, training_load
+from experiments.architecture import Architecture
+from experiments.bench.floors import training_load
 from experiments.bench.parts import Part, Timed
 from experiments.bench.process import Request, serve
 from experiments.bench.sampling import policy
@@ -66,7 +67,7 @@ def measure(request: Request) -> Timed:
         "epochs_s": epochs,
         "num_pairs": len(pairs),
         "mean_sequence_tokens": num_tokens / (2 * len(pairs)),
-        **training_load(Shape.of_model(work.model_path), pairs, num_epochs=NUM_EPOCHS, rank=RANK)._asdict(),
+        **training_load(Architecture.of_model(work.model_path), pairs, num_epochs=NUM_EPOCHS, rank=RANK)._asdict(),
     }
     return Timed(fixed_s + NUM_EPOCHS * epoch_s, seconds, began, details)
 

@@ -1,0 +1,131 @@
+"""The reference's log-probabilities of the pairs: computed once before training, and kept for others on the same pairs.
+
+They are columns of the training data, so no second model is in memory while the policy trains. Trainings that differ in
+beta or learning rate share them in `artifacts/reference/<key>.json`; the key holds what moves them in their last bits.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from trl import DPOTrainer
+from trl.trainer import dpo_trainer
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+
+from tpo.artifacts import Artifact, content_hash, write_json
+from tpo.engines import Policy
+from tpo.environment import environment
+from tpo.models import load_model
+from tpo.pair_trees import add_pair_head
+
+if TYPE_CHECKING:
+    from tpo.train import TrainSettings
+
+VERSION = 1  # of the kernels in tpo/ that compute them: raised when they round otherwise
+SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")  # that move them
+
+
+def reference_path(artifacts_dir: Path, config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Path:
+    """Return where the reference's log-probabilities are kept.
+
+    Args:
+        artifacts_dir: Of the training's artifact.
+        config: Of the step "train".
+        inputs: Of the step "train".
+    """
+    return artifacts_dir / "reference" / f"{_key(config, inputs)}.json"
+
+
+def _key(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
+    """Return what tells the reference's log-probabilities from others, to their last bits."""
+    settings = {name: config["settings"][name] for name in SETTINGS}
+    computed = environment()
+    return content_hash(
+        {
+            "version": VERSION,
+            "inputs": {role: artifact.path.name for role, artifact in inputs.items()},
+            "settings": settings | {"is_full": config["settings"]["lora_rank"] == 0},
+            "policy": {name: value for name, value in config.items() if name != "settings"},
+            "device": [computed["device"], torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
+            "packages": computed["packages"],
+        }
+    )
+
+
+@contextmanager
+def no_reference_model() -> Iterator[None]:
+    """Keep trl from loading the model once more for the reference, whose log-probabilities are computed here."""
+    load, dpo_trainer.create_model_from_path = dpo_trainer.create_model_from_path, lambda *_, **__: None
+    try:
+        yield
+    finally:
+        dpo_trainer.create_model_from_path = load
+
+
+def reference_columns(
+    trainer: DPOTrainer, policy: Policy, settings: "TrainSettings", *, path: Path | None
+) -> dict[str, Any]:
+    """Return the columns of `reference_logps`, in every process of a training, from `path` where they are kept there.
+
+    Args:
+        trainer: Its model is still the policy that training starts from.
+        policy: That policy.
+        settings: Of the training.
+        path: Where they are kept once computed; None to keep them nowhere.
+    """
+    is_main = trainer.accelerator.is_main_process
+    known = None
+    if is_main and path is not None and path.exists():
+        known = json.loads(path.read_text())
+    (columns,) = broadcast_object_list([known])
+    if columns is None:
+        columns = reference_logps(
+            trainer,
+            disable_adapter=settings.reference == "seed" and not settings.is_full,
+            model=load_seed(policy) if settings.reference == "seed" and policy.seed_path is not None else None,
+        )
+        if is_main and path is not None:
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, columns)
+    found: dict[str, Any] = columns
+    return found
+
+
+def load_seed(policy: Policy) -> Any:
+    """Return the seed model of a policy whose weights were all trained, prepared as trl prepares the policy."""
+    assert policy.seed_path is not None
+    model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)
+    disable_dropout_in_model(model)
+    add_fused_lm_head(model)
+    add_pair_head(model)
+    return model
+
+
+def reference_logps(trainer: DPOTrainer, *, disable_adapter: bool, model: Any = None) -> dict[str, Any]:
+    """Return the columns that the reference adds to the training data: log-probabilities, a list for each micro-batch.
+
+    Each process computes its share of the micro-batches, with the whole model, which is not sharded yet.
+
+    Args:
+        trainer: Its model is still the policy that training starts from.
+        disable_adapter: True for the seed model as reference, False for that policy itself.
+        model: The reference where it is neither.
+    """
+    model, data = model or trainer.model, trainer.train_dataset
+    num_processes = trainer.accelerator.num_processes
+    share = range(trainer.accelerator.process_index, len(data), num_processes)
+    found: list[tuple[int, list[list[float]]]] = []  # row, and for each side a value per pair
+    for index in share:
+        batch = {key: value.to(model.device) for key, value in trainer.data_collator([data[index]]).items()}
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+        with torch.no_grad(), model.disable_adapter() if disable_adapter else nullcontext():
+            given = {name: batch[name] for name in ("input_ids", "attention_mask", "pair_row") if name in batch}
+            logps = model(**given, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
+        found.append((index, [half.tolist() for half in logps.chunk(2)]))
+    values = dict(gather_object(found))
+    names = ("ref_chosen_logps", "ref_rejected_logps")
+    return {name: [values[index][side] for index in range(len(data))] for side, name in enumerate(names)}
