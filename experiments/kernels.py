@@ -16,16 +16,21 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from experiments.architecture import RANK, Architecture
 from experiments.bench.results import Spread, speedup, spread
-from tpo.lora import fuse_adapter
+from tpo.engines.nucleus import sample_tokens
+from tpo.engines.rows import Prefix, RowCache, row_attention
+from tpo.lora import UnmergedLinear, fuse_adapter
 from tpo.memory import keep_freed_memory
 from tpo.norms import fuse_norms
+from tpo.packed import pack
 from tpo.pair_trees import add_pair_head, lay_out
 from tpo.trees import Row, join, tree_attention
 
 DTYPE = torch.bfloat16
+NUM_SAMPLES = 8  # of a prompt, in sampling
 SMOLLM2 = Architecture(
     hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocabulary=49152, is_tied=True
 )
@@ -35,17 +40,23 @@ MIN_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is computed with: a model, and a micro-batch of pairs whose tokens are all different."""
+    """What is computed with: a model, a micro-batch of pairs whose tokens are all different, and rows of samples."""
 
     model: Architecture = SMOLLM2
     num_pairs: int = 4
     prompt: int = 100
     completion: int = 120
+    num_rows: int = 256
 
     @property
     def num_tokens(self) -> int:
         """Tokens of the pairs as trees."""
         return self.num_pairs * (self.prompt + 2 * self.completion)
+
+    @property
+    def num_prompts(self) -> int:
+        """Prompts of the rows that decode together."""
+        return self.num_rows // NUM_SAMPLES
 
 
 Step = Callable[[], Tensor]
@@ -200,6 +211,83 @@ def head_of_pairs(sizes: Sizes) -> Sides:
     return Sides(side(), side(pair_row=lay_out(batch)))
 
 
+# --- sampling: a step of many rows --------------------------------------------------------------------------------
+
+
+def layers_of_one_input(sizes: Sizes) -> Sides:
+    """Return queries, keys and values with their adapters, layer by layer and packed."""
+    model = sizes.model
+    x = torch.randn(sizes.num_rows, 1, model.hidden, dtype=DTYPE)
+    names = {"q_proj": model.heads, "k_proj": model.kv_heads, "v_proj": model.kv_heads}
+
+    def side(is_packed: bool) -> Step:
+        torch.manual_seed(1)
+        attention: Any = nn.Module()
+        attention.device, attention.dtype = x.device, DTYPE
+        for name, heads in names.items():
+            layer = nn.Linear(model.hidden, heads * model.head_dim, bias=False, dtype=DTYPE)
+            down = torch.randn(RANK, layer.in_features, dtype=DTYPE) / model.hidden
+            up = torch.randn(layer.out_features, RANK, dtype=DTYPE)
+            attention.add_module(name, UnmergedLinear(layer, down, up, scaling=2.0))
+        if is_packed:
+            pack(attention, num_rows=sizes.num_rows)
+        return _frozen(lambda: torch.cat([getattr(attention, name)(x) for name in names], dim=-1))
+
+    return Sides(side(False), side(True))
+
+
+def attention_of_samples(sizes: Sizes) -> Sides:
+    """Return one layer's attention in the middle of a completion: a copy of the prompt for each sample, or one."""
+    model, num_own = sizes.model, sizes.completion // 2
+    cache = RowCache(sizes.num_rows, num_slots=sizes.num_prompts)
+    shape = (1, model.kv_heads, sizes.prompt, model.head_dim)
+    prompts = [(torch.randn(shape, dtype=DTYPE), torch.randn(shape, dtype=DTYPE)) for _ in range(sizes.num_prompts)]
+    for slot, prompt in enumerate(prompts):
+        cache.put_prompt(slot, Prefix([prompt], ((0, 0), (0, sizes.prompt))))
+    for length in range(num_own):
+        cache.begin_decoding(torch.full((sizes.num_rows,), length), length)
+        key, value = torch.randn(2, sizes.num_rows, model.kv_heads, 1, model.head_dim, dtype=DTYPE)
+        own_keys, own_values = cache.update(key, value, 0)
+    query = torch.randn(sizes.num_rows, model.heads, 1, model.head_dim, dtype=DTYPE)
+    slots = [row // NUM_SAMPLES for row in range(sizes.num_rows)]
+    visible = torch.cat([torch.arange(cache.prompts.window) < sizes.prompt, torch.arange(cache.own.window) < num_own])
+    mask = torch.zeros(len(visible), dtype=DTYPE).masked_fill(~visible, -torch.inf).expand(sizes.num_rows, 1, 1, -1)
+    # As a padded batch leaves it: every sample behind its prompt.
+    keys, values = (
+        torch.cat([torch.cat([prompts[slot][part] for slot in slots]), own[:, :, :num_own]], dim=2)
+        for part, own in ((0, own_keys), (1, own_values))
+    )
+    everything = torch.zeros(sizes.num_rows, 1, 1, keys.shape[2], dtype=DTYPE)
+    sharing = cache.sharing(slots)
+    layer: Any = nn.Module()
+    layer.layer_idx = 0
+    return Sides(
+        _frozen(
+            lambda: scaled_dot_product_attention(query, keys, values, attn_mask=everything, enable_gqa=True)[:, :, 0]
+        ),
+        _frozen(lambda: row_attention(layer, query, own_keys, own_values, mask, sharing=sharing)[0][:, 0]),
+    )
+
+
+def choice_of_tokens(sizes: Sizes) -> Sides:
+    """Return tokens of the nucleus, T 0.8 and top-p 0.95, found by sorting the vocabulary and without."""
+    ranks = torch.argsort(torch.rand(sizes.num_rows, sizes.model.vocabulary), dim=-1) + 1
+    logits = -1.5 * torch.log(ranks)  # as words are distributed, so that nuclei are as small as a model's
+    uniforms = torch.rand(sizes.num_rows, dtype=torch.float64)
+
+    def sort() -> Tensor:
+        shares, tokens = torch.softmax(logits / 0.8, dim=-1).double().sort(dim=-1, descending=True)
+        mass = shares.cumsum(dim=-1)
+        kept = torch.where(mass - shares < 0.95, shares, 0.0).cumsum(dim=-1)
+        return tokens.gather(1, torch.searchsorted(kept, uniforms[:, None] * kept[:, -1:], right=True))[:, 0]
+
+    return Sides(_frozen(sort), _frozen(lambda: sample_tokens(logits, uniforms, 0.8, 0.95)))
+
+
+def _frozen(step: Step) -> Step:
+    return torch.inference_mode()(step)
+
+
 def pairs_of(sizes: Sizes) -> list[list[list[int]]]:
     """Return two sequences for each pair, which share the prompt and nothing else."""
     prompt, completion = sizes.prompt, sizes.completion
@@ -211,11 +299,14 @@ def pairs_of(sizes: Sizes) -> list[list[list[int]]]:
 
 
 CASES = (
-    Case("attention of trees, training", "scaled_dot_product_attention, a call for each branch", attention_of_trees),
+    Case("attention of trees", "scaled_dot_product_attention, a call for each branch", attention_of_trees),
     Case("linear layer and adapter", "peft", adapted_layer),
     Case("4-bit linear layer and adapter", "peft, bitsandbytes", adapted_layer_in_4_bits),
     Case("RMSNorm, frozen", "transformers", norm),
     Case("head of pairs", "trl's fused head on padded batches", head_of_pairs),
+    Case("q, k, v and adapters, sampling", "linear layers one by one", layers_of_one_input),
+    Case("attention of samples", "scaled_dot_product_attention, a prompt for each", attention_of_samples),
+    Case("choice of tokens", "a sort of the vocabulary", choice_of_tokens),
 )
 
 
@@ -255,7 +346,8 @@ def report(sizes: Sizes, *, seconds: float) -> Iterator[str]:
     """Return the lines that are printed, each as soon as it is known."""
     yield (
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}, "
-        f"bfloat16; {sizes.num_pairs} pairs, prompt {sizes.prompt} tokens, completions {sizes.completion}"
+        f"bfloat16; {sizes.num_pairs} pairs, {sizes.num_rows} rows, "
+        f"prompt {sizes.prompt} tokens, completions {sizes.completion}"
     )
     yield f"{'medians':32} {'replaced':>10} {'ours':>10}   times as fast [smallest, largest of the rounds]"
     for case in CASES:

@@ -15,6 +15,7 @@ TINY = Sizes(
     num_pairs=2,
     prompt=5,
     completion=7,
+    num_rows=16,
 )
 
 
@@ -30,7 +31,7 @@ def test_both_sides_compute_the_same(case: Case) -> None:
 
 def test_a_line_for_each_replacement() -> None:
     first, second, *lines = kernels.report(TINY, seconds=0)
-    assert "2 pairs, prompt 5 tokens, completions 7" in first
+    assert "2 pairs, 16 rows, prompt 5 tokens, completions 7" in first
     assert "replaced" in second
     assert [line[:32].strip() for line in lines] == [case.name for case in CASES]
     for line, case in zip(lines, CASES, strict=True):
