@@ -22,7 +22,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from test_locks import is_locked, wait_until
 from test_resume import assert_same_results, start_cli
-from test_run import REPOSITORY, compose_config, run_cli, tiny_overrides
+from test_run import REPOSITORY, compose_config, tiny_overrides
 
 from tpo.artifacts import LOCK, Step
 from tpo.config import register
@@ -272,7 +272,7 @@ def test_same_sweep_started_twice_waits_and_both_report_all_jobs(tmp_path: Path)
     second = start("second.txt")
     assert second.process.stdout is not None
     wait_until_line(second.process.stdout, f"waiting for process {first.pid}")
-    [folder] = (tmp_path / "out").glob("jobs-*")
+    [folder] = (tmp_path / "out").glob("sweep-*/jobs")
     statuses = [json.loads((folder / f"{number}.json").read_text())["status"] for number in (0, 1)]
     assert statuses == ["completed", "started"], "the second forgot what the first had recorded"
     (tmp_path / "go").touch()
@@ -304,16 +304,27 @@ def test_logs_of_experiments_lie_apart(config_name: str, overrides: list[str], f
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose(config_name, [*overrides, "runs_dir=here"], return_hydra_config=True)
         assert composed.hydra.run.dir == composed.hydra.sweep.dir == f"here/hydra/{folder}"
+        assert composed.hydra.callbacks.sweep_report._target_ == "tpo.sweep.SweepReport"
 
 
-def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("entry", "overrides", "name"),
+    [
+        pytest.param("run", ["experiment=smoke", "num_iterations=-1"], "experiment=smoke", id="run"),
+        pytest.param("evaluate", ["policy=seed", "eval.confidence=2"], "eval=held_out", id="evaluate"),
+    ],
+)
+def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(
+    entry: str, overrides: list[str], name: str, tmp_path: Path
+) -> None:
     # Jobs that end at the checks.
-    done = run_cli("-m", "experiment=smoke", f"runs_dir={tmp_path}", "num_iterations=-1")
-    folder = tmp_path / "hydra" / "experiment=smoke" / "job-0"
-    assert f"log in {folder}" in done.stderr
-    assert re.match(
-        r"\[[-0-9]+ [:0-9,]+\]\[\d+\]\[tpo\.sweep\]\[ERROR\] - job 0 failed", (folder / "tpo.log").read_text()
-    )
+    command = [sys.executable, "-m", f"tpo.{entry}", "-m", *overrides, f"runs_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    [folder] = (tmp_path / "hydra" / name).glob("sweep-*/job-0")
+    assert done.returncode == 1 and f"log in {folder}" in done.stderr
+    assert f"\n  python -m tpo.{entry} -m {' '.join(overrides)}" in done.stderr
+    [log] = folder.glob("*.log")
+    assert re.match(r"\[[-0-9]+ [:0-9,]+\]\[\d+\]\[tpo\.sweep\]\[ERROR\] - job 0 failed", log.read_text())
 
 
 # --- two whole runs ---------------------------------------------------------------------------------------------------
