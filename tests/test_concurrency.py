@@ -15,18 +15,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from test_locks import is_locked, wait_until
 from test_resume import assert_same_results, start_cli
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
 from tpo.artifacts import LOCK, Step
 from tpo.config import register
-from tpo.summary import Run
+from tpo.summary import Run, own_folder
+from tpo.tracking import TRACKED
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------
 
@@ -325,6 +328,33 @@ def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(
     assert f"\n  python -m tpo.{entry} -m {' '.join(overrides)}" in done.stderr
     [log] = folder.glob("*.log")
     assert re.match(r"\[[-0-9]+ [:0-9,]+\]\[\d+\]\[tpo\.sweep\]\[ERROR\] - job 0 failed", log.read_text())
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_started_twice_is_measured_and_tracked_once(tiny_model: Path, tmp_path: Path) -> None:
+    left_out = ("train.", "pairs.", "tracking", "prompts.num_test")
+    shared = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith(left_out)]
+    overrides = [*shared, "policy=seed", "prompts.num_test=2", "tracking=wandb", "tracking.mode=offline"]
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config: Any = OmegaConf.to_object(compose("evaluate", overrides))
+    with own_folder("evaluate-held_out", asdict(config)) as path:
+        both = [Running(tmp_path / name, "-m", "tpo.evaluate", *overrides) for name in ("first.txt", "second.txt")]
+        for running in both:
+            assert running.process.stdout is not None
+            wait_until_line(running.process.stdout, f"{path}: waiting for process {os.getpid()}")
+        assert {file.name for file in path.iterdir()} == {"config.json", LOCK}
+    said = [running.process.communicate(timeout=120)[0] for running in both]
+    assert [running.process.returncode for running in both] == [0, 0], [running.log.read_text() for running in both]
+    assert {text.splitlines()[-1] for text in said} == {str(path)}
+    log = (tmp_path / "runs" / "hydra" / "eval=held_out" / "evaluate.log").read_text().splitlines()
+    counts = Counter(line.split()[-2].rstrip(":") for line in log if line.endswith(": computing"))
+    assert set(counts) == {found.parent.name for found in tmp_path.glob("artifacts/*/manifest.json")}
+    assert set(counts.values()) == {1} and len(counts) == 9
+    assert json.loads((path / "summary.json").read_text())["win_rate"]["num_prompts"] == 2
+    assert len(list(path.glob("wandb/offline-run-*"))) == 1 and (path / TRACKED).exists()
 
 
 # --- two whole runs ---------------------------------------------------------------------------------------------------
