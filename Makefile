@@ -50,7 +50,6 @@ test-browser: setup ## Run the tests of the report that need Chromium
 
 test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
 	$(BIN)/python -m pytest -m launchers
-	$(BIN)/python -m pytest tests/test_sweep.py tests/test_presets.py tests/test_readme.py
 
 lint: setup ## Check style: ruff, yamllint
 	$(BIN)/ruff check .

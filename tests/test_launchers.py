@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from plugins import skip_without_plugin
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
 from tpo.summary import first_difference
@@ -138,7 +137,6 @@ def test_jobs_take_as_many_threads_as_one_process(tmp_path: Path) -> None:
     assert basic["torch"] >= 1 and any("openblas" in name for name in basic)
     assert others == [basic, basic]
     for launcher in LAUNCHERS:
-        skip_without_plugin(f"hydra/launcher={launcher}")
         assert threads(launcher, tmp_path / launcher) == [basic, basic, basic], launcher
 
 
@@ -162,7 +160,6 @@ def basic(folder: Path) -> Any:
 @pytest.mark.launchers
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_summaries_are_those_of_the_basic_launcher(launcher: str, basic: Any, folder: Path) -> None:
-    skip_without_plugin(f"hydra/launcher={launcher}")
     swept = script.sweep(launcher, SMOKE, out=Path("out"), cwd=folder, env=environment())
     assert len(basic.summaries) == 2 and all(len(run["iterations"]) == 2 for run in basic.summaries.values())
     assert script.differences(swept, basic) == dict.fromkeys(basic.summaries)
@@ -183,7 +180,6 @@ def test_summaries_are_those_of_the_basic_launcher(launcher: str, basic: Any, fo
 @pytest.mark.parametrize("launcher", ["one_gpu", *LAUNCHERS])
 def test_failed_job_stops_no_other_and_runs_are_tracked_apart(launcher: str, tiny_model: Path, tmp_path: Path) -> None:
     """The first job fails after it began to track, and where there is a pool of two, leaves its process to another."""
-    skip_without_plugin(f"hydra/launcher={launcher}")
     settings = tiny_overrides(tiny_model, Path("."), "num_iterations=1", "train.num_epochs=1", "prompts.num_test=3")
     settings = [item for item in settings if item != "tracking=none"] + ["tracking=wandb", "tracking.mode=offline"]
     command = ["-m", f"hydra/launcher={launcher}", "pairs.min_margin=1000,0,0.001", *settings]

@@ -13,7 +13,6 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
-from plugins import is_installed
 
 from tpo.check import ConfigError
 from tpo.config import register
@@ -70,18 +69,10 @@ def app(folder: Path, *arguments: str) -> tuple[int, str, list[str]]:
     return done.returncode, done.stderr, sorted(path.name for path in folder.glob("done-*"))
 
 
-def needs(plugin: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        not is_installed(plugin), reason=f"{plugin} is not installed (requirements-launchers.txt)"
-    )
-
-
 LAUNCHERS = [
     pytest.param([], id="basic"),
-    pytest.param(
-        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="joblib", marks=needs("hydra_joblib_launcher")
-    ),
-    pytest.param(["hydra/launcher=submitit_local"], id="submitit", marks=needs("hydra_submitit_launcher")),
+    pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="joblib", marks=pytest.mark.launchers),
+    pytest.param(["hydra/launcher=submitit_local"], id="submitit", marks=pytest.mark.launchers),
 ]
 
 
@@ -112,7 +103,7 @@ def test_records_of_a_killed_sweep_do_not_count_for_the_next(tmp_path: Path) -> 
     assert status == 0 and "sweep of 3 jobs: 3 completed" in said
 
 
-@needs("hydra_submitit_launcher")
+@pytest.mark.launchers
 def test_lost_job_is_reported(tmp_path: Path) -> None:
     status, said, done = app(tmp_path, "-m", "hydra/launcher=submitit_local", "x=1,2,3", "kill=[2]")
     assert status != 0 and done == ["done-1-0", "done-3-0"]
