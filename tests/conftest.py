@@ -1,4 +1,5 @@
-"""A tiny model that the tests make: Llama's architecture, random weights, a real tokenizer and chat template."""
+"""Models for the tests: a tiny one that they make (Llama's architecture, random weights, a real tokenizer and chat
+template), and the embedded one, converted once for all of pytest's processes."""
 
 import os
 from pathlib import Path
@@ -80,8 +81,32 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with a head size that vLLM's attention kernels know."""
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+    return make_model(tmp_path_factory.mktemp("wide_model"), **sizes)
+
+
+@pytest.fixture(scope="session")
 def tokenizer(tiny_model: Path) -> Any:
     """The tiny model's tokenizer."""
     from tpo.chat import load_tokenizer
 
     return load_tokenizer(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def embedded_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of the embedded model and its tokenizer, not quantized; nobody writes to it."""
+    from tpo.locks import hold
+    from tpo.models import prepare_embedded
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder below that of all
+        root = root.parent
+    directory = root / "embedded_model"
+    with hold(root / ".embedded_model.lock", purpose="the embedded model"):  # to read it takes 20 s
+        if not directory.exists():
+            prepare_embedded("smollm2-135m-instruct", directory=root / "embedded_model.part")
+            (root / "embedded_model.part").rename(directory)
+    return directory

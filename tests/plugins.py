@@ -1,32 +1,21 @@
-"""Hydra's launchers and sweepers, which are not in every environment."""
+"""Hydra's launchers and sweepers, which are not in every environment: what needs one is marked `launchers`."""
 
-import importlib.util
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
 
 CONF = Path(__file__).parent.parent / "conf"
-PLUGINS = {  # hydra's option -> the package that brings it
-    "joblib": "hydra_joblib_launcher",
-    "submitit_slurm": "hydra_submitit_launcher",
-    "submitit_local": "hydra_submitit_launcher",
-    "ray": "hydra_ray_launcher",
-    "optuna": "hydra_optuna_sweeper",
-}
+PLUGINS = {"joblib", "submitit_slurm", "submitit_local", "ray", "optuna"}  # options that a package brings
 
 
-def is_installed(plugin: str) -> bool:
-    if importlib.util.find_spec("hydra_plugins") is None:  # the namespace of all plugins
-        return False
-    return importlib.util.find_spec(f"hydra_plugins.{plugin}") is not None
-
-
-def skip_without_plugin(override: str) -> None:
-    """Skip the test where `override` chooses a preset of conf/hydra/ whose plugin is not installed."""
+def needs_plugin(override: str) -> bool:
+    """Return whether an override chooses a preset of conf/hydra/ that fills an option of a plugin."""
     name = override.replace("=", "/")
-    if not name.startswith("hydra/"):
-        return
-    plugin = PLUGINS.get(yaml.safe_load((CONF / f"{name}.yaml").read_text())["defaults"][0])
-    if plugin is not None and not is_installed(plugin):
-        pytest.skip(f"{plugin} is not installed (requirements-launchers.txt)")
+    return name.startswith("hydra/") and yaml.safe_load((CONF / f"{name}.yaml").read_text())["defaults"][0] in PLUGINS
+
+
+def marks(overrides: Iterable[str]) -> list[pytest.MarkDecorator]:
+    """Return the marks of a test with these overrides."""
+    return [pytest.mark.launchers] if any(map(needs_plugin, overrides)) else []

@@ -15,18 +15,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from test_locks import is_locked, wait_until
 from test_resume import assert_same_results, start_cli
-from test_run import REPOSITORY, compose_config, run_cli, tiny_overrides
+from test_run import REPOSITORY, compose_config, tiny_overrides
 
 from tpo.artifacts import LOCK, Step
 from tpo.config import register
-from tpo.summary import Run
+from tpo.summary import Run, own_folder
+from tpo.tracking import TRACKED
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------
 
@@ -272,7 +275,7 @@ def test_same_sweep_started_twice_waits_and_both_report_all_jobs(tmp_path: Path)
     second = start("second.txt")
     assert second.process.stdout is not None
     wait_until_line(second.process.stdout, f"waiting for process {first.pid}")
-    [folder] = (tmp_path / "out").glob("jobs-*")
+    [folder] = (tmp_path / "out").glob("sweep-*/jobs")
     statuses = [json.loads((folder / f"{number}.json").read_text())["status"] for number in (0, 1)]
     assert statuses == ["completed", "started"], "the second forgot what the first had recorded"
     (tmp_path / "go").touch()
@@ -304,16 +307,54 @@ def test_logs_of_experiments_lie_apart(config_name: str, overrides: list[str], f
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose(config_name, [*overrides, "runs_dir=here"], return_hydra_config=True)
         assert composed.hydra.run.dir == composed.hydra.sweep.dir == f"here/hydra/{folder}"
+        assert composed.hydra.callbacks.sweep_report._target_ == "tpo.sweep.SweepReport"
 
 
-def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("entry", "overrides", "name"),
+    [
+        pytest.param("run", ["experiment=smoke", "num_iterations=-1"], "experiment=smoke", id="run"),
+        pytest.param("evaluate", ["policy=seed", "eval.confidence=2"], "eval=held_out", id="evaluate"),
+    ],
+)
+def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(
+    entry: str, overrides: list[str], name: str, tmp_path: Path
+) -> None:
     # Jobs that end at the checks.
-    done = run_cli("-m", "experiment=smoke", f"runs_dir={tmp_path}", "num_iterations=-1")
-    folder = tmp_path / "hydra" / "experiment=smoke" / "job-0"
-    assert f"log in {folder}" in done.stderr
-    assert re.match(
-        r"\[[-0-9]+ [:0-9,]+\]\[\d+\]\[tpo\.sweep\]\[ERROR\] - job 0 failed", (folder / "tpo.log").read_text()
-    )
+    command = [sys.executable, "-m", f"tpo.{entry}", "-m", *overrides, f"runs_dir={tmp_path}"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    [folder] = (tmp_path / "hydra" / name).glob("sweep-*/job-0")
+    assert done.returncode == 1 and f"log in {folder}" in done.stderr
+    assert f"\n  python -m tpo.{entry} -m {' '.join(overrides)}" in done.stderr
+    [log] = folder.glob("*.log")
+    assert re.match(r"\[[-0-9]+ [:0-9,]+\]\[\d+\]\[tpo\.sweep\]\[ERROR\] - job 0 failed", log.read_text())
+
+
+# --- evaluations ------------------------------------------------------------------------------------------------------
+
+
+def test_evaluation_started_twice_is_measured_and_tracked_once(tiny_model: Path, tmp_path: Path) -> None:
+    left_out = ("train.", "pairs.", "tracking", "prompts.num_test")
+    shared = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith(left_out)]
+    overrides = [*shared, "policy=seed", "prompts.num_test=2", "tracking=wandb", "tracking.mode=offline"]
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        config: Any = OmegaConf.to_object(compose("evaluate", overrides))
+    with own_folder("evaluate-held_out", asdict(config)) as path:
+        both = [Running(tmp_path / name, "-m", "tpo.evaluate", *overrides) for name in ("first.txt", "second.txt")]
+        for running in both:
+            assert running.process.stdout is not None
+            wait_until_line(running.process.stdout, f"{path}: waiting for process {os.getpid()}")
+        assert {file.name for file in path.iterdir()} == {"config.json", LOCK}
+    said = [running.process.communicate(timeout=120)[0] for running in both]
+    assert [running.process.returncode for running in both] == [0, 0], [running.log.read_text() for running in both]
+    assert {text.splitlines()[-1] for text in said} == {str(path)}
+    log = (tmp_path / "runs" / "hydra" / "eval=held_out" / "evaluate.log").read_text().splitlines()
+    counts = Counter(line.split()[-2].rstrip(":") for line in log if line.endswith(": computing"))
+    assert set(counts) == {found.parent.name for found in tmp_path.glob("artifacts/*/manifest.json")}
+    assert set(counts.values()) == {1} and len(counts) == 9
+    assert json.loads((path / "summary.json").read_text())["win_rate"]["num_prompts"] == 2
+    assert len(list(path.glob("wandb/offline-run-*"))) == 1 and (path / TRACKED).exists()
 
 
 # --- two whole runs ---------------------------------------------------------------------------------------------------

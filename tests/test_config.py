@@ -504,6 +504,6 @@ def test_every_schema_has_a_file_that_fills_it() -> None:
         f"{name.split('/')[0]}/{default}"
         for name in GROUP_FILES
         for default in yaml.safe_load((CONF / f"{name}.yaml").read_text())["defaults"]
-        if str(default).startswith("schema_")
+        if str(default).startswith("schema/")
     }
-    assert used == {f"{group}/schema_{kind}" for group, kinds in SCHEMAS.items() for kind in kinds}
+    assert used == {f"{group}/schema/{kind}@_here_" for group, kinds in SCHEMAS.items() for kind in kinds}

@@ -25,7 +25,7 @@ def test_help_lists_the_groups_and_shows_the_composed_config() -> None:
     folders = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*/*.yaml")}
     assert lines.keys() == folders
     assert lines["thought"] == "generic, none, specific"
-    assert "schema_" not in helped.stdout
+    assert "schema" not in helped.stdout
 
 
 def test_overrides_that_do_not_compose_are_one_line_of_error() -> None:

@@ -42,7 +42,7 @@ def never(question: Question) -> Answer:
 def settings(name: str, /, **changes: Any) -> dict[str, Any]:
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     (schema,) = config.pop("defaults")
-    return {**config, "kind": schema.removeprefix("schema_"), **changes}
+    return {**config, "kind": schema.removeprefix("schema/").removesuffix("@_here_"), **changes}
 
 
 def make_pairwise(name: str, rule: Callable[[Question], Answer], /, **changes: Any) -> tuple[PairwiseLLM, FakeLLM]:

@@ -25,7 +25,6 @@ from tpo.judges.llm_pointwise import PointwiseLLM
 from tpo.judges.verdicts import defuse
 from tpo.llm import Question, load_llm
 from tpo.llm.local import LocalBackend
-from tpo.models import prepare_embedded
 from tpo.prompts import load_builtin
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -71,11 +70,11 @@ Path(out).write_text(json.dumps(results))
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as the model stage writes it: weights in model/, the tokenizer in tokenizer/."""
     pytest.importorskip("vllm")
     path = tmp_path_factory.mktemp("model")
-    prepare_embedded("smollm2-135m-instruct", directory=path / "model")
+    (path / "model").symlink_to(embedded_model)
     save_tokenizer(path / "model", path / "tokenizer")
     return path
 

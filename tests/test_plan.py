@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from test_imports import HEAVY
 from test_run import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, REPOSITORY, compose_config, tiny_overrides
 
 import tpo.plan
 from tpo.artifacts import Artifact, Store
+from tpo.config import SCHEMAS
 from tpo.cost import Past, token_budget
 from tpo.pipeline import Pipeline
 from tpo.plan import PlanError, compose_jobs, expand, main, make_plan, to_dict
@@ -205,7 +208,7 @@ def test_jobs_that_keep_artifacts_apart_are_refused(tiny_model: Path, tmp_path: 
             id="product",
         ),
         pytest.param(["seed=choice(1,2)"], True, [["seed=1"], ["seed=2"]], id="choice"),
-        pytest.param(["rating=glob(*o*,exclude=schema_*)"], True, [["rating=elo"], ["rating=win_count"]], id="glob"),
+        pytest.param(["rating=glob(*o*)"], True, [["rating=elo"], ["rating=win_count"]], id="glob"),
         pytest.param(
             ["experiment=smoke,quickstart"], True, [["experiment=smoke"], ["experiment=quickstart"]], id="presets"
         ),
@@ -250,6 +253,17 @@ def test_jobs_are_those_of_the_sweeper(
     )
     monkeypatch.setattr(tpo.plan, "CONF", tmp_path / "conf")
     assert expand(overrides, is_sweep=is_sweep) == expected
+
+
+def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
+    jobs = compose_jobs(["experiment=smoke", "model.quantization=none", "thought=glob(*)"], is_sweep=True)
+    assert [(overrides[-1], config.thought.name) for overrides, config in jobs] == [
+        (f"thought={name}", name) for name in ("generic", "none", "specific")
+    ]
+    with initialize_config_dir(str(tpo.plan.CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        found = {group: loader.get_group_options(group) for group in SCHEMAS}
+    assert found == {group: sorted(path.stem for path in (tpo.plan.CONF / group).glob("*.yaml")) for group in SCHEMAS}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from plugins import skip_without_plugin
+from plugins import marks
 
 from tpo.config import register
 
@@ -41,11 +41,11 @@ def test_commands_are_found() -> None:
     assert any("-m" in shlex.split(command) for command in commands)
 
 
-@pytest.mark.parametrize("command", documented_commands())
+@pytest.mark.parametrize(
+    "command", [pytest.param(command, marks=marks(first_job(command))) for command in documented_commands()]
+)
 def test_documented_command_composes(command: str) -> None:
     entry = {"run": "config", "plan": "config"}.get(command.split()[0], command.split()[0])
-    for override in first_job(command):
-        skip_without_plugin(override)
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose(entry, overrides=first_job(command))
     assert composed.seed == (1 if "seed=1" in command else 0)

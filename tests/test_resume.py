@@ -109,17 +109,41 @@ def start_cli(root: Path, overrides: list[str]) -> tuple[subprocess.Popen[bytes]
     return process, log
 
 
-def wait_until_computing(process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return when the imports are over and work began, so that a kill hits work."""
-    for _ in range(1200):
-        if b": computing" in log.read_bytes() or process.poll() is not None:
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"nothing was computed within a minute: {log.read_text()[-2000:]}")
+def stages_begun(log: Path) -> list[str]:
+    """The stages that an attempt began to compute, in order."""
+    return [line.split()[-2].rstrip(":") for line in log.read_text().splitlines() if line.endswith(": computing")]
+
+
+def moment(fraction: float, durations: dict[str, float]) -> tuple[str, float]:
+    """The stage that computes when a fraction of all work is done, and for how many seconds it has by then."""
+    left = fraction * sum(durations.values())
+    for name, seconds in durations.items():
+        if left < seconds:
+            return name, left
+        left -= seconds
+    raise ValueError(f"{fraction} is not below 1")
+
+
+def test_moment() -> None:
+    durations = {"a": 1.0, "b": 0.0, "c": 3.0}
+    assert [moment(fraction, durations) for fraction in (0, 0.125, 0.25, 0.75)] == [
+        ("a", 0.0),
+        ("a", 0.5),
+        ("c", 0.0),
+        ("c", 2.0),
+    ]
+
+
+def wait_until_begun(process: subprocess.Popen[bytes], log: Path, stages: set[str]) -> None:
+    """Return when one of the stages is being computed, or the process is over."""
+    deadline = time.monotonic() + 300
+    while not stages.intersection(stages_begun(log)) and process.poll() is None:
+        assert time.monotonic() < deadline, f"nothing was computed: {log.read_text()[-2000:]}"
+        time.sleep(0.02)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_five_kills_at_random_moments_change_nothing(tiny_model: Path, tmp_path: Path) -> None:
     # Enough work that five moments fall into sampling, judging, training and evaluation.
     sizes = (
@@ -129,27 +153,26 @@ def test_five_kills_at_random_moments_change_nothing(tiny_model: Path, tmp_path:
     )
     undisturbed = tmp_path / "undisturbed"
     process, log = start_cli(undisturbed, tiny_overrides(tiny_model, undisturbed, *sizes))
-    wait_until_computing(process, log)
-    started = time.monotonic()
     assert process.wait() == 0, log.read_text()[-2000:]
-    seconds = time.monotonic() - started
+    manifests = {name: undisturbed / "artifacts" / name / "manifest.json" for name in stages_begun(log)}
+    durations = {name: float(json.loads(path.read_text())["seconds"]) for name, path in manifests.items()}
 
-    # Of a third of the work each, so that together the five attempts walk through the run.
+    # Each in a fifth of the work, so that together the five attempts walk through the run. Within a stage, because the
+    # same seconds of a run fall elsewhere on a loaded machine.
     generator = random.Random(20241010)
-    moments = [generator.uniform(0.02, 0.33) * seconds for _ in range(5)]
-    print(f"undisturbed {seconds:.1f} s; kills at {', '.join(f'{moment:.2f}' for moment in moments)} s of work")
+    fractions = [(part + generator.random()) / 5.5 for part in range(5)]
     root, num_hits = tmp_path / "killed", 0
     overrides = tiny_overrides(tiny_model, root, *sizes)
-    for moment in moments:
+    for stage, delay in (moment(fraction, durations) for fraction in fractions):
         process, log = start_cli(root, overrides)
-        wait_until_computing(process, log)
-        time.sleep(moment)
+        names = list(durations)
+        wait_until_begun(process, log, set(names[names.index(stage) :]))
+        time.sleep(delay)
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             num_hits += 1
         process.wait()
-        stages = [line for line in log.read_text().splitlines() if ": computing" in line]
-        print(f"killed in {stages[-1].split(' - ')[-1] if stages else 'nothing'}")
+        print(f"to be killed {delay:.2f} s into {stage}, was in {stages_begun(log)[-1]}")
     assert num_hits >= 4, "the kills must hit a running process"
     process, log = start_cli(root, overrides)
     assert process.wait() == 0, log.read_text()[-2000:]

@@ -10,7 +10,7 @@ from test_torch_engine import assert_drawn_from, generate_greedily, make_engine,
 
 from tpo.chat import load_tokenizer
 from tpo.engines import Decoding
-from tpo.models import load_model, prepare_embedded
+from tpo.models import load_model
 from tpo.prompts import load_builtin
 
 pytestmark = pytest.mark.slow
@@ -20,15 +20,8 @@ NUM_SAMPLES = 20_000
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("embedded")
-    prepare_embedded("smollm2-135m-instruct", directory=path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(embedded: Path) -> Any:
-    return load_model(embedded, revision=None, dtype="float32")
+def model(embedded_model: Path) -> Any:
+    return load_model(embedded_model, revision=None, dtype="float32")
 
 
 def prompts_of(path: Path, count: int) -> list[list[int]]:
@@ -37,9 +30,9 @@ def prompts_of(path: Path, count: int) -> list[list[int]]:
     return [tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False) for chat in chats]
 
 
-def test_greedy_ids_equal_generates_on_50_prompts(embedded: Path, model: Any) -> None:
-    engine = make_engine(embedded, max_sequences=50)
-    prompts = prompts_of(embedded, 50)
+def test_greedy_ids_equal_generates_on_50_prompts(embedded_model: Path, model: Any) -> None:
+    engine = make_engine(embedded_model, max_sequences=50)
+    prompts = prompts_of(embedded_model, 50)
     decoding = Decoding(temperature=0, top_p=1, max_tokens=32)
     groups = engine.generate(prompts, seeds=[[0]] * 50, decoding=decoding)
     for prompt, (generation,) in zip(prompts, groups, strict=True):
@@ -79,10 +72,10 @@ def exact_third_tokens(model: Any, prompt: list[int], end_ids: frozenset[int]) -
     return dict(third) | ({NO_TOKEN: ended} if ended else {})
 
 
-def test_first_and_third_tokens_have_their_exact_frequencies(embedded: Path, model: Any) -> None:
-    engine = make_engine(embedded, max_sequences=512)
+def test_first_and_third_tokens_have_their_exact_frequencies(embedded_model: Path, model: Any) -> None:
+    engine = make_engine(embedded_model, max_sequences=512)
     # The prompt with the fewest ways to begin that still leaves something to tell: each way is computed.
-    prompts = prompts_of(embedded, 40)
+    prompts = prompts_of(embedded_model, 40)
     nuclei = [next_nuclei(model, prompt, [()])[0] for prompt in prompts]
     chosen = min((index for index in range(40) if len(nuclei[index]) >= 8), key=lambda index: len(nuclei[index]))
     decoding = Decoding(temperature=0.8, top_p=0.9, max_tokens=3)

@@ -17,7 +17,6 @@ from tpo.engines import Policy
 from tpo.engines.server_engine import ServerEngine
 from tpo.engines.vllm_server import adapter_name
 from tpo.errors import TpoError
-from tpo.models import prepare_embedded
 from tpo.prompts import load_builtin
 from tpo.records import Completion, read_records
 from tpo.sample import sample
@@ -31,11 +30,11 @@ PROMPTS = [prompt for prompt in load_builtin() if len(prompt.text) < 100][:6]
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(embedded_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model as the model stage writes it."""
     pytest.importorskip("vllm")
     path = tmp_path_factory.mktemp("model")
-    prepare_embedded("smollm2-135m-instruct", directory=path / "model")
+    (path / "model").symlink_to(embedded_model)
     save_tokenizer(path / "model", path / "tokenizer")
     return path
 

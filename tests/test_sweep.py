@@ -1,3 +1,4 @@
+import json
 import os
 import shlex
 import subprocess
@@ -7,11 +8,15 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
-from plugins import is_installed
 
-from tpo.sweep import Job, grids, summary
+from tpo.check import ConfigError
+from tpo.config import register
+from tpo.sweep import Job, grids, refuse_secrets, summary
 
 REPOSITORY = Path(__file__).parent.parent
 CONFIG = """
@@ -64,18 +69,10 @@ def app(folder: Path, *arguments: str) -> tuple[int, str, list[str]]:
     return done.returncode, done.stderr, sorted(path.name for path in folder.glob("done-*"))
 
 
-def needs(plugin: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(
-        not is_installed(plugin), reason=f"{plugin} is not installed (requirements-launchers.txt)"
-    )
-
-
 LAUNCHERS = [
     pytest.param([], id="basic"),
-    pytest.param(
-        ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="joblib", marks=needs("hydra_joblib_launcher")
-    ),
-    pytest.param(["hydra/launcher=submitit_local"], id="submitit", marks=needs("hydra_submitit_launcher")),
+    pytest.param(["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], id="joblib", marks=pytest.mark.launchers),
+    pytest.param(["hydra/launcher=submitit_local"], id="submitit", marks=pytest.mark.launchers),
 ]
 
 
@@ -100,19 +97,93 @@ def test_records_of_a_killed_sweep_do_not_count_for_the_next(tmp_path: Path) -> 
     # SIGKILL leaves no chance to report; the records of the killed sweep must not count for the one after it.
     status, said, done = app(tmp_path, "-m", "x=1,2,3", "kill=[2]")
     assert status == -9 and "sweep of" not in said and done == ["done-1-0"]
-    [folder] = (path for path in (tmp_path / "out").glob("jobs-*") if path.is_dir())
+    [folder] = (tmp_path / "out").glob("sweep-*/jobs")
     assert {path.name for path in folder.iterdir()} == {"0.json", "1.json"}
     status, said, _ = app(tmp_path, "-m", "x=1,2,3", "kill=[]")
     assert status == 0 and "sweep of 3 jobs: 3 completed" in said
 
 
-@needs("hydra_submitit_launcher")
+@pytest.mark.launchers
 def test_lost_job_is_reported(tmp_path: Path) -> None:
     status, said, done = app(tmp_path, "-m", "hydra/launcher=submitit_local", "x=1,2,3", "kill=[2]")
     assert status != 0 and done == ["done-1-0", "done-3-0"]
     report = said[said.index("sweep of 3 jobs") :]
     assert "2 completed, 1 did not end" in report and "#1 did not end" in report
     assert report.rstrip().endswith("-m hydra/launcher=submitit_local x=2 'kill=[2]'")
+
+
+def test_each_sweep_has_a_folder_with_the_logs_of_its_jobs(tmp_path: Path) -> None:
+    folder = tmp_path / "it's [a=b], \\"
+    folder.mkdir()
+    found: dict[str, set[str]] = {}
+    for x in ("1,2", "3,4", "1,2"):
+        status, said, _ = app(folder, "-m", f"x={x}", "fail=[2]")
+        assert status == (x == "1,2")
+        for path in (folder / "out").glob("sweep-*"):
+            found.setdefault(path.name, set()).add(x)
+    names = {"job-0/app.log", "job-1/app.log", "jobs/0.json", "jobs/1.json", "multirun.yaml", ".lock"}
+    assert len(found) == 2, "the same sweep has the same folder"
+    for name in found:
+        root = folder / "out" / name
+        assert {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} == names
+    assert {path.name for path in (folder / "out").iterdir()} == set(found), "what sweeps would share"
+    record = json.loads((next(iter((folder / "out").glob("*/job-1/*.log"))).parents[1] / "jobs" / "1.json").read_text())
+    assert Path(record["output_dir"]).name == "job-1" and Path(record["output_dir"]).parents[1] == folder / "out"
+    failed = [path for path in (folder / "out").glob("*/job-1/app.log") if "job 1 failed" in path.read_text()]
+    assert len(failed) == 1 and f"log in {failed[0].parent}" in said
+    assert "hydra.sweep" not in said, "the folder is not among the overrides of the command"
+
+
+ADDRESS = "https://me:planted-1234@example.org/v1"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        pytest.param(f"+url={ADDRESS}", id="fixed"),
+        pytest.param(f"+url=http://h/v1,{ADDRESS}", id="swept"),
+        pytest.param(f"+url=choice(http://h/v1,'{ADDRESS}')", id="choice"),
+        pytest.param(f"+urls=[http://h/v1,'{ADDRESS}']", id="list"),
+        pytest.param(f"+urls=[http://h/v1],['{ADDRESS}']", id="swept_lists"),
+        pytest.param(f"+server={{name:x,url:'{ADDRESS}'}}", id="dictionary"),
+        pytest.param("+server.api_key_env=planted-1234", id="key_where_its_name_belongs"),
+        pytest.param("+name=x,a-planted-1234", id="value_of_a_variable"),
+        pytest.param("+hydra.job.env_set.MY_KEY=planted-1234", id="of_hydra"),
+    ],
+)
+def test_secret_among_the_settings_of_a_sweep_is_refused(override: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "planted-1234")
+    with pytest.raises(ConfigError, match="(url|server|name|MY_KEY).* hold|api_key_env: expected") as caught:
+        refuse(override)
+    assert "planted" not in str(caught.value)
+
+
+def test_secret_that_a_preset_sweeps_is_refused() -> None:
+    with pytest.raises(ConfigError, match="url holds a user name"):
+        refuse(params={"url": f"http://h/v1,{ADDRESS}"})
+
+
+def test_settings_without_a_secret_are_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_API_KEY", "planted-1234")
+    refuse(
+        "+urls=[http://h:80/v1/a@b],[]", "+x.api_key_env='MY_API_KEY'", "+text='mail me@example.org'", "seed=range(3)"
+    )
+    refuse("thought=glob(*)", "+z=interval(0,1)", params={"seed": "1,2", "sample.temperature": "interval(0, 1)"})
+
+
+def refuse(*overrides: str, params: dict[str, str] | None = None) -> None:
+    register()
+    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        composed = loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
+    composed.hydra.sweeper.params = params
+    refuse_secrets(composed, [])
+
+
+def test_secret_of_a_sweep_is_written_nowhere(tmp_path: Path) -> None:
+    status, said, done = app(tmp_path, "-m", "x=1,2", f"+url=http://h/v1,{ADDRESS}")
+    assert status == 1 and done == [] and "error: url holds a user name or a password" in said
+    assert "planted" not in said and not (tmp_path / "out").exists()
 
 
 def test_single_run_is_left_alone(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_model
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
 
 from tpo.chat import Chat, load_tokenizer
@@ -47,13 +46,6 @@ for decoding, num_samples in zip(request["decodings"], request["num_samples"]):
     results.append([[asdict(generation) for generation in group] for group in groups])
 Path(request["out"]).write_text(json.dumps(results))
 """
-
-
-@pytest.fixture(scope="module")
-def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with a head size that vLLM's attention kernels know."""
-    sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
-    return make_model(tmp_path_factory.mktemp("wide_model"), **sizes)
 
 
 def run_vllm(model: Path, adapter: Path | None, prompts: list[list[int]], decodings: list[Any], out: Path) -> Any:

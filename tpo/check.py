@@ -260,10 +260,36 @@ def check_reward(config: RewardConfig) -> None:
         )
 
 
+def check_secrets(values: dict[str, Any]) -> None:
+    """Raise on what must not be written down, as the config is, and say so without showing it.
+
+    Args:
+        values: By dotted key.
+
+    Raises:
+        ConfigError: Naming the key and what to do.
+    """
+    secrets = {name: value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
+    for key, value in values.items():
+        texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        for name in (name for name, secret in secrets.items() for text in texts if secret in text):
+            raise ConfigError(
+                f"{key} holds the value of the environment variable {name}, and settings are written down: leave it "
+                "there; api_key_env names the variable"
+            )
+        if any(re.match(r"\w+://[^/?#\s]*@", text) for text in texts):
+            raise ConfigError(
+                f"{key} holds a user name or a password, and settings are written down: take it out; a key comes from "
+                "the environment variable that api_key_env names"
+            )
+        if key.endswith(".api_key_env") and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
+            raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
+
+
 def _check_each(config: Any) -> dict[str, Any]:
     """Check every value by itself and return the values by dotted key."""
     values = flatten(dataclasses.asdict(config))
-    _check_secrets(values)
+    check_secrets(values)
     for key, value in values.items():
         rule = _rule(key)
         if rule in CHOICES and value not in CHOICES[rule]:
@@ -290,25 +316,6 @@ def _check_each(config: Any) -> dict[str, Any]:
     if shortest is not None and longest is not None and shortest > longest:
         raise ConfigError(f"prompts.min_characters={shortest} is above prompts.max_characters={longest}")
     return values
-
-
-def _check_secrets(values: dict[str, Any]) -> None:
-    """Refuse what must not be written down, as the config is, and say so without showing it."""
-    secrets = {name: value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
-    for key, value in values.items():
-        texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        for name in (name for name, secret in secrets.items() for text in texts if secret in text):
-            raise ConfigError(
-                f"{key} holds the value of the environment variable {name}, and settings are written down: leave it "
-                "there; api_key_env names the variable"
-            )
-        if any(re.match(r"\w+://[^/?#\s]*@", text) for text in texts):
-            raise ConfigError(
-                f"{key} holds a user name or a password, and settings are written down: take it out; a key comes from "
-                "the environment variable that api_key_env names"
-            )
-        if key.endswith(".api_key_env") and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
-            raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
 
 
 def _rule(key: str) -> str:

@@ -389,14 +389,17 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
 
 
 def register() -> None:
-    """Put the schemas where the YAML files of conf/ find them: `schema...` and `<group>/schema_<kind>`."""
+    """Put the schemas where the YAML files of conf/ find them: `schema...` and `<group>/schema/<kind>`.
+
+    Those of a group lie in a group of their own, which a sweep's `<group>=glob(*)` does not find options in.
+    """
     store = ConfigStore.instance()
     entries = {"agreement": AgreementConfig, "reward": RewardConfig, "evaluate": EvaluateConfig}
     for name, entry in {"schema": Config, **{f"schema_{key}": entry for key, entry in entries.items()}}.items():
         store.store(name=name, node=entry)
     for group, kinds in SCHEMAS.items():
         for kind, node in kinds.items():
-            store.store(group=group, name=f"schema_{kind}", node=node)
+            store.store(group=f"{group}/schema", name=kind, node=node)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ import logging
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -31,53 +31,64 @@ from tpo.eval_config import (
 )
 from tpo.tracking.launch import Launch, evaluation_labels, read_launch
 
+if TYPE_CHECKING:
+    from tpo.evaluation import Evaluation
+
 log = logging.getLogger(__name__)
 register()
 
 
 def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> Path:
-    """Evaluate and return the folder that holds what came out."""
-    from tpo import measurements as measure
+    """Evaluate and return the folder that holds what came out.
+
+    Another process that is started on the same evaluation waits, then finds all steps computed and the result tracked.
+    """
     from tpo.evaluation import Evaluation
     from tpo.figures import write_evaluation_figures
     from tpo.stage import executor
-    from tpo.summary import make_folder
+    from tpo.summary import own_folder
     from tpo.tracking import log_evaluation
 
     store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
     steps = Evaluation(config, store)
     plain = asdict(config)
-    path = make_folder(f"evaluate-{config.eval.kind}", plain)
-    match config.eval:
-        case AlpacaEvalEval():
-            found = measure.alpaca_eval(steps, path, config.eval)
-        case ArenaHardEval():
-            found = measure.arena_hard(steps, path, config.eval)
-        case CategoriesEval():
-            found = measure.categories(steps)
-        case Gsm8kEval() | IfevalEval():
-            found = measure.checked(steps, config.eval)
-        case ThoughtValueEval():
-            found = measure.thought_value(steps, config.eval)
-        case ThoughtBudgetEval():
-            found = measure.thought_budget(steps, config.eval)
-        case _:
-            found = measure.held_out(steps)
-    summary = {
-        "evaluation": config.eval.kind,
-        "policy": steps.policy.spec.name,
-        "judge": config.judge.kind,
-        "seed": config.seed,
-        "confidence": config.eval.confidence,
-        **found,
-    }
-    with translate_disk_errors(path):
-        write_json(path / "summary.json", summary)
-        write_evaluation_figures(summary, path / "figures")
-    print_evaluation(summary)
-    labels = evaluation_labels(launch or Launch())
-    log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
+    with own_folder(f"evaluate-{config.eval.kind}", plain) as path:
+        summary = {
+            "evaluation": config.eval.kind,
+            "policy": steps.policy.spec.name,
+            "judge": config.judge.kind,
+            "seed": config.seed,
+            "confidence": config.eval.confidence,
+            **measured(steps, path),
+        }
+        with translate_disk_errors(path):
+            write_json(path / "summary.json", summary)
+            write_evaluation_figures(summary, path / "figures")
+        print_evaluation(summary)
+        labels = evaluation_labels(launch or Launch())
+        log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
+
+
+def measured(steps: "Evaluation", path: Path) -> dict[str, Any]:
+    """Return what this kind of evaluation adds to the summary; `path` is for the files of a benchmark's own tool."""
+    from tpo import measurements as measure
+
+    match settings := steps.config.eval:
+        case AlpacaEvalEval():
+            return measure.alpaca_eval(steps, path, settings)
+        case ArenaHardEval():
+            return measure.arena_hard(steps, path, settings)
+        case CategoriesEval():
+            return measure.categories(steps)
+        case Gsm8kEval() | IfevalEval():
+            return measure.checked(steps, settings)
+        case ThoughtValueEval():
+            return measure.thought_value(steps, settings)
+        case ThoughtBudgetEval():
+            return measure.thought_budget(steps, settings)
+        case _:
+            return measure.held_out(steps)
 
 
 def print_evaluation(summary: dict[str, Any]) -> None:

@@ -104,22 +104,22 @@ class RewardPipeline:
 def run_reward(config: RewardConfig) -> Path:
     """Make or read the preferences, train, and return the run's folder."""
     from tpo.stage import executor
-    from tpo.summary import make_folder
+    from tpo.summary import own_folder
 
     store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
     pipeline = RewardPipeline(config, store)
     preferences = pipeline.preferences()
     trained = pipeline.train(preferences)
-    path = make_folder("reward", asdict(config))
-    summary = {
-        "artifact": trained.artifact_id,
-        "preferences": preferences.metrics,
-        "training": trained.metrics,
-        "weights_sha256": file_digest(trained.path / "reward_model" / "adapter_model.safetensors"),
-    }
-    write_json(path / "summary.json", summary)
-    for target in [path / "reward_model", *([Path(config.export_dir)] if config.export_dir else [])]:
-        shutil.copytree(trained.path / "reward_model", target, dirs_exist_ok=True)
+    with own_folder("reward", asdict(config)) as path:
+        summary = {
+            "artifact": trained.artifact_id,
+            "preferences": preferences.metrics,
+            "training": trained.metrics,
+            "weights_sha256": file_digest(trained.path / "reward_model" / "adapter_model.safetensors"),
+        }
+        write_json(path / "summary.json", summary)
+        for target in [path / "reward_model", *([Path(config.export_dir)] if config.export_dir else [])]:
+            shutil.copytree(trained.path / "reward_model", target, dirs_exist_ok=True)
     print(json.dumps(trained.metrics["held_out"], indent=2))
     return path
 

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -35,13 +35,19 @@ def run_name(name: str, config: dict[str, Any]) -> str:
     return f"{name}-{content_hash(identity)}"
 
 
-def make_folder(name: str, config: dict[str, Any]) -> Path:
-    """Make the folder of `run_name` in `runs_dir`, write the config to it, and return it."""
+@contextmanager
+def own_folder(name: str, config: dict[str, Any]) -> Iterator[Path]:
+    """Make the folder of `run_name` in `runs_dir`, write the config to it, and give its path.
+
+    One process at a time has a folder: another that asks for the same waits here and says so.
+    """
     path = Path(config["runs_dir"]) / run_name(name, config)
-    with translate_disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / "config.json", config)
-    return path
+    with ExitStack() as stack:
+        with translate_disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(path / LOCK, purpose=str(path)))
+            write_json(path / "config.json", config)
+        yield path
 
 
 class Run:
@@ -55,13 +61,9 @@ class Run:
         """
         self.config, self.experiment = config, experiment
         plain = asdict(config)
-        self.path = Path(config.runs_dir) / run_name(experiment, plain)
         self.iterations: list[dict[str, Any]] = []
         with ExitStack() as stack:  # gives the run back if the rest fails
-            with translate_disk_errors(self.path):
-                self.path.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(hold(self.path / LOCK, purpose=str(self.path)))
-                write_json(self.path / "config.json", plain)
+            self.path = stack.enter_context(own_folder(experiment, plain))
             self.tracker = load_tracker(
                 config.tracking,
                 run_path=self.path,

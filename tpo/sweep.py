@@ -1,8 +1,9 @@
 """What becomes of a sweep's jobs: which failed, why, and the command that repeats only these.
 
-A Hydra callback, because every launcher passes it on to the process that runs a job. Writes
-`<sweep dir>/jobs-<hash of the sweep>/<job>.json`; `python -m tpo.run -m` reads them at its end, however it ends. Also
-here: which jobs a sweep has, and what is said of a search without an objective and of a sweep that is run as one job.
+A Hydra callback, because every launcher passes it on to the process that runs a job. Gives each sweep a folder,
+`<hydra.sweep.dir>/sweep-<hash of the sweep>/`, with the logs of its jobs and a record of each, `jobs/<job>.json`; the
+command reads them at its end, however it ends. Also here: which jobs a sweep has, what must not be written down, and
+what is said of a search without an objective and of a sweep that is run as one job.
 """
 
 import atexit
@@ -20,13 +21,15 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString, ValueType
 from hydra.core.utils import JobReturn
 from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tpo.artifacts import LOCK, content_hash, write_json
-from tpo.check import ConfigError, check_search
+from tpo.check import ConfigError, check_search, check_secrets
+from tpo.config import flatten
 from tpo.locks import hold
 
 log = logging.getLogger(__name__)
@@ -82,19 +85,30 @@ class SweepReport(Callback):
         warn_of_params(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Forget what an earlier sweep of the same jobs recorded, and see to a report even if this is interrupted."""
+        """Take the sweep's folder, forget what the same sweep recorded in it before, and see to a report in any case.
+
+        Ends a sweep whose settings hold a secret before Hydra, a launcher or this class writes any of them.
+        """
         self._is_grid = config.hydra.sweeper._target_ == BASIC_SWEEPER
         loader = GlobalHydra.instance().config_loader()
         self._planned = grid_jobs(config, config_loader=loader) if self._is_grid else []
         given = [str(override) for override in config.hydra.overrides.hydra]
         self._hydra_overrides = [override for override in given if not override.startswith("hydra.mode=")]
         tasks = [str(override) for override in config.hydra.overrides.task]
+        try:
+            refuse_secrets(config, self._planned)
+        except ConfigError as error:
+            sys.exit(f"error: {error}")  # of a callback's errors Hydra only warns
         identity = content_hash({"jobs": self._planned, "hydra": self._hydra_overrides, "task": tasks})
-        self._folder = (Path(config.hydra.sweep.dir) / f"jobs-{identity}").absolute()  # workers may be elsewhere
+        folder = (Path(config.hydra.sweep.dir) / f"sweep-{identity}").absolute()  # workers may be elsewhere
+        self._folder = folder / "jobs"
         self._folder.mkdir(parents=True, exist_ok=True)
         alone = ExitStack()  # the same sweep, started twice, would forget what the other records
-        alone.enter_context(hold(self._folder.with_name(f".jobs-{identity}{LOCK}"), purpose=f"sweep {self._folder}"))
+        alone.enter_context(hold(folder / LOCK, purpose=f"sweep {folder}"))
         atexit.register(alone.close)
+        # For Hydra and the launcher, then for the jobs, which are composed anew from the overrides.
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}")
         for path in self._folder.glob("*.json"):
             path.unlink()
         atexit.register(self._report)
@@ -158,11 +172,49 @@ def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) 
     # The sweeper's own: another idea of what jobs there are would be worse than none.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    texts = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
-    texts += [str(override) for override in config.hydra.overrides.task]
+    texts = [*_params(config), *(str(override) for override in config.hydra.overrides.task)]
     parser = OverridesParser.create(config_loader=config_loader)
     [batch] = BasicSweeper.split_arguments(parser.parse_overrides(texts), max_batch_size=None)
     return [list(job) for job in batch]
+
+
+def refuse_secrets(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+    """Raise on what a job would refuse to write down (`check_secrets`), in the settings and in what is swept.
+
+    Hydra writes the settings of a sweep to `multirun.yaml`, and some launchers write the overrides of each job.
+
+    Args:
+        config: As composed for the sweep, with its node `hydra`.
+        jobs: The overrides of each, as far as the sweeper plans ahead.
+
+    Raises:
+        ConfigError: Naming the key, not the value.
+    """
+    settings = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(settings, dict)
+    check_secrets(flatten({str(key): value for key, value in settings.items() if key != "hydra"}))
+    hydra = config.hydra
+    texts = [*hydra.overrides.hydra, *hydra.overrides.task, *_params(config), *(text for job in jobs for text in job)]
+    for override in OverridesParser.create().parse_overrides([str(text) for text in texts]):
+        is_listed = override.is_choice_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP
+        for value in override.sweep_iterator(transformer=_plain) if is_listed else [override.value()]:
+            check_secrets(flatten({override.key_or_group: value}))
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case QuotedString():
+            return value.text
+        case list():
+            return [_plain(item) for item in value]
+        case dict():
+            return {str(_plain(key)): _plain(item) for key, item in value.items()}
+    return value
+
+
+def _params(config: DictConfig) -> list[str]:
+    """Return what a preset sweeps, as overrides."""
+    return [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
 
 
 def warn_of_params(config: DictConfig) -> None:
