@@ -261,14 +261,7 @@ def check_reward(config: RewardConfig) -> None:
 
 
 def check_secrets(values: dict[str, Any]) -> None:
-    """Raise on what must not be written down, as the config is, and say so without showing it.
-
-    Args:
-        values: By dotted key.
-
-    Raises:
-        ConfigError: Naming the key and what to do.
-    """
+    """Raise a ConfigError on what must not be written down, as settings (by dotted key) are, without showing it."""
     secrets = {name: value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
     for key, value in values.items():
         texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
