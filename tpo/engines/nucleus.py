@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-NUM_CANDIDATES = (64, 1024)  # nearly all nuclei are smaller than the first, most others than the second
+NUM_CANDIDATES = (64, 1024)  # tried in turn, before a sort of everything
 CHUNK = 64  # the largest tokens of a row lie in the chunks with the largest maxima
 
 

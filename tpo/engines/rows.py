@@ -174,7 +174,7 @@ class RowCache:
         return Sharing(prompts, slots, device=self.positions.device)
 
     def put_prompt(self, slot: int, prefix: Prefix) -> None:
-        """Copy a prefilled prompt to a slot; all slots before it are in use."""
+        """Copy a prefilled prompt to a slot; all slots before it are in use. Slots grow, but never shrink again."""
         if not self.prompts.layers:
             for layer in prefix.layers:
                 self.prompts.add_layer(*layer)
@@ -190,8 +190,8 @@ class RowCache:
 class _Block:
     """Keys and values per layer, (number, kv_heads, window, head_dim).
 
-    The tensors are just as long as the longest entry needs, to the next `WINDOW_STEP`, and laid out anew when that
-    changes: attention reads them whole, and a CPU's product of matrices would first copy a slice.
+    The tensors are just as long as they are to fit, to the next `WINDOW_STEP`, and laid out anew when that changes:
+    attention reads them whole, and a CPU's product of matrices would first copy a slice.
     """
 
     def __init__(self, number: int) -> None:

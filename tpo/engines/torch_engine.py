@@ -38,7 +38,6 @@ class _Prompt:
 
     index: int
     length: int
-    prefix: Prefix
     num_unfinished: int
     slot: int = -1
 
@@ -123,11 +122,11 @@ class TorchEngine:
                 if entered is None:
                     is_exhausted = True
                     break
-                sequence, logits = entered
+                sequence, prefix, logits = entered
                 if sequence.prompt.slot < 0:
                     sequence.prompt.slot = len(in_slots)
                     in_slots.append(sequence.prompt)
-                    cache.put_prompt(sequence.prompt.slot, sequence.prompt.prefix)
+                    cache.put_prompt(sequence.prompt.slot, prefix)
                 active.append(sequence)
                 self._advance([sequence], logits, decoding)
                 self._retire(active, in_slots, cache, results)
@@ -141,7 +140,7 @@ class TorchEngine:
         """Do nothing: all that the engine holds goes with it."""
 
     def _admissions(self, prompts: Any, seeds: Any, decoding: Decoding, cache: RowCache) -> Any:
-        """Yield (sequence, first logits); prompts are prefilled when the first of them enters."""
+        """Yield (sequence, prefilled prompt, first logits); prompts are prefilled when the first of them enters."""
         for batch in _prefill_batches(prompts):
             tree = join([list(prompts[index]) for index in batch])
             row = Row([tree], device=self.device)
@@ -155,7 +154,7 @@ class TorchEngine:
             for prompt_index, own, first in zip(batch, pairwise((span.fork, *span.stops)), logits, strict=True):
                 prefix = Prefix(layers, ((span.start, span.fork), own))
                 samples = seeds[prompt_index]
-                prompt = _Prompt(prompt_index, len(prompts[prompt_index]), prefix, num_unfinished=len(samples))
+                prompt = _Prompt(prompt_index, prefix.length, num_unfinished=len(samples))
                 for sample_index, seed in enumerate(samples):
                     sequence = _Sequence(
                         prompt,
@@ -164,7 +163,7 @@ class TorchEngine:
                         is_thinking=decoding.switch_ids is not None,
                         budget=decoding.max_tokens,
                     )
-                    yield sequence, first[None]
+                    yield sequence, prefix, first[None]
 
     def _decode(self, active: list[_Sequence], cache: RowCache) -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""
