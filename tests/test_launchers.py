@@ -20,8 +20,8 @@ from conftest import make_model
 from omegaconf import OmegaConf
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
+from tpo.shared_cores import LIMITS, WAIT_POLICY, SharedCores
 from tpo.summary import first_difference
-from tpo.threads import LIMITS, SameThreads
 
 LAUNCHERS = ("processes", "local_array", "ray_local")
 
@@ -39,13 +39,9 @@ script = load_script()
 
 
 def environment() -> dict[str, str]:
-    """The environment of a user, who limits no threads, as the tests do.
-
-    Threads that wait sleep: jobs that run at a time have more threads than there are cores, and waiting threads that
-    spin would take them from those that compute, which made the tests four times as long.
-    """
-    unlimited = {name: text for name, text in os.environ.items() if name not in LIMITS}
-    return unlimited | {"PYTHONPATH": str(REPOSITORY), "OMP_WAIT_POLICY": "passive"}
+    """The environment of a user, who sets nothing about threads, as the tests do."""
+    unset = {name: text for name, text in os.environ.items() if name not in (*LIMITS, WAIT_POLICY)}
+    return unset | {"PYTHONPATH": str(REPOSITORY)}
 
 
 # --- summaries --------------------------------------------------------------------------------------------------
@@ -93,22 +89,28 @@ def test_first_difference(path: tuple[Any, ...], value: Any, expected: str | Non
 # --- threads ----------------------------------------------------------------------------------------------------
 
 
-def test_limits_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in LIMITS:
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_limits_are_those_of_the_sweep_and_waits_sleep(policy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*LIMITS, WAIT_POLICY):
         monkeypatch.delenv(name, raising=False)
+    if policy is not None:
+        monkeypatch.setenv(WAIT_POLICY, policy)
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
-    callback = SameThreads()
+    callback = SharedCores()
     callback.on_job_start(OmegaConf.create())  # no sweep
+    assert os.environ.get(WAIT_POLICY) == policy
     assert {name: os.environ.get(name) for name in LIMITS} == dict.fromkeys(LIMITS) | {"MKL_NUM_THREADS": "3"}
     callback.on_multirun_start(OmegaConf.create())
     for name in LIMITS:  # as joblib does
         monkeypatch.setenv(name, "1")
     callback.on_job_start(OmegaConf.create())
     assert {name: os.environ.get(name) for name in LIMITS} == dict.fromkeys(LIMITS) | {"MKL_NUM_THREADS": "3"}
+    assert os.environ[WAIT_POLICY] == (policy or "passive")
 
 
 PROGRAM = """
 import json
+import os
 from pathlib import Path
 
 import hydra
@@ -120,14 +122,18 @@ def main(config):
 
     torch.ones(2).sum()
     threads = {Path(library["filepath"]).name: library["num_threads"] for library in threadpool_info()}
-    Path(f"{config.x}.json").write_text(json.dumps(threads | {"torch": torch.get_num_threads()}))
+    found = {"threads": threads | {"torch": torch.get_num_threads()}, "waits": os.environ.get("OMP_WAIT_POLICY")}
+    Path(f"{config.x}.json").write_text(json.dumps(found))
 
 main()
 """
 
 
-def threads(launcher: str, folder: Path) -> list[dict[str, int]]:
-    """The threads of each library in each of three jobs, of which two share a process where there is a pool of two."""
+def threads(launcher: str, folder: Path) -> list[dict[str, Any]]:
+    """The threads of each library, and how they wait, in each of three jobs.
+
+    Two of the jobs share a process where there is a pool of two.
+    """
     folder.mkdir()
     (folder / "program.py").write_text(PROGRAM)
     config = {"x": 0, "hydra": {"searchpath": [f"file://{REPOSITORY / 'conf'}"], "sweep": {"dir": "out"}}}
@@ -140,10 +146,10 @@ def threads(launcher: str, folder: Path) -> list[dict[str, int]]:
 @pytest.mark.launchers
 def test_jobs_take_as_many_threads_as_one_process(tmp_path: Path) -> None:
     basic, *others = threads("one_gpu", tmp_path / "one_gpu")
-    assert basic["torch"] >= 1 and any("openblas" in name for name in basic)
-    assert others == [basic, basic]
+    assert basic["threads"]["torch"] >= 1 and any("openblas" in name for name in basic["threads"])
+    assert basic["waits"] is None and others == [basic, basic]
     for launcher in LAUNCHERS:
-        assert threads(launcher, tmp_path / launcher) == [basic, basic, basic], launcher
+        assert threads(launcher, tmp_path / launcher) == [basic | {"waits": "passive"}] * 3, launcher
 
 
 # --- the real pipeline ------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from experiments.bench.parts import Timed
-from tpo.threads import LIMITS
+from tpo.shared_cores import LIMITS
 
 REPOSITORY = Path(__file__).parents[2]
 POLL_S = 0.5

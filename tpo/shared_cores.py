@@ -1,7 +1,9 @@
-"""As many CPU threads in a sweep's jobs as in the process that started it, whatever the launcher would give them.
+"""CPU threads of a sweep's jobs that share a machine: as many as one process alone would take, and none that spins.
 
 A Hydra callback. Sums in floating point depend on the number of threads that share them, and joblib and Ray limit their
 workers to fewer than one process would take: the same job would end with other numbers than under Hydra's own launcher.
+So jobs that run at a time have more threads than there are cores, and OpenMP's threads, which by default spin for a
+while when they wait, would take the cores from those that compute (experiments/LOG.md has how much that costs).
 """
 
 import os
@@ -20,10 +22,14 @@ LIMITS = (
     "NUMBA_NUM_THREADS",
     "NUMEXPR_NUM_THREADS",
 )
+WAIT_POLICY = "OMP_WAIT_POLICY"
 
 
-class SameThreads(Callback):
-    """Gives each job of a sweep the limits that the sweep's own environment has. Outside of sweeps it does nothing."""
+class SharedCores(Callback):
+    """Gives each job of a sweep the limits of the sweep's own environment, and waits that sleep.
+
+    Outside of sweeps it does nothing.
+    """
 
     def __init__(self) -> None:
         self._limits: dict[str, str] | None = None
@@ -37,9 +43,10 @@ class SameThreads(Callback):
             os.environ.setdefault(name, "")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Put them in place of the launcher's, before the job loads torch."""
+        """Put them in place of the launcher's, before the job loads torch and with it OpenMP."""
         if self._limits is None:
             return
         for name in LIMITS:
             os.environ.pop(name, None)
         os.environ.update(self._limits)
+        os.environ.setdefault(WAIT_POLICY, "passive")
