@@ -110,3 +110,17 @@ def embedded_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
             prepare_embedded("smollm2-135m-instruct", directory=root / "embedded_model.part")
             (root / "embedded_model.part").rename(directory)
     return directory
+
+
+def vllm_settings(**more: Any) -> dict[str, Any]:
+    """The group `engine` for a small model on vLLM."""
+    return {
+        "kind": "vllm",
+        "max_num_seqs": 16,
+        "enforce_eager": True,
+        "enable_prefix_caching": True,
+        "tensor_parallel_size": 1,
+        "data_parallel_size": 1,
+        "gpu_memory_utilization": 0.1,
+        **more,
+    }

@@ -188,11 +188,12 @@ def test_nobody_waits_for_what_is_there(tmp_path: Path) -> None:
 ISOLATED = """
 import json, logging, sys
 from pathlib import Path
-from tpo.artifacts import Step, Store
-from tpo.stage import executor
+from tpo.artifacts import Step
+from tpo.stage import open_store
 
 logging.basicConfig(level=logging.INFO)
-artifact = Store(Path(sys.argv[1]), execute=executor(isolate=True)).run(Step(**json.loads(sys.argv[2])))
+with open_store(Path(sys.argv[1]), isolate=True) as store:
+    artifact = store.run(Step(**json.loads(sys.argv[2])))
 print(json.dumps([artifact.is_reused, artifact.metrics["num_prompts"]]))
 """
 

@@ -26,7 +26,7 @@ from tpo.artifacts import Artifact, ArtifactError, Step, Store, finish, write_js
 from tpo.checkpoints import MarkComplete
 from tpo.config import register
 from tpo.records import write_records
-from tpo.stage import executor
+from tpo.stage import open_store
 
 REPOSITORY = Path(__file__).parent.parent
 CONF = REPOSITORY / "conf"
@@ -79,7 +79,8 @@ def train_step(root: Path, tiny_model: Path, accelerate: dict[str, Any] | None, 
 
 
 def train_in_one(root: Path, tiny_model: Path, **changes: Any) -> Artifact:
-    return Store(root, execute=executor(isolate=False)).run(train_step(root, tiny_model, None, **changes))
+    with open_store(root) as store:
+        return store.run(train_step(root, tiny_model, None, **changes))
 
 
 def train_in_several(
@@ -204,14 +205,15 @@ def test_resumed_shards_equal_uninterrupted_ones(root: Path, tiny_model: Path) -
     assert history(resumed) == history(again)
 
 
-# The real launch: executor, accelerate's launcher, tpo.stage
+# The real launch: store, accelerate's launcher, tpo.stage
 
 RUN_STEP = """
 import json, sys
 from pathlib import Path
-from tpo.artifacts import Step, Store
-from tpo.stage import executor
-Store(Path(sys.argv[1]), execute=executor(isolate=False)).run(Step(**json.loads(sys.argv[2])))
+from tpo.artifacts import Step
+from tpo.stage import open_store
+with open_store(Path(sys.argv[1])) as store:
+    store.run(Step(**json.loads(sys.argv[2])))
 """
 
 
@@ -255,7 +257,8 @@ def test_launched_training_survives_a_kill(root: Path, tiny_model: Path, alone: 
         os.killpg(process.pid, signal.SIGKILL)
     assert not (path / "manifest.json").exists(), "too late"
     assert_soon(lambda: not processes_on(path), seconds=10, message=f"left over: {processes_on(path)}")
-    assert_same_training(Store(root, execute=executor(isolate=False)).run(step), alone)
+    with open_store(root) as store:
+        assert_same_training(store.run(step), alone)
     assert not list(path.glob("*.tmp")) and not (path / "checkpoints").exists()
 
 
@@ -279,8 +282,8 @@ def test_error_of_one_rank_ends_them_all(
     (importable / "failing_stage.py").write_text(FAILING_STAGE)
     monkeypatch.setattr(tpo.launch, "STAGE", "failing_stage")
     step = train_step(root, tiny_model, accelerate_config("ddp") | {"machine_rank": 0}, beta=0.2)
-    with pytest.raises(ArtifactError, match="failed .exit 1.: rank 1 has had enough"):
-        Store(root, execute=executor(isolate=False)).run(step)
+    with open_store(root) as store, pytest.raises(ArtifactError, match="failed .exit 1.: rank 1 has had enough"):
+        store.run(step)
     assert not processes_on(root / step.artifact_id)
     assert not (root / step.artifact_id / "manifest.json").exists()
 

@@ -15,14 +15,14 @@ from test_imports import HEAVY
 from test_run import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, REPOSITORY, compose_config, tiny_overrides
 
 import tpo.plan
-from tpo.artifacts import Artifact, Store
+from tpo.artifacts import Artifact
 from tpo.config import SCHEMAS
 from tpo.cost import Past, token_budget
 from tpo.pipeline import Pipeline
 from tpo.plan import PlanError, compose_jobs, expand, main, make_plan, to_dict
 from tpo.plan_report import format_count, format_duration, notes
 from tpo.run import iterate
-from tpo.stage import executor
+from tpo.stage import open_store
 
 RHO = "pairs.length_penalty=0,0.1,0.2,0.3,0.4,0.5"
 # Stages of a run of two epochs with a pointwise judge and the choice of the epoch by validation.
@@ -67,8 +67,9 @@ def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     before = plan(*overrides)
     assert not (root / "artifacts").exists(), "a plan writes nothing"
     config = compose_config(overrides)
-    tpo = Pipeline(config, Store(root / "artifacts", execute=executor(isolate=False)))
-    iterate(tpo, lambda *_, **__: None, num_iterations=config.num_iterations)
+    with open_store(root / "artifacts") as store:
+        tpo = Pipeline(config, store)
+        iterate(tpo, lambda *_, **__: None, num_iterations=config.num_iterations)
     return Ran(root, before, tpo.stages)
 
 

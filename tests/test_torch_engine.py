@@ -187,11 +187,11 @@ def test_load_engine_builds_the_engine_that_is_asked_for(tiny_model: Path) -> No
         load_engine({"kind": "jax"}, policy, **shared)
 
 
-def make_adapter(model_path: Path, directory: Path) -> Path:
+def make_adapter(model_path: Path, directory: Path, *, seed: int = 5) -> Path:
     """Save a LoRA adapter whose B matrices are not zero, so that it changes what is generated."""
     from peft import LoraConfig, get_peft_model
 
-    torch.manual_seed(5)
+    torch.manual_seed(seed)
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, target_modules="all-linear")
     model = get_peft_model(load_model(model_path, revision=None, dtype="float32"), lora)
     for name, parameter in model.named_parameters():

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import vllm_settings
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
 
 from tpo.chat import Chat, load_tokenizer
-from tpo.engines import Policy, load_engine
+from tpo.engines import Policy, load_engine, vllm_process
 from tpo.engines.vllm_workers import VllmWorkers
 from tpo.errors import TpoError
 from tpo.llm import FIRST_TOKEN, LLM, Question
@@ -24,7 +25,7 @@ from tpo.prompts import load_builtin
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
-# Greedy for the comparison, then sampled thoughts with the forced switch.
+# For one policy after the other: greedy for the comparison, then sampled thoughts with the forced switch.
 SCRIPT = """
 import json, sys
 from dataclasses import asdict
@@ -32,29 +33,32 @@ from pathlib import Path
 from tpo.engines import Decoding, Policy
 from tpo.engines.vllm_engine import VllmEngine
 request = json.loads(sys.stdin.read())
-config = {"kind": "vllm", "max_num_seqs": 16, "gpu_memory_utilization": 0.15, "enforce_eager": True,
-          "enable_prefix_caching": True, "tensor_parallel_size": 1, "data_parallel_size": 1}
-adapter = Path(request["adapter"]) if request["adapter"] else None
-policy = Policy(request["model"], None, request["tokenizer"], "float32", 512, adapter)
-engine = VllmEngine(config, policy, end_ids=frozenset(request["end_ids"]), seed=2**62)
-results = []
-for decoding, num_samples in zip(request["decodings"], request["num_samples"]):
-    if decoding["switch_ids"] is not None:
-        decoding["switch_ids"] = tuple(decoding["switch_ids"])
-    seeds = [[0] * num_samples] * len(request["prompts"])
-    groups = engine.generate(request["prompts"], seeds=seeds, decoding=Decoding(**decoding))
-    results.append([[asdict(generation) for generation in group] for group in groups])
+results, engines = [], []
+for adapter in request["adapters"]:
+    policy = Policy(request["model"], None, request["tokenizer"], "float32", 512, Path(adapter) if adapter else None)
+    engines.append(VllmEngine(request["config"], policy, end_ids=frozenset(request["end_ids"]), seed=2**62))
+    results.append([])
+    for decoding, num_samples in zip(request["decodings"], request["num_samples"]):
+        if decoding["switch_ids"] is not None:
+            decoding["switch_ids"] = tuple(decoding["switch_ids"])
+        seeds = [[0] * num_samples] * len(request["prompts"])
+        groups = engines[-1].generate(request["prompts"], seeds=seeds, decoding=Decoding(**decoding))
+        results[-1].append([[asdict(generation) for generation in group] for group in groups])
+assert len({id(engine.llm) for engine in engines}) == 1
 Path(request["out"]).write_text(json.dumps(results))
 """
 
 
-def run_vllm(model: Path, adapter: Path | None, prompts: list[list[int]], decodings: list[Any], out: Path) -> Any:
+def run_vllm(
+    model: Path, adapters: list[Path | None], prompts: list[list[int]], decodings: list[Any], out: Path
+) -> Any:
     weights = out.parent / "weights"  # as the model stage leaves a quantized policy: the tokenizer lies elsewhere
     shutil.copytree(model, weights, ignore=shutil.ignore_patterns("tokenizer*", "chat_template*"))
     request = {
         "model": str(weights),
         "tokenizer": str(model),
-        "adapter": str(adapter) if adapter else None,
+        "adapters": [str(adapter) if adapter else None for adapter in adapters],
+        "config": vllm_settings(gpu_memory_utilization=0.15),
         "end_ids": END_IDS,
         "decodings": [vars(decoding) for decoding in decodings],
         "num_samples": [1, 3],  # vLLM refuses several greedy samples of one prompt
@@ -74,19 +78,26 @@ END_IDS = [1, *range(5, 30)]  # many, so that some sequences stop
 @pytest.mark.parametrize("has_adapter", [False, True], ids=["seed_model", "adapter"])
 def test_vllm_generates_what_the_torch_engine_does(wide_model: Path, tmp_path: Path, has_adapter: bool) -> None:
     pytest.importorskip("vllm")
-    adapter = make_adapter(wide_model, tmp_path / "adapter") if has_adapter else None
+    adapters = [make_adapter(wide_model, tmp_path / f"adapter-{seed}", seed=seed) for seed in range(2)]
+    policies: list[Path | None] = [*adapters, adapters[0]] if has_adapter else [None, None]
     prompts = random_prompts(0, lengths=(2, 9, 33, 64, 90))
     switch = switching(load_tokenizer(wide_model), thought=6, response=7)
-    greedy, sampled = run_vllm(wide_model, adapter, prompts, [GREEDY, switch], tmp_path / "out.json")
-    engine = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS)
-    expected = engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
-    for group, (wanted,) in zip(greedy, expected, strict=True):
-        assert group == [vars(wanted)]
+    found = run_vllm(wide_model, policies, prompts, [GREEDY, switch], tmp_path / "out.json")
+    (greedy, sampled), (again, sampled_again) = found[0], found[-1]
+    assert greedy == again
+    starts = [samples[0][0]["token_ids"][0] for samples in (sampled, sampled_again)]
+    assert starts[0] == starts[1], "the random stream begins anew"
+    expected = []
+    for adapter, (group, _) in zip(policies, found, strict=True):
+        engine = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS)
+        expected.append(engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY))
+        assert group == [[vars(wanted)] for (wanted,) in expected[-1]]
     if has_adapter:
         base = make_engine(wide_model, end_ids=END_IDS)
-        assert base.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) != expected
+        assert base.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) not in expected
+        assert expected[0] != expected[1]
     else:
-        assert {wanted.finish_reason for (wanted,) in expected} == {"stop", "length"}
+        assert {wanted.finish_reason for (wanted,) in expected[0]} == {"stop", "length"}
     assert switch.switch_ids is not None
     assert DELIMITER in load_tokenizer(wide_model).decode(switch.switch_ids)
     flat = [generation for group in sampled for generation in group]
@@ -102,22 +113,17 @@ def test_vllm_generates_what_the_torch_engine_does(wide_model: Path, tmp_path: P
     assert len({tuple(generation["token_ids"]) for generation in flat}) > 5, "samples differ"
 
 
-def test_several_engines_generate_what_one_does(wide_model: Path, tmp_path: Path) -> None:
+def test_several_engines_generate_what_one_does(
+    wide_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("vllm")
     adapter = make_adapter(wide_model, tmp_path / "adapter")
     prompts = random_prompts(0, lengths=(2, 9, 33, 64, 90))
     expected = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS).generate(
         prompts, seeds=[[0]] * len(prompts), decoding=GREEDY
     )
-    config = {
-        "kind": "vllm",
-        "max_num_seqs": 16,
-        "gpu_memory_utilization": 0.05,
-        "enforce_eager": True,
-        "enable_prefix_caching": True,
-        "tensor_parallel_size": 1,
-        "data_parallel_size": 2,
-    }
+    config = vllm_settings(gpu_memory_utilization=0.05, data_parallel_size=2)
+    monkeypatch.setattr(vllm_process, "_kept", None)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
     engine = load_engine(config, policy, chat=chat, contexts=prompts, decoding=GREEDY, seed=2**62)
@@ -138,7 +144,7 @@ def test_several_engines_generate_what_one_does(wide_model: Path, tmp_path: Path
                 num_done += 1
         assert num_done < 4
     finally:
-        engine.close()
+        engine._workers.close()
 
 
 def kill_engine_of(pid: int) -> None:
@@ -148,8 +154,11 @@ def kill_engine_of(pid: int) -> None:
             os.kill(int(child), signal.SIGKILL)
 
 
-def test_several_judges_answer_what_the_torch_engine_does(wide_model: Path, tmp_path: Path) -> None:
+def test_several_judges_answer_what_the_torch_engine_does(
+    wide_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("vllm")
+    monkeypatch.setattr(vllm_process, "_kept", None)
     vllm = {
         "dtype": "float32",
         "max_model_len": 512,

@@ -1,10 +1,23 @@
-"""What happens when vLLM's engine dies; the engine itself is in test_vllm_engine.py."""
+"""One vLLM at most in a process, and what happens when its engine dies; the engine itself is in test_vllm_engine.py."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tpo.engines import vllm_process
+from tpo.engines.vllm_process import OccupiedError, keep
+
+
+def test_a_process_keeps_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_process, "_kept", None)
+    made = [keep({"model": "a", "revision": None}, object), keep({"revision": None, "model": "a"}, object)]
+    assert made[0] is made[1]
+    with pytest.raises(OccupiedError):
+        keep({"model": "b", "revision": None}, object)
+    assert keep({"model": "a", "revision": None}, object) is made[0], "still there"
+
 
 SCRIPT = """
 import sys, threading, time, weakref

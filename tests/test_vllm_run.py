@@ -1,4 +1,4 @@
-"""The whole loop through vLLM: each policy that is sampled is a start of vLLM in a process of its own."""
+"""The whole loop through vLLM: stages that follow each other and want the same share one start of it."""
 
 import json
 import math
@@ -15,7 +15,7 @@ def test_the_loop_runs_through_vllm(wide_model: Path, tmp_path: Path) -> None:
     done = run_cli(
         *("experiment=smoke_vllm", f"artifacts_dir={tmp_path}/artifacts", f"runs_dir={tmp_path}/runs"),
         *("model=pretrained", f"model.name={wide_model}", "model.max_model_len=1024"),
-        *("judge.positive=' Yes'", "judge.negative=' No'", "engine.gpu_memory_utilization=0.1"),
+        *("judge.positive=' Yes'", "judge.negative=' No'", "engine.gpu_memory_utilization=0.1", "train.select=validation"),
     )
     assert done.returncode == 0, done.stderr[-3000:]
     path = Path(done.stdout.splitlines()[-1])
@@ -23,7 +23,10 @@ def test_the_loop_runs_through_vllm(wide_model: Path, tmp_path: Path) -> None:
     assert after["num_pairs"] > 0 and after["win_rate"]["num_prompts"] == 4
     assert after["training"]["first_loss"] == pytest.approx(math.log(2), abs=1e-3)
     requests = [json.loads(file.read_text()) for file in tmp_path.glob("artifacts/sample-*/manifest.json")]
-    assert [request["config"]["engine"]["kind"] for request in requests] == ["vllm"] * 4
-    assert [request["inputs"].get("adapter") for request in requests].count(after["artifacts"]["train"]) == 1
+    assert [request["config"]["engine"]["kind"] for request in requests] == ["vllm"] * 6
+    assert [request["inputs"].get("adapter") for request in requests].count(after["artifacts"]["train"]) == 3
+    # The seed model's answers with and without thoughts; after the judge its samples; after the training the answers
+    # of two epochs; after the judge the selected one's. The judge needs the memory that vLLM holds.
+    assert done.stderr.count("starting vLLM with") == 4
     answers = [(tmp_path / "artifacts" / entry["artifacts"]["answers"] / "rows.jsonl") for entry in (before, after)]
     assert answers[0].read_bytes() != answers[1].read_bytes()

@@ -5,14 +5,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import vllm_settings
 from fake_workers import Counter, FakeEngine, FakeModel, shares
 
-from tpo.engines import Decoding, Policy, vllm_workers
+from tpo.engines import Decoding, Policy, vllm_process, vllm_workers
+from tpo.engines.vllm_process import OccupiedError
 from tpo.errors import TpoError
 from tpo.llm import Question, load_llm, local
 from tpo.llm.cache import Asked
@@ -26,7 +29,8 @@ def start() -> Iterator[Callable[..., Workers]]:
     pools: list[Workers] = []
 
     def run(count: int, arguments: Sequence[Mapping[str, Any]] | None = None) -> Workers:
-        pools.append(Workers(Counter, arguments or [{}] * count, shares(count)))
+        pools.append(Workers(shares(count)))
+        pools[-1].make(Counter, arguments or [{}] * count)
         return pools[-1]
 
     yield run
@@ -62,6 +66,10 @@ def test_every_worker_sees_its_share_and_keeps_what_it_holds(start: Callable[...
     assert (number, found[0], found[3]) == (1, first[1][0], 22), "the same process, and the other did nothing"
     assert sorted(workers.run({0: "twice", 1: "twice"})) == [(0, "first"), (0, "second"), (1, "first"), (1, "second")]
     assert list(workers.run({})) == []
+    workers.make(Counter, [{"start": 30}, {"start": 40}])
+    anew = dict(workers.run({0: "who", 1: "who"}))
+    assert [anew[number][0] for number in (0, 1)] == [first[number][0] for number in (0, 1)], "the same processes"
+    assert [anew[number][2:] for number in (0, 1)] == [("0", 31), ("1", 41)]
 
 
 FAILURES = {
@@ -101,7 +109,8 @@ import os, sys, time
 sys.path.insert(0, "tests")
 from fake_workers import Counter, shares
 from tpo.workers import Workers
-workers = Workers(Counter, [{}, {}], shares(2))
+workers = Workers(shares(2))
+workers.make(Counter, [{}, {}])
 print(*[pid for _, found in workers.run({0: "who", 1: "who"}) for pid in found[:2]], flush=True)
 if sys.argv[1] == "busy":
     list(workers.run({0: "wait", 1: "wait"}))
@@ -193,8 +202,9 @@ def set_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
 def test_completions_are_in_the_order_of_the_prompts(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_workers, "VllmWorker", FakeEngine)
     monkeypatch.setattr(vllm_workers, "share_devices", lambda number, **_: shares(number))
+    monkeypatch.setattr(vllm_process, "_kept", None)
     policy = Policy("model", None, "model", "float32", 512, None)
-    config = {"data_parallel_size": count, "tensor_parallel_size": 1}
+    config = vllm_settings(data_parallel_size=count)
     engine = vllm_workers.VllmWorkers(config, policy, end_ids=frozenset(), seed=3)
     try:
         for num_prompts in (5, 1):
@@ -205,8 +215,15 @@ def test_completions_are_in_the_order_of_the_prompts(count: int, monkeypatch: py
             assert found == [[[100 + at, sample] for sample in range(1 + at % 2)] for at in range(num_prompts)]
             tails = {tuple(generation.token_ids[2:]) for group in groups for generation in group}
             assert len(tails) == min(count, num_prompts) == len({seed for seed, _ in tails}), "a stream for each"
-    finally:
         engine.close()
+        other = vllm_workers.VllmWorkers(config, policy, end_ids=frozenset(), seed=4)
+        assert other._workers is engine._workers, "kept for the next stage"
+        ((again,),) = other.generate([[100]], seeds=[[0]], decoding=Decoding(0, 1, 8))
+        assert tuple(again.token_ids[2:]) not in tails, "with a stream of its own"
+        with pytest.raises(OccupiedError):
+            vllm_workers.VllmWorkers(config, replace(policy, model_path="other"), end_ids=frozenset(), seed=3)
+    finally:
+        engine._workers.close()
 
 
 def test_questions_are_divided_and_answers_kept(
@@ -214,6 +231,7 @@ def test_questions_are_divided_and_answers_kept(
 ) -> None:
     monkeypatch.setattr(local, "VllmModel", FakeModel)
     monkeypatch.setattr(local, "share_devices", lambda number, **_: shares(number))
+    monkeypatch.setattr(vllm_process, "_kept", None)
     vllm = {"max_model_len": 64, "data_parallel_size": 2, "tensor_parallel_size": 1, "dtype": "float32"}
     config = {"backend": "vllm", "name": str(tiny_model), "revision": None, "max_calls": None, "vllm": vllm}
     llm = load_llm(config, policy=None, cache_path=tmp_path / "answers.sqlite")

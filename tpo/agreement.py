@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Artifact, Store, file_digest, write_json
+from tpo.artifacts import Artifact, file_digest, write_json
 from tpo.check import check_agreement, to_config
 from tpo.config import AgreementConfig, register
 from tpo.errors import TpoError
@@ -32,30 +32,32 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     """Judge the labelled responses and return the folder that holds what came out."""
     from tpo.agree import agreement, position_bias
     from tpo.judging import Judging
-    from tpo.stage import executor
+    from tpo.stage import open_store
 
-    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
-    data = Path(config.data)
-    digest = file_digest(data)
-    labelled = store.request("labelled", LABELLED_VERSION, {"sha256": digest}, how={"path": str(data)})
-    steps: dict[str, Artifact] = {}
+    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
+        data = Path(config.data)
+        digest = file_digest(data)
+        labelled = store.request("labelled", LABELLED_VERSION, {"sha256": digest}, how={"path": str(data)})
+        steps: dict[str, Artifact] = {}
 
-    def run(*parts: Any, **more: Any) -> Artifact:
-        artifact = store.request(*parts, **more)
-        steps[artifact.artifact_id] = artifact
-        return artifact
+        def run(*parts: Any, **more: Any) -> Artifact:
+            artifact = store.request(*parts, **more)
+            steps[artifact.artifact_id] = artifact
+            return artifact
 
-    judging = Judging(config.judge, config.rating, model=config.model, run=run, seed=derive_seed(config.seed, "rate"))
-    pairs = labelled.rows(LabelledPair, "pairs.jsonl")
-    bias = None
-    if config.judge.kind in PAIRWISE_KINDS:  # asked about the labelled pairs themselves: no rating in between
-        judged = judging.verdicts({"labelled": labelled})
-        verdicts = judged.rows(Verdict)
-        predictions = predict_from_verdicts(pairs, verdicts)
-        bias = position_bias(verdicts, seed=config.seed, confidence=config.confidence).to_dict()
-    else:
-        judged = judging.score({"labelled": labelled})
-        predictions = predict_from_scores(pairs, judged.rows(Score))
+        judging = Judging(
+            config.judge, config.rating, model=config.model, run=run, seed=derive_seed(config.seed, "rate")
+        )
+        pairs = labelled.rows(LabelledPair, "pairs.jsonl")
+        bias = None
+        if config.judge.kind in PAIRWISE_KINDS:  # asked about the labelled pairs themselves: no rating in between
+            judged = judging.verdicts({"labelled": labelled})
+            verdicts = judged.rows(Verdict)
+            predictions = predict_from_verdicts(pairs, verdicts)
+            bias = position_bias(verdicts, seed=config.seed, confidence=config.confidence).to_dict()
+        else:
+            judged = judging.score({"labelled": labelled})
+            predictions = predict_from_scores(pairs, judged.rows(Score))
     result = agreement(
         pairs, predictions, seed=config.seed, confidence=config.confidence, length_tolerance=config.length_tolerance
     )

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Store, translate_disk_errors, write_json
+from tpo.artifacts import translate_disk_errors, write_json
 from tpo.check import check_evaluate, to_config
 from tpo.config import EvaluateConfig, register
 from tpo.errors import TpoError
@@ -45,28 +45,28 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     """
     from tpo.evaluation import Evaluation
     from tpo.figures import write_evaluation_figures
-    from tpo.stage import executor
+    from tpo.stage import open_store
     from tpo.summary import own_folder
     from tpo.tracking import log_evaluation
 
-    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
-    steps = Evaluation(config, store)
-    plain = asdict(config)
-    with own_folder(f"evaluate-{config.eval.kind}", plain) as path:
-        summary = {
-            "evaluation": config.eval.kind,
-            "policy": steps.policy.spec.name,
-            "judge": config.judge.kind,
-            "seed": config.seed,
-            "confidence": config.eval.confidence,
-            **measured(steps, path),
-        }
-        with translate_disk_errors(path):
-            write_json(path / "summary.json", summary)
-            write_evaluation_figures(summary, path / "figures")
-        print_evaluation(summary)
-        labels = evaluation_labels(launch or Launch())
-        log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
+    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
+        steps = Evaluation(config, store)
+        plain = asdict(config)
+        with own_folder(f"evaluate-{config.eval.kind}", plain) as path:
+            summary = {
+                "evaluation": config.eval.kind,
+                "policy": steps.policy.spec.name,
+                "judge": config.judge.kind,
+                "seed": config.seed,
+                "confidence": config.eval.confidence,
+                **measured(steps, path),
+            }
+            with translate_disk_errors(path):
+                write_json(path / "summary.json", summary)
+                write_evaluation_figures(summary, path / "figures")
+            print_evaluation(summary)
+            labels = evaluation_labels(launch or Launch())
+            log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
 
 

@@ -103,13 +103,13 @@ class RewardPipeline:
 
 def run_reward(config: RewardConfig) -> Path:
     """Make or read the preferences, train, and return the run's folder."""
-    from tpo.stage import executor
+    from tpo.stage import open_store
     from tpo.summary import own_folder
 
-    store = Store(Path(config.artifacts_dir), execute=executor(isolate=config.isolate_stages))
-    pipeline = RewardPipeline(config, store)
-    preferences = pipeline.preferences()
-    trained = pipeline.train(preferences)
+    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
+        pipeline = RewardPipeline(config, store)
+        preferences = pipeline.preferences()
+        trained = pipeline.train(preferences)
     with own_folder("reward", asdict(config)) as path:
         summary = {
             "artifact": trained.artifact_id,

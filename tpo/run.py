@@ -16,7 +16,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Store
 from tpo.check import check, to_config
 from tpo.config import Config, register
 from tpo.errors import TpoError
@@ -36,15 +35,15 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
     from tpo.pipeline import Pipeline
-    from tpo.stage import executor
+    from tpo.stage import open_store
     from tpo.summary import Run, run_name
 
-    execute = executor(isolate=config.isolate_stages)
-    store = Store(Path(config.artifacts_dir), execute=execute, run=run_name(experiment, asdict(config)))
-    tpo = Pipeline(config, store)
-    with Run(config, experiment=experiment, launch=launch) as run:
-        iterate(tpo, run.record, num_iterations=config.num_iterations)
-        return run.finish(tpo.stages)
+    name = run_name(experiment, asdict(config))
+    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, run=name) as store:
+        tpo = Pipeline(config, store)
+        with Run(config, experiment=experiment, launch=launch) as run:
+            iterate(tpo, run.record, num_iterations=config.num_iterations)
+            return run.finish(tpo.stages)
 
 
 def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:

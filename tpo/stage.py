@@ -1,7 +1,7 @@
 """Execute one requested step: `python -m tpo.stage <artifact directory>`, or `execute(path)` in this process.
 
 The directory holds `request.json`; its stage's function does the work, then the manifest is written. A fresh
-process per step gives memory back for certain, which vLLM needs. A training may be executed by several processes.
+process per step gives memory back for certain. A training may be executed by several processes.
 """
 
 import json
@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from tpo.artifacts import (
     LOCK,
     Artifact,
     ArtifactError,
+    Store,
     finish,
     open_artifact,
     read_how,
@@ -29,29 +31,58 @@ from tpo.locks import adopt
 from tpo.memory import keep_freed_memory
 from tpo.models import load_policy_reference
 from tpo.records import Completion, Pair, Prompt, Score, Verdict, write_records
+from tpo.resident import Resident
 from tpo.thought import ThoughtFormat
 
 Inputs = dict[str, Artifact]
 
 
-def executor(*, isolate: bool) -> Callable[[Path], None]:
-    """Return how a step is executed: here, or always in a process of its own.
+# They need none of the device's memory.
+_ON_HOST = {
+    "prompts",
+    "preflight",
+    "pairs",
+    "rate",
+    "combine",
+    "normalize",
+    "compare",
+    "benchmark",
+    "check",
+    "labelled",
+}
 
-    Steps that start vLLM, and trainings of several processes, are isolated in any case.
+
+@contextmanager
+def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> Iterator[Store]:
+    """Give a store whose steps are executed here or, where `isolate`, always in a process of their own.
+
+    Trainings of several processes are isolated in any case, and steps with vLLM follow each other in one that ends
+    with the context (`tpo.resident`).
+
+    Args:
+        root: Of all artifacts.
+        isolate: The setting `isolate_stages`.
+        run: Name of the run that asks, for the manifests.
     """
+    with closing(Resident()) as resident:
 
-    def run(path: Path) -> None:
-        request = json.loads((path / "request.json").read_text())
-        config = request["config"]
-        asking = config.get("judge") or config.get("classifier") or {}
-        engines = (config.get("engine", {}).get("kind"), asking.get("backend"))
-        accelerate = config.get("accelerate")
-        if isolate or "vllm" in engines or accelerate is not None:
-            launch.start(path, accelerate)
-        else:
-            execute(path)
+        def execute_somewhere(path: Path) -> None:
+            request = json.loads((path / "request.json").read_text())
+            config = request["config"]
+            asking = config.get("judge") or config.get("classifier") or {}
+            engines = {config.get("engine", {}).get("kind"), asking.get("backend")}
+            accelerate = config.get("accelerate")
+            if "vllm" in engines:
+                resident.execute(path)
+                return
+            if request["stage"] not in _ON_HOST and "server" not in engines:
+                resident.make_room()
+            if isolate or accelerate is not None:
+                launch.start(path, accelerate)
+            else:
+                execute(path)
 
-    return run
+        yield Store(root, execute=execute_somewhere, run=run)
 
 
 def execute(path: Path) -> None:

@@ -33,18 +33,11 @@ Work = Callable[[Any, Emit], None]  # does a task and hands over its results one
 class Workers:
     """A worker for each share of the devices; all of them end with the first that fails."""
 
-    def __init__(
-        self, make: Callable[..., Work], arguments: Sequence[Mapping[str, Any]], shares: Sequence[Mapping[str, str]]
-    ) -> None:
-        """Start the workers together and wait until each has made what it works with.
+    def __init__(self, shares: Sequence[Mapping[str, str]]) -> None:
+        """Start the workers.
 
         Args:
-            make: Called in each worker; importable by name.
-            arguments: For `make`, per worker.
             shares: Environment variables that show a worker its devices, per worker (see `share_devices`).
-
-        Raises:
-            TpoError: If one fails.
         """
         self._shares = shares
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -53,12 +46,23 @@ class Workers:
         try:
             for share in shares:
                 self._start(share)
-            self._send(dict(enumerate([(make, dict(values)) for values in arguments])))
-            for _ in self._results():
-                pass
         except BaseException:
             self.close()
             raise
+
+    def make(self, work: Callable[..., Work], arguments: Sequence[Mapping[str, Any]]) -> None:
+        """Have the workers make, all at a time, what does their tasks from now on, and wait for the last.
+
+        Args:
+            work: Called in each worker; importable by name.
+            arguments: For `work`, per worker.
+
+        Raises:
+            TpoError: If one fails.
+        """
+        orders = {number: (work, dict(values)) for number, values in enumerate(arguments)}
+        for _ in self._exchange(orders, is_task=False):
+            pass
 
     def run(self, tasks: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         """Yield (worker, result) as results arrive, until every task is done.
@@ -69,12 +73,7 @@ class Workers:
         Raises:
             TpoError: If a worker fails or is killed. What was yielded before holds; the other workers are ended.
         """
-        try:
-            self._send(tasks)
-            yield from self._results()
-        except BaseException:
-            self.close()
-            raise
+        yield from self._exchange(tasks, is_task=True)
 
     def close(self) -> None:
         """End all workers and wait until they are gone, and with them what they hold of the devices."""
@@ -101,13 +100,18 @@ class Workers:
             )
             self._connections.append(Connection(here.detach()))
 
-    def _send(self, tasks: Mapping[int, Any]) -> None:
-        self._busy = set(tasks)
-        for number, task in tasks.items():
-            try:
-                self._connections[number].send(task)
-            except OSError:
-                raise self._lost(number) from None
+    def _exchange(self, messages: Mapping[int, Any], *, is_task: bool) -> Iterator[tuple[int, Any]]:
+        try:
+            self._busy = set(messages)
+            for number, message in messages.items():
+                try:
+                    self._connections[number].send((is_task, message))
+                except OSError:
+                    raise self._lost(number) from None
+            yield from self._results()
+        except BaseException:
+            self.close()
+            raise
 
     def _results(self) -> Iterator[tuple[int, Any]]:
         while self._busy:
@@ -142,7 +146,7 @@ class Workers:
 
     def _name(self, number: int) -> str:
         share = ", ".join(f"{key}={value}" for key, value in self._shares[number].items())
-        return f"worker {number + 1} of {len(self._shares)} ({share})"
+        return f"worker {number + 1} of {len(self._shares)}" + (f" ({share})" if share else "")
 
 
 def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict[str, str]]:
@@ -178,16 +182,21 @@ def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict
 
 
 def main() -> None:
-    """Make what the first message says, then do one task after the other, until the socket closes."""
+    """Make what messages say and do the tasks among them, one after the other, until the socket closes."""
     connection = Connection(int(sys.argv[1]))
-    tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, tasks), daemon=True).start()
+    messages: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, messages), daemon=True).start()
+    work: Work | None = None
     try:
-        make, arguments = tasks.get()
-        work = make(**arguments)
         while True:
+            is_task, message = messages.get()
+            if is_task:
+                assert work is not None
+                work(message, lambda result: connection.send(("result", result)))
+            else:
+                make, arguments = message
+                work = make(**arguments)
             connection.send(("done", None))
-            work(tasks.get(), lambda result: connection.send(("result", result)))
     except Exception as error:
         if not isinstance(error, TpoError):
             logging.getLogger(__name__).exception("a worker failed")
@@ -195,11 +204,11 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _receive(connection: Connection, tasks: "queue.SimpleQueue[Any]") -> None:
+def _receive(connection: Connection, messages: "queue.SimpleQueue[tuple[bool, Any]]") -> None:
     """Pass on what arrives; at the end of it, end this process with all that it started."""
     with contextlib.suppress(EOFError, OSError):
         while True:
-            tasks.put(connection.recv())
+            messages.put(connection.recv())
     os.killpg(os.getpid(), signal.SIGKILL)
 
 

@@ -1,7 +1,7 @@
-"""Sampling with vLLM: n = K with a shared prefix, adapters served unmerged under a fresh id.
+"""Sampling with vLLM: n = K with a shared prefix, adapters served unmerged, each under an id of its own.
 
-vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages with this engine in a
-process of their own: when the stage ends, the memory is free for training.
+vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages with this engine in another process
+(`tpo.resident`), which ends before a training begins.
 """
 
 import json
@@ -19,39 +19,20 @@ class VllmEngine:
     uses_seeds = False  # vLLM's per-request seeds are not reproducible across batches, and kill its CPU build
 
     def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
-        """Start vLLM.
+        """Start vLLM, or go on with this process's.
 
         Args:
             config: The `engine` group as a dictionary.
             policy: Seed model and adapter.
             end_ids: Token ids that end a completion.
             seed: Of vLLM's own random stream.
-        """
-        from vllm.lora.request import LoRARequest
 
+        Raises:
+            OccupiedError: If this process's vLLM serves another model.
+        """
         self.end_ids = end_ids
-        # One engine serves one policy, but the id and the name still tell adapters apart: vLLM's prefix
-        # cache is keyed by them (vllm #42125).
-        self.lora = None
-        lora_settings: dict[str, Any] = {}
-        if policy.adapter_path is not None:
-            name = f"{policy.adapter_path.parent.name}-{policy.adapter_path.name}"
-            self.lora = LoRARequest(lora_name=name, lora_int_id=1, lora_path=str(policy.adapter_path))
-            lora_settings = {"enable_lora": True, "max_lora_rank": adapter_rank(policy.adapter_path)}
-        self.llm = start_vllm(
-            model=policy.model_path,
-            revision=policy.revision,
-            tokenizer=policy.tokenizer_path,
-            dtype=policy.dtype,
-            max_model_len=policy.max_model_len,
-            seed=seed % 2**31,
-            max_num_seqs=config["max_num_seqs"],
-            gpu_memory_utilization=config["gpu_memory_utilization"],
-            enforce_eager=config["enforce_eager"],
-            enable_prefix_caching=config["enable_prefix_caching"],
-            tensor_parallel_size=config["tensor_parallel_size"],
-            **lora_settings,
-        )
+        self.lora = None if policy.adapter_path is None else _lora_request(policy.adapter_path)
+        self.llm = start_vllm(seed=seed % 2**31, **llm_arguments(config, policy))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
@@ -83,7 +64,7 @@ class VllmEngine:
         return [[next(flat) for _ in group] for group in seeds]
 
     def close(self) -> None:
-        """Do nothing: vLLM keeps the device's memory until the process ends."""
+        """Do nothing: the process keeps vLLM for its next stage."""
 
     def _sample(
         self,
@@ -122,6 +103,41 @@ class VllmEngine:
                 group.append((list(sample.token_ids), reason))
             groups.append(group)
         return groups
+
+
+def llm_arguments(config: dict[str, Any], policy: Policy) -> dict[str, Any]:
+    """Return the arguments of `vllm.LLM`; policies that differ only in their adapters have the same.
+
+    Args:
+        config: The `engine` group as a dictionary.
+        policy: Seed model and adapter.
+    """
+    lora: dict[str, Any] = {}
+    if policy.adapter_path is not None:
+        lora = {"enable_lora": True, "max_lora_rank": adapter_rank(policy.adapter_path)}
+    settings = (
+        *("max_num_seqs", "gpu_memory_utilization", "enforce_eager"),
+        *("enable_prefix_caching", "tensor_parallel_size"),
+    )
+    return {
+        "model": policy.model_path,
+        "revision": policy.revision,
+        "tokenizer": policy.tokenizer_path,
+        "dtype": policy.dtype,
+        "max_model_len": policy.max_model_len,
+        **{name: config[name] for name in settings},
+        **lora,
+    }
+
+
+_adapters: dict[Path, int] = {}  # vLLM tells adapters apart by a number, and keys its prefix cache by it (vllm #42125)
+
+
+def _lora_request(path: Path) -> Any:
+    from vllm.lora.request import LoRARequest
+
+    number = _adapters.setdefault(path.resolve(), len(_adapters) + 1)
+    return LoRARequest(lora_name=f"{path.parent.name}-{path.name}", lora_int_id=number, lora_path=str(path))
 
 
 def adapter_rank(path: Path) -> int:

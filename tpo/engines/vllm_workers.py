@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tpo.engines import Decoding, Generation, Policy
-from tpo.engines.vllm_engine import VllmEngine
+from tpo.engines.vllm_engine import VllmEngine, llm_arguments
+from tpo.engines.vllm_process import keep
 from tpo.seeds import derive_seed
 from tpo.workers import Emit, Workers, share_devices
 
@@ -21,7 +22,7 @@ class VllmWorker:
     """One of the engines, in its own process."""
 
     def __init__(self, **arguments: Any) -> None:
-        """Start vLLM; the arguments are those of `VllmEngine`."""
+        """Start vLLM, or go on with it; the arguments are those of `VllmEngine`."""
         self.engine = VllmEngine(**arguments)
 
     def __call__(self, task: Task, emit: Emit) -> None:
@@ -39,20 +40,19 @@ class VllmWorkers:
     uses_seeds = VllmEngine.uses_seeds
 
     def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
-        """Start `data_parallel_size` engines; the arguments are those of `VllmEngine`.
+        """Start `data_parallel_size` engines, or go on with this process's; the arguments are those of `VllmEngine`.
 
         Raises:
             TpoError: If there are not enough GPUs, or an engine does not start.
+            OccupiedError: If this process's engines serve another model.
         """
-        count = config["data_parallel_size"]
+        count = self._count = config["data_parallel_size"]
+        shares = share_devices(count, per_worker=config["tensor_parallel_size"], group="engine")
+        self._workers = keep((shares, llm_arguments(config, policy)), lambda: Workers(shares))
         shared = {"config": config, "policy": policy, "end_ids": end_ids}
-        self._count = count
-        self._workers = Workers(
-            VllmWorker,
-            # Engines with one seed would draw the same numbers for different prompts.
-            [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)],
-            share_devices(count, per_worker=config["tensor_parallel_size"], group="engine"),
-        )
+        # Engines with one seed would draw the same numbers for different prompts.
+        seeds = [derive_seed(seed, "worker", number) for number in range(count)]
+        self._workers.make(VllmWorker, [{**shared, "seed": own} for own in seeds])
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
@@ -73,5 +73,4 @@ class VllmWorkers:
         return [groups[at] for at in range(len(prompts))]
 
     def close(self) -> None:
-        """End the engines and wait until their memory is free."""
-        self._workers.close()
+        """Do nothing: the process keeps the engines for its next stage."""

@@ -1,19 +1,16 @@
-"""A chat model on vLLM, in this process or in several of its own. It keeps the device's memory until this one ends."""
+"""A chat model on vLLM, in this process or in several of its own, which keeps it for the next stage."""
 
-import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from tpo.chat import load_tokenizer, strip_special_tokens
 from tpo.engines import Policy
-from tpo.engines.vllm_process import start_vllm
+from tpo.engines.vllm_process import keep, start_vllm
 from tpo.errors import TpoError
 from tpo.llm import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.models import fingerprint
 from tpo.workers import Emit, Workers, share_devices
-
-log = logging.getLogger(__name__)
 
 
 class Rendered(NamedTuple):
@@ -27,13 +24,12 @@ class VllmModel:
     """vLLM in the process that makes it."""
 
     def __init__(self, settings: Mapping[str, Any], *, seed: int) -> None:
-        """Load the model.
+        """Load the model, or go on with it where this process has it.
 
         Args:
             settings: Arguments of `vllm.LLM`.
             seed: Of vLLM's own random stream.
         """
-        log.info("loading %s into vLLM", settings["model"])
         self._llm = start_vllm(max_logprobs=NUM_ALTERNATIVES, seed=seed, **settings)
 
     def __call__(self, asked: Mapping[str, Rendered], emit: Emit) -> None:
@@ -160,12 +156,11 @@ class LocalBackend:
     @cached_property
     def _workers(self) -> Workers:
         count, size = self.settings["data_parallel_size"], self.settings["tensor_parallel_size"]
-        return Workers(
-            VllmModel,
-            # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
-            [{"settings": self._arguments, "seed": number} for number in range(count)],
-            share_devices(count, per_worker=size, group="judge.vllm"),
-        )
+        shares = share_devices(count, per_worker=size, group="judge.vllm")
+        workers = keep((shares, self._arguments), lambda: Workers(shares))
+        # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
+        workers.make(VllmModel, [{"settings": self._arguments, "seed": number} for number in range(count)])
+        return workers
 
 
 def _read(request: Any, question: Question) -> Answer:

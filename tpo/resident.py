@@ -1,0 +1,117 @@
+"""A process beside this one that executes the stages with vLLM, one after the other, and keeps their vLLM between them.
+
+vLLM takes half a minute and more to start, and the stages of an iteration that sample from one policy, from the
+adapters of a training's epochs, or ask one judge, want the same. The process ends when a stage wants another, and
+before one that needs the device itself: vLLM gives its memory back in no other way. Its successor starts at once, and
+imports vLLM while the other stage computes.
+"""
+
+import contextlib
+import importlib
+import logging
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+from tpo.artifacts import ArtifactError, translate_disk_errors
+from tpo.errors import TpoError
+from tpo.workers import Emit, Workers
+
+log = logging.getLogger(__name__)
+
+
+class Outcome(NamedTuple):
+    """How the execution of a stage ended."""
+
+    error: str | None = None  # what went wrong
+    is_occupied: bool = False  # whether the process keeps another vLLM than the stage wants
+
+
+class Resident:
+    """The process, as the one that gives it stages sees it.
+
+    It cannot outlive this one, and so needs no part of the locks that this one holds on the artifacts.
+    """
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._workers: Workers | None = None
+        self._keeps_vllm = False
+
+    def execute(self, path: Path) -> None:
+        """Execute the stage that `path/request.json` asks for.
+
+        Raises:
+            ArtifactError: If it fails. The process has ended then, and the next stage begins in a fresh one.
+        """
+        try:
+            outcome = self._try(path)
+            if outcome.is_occupied:
+                self.close()
+                outcome = self._try(path)
+            error = outcome.error
+        except TpoError as ended:  # or it was killed
+            error = str(ended)
+        if error is not None:
+            self.close()
+            raise ArtifactError(
+                f"the stage {path.name} failed: {error}. Completed stages are kept: mend the cause and run the same "
+                "command again"
+            )
+
+    def make_room(self) -> None:
+        """Have the process hold nothing of the device: one that does makes way for a fresh one."""
+        if self._keeps_vllm:
+            self.close()
+            self._start()
+
+    def close(self) -> None:
+        """End the process."""
+        if self._workers is not None:
+            self._workers.close()
+        self._workers, self._keeps_vllm = None, False
+
+    def _start(self) -> Workers:
+        self._workers = Workers([{}])
+        self._workers.make(Stages, [{}])
+        return self._workers
+
+    def _try(self, path: Path) -> Outcome:
+        workers = self._workers or self._start()
+        self._keeps_vllm = True
+        [(_, outcome)] = workers.run({0: path})
+        found: Outcome = outcome
+        return found
+
+
+class Stages:
+    """The process itself."""
+
+    def __init__(self) -> None:
+        """Begin to import vLLM, which the other process need not wait for."""
+        self._importing = threading.Thread(target=_import_vllm, daemon=True)
+        self._importing.start()
+
+    def __call__(self, path: Path, emit: Emit) -> None:
+        """Execute a stage; `emit` gets its one `Outcome`."""
+        from tpo.engines.vllm_process import OccupiedError
+        from tpo.stage import execute
+
+        self._importing.join()
+        try:
+            with translate_disk_errors(path):
+                execute(path)
+        except OccupiedError:
+            emit(Outcome(is_occupied=True))
+        except TpoError as error:
+            emit(Outcome(error=str(error)))
+        except Exception as error:
+            log.exception("%s failed", path.name)
+            emit(Outcome(error=f"{type(error).__name__}: {error}"))
+        else:
+            emit(Outcome())
+
+
+def _import_vllm() -> None:
+    with contextlib.suppress(Exception):  # the stage will say what is wrong
+        importlib.import_module("vllm.entrypoints.llm")
