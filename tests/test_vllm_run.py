@@ -15,7 +15,8 @@ def test_the_loop_runs_through_vllm(wide_model: Path, tmp_path: Path) -> None:
     done = run_cli(
         *("experiment=smoke_vllm", f"artifacts_dir={tmp_path}/artifacts", f"runs_dir={tmp_path}/runs"),
         *("model=pretrained", f"model.name={wide_model}", "model.max_model_len=1024"),
-        *("judge.positive=' Yes'", "judge.negative=' No'", "engine.gpu_memory_utilization=0.1", "train.select=validation"),
+        *("judge.positive=' Yes'", "judge.negative=' No'", "engine.gpu_memory_utilization=0.1"),
+        "train.select=validation",
     )
     assert done.returncode == 0, done.stderr[-3000:]
     path = Path(done.stdout.splitlines()[-1])

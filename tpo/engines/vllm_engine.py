@@ -115,17 +115,17 @@ def llm_arguments(config: dict[str, Any], policy: Policy) -> dict[str, Any]:
     lora: dict[str, Any] = {}
     if policy.adapter_path is not None:
         lora = {"enable_lora": True, "max_lora_rank": adapter_rank(policy.adapter_path)}
-    settings = (
-        *("max_num_seqs", "gpu_memory_utilization", "enforce_eager"),
-        *("enable_prefix_caching", "tensor_parallel_size"),
-    )
     return {
         "model": policy.model_path,
         "revision": policy.revision,
         "tokenizer": policy.tokenizer_path,
         "dtype": policy.dtype,
         "max_model_len": policy.max_model_len,
-        **{name: config[name] for name in settings},
+        "max_num_seqs": config["max_num_seqs"],
+        "gpu_memory_utilization": config["gpu_memory_utilization"],
+        "enforce_eager": config["enforce_eager"],
+        "enable_prefix_caching": config["enable_prefix_caching"],
+        "tensor_parallel_size": config["tensor_parallel_size"],
         **lora,
     }
 
