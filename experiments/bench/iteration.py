@@ -57,18 +57,17 @@ def with_stock_parts(work: Work, folder: Path, *, seed: int) -> dict[str, object
 
 def with_ours(work: Work, folder: Path, *, seed: int) -> dict[str, object]:
     """Run the stages of one iteration in an empty store; return the seconds of each and the number of pairs."""
-    from tpo.artifacts import Store
     from tpo.pipeline import Pipeline, PolicyRef
-    from tpo.stage import executor
+    from tpo.stage import open_store
 
-    store = folder / "artifacts"
-    store.mkdir()
+    root = folder / "artifacts"
+    root.mkdir()
     for model in Path(work.artifacts_dir).resolve().glob("model-*"):  # which is prepared once for all runs
-        (store / model.name).symlink_to(model)
+        (root / model.name).symlink_to(model)
     sizes = work.sizes
     config = work.config(
         f"seed={seed}",
-        f"artifacts_dir={store}",
+        f"artifacts_dir={root}",
         f"prompts.num_train={sizes.num_instructions}",
         f"sample.max_thought_tokens={sizes.max_tokens // 2}",
         f"sample.max_response_tokens={sizes.max_tokens // 2}",
@@ -76,10 +75,11 @@ def with_ours(work: Work, folder: Path, *, seed: int) -> dict[str, object]:
         f"train.num_epochs={sizes.iteration_epochs}",
         *reward_model_overrides(work),
     )
-    pipeline = Pipeline(config, Store(store, execute=executor(isolate=False)))
-    completions = pipeline.sample(PolicyRef(), 1)
-    pairs = pipeline.pairs(completions, pipeline.judge(completions))
-    pipeline.train(PolicyRef(), pairs, 1)
+    with open_store(root) as store:
+        pipeline = Pipeline(config, store)
+        completions = pipeline.sample(PolicyRef(), 1)
+        pairs = pipeline.pairs(completions, pipeline.judge(completions))
+        pipeline.train(PolicyRef(), pairs, 1)
     stages = {artifact.manifest["stage"]: artifact.seconds for artifact in pipeline.stages if not artifact.is_reused}
     return {"stages_s": stages, "num_pairs": pairs.metrics["num_pairs"]}
 

@@ -139,13 +139,17 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     Raises:
         SystemExit: If the instructions gave too few pairs.
     """
-    from tpo.artifacts import Store, write_json
+    from tpo.artifacts import write_json
     from tpo.pipeline import Pipeline, PolicyRef
-    from tpo.stage import executor
+    from tpo.stage import open_store
 
     folder.mkdir(parents=True, exist_ok=True)
     config = compose_config(options, artifacts_dir=artifacts_dir)
-    pipeline = Pipeline(config, Store(artifacts_dir, execute=executor(isolate=True)))
+    with open_store(artifacts_dir, isolate=True) as store:
+        pipeline = Pipeline(config, store)
+        prompts = [prompt for prompt in pipeline.prompts.rows(Prompt) if prompt.split == "train-1"]
+        completions = pipeline.sample(PolicyRef(), 1)
+        pairs = pipeline.pairs(completions, pipeline.judge(completions)).rows(Pair)
     model = pipeline.model
     work = Work(
         folder=str(folder),
@@ -154,9 +158,6 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
         tokenizer_path=str(model.path / "tokenizer"),
         options=asdict(options),
     )
-    prompts = [prompt for prompt in pipeline.prompts.rows(Prompt) if prompt.split == "train-1"]
-    completions = pipeline.sample(PolicyRef(), 1)
-    pairs = pipeline.pairs(completions, pipeline.judge(completions)).rows(Pair)
     if len(pairs) < options.num_pairs:
         sys.exit(f"error: {len(prompts)} instructions gave {len(pairs)} pairs, not --pairs {options.num_pairs}")
     write_records(folder / "prompts.jsonl", prompts)
