@@ -1,8 +1,10 @@
 """What worker processes hold in tests. A module of its own, since every worker imports it: no torch, no pytest."""
 
+import atexit
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,6 +48,8 @@ class Counter:
                 os._exit(3)
             case "wait":
                 time.sleep(600)
+            case "note_end":
+                atexit.register((Path(tempfile.gettempdir()) / f"ended-{os.getpid()}").write_text, "in order")
             case "twice":
                 emit("first")
                 emit("second")

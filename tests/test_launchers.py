@@ -89,23 +89,31 @@ def test_first_difference(path: tuple[Any, ...], value: Any, expected: str | Non
 # --- threads ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("policy", [None, "active"])
-def test_limits_are_those_of_the_sweep_and_waits_sleep(policy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("own", "policy"),
+    [
+        pytest.param({}, "passive", id="nothing_set"),
+        pytest.param({WAIT_POLICY: "active"}, "active", id="set"),
+        pytest.param({"OMP_NUM_THREADS": "1"}, None, id="limited"),
+    ],
+)
+def test_limits_are_those_of_the_sweep_and_waits_sleep(
+    own: dict[str, str], policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in (*LIMITS, WAIT_POLICY):
         monkeypatch.delenv(name, raising=False)
-    if policy is not None:
-        monkeypatch.setenv(WAIT_POLICY, policy)
+    for name, text in own.items():
+        monkeypatch.setenv(name, text)
     monkeypatch.setenv("MKL_NUM_THREADS", "3")
     callback = SharedCores()
     callback.on_job_start(OmegaConf.create())  # no sweep
-    assert os.environ.get(WAIT_POLICY) == policy
-    assert {name: os.environ.get(name) for name in LIMITS} == dict.fromkeys(LIMITS) | {"MKL_NUM_THREADS": "3"}
+    expected = dict.fromkeys((*LIMITS, WAIT_POLICY)) | own | {"MKL_NUM_THREADS": "3"}
+    assert {name: os.environ.get(name) for name in expected} == expected
     callback.on_multirun_start(OmegaConf.create())
     for name in LIMITS:  # as joblib does
         monkeypatch.setenv(name, "1")
     callback.on_job_start(OmegaConf.create())
-    assert {name: os.environ.get(name) for name in LIMITS} == dict.fromkeys(LIMITS) | {"MKL_NUM_THREADS": "3"}
-    assert os.environ[WAIT_POLICY] == (policy or "passive")
+    assert {name: os.environ.get(name) for name in expected} == expected | {WAIT_POLICY: policy}
 
 
 PROGRAM = """

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
-from tpo import resident as module
+import tpo.launch
+import tpo.stage
+from tpo import resident as resident_module
 from tpo.artifacts import ArtifactError, Step, Store
+from tpo.errors import TpoError
 from tpo.resident import Outcome, Resident
 
 BUILTIN = {"kind": "builtin", "num_train": 2, "num_validation": 2, "num_test": 2}
@@ -44,69 +47,156 @@ def test_stages_follow_each_other_in_one_process(resident: Resident, tmp_path: P
     pid = pid_of(resident)
     assert pid != os.getpid() and (first / "rows.jsonl").exists()
     prompts(store, num_test=3)
-    assert pid_of(resident) == pid
-
     resident.make_room()
-    successor = pid_of(resident)
-    assert successor != pid and not Path(f"/proc/{pid}").exists()
-    resident.make_room()
-    assert pid_of(resident) == successor, "it holds nothing yet"
+    assert pid_of(resident) == pid, "it holds nothing: these stages start no vLLM"
+    os.kill(pid, signal.SIGKILL)
+    assert resident._workers is not None
+    resident._workers._processes[0].wait(timeout=10)
     prompts(store, num_test=4)
-    assert pid_of(resident) == successor
+    assert pid_of(resident) != pid, "one that died while it waited is replaced"
+    pid = pid_of(resident)
     resident.close()
-    assert not Path(f"/proc/{successor}").exists()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_failure_ends_the_process_and_not_the_next_stage(resident: Resident, tmp_path: Path) -> None:
     store = Store(tmp_path, execute=resident.execute)
+    fields = {"text_field": "text", "category_field": "category", "split_field": None}
     with pytest.raises(ArtifactError, match=r"the stage prompts-\w+ failed: .*nowhere.* run the same command again"):
-        prompts(
-            store,
-            kind="jsonl",
-            path=str(tmp_path / "nowhere.jsonl"),
-            text_field="text",
-            category_field="category",
-            split_field=None,
-        )
+        prompts(store, kind="jsonl", path=str(tmp_path / "nowhere.jsonl"), **fields)
     assert resident._workers is None
-    with pytest.raises(ArtifactError, match=r"failed: ArtifactError|failed: prompts.kind=unheard-of"):
-        prompts(store, kind="unheard-of")
-    with pytest.raises(ArtifactError, match=r"failed: KeyError: 'dataset'"):  # an error that nobody foresaw
+    with pytest.raises(ArtifactError, match="failed: KeyError: 'dataset'"):  # an error that nobody foresaw
         prompts(store, kind="hub")
     assert prompts(store).exists()
-    os.kill(pid_of(resident), signal.SIGKILL)
-    with pytest.raises(ArtifactError, match=r"failed: worker 1 of 1 was killed by SIGKILL"):
-        prompts(store, num_test=3)
-    assert prompts(store, num_test=3).exists()
 
 
 class FakeWorkers:
-    """In the place of a process: what it says to each stage is given, and how often one began is counted."""
+    """In the place of a process: what it says to each stage is given, and what happened is noted."""
 
-    says: list[Outcome] = []
-    count = 0
+    says: list[Outcome | TpoError] = []
+    notes: list[str] = []
+    are_alive = True
 
     def __init__(self, shares: Any) -> None:
-        FakeWorkers.count += 1
+        self.notes.append("start")
 
     def make(self, work: Any, arguments: Any) -> None:
         pass
 
     def run(self, tasks: dict[int, Path]) -> Iterator[tuple[int, Outcome]]:
-        yield 0, self.says.pop(0)
+        self.notes.append(tasks[0].name)
+        match self.says.pop(0):
+            case Outcome() as outcome:
+                yield 0, outcome
+            case error:
+                raise error
 
-    def close(self) -> None:
-        pass
+    def end(self) -> None:
+        self.notes.append("end")
 
 
-@pytest.mark.parametrize(
-    ("says", "count"), [([Outcome()], 1), ([Outcome(is_occupied=True), Outcome()], 2)], ids=["free", "occupied"]
-)
-def test_a_stage_that_wants_another_vllm_gets_a_process_of_its_own(
-    says: list[Outcome], count: int, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorkers]:
+    monkeypatch.setattr(resident_module, "Workers", FakeWorkers)
+    monkeypatch.setattr(FakeWorkers, "says", [])
+    monkeypatch.setattr(FakeWorkers, "notes", [])
+    return FakeWorkers
+
+
+KEEPS, OCCUPIED = Outcome(is_keeping=True), Outcome(is_occupied=True, is_keeping=True)
+
+
+def test_a_stage_that_wants_another_vllm_gets_a_fresh_process(fake: type[FakeWorkers]) -> None:
+    fake.says.extend([KEEPS, OCCUPIED, KEEPS, KEEPS])
+    found = Resident()
+    for name in ("sample-a", "judge-b", "judge-c"):
+        found.execute(Path(name))
+    assert fake.notes == ["start", "sample-a", "judge-b", "end", "start", "judge-b", "judge-c"]
+
+
+def test_room_is_made_once_and_by_what_holds_something(fake: type[FakeWorkers]) -> None:
+    fake.says.extend([Outcome(), KEEPS, KEEPS])
+    found = Resident()
+    found.execute(Path("judge-a"))  # all of whose answers were there
+    found.make_room()
+    assert fake.notes == ["start", "judge-a"]
+    found.execute(Path("sample-b"))
+    found.make_room()
+    found.make_room()
+    assert fake.notes == ["start", "judge-a", "sample-b", "end", "start"], "its successor can begin to import"
+    found.execute(Path("sample-c"))
+    assert fake.notes[-2:] == ["start", "sample-c"]
+
+
+FAILURES: list[tuple[list[Outcome | TpoError], str]] = [
+    ([Outcome(error="no such file")], "no such file"),
+    ([TpoError("worker 1 of 1 was killed by SIGKILL")], "worker 1 of 1 was killed by SIGKILL"),
+    ([OCCUPIED, OCCUPIED], "it wants two different models in vLLM"),
+]
+
+
+@pytest.mark.parametrize(("says", "error"), FAILURES)
+def test_what_goes_wrong_is_said(says: list[Outcome | TpoError], error: str, fake: type[FakeWorkers]) -> None:
+    fake.says.extend([*says, KEEPS])
+    found = Resident()
+    with pytest.raises(ArtifactError, match=f"the stage sample-a failed: {error}.*run the same command again"):
+        found.execute(Path("sample-a"))
+    assert fake.notes[-1] == "end"
+    found.execute(Path("sample-b"))
+    assert fake.notes[-2:] == ["start", "sample-b"]
+
+
+# --- which stages go there --------------------------------------------------------------------------------------
+
+HERE, APART, RESIDENT, ROOM = "here", "apart", "resident", "room"
+VLLM, TORCH = {"kind": "vllm"}, {"kind": "torch"}
+ROUTES: list[tuple[str, dict[str, Any], list[str]]] = [
+    ("sample", {"engine": VLLM}, [RESIDENT]),
+    ("intervene", {"engine": VLLM}, [RESIDENT]),
+    ("judge", {"judge": {"backend": "vllm"}}, [RESIDENT]),
+    ("verdicts", {"judge": {"backend": "vllm"}}, [RESIDENT]),
+    ("classify", {"classifier": {"backend": "vllm"}}, [RESIDENT]),
+    ("preflight", {"judge": {"backend": "vllm"}}, [HERE]),
+    ("pairs", {}, [HERE]),
+    ("compare", {}, [HERE]),
+    ("judge", {"judge": {"backend": "server"}}, [HERE]),
+    ("sample", {"engine": {"kind": "server"}}, [HERE]),
+    ("sample", {"engine": TORCH}, [ROOM, HERE]),
+    ("judge", {"judge": {"kind": "reward_model"}}, [ROOM, HERE]),
+    ("train", {}, [ROOM, HERE]),
+    ("train", {"accelerate": {"num_processes": 2}}, [ROOM, APART]),
+]
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize(("stage", "config", "route"), ROUTES)
+def test_stages_are_executed_where_they_belong(
+    stage: str,
+    config: dict[str, Any],
+    route: list[str],
+    isolate: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "Workers", FakeWorkers)
-    monkeypatch.setattr(FakeWorkers, "says", says)
-    monkeypatch.setattr(FakeWorkers, "count", 0)
-    Resident().execute(Path("sample-0"))
-    assert says == [] and FakeWorkers.count == count
+    notes: list[str] = []
+
+    class FakeResident:
+        def execute(self, path: Path) -> None:
+            notes.append(RESIDENT)
+
+        def make_room(self) -> None:
+            notes.append(ROOM)
+
+        def close(self) -> None:
+            notes.append("close")
+
+    monkeypatch.setattr(tpo.stage, "Resident", FakeResident)
+    monkeypatch.setattr(tpo.stage, "execute", lambda path: notes.append(HERE))
+    monkeypatch.setattr(tpo.launch, "start", lambda path, accelerate: notes.append(APART))
+    with (
+        pytest.raises(ArtifactError, match="manifest.json"),  # nobody wrote one
+        tpo.stage.open_store(tmp_path, isolate=isolate) as store,
+    ):
+        store.run(Step(stage, 1, config))
+    expected = [APART if isolate and place == HERE else place for place in route]
+    assert notes == [*expected, "close"], "it is closed after an error too"

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -131,6 +132,27 @@ def test_no_worker_outlives_its_parent(state: str) -> None:
         process.kill()
     process.communicate()
     assert await_end(pids)
+
+
+def test_idle_workers_end_like_any_program(start: Callable[..., Workers]) -> None:
+    workers = start(2)
+    pids = pids_of(workers, 2)
+    assert workers.are_alive
+    (first, _, second, _) = pids
+    list(workers.run({0: "note_end", 1: "note_end"}))
+    workers.end()
+    assert not workers.are_alive and not any(map(is_alive, pids))
+    for pid in (first, second):
+        note = Path(tempfile.gettempdir()) / f"ended-{pid}"
+        assert note.read_text() == "in order"
+        note.unlink()
+
+
+def test_killed_workers_are_gone_with_what_they_started(start: Callable[..., Workers]) -> None:
+    workers = start(2)
+    pids = pids_of(workers, 2)
+    workers.close()
+    assert not any(map(is_alive, pids)) and not workers.are_alive
 
 
 DEVICES: list[tuple[int, str | None, int, int, list[str]]] = [

@@ -154,8 +154,8 @@ class Store:
         if not (path / MANIFEST).exists():
             with translate_disk_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
-                # A stage in a process of its own inherits the lock: if this process is killed and the stage lives on,
-                # nobody else starts to write the same rows.
+                # What `tpo.launch` starts inherits the lock: if this process is killed and the stage lives on, nobody
+                # else starts to write the same rows.
                 with hold(path / LOCK, purpose=step.artifact_id, is_inheritable=True):
                     if not (path / MANIFEST).exists():
                         log.info("%s: computing", step.artifact_id)

@@ -92,7 +92,7 @@ class ServerConfig:
 
 @dataclass
 class LocalLLMConfig:
-    """vLLM in the judge's own process, or in several of its own."""
+    """vLLM in a process beside the run's, or in several."""
 
     dtype: str = "bfloat16"
     max_model_len: int = 8192

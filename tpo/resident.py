@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 import threading
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,12 +26,14 @@ class Outcome(NamedTuple):
 
     error: str | None = None  # what went wrong
     is_occupied: bool = False  # whether the process keeps another vLLM than the stage wants
+    is_keeping: bool = False  # whether it keeps any from now on
 
 
 class Resident:
     """The process, as the one that gives it stages sees it.
 
-    It cannot outlive this one, and so needs no part of the locks that this one holds on the artifacts.
+    It ends moments after this one, however this one ends: long before whoever then gets the lock on an artifact has
+    loaded what it needs to write there.
     """
 
     def __init__(self) -> None:
@@ -49,9 +52,9 @@ class Resident:
             if outcome.is_occupied:
                 self.close()
                 outcome = self._try(path)
-            error = outcome.error
         except TpoError as ended:  # or it was killed
-            error = str(ended)
+            outcome = Outcome(error=str(ended))
+        error = "it wants two different models in vLLM" if outcome.is_occupied else outcome.error
         if error is not None:
             self.close()
             raise ArtifactError(
@@ -61,14 +64,19 @@ class Resident:
 
     def make_room(self) -> None:
         """Have the process hold nothing of the device: one that does makes way for a fresh one."""
-        if self._keeps_vllm:
-            self.close()
+        if not self._keeps_vllm:
+            return
+        self.close()
+        try:
             self._start()
+        except TpoError as error:  # whose turn it is has no use for it
+            log.warning("no process for vLLM yet: %s", error)
+            self._workers = None
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and wait until it is gone with all that it started."""
         if self._workers is not None:
-            self._workers.close()
+            self._workers.end()
         self._workers, self._keeps_vllm = None, False
 
     def _start(self) -> Workers:
@@ -77,10 +85,14 @@ class Resident:
         return self._workers
 
     def _try(self, path: Path) -> Outcome:
+        if self._workers is not None and not self._workers.are_alive:
+            log.warning("the process that waited for stages with vLLM is gone, perhaps for want of memory: another")
+            self.close()
         workers = self._workers or self._start()
-        self._keeps_vllm = True
+        self._keeps_vllm = True  # as far as is known
         [(_, outcome)] = workers.run({0: path})
         found: Outcome = outcome
+        self._keeps_vllm = found.is_keeping
         return found
 
 
@@ -94,22 +106,23 @@ class Stages:
 
     def __call__(self, path: Path, emit: Emit) -> None:
         """Execute a stage; `emit` gets its one `Outcome`."""
-        from tpo.engines.vllm_process import OccupiedError
+        from tpo.engines.vllm_process import OccupiedError, is_keeping
         from tpo.stage import execute
 
+        started = time.time()
         self._importing.join()
+        error, is_occupied = None, False
         try:
             with translate_disk_errors(path):
-                execute(path)
+                execute(path, started=started)
         except OccupiedError:
-            emit(Outcome(is_occupied=True))
-        except TpoError as error:
-            emit(Outcome(error=str(error)))
-        except Exception as error:
+            is_occupied = True
+        except TpoError as failed:
+            error = str(failed)
+        except Exception as failed:
             log.exception("%s failed", path.name)
-            emit(Outcome(error=f"{type(error).__name__}: {error}"))
-        else:
-            emit(Outcome())
+            error = f"{type(failed).__name__}: {failed}"
+        emit(Outcome(error, is_occupied, is_keeping()))
 
 
 def _import_vllm() -> None:

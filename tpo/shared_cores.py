@@ -2,8 +2,9 @@
 
 A Hydra callback. Sums in floating point depend on the number of threads that share them, and joblib and Ray limit their
 workers to fewer than one process would take: the same job would end with other numbers than under Hydra's own launcher.
-So jobs that run at a time have more threads than there are cores, and OpenMP's threads, which by default spin for a
-while when they wait, would take the cores from those that compute (experiments/LOG.md has how much that costs).
+So jobs that run at a time have more threads than there are cores, unless the user limits them, and OpenMP's threads,
+which by default spin for a while when they wait, would take the cores from those that compute (experiments/LOG.md has
+how much that costs).
 """
 
 import os
@@ -49,4 +50,5 @@ class SharedCores(Callback):
         for name in LIMITS:
             os.environ.pop(name, None)
         os.environ.update(self._limits)
-        os.environ.setdefault(WAIT_POLICY, "passive")
+        if "OMP_NUM_THREADS" not in self._limits:
+            os.environ.setdefault(WAIT_POLICY, "passive")

@@ -37,27 +37,19 @@ from tpo.thought import ThoughtFormat
 Inputs = dict[str, Artifact]
 
 
-# They need none of the device's memory.
+# They need none of the device's memory, and no vLLM.
 _ON_HOST = {
-    "prompts",
-    "preflight",
-    "pairs",
-    "rate",
-    "combine",
-    "normalize",
-    "compare",
-    "benchmark",
-    "check",
-    "labelled",
+    *("prompts", "preflight", "labelled", "benchmark", "reference", "adapter", "contrast", "split_preferences"),
+    *("pairs", "rate", "combine", "normalize", "compare", "check"),
 }
 
 
 @contextmanager
 def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> Iterator[Store]:
-    """Give a store whose steps are executed here or, where `isolate`, always in a process of their own.
+    """Give a store whose steps are executed here or, where `isolate`, each in a process of its own.
 
-    Trainings of several processes are isolated in any case, and steps with vLLM follow each other in one that ends
-    with the context (`tpo.resident`).
+    Trainings of several processes are isolated in any case. Steps with vLLM share a process, which ends with the
+    context at the latest (`tpo.resident`).
 
     Args:
         root: Of all artifacts.
@@ -72,11 +64,12 @@ def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> 
             asking = config.get("judge") or config.get("classifier") or {}
             engines = {config.get("engine", {}).get("kind"), asking.get("backend")}
             accelerate = config.get("accelerate")
-            if "vllm" in engines:
-                resident.execute(path)
-                return
-            if request["stage"] not in _ON_HOST and "server" not in engines:
-                resident.make_room()
+            if request["stage"] not in _ON_HOST:
+                if "vllm" in engines:
+                    resident.execute(path)
+                    return
+                if "server" not in engines:
+                    resident.make_room()
             if isolate or accelerate is not None:
                 launch.start(path, accelerate)
             else:
@@ -85,10 +78,15 @@ def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> 
         yield Store(root, execute=execute_somewhere, run=run)
 
 
-def execute(path: Path) -> None:
-    """Do the work that `path/request.json` asks for and, where this process is the first of several, the manifest."""
+def execute(path: Path, *, started: float | None = None) -> None:
+    """Do the work that `path/request.json` asks for and, where this process is the first of several, the manifest.
+
+    Args:
+        path: The artifact's directory.
+        started: `time.time()` when the stage began, where that was before this call.
+    """
     keep_freed_memory()
-    started = time.time()
+    started = time.time() if started is None else started
     request = json.loads((path / "request.json").read_text())
     rank = launch.join(request["config"].get("accelerate"))
     inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}

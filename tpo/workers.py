@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 from tpo.errors import TpoError
 
 LAST_S = 10.0  # for a process to end after its socket
+ORDERLY_S = 30.0  # for a process, and what it started, to end by itself
 POLL_S = 1.0  # how often to look whether a worker is alive whose children hold its end of the socket
 
 Emit = Callable[[Any], None]
@@ -42,7 +44,7 @@ class Workers:
         self._shares = shares
         self._processes: list[subprocess.Popen[bytes]] = []
         self._connections: list[Connection] = []
-        atexit.register(self.close)
+        atexit.register(self.end)
         try:
             for share in shares:
                 self._start(share)
@@ -61,7 +63,7 @@ class Workers:
             TpoError: If one fails.
         """
         orders = {number: (work, dict(values)) for number, values in enumerate(arguments)}
-        for _ in self._exchange(orders, is_task=False):
+        for _ in self._exchange("make", orders):
             pass
 
     def run(self, tasks: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
@@ -73,17 +75,36 @@ class Workers:
         Raises:
             TpoError: If a worker fails or is killed. What was yielded before holds; the other workers are ended.
         """
-        yield from self._exchange(tasks, is_task=True)
+        yield from self._exchange("do", tasks)
+
+    @property
+    def are_alive(self) -> bool:
+        """Whether every worker is there and runs."""
+        return bool(self._processes) and all(process.poll() is None for process in self._processes)
+
+    def end(self) -> None:
+        """Let idle workers end like any program, so that what they started ends in order too, and wait for it.
+
+        vLLM's engine leaves files behind when it is killed.
+        """
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            for connection in self._connections:
+                connection.send(("end", None))
+            deadline = time.monotonic() + ORDERLY_S
+            for process in self._processes:
+                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+        self.close()
 
     def close(self) -> None:
-        """End all workers and wait until they are gone, and with them what they hold of the devices."""
-        atexit.unregister(self.close)
+        """Kill all workers and wait until they are gone, and with them what they hold of the devices."""
+        atexit.unregister(self.end)
         for connection in self._connections:
             connection.close()
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # a new session: the group has the process's number
             process.wait()
+            _await_end_of_group(process.pid)
         self._connections.clear()
         self._processes.clear()
 
@@ -100,12 +121,12 @@ class Workers:
             )
             self._connections.append(Connection(here.detach()))
 
-    def _exchange(self, messages: Mapping[int, Any], *, is_task: bool) -> Iterator[tuple[int, Any]]:
+    def _exchange(self, kind: str, messages: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
         try:
             self._busy = set(messages)
             for number, message in messages.items():
                 try:
-                    self._connections[number].send((is_task, message))
+                    self._connections[number].send((kind, message))
                 except OSError:
                     raise self._lost(number) from None
             yield from self._results()
@@ -149,6 +170,15 @@ class Workers:
         return f"worker {number + 1} of {len(self._shares)}" + (f" ({share})" if share else "")
 
 
+def _await_end_of_group(number: int) -> None:
+    """Wait a little until a group of killed processes is empty: their memory of the device is free then."""
+    deadline = time.monotonic() + LAST_S
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        while time.monotonic() < deadline:
+            os.killpg(number, 0)
+            time.sleep(0.01)
+
+
 def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict[str, str]]:
     """Return for each worker the environment variable that shows it its GPUs, or its cores where there is no GPU.
 
@@ -182,20 +212,21 @@ def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict
 
 
 def main() -> None:
-    """Make what messages say and do the tasks among them, one after the other, until the socket closes."""
+    """Do what messages say, one after the other, until one says that it is the last or the socket closes."""
     connection = Connection(int(sys.argv[1]))
-    messages: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+    messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, messages), daemon=True).start()
     work: Work | None = None
     try:
         while True:
-            is_task, message = messages.get()
-            if is_task:
-                assert work is not None
-                work(message, lambda result: connection.send(("result", result)))
-            else:
-                make, arguments = message
-                work = make(**arguments)
+            match messages.get():
+                case "make", (make, arguments):
+                    work = make(**arguments)
+                case "do", task:
+                    assert work is not None
+                    work(task, lambda result: connection.send(("result", result)))
+                case _:
+                    return
             connection.send(("done", None))
     except Exception as error:
         if not isinstance(error, TpoError):
@@ -204,7 +235,7 @@ def main() -> None:
         raise SystemExit(1) from None
 
 
-def _receive(connection: Connection, messages: "queue.SimpleQueue[tuple[bool, Any]]") -> None:
+def _receive(connection: Connection, messages: "queue.SimpleQueue[tuple[str, Any]]") -> None:
     """Pass on what arrives; at the end of it, end this process with all that it started."""
     with contextlib.suppress(EOFError, OSError):
         while True:

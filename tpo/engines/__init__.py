@@ -106,7 +106,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the engine holds outside this process; it samples nothing afterwards."""
+        """Be done: the engine samples nothing afterwards. What the next stage could use, the process may keep."""
         ...
 
 

@@ -28,7 +28,7 @@ class VllmEngine:
             seed: Of vLLM's own random stream.
 
         Raises:
-            OccupiedError: If this process's vLLM serves another model.
+            OccupiedError: If this process's vLLM was started with other arguments.
         """
         self.end_ids = end_ids
         self.lora = None if policy.adapter_path is None else _lora_request(policy.adapter_path)
@@ -106,7 +106,7 @@ class VllmEngine:
 
 
 def llm_arguments(config: dict[str, Any], policy: Policy) -> dict[str, Any]:
-    """Return the arguments of `vllm.LLM`; policies that differ only in their adapters have the same.
+    """Return the arguments of `vllm.LLM`, the same for all adapters of one rank.
 
     Args:
         config: The `engine` group as a dictionary.
@@ -130,7 +130,7 @@ def llm_arguments(config: dict[str, Any], policy: Policy) -> dict[str, Any]:
     }
 
 
-_adapters: dict[Path, int] = {}  # vLLM tells adapters apart by a number, and keys its prefix cache by it (vllm #42125)
+_adapters: dict[Path, int] = {}  # vLLM tells adapters apart by a number
 
 
 def _lora_request(path: Path) -> Any:

@@ -8,7 +8,6 @@ import logging
 import os
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,7 +20,7 @@ T = TypeVar("T")
 
 
 class OccupiedError(Exception):
-    """This process keeps another vLLM than is wanted, so the stage needs a process of its own."""
+    """This process keeps something else than is wanted, so that the stage needs a process of its own."""
 
 
 class Kept(NamedTuple):
@@ -38,7 +37,7 @@ def keep(wanted: object, make: Callable[[], T]) -> T:
     """Return what this process keeps, from now on, to serve what is `wanted`; `make` is called where it keeps nothing.
 
     Raises:
-        OccupiedError: If it keeps what something else wanted.
+        OccupiedError: If it keeps what serves something else.
     """
     global _kept
     if _kept is None:
@@ -47,6 +46,11 @@ def keep(wanted: object, make: Callable[[], T]) -> T:
         raise OccupiedError
     value: T = _kept.value
     return value
+
+
+def is_keeping() -> bool:
+    """Return whether this process keeps anything."""
+    return _kept is not None
 
 
 def start_vllm(*, seed: int, **arguments: Any) -> Any:
@@ -63,7 +67,8 @@ def start_vllm(*, seed: int, **arguments: Any) -> Any:
         OccupiedError: If this process has one with other arguments.
     """
     llm = keep(arguments, lambda: _start(arguments))
-    llm.reset_prefix_cache()  # a prefix that is there already is added up in other pieces
+    if not llm.reset_prefix_cache():  # a prefix that is there already is added up in other pieces
+        raise RuntimeError("vLLM did not empty its prefix cache: a request is still under way")
     llm.collective_rpc("restart_random_stream", args=(seed,))
     return llm
 
@@ -85,20 +90,17 @@ def _start(arguments: dict[str, Any]) -> Any:
 
     log.info("starting vLLM with %s", arguments["model"])
     llm = LLM(worker_extension_cls=f"{__name__}.{RandomStream.__name__}", **arguments)
-    client = weakref.ref(llm.llm_engine.engine_core)  # dropping the LLM ends its engine, as it should
-    threading.Thread(target=_watch, args=(client,), daemon=True).start()
+    threading.Thread(target=_watch, args=(llm.llm_engine.engine_core,), daemon=True).start()
     return llm
 
 
-def _watch(client: "weakref.ref[Any]") -> None:
+def _watch(client: Any) -> None:
     """End this process some time after vLLM noticed that its engine is dead.
 
     vLLM 0.32.0 then raises an error at the next request, but where one is under way `SyncMPClient.get_output` waits
     for an answer that cannot come: the thread that reads answers ends without a word.
     """
-    while not getattr(getattr(client(), "resources", None), "engine_dead", False):
-        if client() is None:
-            return
+    while not client.resources.engine_dead:
         time.sleep(POLL_S)
     time.sleep(GRACE_S)
     log.error("vLLM's engine died, perhaps for want of memory. What is saved is kept: run the same command again")

@@ -44,7 +44,7 @@ class VllmWorkers:
 
         Raises:
             TpoError: If there are not enough GPUs, or an engine does not start.
-            OccupiedError: If this process's engines serve another model.
+            OccupiedError: If this process's engines were started with other arguments.
         """
         count = self._count = config["data_parallel_size"]
         shares = share_devices(count, per_worker=config["tensor_parallel_size"], group="engine")
