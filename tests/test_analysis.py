@@ -222,7 +222,11 @@ NONE = {"name": "none", "prompt": None}
         ([run("a"), run("b", train={"beta": 0.2})], ["beta=0.1", "beta=0.2"]),
         ([run("a"), run("b", tracking={"kind": "none"})], ["a", "b"]),
         ([run("a"), Run(Path("b"), SUMMARY, {})], ["a", "b"]),
-        ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-name-that-is-longer-still"})], ["a", "b"]),
+        ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-name-that-is-longer" * 2})], ["a", "b"]),
+        (
+            [run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-name-that-is-longer-still"})],
+            ["model=smollm2-135m-instruct temperature=0.8", "model=a-name-that-is-longer-still temperature=1.0"],
+        ),
         ([run("a"), Run(Path("b"), {**SUMMARY, "experiment": "other"}, {})], ["quickstart", "other"]),
         (
             [run("a"), run("b", thought=NONE), Run(Path("c"), {**SUMMARY, "experiment": "other"}, {})],

@@ -8,24 +8,25 @@ from tpo.config import flatten
 from tpo.results.find import Run
 from tpo.summary import NOT_IDENTITY
 
-LONGEST_LABEL = 40  # characters
+LONGEST_LABEL = 56  # characters; a folder's name has up to 50
 
 
 def label_runs(runs: Sequence[Run]) -> dict[str, Run]:
     """Return runs by the shortest name that tells them apart.
 
     That is the experiment's name, unless all runs share it, and the settings in which runs of an experiment differ;
-    where there are none, or more than fit into a figure, the folder's name.
+    where there are none, or for any of these runs more than fit into a figure, the folder's name.
     """
     names = [run.summary["experiment"] for run in runs]
     is_shared = len(set(names)) == 1
     for name in [name for name, count in Counter(names).items() if count > 1]:
         same = [index for index, run in enumerate(runs) if run.summary["experiment"] == name]
         swept = swept_settings([runs[index].config for index in same])
-        for index, settings in zip(same, swept, strict=True):
-            told = [f"{key.split('.')[-1]}={value}" for key, value in settings.items()]
-            long = " ".join(told if told and is_shared else [name, *told])
-            names[index] = long if len(long) <= LONGEST_LABEL else runs[index].path.name
+        told = [[f"{key.split('.')[-1]}={value}" for key, value in settings.items()] for settings in swept]
+        labels = [" ".join(parts if parts and is_shared else [name, *parts]) for parts in told]
+        do_fit = all(len(label) <= LONGEST_LABEL for label in labels)
+        for index, label in zip(same, labels, strict=True):
+            names[index] = label if do_fit else runs[index].path.name
     counts = Counter(names)
     return {run.path.name if counts[name] > 1 else name: run for name, run in zip(names, runs, strict=True)}
 
