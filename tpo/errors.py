@@ -3,3 +3,8 @@
 
 class TpoError(Exception):
     """An error that needs no traceback to be understood."""
+
+
+def describe(error: Exception) -> str:
+    """Return what to tell the user of an error: the text of one of this package, and the kind of any other too."""
+    return str(error) if isinstance(error, TpoError) else f"{type(error).__name__}: {error}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.artifacts import ArtifactError
-from tpo.errors import TpoError
+from tpo.errors import describe
 
 STAGE = "tpo.stage"  # what the new processes execute
 ERROR = "error.tmp"  # in the artifact's directory: the first error of any rank; no artifact's files end in .tmp
@@ -41,10 +41,14 @@ def start(path: Path, accelerate: dict[str, Any] | None) -> None:
         done = subprocess.run([*command, STAGE, str(path)], check=False, close_fds=False)
     if done.returncode != 0:
         error = (path / ERROR).read_text() if (path / ERROR).exists() else "its message is above"
-        raise ArtifactError(
-            f"the stage {path.name} failed (exit {done.returncode}): {error}. Completed stages are kept: mend the "
-            "cause and run the same command again"
-        )
+        raise failure(path, f"failed (exit {done.returncode}): {error}")
+
+
+def failure(path: Path, how: str) -> ArtifactError:
+    """Return the error for the stage in `path` that failed in another process."""
+    return ArtifactError(
+        f"the stage {path.name} {how}. Completed stages are kept: mend the cause and run the same command again"
+    )
 
 
 def join(accelerate: dict[str, Any] | None) -> int:
@@ -77,6 +81,6 @@ def report(path: Path, error: Exception) -> None:
     """Keep the error for `start`, unless another rank failed before: when one is gone, the others fail too."""
     try:
         with (path / ERROR).open("x") as file:
-            file.write(str(error) if isinstance(error, TpoError) else f"{type(error).__name__}: {error}")
+            file.write(describe(error))
     except FileExistsError:
         pass

@@ -1,6 +1,6 @@
 """A process beside this one that executes the stages with vLLM, one after the other, and keeps their vLLM between them.
 
-vLLM takes half a minute and more to start, and the stages of an iteration that sample from one policy, from the
+vLLM takes long to start, and the stages of an iteration that sample from one policy, from the
 adapters of a training's epochs, or ask one judge, want the same. The process ends when a stage wants another, and
 before one that needs the device itself: vLLM gives its memory back in no other way. Its successor starts at once, and
 imports vLLM while the other stage computes.
@@ -14,8 +14,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tpo.artifacts import ArtifactError, translate_disk_errors
-from tpo.errors import TpoError
+from tpo.artifacts import translate_disk_errors
+from tpo.errors import TpoError, describe
+from tpo.launch import failure
 from tpo.workers import Emit, Workers
 
 log = logging.getLogger(__name__)
@@ -57,10 +58,7 @@ class Resident:
         error = "it wants two different models in vLLM" if outcome.is_occupied else outcome.error
         if error is not None:
             self.close()
-            raise ArtifactError(
-                f"the stage {path.name} failed: {error}. Completed stages are kept: mend the cause and run the same "
-                "command again"
-            )
+            raise failure(path, f"failed: {error}")
 
     def make_room(self) -> None:
         """Have the process hold nothing of the device: one that does makes way for a fresh one."""
@@ -117,11 +115,10 @@ class Stages:
                 execute(path, started=started)
         except OccupiedError:
             is_occupied = True
-        except TpoError as failed:
-            error = str(failed)
         except Exception as failed:
-            log.exception("%s failed", path.name)
-            error = f"{type(failed).__name__}: {failed}"
+            if not isinstance(failed, TpoError):
+                log.exception("%s failed", path.name)
+            error = describe(failed)
         emit(Outcome(error, is_occupied, is_keeping()))
 
 

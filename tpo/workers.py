@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tpo.errors import TpoError
+from tpo.errors import TpoError, describe
 
 LAST_S = 10.0  # for a process to end after its socket
 ORDERLY_S = 30.0  # for a process, and what it started, to end by itself
@@ -231,7 +231,7 @@ def main() -> None:
     except Exception as error:
         if not isinstance(error, TpoError):
             logging.getLogger(__name__).exception("a worker failed")
-        connection.send(("failed", str(error) if isinstance(error, TpoError) else f"{type(error).__name__}: {error}"))
+        connection.send(("failed", describe(error)))
         raise SystemExit(1) from None
 
 

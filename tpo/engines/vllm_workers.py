@@ -51,8 +51,8 @@ class VllmWorkers:
         self._workers = keep((shares, llm_arguments(config, policy)), lambda: Workers(shares))
         shared = {"config": config, "policy": policy, "end_ids": end_ids}
         # Engines with one seed would draw the same numbers for different prompts.
-        seeds = [derive_seed(seed, "worker", number) for number in range(count)]
-        self._workers.make(VllmWorker, [{**shared, "seed": own} for own in seeds])
+        own = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
+        self._workers.make(VllmWorker, own)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding

@@ -8,7 +8,7 @@ from tpo.config import flatten
 from tpo.results.find import Run
 from tpo.summary import NOT_IDENTITY
 
-LONGEST_LABEL = 56  # characters; a folder's name has up to 50
+LONGEST_LABEL = 56  # characters
 
 
 def label_runs(runs: Sequence[Run]) -> dict[str, Run]:
