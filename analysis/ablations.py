@@ -16,7 +16,7 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from IPython.display import Markdown, display
 
-from tpo.results import Run, find, results_table, to_latex, to_markdown
+from tpo.results.table import Run, find, results_table, to_latex, to_markdown
 
 # %% tags=["parameters"]
 RUNS = ["runs/*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/

@@ -14,8 +14,8 @@ import sys
 
 sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
 
-from tpo.figures import draw_iterations, find_exports, read_exports, show
-from tpo.results import Run, find, label_runs
+from tpo.results.figures import draw_iterations, find_exports, read_exports, show
+from tpo.results.table import Run, find, label_runs
 
 # %% tags=["parameters"]
 RUNS = ["runs/*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/

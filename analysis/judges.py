@@ -5,7 +5,7 @@
 # where the preferred one is the shorter. A judge of length is right in the second as often as a coin and never in the
 # third.
 #
-# Reads: folders of `python -m tpo.agreement`, one for each file of labelled preferences.
+# Reads: folders of `python -m tpo.evaluate.agreement`, one for each file of labelled preferences.
 
 # %%
 import sys
@@ -14,9 +14,9 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from IPython.display import Markdown, display
 
-from tpo.agree import agreement_markdown
-from tpo.figures import draw_agreement, show
-from tpo.results import Judges, find
+from tpo.evaluate.agreement.statistics import agreement_markdown
+from tpo.results.figures import draw_agreement, show
+from tpo.results.table import Judges, find
 
 # %% tags=["parameters"]
 AGREEMENTS = ["runs/agreement-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
@@ -28,4 +28,4 @@ for judges in measured:
     show(draw_agreement(judges.results))
     display(Markdown(agreement_markdown(judges.results)))
 if not measured:
-    print(f"No measured judges in {AGREEMENTS}: `python -m tpo.agreement judge=length data=...` measures one.")
+    print(f"No measured judges in {AGREEMENTS}: `python -m tpo.evaluate.agreement judge=length data=...` measures one.")

@@ -12,8 +12,8 @@ import sys
 
 sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
 
-from tpo.figures import draw_thought_budget, draw_thought_value, show
-from tpo.results import Evaluation, find
+from tpo.results.figures import draw_thought_budget, draw_thought_value, show
+from tpo.results.table import Evaluation, find
 
 # %% tags=["parameters"]
 EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/

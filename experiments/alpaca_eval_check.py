@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 
-from tpo.benchmarks.alpaca_eval import ANNOTATOR, length_gaps, load
-from tpo.length_control import ALPACA_EVAL_SLOPE, estimate_length_controlled, length_controlled_rate
-from tpo.records import Response
+from tpo.evaluate.benchmarks.alpaca_eval import ANNOTATOR, length_gaps, load
+from tpo.evaluate.length_control import ALPACA_EVAL_SLOPE, estimate_length_controlled, length_controlled_rate
+from tpo.store.records import Response
 
 LEADERBOARD = f"leaderboards/data_AlpacaEval_2/{ANNOTATOR}_leaderboard.csv"
 

@@ -1,4 +1,4 @@
-"""AlpacaEval's annotations as labelled preferences for `python -m tpo.agreement`.
+"""AlpacaEval's annotations as labelled preferences for `python -m tpo.evaluate.agreement`.
 
     python experiments/alpaca_eval_preferences.py baseline.jsonl.gz model-1.jsonl.gz model-2.jsonl.gz > all.jsonl
     python experiments/alpaca_eval_preferences.py baseline.json annotations.json > preferences.jsonl

@@ -16,13 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tpo.benchmarks import Benchmark
-from tpo.benchmarks.arena_hard import load, read_answers
-from tpo.benchmarks.arena_score import arena_score, complete_verdicts
-from tpo.judge import collect_verdicts
-from tpo.judges import Decision, Match
-from tpo.judges.verdicts import parse_verdict
-from tpo.records import Response, Verdict, read_records
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.benchmarks.arena_hard import load, read_answers
+from tpo.evaluate.benchmarks.arena_score import arena_score, complete_verdicts
+from tpo.judge.protocol import Decision, Match
+from tpo.judge.score import collect_verdicts
+from tpo.judge.verdicts import parse_verdict
+from tpo.store.records import Response, Verdict, read_records
 
 BASELINE = "gpt-4-0314"
 # (the policy's points, weight) -> heading of the number of such games.

@@ -2,7 +2,7 @@
 
 python experiments/coverage.py [--num_experiments 1000] [--num_samples 10000] [--seed 0]
 
-Simulates evaluations whose true win rate is known, and runs `tpo.stats` on them as `tpo.winrate` does. The first table
+Simulates evaluations whose true win rate is known, and runs `tpo.results.stats` on them as `tpo.evaluate.winrate` does. The first table
 is of one mean: how often its 95 % interval holds the truth. The second is of an evaluation in categories, the paper's
 20 of 200 instructions and smaller ones: with true rates from 0.3 to 0.7, how often the intervals hold them, per
 category (pooled, and the worst and best category) and overall; with all true rates one half, in how many evaluations
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import betabinom
 
-from tpo.seeds import derive_seed
-from tpo.stats import holm, mean_interval, sign_flip_test, simultaneous_confidence, wilson_interval
+from tpo.results.stats import holm, mean_interval, sign_flip_test, simultaneous_confidence, wilson_interval
+from tpo.store.seeds import derive_seed
 
 CONFIDENCE = 0.95
 NUM_CATEGORIES = 20

@@ -20,14 +20,14 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from experiments.architecture import RANK, Architecture
 from experiments.bench.results import Spread, speedup, spread
-from tpo.engines.nucleus import sample_tokens
-from tpo.engines.rows import Prefix, RowCache, row_attention
-from tpo.lora import UnmergedLinear, fuse_adapter
-from tpo.memory import keep_freed_memory
-from tpo.norms import fuse_norms
-from tpo.packed import pack
-from tpo.pair_trees import add_pair_head, lay_out
-from tpo.trees import Row, join, tree_attention
+from tpo.model.lora import UnmergedLinear, fuse_adapter
+from tpo.model.packed import pack
+from tpo.model.trees import Row, join, tree_attention
+from tpo.sample.engines.torch_nucleus import sample_tokens
+from tpo.sample.engines.torch_rows import Prefix, RowCache, row_attention
+from tpo.store.memory import keep_freed_memory
+from tpo.train.norms import fuse_norms
+from tpo.train.pair_trees import add_pair_head, lay_out
 
 DTYPE = torch.bfloat16
 NUM_SAMPLES = 8  # of a prompt, in sampling

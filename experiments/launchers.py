@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.summary import first_difference
+from tpo.results.run import first_difference
 
 BASIC = "one_gpu"
 OTHERS = ("processes", "local_array", "ray_local")

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tpo.artifacts import open_artifact
-from tpo.dpo import sequence_logps
-from tpo.models import load_model, load_policy_reference
-from tpo.records import Pair
+from tpo.model.load import load_model, load_policy_reference
+from tpo.store.artifacts import open_artifact
+from tpo.store.records import Pair
+from tpo.train.dpo import sequence_logps
 
 
 def main(path: Path) -> None:

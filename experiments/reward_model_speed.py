@@ -4,7 +4,7 @@ python experiments/reward_model_speed.py [--model artifacts/<a model artifact>/m
 
 Builds a sequence classifier from the embedded model and a random score head, and scores the same rows in the same
 process by two contenders, interleaved: transformers' own forward on one chat at a time in the order given, and
-`tpo.judges.reward_model`. Rows are K responses to each of some built-in instructions, of 20 to 300 tokens, pieced
+`tpo.judge.judges.reward_model`. Rows are K responses to each of some built-in instructions, of 20 to 300 tokens, pieced
 together from other built-in instructions, or the lines of a file (`--rows`: instruction, responses). Prints, for
 float32 and bfloat16, the seconds of both, their ratio, and the largest difference of a reward, beside the
 standard deviation of rewards among responses to the same instruction.
@@ -22,10 +22,10 @@ from typing import Any
 
 import torch
 
-from tpo.judges import Candidates
-from tpo.judges.reward_model import RewardModel
-from tpo.models import default_device, prepare_embedded
-from tpo.prompts import load_builtin
+from tpo.judge.judges.reward_model import RewardModel
+from tpo.judge.protocol import Candidates
+from tpo.model.load import default_device, prepare_embedded
+from tpo.sample.prompts import load_builtin
 
 EMBEDDED = "smollm2-135m-instruct"
 

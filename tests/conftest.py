@@ -23,7 +23,7 @@ def make_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from tpo.prompts import load_builtin
+    from tpo.sample.prompts import load_builtin
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -90,7 +90,7 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(tiny_model: Path) -> Any:
     """The tiny model's tokenizer."""
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     return load_tokenizer(tiny_model)
 
@@ -98,8 +98,8 @@ def tokenizer(tiny_model: Path) -> Any:
 @pytest.fixture(scope="session")
 def embedded_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the embedded model and its tokenizer, not quantized; nobody writes to it."""
-    from tpo.locks import hold
-    from tpo.models import prepare_embedded
+    from tpo.model.load import prepare_embedded
+    from tpo.store.locks import hold
 
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:  # each has a folder below that of all

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpo.engines import Generation
-from tpo.errors import TpoError
-from tpo.llm import Answer
-from tpo.workers import Emit
+from tpo.judge.llm.question import Answer
+from tpo.sample.decoding import Generation
+from tpo.store.errors import TpoError
+from tpo.store.processes.workers import Emit
 
 TESTS = Path(__file__).parent
 

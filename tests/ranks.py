@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-import tpo.stage
+import tpo.store.execute
 
 
 def launcher_arguments(accelerate: dict[str, Any], folder: Path) -> Any:
@@ -21,7 +21,7 @@ def launcher_arguments(accelerate: dict[str, Any], folder: Path) -> Any:
 
     file = folder / "accelerate.json"
     file.write_text(json.dumps(accelerate))
-    command = ["--config_file", str(file), "--main_process_port", "0", "-m", "tpo.stage"]
+    command = ["--config_file", str(file), "--main_process_port", "0", "-m", "tpo.store.execute"]
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(command))
     arguments.deepspeed_fields_from_accelerate_config = ""  # of a config file of DeepSpeed's own
     return arguments
@@ -70,7 +70,7 @@ def fork_ranks(path: Path, folder: Path, *, prepare: Callable[[], None] = lambda
 def _execute(path: Path, size: int, prepare: Callable[[], None]) -> int:
     try:
         prepare()
-        tpo.stage.execute(path)
+        tpo.store.execute.execute(path)
         assert torch.distributed.get_world_size() == size, "the processes did not train together"
     except BaseException:
         traceback.print_exc()

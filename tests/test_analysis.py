@@ -16,13 +16,11 @@ from nbformat.v4 import new_code_cell, new_notebook
 from scipy.stats import ttest_1samp
 from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
-from tpo.agree import agreement
-from tpo.artifacts import finish, write_json
-from tpo.figures import draw_iterations, find_exports, read_exports
-from tpo.figures.__main__ import main
-from tpo.labelled import LabelledPair, Prediction
-from tpo.records import Completion, write_records
-from tpo.results import (
+from tpo.evaluate.agreement.labelled import LabelledPair, Prediction
+from tpo.evaluate.agreement.statistics import agreement
+from tpo.results.figures import draw_iterations, find_exports, read_exports
+from tpo.results.figures.__main__ import main
+from tpo.results.table import (
     Evaluation,
     Judges,
     ResultError,
@@ -33,7 +31,9 @@ from tpo.results import (
     swept_settings,
     with_length_intervals,
 )
-from tpo.tracking.metrics import iteration_metrics
+from tpo.results.tracking.metrics import iteration_metrics
+from tpo.store.artifacts import finish, write_json
+from tpo.store.records import Completion, write_records
 
 REPOSITORY = Path(__file__).parent.parent
 QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # what a real run left
@@ -336,7 +336,11 @@ def test_command_draws_a_run_into_its_folder(runs_dirs: dict[str, Path], tmp_pat
     folder = tmp_path / "run"
     shutil.copytree(runs_dirs["real"] / "quickstart-bdbd3c7e264f", folder)
     done = subprocess.run(
-        [sys.executable, "-m", "tpo.figures", str(folder)], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tpo.results.figures", str(folder)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     names = [f"{name}.{kind}" for name in ("win_rate", "categories", "lengths") for kind in ("png", "svg")]

@@ -14,13 +14,13 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from test_run import compose_config, run_cli, tiny_overrides
 
-import tpo.artifacts
 import tpo.run
-from tpo.artifacts import ArtifactError
-from tpo.chat import ChatError
-from tpo.check import ConfigError
-from tpo.errors import TpoError
-from tpo.prompts import PromptError
+import tpo.store.artifacts
+from tpo.config.check import ConfigError
+from tpo.model.chat import ChatError
+from tpo.sample.prompts import PromptError
+from tpo.store.artifacts import ArtifactError
+from tpo.store.errors import TpoError
 
 
 def run_here(overrides: list[str]) -> Path:
@@ -165,7 +165,7 @@ def test_instruction_without_room_for_its_answer_is_found_before_sampling(
 
 
 def test_model_without_a_chat_template(tiny_model: Path, tmp_path: Path) -> None:
-    from tpo.models import load_model
+    from tpo.model.load import load_model
 
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
@@ -228,7 +228,7 @@ def test_full_disk_keeps_what_was_computed(tiny_model: Path, tmp_path: Path, mon
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tpo.artifacts.os, "fsync", fill_up_while_sampling)
+        patch.setattr(tpo.store.artifacts.os, "fsync", fill_up_while_sampling)
         with pytest.raises(ArtifactError) as error:
             run_here(overrides)
     assert_one_line(error.value, "no space left", str(tmp_path / "artifacts" / "sample-"), "run the same command again")
@@ -246,7 +246,7 @@ def test_full_disk_under_the_run_folder(tiny_model: Path, tmp_path: Path, monkey
             full_disk()
         fsync(descriptor)
 
-    monkeypatch.setattr(tpo.artifacts.os, "fsync", fill_up_the_run_folder)
+    monkeypatch.setattr(tpo.store.artifacts.os, "fsync", fill_up_the_run_folder)
     with pytest.raises(TpoError) as error:
         run_here(tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=2"))
     assert_one_line(error.value, "no space left", str(tmp_path / "runs"))

@@ -31,7 +31,7 @@ from experiments.bench.process import Request, run_contender
 from experiments.bench.report import draw_benchmark, number_text, part_text, write_figure
 from experiments.bench.results import Spread, compare_values, speedup, spread, summarize_part
 from experiments.bench.workload import Work
-from tpo.artifacts import write_json
+from tpo.store.artifacts import write_json
 
 # --- medians, ratios, ranges ------------------------------------------------------------------------------------
 
@@ -336,7 +336,7 @@ def test_ids_count_up_to_the_end() -> None:
 
 def test_generate_and_ours_do_the_same_work(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a nucleus of one token all samples are the greedy one, whoever samples."""
-    from tpo.chat import load_chat
+    from tpo.model.chat import load_chat
 
     in_16_bits = sampling.policy  # where two tokens can be as likely
     monkeypatch.setattr(sampling, "policy", lambda *args, **more: replace(in_16_bits(*args, **more), dtype="float32"))

@@ -26,10 +26,10 @@ from test_locks import is_locked, wait_until
 from test_resume import assert_same_results, start_cli
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
-from tpo.artifacts import LOCK, Step
-from tpo.config import register
-from tpo.summary import Run, own_folder
-from tpo.tracking import TRACKED
+from tpo.config.schema import register
+from tpo.results.run import Run, own_folder
+from tpo.results.tracking import TRACKED
+from tpo.store.artifacts import LOCK, Step
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------
 
@@ -39,8 +39,8 @@ STEP = Step("fake", 1, {"num_chunks": 4})
 FAKE_STAGE = """
 import json, logging, os, sys, time
 from pathlib import Path
-from tpo.artifacts import Step, Store, file_digest, finish, grow_rows
-from tpo.records import Prompt
+from tpo.store.artifacts import Step, Store, file_digest, finish, grow_rows
+from tpo.store.records import Prompt
 
 folder, stop_before = Path(sys.argv[1]), sys.argv[2]
 names = [f"prompt-{number}" for number in range(8)]
@@ -188,8 +188,8 @@ def test_nobody_waits_for_what_is_there(tmp_path: Path) -> None:
 ISOLATED = """
 import json, logging, sys
 from pathlib import Path
-from tpo.artifacts import Step
-from tpo.stage import open_store
+from tpo.store.artifacts import Step
+from tpo.store.execute import open_store
 
 logging.basicConfig(level=logging.INFO)
 with open_store(Path(sys.argv[1]), isolate=True) as store:
@@ -246,7 +246,7 @@ x: 0
 hydra:
   sweep: {dir: out, subdir: "job-${hydra.job.num}"}
   output_subdir: null
-  callbacks: {sweep_report: {_target_: tpo.sweep.SweepReport}}
+  callbacks: {sweep_report: {_target_: tpo.config.sweep.SweepReport}}
 """
 SWEEP_APP = """
 import time
@@ -308,7 +308,7 @@ def test_logs_of_experiments_lie_apart(config_name: str, overrides: list[str], f
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         composed = compose(config_name, [*overrides, "runs_dir=here"], return_hydra_config=True)
         assert composed.hydra.run.dir == composed.hydra.sweep.dir == f"here/hydra/{folder}"
-        assert composed.hydra.callbacks.sweep_report._target_ == "tpo.sweep.SweepReport"
+        assert composed.hydra.callbacks.sweep_report._target_ == "tpo.config.sweep.SweepReport"
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_run_that_failed_is_free_for_the_next_job_of_the_process(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no tracking")
 
-    monkeypatch.setattr("tpo.summary.load_tracker", fail)
+    monkeypatch.setattr("tpo.results.run.load_tracker", fail)
     with pytest.raises(RuntimeError, match="no tracking") as at_once:
         Run(config, experiment="test")
     assert not is_locked(run.path / LOCK)

@@ -11,40 +11,40 @@ REPOSITORY = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "trl", "peft", "vllm", "wandb", "hydra", "datasets", "bitsandbytes", "matplotlib")
 PURE = [
     "tpo",
-    "tpo.errors",
-    "tpo.records",
-    "tpo.seeds",
-    "tpo.thought",
-    "tpo.prompts",
+    "tpo.store.errors",
+    "tpo.store.records",
+    "tpo.store.seeds",
+    "tpo.sample.thought",
+    "tpo.sample.prompts",
     "tpo.pairs",
-    "tpo.select",
-    "tpo.contrast",
-    "tpo.labelled",
-    "tpo.rating",
-    "tpo.stats",
-    "tpo.judges.verdicts",
+    "tpo.judge.select",
+    "tpo.judge.contrast",
+    "tpo.evaluate.agreement.labelled",
+    "tpo.judge.rating",
+    "tpo.results.stats",
+    "tpo.judge.verdicts",
 ]
 NEEDS_TORCH = {
-    "tpo.dpo",
-    "tpo.engines.nucleus",
-    "tpo.engines.rows",
-    "tpo.engines.torch_engine",
-    "tpo.checkpoints",
-    "tpo.judges.armorm",
-    "tpo.judges.likelihood",
-    "tpo.judges.reward_model",
-    "tpo.judges.self_rating",
-    "tpo.judges.self_taught",
-    "tpo.lora",
-    "tpo.norms",
-    "tpo.optimizer",
-    "tpo.packed",
-    "tpo.pair_trees",
-    "tpo.reference",
-    "tpo.reward_training",
-    "tpo.states",
-    "tpo.train",
-    "tpo.trees",
+    "tpo.train.dpo",
+    "tpo.sample.engines.torch_nucleus",
+    "tpo.sample.engines.torch_rows",
+    "tpo.sample.engines.torch_engine",
+    "tpo.train.checkpoints",
+    "tpo.judge.judges.armorm",
+    "tpo.judge.judges.likelihood",
+    "tpo.judge.judges.reward_model",
+    "tpo.judge.judges.self_rating",
+    "tpo.judge.judges.self_taught",
+    "tpo.model.lora",
+    "tpo.train.norms",
+    "tpo.train.optimizer",
+    "tpo.model.packed",
+    "tpo.train.pair_trees",
+    "tpo.train.reference",
+    "tpo.judge.reward_training",
+    "tpo.model.states",
+    "tpo.train.trainer",
+    "tpo.model.trees",
 }
 MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts).removesuffix(".__init__")
@@ -83,10 +83,12 @@ def heavy_imports(module: str, *, absent: tuple[str, ...] = ()) -> set[str]:
 
 
 def test_lists_name_modules_that_exist() -> None:
-    assert len(MODULES) > 25 and {*PURE, "tpo.winrate", "tpo.length_control", *NEEDS_TORCH} <= set(MODULES)
+    assert len(MODULES) > 25 and {*PURE, "tpo.evaluate.winrate", "tpo.evaluate.length_control", *NEEDS_TORCH} <= set(
+        MODULES
+    )
 
 
-@pytest.mark.parametrize("module", [*PURE, "tpo.winrate", "tpo.length_control"])
+@pytest.mark.parametrize("module", [*PURE, "tpo.evaluate.winrate", "tpo.evaluate.length_control"])
 def test_pure_modules_import_nothing_heavy(module: str) -> None:
     assert heavy_imports(module) == set()
 
@@ -98,4 +100,4 @@ def test_other_modules_import_where_the_heavy_packages_are_absent(module: str) -
 
 
 def test_stages_need_no_hydra() -> None:
-    assert "hydra" not in heavy_imports("tpo.stage", absent=("hydra", "omegaconf"))
+    assert "hydra" not in heavy_imports("tpo.store.execute", absent=("hydra", "omegaconf"))

@@ -20,8 +20,8 @@ from conftest import make_model
 from omegaconf import OmegaConf
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
-from tpo.shared_cores import LIMITS, WAIT_POLICY, SharedCores
-from tpo.summary import first_difference
+from tpo.config.shared_cores import LIMITS, WAIT_POLICY, SharedCores
+from tpo.results.run import first_difference
 
 LAUNCHERS = ("processes", "local_array", "ray_local")
 

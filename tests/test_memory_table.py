@@ -1,7 +1,7 @@
 """The memory table against what the project's forward and backward pass keep and take, and hand values.
 
 On torch's meta device tensors have shapes and no data, so the real 8B model runs here. Its attention is the GPU's
-branch of `tpo.trees`; which kernel a GPU takes is set here, as PyTorch documents it.
+branch of `tpo.model.trees`; which kernel a GPU takes is set here, as PyTorch documents it.
 """
 
 import gc
@@ -26,11 +26,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import experiments.memory as script
 from experiments.architecture import Architecture
 from experiments.memory import Pair
-from tpo import pair_trees, trees
-from tpo.lora import fuse_adapter
-from tpo.norms import fuse_norms
-from tpo.pair_trees import PairRow, add_pair_head, lay_out
-from tpo.reference import reference_logps
+from tpo.model import trees
+from tpo.model.lora import fuse_adapter
+from tpo.train import pair_trees
+from tpo.train.norms import fuse_norms
+from tpo.train.pair_trees import PairRow, add_pair_head, lay_out
+from tpo.train.reference import reference_logps
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -48,7 +49,7 @@ PAIRS = [[Pair(20, 30, 50)], [Pair(60, 90, 40), Pair(25, 35, 45)]]
 
 
 def build(architecture: Any, *, device: str, rank: int, is_checkpointed: bool = False) -> Any:
-    """A bf16 model as `tpo.train.make_trainer` prepares one."""
+    """A bf16 model as `tpo.train.trainer.make_trainer` prepares one."""
     with torch.device(device):
         base = LlamaForCausalLM(
             LlamaConfig(
@@ -207,7 +208,7 @@ def test_what_autograd_keeps_for_a_tiny_model(architecture: Any, pairs: list[Any
 @pytest.mark.parametrize("pairs", PAIRS, ids=["one pair", "two pairs"])
 @pytest.mark.parametrize("architecture", TINY, ids=["square", "wide"])
 def test_what_autograd_keeps_with_data_on_a_cpu(architecture: Any, pairs: list[Any]) -> None:
-    """There attention is `tpo.trees._DenseTrees`, which keeps weights of a tree by itself and nothing else."""
+    """There attention is `tpo.model.trees._DenseTrees`, which keeps weights of a tree by itself and nothing else."""
     torch.manual_seed(0)
     model = build(architecture, device="cpu", rank=4)
     query, heads = architecture.heads * architecture.head_dim, architecture.heads

@@ -15,7 +15,7 @@ from tpo.pairs import (
     pair_or_reason,
     response_length,
 )
-from tpo.records import Completion, Score
+from tpo.store.records import Completion, Score
 
 SETTINGS = PairSettings(
     length_penalty=0.0, length_unit="tokens", min_margin=0.0, max_tokens=100, truncated_responses="keep"

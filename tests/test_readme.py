@@ -9,7 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from plugins import marks
 
-from tpo.config import register
+from tpo.config.schema import register
 
 REPOSITORY = Path(__file__).parent.parent
 README = (REPOSITORY / "README.md").read_text()

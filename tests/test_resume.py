@@ -14,8 +14,8 @@ import pytest
 from test_run import REPOSITORY, compose_config, tiny_overrides, without_stages
 
 import tpo.run
-import tpo.stage
-from tpo.artifacts import Step, Store
+import tpo.store.execute
+from tpo.store.artifacts import Step, Store
 
 NOT_CONTENT = ("started", "seconds", "peak_memory_mib", "environment")  # of a manifest: when, where, how fast
 
@@ -62,7 +62,7 @@ def test_kill_after_every_stage_redoes_nothing(
         tpo.run.run_tpo(compose_config(tiny_overrides(tiny_model, root, *sizes)), experiment="test")
 
     run(tmp_path / "undisturbed")
-    execute, executed, allowed = tpo.stage.execute, [], 0
+    execute, executed, allowed = tpo.store.execute.execute, [], 0
 
     def execute_one(path: Path) -> None:
         if len(executed) == allowed:
@@ -70,7 +70,7 @@ def test_kill_after_every_stage_redoes_nothing(
         executed.append(path.name)
         execute(path)
 
-    monkeypatch.setattr(tpo.stage, "execute", execute_one)
+    monkeypatch.setattr(tpo.store.execute, "execute", execute_one)
     for _ in range(60):
         allowed = len(executed) + 1
         try:
@@ -88,7 +88,7 @@ def test_half_written_file_of_a_killed_attempt_does_not_enter_the_manifest(tmp_p
     path = tmp_path / step.artifact_id
     path.mkdir()
     (path / leftover).write_text('{"half": ')
-    store = Store(tmp_path, execute=tpo.stage.execute)
+    store = Store(tmp_path, execute=tpo.store.execute.execute)
     artifact = store.run(step)
     assert set(artifact.manifest["files"]) == {"rows.jsonl"}
     assert store.run(step).is_reused

@@ -15,12 +15,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import tpo.run
-from tpo.artifacts import open_artifact
-from tpo.check import check
-from tpo.config import Config
-from tpo.judge_config import EnsembleJudge
-from tpo.judges import Decision, Match
-from tpo.records import Comparison, Completion, Pair, Prompt, Score
+from tpo.config.check import check
+from tpo.config.judge import EnsembleJudge
+from tpo.config.schema import Config
+from tpo.judge.protocol import Decision, Match
+from tpo.store.artifacts import open_artifact
+from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
 REPOSITORY = Path(tpo.run.__file__).parent.parent
 NUM_TRAIN, NUM_VALIDATION, NUM_TEST, NUM_SAMPLES = 6, 3, 8, 3
@@ -270,7 +270,7 @@ def test_second_call_reuses_every_stage(tiny_model: Path, finished: Finished, mo
     def fail(path: Path) -> None:
         raise AssertionError(f"{path} was computed again")
 
-    monkeypatch.setattr("tpo.stage.execute", fail)
+    monkeypatch.setattr("tpo.store.execute.execute", fail)
     again = run_here(finished.root, tiny_overrides(tiny_model, finished.root))
     assert again.path == finished.path
     assert again.summary == finished.summary
@@ -324,8 +324,8 @@ class LongerWins:
 def test_pairwise_judge_goes_through_the_loop(
     tiny_model: Path, tmp_path: Path, rating: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: LongerWins())
-    monkeypatch.setattr("tpo.check.PACKAGES", {})
+    monkeypatch.setattr("tpo.judge.protocol.load_pairwise_judge", lambda **_: LongerWins())
+    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
     judge = ["judge=llm_pairwise", "judge.backend=server", "judge.server.base_url=http://nowhere/v1", "judge.name=x"]
     run = run_here(tmp_path, [*own, *judge, f"rating={rating}", "num_iterations=1"])

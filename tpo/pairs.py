@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.records import Completion, Pair, Score
+from tpo.store.records import Completion, Pair, Score
 
 VERSION = 1
 DROP_REASONS = ("too_few_scored", "tied", "identical_responses", "margin_too_small", "pair_too_long")

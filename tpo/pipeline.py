@@ -9,22 +9,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tpo.compare
+import tpo.evaluate.compare
 import tpo.pairs
-import tpo.preflight
-import tpo.sample
-import tpo.synthetic
-from tpo.artifacts import Artifact, Store, file_digest
-from tpo.config import Config, EngineConfig, PromptsConfig, SampleConfig
-from tpo.engines import split_settings
-from tpo.eval_config import EvalConfig
-from tpo.judging import MODEL_VERSION, Judging, RunStep, model_settings
-from tpo.policies import make_format
-from tpo.prompts import PromptError
-from tpo.records import Score
-from tpo.seeds import derive_seed
-from tpo.select import Selection, best_epoch
-from tpo.thought import DIRECT, ThoughtFormat
+import tpo.sample.completions
+import tpo.sample.preflight
+import tpo.sample.synthetic
+from tpo.config.eval import EvalConfig
+from tpo.config.schema import Config, EngineConfig, PromptsConfig, SampleConfig
+from tpo.evaluate.policies import make_format
+from tpo.judge.select import Selection, best_epoch
+from tpo.judge.stages import MODEL_VERSION, Judging, RunStep, model_settings
+from tpo.sample.decoding import split_settings
+from tpo.sample.prompts import PromptError
+from tpo.sample.thought import DIRECT, ThoughtFormat
+from tpo.store.artifacts import Artifact, Store, file_digest
+from tpo.store.records import Score
+from tpo.store.seeds import derive_seed
 
 PROMPTS_VERSION = 1
 TRAIN_VERSION = 2
@@ -130,7 +130,9 @@ class Pipeline:
             **self._policy_settings(policy),
         }
         inputs = {"model": self.model, "prompts": self.prompts, **adapter_input(policy)}
-        return self._run("sample", tpo.sample.VERSION, config, inputs, seed=self._seed("sample", role), how=how)
+        return self._run(
+            "sample", tpo.sample.completions.VERSION, config, inputs, seed=self._seed("sample", role), how=how
+        )
 
     def _make_prompts(self) -> Artifact:
         prompts = request_prompts(
@@ -158,7 +160,7 @@ class Pipeline:
             **self._policy_settings(PolicyRef()),
         }
         inputs = {"model": self.model, "prompts": self.prompts}
-        self._run("preflight", tpo.preflight.VERSION, config, inputs)
+        self._run("preflight", tpo.sample.preflight.VERSION, config, inputs)
 
     def _policy_settings(self, policy: PolicyRef) -> dict[str, Any]:
         model = self.config.model
@@ -200,7 +202,12 @@ def request_prompts(
         what, how = split_settings(asdict(engine))
         step = config | {"engine": what, **policy_settings}
         inputs["candidates"] = run(
-            "synthesize", tpo.synthetic.VERSION, step, {"model": model}, seed=derive_seed(seed, "synthesize"), how=how
+            "synthesize",
+            tpo.sample.synthetic.VERSION,
+            step,
+            {"model": model},
+            seed=derive_seed(seed, "synthesize"),
+            how=how,
         )
     return run("prompts", PROMPTS_VERSION, config, inputs, seed=derive_seed(seed, "prompts"))
 
@@ -238,7 +245,7 @@ def request_comparison(
         "no_response": settings.no_response,
         "baseline_index": index,
     }
-    return judging.run("compare", tpo.compare.VERSION, config, inputs, seed=seed)
+    return judging.run("compare", tpo.evaluate.compare.VERSION, config, inputs, seed=seed)
 
 
 def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:

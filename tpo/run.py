@@ -16,11 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.check import check, to_config
-from tpo.config import Config, register
-from tpo.errors import TpoError
-from tpo.help import asks_for_help
-from tpo.tracking.launch import Launch, read_launch
+from tpo.config.check import check, to_config
+from tpo.config.help import asks_for_help
+from tpo.config.schema import Config, register
+from tpo.results.tracking.labels import Launch, read_launch
+from tpo.store.errors import TpoError
 
 if TYPE_CHECKING:
     from tpo.pipeline import Pipeline
@@ -35,8 +35,8 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
     from tpo.pipeline import Pipeline
-    from tpo.stage import open_store
-    from tpo.summary import Run, run_name
+    from tpo.results.run import Run, run_name
+    from tpo.store.execute import open_store
 
     name = run_name(experiment, asdict(config))
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, run=name) as store:

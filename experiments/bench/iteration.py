@@ -58,7 +58,7 @@ def with_stock_parts(work: Work, folder: Path, *, seed: int) -> dict[str, object
 def with_ours(work: Work, folder: Path, *, seed: int) -> dict[str, object]:
     """Run the stages of one iteration in an empty store; return the seconds of each and the number of pairs."""
     from tpo.pipeline import Pipeline, PolicyRef
-    from tpo.stage import open_store
+    from tpo.store.execute import open_store
 
     root = folder / "artifacts"
     root.mkdir()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from experiments.bench.parts import Timed
-from tpo.shared_cores import LIMITS
+from tpo.config.shared_cores import LIMITS
 
 REPOSITORY = Path(__file__).parents[2]
 POLL_S = 0.5
@@ -137,7 +137,7 @@ def serve(measure: Callable[[Request], Timed]) -> None:
             raise
         result = {"status": f"not installed: {error.name}"}
     else:
-        from tpo.environment import peak_memory_mib
+        from tpo.store.environment import peak_memory_mib
 
         result = {"status": "ok", **asdict(timed), "own_peak_memory_mib": peak_memory_mib()}
     (path.parent / "result.json").write_text(json.dumps(result))

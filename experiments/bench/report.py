@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpo.figures.style import BLUE, GREY, PAGE, REFERENCE, ROW, new_figure, save, styled
+from tpo.results.figures.style import BLUE, GREY, PAGE, REFERENCE, ROW, new_figure, save, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -42,8 +42,8 @@ Sampler = Callable[[Sequence[Ids], int], list[list[Ids]]]
 
 def measure(request: Request) -> Timed:
     """Sample with the contender."""
-    from tpo.chat import load_chat
-    from tpo.memory import keep_freed_memory
+    from tpo.model.chat import load_chat
+    from tpo.store.memory import keep_freed_memory
 
     work = Work.of(request.work)
     chat = load_chat(policy(work))
@@ -78,8 +78,8 @@ def measure(request: Request) -> Timed:
 
 
 def policy(work: Work, *, adapter: bool = False) -> Any:
-    """Return what is sampled from (`tpo.engines.Policy`)."""
-    from tpo.engines import Policy
+    """Return what is sampled from (`tpo.sample.decoding.Policy`)."""
+    from tpo.sample.decoding import Policy
 
     return Policy(
         model_path=work.model_path,
@@ -96,7 +96,7 @@ def with_generate(work: Work, chat: Any, *, seed: int, num_rows: int) -> Sampler
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tpo.models import default_device
+    from tpo.model.load import default_device
 
     sizes, tokenizer = work.sizes, chat.tokenizer
     dtype = getattr(torch, policy(work).dtype)
@@ -159,7 +159,7 @@ def start_vllm(work: Work, max_len: int, *, seed: int) -> Any:
     """Return a `vllm.LLM` as one would start it here: on a CPU without compiling, which takes longer than it saves."""
     import torch
 
-    from tpo.engines.vllm_process import start_vllm as start
+    from tpo.store.processes.vllm import start_vllm as start
 
     has_gpu = torch.cuda.is_available()
     return start(
@@ -176,10 +176,10 @@ def start_vllm(work: Work, max_len: int, *, seed: int) -> Any:
 
 
 def with_ours(work: Work, chat: Any, *, seed: int, longest: int, is_adapted: bool) -> Sampler:
-    """Return a sampler of `tpo.engines.torch_engine`."""
-    from tpo.engines import Decoding
-    from tpo.engines.torch_engine import TorchEngine
-    from tpo.seeds import derive_seed
+    """Return a sampler of `tpo.sample.engines.torch_engine`."""
+    from tpo.sample.decoding import Decoding
+    from tpo.sample.engines.torch_engine import TorchEngine
+    from tpo.store.seeds import derive_seed
 
     sizes = work.sizes
     engine = TorchEngine(

@@ -46,8 +46,8 @@ Scorer = Callable[[list[Any]], list[float]]
 
 def measure(request: Request) -> Timed:
     """Score with the contender."""
-    from tpo.judges import Candidates
-    from tpo.memory import keep_freed_memory
+    from tpo.judge.protocol import Candidates
+    from tpo.store.memory import keep_freed_memory
 
     work = Work.of(request.work)
     contender = request.contender.removesuffix("_float32")
@@ -86,10 +86,10 @@ def our_judge(work: Work, dtype: str, *, is_rating: bool) -> Any:
     from dataclasses import asdict
 
     if is_rating:
-        from tpo.judges.self_rating import SelfRating
+        from tpo.judge.judges.self_rating import SelfRating
 
         return SelfRating(asdict(work.config("judge=self_rating").judge), replace(policy(work), dtype=dtype))
-    from tpo.judges.reward_model import RewardModel
+    from tpo.judge.judges.reward_model import RewardModel
 
     return RewardModel(asdict(work.config(*reward_model_overrides(work), f"judge.dtype={dtype}").judge))
 
@@ -111,9 +111,9 @@ def one_chat_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], lis
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from tpo.chat import load_tokenizer
-    from tpo.judges.reward_model import chat_with_response
-    from tpo.models import default_device
+    from tpo.judge.judges.reward_model import chat_with_response
+    from tpo.model.chat import load_tokenizer
+    from tpo.model.load import default_device
 
     model = AutoModelForSequenceClassification.from_pretrained(work.classifier, dtype=getattr(torch, dtype)).eval()
     model.to(default_device())
@@ -140,9 +140,9 @@ def one_rating_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], l
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tpo.chat import chat_ids, load_tokenizer
-    from tpo.judges import answer_ids
-    from tpo.models import default_device
+    from tpo.judge.protocol import answer_ids
+    from tpo.model.chat import chat_ids, load_tokenizer
+    from tpo.model.load import default_device
 
     config = asdict(work.config("judge=self_rating").judge)
     model = AutoModelForCausalLM.from_pretrained(work.model_path, dtype=getattr(torch, dtype)).eval()

@@ -23,7 +23,7 @@ def sample(work: Work, folder: Path, *, seed: int) -> None:
     """Write K thoughts and responses to each instruction."""
     from vllm import SamplingParams
 
-    from tpo.chat import load_chat
+    from tpo.model.chat import load_chat
 
     chat = load_chat(policy(work))
     form, contexts = thought_format(work.config()), work.contexts(chat.tokenizer)
@@ -59,7 +59,7 @@ def sample(work: Work, folder: Path, *, seed: int) -> None:
 
 def score(work: Work, folder: Path, *, seed: int) -> None:
     """Write a pair of best and worst response for each instruction where they differ."""
-    from tpo.judges import Candidates
+    from tpo.judge.protocol import Candidates
 
     _, scorer = one_chat_at_a_time(work, "bfloat16")
     pairs = []

@@ -112,7 +112,7 @@ def stock_trainer(work: Work, rows: list[dict[str, Any]], folder: Path, *, seed:
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     model = AutoModelForCausalLM.from_pretrained(work.model_path, dtype=torch.bfloat16)
     tokenizer = load_tokenizer(work.tokenizer_path)
@@ -143,7 +143,7 @@ def stock_trainer(work: Work, rows: list[dict[str, Any]], folder: Path, *, seed:
 
 def train_stock(work: Work, folder: Path, *, seed: int, **changes: Any) -> tuple[float, float, list[float]]:
     """Train with the stock trainer; return when it began, its seconds, and the seconds of each epoch."""
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     tokenizer = load_tokenizer(work.tokenizer_path)
     rows = [
@@ -158,8 +158,8 @@ def train_stock(work: Work, folder: Path, *, seed: int, **changes: Any) -> tuple
 
 
 def train_settings(work: Work, *overrides: str) -> Any:
-    """Return ours' settings as the pipeline makes them from the composed config (`tpo.train.TrainSettings`)."""
-    from tpo.train import TrainSettings
+    """Return ours' settings as the pipeline makes them from the composed config (`tpo.train.trainer.TrainSettings`)."""
+    from tpo.train.trainer import TrainSettings
 
     config = work.config(f"train.beta={BETA}", *overrides)
     settings = asdict(config.train) | {"quantization": config.model.quantization}
@@ -196,8 +196,8 @@ def watched(module: ModuleType, name: str, *, seconds: list[float], after: Any =
 
 def train_ours(work: Work, folder: Path, *, seed: int) -> tuple[float, float, list[float]]:
     """Train as the stage does; return when it began, its seconds without loading, and the seconds of each epoch."""
-    import tpo.train
-    from tpo.memory import keep_freed_memory
+    import tpo.train.trainer
+    from tpo.store.memory import keep_freed_memory
 
     keep_freed_memory()
     settings = train_settings(work, f"train.num_epochs={work.sizes.num_epochs}")
@@ -205,10 +205,10 @@ def train_ours(work: Work, folder: Path, *, seed: int) -> tuple[float, float, li
     loading: list[float] = []
     began, started = time.time(), time.perf_counter()
     with (
-        watched(tpo.train, "load_model", seconds=loading),
-        watched(tpo.train, "make_trainer", seconds=[], after=lambda trainer: trainer.add_callback(clock)),
+        watched(tpo.train.trainer, "load_model", seconds=loading),
+        watched(tpo.train.trainer, "make_trainer", seconds=[], after=lambda trainer: trainer.add_callback(clock)),
     ):
-        tpo.train.train(folder, pairs, policy(work), settings, seed=seed)
+        tpo.train.trainer.train(folder, pairs, policy(work), settings, seed=seed)
     seconds = time.perf_counter() - started - sum(loading)
     return began + sum(loading), seconds, clock.epochs
 
@@ -229,7 +229,7 @@ def stock_losses(work: Work, folder: Path) -> Timed:
     from transformers import AutoModelForCausalLM
     from trl import DPOConfig, DPOTrainer
 
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     class IdsTrainer(DPOTrainer):  # type: ignore[misc]
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -272,7 +272,7 @@ def our_losses(work: Work, folder: Path) -> Timed:
     """Return our losses, step by step, as `stock_losses`; forced tokens count, of which trl knows nothing."""
     from dataclasses import replace
 
-    import tpo.train
+    import tpo.train.trainer
 
     settings = train_settings(
         work,
@@ -283,7 +283,7 @@ def our_losses(work: Work, folder: Path) -> Timed:
     )
     start = replace(policy(work, adapter=True), dtype="float32")
     began, started = time.time(), time.perf_counter()
-    tpo.train.train(folder, check_pairs(work), start, settings, seed=0)
+    tpo.train.trainer.train(folder, check_pairs(work), start, settings, seed=0)
     seconds = time.perf_counter() - started
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return Timed(seconds, seconds, began, values=[entry["loss"] for entry in entries])

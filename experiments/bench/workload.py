@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.bench.parts import Options
-from tpo.chat import render
-from tpo.records import Completion, Pair, Prompt, read_records, write_records
+from tpo.model.chat import render
+from tpo.store.records import Completion, Pair, Prompt, read_records, write_records
 
 REPOSITORY = Path(__file__).parents[2]
 RANK, ALPHA = 16, 32
@@ -78,7 +78,7 @@ class Work:
         return [render(tokenizer, prompt.text, form) for prompt in self.prompts()]
 
     def config(self, *overrides: str) -> Any:
-        """Return the composed config of a run on this work (`tpo.config.Config`)."""
+        """Return the composed config of a run on this work (`tpo.config.schema.Config`)."""
         return compose_config(self.sizes, artifacts_dir=Path(self.artifacts_dir), overrides=overrides)
 
 
@@ -86,8 +86,8 @@ def compose_config(options: Options, *, artifacts_dir: Path, overrides: Sequence
     """Return conf/ composed for one iteration on the seed model in 16 bits, with the default thought prompt."""
     from hydra import compose, initialize_config_dir
 
-    from tpo.check import check, to_config
-    from tpo.config import register
+    from tpo.config.check import check, to_config
+    from tpo.config.schema import register
 
     register()
     model = ["model=pretrained", f"model.name={options.model}"] if options.model else []
@@ -128,7 +128,7 @@ def compose_config(options: Options, *, artifacts_dir: Path, overrides: Sequence
 
 def thought_format(config: Any) -> Any:
     """Return the config's thought format."""
-    from tpo.policies import make_format
+    from tpo.evaluate.policies import make_format
 
     return make_format(config.thought)
 
@@ -139,9 +139,9 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     Raises:
         SystemExit: If the instructions gave too few pairs.
     """
-    from tpo.artifacts import write_json
     from tpo.pipeline import Pipeline, PolicyRef
-    from tpo.stage import open_store
+    from tpo.store.artifacts import write_json
+    from tpo.store.execute import open_store
 
     folder.mkdir(parents=True, exist_ok=True)
     config = compose_config(options, artifacts_dir=artifacts_dir)

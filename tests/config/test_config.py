@@ -18,12 +18,12 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-import tpo.config
-import tpo.judge_config
-from tpo.check import ConfigError, check, check_agreement, check_reward, check_search
-from tpo.config import SCHEMAS, AgreementConfig, Config, RewardConfig, register
+import tpo.config.judge
+import tpo.config.schema
+from tpo.config.check import ConfigError, check, check_agreement, check_reward, check_search
+from tpo.config.schema import SCHEMAS, AgreementConfig, Config, RewardConfig, register
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CONF = REPOSITORY / "conf"
 FILES = sorted(
     name  # hydra's own groups have their tests in test_presets.py
@@ -54,7 +54,7 @@ def composed(*overrides: str, directory: Path = CONF, entry: str = "config") -> 
 
 def entry_of(name: str) -> str:
     """The entry point that a group's file or a preset is for: reward models have groups of their own."""
-    is_preset = name.startswith("experiment/") and "python -m tpo.reward" in (CONF / f"{name}.yaml").read_text()
+    is_preset = name.startswith("experiment/") and "python -m tpo.judge.reward" in (CONF / f"{name}.yaml").read_text()
     return "reward" if is_preset or name.startswith(("contrast/", "reward/")) else "config"
 
 
@@ -234,12 +234,12 @@ def test_plain_config_passes() -> None:
 
 def reward_model(**changes: Any) -> Any:
     settings = {"kind": "reward_model", "name": "x", "max_tokens": 9, "batch_tokens": 10, **changes}
-    return tpo.judge_config.RewardModelJudge(**settings)
+    return tpo.config.judge.RewardModelJudge(**settings)
 
 
 def likelihood(**changes: Any) -> Any:
     settings = {"normalization": "sum", "subtract_prior": False, "batch_tokens": 1, **changes}
-    return tpo.judge_config.LikelihoodJudge("likelihood", **settings)
+    return tpo.config.judge.LikelihoodJudge("likelihood", **settings)
 
 
 def pairwise(**changes: Any) -> Any:
@@ -251,23 +251,23 @@ def pairwise(**changes: Any) -> Any:
         "prompt": "{instruction} {first} {second}",
         **changes,
     }
-    return tpo.judge_config.PairwiseLLMJudge(**settings)
+    return tpo.config.judge.PairwiseLLMJudge(**settings)
 
 
 FULL = {"train.lora_rank": 0, "train.lora_alpha": 0, "train.lora_targets": "none"}  # as train=full_dpo
 
 
 def server(*urls: str) -> Any:
-    return tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=1, base_urls=list(urls))
+    return tpo.config.schema.ServerEngineConfig(chunk_prompts=8, max_concurrency=1, base_urls=list(urls))
 
 
 def alpaca_eval(**changes: Any) -> Any:
-    return tpo.judge_config.AlpacaEvalJudge(**{"backend": "server", "name": "x", "max_tokens": 1, **changes})
+    return tpo.config.judge.AlpacaEvalJudge(**{"backend": "server", "name": "x", "max_tokens": 1, **changes})
 
 
 def ensemble(weights: dict[str, float], **changes: Any) -> Any:
     member = dataclasses.asdict(likelihood(**changes))
-    return tpo.judge_config.EnsembleJudge(members={"a": member} if weights else {}, weights=weights or {"a": 1.0})
+    return tpo.config.judge.EnsembleJudge(members={"a": member} if weights else {}, weights=weights or {"a": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"train.reference": "last"}, "train.reference"),
         ({"train.select": "best"}, "train.select"),
         ({"train.lr_scheduler": "liner"}, "train.lr_scheduler"),
-        ({"tracking": tpo.config.WandbTracking(project="x", mode="on")}, "tracking.mode"),
+        ({"tracking": tpo.config.schema.WandbTracking(project="x", mode="on")}, "tracking.mode"),
         # Numbers, at the first value outside.
         ({"num_iterations": -1}, "num_iterations"),
         ({"sample.num_samples": 1}, "sample.num_samples"),
@@ -296,16 +296,28 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"sample.max_response_tokens": 0}, "sample.max_response_tokens"),
         ({"engine.chunk_prompts": 0}, "engine.chunk_prompts"),
         ({"engine.max_sequences": 0}, "engine.max_sequences"),
-        ({"engine": tpo.config.VllmEngineConfig(chunk_prompts=8, data_parallel_size=0)}, "engine.data_parallel_size"),
-        ({"engine": tpo.config.VllmEngineConfig(chunk_prompts=8, tensor_parallel_size=0)}, "tensor_parallel_size"),
-        ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=0)}, "engine.max_concurrency"),
-        ({"engine": tpo.config.ServerEngineConfig(chunk_prompts=8, max_concurrency=1)}, "engine.base_urls is empty"),
+        (
+            {"engine": tpo.config.schema.VllmEngineConfig(chunk_prompts=8, data_parallel_size=0)},
+            "engine.data_parallel_size",
+        ),
+        (
+            {"engine": tpo.config.schema.VllmEngineConfig(chunk_prompts=8, tensor_parallel_size=0)},
+            "tensor_parallel_size",
+        ),
+        (
+            {"engine": tpo.config.schema.ServerEngineConfig(chunk_prompts=8, max_concurrency=0)},
+            "engine.max_concurrency",
+        ),
+        (
+            {"engine": tpo.config.schema.ServerEngineConfig(chunk_prompts=8, max_concurrency=1)},
+            "engine.base_urls is empty",
+        ),
         (
             {"engine": server("http://a/v1", "http://me:secret@b/v1")},
             "engine.base_urls holds a user name or a password",
         ),
         (
-            {"judge": pairwise(server=tpo.judge_config.ServerConfig("http://me:secret@b"))},
+            {"judge": pairwise(server=tpo.config.judge.ServerConfig("http://me:secret@b"))},
             "base_url holds a user name or a password",
         ),
         ({"judge.batch_tokens": 0}, "judge.batch_tokens"),
@@ -348,9 +360,9 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge.question": "Is {response} good?"}, "judge.question"),
         ({"judge.question": "Is this a good answer to {instruction}?"}, "judge.question"),
         ({"model.chat_template": "/nowhere/template.jinja"}, "model.chat_template"),
-        ({"prompts": tpo.config.JsonLinesPrompts("jsonl", 6, 2, 4, path="/nowhere/mine.jsonl")}, "prompts.path"),
+        ({"prompts": tpo.config.schema.JsonLinesPrompts("jsonl", 6, 2, 4, path="/nowhere/mine.jsonl")}, "prompts.path"),
         (
-            {"prompts": tpo.config.SyntheticPrompts("synthetic", 6, 2, 4, shots_path="/nowhere/shots.jsonl")},
+            {"prompts": tpo.config.schema.SyntheticPrompts("synthetic", 6, 2, 4, shots_path="/nowhere/shots.jsonl")},
             "prompts.shots_path",
         ),
         ({"judge": reward_model(dtype="bf16")}, "judge.dtype"),
@@ -366,23 +378,23 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge": alpaca_eval(backend="gpu")}, "judge.backend"),
         ({"judge": alpaca_eval(name=None)}, "judge.name"),
         ({"judge": pairwise(max_calls=-1)}, "judge.max_calls"),
-        ({"judge": pairwise(server=tpo.judge_config.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
+        ({"judge": pairwise(server=tpo.config.judge.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
         (
-            {"judge": tpo.judge_config.SelfTaughtJudge(path="/nowhere", max_tokens=1, batch_tokens=1)},
+            {"judge": tpo.config.judge.SelfTaughtJudge(path="/nowhere", max_tokens=1, batch_tokens=1)},
             "judge.path=/nowhere",
         ),
         ({"judge": ensemble({})}, "judge.members"),
         ({"judge": ensemble({"a": 1.0, "b": 1.0})}, "judge.weights"),
         ({"judge": ensemble({"a": 0.0})}, "judge.weights"),
         ({"judge": ensemble({"a": 1.0}, normalization="median")}, "judge.members.a.normalization"),
-        ({"rating": tpo.judge_config.EloRating("elo", 0.0, 1)}, "rating.k_factor"),
-        ({"rating": tpo.judge_config.EloRating("elo", 4.0, 0)}, "rating.num_orders"),
-        ({"rating": tpo.judge_config.BradleyTerryRating("bradley_terry", -0.1)}, "rating.prior_precision"),
+        ({"rating": tpo.config.judge.EloRating("elo", 0.0, 1)}, "rating.k_factor"),
+        ({"rating": tpo.config.judge.EloRating("elo", 4.0, 0)}, "rating.num_orders"),
+        ({"rating": tpo.config.judge.BradleyTerryRating("bradley_terry", -0.1)}, "rating.prior_precision"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else None,
 )
 def test_rule(changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tpo.check.PACKAGES", {})  # rules hold whatever is installed
+    monkeypatch.setattr("tpo.config.check.PACKAGES", {})  # rules hold whatever is installed
     with pytest.raises(ConfigError) as caught:
         check(changed(changes))
     assert named in str(caught.value)
@@ -493,7 +505,7 @@ def test_every_option_is_read_outside_the_schema() -> None:
             elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
                 read.add(str(node.slice.value))
     nodes = [*ENTRIES.values(), *(node for kinds in SCHEMAS.values() for node in kinds.values())]
-    nodes = [node for node in nodes if node.__module__ != "tpo.accelerate_config"]  # accelerate reads these
+    nodes = [node for node in nodes if node.__module__ != "tpo.config.accelerate"]  # accelerate reads these
     options = {field.name for node in nodes for field in dataclasses.fields(node)}
     assert len(options) > 100
     assert options - read == set()

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-import tpo.gpus
-from tpo.errors import TpoError
-from tpo.gpus import OneGpuPerWorker, hold
+import tpo.config.devices
+from tpo.config.devices import OneGpuPerWorker, hold
+from tpo.store.errors import TpoError
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 WORKER = """
 import sys, time
 from pathlib import Path
-from tpo.gpus import hold
+from tpo.config.devices import hold
 file = hold(["0", "1"], folder=Path(sys.argv[1]), poll_s=0.05)
 print(Path(file.name).name[-1], flush=True)
 time.sleep(60)
@@ -47,7 +47,7 @@ def test_workers_hold_different_gpus_and_a_killed_one_gives_its_own_back(tmp_pat
 
 
 def test_devices_are_those_that_are_visible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpo.gpus, "_held", [])
+    monkeypatch.setattr(tpo.config.devices, "_held", [])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f1c,5")
     first = hold(["3"], folder=tmp_path)
@@ -57,7 +57,7 @@ def test_devices_are_those_that_are_visible(tmp_path: Path, monkeypatch: pytest.
     callback.on_job_start(OmegaConf.create())  # the worker's next job
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-8f1c"
     first.close()
-    for file in tpo.gpus._held:
+    for file in tpo.config.devices._held:
         file.close()
 
 

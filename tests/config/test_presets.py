@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from plugins import marks, needs_plugin
 from test_sweep import app
 
-from tpo.check import ConfigError, check
-from tpo.config import Config, register
-from tpo.sweep import SweepReport, grid_jobs
+from tpo.config.check import ConfigError, check
+from tpo.config.schema import Config, register
+from tpo.config.sweep import SweepReport, grid_jobs
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 NUM_JOBS = {
     "main_results": 2,
     "ablation_rho": 6,

@@ -14,11 +14,11 @@ from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.check import ConfigError
-from tpo.config import register
-from tpo.sweep import Job, grids, refuse_secrets, summary
+from tpo.config.check import ConfigError
+from tpo.config.schema import register
+from tpo.config.sweep import Job, grids, refuse_secrets, summary
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
 defaults: [_self_]
 x: 0
@@ -29,7 +29,7 @@ hydra:
   run: {dir: out}
   sweep: {dir: out, subdir: "job-${hydra.job.num}"}
   output_subdir: null
-  callbacks: {sweep_report: {_target_: tpo.sweep.SweepReport}}
+  callbacks: {sweep_report: {_target_: tpo.config.sweep.SweepReport}}
 """
 # The exception is one that pickles but cannot be unpickled, as those of HTTP clients are.
 APP = """

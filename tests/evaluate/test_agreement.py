@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-import tpo.agreement
-from tpo.agreement import judge_name, measure, report
-from tpo.check import check_agreement, to_config
-from tpo.judges import Decision, Match
+import tpo.evaluate.agreement.__main__
+from tpo.config.check import check_agreement, to_config
+from tpo.evaluate.agreement.__main__ import judge_name, measure, report
+from tpo.judge.protocol import Decision, Match
 
-REPOSITORY = Path(tpo.agreement.__file__).parent.parent
+REPOSITORY = Path(tpo.evaluate.agreement.__file__).parent.parent
 # Preferred: the longer one in 3 of 4 rows of different lengths; one label is a tie.
 ROWS = [
     ("Q1", "long answer", "short", 1.0),
@@ -99,8 +99,8 @@ def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = FirstWins()
-    monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: judge)
-    monkeypatch.setattr("tpo.check.PACKAGES", {})
+    monkeypatch.setattr("tpo.judge.protocol.load_pairwise_judge", lambda **_: judge)
+    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     overrides = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="biased")
     found = read(path, "biased")
@@ -119,7 +119,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
     if importlib.util.find_spec("alpaca_eval") is None:
         pytest.skip("alpaca_eval, which has the prompt, is not installed")
     judge = FirstWins()
-    monkeypatch.setattr("tpo.judges.load_pairwise_judge", lambda **_: judge)
+    monkeypatch.setattr("tpo.judge.protocol.load_pairwise_judge", lambda **_: judge)
     overrides = ["judge=alpaca_eval", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="once")
     found = read(path, "once")
@@ -155,7 +155,7 @@ def test_judge_is_called_by_its_option_and_what_was_changed(choice: str, overrid
 def test_command_line_names_a_bad_row_without_a_traceback(line: str, named: str, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text(line + "\n")
     done = subprocess.run(
-        [sys.executable, "-m", "tpo.agreement", "judge=length", "data=bad.jsonl"],
+        [sys.executable, "-m", "tpo.evaluate.agreement", "judge=length", "data=bad.jsonl"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import binomtest
 
-from tpo.agree import (
+from tpo.evaluate.agreement.labelled import LabelledPair, Prediction
+from tpo.evaluate.agreement.statistics import (
     SLICES,
     Agreement,
     Estimate,
@@ -21,10 +22,9 @@ from tpo.agree import (
     format_estimate,
     position_bias,
 )
-from tpo.figures import draw_agreement
-from tpo.figures.judges import DRAWN
-from tpo.labelled import LabelledPair, Prediction
-from tpo.records import Verdict
+from tpo.results.figures import draw_agreement
+from tpo.results.figures.judges import DRAWN
+from tpo.store.records import Verdict
 
 QUICK: dict[str, Any] = {"seed": 0, "num_resamples": 50}
 A, B, TIE = Prediction(1.0, None), Prediction(0.0, None), Prediction(0.5, None)

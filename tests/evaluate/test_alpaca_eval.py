@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tpo.benchmarks import Benchmark, alpaca_eval
-from tpo.benchmarks.alpaca_eval import (
+from tpo.evaluate.benchmarks import Benchmark, alpaca_eval
+from tpo.evaluate.benchmarks.alpaca_eval import (
     AlpacaEvalError,
     length_gaps,
     load,
@@ -26,14 +26,14 @@ from tpo.benchmarks.alpaca_eval import (
     write_annotations,
     write_outputs,
 )
-from tpo.errors import TpoError
-from tpo.length_control import (
+from tpo.evaluate.length_control import (
     ALPACA_EVAL_SLOPE,
     ALPACA_EVAL_SLOPE_ERROR,
     estimate_length_controlled,
     length_controlled_rate,
 )
-from tpo.records import Response
+from tpo.store.errors import TpoError
+from tpo.store.records import Response
 
 REPOSITORY = Path(__file__).parents[1]
 DATA = Path(os.environ.get("TPO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "alpaca_eval"

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.benchmarks import Benchmark
-from tpo.benchmarks.arena_hard import (
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.benchmarks.arena_hard import (
     HUB_NAME,
     HUB_REVISION,
     ArenaHardError,
@@ -24,10 +24,10 @@ from tpo.benchmarks.arena_hard import (
     write_answers,
     write_judgements,
 )
-from tpo.benchmarks.arena_score import ArenaScore, arena_score, arena_score_v2, complete_verdicts, pair_games
-from tpo.prompts import UNCATEGORIZED, prompt_id
-from tpo.rating import bradley_terry, count_wins
-from tpo.records import Prompt, Response, Verdict
+from tpo.evaluate.benchmarks.arena_score import ArenaScore, arena_score, arena_score_v2, complete_verdicts, pair_games
+from tpo.judge.rating import bradley_terry, count_wins
+from tpo.sample.prompts import UNCATEGORIZED, prompt_id
+from tpo.store.records import Prompt, Response, Verdict
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("TPO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "arena_hard"

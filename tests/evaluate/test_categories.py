@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_llm import FakeBackend
 
-import tpo.llm
-from tpo.classify import balance, classify, fill, parse_category
-from tpo.llm import LLM
-from tpo.records import Prompt
+import tpo.judge.llm.question
+from tpo.evaluate.categories import balance, classify, fill, parse_category
+from tpo.judge.llm.question import LLM
+from tpo.store.records import Prompt
 
 CATEGORIES = ["coding", "creative_writing", "law", "maths", "writing"]
 
@@ -67,7 +67,9 @@ def test_balance_keeps_counts_and_ignores_order(
 def test_classify_asks_once_and_leaves_out_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()  # answers with the question
     monkeypatch.setattr(
-        tpo.llm, "load_llm", lambda config, *, policy, cache_path: LLM(backend, cache_path, max_calls=None)
+        tpo.judge.llm.question,
+        "load_llm",
+        lambda config, *, policy, cache_path: LLM(backend, cache_path, max_calls=None),
     )
     asking = {"system": None, "prompt": "{categories} | {instruction}", "temperature": 0.0, "max_tokens": 4}
     rows = [prompt(0, "x"), prompt(1, "x")]

@@ -2,8 +2,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from tpo.compare import Judged, compare, judged_by_scores, judged_by_verdicts, summarize
-from tpo.records import Comparison, Completion, Prompt, Score, Verdict
+from tpo.evaluate.compare import Judged, compare, judged_by_scores, judged_by_verdicts, summarize
+from tpo.store.records import Comparison, Completion, Prompt, Score, Verdict
 
 PROMPT = Prompt("p", "Why?", "science", "builtin", "test")
 Side = tuple[list[Completion], list[Score]]

@@ -11,15 +11,15 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 from test_run import NUM_TEST, REPOSITORY, Finished, run_here, tiny_overrides
 
-import tpo.judges.llm_pairwise
-from tpo.artifacts import open_artifact
-from tpo.check import ConfigError, check_evaluate
-from tpo.config import EvaluateConfig
-from tpo.evaluate import rates, run_evaluation
-from tpo.judges import Decision, Match
-from tpo.measurements import EvaluationError
-from tpo.policies import PolicyError
-from tpo.records import Comparison, Completion, Prompt
+import tpo.judge.judges.llm_pairwise
+from tpo.config.check import ConfigError, check_evaluate
+from tpo.config.schema import EvaluateConfig
+from tpo.evaluate.__main__ import rates, run_evaluation
+from tpo.evaluate.measurements import EvaluationError
+from tpo.evaluate.policies import PolicyError
+from tpo.judge.protocol import Decision, Match
+from tpo.store.artifacts import open_artifact
+from tpo.store.records import Comparison, Completion, Prompt
 
 RATE = {"rate", "interval", "num_prompts", "num_unscored"}
 
@@ -222,7 +222,7 @@ def test_gsm8k_counts_right_answers_and_compares(finished: Finished, tmp_path: P
 def test_arena_hard_plays_two_games_a_question(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tpo.judges.llm_pairwise, "PairwiseLLM", lambda *_, **__: FakePairwise())
+    monkeypatch.setattr(tpo.judge.judges.llm_pairwise, "PairwiseLLM", lambda *_, **__: FakePairwise())
     questions = [
         {"uid": f"u{number}", "category": "arena-hard-v0.1", "cluster": "c", "prompt": f"Question {number}?"}
         for number in range(4)

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from tpo.benchmarks import gsm8k
-from tpo.benchmarks.verifiable import Accuracy, BenchmarkError, accuracy
-from tpo.prompts import prompt_id
-from tpo.records import Check, Response
-from tpo.thought import ThoughtFormat, split
+from tpo.evaluate.benchmarks import gsm8k
+from tpo.evaluate.benchmarks.verifiable import Accuracy, BenchmarkError, accuracy
+from tpo.sample.prompts import prompt_id
+from tpo.sample.thought import ThoughtFormat, split
+from tpo.store.records import Check, Response
 
 
 def harness(response: str | None, answer: str) -> dict[str, bool]:
@@ -261,7 +261,7 @@ def test_repeating_each_check_adds_nothing(passed: list[bool]) -> None:
 
 
 def test_checks_that_even_out_within_prompts_are_worth_more_than_their_number() -> None:
-    # tpo.stats.mean_interval by hand: sum m^2 = 20, a = 2, d = 2 / (5 + 2), n_eff = 10^2 / 20 / d = 17.5.
+    # tpo.results.stats.mean_interval by hand: sum m^2 = 20, a = 2, d = 2 / (5 + 2), n_eff = 10^2 / 20 / d = 17.5.
     z = 1.959963984540054
     margin = z * (0.25 / 17.5 + z**2 / (4 * 17.5**2)) ** 0.5 / (1 + z**2 / 17.5)
     found = accuracy(rows_of([[True, False]] * 5)).interval

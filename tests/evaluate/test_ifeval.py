@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from tpo.benchmarks import ifeval
-from tpo.benchmarks.verifiable import Accuracy, BenchmarkError
-from tpo.prompts import prompt_id
-from tpo.records import Check, Response
+from tpo.evaluate.benchmarks import ifeval
+from tpo.evaluate.benchmarks.verifiable import Accuracy, BenchmarkError
+from tpo.sample.prompts import prompt_id
+from tpo.store.records import Check, Response
 
 PUNKT_FILES = ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab")
 

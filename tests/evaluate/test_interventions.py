@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.artifacts import grow_rows
-from tpo.engines import Policy
-from tpo.intervene import alter, intervene, opening
-from tpo.records import Completion, Prompt
-from tpo.thought import ThoughtFormat
+from tpo.evaluate.interventions import alter, intervene, opening
+from tpo.sample.decoding import Policy
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.artifacts import grow_rows
+from tpo.store.records import Completion, Prompt
 
 FORM = ThoughtFormat("Think: {instruction}", "Thought:", "Response:", "switch")
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "max_response_tokens": 6}
@@ -117,8 +117,8 @@ def test_a_sample_has_the_same_random_numbers_under_every_intervention(tmp_path:
 
 
 def test_a_response_that_goes_on_thinking_is_none(tmp_path: Path, policy: Policy, monkeypatch: Any) -> None:
-    from tpo.engines import Generation
-    from tpo.engines.torch_engine import TorchEngine
+    from tpo.sample.decoding import Generation
+    from tpo.sample.engines.torch_engine import TorchEngine
 
     def says(text: str) -> None:
         def generate(self: Any, prompts: Any, **_: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.labelled import (
+from tpo.evaluate.agreement.labelled import (
     LabelError,
     LabelledPair,
     Prediction,
@@ -17,8 +17,8 @@ from tpo.labelled import (
     predict_from_verdicts,
     to_rows,
 )
-from tpo.prompts import prompt_id
-from tpo.records import Preference, Response, Score, Verdict
+from tpo.sample.prompts import prompt_id
+from tpo.store.records import Preference, Response, Score, Verdict
 
 ROW: dict[str, Any] = {"instruction": "Say hi.", "response_a": "Hi.", "response_b": "No.", "preference": 1}
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from tpo.length_control import (
+from tpo.evaluate.length_control import (
     LengthControlledRate,
     estimate_length_controlled,
     length_controlled_rate,
     length_controlled_win_rate,
 )
-from tpo.records import Comparison
-from tpo.stats import wilson_interval
+from tpo.results.stats import wilson_interval
+from tpo.store.records import Comparison
 
 SLOPES = [None, 1.1]
 slopes = pytest.mark.parametrize("slope", SLOPES, ids=["fitted", "fixed"])

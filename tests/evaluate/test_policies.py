@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tpo.config import ModelConfig, SampleConfig
-from tpo.policies import PolicyError, resolve
-from tpo.thought import DIRECT, ThoughtFormat
+from tpo.config.schema import ModelConfig, SampleConfig
+from tpo.evaluate.policies import PolicyError, resolve
+from tpo.sample.thought import DIRECT, ThoughtFormat
 
 MODEL = ModelConfig(source="embedded", name="small", quantization="nf4", max_model_len=64)
 SAMPLE = SampleConfig(num_samples=2, temperature=1.0, top_p=1.0, max_thought_tokens=3, max_response_tokens=4)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from tpo.records import Comparison
-from tpo.winrate import CategoryGain, WinRate, category_gains, win_rate, win_rate_by_category
+from tpo.evaluate.winrate import CategoryGain, WinRate, category_gains, win_rate, win_rate_by_category
+from tpo.store.records import Comparison
 
 
 def comparisons(wins: Sequence[float | None], *, category: str = "c") -> list[Comparison]:

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_llm_judges import FakeLLM
 
-from tpo.errors import TpoError
-from tpo.judges import PAIRWISE_KINDS, Decision, Match, load_pairwise_judge
-from tpo.judges.alpaca_eval import AlpacaEvalAnnotator, first_preference, read_template, template_path
-from tpo.llm import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched
+from tpo.judge.judges.alpaca_eval import AlpacaEvalAnnotator, first_preference, read_template, template_path
+from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched
+from tpo.judge.protocol import PAIRWISE_KINDS, Decision, Match, load_pairwise_judge
+from tpo.store.errors import TpoError
 
-PRESET = Path(__file__).parent.parent / "conf" / "judge" / "alpaca_eval.yaml"
+PRESET = Path(__file__).parents[2] / "conf" / "judge" / "alpaca_eval.yaml"
 CONFIG: dict[str, Any] = {**yaml.safe_load(PRESET.read_text()), "kind": "alpaca_eval"}
 IS_INSTALLED = importlib.util.find_spec("alpaca_eval") is not None  # the prompt needs no import, the parser does
 needs_prompt = pytest.mark.skipif(not IS_INSTALLED, reason="alpaca_eval is not installed")

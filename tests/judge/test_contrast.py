@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tpo.contrast import MAKERS, Material, gather, length_accuracy, make_preferences, split_preferences
-from tpo.labelled import LabelError
-from tpo.prompts import make_prompt
-from tpo.records import Completion, Preference
+from tpo.evaluate.agreement.labelled import LabelError
+from tpo.judge.contrast import MAKERS, Material, gather, length_accuracy, make_preferences, split_preferences
+from tpo.sample.prompts import make_prompt
+from tpo.store.records import Completion, Preference
 
 WORDS = ["river", "stone", "cloud", "lamp", "garden", "winter", "letter", "market", "silver", "engine", "window"]
 

@@ -10,18 +10,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.chat import Chat, load_tokenizer, strip_special_tokens
-from tpo.engines import Generation, Policy
-from tpo.errors import TpoError
-from tpo.judge import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
-from tpo.judges import Candidates, Decision, Judgement, Match, load_judge
-from tpo.judges.self_rating import SelfRating
-from tpo.models import load_model
-from tpo.prompts import make_prompt
-from tpo.records import Completion, Prompt, Response, Score, Verdict, read_records
-from tpo.sample import make_completion
-from tpo.states import batch_by_tokens
-from tpo.thought import ThoughtFormat
+from tpo.judge.judges.self_rating import SelfRating
+from tpo.judge.protocol import Candidates, Decision, Judgement, Match, load_judge
+from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
+from tpo.model.chat import Chat, load_tokenizer, strip_special_tokens
+from tpo.model.load import load_model
+from tpo.model.states import batch_by_tokens
+from tpo.sample.completions import make_completion
+from tpo.sample.decoding import Generation, Policy
+from tpo.sample.prompts import make_prompt
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.errors import TpoError
+from tpo.store.records import Completion, Prompt, Response, Score, Verdict, read_records
 
 QUESTION = "Instruction:\n{instruction}\n\nResponse:\n{response}\n\nIs this response helpful? Answer Yes or No."
 YES, NO = " Yes", " No"  # with the space, single tokens of the tiny tokenizer

@@ -17,13 +17,13 @@ from typing import Any
 
 import pytest
 
-import tpo.llm.connection
-from tpo.errors import TpoError
-from tpo.llm import FIRST_TOKEN, LLM, TOO_LONG, Answer, Question, Watched, find_watched, load_llm
-from tpo.llm.cache import Asked
-from tpo.llm.connection import _retry_after
+import tpo.model.connection
+from tpo.judge.llm.cache import Asked
+from tpo.judge.llm.question import FIRST_TOKEN, LLM, TOO_LONG, Answer, Question, Watched, find_watched, load_llm
+from tpo.model.connection import _retry_after
+from tpo.store.errors import TpoError
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 QUESTION = Question("Be brief.", "What is 2 + 2?", 0.0, 16)
 KEY = "sk-very-secret-0123456789"
 
@@ -314,8 +314,8 @@ def failed(status: int, message: str = "no", **fields: Any) -> tuple[int, Any]:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpo.llm.connection, "FIRST_DELAY_S", 0.002)
-    monkeypatch.setattr(tpo.llm.connection, "LONGEST_DELAY_S", 0.02)
+    monkeypatch.setattr(tpo.model.connection, "FIRST_DELAY_S", 0.002)
+    monkeypatch.setattr(tpo.model.connection, "LONGEST_DELAY_S", 0.02)
     monkeypatch.setenv("FAKE_KEY", KEY)
 
 
@@ -590,7 +590,7 @@ def test_no_key_is_needed_where_the_server_wants_none(
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from tpo.llm import Question, load_llm
+from tpo.judge.llm.question import Question, load_llm
 config, users, path = json.loads(sys.argv[1])
 llm = load_llm(config, policy=None, cache_path=Path(path))
 answers = llm.ask([Question(None, user, 0.0, 8) for user in users])

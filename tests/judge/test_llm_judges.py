@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from tpo.errors import TpoError
-from tpo.judges import Candidates, Decision, Judgement, Match
-from tpo.judges.llm_pairwise import PairwiseLLM
-from tpo.judges.llm_pointwise import PointwiseLLM
-from tpo.judges.verdicts import parse_score, parse_verdict
-from tpo.llm import TOO_LONG, Answer, Question, Watched
+from tpo.judge.judges.llm_pairwise import PairwiseLLM
+from tpo.judge.judges.llm_pointwise import PointwiseLLM
+from tpo.judge.llm.question import TOO_LONG, Answer, Question, Watched
+from tpo.judge.protocol import Candidates, Decision, Judgement, Match
+from tpo.judge.verdicts import parse_score, parse_verdict
+from tpo.store.errors import TpoError
 
-CONF = Path(__file__).parent.parent / "conf" / "judge"
+CONF = Path(__file__).parents[2] / "conf" / "judge"
 PAIRWISE = ["llm_pairwise", "llm_pairwise_arena"]
 
 

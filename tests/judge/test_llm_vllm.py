@@ -18,18 +18,18 @@ import pytest
 from real_vllm import Server
 from test_llm_judges import settings
 
-from tpo.chat import load_tokenizer, save_tokenizer
-from tpo.judges import Candidates, Match
-from tpo.judges.llm_pairwise import PairwiseLLM
-from tpo.judges.llm_pointwise import PointwiseLLM
-from tpo.judges.verdicts import defuse
-from tpo.llm import Question, load_llm
-from tpo.llm.local import LocalBackend
-from tpo.prompts import load_builtin
+from tpo.judge.judges.llm_pairwise import PairwiseLLM
+from tpo.judge.judges.llm_pointwise import PointwiseLLM
+from tpo.judge.llm.local import LocalBackend
+from tpo.judge.llm.question import Question, load_llm
+from tpo.judge.protocol import Candidates, Match
+from tpo.judge.verdicts import defuse
+from tpo.model.chat import load_tokenizer, save_tokenizer
+from tpo.sample.prompts import load_builtin
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 LOCAL = {
     "dtype": "float32",
     "max_model_len": 1024,
@@ -57,9 +57,9 @@ from dataclasses import asdict
 from pathlib import Path
 sys.path.insert(0, "tests")
 from test_llm_vllm import BOTH_ORDERS, CANDIDATES, PLAIN
-from tpo.engines import Policy
-from tpo.judges.llm_pairwise import PairwiseLLM
-from tpo.judges.llm_pointwise import PointwiseLLM
+from tpo.sample.decoding import Policy
+from tpo.judge.judges.llm_pairwise import PairwiseLLM
+from tpo.judge.judges.llm_pointwise import PointwiseLLM
 pairwise, pointwise, policy, cache, out = map(json.loads, sys.argv[1:])
 options = {"policy": Policy(**policy), "cache_path": Path(cache)}
 first, second = PairwiseLLM(pairwise, **options), PointwiseLLM(pointwise, **options)
@@ -207,7 +207,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, "tests")
 from test_llm_vllm import MATCHES
-from tpo.judges.llm_pairwise import PairwiseLLM
+from tpo.judge.judges.llm_pairwise import PairwiseLLM
 config, path = json.loads(sys.argv[1])
 PairwiseLLM(config, policy=None, cache_path=Path(path)).compare(MATCHES)
 """

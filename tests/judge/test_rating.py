@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from tpo.rating import RatingError, bradley_terry, count_wins, elo, rate, rate_responses, win_count
-from tpo.records import Response, Verdict
+from tpo.judge.rating import RatingError, bradley_terry, count_wins, elo, rate, rate_responses, win_count
+from tpo.store.records import Response, Verdict
 
 ELO: dict[str, Any] = {"kind": "elo", "k_factor": 4.0, "num_orders": 5}
 BRADLEY_TERRY: dict[str, Any] = {"kind": "bradley_terry", "prior_precision": 0.1}

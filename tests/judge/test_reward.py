@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tpo.checkpoints import MarkComplete
-from tpo.engines import Policy
-from tpo.judges import Candidates
-from tpo.judges.reward_model import chat_with_response
-from tpo.judges.self_taught import SelfTaught, load_classifier
-from tpo.records import Preference
-from tpo.reward_training import RewardSettings, make_trainer, measure, tokenize, train_reward_model
-from tpo.train import TrainingError
+from tpo.judge.judges.reward_model import chat_with_response
+from tpo.judge.judges.self_taught import SelfTaught, load_classifier
+from tpo.judge.protocol import Candidates
+from tpo.judge.reward_training import RewardSettings, make_trainer, measure, tokenize, train_reward_model
+from tpo.sample.decoding import Policy
+from tpo.store.records import Preference
+from tpo.train.checkpoints import MarkComplete
+from tpo.train.trainer import TrainingError
 
 SETTINGS = RewardSettings(
     learning_rate=2e-2,
@@ -94,7 +94,7 @@ def straight_score(path: Path, policy: Policy, instruction: str, response: str) 
     """One chat, adapter unmerged, the mean over the response's tokens by hand."""
     from peft import PeftModel
 
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     tokenizer = load_tokenizer(policy.tokenizer_path)
     model = PeftModel.from_pretrained(load_classifier(policy, dtype="float32", num_layers=1), str(path)).eval()
@@ -126,7 +126,7 @@ def test_judge_equals_a_straight_computation(
 
 def test_training_reads_what_the_judge_reads(tiny_model: Path, tmp_path: Path) -> None:
     """The first loss is that of the judge's own scores with the untrained adapter and head."""
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     policy = make_policy(tiny_model)
     pairs, _ = tokenize(make_pairs(8), load_tokenizer(tiny_model), max_tokens=200)
@@ -177,7 +177,7 @@ def test_killed_training_goes_on_from_its_last_epoch(
 
 
 def test_ties_and_long_chats_are_left_out_and_counted(tiny_model: Path) -> None:
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     rows = [
         *make_pairs(3),
@@ -195,7 +195,7 @@ def test_nothing_to_learn_from_is_an_error(tiny_model: Path, tmp_path: Path) -> 
 
 
 def test_soft_preferences_count_by_their_side(tiny_model: Path) -> None:
-    from tpo.chat import load_tokenizer
+    from tpo.model.chat import load_tokenizer
 
     tokenizer = load_tokenizer(tiny_model)
     [soft], _ = tokenize([Preference("Q?", "yes", "no", 0.2, "soft")], tokenizer, max_tokens=200)

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tpo.chat import load_tokenizer
-from tpo.errors import TpoError
-from tpo.judges import Candidates, Judgement
-from tpo.judges.armorm import ArmoRM
-from tpo.judges.reward_model import RewardModel, chat_with_response
+from tpo.judge.judges.armorm import ArmoRM
+from tpo.judge.judges.reward_model import RewardModel, chat_with_response
+from tpo.judge.protocol import Candidates, Judgement
+from tpo.model.chat import load_tokenizer
+from tpo.store.errors import TpoError
 
 CANDIDATES = [
     Candidates("What is 2 + 2?", ("4", "It is five, I believe, but let me think about that some more.", "four")),
@@ -316,7 +316,7 @@ def test_armorm_equals_a_straight_computation_in_any_order_and_batch(
         sizes.extend([batch_size, batch_tokens])
         return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
 
-    monkeypatch.setattr("tpo.states.batch_by_tokens", batches_of)
+    monkeypatch.setattr("tpo.model.states.batch_by_tokens", batches_of)
     found = judge.score([Candidates(rows[index][0], (rows[index][1],)) for index in order])
     assert sizes == [batch_size, 4096]
     assert [judgement.score for (judgement,) in found] == pytest.approx(

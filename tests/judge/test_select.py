@@ -1,7 +1,7 @@
 import pytest
 
-from tpo.records import Score
-from tpo.select import Selection, best_epoch
+from tpo.judge.select import Selection, best_epoch
+from tpo.store.records import Score
 
 
 def scores(*values: float | None) -> list[Score]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.judges.verdicts import MENUS, defuse, expected_score, fill, parse_score, parse_verdict
+from tpo.judge.verdicts import MENUS, defuse, expected_score, fill, parse_score, parse_verdict
 
 LONG = "Assistant A is better in every respect. " * 3
 FORMAT = 'output "[[A]]" if assistant A is better, "[[B]]" if assistant B is better'

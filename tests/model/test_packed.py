@@ -6,9 +6,9 @@ import pytest
 import torch
 from test_torch_engine import make_adapter
 
-from tpo.lora import UnmergedLinear
-from tpo.models import load_policy
-from tpo.packed import PackedLinear, _is_supported, _Sibling, pack
+from tpo.model.load import load_policy
+from tpo.model.lora import UnmergedLinear
+from tpo.model.packed import PackedLinear, _is_supported, _Sibling, pack
 
 pytestmark = pytest.mark.skipif(not _is_supported(), reason="this CPU has no bfloat16 kernels")
 

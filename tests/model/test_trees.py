@@ -8,8 +8,8 @@ from conftest import make_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tpo.models import load_model
-from tpo.trees import Row, Tree, computes_trees, join
+from tpo.model.load import load_model
+from tpo.model.trees import Row, Tree, computes_trees, join
 
 token_ids = st.lists(st.integers(5, 500), max_size=12)
 

@@ -14,15 +14,15 @@ from hydra.core.global_hydra import GlobalHydra
 from test_imports import HEAVY
 from test_run import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, REPOSITORY, compose_config, tiny_overrides
 
-import tpo.plan
-from tpo.artifacts import Artifact
-from tpo.config import SCHEMAS
-from tpo.cost import Past, token_budget
+import tpo.plan.__main__
+from tpo.config.schema import SCHEMAS
 from tpo.pipeline import Pipeline
-from tpo.plan import PlanError, compose_jobs, expand, main, make_plan, to_dict
-from tpo.plan_report import format_count, format_duration, notes
+from tpo.plan.__main__ import PlanError, compose_jobs, expand, main, make_plan, to_dict
+from tpo.plan.cost import Past, token_budget
+from tpo.plan.tables import format_count, format_duration, notes
 from tpo.run import iterate
-from tpo.stage import open_store
+from tpo.store.artifacts import Artifact
+from tpo.store.execute import open_store
 
 RHO = "pairs.length_penalty=0,0.1,0.2,0.3,0.4,0.5"
 # Stages of a run of two epochs with a pointwise judge and the choice of the epoch by validation.
@@ -173,7 +173,7 @@ def test_jobs_of_a_thought_and_rho_sweep(tiny_model: Path, tmp_path: Path) -> No
 def test_another_rating_asks_a_pairwise_judge_nothing_again(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpo.check.PACKAGES", {})
+    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
     judge = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x", "rating=elo,win_count", "num_iterations=1"]
     summary = plan(*own, *judge, is_sweep=True)
@@ -415,7 +415,7 @@ def test_counts_for_people(number: float | None, text: str) -> None:
 
 SCRIPT = """
 import json, sys
-from tpo.plan import main
+from tpo.plan.__main__ import main
 main(sys.argv[2:])
 print(json.dumps([name for name in json.loads(sys.argv[1]) if name in sys.modules]))
 """

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from tpo.figures import (
+from tpo.results.figures import (
     draw_categories,
     draw_category_gains,
     draw_iterations,
@@ -24,9 +24,9 @@ from tpo.figures import (
     svg_figures,
     write_figures,
 )
-from tpo.figures.evaluation import log_positions
-from tpo.figures.run import draw_run_lengths, draw_win_rate
-from tpo.figures.style import SERIES, spread
+from tpo.results.figures.evaluation import log_positions
+from tpo.results.figures.iterations import draw_run_lengths, draw_win_rate
+from tpo.results.figures.style import SERIES, spread
 
 UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 3}
 

@@ -20,20 +20,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-import tpo.stage
-from tpo.artifacts import Artifact, Step, Store, finish
-from tpo.compare import VERSION as COMPARE_VERSION
-from tpo.config import register
-from tpo.judge import count_scores
+import tpo.store.execute
+from tpo.config.schema import register
+from tpo.evaluate.compare import VERSION as COMPARE_VERSION
+from tpo.judge.score import count_scores
 from tpo.pairs import DROP_REASONS
 from tpo.pairs import VERSION as PAIRS_VERSION
-from tpo.records import Comparison, Completion, Prompt, Record, Score, write_records
-from tpo.report.page import escape_json, render_page, write_report
-from tpo.report.samples import choose, held_out_entries
-from tpo.sample import summarize
-from tpo.summary import Run
+from tpo.results.page.page import escape_json, render_page, write_report
+from tpo.results.page.samples import choose, held_out_entries
+from tpo.results.run import Run
+from tpo.sample.completions import summarize
+from tpo.store.artifacts import Artifact, Step, Store, finish
+from tpo.store.records import Comparison, Completion, Prompt, Record, Score, write_records
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 NUM_TRAIN, NUM_TEST, NUM_SAMPLES, NUM_ITERATIONS = 30, 24, 3, 2
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(1)><!-- <style>*{display:none}</style> -->"
@@ -133,7 +133,7 @@ class Maker:
 
     def _execute(self, path: Path) -> None:
         if not self.rows:
-            tpo.stage.execute(path)
+            tpo.store.execute.execute(path)
             return
         write_records(path / "rows.jsonl", self.rows)
         finish(path, metrics=self.metrics, started=time.time())
@@ -147,7 +147,7 @@ class Maker:
 
 
 def make_run(root: Path) -> Small:
-    """Write a run of two iterations through the store and `tpo.summary.Run`."""
+    """Write a run of two iterations through the store and `tpo.results.run.Run`."""
     GlobalHydra.instance().clear()
     overrides = ["experiment=quickstart", "tracking=none", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
@@ -413,7 +413,7 @@ def test_run_without_training_has_a_page(small: Small) -> None:
 
 
 def report_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tpo.report", *arguments]
+    command = [sys.executable, "-m", "tpo.results.page", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 

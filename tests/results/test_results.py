@@ -17,14 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_1samp
 
-from tpo.artifacts import finish, write_json
-from tpo.figures import draw_sweep, swept_number
-from tpo.records import Comparison, write_records
-from tpo.results import ResultError, ResultsTable, Run, results_table, to_csv, to_latex, to_markdown, write_tables
 from tpo.results.__main__ import collect, main, make_parser
-from tpo.results.against import Setting
-from tpo.results.find import REPOSITORY, read, sort_folders
-from tpo.stats import holm, paired_difference
+from tpo.results.figures import draw_sweep, swept_number
+from tpo.results.stats import holm, paired_difference
+from tpo.results.table import ResultError, ResultsTable, Run, results_table, to_csv, to_latex, to_markdown, write_tables
+from tpo.results.table.against import Setting
+from tpo.results.table.find import REPOSITORY, read, sort_folders
+from tpo.store.artifacts import finish, write_json
+from tpo.store.records import Comparison, write_records
 
 QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # the one real run
 CONFIG: dict[str, Any] = json.loads((QUICKSTART / "config.json").read_text())

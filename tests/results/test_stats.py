@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 from scipy.optimize import brentq
 
-import tpo.stats
-from tpo.stats import (
+import tpo.results.stats
+from tpo.results.stats import (
     PairedDifference,
     benjamini_hochberg,
     bootstrap_statistic,
@@ -199,7 +199,7 @@ def test_sign_flips_agree_with_every_pattern_and_with_scipy(differences: list[fl
 
 
 def test_random_flips_come_near_the_exact_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpo.stats, "MAX_ENUMERATED", 0)
+    monkeypatch.setattr(tpo.results.stats, "MAX_ENUMERATED", 0)
     exact = 1726 / 32768
     found = [sign_flip_test(DARWIN, seed=seed, num_flips=20_500) for seed in (0, 0, 1)]
     assert found[0] == found[1] != found[2]

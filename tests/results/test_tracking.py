@@ -11,18 +11,25 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from tpo.artifacts import Step, Store, finish
-from tpo.check import ConfigError, check
-from tpo.config import NoTracking, WandbTracking, register
-from tpo.records import Comparison
-from tpo.tracking import NullTracker, load_tracker, log_evaluation
-from tpo.tracking.launch import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
-from tpo.tracking.lineage import lineage
-from tpo.tracking.metrics import GAIN_COLUMNS, final_metrics, gain_rows, iteration_metrics, numbers, win_rate_change
-from tpo.tracking.wandb_tracker import find_mode, has_wandb_key
-from tpo.winrate import category_gains
+from tpo.config.check import ConfigError, check
+from tpo.config.schema import NoTracking, WandbTracking, register
+from tpo.evaluate.winrate import category_gains
+from tpo.results.tracking import NullTracker, load_tracker, log_evaluation
+from tpo.results.tracking.labels import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
+from tpo.results.tracking.lineage import lineage
+from tpo.results.tracking.metrics import (
+    GAIN_COLUMNS,
+    final_metrics,
+    gain_rows,
+    iteration_metrics,
+    numbers,
+    win_rate_change,
+)
+from tpo.results.tracking.wandb_tracker import find_mode, has_wandb_key
+from tpo.store.artifacts import Step, Store, finish
+from tpo.store.records import Comparison
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}
 UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 1}
 ENTRY: dict[str, Any] = {
@@ -230,8 +237,8 @@ APP = """
 import json, sys
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from tpo.config import register
-from tpo.tracking.launch import read_launch, run_labels
+from tpo.config.schema import register
+from tpo.results.tracking.labels import read_launch, run_labels
 
 register()
 
@@ -400,7 +407,7 @@ SERVER = ["experiment=smoke", "judge=llm_pairwise", "judge.name=x", "judge.backe
 def test_secrets_among_the_settings_are_refused_and_not_shown(
     override: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpo.check.PACKAGES", {})
+    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     monkeypatch.setenv("MY_API_KEY", "planted-1234")
     with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
         config: Any = OmegaConf.to_object(compose("config", overrides=[*SERVER, override]))

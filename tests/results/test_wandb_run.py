@@ -24,21 +24,21 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-import tpo.stage
-from tpo.artifacts import open_artifact
-from tpo.config import register
-from tpo.evaluate import run_evaluation
-from tpo.length_control import length_controlled_win_rate
-from tpo.records import Comparison, Completion, Prompt, write_records
+import tpo.store.execute
+from tpo.config.schema import register
+from tpo.evaluate.__main__ import run_evaluation
+from tpo.evaluate.length_control import length_controlled_win_rate
+from tpo.evaluate.winrate import category_gains
+from tpo.results.tracking.labels import Launch
+from tpo.results.tracking.lineage import lineage
+from tpo.results.tracking.metrics import GAIN_COLUMNS, iteration_metrics
 from tpo.run import run_tpo
-from tpo.sample import summarize
-from tpo.seeds import derive_seed
-from tpo.tracking.launch import Launch
-from tpo.tracking.lineage import lineage
-from tpo.tracking.metrics import GAIN_COLUMNS, iteration_metrics
-from tpo.winrate import category_gains
+from tpo.sample.completions import summarize
+from tpo.store.artifacts import open_artifact
+from tpo.store.records import Comparison, Completion, Prompt, write_records
+from tpo.store.seeds import derive_seed
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 REPORT = REPOSITORY / "experiments" / "wandb_report.md"
 SECRET_NAMES = ("WANDB_API_KEY", "OPENAI_API_KEY", "HF_TOKEN", "VLLM_API_KEY")
 register()
@@ -240,10 +240,10 @@ def plant_secrets(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]
 
 def replace_slow(monkeypatch: pytest.MonkeyPatch, **stages: Any) -> None:
     """Replace what loads a model, and let a bootstrap be short."""
-    dispatch: Callable[[str], Any] = tpo.stage._dispatch
-    monkeypatch.setattr(tpo.stage, "_dispatch", lambda name: {**REPLACED, **stages}.get(name) or dispatch(name))
+    dispatch: Callable[[str], Any] = tpo.store.execute._dispatch
+    monkeypatch.setattr(tpo.store.execute, "_dispatch", lambda name: {**REPLACED, **stages}.get(name) or dispatch(name))
     short = partial(length_controlled_win_rate, num_resamples=20)
-    monkeypatch.setattr("tpo.compare.length_controlled_win_rate", short)
+    monkeypatch.setattr("tpo.evaluate.compare.length_controlled_win_rate", short)
 
 
 @pytest.fixture(scope="module")

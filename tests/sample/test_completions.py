@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tpo.chat import Chat
-from tpo.engines import Decoding, Generation, Policy
-from tpo.engines.torch_engine import TorchEngine
-from tpo.preflight import preflight
-from tpo.prompts import PromptError, make_prompt
-from tpo.records import Completion, Prompt, read_records
-from tpo.sample import make_completion, plan_decoding, sample, summarize
-from tpo.thought import DIRECT, Enforce, ThoughtFormat
+from tpo.model.chat import Chat
+from tpo.sample.completions import make_completion, plan_decoding, sample, summarize
+from tpo.sample.decoding import Decoding, Generation, Policy
+from tpo.sample.engines.torch_engine import TorchEngine
+from tpo.sample.preflight import preflight
+from tpo.sample.prompts import PromptError, make_prompt
+from tpo.sample.thought import DIRECT, Enforce, ThoughtFormat
+from tpo.store.records import Completion, Prompt, read_records
 
 GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"
 SETTINGS = {"num_samples": 3, "temperature": 1.0, "top_p": 0.95, "max_thought_tokens": 5, "max_response_tokens": 7}
@@ -118,7 +118,7 @@ def test_sampled_ids_travel_unchanged(
             Generation([*spelled[:9], *spelled], "length", 3, 9),
         ]
     )
-    monkeypatch.setattr("tpo.sample.load_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("tpo.sample.completions.load_engine", lambda *_, **__: engine)
     rows, _ = run_sample(tmp_path, tiny_model)
     for position, row in enumerate(rows):
         generation = engine.generations[position % 3]

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from test_config import PLAIN, composed
 
-import tpo.sample
-import tpo.stage
-from tpo.artifacts import Artifact
-from tpo.config import SCHEMAS
-from tpo.engines import join_settings, split_settings, switch_to_response
-from tpo.plan import plan_job
+import tpo.sample.completions
+import tpo.store.execute
+from tpo.config.schema import SCHEMAS
+from tpo.plan.__main__ import plan_job
+from tpo.sample.decoding import join_settings, split_settings, switch_to_response
+from tpo.store.artifacts import Artifact
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
 IDENTITIES = {
@@ -82,7 +82,7 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     what, how = split_settings(settings)
     (tmp_path / "request.json").write_text(json.dumps({"how": how}))
     found: dict[str, Any] = {}
-    monkeypatch.setattr(tpo.sample, "sample", lambda *_, **given: found.update(given) or {})
+    monkeypatch.setattr(tpo.sample.completions, "sample", lambda *_, **given: found.update(given) or {})
     form = {"prompt": "{instruction}", "thought_delimiter": None, "response_delimiter": None, "enforce": "none"}
     config = {
         "split": "test",
@@ -97,7 +97,7 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "prompts": Artifact("prompts-1", tmp_path, {}, is_reused=True),
         "model": Artifact("model-1", tmp_path, {"metrics": metrics}, is_reused=True),
     }
-    tpo.stage._sample(tmp_path, config, inputs, seed=0)
+    tpo.store.execute._sample(tmp_path, config, inputs, seed=0)
     assert found["engine_settings"] == settings and settings["max_concurrency"] == 9
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tpo.prompts import (
+from tpo.sample.prompts import (
     PromptError,
     SplitSizes,
     _first_user_message,
@@ -17,7 +17,7 @@ from tpo.prompts import (
     make_prompt,
     split_prompts,
 )
-from tpo.records import Prompt
+from tpo.store.records import Prompt
 
 SIZES = SplitSizes(num_train=6, num_validation=4, num_test=8)
 

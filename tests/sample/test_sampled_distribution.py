@@ -8,10 +8,10 @@ import pytest
 import torch
 from test_torch_engine import assert_drawn_from, generate_greedily, make_engine, nucleus, softmax
 
-from tpo.chat import load_tokenizer
-from tpo.engines import Decoding
-from tpo.models import load_model
-from tpo.prompts import load_builtin
+from tpo.model.chat import load_tokenizer
+from tpo.model.load import load_model
+from tpo.sample.decoding import Decoding
+from tpo.sample.prompts import load_builtin
 
 pytestmark = pytest.mark.slow
 

@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-import tpo.llm.connection
-from tpo.chat import Chat
-from tpo.engines import Decoding, Generation, Policy, load_engine
-from tpo.engines.server_engine import ServerEngine
-from tpo.engines.vllm_server import adapter_name
-from tpo.errors import TpoError
+import tpo.model.connection
+from tpo.model.chat import Chat
+from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
+from tpo.sample.engines.server_engine import ServerEngine
+from tpo.sample.engines.vllm_server import adapter_name
+from tpo.store.errors import TpoError
 
 KEY = "sk-very-secret-0123456789"
 END, DELIMITER, SWITCH = 1, 50, (60, 61)
@@ -159,8 +159,8 @@ def failed(status: int, message: str) -> tuple[int, Any]:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpo.llm.connection, "FIRST_DELAY_S", 0.002)
-    monkeypatch.setattr(tpo.llm.connection, "LONGEST_DELAY_S", 0.02)
+    monkeypatch.setattr(tpo.model.connection, "FIRST_DELAY_S", 0.002)
+    monkeypatch.setattr(tpo.model.connection, "LONGEST_DELAY_S", 0.02)
     monkeypatch.setenv("FAKE_KEY", KEY)
 
 

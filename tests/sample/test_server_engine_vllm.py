@@ -11,16 +11,16 @@ import pytest
 from real_vllm import Server
 from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
 
-import tpo.sample
-from tpo.chat import Chat, load_tokenizer, save_tokenizer
-from tpo.engines import Policy
-from tpo.engines.server_engine import ServerEngine
-from tpo.engines.vllm_server import adapter_name
-from tpo.errors import TpoError
-from tpo.prompts import load_builtin
-from tpo.records import Completion, read_records
-from tpo.sample import sample
-from tpo.thought import DIRECT
+import tpo.sample.completions
+from tpo.model.chat import Chat, load_tokenizer, save_tokenizer
+from tpo.sample.completions import sample
+from tpo.sample.decoding import Policy
+from tpo.sample.engines.server_engine import ServerEngine
+from tpo.sample.engines.vllm_server import adapter_name
+from tpo.sample.prompts import load_builtin
+from tpo.sample.thought import DIRECT
+from tpo.store.errors import TpoError
+from tpo.store.records import Completion, read_records
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
@@ -82,7 +82,7 @@ def test_the_server_samples_what_the_torch_engine_does(
 ) -> None:
     tokenizer = load_tokenizer(model / "tokenizer")
     ends = frozenset({tokenizer.eos_token_id, *tokenizer.encode(".")})  # so that some completions end early
-    monkeypatch.setattr(tpo.sample, "load_chat", lambda _: Chat(tokenizer, ends))
+    monkeypatch.setattr(tpo.sample.completions, "load_chat", lambda _: Chat(tokenizer, ends))
     rows = {}
     for name, path in (("seed", None), ("adapter", adapter)):
         policy = policy_of(model, path)

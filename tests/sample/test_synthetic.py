@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.prompts import prompt_id
-from tpo.records import Prompt
-from tpo.synthetic import filter_candidates, first_item, similarity
+from tpo.sample.prompts import prompt_id
+from tpo.sample.synthetic import filter_candidates, first_item, similarity
+from tpo.store.records import Prompt
 
 SHOT = Prompt("shot", "Write a poem about the sea", "writing", "builtin", "train")
 LIMITS: dict[str, Any] = {"against": [SHOT], "min_characters": 10, "max_characters": 40, "max_similarity": 0.5}

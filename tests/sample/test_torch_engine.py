@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 from torch import Tensor
 
-from tpo.chat import Chat, load_tokenizer
-from tpo.engines import Decoding, Generation, Policy, load_engine
-from tpo.engines.nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
-from tpo.engines.torch_engine import TorchEngine
-from tpo.errors import TpoError
-from tpo.models import load_model
+from tpo.model.chat import Chat, load_tokenizer
+from tpo.model.load import load_model
+from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
+from tpo.sample.engines.torch_engine import TorchEngine
+from tpo.sample.engines.torch_nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
+from tpo.store.errors import TpoError
 
 GREEDY = Decoding(temperature=0, top_p=1, max_tokens=24)
 DELIMITER = "Here is my response:"
@@ -366,7 +366,7 @@ class ScriptedSampler:
 def generate_scripted(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, script: Sequence[int], decoding: Decoding
 ) -> Generation:
-    monkeypatch.setattr("tpo.engines.torch_engine.sample_tokens", ScriptedSampler(script))
+    monkeypatch.setattr("tpo.sample.engines.torch_engine.sample_tokens", ScriptedSampler(script))
     return engine.generate([[0, 3, 20, 21]], seeds=[[0]], decoding=decoding)[0][0]
 
 

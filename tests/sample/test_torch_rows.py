@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from tpo.engines.rows import WINDOW_STEP, Prefix, RowCache, Sharing, row_attention
-from tpo.errors import TpoError
+from tpo.sample.engines.torch_rows import WINDOW_STEP, Prefix, RowCache, Sharing, row_attention
+from tpo.store.errors import TpoError
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 

@@ -15,13 +15,13 @@ import pytest
 from conftest import vllm_settings
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
 
-from tpo.chat import Chat, load_tokenizer
-from tpo.engines import Policy, load_engine, vllm_process
-from tpo.engines.vllm_workers import VllmWorkers
-from tpo.errors import TpoError
-from tpo.llm import FIRST_TOKEN, LLM, Question
-from tpo.llm.local import LocalBackend
-from tpo.prompts import load_builtin
+from tpo.judge.llm.local import LocalBackend
+from tpo.judge.llm.question import FIRST_TOKEN, LLM, Question
+from tpo.model.chat import Chat, load_tokenizer
+from tpo.sample.decoding import Policy, load_engine, vllm_process
+from tpo.sample.engines.vllm_workers import VllmWorkers
+from tpo.sample.prompts import load_builtin
+from tpo.store.errors import TpoError
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -30,8 +30,8 @@ SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from tpo.engines import Decoding, Policy
-from tpo.engines.vllm_engine import VllmEngine
+from tpo.sample.decoding import Decoding, Policy
+from tpo.sample.engines.vllm_engine import VllmEngine
 request = json.loads(sys.stdin.read())
 results, engines = [], []
 for adapter in request["adapters"]:

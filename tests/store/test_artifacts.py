@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tpo.artifacts
-from tpo.artifacts import (
+import tpo.store.artifacts
+from tpo.store.artifacts import (
     ArtifactError,
     Step,
     Store,
@@ -23,7 +23,7 @@ from tpo.artifacts import (
     replacing,
     write_json,
 )
-from tpo.records import Prompt
+from tpo.store.records import Prompt
 
 STEP = Step("sample", 1, {"temperature": 0.8, "top_p": 0.95}, {"prompts": "prompts-0", "model": "model-0"}, seed=3)
 
@@ -233,7 +233,7 @@ def grow(path: Path, compute: Grower) -> list[Prompt]:
 @pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of interrupted runs need not reach the platter."""
-    monkeypatch.setattr(tpo.artifacts.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(tpo.store.artifacts.os, "fsync", lambda handle: None)
 
 
 def test_rows_come_in_order_and_chunks_are_cut_from_the_whole_list(tmp_path: Path) -> None:
@@ -351,7 +351,7 @@ def test_disk_full_at_any_write_loses_nothing_written_before(
     compute = Grower()
     store = Store(tmp_path, execute=execute)
     with monkeypatch.context() as patch:
-        patch.setattr(tpo.artifacts.os, "fsync", fsync)
+        patch.setattr(tpo.store.artifacts.os, "fsync", fsync)
         with pytest.raises(ArtifactError, match="no space left"):  # at the request, a chunk or the manifest
             store.run(STEP)
         assert not (tmp_path / STEP.artifact_id / "manifest.json").exists()

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-import tpo.locks
-from tpo.artifacts import LOCK, Step, Store
-from tpo.locks import LockError, Mount, adopt, find_mount, hold, keeps_locks_local
+import tpo.store.locks
+from tpo.store.artifacts import LOCK, Step, Store
+from tpo.store.locks import LockError, Mount, adopt, find_mount, hold, keeps_locks_local
 
-REPOSITORY = Path(tpo.locks.__file__).parent.parent
+REPOSITORY = Path(tpo.store.locks.__file__).parent.parent
 
 # The NFS lines are those of a Linux 6.1 client, their addresses changed.
 MOUNTS = r"""/dev/vda / ext4 rw,relatime 0 0
@@ -82,7 +82,7 @@ def mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shared"
     folder.mkdir()
     (tmp_path / "mounts").write_text(f"/dev/vda / ext4 rw 0 0\nserver:/x {folder} nfs rw,vers=3,nolock 0 0\n")
-    monkeypatch.setattr(tpo.locks, "MOUNTS", tmp_path / "mounts")
+    monkeypatch.setattr(tpo.store.locks, "MOUNTS", tmp_path / "mounts")
     return folder
 
 
@@ -115,7 +115,7 @@ def test_file_system_without_locks_is_named_and_nothing_runs(
     message = str(caught.value)
     assert f"{mounted / 'artifacts' / step.artifact_id} on {mounted} (nfs, mounted with rw,vers=3,nolock)" in message
     assert os.strerror(code) in message and "artifacts_dir" in message and "Lustre mounted with flock" in message
-    assert not tpo.locks._held, "a lock that failed leaves no open file"
+    assert not tpo.store.locks._held, "a lock that failed leaves no open file"
 
 
 def test_lock_file_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_lock_is_held_for_the_context_alone_also_when_it_fails(tmp_path: Path) -
 HOLDER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from tpo.locks import hold
+from tpo.store.locks import hold
 
 path, other = Path(sys.argv[1]), sys.argv[2]
 with hold(path, purpose="test", is_inheritable=other != "program_that_may_not"):
@@ -202,7 +202,7 @@ with hold(path, purpose="test", is_inheritable=other != "program_that_may_not"):
 STAGE = """
 import os, sys, time
 from pathlib import Path
-from tpo.locks import adopt
+from tpo.store.locks import adopt
 
 adopt(Path(sys.argv[1]))
 if os.fork() == 0:
@@ -254,7 +254,7 @@ def test_worker_of_a_killed_stage_does_not_keep_the_lock(tmp_path: Path) -> None
 LEAVER = """
 import os, sys
 from pathlib import Path
-from tpo.locks import hold
+from tpo.store.locks import hold
 from test_locks import is_locked
 
 path = Path(sys.argv[1])
@@ -284,4 +284,4 @@ def test_adopting_without_a_lock_does_nothing(tmp_path: Path) -> None:
     adopt(tmp_path / LOCK)
     (tmp_path / LOCK).touch()
     adopt(tmp_path / LOCK)
-    assert not tpo.locks._held
+    assert not tpo.store.locks._held

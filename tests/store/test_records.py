@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tpo.records import (
+from tpo.store.records import (
     Check,
     Comparison,
     Completion,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-import tpo.launch
-import tpo.stage
-from tpo import resident as resident_module
-from tpo.artifacts import ArtifactError, Step, Store
-from tpo.errors import TpoError
-from tpo.resident import Outcome, Resident
+import tpo.store.execute
+import tpo.store.processes.launch
+from tpo.store.artifacts import ArtifactError, Step, Store
+from tpo.store.errors import TpoError
+from tpo.store.processes import resident as resident_module
+from tpo.store.processes.resident import Outcome, Resident
 
 BUILTIN = {"kind": "builtin", "num_train": 2, "num_validation": 2, "num_test": 2}
 
@@ -190,12 +190,12 @@ def test_stages_are_executed_where_they_belong(
         def close(self) -> None:
             notes.append("close")
 
-    monkeypatch.setattr(tpo.stage, "Resident", FakeResident)
-    monkeypatch.setattr(tpo.stage, "execute", lambda path: notes.append(HERE))
-    monkeypatch.setattr(tpo.launch, "start", lambda path, accelerate: notes.append(APART))
+    monkeypatch.setattr(tpo.store.execute, "Resident", FakeResident)
+    monkeypatch.setattr(tpo.store.execute, "execute", lambda path: notes.append(HERE))
+    monkeypatch.setattr(tpo.store.processes.launch, "start", lambda path, accelerate: notes.append(APART))
     with (
         pytest.raises(ArtifactError, match="manifest.json"),  # nobody wrote one
-        tpo.stage.open_store(tmp_path, isolate=isolate) as store,
+        tpo.store.execute.open_store(tmp_path, isolate=isolate) as store,
     ):
         store.run(Step(stage, 1, config))
     expected = [APART if isolate and place == HERE else place for place in route]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.seeds import derive_seed
+from tpo.store.seeds import derive_seed
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 def test_golden_value() -> None:
@@ -44,7 +44,7 @@ def test_neighbouring_seeds_share_no_bits_beyond_chance() -> None:
 
 
 def test_stable_across_processes() -> None:
-    script = "from tpo.seeds import derive_seed; print(derive_seed(7, 'sample', 'abc', 2))"
+    script = "from tpo.store.seeds import derive_seed; print(derive_seed(7, 'sample', 'abc', 2))"
     found = {
         subprocess.run(
             [sys.executable, "-c", script],

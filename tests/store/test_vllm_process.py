@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tpo.engines import vllm_process
-from tpo.engines.vllm_process import OccupiedError, keep
+from tpo.sample.decoding import vllm_process
+from tpo.store.processes.vllm import OccupiedError, keep
 
 
 def test_a_process_keeps_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -21,7 +21,7 @@ def test_a_process_keeps_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 SCRIPT = """
 import sys, threading, time
-import tpo.engines.vllm_process as process
+import tpo.store.processes.vllm as process
 from types import SimpleNamespace
 process.POLL_S = process.GRACE_S = 0.05
 class Client:
@@ -41,7 +41,7 @@ if sys.argv[1] == "dead":
 def test_a_process_ends_with_its_engine(case: str, code: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, case],
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=60,

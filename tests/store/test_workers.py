@@ -15,14 +15,14 @@ import torch
 from conftest import vllm_settings
 from fake_workers import Counter, FakeEngine, FakeModel, shares
 
-from tpo.engines import Decoding, Policy, vllm_process, vllm_workers
-from tpo.engines.vllm_process import OccupiedError
-from tpo.errors import TpoError
-from tpo.llm import Question, load_llm, local
-from tpo.llm.cache import Asked
-from tpo.workers import Workers, share_devices
+from tpo.judge.llm.cache import Asked
+from tpo.judge.llm.question import Question, load_llm, local
+from tpo.sample.decoding import Decoding, Policy, vllm_process, vllm_workers
+from tpo.store.errors import TpoError
+from tpo.store.processes.vllm import OccupiedError
+from tpo.store.processes.workers import Workers, share_devices
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ PARENT = """
 import os, sys, time
 sys.path.insert(0, "tests")
 from fake_workers import Counter, shares
-from tpo.workers import Workers
+from tpo.store.processes.workers import Workers
 workers = Workers(shares(2))
 workers.make(Counter, [{}, {}])
 print(*[pid for _, found in workers.run({0: "who", 1: "who"}) for pid in found[:2]], flush=True)

@@ -20,15 +20,15 @@ from ranks import fork_ranks, launcher_arguments, shard_on_cpu
 from safetensors.torch import load_file
 from test_train import SETTINGS, make_pair
 
-import tpo.launch
-import tpo.stage
-from tpo.artifacts import Artifact, ArtifactError, Step, Store, finish, write_json
-from tpo.checkpoints import MarkComplete
-from tpo.config import register
-from tpo.records import write_records
-from tpo.stage import open_store
+import tpo.store.execute
+import tpo.store.processes.launch
+from tpo.config.schema import register
+from tpo.store.artifacts import Artifact, ArtifactError, Step, Store, finish, write_json
+from tpo.store.execute import open_store
+from tpo.store.records import write_records
+from tpo.train.checkpoints import MarkComplete
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 CONF = REPOSITORY / "conf"
 OPTIONS = sorted(path.stem for path in (CONF / "accelerate").glob("*.yaml"))
 SEED = 3
@@ -66,7 +66,7 @@ def train_step(root: Path, tiny_model: Path, accelerate: dict[str, Any] | None, 
             "chat_template": None,
         },
     )
-    Store(root, execute=tpo.stage.execute).run(model)
+    Store(root, execute=tpo.store.execute.execute).run(model)
     if not (root / "pairs" / "manifest.json").exists():
         (root / "pairs").mkdir()
         write_json(root / "pairs" / "request.json", Step("pairs", 1, {}).to_dict())
@@ -205,13 +205,13 @@ def test_resumed_shards_equal_uninterrupted_ones(root: Path, tiny_model: Path) -
     assert history(resumed) == history(again)
 
 
-# The real launch: store, accelerate's launcher, tpo.stage
+# The real launch: store, accelerate's launcher, tpo.store.execute
 
 RUN_STEP = """
 import json, sys
 from pathlib import Path
-from tpo.artifacts import Step
-from tpo.stage import open_store
+from tpo.store.artifacts import Step
+from tpo.store.execute import open_store
 with open_store(Path(sys.argv[1])) as store:
     store.run(Step(**json.loads(sys.argv[2])))
 """
@@ -264,13 +264,13 @@ def test_launched_training_survives_a_kill(root: Path, tiny_model: Path, alone: 
 
 FAILING_STAGE = """
 import os
-import tpo.stage, tpo.train
+import tpo.store.execute, tpo.train.trainer
 def fail(*arguments):
     if os.environ["RANK"] == "1":
-        raise tpo.train.TrainingError("rank 1 has had enough")
+        raise tpo.train.trainer.TrainingError("rank 1 has had enough")
     return micro_batches(*arguments)
-micro_batches, tpo.train.micro_batches = tpo.train.micro_batches, fail
-tpo.stage.main()
+micro_batches, tpo.train.trainer.micro_batches = tpo.train.trainer.micro_batches, fail
+tpo.store.execute.main()
 """
 
 
@@ -280,7 +280,7 @@ def test_error_of_one_rank_ends_them_all(
     root: Path, tiny_model: Path, importable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (importable / "failing_stage.py").write_text(FAILING_STAGE)
-    monkeypatch.setattr(tpo.launch, "STAGE", "failing_stage")
+    monkeypatch.setattr(tpo.store.processes.launch, "STAGE", "failing_stage")
     step = train_step(root, tiny_model, accelerate_config("ddp") | {"machine_rank": 0}, beta=0.2)
     with open_store(root) as store, pytest.raises(ArtifactError, match="failed .exit 1.: rank 1 has had enough"):
         store.run(step)
@@ -291,7 +291,7 @@ def test_error_of_one_rank_ends_them_all(
 def test_step_of_several_processes_is_not_executed_by_one(root: Path, tiny_model: Path) -> None:
     step = train_step(root, tiny_model, accelerate_config("ddp"), beta=0.3)
     with pytest.raises(ArtifactError, match="train.num_processes=2, but 1 were started"):
-        Store(root, execute=tpo.stage.execute).run(step)
+        Store(root, execute=tpo.store.execute.execute).run(step)
 
 
 # What accelerate makes of the group

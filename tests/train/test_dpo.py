@@ -9,10 +9,10 @@ import torch
 from test_train import PAIRS, make_pair, policy_of, reference_columns, reference_of, settings
 from torch import Tensor
 
-from tpo.dpo import dpo_loss, sequence_logps
-from tpo.models import load_model
-from tpo.train import make_trainer
-from tpo.trees import ATTENTION
+from tpo.model.load import load_model
+from tpo.model.trees import ATTENTION
+from tpo.train.dpo import dpo_loss, sequence_logps
+from tpo.train.trainer import make_trainer
 
 
 @pytest.mark.parametrize(

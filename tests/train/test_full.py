@@ -13,14 +13,14 @@ from test_run import Finished, run_here, tiny_overrides
 from test_train import PAIRS, SETTINGS, read_history, reference_columns, reference_of, straight_logps
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tpo.artifacts import open_artifact
-from tpo.checkpoints import MarkComplete
-from tpo.dpo import dpo_loss, sequence_logps
-from tpo.engines import Policy
-from tpo.evaluate import run_evaluation
-from tpo.models import load_model, load_policy, load_policy_reference
-from tpo.policies import PolicyError
-from tpo.train import make_trainer, train
+from tpo.evaluate.__main__ import run_evaluation
+from tpo.evaluate.policies import PolicyError
+from tpo.model.load import load_model, load_policy, load_policy_reference
+from tpo.sample.decoding import Policy
+from tpo.store.artifacts import open_artifact
+from tpo.train.checkpoints import MarkComplete
+from tpo.train.dpo import dpo_loss, sequence_logps
+from tpo.train.trainer import make_trainer, train
 
 FULL = dataclasses.replace(SETTINGS, lora_rank=0, learning_rate=3e-4)
 

@@ -15,12 +15,12 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
-from tpo.chat import load_tokenizer
-from tpo.lora import fuse_adapter
-from tpo.models import load_model
-from tpo.norms import fuse_norms
-from tpo.pair_trees import CHUNK, add_pair_head, completion_statistics, lay_out
-from tpo.train import make_trainer
+from tpo.model.chat import load_tokenizer
+from tpo.model.load import load_model
+from tpo.model.lora import fuse_adapter
+from tpo.train.norms import fuse_norms
+from tpo.train.pair_trees import CHUNK, add_pair_head, completion_statistics, lay_out
+from tpo.train.trainer import make_trainer
 
 FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")
 token_ids = st.lists(st.integers(5, 500), min_size=1, max_size=12)

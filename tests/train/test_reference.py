@@ -9,11 +9,11 @@ import torch
 from test_train import PAIRS, SETTINGS, policy_of, reference_columns
 from test_train import settings as changed_settings
 
-import tpo.reference
-from tpo.artifacts import Artifact
-from tpo.environment import environment
-from tpo.reference import reference_path
-from tpo.train import make_trainer
+import tpo.train.reference
+from tpo.store.artifacts import Artifact
+from tpo.store.environment import environment
+from tpo.train.reference import reference_path
+from tpo.train.trainer import make_trainer
 
 MOVES_NOTHING: dict[str, Any] = {
     "beta": 0.3,
@@ -87,20 +87,20 @@ def test_other_kernels_have_a_key_of_their_own(monkeypatch: pytest.MonkeyPatch, 
     before, known = path_of(), environment()
     match what:
         case "our kernels":
-            monkeypatch.setattr(tpo.reference, "VERSION", tpo.reference.VERSION + 1)
+            monkeypatch.setattr(tpo.train.reference, "VERSION", tpo.train.reference.VERSION + 1)
         case "torch's kernels":
             monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
         case "threads":
             monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
         case "package":
             packages = known["packages"] | {"torch": "0.0"}
-            monkeypatch.setattr(tpo.reference, "environment", lambda: known | {"packages": packages})
+            monkeypatch.setattr(tpo.train.reference, "environment", lambda: known | {"packages": packages})
         case "device":
-            monkeypatch.setattr(tpo.reference, "environment", lambda: known | {"device": "another"})
+            monkeypatch.setattr(tpo.train.reference, "environment", lambda: known | {"device": "another"})
     assert path_of() != before
 
 
 def test_another_commit_that_rounds_alike_shares_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     before, known = path_of(), environment()
-    monkeypatch.setattr(tpo.reference, "environment", lambda: known | {"git_commit": "0" * 40, "git_dirty": True})
+    monkeypatch.setattr(tpo.train.reference, "environment", lambda: known | {"git_commit": "0" * 40, "git_dirty": True})
     assert path_of() == before

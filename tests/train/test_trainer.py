@@ -13,15 +13,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-import tpo.reference
-import tpo.train
-from tpo.checkpoints import MarkComplete
-from tpo.dpo import sequence_logps
-from tpo.engines import Policy
-from tpo.models import load_model, save_quantized
-from tpo.records import Pair
-from tpo.reference import reference_logps
-from tpo.train import TrainingError, TrainSettings, make_trainer, micro_batches, train
+import tpo.train.reference
+import tpo.train.trainer
+from tpo.model.load import load_model, save_quantized
+from tpo.sample.decoding import Policy
+from tpo.store.records import Pair
+from tpo.train.checkpoints import MarkComplete
+from tpo.train.dpo import sequence_logps
+from tpo.train.reference import reference_logps
+from tpo.train.trainer import TrainingError, TrainSettings, make_trainer, micro_batches, train
 
 BOS, EOS = 0, 1
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
@@ -240,7 +240,7 @@ def test_reference_is_computed_once_for_the_same_pairs(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr(tpo.reference, "reference_logps", fail)
+    monkeypatch.setattr(tpo.train.reference, "reference_logps", fail)
     assert reference_columns(made("b", kept, 0.2)) == first
     with pytest.raises(AssertionError, match="computed again"):
         made("c", None, 0.2)
@@ -287,7 +287,7 @@ def test_wrong_reference_is_an_error(
     def swapped(trainer: Any, *, disable_adapter: bool, model: Any) -> Any:
         return reference_logps(trainer, disable_adapter=not disable_adapter, model=model)
 
-    monkeypatch.setattr(tpo.reference, "reference_logps", swapped)
+    monkeypatch.setattr(tpo.train.reference, "reference_logps", swapped)
     with pytest.raises(TrainingError, match="the reference is not the policy"):
         run_train(tmp_path, policy_of(tiny_model, moved_adapter), settings(nll_weight=nll_weight))
     assert not (tmp_path / "metrics.jsonl").exists()
@@ -480,7 +480,7 @@ def test_kill_after_the_last_epoch_loses_nothing(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("tpo.train.shutil.copy2", kill_in_copy)
+        patch.setattr("tpo.train.trainer.shutil.copy2", kill_in_copy)
         with pytest.raises(Killed):
             run_train(tmp_path, policy_of(tiny_model))
     run_train(tmp_path, policy_of(tiny_model))
@@ -494,7 +494,7 @@ def test_finished_training_is_not_computed_again(
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr(tpo.train, "make_trainer", fail)
+    monkeypatch.setattr(tpo.train.trainer, "make_trainer", fail)
     metrics = run_train(trained, policy_of(tiny_model))
     assert metrics["num_pairs"] == len(PAIRS)
     assert metrics["num_steps"] == 4

@@ -10,10 +10,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.config import AgreementConfig, Config, EvaluateConfig, RewardConfig, ThoughtConfig, flatten
-from tpo.errors import TpoError
-from tpo.eval_config import AlpacaEvalEval, ArenaHardEval, CategoriesEval, ThoughtBudgetEval, ThoughtValueEval
-from tpo.judges import COMPARATIVE_KINDS
+from tpo.config.eval import AlpacaEvalEval, ArenaHardEval, CategoriesEval, ThoughtBudgetEval, ThoughtValueEval
+from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, RewardConfig, ThoughtConfig, flatten
+from tpo.judge.protocol import COMPARATIVE_KINDS
+from tpo.store.errors import TpoError
 
 ANY = math.inf
 
@@ -334,7 +334,7 @@ def _check_judge(values: dict[str, Any]) -> None:
         if kind == "self_taught" and not (Path(values[f"{judge}.path"]) / "adapter_model.safetensors").is_file():
             raise ConfigError(
                 f"{judge}.path={values[f'{judge}.path']}: there is no reward model (adapter_model.safetensors); "
-                "python -m tpo.reward makes one"
+                "python -m tpo.judge.reward makes one"
             )
         if values.get(f"{judge}.backend") == "server" and values[f"{judge}.name"] is None:
             raise ConfigError(f"{judge}.backend=server needs {judge}.name: judgements are kept under the model's name")

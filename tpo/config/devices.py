@@ -15,7 +15,7 @@ from typing import IO, Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from tpo.errors import TpoError
+from tpo.store.errors import TpoError
 
 
 class OneGpuPerWorker(Callback):

@@ -1,10 +1,10 @@
-"""Schema of the conf group `eval`; `tpo.config` has the others and explains them."""
+"""Schema of the conf group `eval`; `tpo.config.schema` has the others and explains them."""
 
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from tpo.judge_config import ClassifierConfig
+from tpo.config.judge import ClassifierConfig
 
 
 @dataclass

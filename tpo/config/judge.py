@@ -1,4 +1,4 @@
-"""Schema of the conf groups `judge` and `rating`; `tpo.config` has the others and explains them."""
+"""Schema of the conf groups `judge` and `rating`; `tpo.config.schema` has the others and explains them."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -127,7 +127,7 @@ class PromptedLLMJudge(LLMJudgeConfig):
 
 @dataclass
 class ClassifierConfig(PromptedLLMJudge):
-    """Not a judge, but asked like one: sorts instructions into categories (`tpo.classify`)."""
+    """Not a judge, but asked like one: sorts instructions into categories (`tpo.evaluate.categories`)."""
 
     kind: str = "classifier"
 

@@ -12,8 +12,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-from tpo.accelerate_config import AccelerateConfig, DdpAccelerate, DeepSpeedAccelerate, FsdpAccelerate
-from tpo.eval_config import (
+from tpo.config.accelerate import AccelerateConfig, DdpAccelerate, DeepSpeedAccelerate, FsdpAccelerate
+from tpo.config.eval import (
     AlpacaEvalEval,
     ArenaHardEval,
     CategoriesEval,
@@ -24,7 +24,7 @@ from tpo.eval_config import (
     ThoughtBudgetEval,
     ThoughtValueEval,
 )
-from tpo.judge_config import (
+from tpo.config.judge import (
     AlpacaEvalJudge,
     ArmoRMJudge,
     BradleyTerryRating,
@@ -219,7 +219,7 @@ class TrainConfig(LoraTrainConfig):
 
 @dataclass
 class ContrastConfig:
-    """How preferences are made without a label (`tpo.contrast`)."""
+    """How preferences are made without a label (`tpo.judge.contrast`)."""
 
     temperature: float = MISSING
     top_p: float = MISSING
@@ -267,7 +267,7 @@ class WandbTracking(TrackingConfig):
 
 @dataclass
 class AgreementConfig:
-    """A measurement of a judge on labelled preferences (`tpo.agreement`)."""
+    """A measurement of a judge on labelled preferences (`tpo.evaluate.agreement`)."""
 
     data: str = MISSING
     name: str | None = None
@@ -284,7 +284,7 @@ class AgreementConfig:
 
 @dataclass
 class RewardConfig:
-    """The training of a reward model (`tpo.reward`)."""
+    """The training of a reward model (`tpo.judge.reward`)."""
 
     seed: int = MISSING
     data: str | None = MISSING

@@ -27,10 +27,10 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.artifacts import LOCK, content_hash, write_json
-from tpo.check import ConfigError, check_search, check_secrets
-from tpo.config import flatten
-from tpo.locks import hold
+from tpo.config.check import ConfigError, check_search, check_secrets
+from tpo.config.schema import flatten
+from tpo.store.artifacts import LOCK, content_hash, write_json
+from tpo.store.locks import hold
 
 log = logging.getLogger(__name__)
 NOT_COMPLETED = {

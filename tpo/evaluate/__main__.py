@@ -1,6 +1,6 @@
 """Evaluate a policy: `python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval`.
 
-`policy=` names a run, an adapter or a model (`tpo.policies`), `eval=` what is measured. Thoughts are taken off before
+`policy=` names a run, an adapter or a model (`tpo.evaluate.policies`), `eval=` what is measured. Thoughts are taken off before
 anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and what the
 official tool of a benchmark reads. All steps are artifacts, so a killed evaluation continues.
 """
@@ -16,11 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import translate_disk_errors, write_json
-from tpo.check import check_evaluate, to_config
-from tpo.config import EvaluateConfig, register
-from tpo.errors import TpoError
-from tpo.eval_config import (
+from tpo.config.check import check_evaluate, to_config
+from tpo.config.eval import (
     AlpacaEvalEval,
     ArenaHardEval,
     CategoriesEval,
@@ -29,10 +26,13 @@ from tpo.eval_config import (
     ThoughtBudgetEval,
     ThoughtValueEval,
 )
-from tpo.tracking.launch import Launch, evaluation_labels, read_launch
+from tpo.config.schema import EvaluateConfig, register
+from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
+from tpo.store.artifacts import translate_disk_errors, write_json
+from tpo.store.errors import TpoError
 
 if TYPE_CHECKING:
-    from tpo.evaluation import Evaluation
+    from tpo.evaluate.steps import Evaluation
 
 log = logging.getLogger(__name__)
 register()
@@ -43,11 +43,11 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
 
     Another process that is started on the same evaluation waits, then finds all steps computed and the result tracked.
     """
-    from tpo.evaluation import Evaluation
-    from tpo.figures import write_evaluation_figures
-    from tpo.stage import open_store
-    from tpo.summary import own_folder
-    from tpo.tracking import log_evaluation
+    from tpo.evaluate.steps import Evaluation
+    from tpo.results.figures import write_evaluation_figures
+    from tpo.results.run import own_folder
+    from tpo.results.tracking import log_evaluation
+    from tpo.store.execute import open_store
 
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         steps = Evaluation(config, store)
@@ -72,7 +72,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
 
 def measured(steps: "Evaluation", path: Path) -> dict[str, Any]:
     """Return what this kind of evaluation adds to the summary; `path` is for the files of a benchmark's own tool."""
-    from tpo import measurements as measure
+    from tpo.evaluate import measurements as measure
 
     match settings := steps.config.eval:
         case AlpacaEvalEval():
@@ -96,7 +96,7 @@ def print_evaluation(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tpo.summary import format_rate
+    from tpo.results.run import format_rate
 
     title = f"{summary['evaluation']}: {summary['policy']}"
     if "baseline" in summary:
@@ -124,7 +124,7 @@ def rates(value: Any, name: str = "") -> list[tuple[str, dict[str, Any]]]:
     return [found for key, item in parts for found in rates(item, f"{name} {key}".strip())]
 
 
-@hydra.main(config_path="../conf", config_name="evaluate", version_base="1.3")
+@hydra.main(config_path="../../conf", config_name="evaluate", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Compose, check and evaluate; errors that are the user's to mend come without a traceback."""
     try:

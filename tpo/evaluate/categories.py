@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpo.records import Prompt
-from tpo.seeds import derive_seed
+from tpo.store.records import Prompt
+from tpo.store.seeds import derive_seed
 
 VERSION = 1
 
@@ -25,7 +25,7 @@ def classify(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_pat
         settings: `categories`, and `classifier`, which asks as an LLM judge does.
         answers_path: Where answers are kept, so that nothing is asked twice.
     """
-    from tpo.llm import Question, load_llm
+    from tpo.judge.llm.question import Question, load_llm
 
     asking, categories = settings["classifier"], settings["categories"]
     questions = [

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
-from tpo.intervene import NO_THOUGHT
-from tpo.length_control import length_controlled_win_rate
-from tpo.records import Comparison, Completion, Prompt, Score, Verdict
-from tpo.winrate import outcome, win_rate, win_rate_by_category
+from tpo.evaluate.interventions import NO_THOUGHT
+from tpo.evaluate.length_control import length_controlled_win_rate
+from tpo.evaluate.winrate import outcome, win_rate, win_rate_by_category
+from tpo.store.records import Comparison, Completion, Prompt, Score, Verdict
 
 VERSION = 4
 

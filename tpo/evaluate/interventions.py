@@ -12,13 +12,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import grow_rows
-from tpo.chat import Chat, chat_ids, load_chat
-from tpo.engines import Decoding, Generation, Policy, load_engine
-from tpo.records import Completion, Prompt
-from tpo.sample import summarize
-from tpo.seeds import derive_seed
-from tpo.thought import ThoughtFormat
+from tpo.model.chat import Chat, chat_ids, load_chat
+from tpo.sample.completions import summarize
+from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.artifacts import grow_rows
+from tpo.store.records import Completion, Prompt
+from tpo.store.seeds import derive_seed
 
 VERSION = 3
 NO_THOUGHT = "no_thought"  # why a completion has no response: there was no thought to put before it

@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 
-from tpo.records import Comparison
-from tpo.stats import Interval, bootstrap_statistic, wilson_interval
+from tpo.results.stats import Interval, bootstrap_statistic, wilson_interval
+from tpo.store.records import Comparison
 
 NUM_RESAMPLES = 1000
 

@@ -1,6 +1,6 @@
 """What each kind of evaluation measures: which steps it takes and what its summary holds.
 
-Every function gets the steps (`tpo.evaluation.Evaluation`) and returns its part of `summary.json`, in plain JSON types.
+Every function gets the steps (`tpo.evaluate.steps.Evaluation`) and returns its part of `summary.json`, in plain JSON types.
 Rates are fractions, each with its interval, the number of instructions it is of and how many were unscored.
 """
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tpo.artifacts import Artifact
-from tpo.benchmarks import Benchmark
-from tpo.errors import TpoError
-from tpo.eval_config import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
-from tpo.eval_stages import open_benchmark
-from tpo.evaluation import Evaluation
-from tpo.judge import visible
-from tpo.length_control import ALPACA_EVAL_SLOPE, LengthControlledRate, estimate_length_controlled
-from tpo.records import Check, Comparison, Completion, Response, Verdict
-from tpo.stats import holm, paired_difference
-from tpo.thought import DIRECT
-from tpo.winrate import category_gains
+from tpo.config.eval import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.length_control import ALPACA_EVAL_SLOPE, LengthControlledRate, estimate_length_controlled
+from tpo.evaluate.stages import open_benchmark
+from tpo.evaluate.steps import Evaluation
+from tpo.evaluate.winrate import category_gains
+from tpo.judge.score import visible
+from tpo.results.stats import holm, paired_difference
+from tpo.sample.thought import DIRECT
+from tpo.store.artifacts import Artifact
+from tpo.store.errors import TpoError
+from tpo.store.records import Check, Comparison, Completion, Response, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def thought_budget(steps: Evaluation, settings: ThoughtBudgetEval) -> dict[str, 
 
 def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict[str, Any]:
     """Win rate and length-controlled win rate on AlpacaEval 2; writes `model_outputs.json` and `annotations.json`."""
-    from tpo.benchmarks import alpaca_eval as benchmark_of
+    from tpo.evaluate.benchmarks import alpaca_eval as benchmark_of
 
     artifact = steps.benchmark({"name": "alpaca_eval", "path": settings.path})
     answers = steps.answers(steps.policy, artifact)
@@ -177,7 +177,7 @@ def _at_equal_length(
     What the official estimator and the fixed slope know of the annotator's taste for length is GPT-4-turbo's, so any
     other judge's is fitted.
     """
-    from tpo.benchmarks.alpaca_eval import AlpacaEvalError, length_gaps, official_length_controlled
+    from tpo.evaluate.benchmarks.alpaca_eval import AlpacaEvalError, length_gaps, official_length_controlled
 
     seed, confidence = steps.seed("length"), settings.confidence
     is_official_judge = steps.config.judge.kind == "alpaca_eval"
@@ -201,8 +201,8 @@ def _at_equal_length(
 
 def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[str, Any]:
     """The score of Arena-Hard; writes `model_answer.jsonl` and `model_judgment.jsonl` for the official scripts."""
-    from tpo.benchmarks import arena_hard as benchmark_of
-    from tpo.benchmarks.arena_score import arena_score, arena_score_v2, complete_verdicts
+    from tpo.evaluate.benchmarks import arena_hard as benchmark_of
+    from tpo.evaluate.benchmarks.arena_score import arena_score, arena_score_v2, complete_verdicts
 
     if steps.config.baseline is not None:
         raise EvaluationError("eval=arena_hard: the score is against the benchmark's own answers; set baseline=null")

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import MANIFEST
-from tpo.config import ModelConfig, SampleConfig, ThoughtConfig
-from tpo.errors import TpoError
-from tpo.models import is_whole_model
-from tpo.thought import DIRECT, ThoughtFormat
+from tpo.config.schema import ModelConfig, SampleConfig, ThoughtConfig
+from tpo.model.load import is_whole_model
+from tpo.sample.thought import DIRECT, ThoughtFormat
+from tpo.store.artifacts import MANIFEST
+from tpo.store.errors import TpoError
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -53,7 +53,7 @@ def make_format(thought: ThoughtConfig) -> ThoughtFormat:
         prompt=thought.prompt,
         thought_delimiter=thought.thought_delimiter,
         response_delimiter=thought.response_delimiter,
-        enforce=thought.enforce,  # type: ignore[arg-type]  # checked by tpo.check
+        enforce=thought.enforce,  # type: ignore[arg-type]  # checked by tpo.config.check
     )
 
 

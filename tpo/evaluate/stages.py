@@ -1,6 +1,6 @@
-"""What each step of an evaluation executes; `tpo.evaluation` requests them, `tpo.stage` calls these.
+"""What each step of an evaluation executes; `tpo.evaluate.steps` requests them, `tpo.store.execute` calls these.
 
-Like those of `tpo.judge_stages`, every function gets the artifact's directory, the step's settings, its inputs and its
+Like those of `tpo.judge.work`, every function gets the artifact's directory, the step's settings, its inputs and its
 seed, and returns what it counted.
 """
 
@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact, ArtifactError, read_how
-from tpo.benchmarks import Benchmark
-from tpo.engines import join_settings
-from tpo.judge import visible
-from tpo.models import load_policy_reference
-from tpo.records import Completion, Prompt, Response, write_records
-from tpo.thought import ThoughtFormat
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.judge.score import visible
+from tpo.model.load import load_policy_reference
+from tpo.sample.decoding import join_settings
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.artifacts import Artifact, ArtifactError, read_how
+from tpo.store.records import Completion, Prompt, Response, write_records
 
 Inputs = Mapping[str, Artifact]
 
@@ -33,7 +33,7 @@ def adapter(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> di
 
 def classify(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Sort the test instructions into categories and take some of each."""
-    from tpo import classify
+    from tpo.evaluate import categories as classify
 
     prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
     found: list[Prompt | None] = list(prompts)
@@ -59,7 +59,7 @@ def benchmark(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> 
 
 
 def _load_benchmark(config: dict[str, Any], paths: Mapping[str, Path], *, seed: int) -> Benchmark:
-    from tpo.benchmarks import alpaca_eval, arena_hard, gsm8k, ifeval
+    from tpo.evaluate.benchmarks import alpaca_eval, arena_hard, gsm8k, ifeval
 
     path = paths.get("path")
     match config["name"]:
@@ -123,7 +123,7 @@ def reference(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> 
 
 def intervene(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Sample responses after given thoughts."""
-    from tpo.intervene import alter, intervene
+    from tpo.evaluate.interventions import alter, intervene
 
     prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
     return intervene(
@@ -140,7 +140,7 @@ def intervene(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> 
 
 def check(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Check answers that a program can check."""
-    from tpo.benchmarks import gsm8k, ifeval
+    from tpo.evaluate.benchmarks import gsm8k, ifeval
 
     checker: Any = {"gsm8k": gsm8k, "ifeval": ifeval}[config["benchmark"]]
     keys = read_keys(inputs["benchmark"])

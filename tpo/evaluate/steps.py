@@ -9,20 +9,20 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import tpo.classify
-import tpo.intervene
-import tpo.preflight
-import tpo.sample
-from tpo.artifacts import MANIFEST, Artifact, Store, file_digest, open_artifact
-from tpo.config import EvaluateConfig, ModelConfig
-from tpo.engines import split_settings
-from tpo.eval_config import CategoriesEval
-from tpo.judging import MODEL_VERSION, Judging, model_settings
-from tpo.models import is_whole_model
+import tpo.evaluate.categories
+import tpo.evaluate.interventions
+import tpo.sample.completions
+import tpo.sample.preflight
+from tpo.config.eval import CategoriesEval
+from tpo.config.schema import EvaluateConfig, ModelConfig
+from tpo.evaluate.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, make_format, resolve
+from tpo.judge.stages import MODEL_VERSION, Judging, model_settings
+from tpo.model.load import is_whole_model
 from tpo.pipeline import PolicyRef, adapter_input, answer_settings, request_comparison, request_prompts
-from tpo.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, make_format, resolve
-from tpo.seeds import derive_seed
-from tpo.thought import DIRECT, ThoughtFormat
+from tpo.sample.decoding import split_settings
+from tpo.sample.thought import DIRECT, ThoughtFormat
+from tpo.store.artifacts import MANIFEST, Artifact, Store, file_digest, open_artifact
+from tpo.store.seeds import derive_seed
 
 ADAPTER_VERSION = BENCHMARK_VERSION = REFERENCE_VERSION = CHECK_VERSION = 1
 
@@ -80,11 +80,16 @@ class Evaluation:
             "classifier": classifier if evaluation.classify else None,
         }
         return self.store.request(
-            "classify", tpo.classify.VERSION, choice, {"prompts": prompts}, seed=self.seed("classify"), how=how
+            "classify",
+            tpo.evaluate.categories.VERSION,
+            choice,
+            {"prompts": prompts},
+            seed=self.seed("classify"),
+            how=how,
         )
 
     def benchmark(self, settings: Mapping[str, Any]) -> Artifact:
-        """The instructions of a benchmark, with what it brings besides (`tpo.benchmarks`).
+        """The instructions of a benchmark, with what it brings besides (`tpo.evaluate.benchmarks`).
 
         Args:
             settings: `name` and what the benchmark's loader takes; values of keys that end in "path" are local files.
@@ -106,7 +111,7 @@ class Evaluation:
         config = {"split": "test", "thought": asdict(spec.form), "settings": settings, **self._how(player)}
         return self.store.request(
             "sample",
-            tpo.sample.VERSION,
+            tpo.sample.completions.VERSION,
             config,
             self._inputs(player, prompts),
             seed=self.seed("sample", role),
@@ -116,7 +121,7 @@ class Evaluation:
     def intervene(
         self, player: Player, prompts: Artifact, thoughts: Artifact, intervention: dict[str, Any]
     ) -> Artifact:
-        """A policy's answers after given thoughts (`tpo.intervene`): those of the completions `thoughts`, altered."""
+        """A policy's answers after given thoughts (`tpo.evaluate.interventions`): those of the completions `thoughts`, altered."""
         settings = answer_settings(player.spec.sample, self.config.eval)
         config = {
             "thought": asdict(player.spec.form),
@@ -127,7 +132,7 @@ class Evaluation:
         inputs = {**self._inputs(player, prompts), "thoughts": thoughts}
         return self.store.request(
             "intervene",
-            tpo.intervene.VERSION,
+            tpo.evaluate.interventions.VERSION,
             config,
             inputs,
             seed=self.seed("intervene"),
@@ -195,7 +200,9 @@ class Evaluation:
             "judge": self.judging.judge,
             **self._policy_settings(player.spec.model),
         }
-        self.store.request("preflight", tpo.preflight.VERSION, config, {"model": player.model, "prompts": prompts})
+        self.store.request(
+            "preflight", tpo.sample.preflight.VERSION, config, {"model": player.model, "prompts": prompts}
+        )
 
     @staticmethod
     def _policy_settings(model: ModelConfig) -> dict[str, Any]:

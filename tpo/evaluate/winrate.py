@@ -1,4 +1,4 @@
-"""Win rates with their uncertainty: plain and per category. Pure numpy; `tpo.length_control` has those at equal length.
+"""Win rates with their uncertainty: plain and per category. Pure numpy; `tpo.evaluate.length_control` has those at equal length.
 
 A comparison's win is 1, a loss 0, a tie one half. One that was not scored is missing: excluded and counted,
 never a loss.
@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.records import Comparison
-from tpo.seeds import derive_seed
-from tpo.stats import holm, mean_interval, sign_flip_test, simultaneous_confidence
+from tpo.results.stats import holm, mean_interval, sign_flip_test, simultaneous_confidence
+from tpo.store.records import Comparison
+from tpo.store.seeds import derive_seed
 
 
 class WinRate(NamedTuple):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tpo.labelled import LabelError, load_preferences
-from tpo.prompts import prompt_id
-from tpo.records import Completion, Preference, Prompt
-from tpo.seeds import derive_seed
-from tpo.winrate import outcome
+from tpo.evaluate.agreement.labelled import LabelError, load_preferences
+from tpo.evaluate.winrate import outcome
+from tpo.sample.prompts import prompt_id
+from tpo.store.records import Completion, Preference, Prompt
+from tpo.store.seeds import derive_seed
 
 VERSION = 1
 MIN_WORDS = 20  # of a response that loses by its form: in less there is little to see
@@ -248,7 +248,7 @@ def split_preferences(path: Path, *, held_out_fraction: float, seed: int) -> tup
     """Return the labelled preferences of a file, to learn from and held out; an instruction is on one side only.
 
     Raises:
-        LabelError: If the file is not as `tpo.labelled` reads it, or all rows fall on one side.
+        LabelError: If the file is not as `tpo.evaluate.agreement.labelled` reads it, or all rows fall on one side.
     """
     train: list[Preference] = []
     held_out: list[Preference] = []

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tpo.engines import Policy
-from tpo.errors import TpoError
+from tpo.sample.decoding import Policy
+from tpo.store.errors import TpoError
 
 
 @dataclass(frozen=True)
@@ -75,35 +75,35 @@ def load_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: P
     """
     match config["kind"]:
         case "length":
-            from tpo.judges.controls import LengthJudge
+            from tpo.judge.judges.controls import LengthJudge
 
             return LengthJudge()
         case "random":
-            from tpo.judges.controls import RandomJudge
+            from tpo.judge.judges.controls import RandomJudge
 
             return RandomJudge()
         case "likelihood":
-            from tpo.judges.likelihood import Likelihood
+            from tpo.judge.judges.likelihood import Likelihood
 
             return Likelihood(config, _required(policy))
         case "self_rating":
-            from tpo.judges.self_rating import SelfRating
+            from tpo.judge.judges.self_rating import SelfRating
 
             return SelfRating(config, _required(policy))
         case "self_taught":
-            from tpo.judges.self_taught import SelfTaught
+            from tpo.judge.judges.self_taught import SelfTaught
 
             return SelfTaught(config, _required(policy))
         case "reward_model":
-            from tpo.judges.reward_model import RewardModel
+            from tpo.judge.judges.reward_model import RewardModel
 
             return RewardModel(config)
         case "armorm":
-            from tpo.judges.armorm import ArmoRM
+            from tpo.judge.judges.armorm import ArmoRM
 
             return ArmoRM(config)
         case "llm_pointwise":
-            from tpo.judges.llm_pointwise import PointwiseLLM
+            from tpo.judge.judges.llm_pointwise import PointwiseLLM
 
             return PointwiseLLM(config, policy=policy, cache_path=answers_path)
         case kind:
@@ -119,11 +119,11 @@ def load_pairwise_judge(config: dict[str, Any], *, policy: Policy | None, answer
     """Return the pairwise judge that `config` asks for; arguments as for `load_judge`."""
     match config["kind"]:
         case "llm_pairwise":
-            from tpo.judges.llm_pairwise import PairwiseLLM
+            from tpo.judge.judges.llm_pairwise import PairwiseLLM
 
             return PairwiseLLM(config, policy=policy, cache_path=answers_path)
         case "alpaca_eval":
-            from tpo.judges.alpaca_eval import AlpacaEvalAnnotator
+            from tpo.judge.judges.alpaca_eval import AlpacaEvalAnnotator
 
             return AlpacaEvalAnnotator(config, policy=policy, cache_path=answers_path)
         case kind:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.errors import TpoError
-from tpo.records import Response, Score, Verdict
-from tpo.seeds import derive_seed
+from tpo.store.errors import TpoError
+from tpo.store.records import Response, Score, Verdict
+from tpo.store.seeds import derive_seed
 
 VERSION = 1
 ELO_START, ELO_SCALE = 1000.0, 400.0

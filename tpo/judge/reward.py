@@ -1,6 +1,6 @@
-"""Train a reward model: `python -m tpo.reward experiment=self_taught`, or `data=my.jsonl` for your own preferences.
+"""Train a reward model: `python -m tpo.judge.reward experiment=self_taught`, or `data=my.jsonl` for your own preferences.
 
-Without data the preferences are made from the seed model's responses (`tpo.contrast`): self-taught, no label. Writes
+Without data the preferences are made from the seed model's responses (`tpo.judge.contrast`): self-taught, no label. Writes
 `runs/reward-<hash>/`: config, `summary.json` with the held-out accuracy of each kind of pair, and `reward_model/`,
 which `judge=self_taught judge.path=...` uses.
 """
@@ -15,12 +15,12 @@ import hydra
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Artifact, Store, file_digest, write_json
-from tpo.check import check_reward, to_config
-from tpo.config import RewardConfig, register
-from tpo.engines import split_settings
-from tpo.errors import TpoError
-from tpo.seeds import derive_seed
+from tpo.config.check import check_reward, to_config
+from tpo.config.schema import RewardConfig, register
+from tpo.sample.decoding import split_settings
+from tpo.store.artifacts import Artifact, Store, file_digest, write_json
+from tpo.store.errors import TpoError
+from tpo.store.seeds import derive_seed
 
 register()
 
@@ -32,20 +32,24 @@ class RewardPipeline:
 
     def __init__(self, config: RewardConfig, store: Store) -> None:
         """Prepare the model."""
-        from tpo.judging import MODEL_VERSION, model_settings
+        from tpo.judge.stages import MODEL_VERSION, model_settings
 
         self.config, self.store = config, store
         self.model = self.store.request("model", MODEL_VERSION, model_settings(config.model))
 
     def preferences(self) -> Artifact:
         """The preferences to learn from, and those held out."""
-        import tpo.contrast
+        import tpo.judge.contrast
 
         if self.config.data is not None:
             path = Path(self.config.data)
             settings = {"sha256": file_digest(path), "held_out_fraction": self.config.held_out_fraction}
             return self.store.request(
-                "split_preferences", tpo.contrast.VERSION, settings, seed=self._seed("split"), how={"path": str(path)}
+                "split_preferences",
+                tpo.judge.contrast.VERSION,
+                settings,
+                seed=self._seed("split"),
+                how={"path": str(path)},
             )
         return self._make_preferences()
 
@@ -56,10 +60,10 @@ class RewardPipeline:
         return self.store.request("reward", REWARD_VERSION, settings, inputs, seed=self._seed("reward"))
 
     def _make_preferences(self) -> Artifact:
-        import tpo.contrast
-        import tpo.sample
+        import tpo.judge.contrast
+        import tpo.sample.completions
         from tpo.pipeline import PROMPTS_VERSION
-        from tpo.thought import DIRECT
+        from tpo.sample.thought import DIRECT
 
         contrast = asdict(self.config.contrast)
         prompts = self.store.request(
@@ -90,9 +94,9 @@ class RewardPipeline:
                 }
                 step = {"model": self.model, "prompts": prompts}
                 inputs[f"{role}_{split}"] = self.store.request(
-                    "sample", tpo.sample.VERSION, config, step, seed=self._seed("sample", role), how=how
+                    "sample", tpo.sample.completions.VERSION, config, step, seed=self._seed("sample", role), how=how
                 )
-        return self.store.request("contrast", tpo.contrast.VERSION, contrast, inputs, seed=self._seed("contrast"))
+        return self.store.request("contrast", tpo.judge.contrast.VERSION, contrast, inputs, seed=self._seed("contrast"))
 
     def _policy_settings(self) -> dict[str, Any]:
         return {"dtype": self.config.model.dtype, "max_model_len": self.config.model.max_model_len, "epoch": 0}
@@ -103,8 +107,8 @@ class RewardPipeline:
 
 def run_reward(config: RewardConfig) -> Path:
     """Make or read the preferences, train, and return the run's folder."""
-    from tpo.stage import open_store
-    from tpo.summary import own_folder
+    from tpo.results.run import own_folder
+    from tpo.store.execute import open_store
 
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         pipeline = RewardPipeline(config, store)
@@ -124,7 +128,7 @@ def run_reward(config: RewardConfig) -> Path:
     return path
 
 
-@hydra.main(config_path="../conf", config_name="reward", version_base="1.3")
+@hydra.main(config_path="../../conf", config_name="reward", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Compose, check and train; errors that are the user's to mend come without a traceback."""
     try:

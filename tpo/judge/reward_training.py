@@ -16,9 +16,16 @@ from peft import TaskType, get_peft_model
 from trl import RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
-from tpo.artifacts import write_json
-from tpo.chat import load_tokenizer
-from tpo.checkpoints import (
+from tpo.evaluate.winrate import outcome
+from tpo.judge.judges.reward_model import chat_with_response
+from tpo.judge.judges.self_taught import DESCRIPTION, SelfTaught, load_classifier
+from tpo.judge.protocol import Candidates
+from tpo.model.chat import load_tokenizer
+from tpo.results.stats import wilson_interval
+from tpo.sample.decoding import Policy
+from tpo.store.artifacts import write_json
+from tpo.store.records import Preference
+from tpo.train.checkpoints import (
     LoraSettings,
     MarkComplete,
     ResumesInPlace,
@@ -30,15 +37,8 @@ from tpo.checkpoints import (
     unpack_micro_batch,
     write_metrics,
 )
-from tpo.engines import Policy
-from tpo.judges import Candidates
-from tpo.judges.reward_model import chat_with_response
-from tpo.judges.self_taught import DESCRIPTION, SelfTaught, load_classifier
-from tpo.optimizer import MasterWeightAdamW
-from tpo.records import Preference
-from tpo.stats import wilson_interval
-from tpo.train import TrainingError
-from tpo.winrate import outcome
+from tpo.train.optimizer import MasterWeightAdamW
+from tpo.train.trainer import TrainingError
 
 
 @dataclass(frozen=True)

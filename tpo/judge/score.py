@@ -1,7 +1,7 @@
 """Stages "judge", "verdicts", "normalize" and "combine": responses -> scores. A judge never gets a thought.
 
 A pointwise judge scores each response ("judge"). A pairwise one gives verdicts on all ordered pairs of an
-instruction's responses ("verdicts"), which `tpo.rating` turns into scores. An ensemble adds up other judges' scores
+instruction's responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble adds up other judges' scores
 ("combine").
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from tpo.artifacts import grow_rows
-from tpo.judges import Candidates, Judge, Match, PairwiseJudge
+from tpo.judge.protocol import Candidates, Judge, Match, PairwiseJudge
 from tpo.pairs import normalized
-from tpo.records import Completion, Prompt, Response, Score, Verdict
-from tpo.seeds import derive_seed
+from tpo.store.artifacts import grow_rows
+from tpo.store.records import Completion, Prompt, Response, Score, Verdict
+from tpo.store.seeds import derive_seed
 
 VERSION = 3
 CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a kill

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tpo.records import Score
+from tpo.store.records import Score
 
 
 class Selection(NamedTuple):

@@ -9,14 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import tpo.judge
-import tpo.rating
-from tpo.artifacts import Artifact, file_digest
-from tpo.config import ModelConfig
-from tpo.judge_config import JudgeConfig, RatingConfig
-from tpo.judges import COMPARATIVE_KINDS, PAIRWISE_KINDS
-from tpo.judges.alpaca_eval import template_path
-from tpo.models import EMBEDDED_NAME, fingerprint
+import tpo.judge.rating
+import tpo.judge.score
+from tpo.config.judge import JudgeConfig, RatingConfig
+from tpo.config.schema import ModelConfig
+from tpo.judge.judges.alpaca_eval import template_path
+from tpo.judge.protocol import COMPARATIVE_KINDS, PAIRWISE_KINDS
+from tpo.model.load import EMBEDDED_NAME, fingerprint
+from tpo.store.artifacts import Artifact, file_digest
 
 MODEL_VERSION = 1
 
@@ -87,11 +87,13 @@ class Judging:
                 members = {
                     f"member_{name}": self._score(settings, inputs) for name, settings in judge["members"].items()
                 }
-                return self.run("combine", tpo.judge.VERSION, {"weights": judge["weights"]}, members)
+                return self.run("combine", tpo.judge.score.VERSION, {"weights": judge["weights"]}, members)
             case kind if kind in PAIRWISE_KINDS:
                 verdicts = self._ask("verdicts", judge, inputs)
                 config = {"rating": self.rating}
-                return self.run("rate", tpo.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed)
+                return self.run(
+                    "rate", tpo.judge.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed
+                )
             case "likelihood":  # its variants share the passes over the model
                 sides = {"likelihoods": True} | ({"priors": False} if judge["subtract_prior"] else {})
                 parts = {
@@ -99,7 +101,7 @@ class Judging:
                     for role, with_instruction in sides.items()
                 }
                 per_token = judge["normalization"] == "mean"
-                return self.run("normalize", tpo.judge.VERSION, {"per_token": per_token}, parts)
+                return self.run("normalize", tpo.judge.score.VERSION, {"per_token": per_token}, parts)
             case _:
                 return self._ask("judge", judge, inputs)
 
@@ -120,7 +122,7 @@ class Judging:
             config |= {"dtype": self.model.dtype, "max_model_len": self.model.max_model_len, "epoch": 0}
         elif judge.get("name") is not None:
             config["fingerprint"] = fingerprint(judge["name"])
-        return self.run(stage, tpo.judge.VERSION, config, inputs, how=how)
+        return self.run(stage, tpo.judge.score.VERSION, config, inputs, how=how)
 
     def _embedded_settings(self) -> dict[str, Any]:
         """The embedded model as the run prepares it, so that it is prepared once; else without quantization."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from tpo.judges import Decision
+from tpo.judge.protocol import Decision
 
 # Verdict -> outcome of the response shown first, and whether it is a strong one.
 MENUS: dict[str, dict[str, tuple[float, bool]]] = {

@@ -1,4 +1,4 @@
-"""The stages that judge, and those that teach a judge: what `tpo.stage` executes for each of them.
+"""The stages that judge, and those that teach a judge: what `tpo.store.execute` executes for each of them.
 
 Every function gets the artifact's directory, the step's settings, its inputs and its seed, and returns what it counted.
 """
@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact, read_how
-from tpo.labelled import LabelledPair
-from tpo.models import load_policy_reference
-from tpo.records import Completion, Preference, Prompt, Response, Score, Verdict, write_records
+from tpo.evaluate.agreement.labelled import LabelledPair
+from tpo.model.load import load_policy_reference
+from tpo.store.artifacts import Artifact, read_how
+from tpo.store.records import Completion, Preference, Prompt, Response, Score, Verdict, write_records
 
 Inputs = Mapping[str, Artifact]
 
 
 def judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Score responses one by one."""
-    from tpo.judge import judge_responses
-    from tpo.judges import load_judge
+    from tpo.judge.protocol import load_judge
+    from tpo.judge.score import judge_responses
 
     prompts, responses = _responses(inputs)
     return judge_responses(path, prompts, responses, load_judge(**_judge_arguments(path, config, inputs)))
@@ -27,8 +27,8 @@ def judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict
 
 def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Compare responses two at a time."""
-    from tpo.judge import collect_verdicts
-    from tpo.judges import load_pairwise_judge
+    from tpo.judge.protocol import load_pairwise_judge
+    from tpo.judge.score import collect_verdicts
 
     prompts, responses = _responses(inputs)
     pairs: dict[str, list[tuple[int, int]]] | None = None
@@ -50,8 +50,8 @@ def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
 
 def rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Turn verdicts into scores."""
-    from tpo.judge import count_scores
-    from tpo.rating import rate_responses
+    from tpo.judge.rating import rate_responses
+    from tpo.judge.score import count_scores
 
     _, responses = _responses(inputs)
     scores = rate_responses(responses, inputs["verdicts"].rows(Verdict), config=config["rating"], seed=seed)
@@ -61,7 +61,7 @@ def rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[
 
 def combine(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Add up the scores of an ensemble."""
-    from tpo.judge import combine, count_scores
+    from tpo.judge.score import combine, count_scores
 
     members = {role.removeprefix("member_"): artifact.rows(Score) for role, artifact in inputs.items()}
     scores = combine(members, config["weights"])
@@ -71,7 +71,7 @@ def combine(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> di
 
 def normalize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Turn log-likelihoods into scores."""
-    from tpo.judge import count_scores, normalize_likelihoods
+    from tpo.judge.score import count_scores, normalize_likelihoods
 
     parts = {role: artifact.rows(Score) for role, artifact in inputs.items()}
     scores = normalize_likelihoods(parts["likelihoods"], parts.get("priors"), per_token=config["per_token"])
@@ -81,7 +81,7 @@ def normalize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> 
 
 def labelled(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Read labelled preferences."""
-    from tpo.labelled import load_preferences, to_rows
+    from tpo.evaluate.agreement.labelled import load_preferences, to_rows
 
     prompts, responses, pairs = to_rows(load_preferences(Path(read_how(path)["path"])))
     for name, rows in (("prompts", prompts), ("responses", responses), ("pairs", pairs)):
@@ -91,7 +91,7 @@ def labelled(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
 
 def contrast(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Make preferences without a label."""
-    from tpo import contrast
+    from tpo.judge import contrast
 
     sides = {}
     for name, split in (("train", "train-1"), ("held_out", "validation")):
@@ -110,7 +110,7 @@ def contrast(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
 
 def split_preferences(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Read labelled preferences to learn from, a part held out."""
-    from tpo.contrast import split_preferences
+    from tpo.judge.contrast import split_preferences
 
     train, held_out = split_preferences(
         Path(read_how(path)["path"]), held_out_fraction=config["held_out_fraction"], seed=seed
@@ -119,7 +119,7 @@ def split_preferences(path: Path, config: dict[str, Any], inputs: Inputs, seed: 
 
 
 def _write_preferences(path: Path, sides: dict[str, list[Preference]]) -> dict[str, Any]:
-    from tpo.contrast import length_accuracy
+    from tpo.judge.contrast import length_accuracy
 
     metrics: dict[str, Any] = {}
     for name, rows in sides.items():
@@ -135,7 +135,7 @@ def _write_preferences(path: Path, sides: dict[str, list[Preference]]) -> dict[s
 
 def reward(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Train a reward model and measure it on what was held out."""
-    from tpo.reward_training import RewardSettings, measure, train_reward_model
+    from tpo.judge.reward_training import RewardSettings, measure, train_reward_model
 
     policy, settings = load_policy_reference(config, inputs), RewardSettings(**config["settings"])
     train, held_out = (inputs["preferences"].rows(Preference, f"{name}.jsonl") for name in ("train", "held_out"))
@@ -145,7 +145,7 @@ def reward(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 def _responses(inputs: Inputs) -> tuple[list[Prompt], list[Response]]:
     """Return what a judge may see: the responses of labelled pairs or of one or more sets of completions."""
-    from tpo.judge import visible
+    from tpo.judge.score import visible
 
     if "labelled" in inputs:
         labelled = inputs["labelled"]

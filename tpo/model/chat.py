@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpo.engines import Policy
-from tpo.errors import TpoError
-from tpo.thought import ThoughtFormat
+from tpo.sample.decoding import Policy
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.errors import TpoError
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase; not imported here, it takes seconds
 

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
-from tpo.errors import TpoError
+from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 

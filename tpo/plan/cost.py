@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.artifacts import MANIFEST, read_manifest
-from tpo.thought import ThoughtFormat
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.artifacts import MANIFEST, read_manifest
 
 Manifest = Mapping[str, Any]  # or the request of a stage that has none yet
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tpo.artifacts import MANIFEST, Artifact, ArtifactError, Step, Store, read_manifest
-from tpo.config import Config
+from tpo.config.schema import Config
+from tpo.judge.select import Selection
 from tpo.pipeline import Pipeline, PolicyRef
-from tpo.records import Record
 from tpo.run import iterate
-from tpo.select import Selection
+from tpo.store.artifacts import MANIFEST, Artifact, ArtifactError, Step, Store, read_manifest
+from tpo.store.records import Record
 
 NO_EPOCH = 0  # of a training whose best epoch has yet to be selected; epochs count from 1
 
@@ -137,7 +137,7 @@ class Sharing(NamedTuple):
     part: str  # which part of the jobs
     num_distinct: int
     num_naive: int
-    tokens_distinct: int  # budgets, see `tpo.cost`
+    tokens_distinct: int  # budgets, see `tpo.plan.cost`
     tokens_naive: int
 
     @property

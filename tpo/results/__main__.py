@@ -9,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpo.errors import TpoError
-from tpo.figures import draw_sweep, save, swept_number
-from tpo.results.find import ResultError, sort_folders
-from tpo.results.formats import print_table, write_tables
-from tpo.results.rows import Iteration
-from tpo.results.table import ResultsTable, results_table
+from tpo.results.figures import draw_sweep, save, swept_number
+from tpo.results.table.find import ResultError, sort_folders
+from tpo.results.table.formats import print_table, write_tables
+from tpo.results.table.rows import Iteration
+from tpo.results.table.table import ResultsTable, results_table
+from tpo.store.errors import TpoError
 
 
 def collect(

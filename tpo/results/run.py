@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from tpo.artifacts import LOCK, Artifact, content_hash, translate_disk_errors, write_json
-from tpo.config import Config
-from tpo.locks import hold
+from tpo.config.schema import Config
+from tpo.judge.select import Selection
 from tpo.pipeline import stage_list
-from tpo.select import Selection
-from tpo.tracking import TRACKED, load_tracker
-from tpo.tracking.launch import Launch, run_labels
+from tpo.results.tracking import TRACKED, load_tracker
+from tpo.results.tracking.labels import Launch, run_labels
+from tpo.store.artifacts import LOCK, Artifact, content_hash, translate_disk_errors, write_json
+from tpo.store.locks import hold
 
 log = logging.getLogger(__name__)
 
@@ -138,8 +138,8 @@ class Run:
 
     def finish(self, stages: list[Artifact]) -> Path:
         """Write `summary.json`, the figures and the report, print the table, end tracking; return the folder."""
-        from tpo.figures import write_figures
-        from tpo.report.page import write_report
+        from tpo.results.figures import write_figures
+        from tpo.results.page.page import write_report
 
         summary = {
             "experiment": self.experiment,

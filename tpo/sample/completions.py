@@ -11,12 +11,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import grow_rows
-from tpo.chat import Chat, Tokenizer, load_chat, render
-from tpo.engines import Decoding, Generation, Policy, load_engine
-from tpo.records import Completion, Prompt
-from tpo.seeds import derive_seed
-from tpo.thought import ThoughtFormat, num_tokens_within, split
+from tpo.model.chat import Chat, Tokenizer, load_chat, render
+from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
+from tpo.sample.thought import ThoughtFormat, num_tokens_within, split
+from tpo.store.artifacts import grow_rows
+from tpo.store.records import Completion, Prompt
+from tpo.store.seeds import derive_seed
 
 VERSION = 3
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from tpo.chat import Chat
+    from tpo.model.chat import Chat
 
 # Where and how fast an engine samples: no part of what it samples. Tensor parallelism is, since it adds up in another
 # order, as are the other settings of vLLM that may change a last bit; each of several engines adds up as one does.
@@ -166,7 +166,7 @@ def load_engine(
     max_tokens = max(map(len, contexts), default=0) + decoding.max_total
     match config["kind"]:
         case "torch":
-            from tpo.engines.torch_engine import TorchEngine
+            from tpo.sample.engines.torch_engine import TorchEngine
 
             return TorchEngine(
                 policy,
@@ -176,15 +176,15 @@ def load_engine(
                 max_len=max_tokens,
             )
         case "vllm" if config["data_parallel_size"] > 1:
-            from tpo.engines.vllm_workers import VllmWorkers
+            from tpo.sample.engines.vllm_workers import VllmWorkers
 
             return VllmWorkers(config, policy, end_ids=chat.end_ids, seed=seed)
         case "vllm":
-            from tpo.engines.vllm_engine import VllmEngine
+            from tpo.sample.engines.vllm_engine import VllmEngine
 
             return VllmEngine(config, policy, end_ids=chat.end_ids, seed=seed)
         case "server":
-            from tpo.engines.server_engine import ServerEngine
+            from tpo.sample.engines.server_engine import ServerEngine
 
             return ServerEngine(config, policy, end_ids=chat.end_ids, max_tokens=max_tokens)
         case kind:

@@ -7,13 +7,13 @@ the model can say.
 from collections.abc import Sequence
 from typing import Any
 
-from tpo.chat import load_tokenizer, render
-from tpo.engines import Policy
-from tpo.judges import answer_ids
-from tpo.prompts import PromptError
-from tpo.records import Prompt
-from tpo.sample import plan_decoding
-from tpo.thought import ThoughtFormat
+from tpo.judge.protocol import answer_ids
+from tpo.model.chat import load_tokenizer, render
+from tpo.sample.completions import plan_decoding
+from tpo.sample.decoding import Policy
+from tpo.sample.prompts import PromptError
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.records import Prompt
 
 VERSION = 1
 

@@ -1,7 +1,7 @@
 """Instructions: where they come from, what identifies them, and which iteration may see which.
 
 Reads the package's own instruction set, a Hub data set, a JSON-lines file, or the rows a model generated
-(`tpo.synthetic`); writes `Prompt` rows in disjoint splits "train-1" ... "train-T", "validation", "test".
+(`tpo.sample.synthetic`); writes `Prompt` rows in disjoint splits "train-1" ... "train-T", "validation", "test".
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tpo.errors import TpoError
-from tpo.records import Prompt, RecordError, read_json_lines
-from tpo.seeds import derive_seed
+from tpo.store.errors import TpoError
+from tpo.store.records import Prompt, RecordError, read_json_lines
+from tpo.store.seeds import derive_seed
 
 UNCATEGORIZED = "uncategorized"
 
@@ -59,7 +59,7 @@ def make_prompt(text: Any, *, category: Any, source: str, split: str, where: str
 
 def load_builtin() -> list[Prompt]:
     """Return the package's own instructions, 20 categories, with their fixed splits."""
-    text = resources.files("tpo").joinpath("data/instructions.jsonl").read_text(encoding="utf-8")
+    text = resources.files("tpo.sample").joinpath("instructions.jsonl").read_text(encoding="utf-8")
     return [
         make_prompt(
             row["text"], category=row["category"], source="builtin", split=row["split"], where=f"builtin row {number}"

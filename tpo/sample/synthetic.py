@@ -13,12 +13,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.artifacts import grow_rows
-from tpo.chat import chat_ids, load_chat
-from tpo.engines import Decoding, Policy, load_engine
-from tpo.prompts import make_prompt
-from tpo.records import Prompt
-from tpo.seeds import derive_seed
+from tpo.model.chat import chat_ids, load_chat
+from tpo.sample.decoding import Decoding, Policy, load_engine
+from tpo.sample.prompts import make_prompt
+from tpo.store.artifacts import grow_rows
+from tpo.store.records import Prompt
+from tpo.store.seeds import derive_seed
 
 VERSION = 3
 

@@ -5,7 +5,7 @@ stage's files, and `manifest.json` (written last, by rename). A directory withou
 exist for a reader; a stage that finds one continues from the rows it left. The hash covers the stage, its
 version, its settings, its seed and the ids of its inputs, so that two runs which ask for the same thing
 share it, and nothing that does not change the result may be among the settings. Two that ask for it at the same time
-compute it once, on several machines as far as their shared file system keeps locks (`tpo.locks`).
+compute it once, on several machines as far as their shared file system keeps locks (`tpo.store.locks`).
 """
 
 import errno
@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tpo.environment import environment, peak_memory_mib
-from tpo.errors import TpoError
-from tpo.locks import hold
-from tpo.records import Record, RecordError, read_records
+from tpo.store.environment import environment, peak_memory_mib
+from tpo.store.errors import TpoError
+from tpo.store.locks import hold
+from tpo.store.records import Record, RecordError, read_records
 
 log = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class Store:
         if not (path / MANIFEST).exists():
             with translate_disk_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
-                # What `tpo.launch` starts inherits the lock: if this process is killed and the stage lives on, nobody
+                # What `tpo.store.processes.launch` starts inherits the lock: if this process is killed and the stage lives on, nobody
                 # else starts to write the same rows.
                 with hold(path / LOCK, purpose=step.artifact_id, is_inheritable=True):
                     if not (path / MANIFEST).exists():

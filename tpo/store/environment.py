@@ -16,7 +16,7 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", 
 @cache
 def environment() -> dict[str, Any]:
     """Return what the machine and the code were: commit, package versions, device."""
-    repository = Path(__file__).parent.parent
+    repository = Path(__file__).parents[2]
     versions = {}
     for package in PACKAGES:
         try:

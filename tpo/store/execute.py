@@ -1,4 +1,4 @@
-"""Execute one requested step: `python -m tpo.stage <artifact directory>`, or `execute(path)` in this process.
+"""Execute one requested step: `python -m tpo.store.execute <artifact directory>`, or `execute(path)` in this process.
 
 The directory holds `request.json`; its stage's function does the work, then the manifest is written. A fresh
 process per step gives memory back for certain. A training may be executed by several processes.
@@ -14,8 +14,12 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tpo import eval_stages, judge_stages, launch
-from tpo.artifacts import (
+from tpo.evaluate import stages as eval_stages
+from tpo.judge import work as judge_stages
+from tpo.model.load import load_policy_reference
+from tpo.sample.decoding import join_settings
+from tpo.sample.thought import ThoughtFormat
+from tpo.store.artifacts import (
     LOCK,
     Artifact,
     ArtifactError,
@@ -25,14 +29,12 @@ from tpo.artifacts import (
     read_how,
     translate_disk_errors,
 )
-from tpo.engines import join_settings
-from tpo.errors import TpoError
-from tpo.locks import adopt
-from tpo.memory import keep_freed_memory
-from tpo.models import load_policy_reference
-from tpo.records import Completion, Pair, Prompt, Score, Verdict, write_records
-from tpo.resident import Resident
-from tpo.thought import ThoughtFormat
+from tpo.store.errors import TpoError
+from tpo.store.locks import adopt
+from tpo.store.memory import keep_freed_memory
+from tpo.store.processes import launch
+from tpo.store.processes.resident import Resident
+from tpo.store.records import Completion, Pair, Prompt, Score, Verdict, write_records
 
 Inputs = dict[str, Artifact]
 
@@ -49,7 +51,7 @@ def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> 
     """Give a store whose steps are executed here or, where `isolate`, each in a process of its own.
 
     Trainings of several processes are isolated in any case. Steps with vLLM share a process, which ends with the
-    context at the latest (`tpo.resident`).
+    context at the latest (`tpo.store.processes.resident`).
 
     Args:
         root: Of all artifacts.
@@ -148,8 +150,8 @@ def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[
 
 
 def _model(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.chat import save_tokenizer
-    from tpo.models import prepare_embedded, save_quantized
+    from tpo.model.chat import save_tokenizer
+    from tpo.model.load import prepare_embedded, save_quantized
 
     is_embedded = config["source"] == "embedded"
     if is_embedded:
@@ -174,7 +176,7 @@ def _model(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 
 def _synthesize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.synthetic import synthesize
+    from tpo.sample.synthetic import synthesize
 
     return synthesize(
         path,
@@ -187,7 +189,7 @@ def _synthesize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -
 
 
 def _shots(settings: dict[str, Any]) -> list[Prompt]:
-    from tpo.prompts import load_builtin, load_json_lines
+    from tpo.sample.prompts import load_builtin, load_json_lines
 
     if settings["shots_path"] is None:
         return [prompt for prompt in load_builtin() if prompt.split == "train"]
@@ -197,8 +199,8 @@ def _shots(settings: dict[str, Any]) -> list[Prompt]:
 
 
 def _prompts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo import prompts as source
-    from tpo.synthetic import filter_candidates
+    from tpo.sample import prompts as source
+    from tpo.sample.synthetic import filter_candidates
 
     settings = config["settings"]
     drops: dict[str, int] = {}
@@ -244,7 +246,7 @@ def _prompts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
 
 
 def _preflight(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.preflight import preflight
+    from tpo.sample.preflight import preflight
 
     return preflight(
         inputs["prompts"].rows(Prompt),
@@ -256,7 +258,7 @@ def _preflight(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) ->
 
 
 def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.sample import sample
+    from tpo.sample.completions import sample
 
     return sample(
         path,
@@ -279,8 +281,8 @@ def _pairs(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 
 def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.reference import reference_path
-    from tpo.train import TrainSettings, train
+    from tpo.train.reference import reference_path
+    from tpo.train.trainer import TrainSettings, train
 
     policy = load_policy_reference(config, inputs)
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
@@ -290,7 +292,7 @@ def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 
 def _compare(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.compare import compare, judged_by_scores, judged_by_verdicts, summarize
+    from tpo.evaluate.compare import compare, judged_by_scores, judged_by_verdicts, summarize
 
     policy, baseline = (inputs[role].rows(Completion) for role in ("completions", "baseline_completions"))
     if "verdicts" in inputs:
@@ -310,7 +312,7 @@ def main() -> None:
     level = logging.WARNING if os.environ.get("LOCAL_RANK", "0") != "0" else logging.INFO
     logging.basicConfig(level=level, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m tpo.stage <artifact directory that holds request.json>")
+        sys.exit("usage: python -m tpo.store.execute <artifact directory that holds request.json>")
     path = Path(sys.argv[1])
     if is_launched:
         launch.end_with_launcher()

@@ -32,7 +32,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from tpo.errors import TpoError
+from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from tpo.errors import TpoError
+from tpo.store.errors import TpoError
 
 R = typing.TypeVar("R", bound="Record")
 

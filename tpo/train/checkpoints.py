@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, Trainer, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
-from tpo.engines import Policy
+from tpo.sample.decoding import Policy
 
 COMPLETE = "complete"  # marks a checkpoint whose every file was written
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names

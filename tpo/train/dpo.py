@@ -1,4 +1,4 @@
-"""The objective in plain torch, as the oracle for `tpo.train`, which leaves the work to trl.
+"""The objective in plain torch, as the oracle for `tpo.train.trainer`, which leaves the work to trl.
 
 Equation numbers are those of "Direct Preference Optimization", arXiv 2305.18290.
 """

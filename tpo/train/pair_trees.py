@@ -1,7 +1,7 @@
 """Log-probabilities of pairs for training: a pair's completions share their prompt, and nothing is padded.
 
 trl computes each completion with a copy of the prompt, padded to the longest of its batch, and hands every position to
-the language-model head. Here a pair is a tree (`tpo.trees`), and only states that predict a token of a completion reach
+the language-model head. Here a pair is a tree (`tpo.model.trees`), and only states that predict a token of a completion reach
 the head, which for a small model is much of the arithmetic. trl's loss takes the results as its own;
 `experiments/kernels.py` compares the head with trl's.
 """
@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 from trl.trainer.utils import FusedCausalLMOutput
 
-from tpo.trees import Row, computes_trees, join
+from tpo.model.trees import Row, computes_trees, join
 
 CHUNK = 512  # tokens whose logits exist at one time
 

@@ -16,14 +16,14 @@ from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
-from tpo.artifacts import Artifact, content_hash, write_json
-from tpo.engines import Policy
-from tpo.environment import environment
-from tpo.models import load_model
-from tpo.pair_trees import add_pair_head
+from tpo.model.load import load_model
+from tpo.sample.decoding import Policy
+from tpo.store.artifacts import Artifact, content_hash, write_json
+from tpo.store.environment import environment
+from tpo.train.pair_trees import add_pair_head
 
 if TYPE_CHECKING:
-    from tpo.train import TrainSettings
+    from tpo.train.trainer import TrainSettings
 
 VERSION = 1  # of the kernels in tpo/ that compute them: raised when they round otherwise
 SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")  # that move them

@@ -26,8 +26,13 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from tpo.chat import load_tokenizer
-from tpo.checkpoints import (
+from tpo.model.chat import load_tokenizer
+from tpo.model.load import load_model
+from tpo.model.lora import fuse_adapter
+from tpo.sample.decoding import Policy
+from tpo.store.errors import TpoError
+from tpo.store.records import Pair
+from tpo.train.checkpoints import (
     LoraSettings,
     MarkComplete,
     ResumesInPlace,
@@ -40,15 +45,10 @@ from tpo.checkpoints import (
     unpack_micro_batch,
     write_metrics,
 )
-from tpo.engines import Policy
-from tpo.errors import TpoError
-from tpo.lora import fuse_adapter
-from tpo.models import load_model
-from tpo.norms import fuse_norms
-from tpo.optimizer import MasterWeightAdamW
-from tpo.pair_trees import add_pair_head, lay_out
-from tpo.records import Pair
-from tpo.reference import no_reference_model, reference_columns
+from tpo.train.norms import fuse_norms
+from tpo.train.optimizer import MasterWeightAdamW
+from tpo.train.pair_trees import add_pair_head, lay_out
+from tpo.train.reference import no_reference_model, reference_columns
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""How good a judge is: `python -m tpo.agreement judge=... data=preferences.jsonl`.
+"""How good a judge is: `python -m tpo.evaluate.agreement judge=... data=preferences.jsonl`.
 
 Writes `runs/agreement-<hash of the data>/<judge>.json`, and beside it a table and a figure of all judges measured on
 that data so far. Judgements are artifacts, so a killed measurement continues and nothing is judged twice.
@@ -14,14 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.artifacts import Artifact, file_digest, write_json
-from tpo.check import check_agreement, to_config
-from tpo.config import AgreementConfig, register
-from tpo.errors import TpoError
-from tpo.judges import PAIRWISE_KINDS
-from tpo.labelled import LabelledPair, predict_from_scores, predict_from_verdicts
-from tpo.records import Score, Verdict
-from tpo.seeds import derive_seed
+from tpo.config.check import check_agreement, to_config
+from tpo.config.schema import AgreementConfig, register
+from tpo.evaluate.agreement.labelled import LabelledPair, predict_from_scores, predict_from_verdicts
+from tpo.judge.protocol import PAIRWISE_KINDS
+from tpo.store.artifacts import Artifact, file_digest, write_json
+from tpo.store.errors import TpoError
+from tpo.store.records import Score, Verdict
+from tpo.store.seeds import derive_seed
 
 register()
 
@@ -30,9 +30,9 @@ LABELLED_VERSION = 1
 
 def measure(config: AgreementConfig, *, name: str) -> Path:
     """Judge the labelled responses and return the folder that holds what came out."""
-    from tpo.agree import agreement, position_bias
-    from tpo.judging import Judging
-    from tpo.stage import open_store
+    from tpo.evaluate.agreement.statistics import agreement, position_bias
+    from tpo.judge.stages import Judging
+    from tpo.store.execute import open_store
 
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         data = Path(config.data)
@@ -84,9 +84,9 @@ def report(path: Path) -> None:
     """Write `agreement.md` and `agreement.png` of all judges measured in the folder `path`, and print the table."""
     from rich.console import Console
 
-    from tpo.agree import agreement_markdown, agreement_table
-    from tpo.figures import draw_agreement, save
-    from tpo.results import read_judges
+    from tpo.evaluate.agreement.statistics import agreement_markdown, agreement_table
+    from tpo.results.figures import draw_agreement, save
+    from tpo.results.table import read_judges
 
     results = read_judges(path)
     (path / "agreement.md").write_text(agreement_markdown(results))
@@ -100,7 +100,7 @@ def judge_name(choice: str, overrides: list[str]) -> str:
     return " ".join([choice, *changed]).replace("/", "-")
 
 
-@hydra.main(config_path="../conf", config_name="agreement", version_base="1.3")
+@hydra.main(config_path="../../../conf", config_name="agreement", version_base="1.3")
 def main(composed: DictConfig) -> None:
     """Compose, check and measure; errors that are the user's to mend come without a traceback."""
     try:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.errors import TpoError
-from tpo.prompts import PromptError, make_prompt
-from tpo.records import Preference, Prompt, Record, RecordError, Response, Score, Verdict, read_json_lines
+from tpo.sample.prompts import PromptError, make_prompt
+from tpo.store.errors import TpoError
+from tpo.store.records import Preference, Prompt, Record, RecordError, Response, Score, Verdict, read_json_lines
 
 REQUIRED = ("instruction", "response_a", "response_b", "preference")
 

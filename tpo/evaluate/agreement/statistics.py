@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.labelled import LabelledPair, Prediction, by_order
-from tpo.records import Verdict
-from tpo.seeds import derive_seed
-from tpo.stats import cluster_bootstrap, percentile_interval, wilson_interval
+from tpo.evaluate.agreement.labelled import LabelledPair, Prediction, by_order
+from tpo.results.stats import cluster_bootstrap, percentile_interval, wilson_interval
+from tpo.store.records import Verdict
+from tpo.store.seeds import derive_seed
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,7 +5,7 @@ Every loader returns a `Benchmark`; what it reads is the benchmark's own format,
 
 from typing import Any, NamedTuple
 
-from tpo.records import Prompt, Response
+from tpo.store.records import Prompt, Response
 
 
 class Benchmark(NamedTuple):

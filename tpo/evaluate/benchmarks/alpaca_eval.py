@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from tpo.artifacts import write_json
-from tpo.benchmarks import Benchmark
-from tpo.errors import TpoError
-from tpo.length_control import LengthControlledRate
-from tpo.prompts import make_prompt
-from tpo.records import Prompt, Response
-from tpo.stats import bootstrap_statistic
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.length_control import LengthControlledRate
+from tpo.results.stats import bootstrap_statistic
+from tpo.sample.prompts import make_prompt
+from tpo.store.artifacts import write_json
+from tpo.store.errors import TpoError
+from tpo.store.records import Prompt, Response
 
 BASELINE = "gpt4_1106_preview"
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
@@ -303,7 +303,7 @@ def _require_the_instructions(benchmark: Benchmark) -> None:
         raise AlpacaEvalError(
             f"the official length-controlled win rate is of AlpacaEval's {NUM_INSTRUCTIONS} instructions in their "
             f"order, and these are {len(benchmark.prompts)}, not the same ones or not in that order: load the official "
-            "file, or take another estimate of tpo.length_control"
+            "file, or take another estimate of tpo.evaluate.length_control"
         )
 
 
@@ -322,7 +322,9 @@ def _official_model() -> Iterator[Any]:
     try:
         path = fetch(repo_id=HUB_DATASET, filename=DIFFICULTY_FILE, repo_type="dataset")
     except OSError as error:
-        otherwise = "take the estimate with the slope fixed, tpo.length_control.ALPACA_EVAL_SLOPE, which needs no file"
+        otherwise = (
+            "take the estimate with the slope fixed, tpo.evaluate.length_control.ALPACA_EVAL_SLOPE, which needs no file"
+        )
         raise _no_file(DIFFICULTY_FILE, error, otherwise) from error
     # The package sets a global option of scikit-learn, and uses one that scikit-learn warns about at every fit.
     with sklearn.config_context(), warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """Arena-Hard-Auto (Li et al. 2024, arXiv 2406.11939): hard instructions of Chatbot Arena's users, a baseline's answers.
 
 Reads the benchmark's own files, from the Hub or from disk; writes a policy's answers and a judge's verdicts in the same
-formats, so that the official `show_result.py` can be run on them. `tpo.benchmarks.arena_score` has the scores.
+formats, so that the official `show_result.py` can be run on them. `tpo.evaluate.benchmarks.arena_score` has the scores.
 
 v0.1 and v2.0 are two benchmarks with other questions and other baselines: a score on one says nothing about the other.
 """
@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpo.benchmarks import Benchmark
-from tpo.benchmarks.arena_score import pair_games
-from tpo.errors import TpoError
-from tpo.prompts import make_prompt, prompt_id
-from tpo.records import RecordError, Response, Verdict, read_json_lines
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.benchmarks.arena_score import pair_games
+from tpo.sample.prompts import make_prompt, prompt_id
+from tpo.store.errors import TpoError
+from tpo.store.records import RecordError, Response, Verdict, read_json_lines
 
 HUB_NAME = "lmarena-ai/arena-hard-auto"
 HUB_REVISION = "15f3746e21432264ce9b453999bde4f3c946d2e6"  # of 2 May 2025
@@ -175,7 +175,7 @@ def write_judgements(path: Path, benchmark: Benchmark, verdicts: Sequence[Verdic
     Args:
         path: The file; the directory must exist.
         benchmark: What was judged.
-        verdicts: Two per prompt, see `tpo.benchmarks.arena_score`.
+        verdicts: Two per prompt, see `tpo.evaluate.benchmarks.arena_score`.
         model: The policy's name.
         judge: The judge's name; the official script leaves out a model of the same name.
 

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.benchmarks import Benchmark
-from tpo.records import Response, Verdict
-from tpo.seeds import derive_seed
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.store.records import Response, Verdict
+from tpo.store.seeds import derive_seed
 
 POLICY, BASELINE = 0, 1  # sample indices
 NUM_RESAMPLES = 10_000
@@ -56,7 +56,7 @@ def complete_verdicts(
 ) -> list[Verdict]:
     """Return two verdicts on every question: the judge's, and those on questions that it was not asked about.
 
-    `tpo.judge.collect_verdicts` asks nothing where two texts are equal or one is missing. Without a judge are decided
+    `tpo.judge.score.collect_verdicts` asks nothing where two texts are equal or one is missing. Without a judge are decided
 
     - a response equal to the baseline's: two ties;
     - no response: two losses, or two unscored games with the response's error as the reason;

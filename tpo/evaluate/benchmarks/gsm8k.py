@@ -11,9 +11,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.benchmarks import Benchmark
-from tpo.benchmarks.verifiable import Accuracy, BenchmarkError, HubData, Question, accuracy, assemble, read_rows
-from tpo.records import Check, Response
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.benchmarks.verifiable import (
+    Accuracy,
+    BenchmarkError,
+    HubData,
+    Question,
+    accuracy,
+    assemble,
+    read_rows,
+)
+from tpo.store.records import Check, Response
 
 HUB = HubData("openai/gsm8k", "main", "test", "e53f048856ff4f594e959d75785d2c2d37b678ee")
 RULES = ("strict", "flexible")

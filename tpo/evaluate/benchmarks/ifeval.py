@@ -14,9 +14,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from tpo.benchmarks import Benchmark
-from tpo.benchmarks.verifiable import Accuracy, BenchmarkError, HubData, Question, accuracy, assemble, read_rows
-from tpo.records import Check, Response
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.benchmarks.verifiable import (
+    Accuracy,
+    BenchmarkError,
+    HubData,
+    Question,
+    accuracy,
+    assemble,
+    read_rows,
+)
+from tpo.store.records import Check, Response
 
 HUB = HubData("google/IFEval", None, "train", "966cd89545d6b6acfd7638bc708b98261ca58e84")
 RULES = ("strict", "loose")

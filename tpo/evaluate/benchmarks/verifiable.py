@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.benchmarks import Benchmark
-from tpo.errors import TpoError
-from tpo.prompts import make_prompt
-from tpo.records import Check, RecordError, read_json_lines
-from tpo.seeds import derive_seed
-from tpo.stats import mean_interval
+from tpo.evaluate.benchmarks import Benchmark
+from tpo.results.stats import mean_interval
+from tpo.sample.prompts import make_prompt
+from tpo.store.errors import TpoError
+from tpo.store.records import Check, RecordError, read_json_lines
+from tpo.store.seeds import derive_seed
 
 
 class BenchmarkError(TpoError):

@@ -3,7 +3,7 @@
 The prompt is the benchmark's own, read from the installed `alpaca_eval` package. There the response shown first is
 called "m", the other "M", and the outcome is p(m) / (p(m) + p(M)).
 
-Texts go in as they are, but for control tokens of chat templates (`tpo.judges.verdicts.defuse`), which a server could
+Texts go in as they are, but for control tokens of chat templates (`tpo.judge.verdicts.defuse`), which a server could
 read as the end of the turn. So this annotator can be fooled as the official one can: NullModel, whose one answer closes
 the prompt's quotes and adds instructions of its own, is preferred to GPT-4 in 84 % of the benchmark.
 """
@@ -15,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.engines import Policy
-from tpo.errors import TpoError
-from tpo.judges import Decision, Match
-from tpo.judges.verdicts import fill
-from tpo.llm import FIRST_TOKEN, Answer, Question, load_llm
+from tpo.judge.llm.question import FIRST_TOKEN, Answer, Question, load_llm
+from tpo.judge.protocol import Decision, Match
+from tpo.judge.verdicts import fill
+from tpo.sample.decoding import Policy
+from tpo.store.errors import TpoError
 
 TEMPLATE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"
 FIRST, SECOND = "m", "M"

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 
-from tpo.chat import chat_ids, load_tokenizer
-from tpo.errors import TpoError
-from tpo.judges.reward_model import ChatScorer, chat_with_response, load_complete, with_one_bos
-from tpo.states import Reading
+from tpo.judge.judges.reward_model import ChatScorer, chat_with_response, load_complete, with_one_bos
+from tpo.model.chat import chat_ids, load_tokenizer
+from tpo.model.states import Reading
+from tpo.store.errors import TpoError
 
 END_OF_TURN = "<|eot_id|>"
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 
-from tpo.judges import Candidates, Judgement
+from tpo.judge.protocol import Candidates, Judgement
 
 
 class LengthJudge:

@@ -1,7 +1,7 @@
 """The frozen seed model's log-likelihood of a response, in nats: what a language model knows without being asked.
 
 This file gives the sum over the response's tokens, log p(y | x), or without the instruction log p(y);
-`tpo.judge.normalize_likelihoods` makes of them the mean per token and, with the second subtracted from the first, the
+`tpo.judge.score.normalize_likelihoods` makes of them the mean per token and, with the second subtracted from the first, the
 pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), here to be compared with.
 """
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from tpo.chat import chat_ids, load_tokenizer, strip_special_tokens
-from tpo.engines import Policy
-from tpo.judges import Candidates, Judgement
-from tpo.models import load_model
-from tpo.states import Reading, StateReader
+from tpo.judge.protocol import Candidates, Judgement
+from tpo.model.chat import chat_ids, load_tokenizer, strip_special_tokens
+from tpo.model.load import load_model
+from tpo.model.states import Reading, StateReader
+from tpo.sample.decoding import Policy
 
 
 class Likelihood:

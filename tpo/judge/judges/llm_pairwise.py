@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.engines import Policy
-from tpo.errors import TpoError
-from tpo.judges import Decision, Match
-from tpo.judges.verdicts import MENUS, fill, parse_verdict
-from tpo.llm import Answer, Question, load_llm
+from tpo.judge.llm.question import Answer, Question, load_llm
+from tpo.judge.protocol import Decision, Match
+from tpo.judge.verdicts import MENUS, fill, parse_verdict
+from tpo.sample.decoding import Policy
+from tpo.store.errors import TpoError
 
 
 class PairwiseLLM:

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.engines import Policy
-from tpo.errors import TpoError
-from tpo.judges import Candidates, Judgement
-from tpo.judges.verdicts import expected_score, fill, parse_score
-from tpo.llm import Answer, Question, load_llm
+from tpo.judge.llm.question import Answer, Question, load_llm
+from tpo.judge.protocol import Candidates, Judgement
+from tpo.judge.verdicts import expected_score, fill, parse_score
+from tpo.sample.decoding import Policy
+from tpo.store.errors import TpoError
 
 
 class PointwiseLLM:

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from tpo.chat import Tokenizer, load_tokenizer, strip_special_tokens
-from tpo.errors import TpoError
-from tpo.judges import Candidates, Judgement
-from tpo.models import default_device
-from tpo.states import Reading, StateReader
+from tpo.judge.protocol import Candidates, Judgement
+from tpo.model.chat import Tokenizer, load_tokenizer, strip_special_tokens
+from tpo.model.load import default_device
+from tpo.model.states import Reading, StateReader
+from tpo.store.errors import TpoError
 
 
 class ChatScorer(ABC):

@@ -2,7 +2,7 @@
 
 The head reads the mean of the response's hidden states: in a small model the last token alone, where a sequence
 classifier reads, learns how a response ends, and little of it carries over to other models' responses. And it reads a
-layer in the middle, since the last ones are about the next token (experiments/LOG.md for both). `python -m tpo.reward`
+layer in the middle, since the last ones are about the next token (experiments/LOG.md for both). `python -m tpo.judge.reward`
 makes one.
 """
 
@@ -14,11 +14,11 @@ import torch
 from transformers import LlamaForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from tpo.chat import load_tokenizer
-from tpo.engines import Policy
-from tpo.judges.reward_model import ChatScorer, chat_with_response
-from tpo.models import default_device
-from tpo.states import Reading
+from tpo.judge.judges.reward_model import ChatScorer, chat_with_response
+from tpo.model.chat import load_tokenizer
+from tpo.model.load import default_device
+from tpo.model.states import Reading
+from tpo.sample.decoding import Policy
 
 DESCRIPTION = "reward_model.json"  # beside the adapter: what else the model is made of
 

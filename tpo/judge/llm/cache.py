@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tpo.errors import TpoError
-from tpo.llm import Answer, Question, Watched
+from tpo.judge.llm.question import Answer, Question, Watched
+from tpo.store.errors import TpoError
 
 BUSY_TIMEOUT_S = 60.0  # how long to wait for another process's write
 TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT, request TEXT, answer TEXT)"

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from tpo.chat import load_tokenizer, strip_special_tokens
-from tpo.engines import Policy
-from tpo.engines.vllm_process import keep, start_vllm
-from tpo.errors import TpoError
-from tpo.llm import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
-from tpo.models import fingerprint
-from tpo.workers import Emit, Workers, share_devices
+from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
+from tpo.model.chat import load_tokenizer, strip_special_tokens
+from tpo.model.load import fingerprint
+from tpo.sample.decoding import Policy
+from tpo.store.errors import TpoError
+from tpo.store.processes.vllm import keep, start_vllm
+from tpo.store.processes.workers import Emit, Workers, share_devices
 
 
 class Rendered(NamedTuple):

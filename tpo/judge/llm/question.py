@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tpo.engines import Policy
-from tpo.errors import TpoError
+from tpo.sample.decoding import Policy
+from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ class LLM:
             max_calls: Most answers of this model that the file may come to hold, those of earlier runs
                 included; None sets no limit.
         """
-        from tpo.llm.cache import AnswerCache
+        from tpo.judge.llm.cache import AnswerCache
 
         self.backend, self.max_calls = backend, max_calls
         self.cache = AnswerCache(cache_path)
@@ -93,7 +93,7 @@ class LLM:
         Raises:
             TpoError: If the model cannot be asked or the budget is spent. Answers that came before are kept.
         """
-        from tpo.llm.cache import Asked
+        from tpo.judge.llm.cache import Asked
 
         if not questions:
             return []
@@ -138,11 +138,11 @@ def load_llm(config: dict[str, Any], *, policy: Policy | None, cache_path: Path)
     backend: Backend
     match config["backend"]:
         case "vllm":
-            from tpo.llm.local import LocalBackend
+            from tpo.judge.llm.local import LocalBackend
 
             backend = LocalBackend(config, policy)
         case "server":
-            from tpo.llm.server import ServerBackend
+            from tpo.judge.llm.server import ServerBackend
 
             backend = ServerBackend(config)
         case kind:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from tpo.errors import TpoError
-from tpo.llm import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
-from tpo.llm.connection import Connection, Purpose
+from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
+from tpo.model.connection import Connection, Purpose
+from tpo.store.errors import TpoError
 
 # How servers say that a question does not fit; OpenAI also has a code for it.
 DOES_NOT_FIT = re.compile(

@@ -1,4 +1,4 @@
-"""Figures of results, drawn from what runs leave behind: `python -m tpo.figures runs/...`.
+"""Figures of results, drawn from what runs leave behind: `python -m tpo.results.figures runs/...`.
 
 Notebooks in `analysis/`, the figures in a run's folder and `make figures` all draw with these functions. A figure is
 as wide as a paper's column or page, its colours are told apart by colour-blind readers, it says how many instructions
@@ -6,18 +6,18 @@ stand behind it, and an estimate has its interval. Nothing here keeps state, nee
 before something is drawn.
 """
 
-from tpo.figures.evaluation import (
+from tpo.results.figures.evaluation import (
     draw_category_gains,
     draw_thought_budget,
     draw_thought_value,
     write_evaluation_figures,
 )
-from tpo.figures.judges import draw_agreement
-from tpo.figures.run import draw_categories, svg_figures, write_figures
-from tpo.figures.runs import draw_iterations, draw_lengths
-from tpo.figures.style import save, show
-from tpo.figures.sweep import draw_sweep, swept_number
-from tpo.figures.wandb_export import find_exports, read_exports
+from tpo.results.figures.iterations import draw_categories, svg_figures, write_figures
+from tpo.results.figures.judges import draw_agreement
+from tpo.results.figures.runs import draw_iterations, draw_lengths
+from tpo.results.figures.style import save, show
+from tpo.results.figures.sweep import draw_sweep, swept_number
+from tpo.results.figures.wandb_export import find_exports, read_exports
 
 __all__ = [
     "draw_agreement",

@@ -1,4 +1,4 @@
-"""Draw everything that folders of results hold: `python -m tpo.figures runs/... [--out DIR] [--formats png svg]`.
+"""Draw everything that folders of results hold: `python -m tpo.results.figures runs/... [--out DIR] [--formats png svg]`.
 
 One folder's figures go to its own `figures/`. Several folders need `--out`: each has a folder there, and beside these
 lie the figures that compare the runs; `python -m tpo.results` writes their table.
@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
-from tpo.errors import TpoError
-from tpo.figures import (
+from tpo.results.figures import (
     draw_agreement,
     draw_iterations,
     draw_lengths,
@@ -19,8 +18,9 @@ from tpo.figures import (
     write_evaluation_figures,
     write_figures,
 )
-from tpo.figures.style import FORMATS
-from tpo.results import Evaluation, Judges, ResultError, Run, label_runs, read, with_length_intervals
+from tpo.results.figures.style import FORMATS
+from tpo.results.table import Evaluation, Judges, ResultError, Run, label_runs, read, with_length_intervals
+from tpo.store.errors import TpoError
 
 
 def draw(result: Run | Evaluation | Judges, out: Path, *, formats: Sequence[str]) -> list[Path]:
@@ -70,7 +70,7 @@ def draw_all(folders: Sequence[Path], *, out: Path | None, formats: Sequence[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw, print the paths, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m tpo.figures", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tpo.results.figures", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="a folder below runs/")
     parser.add_argument("--out", type=Path, help="where to write; RUN/figures where there is one RUN")
     parser.add_argument("--formats", nargs="+", choices=[*FORMATS, "pdf"], default=list(FORMATS))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpo.figures.style import (
+from tpo.results.figures.style import (
     BLUE,
     COLUMN,
     GREY,

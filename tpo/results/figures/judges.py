@@ -1,10 +1,10 @@
-"""The figure of judges' agreement with labels, drawn from the files of `python -m tpo.agreement`."""
+"""The figure of judges' agreement with labels, drawn from the files of `python -m tpo.evaluate.agreement`."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tpo.agree import SLICES
-from tpo.figures.style import BLUE, PAGE, REFERENCE, ROW, draw_interval, interval_text, new_figure, styled
+from tpo.evaluate.agreement.statistics import SLICES
+from tpo.results.figures.style import BLUE, PAGE, REFERENCE, ROW, draw_interval, interval_text, new_figure, styled
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

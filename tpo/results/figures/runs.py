@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from tpo.figures.style import (
+from tpo.results.figures.style import (
     PAGE,
     REFERENCE,
     appearance,

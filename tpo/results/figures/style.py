@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from tpo.artifacts import replacing
+from tpo.store.artifacts import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,7 +163,7 @@ def draw_means(
 def length_means(summary: dict[str, Any], part: str) -> list[tuple[int, float, list[float] | None]]:
     """Return iteration, mean tokens and interval where they are known; nothing for a run that has no thoughts.
 
-    An entry's "thought_tokens" and "response_tokens" (`tpo.results.with_length_intervals`) give the intervals.
+    An entry's "thought_tokens" and "response_tokens" (`tpo.results.table.with_length_intervals`) give the intervals.
     """
     found = [
         (entry["iteration"], entry[f"mean_{part}_tokens"], entry.get(f"{part}_tokens", {}).get("interval"))

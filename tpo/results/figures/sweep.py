@@ -1,9 +1,9 @@
-"""The figure of a sweep over a number: what came out, over the values, drawn from the table of `tpo.results`."""
+"""The figure of a sweep over a number: what came out, over the values, drawn from the table of `tpo.results.table`."""
 
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
-from tpo.figures.style import (
+from tpo.results.figures.style import (
     PAGE,
     REFERENCE,
     appearance,
@@ -26,7 +26,7 @@ def swept_number(frame: "DataFrame") -> str | None:
     """Return the one setting of a table that is a number in every run and takes two values or more, or None.
 
     Args:
-        frame: Of `tpo.results.table.results_table`: the settings are the columns before "iteration".
+        frame: Of `tpo.results.table.table.results_table`: the settings are the columns before "iteration".
     """
     settings = [str(column) for column in frame.columns[: list(frame.columns).index("iteration")]]
     numbers = [

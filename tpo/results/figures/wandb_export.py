@@ -12,14 +12,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.results.find import ResultError, matching
-from tpo.results.table import LENGTHS, RATES
+from tpo.results.table.find import ResultError, matching
+from tpo.results.table.table import LENGTHS, RATES
 
 AXIS = "iteration"
 
 
 def find_exports(patterns: Sequence[str]) -> list[Path]:
-    """Return the CSV files that match glob patterns relative to the repository's root (see `tpo.results.find`)."""
+    """Return the CSV files that match glob patterns relative to the repository's root (see `tpo.results.table.find`)."""
     return [path for path in matching(patterns) if path.suffix == ".csv"]
 
 

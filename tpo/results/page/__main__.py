@@ -1,18 +1,20 @@
-"""The entry point: `python -m tpo.report runs/<run>` writes the `report.html` of a finished run anew."""
+"""The entry point: `python -m tpo.results.page runs/<run>` writes the `report.html` of a finished run anew."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from tpo.artifacts import translate_disk_errors
-from tpo.errors import TpoError
-from tpo.report.page import write_report
-from tpo.report.samples import MAX_INSTRUCTIONS
+from tpo.results.page.page import write_report
+from tpo.results.page.samples import MAX_INSTRUCTIONS
+from tpo.store.artifacts import translate_disk_errors
+from tpo.store.errors import TpoError
 
 
 def main() -> None:
     """Write the report and print where it is; errors that are the user's to mend come without a traceback."""
-    parser = argparse.ArgumentParser(prog="python -m tpo.report", description="Write a finished run's report.html.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tpo.results.page", description="Write a finished run's report.html."
+    )
     parser.add_argument("run", type=Path, help="the run's folder, with summary.json and config.json")
     parser.add_argument(
         "--max-instructions",

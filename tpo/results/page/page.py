@@ -13,10 +13,10 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from tpo.artifacts import replacing
-from tpo.errors import TpoError
-from tpo.report.samples import MAX_INSTRUCTIONS, load_samples
-from tpo.summary import TextTable, categories_table, format_rate, iterations_table
+from tpo.results.page.samples import MAX_INSTRUCTIONS, load_samples
+from tpo.results.run import TextTable, categories_table, format_rate, iterations_table
+from tpo.store.artifacts import replacing
+from tpo.store.errors import TpoError
 
 REPORT = "report.html"
 HERE = Path(__file__).parent
@@ -62,7 +62,7 @@ def render_page(
         summary: `summary.json`.
         config: `config.json`.
         name: Of the run.
-        samples: Of `tpo.report.samples.load_samples`, or None for a page without them.
+        samples: Of `tpo.results.page.samples.load_samples`, or None for a page without them.
         problem: Why there are none.
     """
     style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("style.css", "script.js"))
@@ -167,7 +167,7 @@ def _unbroken(text: str) -> str:
 
 def _figures(summary: dict[str, Any]) -> dict[str, str]:
     """Return image elements by the figures' names."""
-    from tpo.figures import svg_figures
+    from tpo.results.figures import svg_figures
 
     entries = summary["iterations"]
     texts = {

@@ -8,10 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact, ArtifactError, open_artifact
 from tpo.pairs import DROP_REASONS, VERSION, PairSettings, pair_or_reason
-from tpo.records import Comparison, Completion, Pair, Prompt, Score
-from tpo.seeds import derive_seed
+from tpo.store.artifacts import Artifact, ArtifactError, open_artifact
+from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
+from tpo.store.seeds import derive_seed
 
 MAX_INSTRUCTIONS = 100
 SHOWN = ("comparison", "completions", "scores", "pairs")  # adapters need not be there

@@ -2,15 +2,15 @@
 
 `find.py` reads folders, `settings.py` says in which settings runs differ, `rows.py` which of them share a line of the
 table, `table.py` what it holds, `against.py` how lines differ from a reference, `stored.py` what is only in artifacts,
-`formats.py` how tables look. `tpo.figures` draws the same results. Nothing here keeps state or imports pandas
+`formats.py` how tables look. `tpo.results.figures` draws the same results. Nothing here keeps state or imports pandas
 before a table is made.
 """
 
-from tpo.results.find import Evaluation, Judges, ResultError, Run, find, matching, read, read_judges
-from tpo.results.formats import to_csv, to_latex, to_markdown, write_tables
-from tpo.results.settings import label_runs, swept_settings
-from tpo.results.stored import with_length_intervals
-from tpo.results.table import ResultsTable, results_table
+from tpo.results.table.find import Evaluation, Judges, ResultError, Run, find, matching, read, read_judges
+from tpo.results.table.formats import to_csv, to_latex, to_markdown, write_tables
+from tpo.results.table.settings import label_runs, swept_settings
+from tpo.results.table.stored import with_length_intervals
+from tpo.results.table.table import ResultsTable, results_table
 
 __all__ = [
     "Evaluation",

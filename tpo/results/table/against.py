@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tpo.errors import TpoError
-from tpo.results.find import ResultError, Run, sort_folders
-from tpo.results.rows import Row
-from tpo.results.settings import flat_settings
-from tpo.results.stored import wins
-from tpo.seeds import derive_seed
-from tpo.stats import PairedDifference, holm, paired_difference
+from tpo.results.stats import PairedDifference, holm, paired_difference
+from tpo.results.table.find import ResultError, Run, sort_folders
+from tpo.results.table.rows import Row
+from tpo.results.table.settings import flat_settings
+from tpo.results.table.stored import wins
+from tpo.store.errors import TpoError
+from tpo.store.seeds import derive_seed
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tpo.errors import TpoError
+from tpo.store.errors import TpoError
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[3]
 RUNS_DIR = "TPO_RUNS_DIR"  # an environment variable: the folder that takes the place of runs/
 
 
@@ -55,7 +55,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Judges:
-    """Judges that `python -m tpo.agreement` measured on the same data, the best first, unscored ones last."""
+    """Judges that `python -m tpo.evaluate.agreement` measured on the same data, the best first, unscored ones last."""
 
     path: Path
     results: list[dict[str, Any]]

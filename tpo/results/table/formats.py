@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpo.artifacts import translate_disk_errors
-from tpo.results.table import LENGTHS, RATES, ResultsTable
+from tpo.results.table.table import LENGTHS, RATES, ResultsTable
+from tpo.store.artifacts import translate_disk_errors
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tpo.results.find import ResultError, Run
-from tpo.results.settings import flat_settings, swept_settings
+from tpo.results.table.find import ResultError, Run
+from tpo.results.table.settings import flat_settings, swept_settings
 
 #: Each run's last iteration, all iterations, or one by its number.
 Iteration = int | Literal["last", "all"]

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tpo.config import flatten
-from tpo.results.find import Run
-from tpo.summary import NOT_IDENTITY
+from tpo.config.schema import flatten
+from tpo.results.run import NOT_IDENTITY
+from tpo.results.table.find import Run
 
 LONGEST_LABEL = 56  # characters
 

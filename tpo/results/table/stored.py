@@ -4,10 +4,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tpo.artifacts import MANIFEST, open_artifact
-from tpo.records import Comparison, Completion
-from tpo.results.find import REPOSITORY, Run, load_json
-from tpo.stats import student_interval
+from tpo.results.stats import student_interval
+from tpo.results.table.find import REPOSITORY, Run, load_json
+from tpo.store.artifacts import MANIFEST, open_artifact
+from tpo.store.records import Comparison, Completion
 
 
 def with_length_intervals(run: Run) -> dict[str, Any]:

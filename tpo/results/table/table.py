@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tpo.results.against import Compared, compare, read_reference
-from tpo.results.find import Run
-from tpo.results.rows import Iteration, Row, make_rows
-from tpo.results.stored import peak_memory
-from tpo.stats import student_interval
+from tpo.results.stats import student_interval
+from tpo.results.table.against import Compared, compare, read_reference
+from tpo.results.table.find import Run
+from tpo.results.table.rows import Iteration, Row, make_rows
+from tpo.results.table.stored import peak_memory
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -35,7 +35,7 @@ def results_table(
         runs: In any order. Those that did not reach the iteration are left out, and named in a note.
         iteration: Of each run, its last one, all, or one by its number.
         over: The dotted key of a setting, such as "seed": runs that differ in it only are averaged.
-        against: A run's folder, or "key=value": what the others are compared with (see `tpo.results.against.compare`).
+        against: A run's folder, or "key=value": what the others are compared with (see `tpo.results.table.against.compare`).
 
     Returns:
         A row for each run, by its folder's name. Columns: the settings that differ (see `swept_settings`; None where

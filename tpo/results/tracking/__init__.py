@@ -1,6 +1,6 @@
 """Where metrics go while a run proceeds: Weights & Biases, or nowhere.
 
-A job is one W&B run with the job type "run" or "evaluate", a sweep is a group (`tpo.tracking.launch`). Stable names:
+A job is one W&B run with the job type "run" or "evaluate", a sweep is a group (`tpo.results.tracking.labels`). Stable names:
 
 history, over `iteration` (0 is the untrained policy)
     eval/win_rate, eval/win_rate_length_controlled, each also with _low, _high, _num_prompts, _num_unscored
@@ -9,7 +9,7 @@ history, over `iteration` (0 is the untrained policy)
     sample/*, judge/*           what the stages that sampled and judged the training completions counted
     pairs/num_pairs, pairs/drop_<reason>
     tables/samples, tables/pairs
-    tables/category_gains       a row per category (`tpo.tracking.metrics.GAIN_COLUMNS`)
+    tables/category_gains       a row per category (`tpo.results.tracking.metrics.GAIN_COLUMNS`)
     charts/category_gains       bars of the same gains
 history, over `train/step`, which keeps counting across iterations
     train/*                     trl's own names, and train/iteration
@@ -24,7 +24,7 @@ summary of a run
 summary of an evaluation
     eval/<key>/...              the numbers of its `summary.json`, as they are nested
 
-`figures/*` are the run's figures. Artifacts: `tpo.tracking.lineage`, and with `tracking.upload_adapters` the selected
+`figures/*` are the run's figures. Artifacts: `tpo.results.tracking.lineage`, and with `tracking.upload_adapters` the selected
 adapters as `adapter-<run>:iteration-<n>`.
 """
 
@@ -32,9 +32,9 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-from tpo.artifacts import Artifact, write_json
-from tpo.config import TrackingConfig, WandbTracking
-from tpo.tracking.launch import Labels
+from tpo.config.schema import TrackingConfig, WandbTracking
+from tpo.results.tracking.labels import Labels
+from tpo.store.artifacts import Artifact, write_json
 
 TRACKED = "tracking.json"  # in a run's folder: where it was tracked, once it was to its end
 
@@ -108,7 +108,7 @@ def load_tracker(
         return NullTracker()
     if settings.mode == "auto" and os.environ.get("WANDB_MODE") == "disabled":
         return NullTracker()
-    from tpo.tracking.wandb_tracker import WandbTracker  # imports scipy, for which nobody else has to wait
+    from tpo.results.tracking.wandb_tracker import WandbTracker  # imports scipy, for which nobody else has to wait
 
     return WandbTracker(settings, run_path=run_path, config=config, labels=labels)
 

@@ -1,17 +1,17 @@
 """A run's results under the names that W&B shows: pure functions of what `summary.json` and comparisons hold.
 
-`tpo.tracking` lists the names.
+`tpo.results.tracking` lists the names.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tpo.records import Comparison
-from tpo.stats import PairedDifference, paired_difference
+from tpo.results.stats import PairedDifference, paired_difference
+from tpo.store.records import Comparison
 
 RATES = ("win_rate", "win_rate_length_controlled")
 
-#: Columns of `tables/category_gains`; `tpo.winrate.CategoryGain` explains them.
+#: Columns of `tables/category_gains`; `tpo.evaluate.winrate.CategoryGain` explains them.
 GAIN_COLUMNS = (
     "category",
     "num_prompts",
@@ -91,7 +91,7 @@ def gain_rows(gains: Mapping[str, Mapping[str, Any]], before: Mapping[str, float
     """Return the rows of `GAIN_COLUMNS`, a category each, None where nothing was scored.
 
     Args:
-        gains: `tpo.winrate.CategoryGain` of each category as plain types.
+        gains: `tpo.evaluate.winrate.CategoryGain` of each category as plain types.
         before: The win rates of iteration 0; empty where there was none.
     """
     return [

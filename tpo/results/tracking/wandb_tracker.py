@@ -12,14 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import Artifact
-from tpo.config import WandbTracking
-from tpo.models import is_whole_model
-from tpo.records import Comparison, Completion, Pair, Score
-from tpo.seeds import derive_seed
-from tpo.tracking.launch import Labels
-from tpo.tracking.lineage import Node, lineage
-from tpo.tracking.metrics import (
+from tpo.config.schema import WandbTracking
+from tpo.evaluate.winrate import category_gains, win_rate_by_category
+from tpo.model.load import is_whole_model
+from tpo.results.tracking.labels import Labels
+from tpo.results.tracking.lineage import Node, lineage
+from tpo.results.tracking.metrics import (
     GAIN_COLUMNS,
     final_metrics,
     gain_rows,
@@ -27,7 +25,9 @@ from tpo.tracking.metrics import (
     numbers,
     win_rate_change,
 )
-from tpo.winrate import category_gains, win_rate_by_category
+from tpo.store.artifacts import Artifact
+from tpo.store.records import Comparison, Completion, Pair, Score
+from tpo.store.seeds import derive_seed
 
 OVER_ITERATIONS = ("eval", "sample", "judge", "pairs", "tables", "charts")
 
@@ -53,7 +53,7 @@ class WandbTracker:
             reinit="create_new",  # never continue what a failed job before this one left open in the same process
             dir=str(run_path),
             config=config,
-            mode=self.mode,  # type: ignore[arg-type]  # checked by tpo.check
+            mode=self.mode,  # type: ignore[arg-type]  # checked by tpo.config.check
             settings=wandb.Settings(
                 console="off",
                 silent=True,

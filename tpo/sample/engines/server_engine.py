@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from tpo.engines import Decoding, Generation, Policy, switch_to_response
-from tpo.engines.vllm_server import VllmServer
-from tpo.errors import TpoError
+from tpo.sample.decoding import Decoding, Generation, Policy, switch_to_response
+from tpo.sample.engines.vllm_server import VllmServer
+from tpo.store.errors import TpoError
 
 
 class ServerEngine:

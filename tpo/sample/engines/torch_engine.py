@@ -1,7 +1,7 @@
 """Continuous batching in plain torch, through transformers' own forward and its attention interface.
 
-Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.trees`), and each one's
-keys and values are kept once for its K samples. Each sample owns a row of the cache (`tpo.engines.rows`); a finished
+Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.model.trees`), and each one's
+keys and values are kept once for its K samples. Each sample owns a row of the cache (`tpo.sample.engines.torch_rows`); a finished
 one gives its row to the next. All rows decode together with one query token each: a row attends to its prompt and to
 its own first `length` positions, wherever the others are. The forced switch from thought to response feeds the
 delimiter through the same steps, without a second prefill.
@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tpo.engines import Decoding, Generation, Policy
-from tpo.engines.nucleus import sample_tokens
-from tpo.engines.rows import ATTENTION, Prefix, RowCache
-from tpo.errors import TpoError
-from tpo.models import load_policy
-from tpo.packed import pack
-from tpo.trees import Row, join
+from tpo.model.load import load_policy
+from tpo.model.packed import pack
+from tpo.model.trees import Row, join
+from tpo.sample.decoding import Decoding, Generation, Policy
+from tpo.sample.engines.torch_nucleus import sample_tokens
+from tpo.sample.engines.torch_rows import ATTENTION, Prefix, RowCache
+from tpo.store.errors import TpoError
 
 PREFILL_TOKENS = 1024  # of prompts that are prefilled together
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from tpo.errors import TpoError
-from tpo.trees import Row, tree_attention
+from tpo.model.trees import Row, tree_attention
+from tpo.store.errors import TpoError
 
 ATTENTION = "tpo_rows"
 WINDOW_STEP = 64  # positions by which what attention reads grows

@@ -1,7 +1,7 @@
 """Sampling with vLLM: n = K with a shared prefix, adapters served unmerged, each under an id of its own.
 
 vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages with this engine in another process
-(`tpo.resident`), which ends before a training begins.
+(`tpo.store.processes.resident`), which ends before a training begins.
 """
 
 import json
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.engines import Decoding, Generation, Policy, Thought, switch_to_response
-from tpo.engines.vllm_process import start_vllm
+from tpo.sample.decoding import Decoding, Generation, Policy, Thought, switch_to_response
+from tpo.store.processes.vllm import start_vllm
 
 
 class VllmEngine:

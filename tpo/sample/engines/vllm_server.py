@@ -14,12 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.artifacts import file_digest
-from tpo.engines import Decoding, Policy
-from tpo.engines.vllm_engine import adapter_rank
-from tpo.errors import TpoError
-from tpo.llm.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
-from tpo.models import fingerprint
+from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
+from tpo.model.load import fingerprint
+from tpo.sample.decoding import Decoding, Policy
+from tpo.sample.engines.vllm_engine import adapter_rank
+from tpo.store.artifacts import file_digest
+from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 

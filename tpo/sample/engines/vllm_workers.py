@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tpo.engines import Decoding, Generation, Policy
-from tpo.engines.vllm_engine import VllmEngine, llm_arguments
-from tpo.engines.vllm_process import keep
-from tpo.seeds import derive_seed
-from tpo.workers import Emit, Workers, share_devices
+from tpo.sample.decoding import Decoding, Generation, Policy
+from tpo.sample.engines.vllm_engine import VllmEngine, llm_arguments
+from tpo.store.processes.vllm import keep
+from tpo.store.processes.workers import Emit, Workers, share_devices
+from tpo.store.seeds import derive_seed
 
 
 class Task(NamedTuple):

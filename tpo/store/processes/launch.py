@@ -1,7 +1,7 @@
 """Starting a step in a process of its own, or in several that train together.
 
 Several are started by `accelerate launch`, from the config file that the step's request holds: each executes
-`tpo.stage` on the same directory, and the one of rank 0 writes the artifact.
+`tpo.store.execute` on the same directory, and the one of rank 0 writes the artifact.
 """
 
 import ctypes
@@ -14,10 +14,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tpo.artifacts import ArtifactError
-from tpo.errors import describe
+from tpo.store.artifacts import ArtifactError
+from tpo.store.errors import describe
 
-STAGE = "tpo.stage"  # what the new processes execute
+STAGE = "tpo.store.execute"  # what the new processes execute
 ERROR = "error.tmp"  # in the artifact's directory: the first error of any rank; no artifact's files end in .tmp
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
@@ -62,7 +62,7 @@ def join(accelerate: dict[str, Any] | None) -> int:
     wanted, started = accelerate["num_processes"], int(os.environ.get("WORLD_SIZE", "1"))
     if wanted != started:
         raise ArtifactError(
-            f"train.num_processes={wanted}, but {started} were started for this step: run the experiment, not tpo.stage"
+            f"train.num_processes={wanted}, but {started} were started for this step: run the experiment, not tpo.store.execute"
         )
     return int(os.environ["RANK"])
 

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tpo.artifacts import translate_disk_errors
-from tpo.errors import TpoError, describe
-from tpo.launch import failure
-from tpo.workers import Emit, Workers
+from tpo.store.artifacts import translate_disk_errors
+from tpo.store.errors import TpoError, describe
+from tpo.store.processes.launch import failure
+from tpo.store.processes.workers import Emit, Workers
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,8 @@ class Stages:
 
     def __call__(self, path: Path, emit: Emit) -> None:
         """Execute a stage; `emit` gets its one `Outcome`."""
-        from tpo.engines.vllm_process import OccupiedError, is_keeping
-        from tpo.stage import execute
+        from tpo.store.execute import execute
+        from tpo.store.processes.vllm import OccupiedError, is_keeping
 
         started = time.time()
         self._importing.join()

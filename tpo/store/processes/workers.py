@@ -3,7 +3,7 @@
 vLLM computes in parallel on data only behind its server: `LLM(data_parallel_size=...)` refuses, since its engines would
 have to keep in step, which only mixture-of-experts models need. Here the copies know nothing of each other.
 
-A worker (`python -m tpo.workers`) lives for as long as its end of the socket is open, so it cannot outlive the process
+A worker (`python -m tpo.store.processes.workers`) lives for as long as its end of the socket is open, so it cannot outlive the process
 that started it, however that ends; and its whole process group goes with it, since vLLM has processes of its own.
 """
 
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tpo.errors import TpoError, describe
+from tpo.store.errors import TpoError, describe
 
 LAST_S = 10.0  # for a process to end after its socket
 ORDERLY_S = 30.0  # for a process, and what it started, to end by itself
@@ -113,7 +113,7 @@ class Workers:
         with here, there:
             self._processes.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "tpo.workers", str(there.fileno())],
+                    [sys.executable, "-m", "tpo.store.processes.workers", str(there.fileno())],
                     env={**os.environ, **share},
                     pass_fds=[there.fileno()],
                     start_new_session=True,  # Ctrl-C reaches this process only, which then ends the workers
