@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tpo.model.load import load_model, load_policy_reference
+from tpo.model.load import load_model
+from tpo.model.policy import load_policy_reference
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Pair
 from tpo.train.dpo import sequence_logps

@@ -16,7 +16,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 from scipy.stats import ttest_1samp
 from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
-from tpo.evaluate.agreement.labelled import LabelledPair, Prediction
+from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import agreement
 from tpo.results.figures import draw_iterations, find_exports, read_exports
 from tpo.results.figures.__main__ import main
@@ -32,8 +32,9 @@ from tpo.results.table import (
     with_length_intervals,
 )
 from tpo.results.tracking.metrics import iteration_metrics
-from tpo.store.artifacts import finish, write_json
-from tpo.store.records import Completion, write_records
+from tpo.store.artifacts import finish
+from tpo.store.files import write_json
+from tpo.store.records import Completion, LabelledPair, write_records
 
 REPOSITORY = Path(__file__).parent.parent
 QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # what a real run left

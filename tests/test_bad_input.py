@@ -19,8 +19,7 @@ import tpo.store.artifacts
 from tpo.config.check import ConfigError
 from tpo.model.chat import ChatError
 from tpo.sample.prompts import PromptError
-from tpo.store.artifacts import ArtifactError
-from tpo.store.errors import TpoError
+from tpo.store.errors import ArtifactError, TpoError
 
 
 def run_here(overrides: list[str]) -> Path:

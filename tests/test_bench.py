@@ -31,7 +31,7 @@ from experiments.bench.process import Request, run_contender
 from experiments.bench.report import draw_benchmark, number_text, part_text, write_figure
 from experiments.bench.results import Spread, compare_values, speedup, spread, summarize_part
 from experiments.bench.workload import Work
-from tpo.store.artifacts import write_json
+from tpo.store.files import write_json
 
 # --- medians, ratios, ranges ------------------------------------------------------------------------------------
 

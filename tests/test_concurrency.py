@@ -27,7 +27,8 @@ from test_resume import assert_same_results, start_cli
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
 from tpo.config.schema import register
-from tpo.results.run import Run, own_folder
+from tpo.results.folder import own_folder
+from tpo.results.run import Run
 from tpo.results.tracking import TRACKED
 from tpo.store.artifacts import LOCK, Step
 

@@ -324,7 +324,7 @@ class LongerWins:
 def test_pairwise_judge_goes_through_the_loop(
     tiny_model: Path, tmp_path: Path, rating: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpo.judge.protocol.load_pairwise_judge", lambda **_: LongerWins())
+    monkeypatch.setattr("tpo.judge.load.load_pairwise_judge", lambda **_: LongerWins())
     monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
     judge = ["judge=llm_pairwise", "judge.backend=server", "judge.server.base_url=http://nowhere/v1", "judge.name=x"]

@@ -5,7 +5,7 @@ goes into its step, what does not stays out, and runs share whatever they agree 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,19 @@ import tpo.sample.preflight
 import tpo.sample.synthetic
 from tpo.config.eval import EvalConfig
 from tpo.config.schema import Config, EngineConfig, PromptsConfig, SampleConfig
-from tpo.evaluate.policies import make_format
 from tpo.judge.select import Selection, best_epoch
 from tpo.judge.stages import MODEL_VERSION, Judging, RunStep, model_settings
-from tpo.sample.decoding import split_settings
+from tpo.model.policy import PolicyRef, adapter_input
+from tpo.sample.engines.load import split_settings
 from tpo.sample.prompts import PromptError
-from tpo.sample.thought import DIRECT, ThoughtFormat
-from tpo.store.artifacts import Artifact, Store, file_digest
+from tpo.sample.thought import DIRECT, ThoughtFormat, make_format
+from tpo.store.artifacts import Artifact, Store
+from tpo.store.files import file_digest
 from tpo.store.records import Score
 from tpo.store.seeds import derive_seed
 
 PROMPTS_VERSION = 1
 TRAIN_VERSION = 2
-
-
-@dataclass(frozen=True)
-class PolicyRef:
-    """A policy by reference: the seed model, or an epoch of a train artifact."""
-
-    adapter: Artifact | None = None
-    epoch: int = 0
 
 
 class Pipeline:
@@ -177,11 +170,6 @@ class Pipeline:
         return artifact
 
 
-def adapter_input(policy: PolicyRef) -> dict[str, Artifact]:
-    """Return the adapter among a step's inputs, if there is one."""
-    return {} if policy.adapter is None else {"adapter": policy.adapter}
-
-
 def request_prompts(
     run: RunStep,
     prompts: PromptsConfig,
@@ -246,20 +234,3 @@ def request_comparison(
         "baseline_index": index,
     }
     return judging.run("compare", tpo.evaluate.compare.VERSION, config, inputs, seed=seed)
-
-
-def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
-    """Return the stages in order, with seconds and whether each was reused, for `summary.json`.
-
-    Reused is what was not computed for the run of this name, in whichever of its processes; so that every attempt at a
-    run, and every process that has a part in it, gives the same list.
-    """
-    return [
-        {
-            "artifact_id": artifact.artifact_id,
-            "stage": artifact.manifest["stage"],
-            "seconds": artifact.seconds,
-            "is_reused": artifact.manifest.get("run") != run,  # other entry points have no run
-        }
-        for artifact in stages
-    ]

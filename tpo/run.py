@@ -35,7 +35,8 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
     from tpo.pipeline import Pipeline
-    from tpo.results.run import Run, run_name
+    from tpo.results.folder import run_name
+    from tpo.results.run import Run
     from tpo.store.execute import open_store
 
     name = run_name(experiment, asdict(config))
@@ -48,7 +49,7 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
 
 def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:
     """Go through the loop of the paper and hand the results of each iteration to `record` (see `Run.record`)."""
-    from tpo.pipeline import PolicyRef
+    from tpo.model.policy import PolicyRef
 
     policy = PolicyRef()  # iteration 0: the seed model, with the thought prompt and untrained
     baseline = tpo.baseline()

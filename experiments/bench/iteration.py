@@ -57,7 +57,8 @@ def with_stock_parts(work: Work, folder: Path, *, seed: int) -> dict[str, object
 
 def with_ours(work: Work, folder: Path, *, seed: int) -> dict[str, object]:
     """Run the stages of one iteration in an empty store; return the seconds of each and the number of pairs."""
-    from tpo.pipeline import Pipeline, PolicyRef
+    from tpo.model.policy import PolicyRef
+    from tpo.pipeline import Pipeline
     from tpo.store.execute import open_store
 
     root = folder / "artifacts"

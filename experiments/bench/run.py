@@ -23,8 +23,8 @@ from experiments.bench.parts import Options, Part
 from experiments.bench.process import REPOSITORY, Request, environment, run_contender
 from experiments.bench.report import part_text, reaches_text, write_figure
 from experiments.bench.results import compare_values, summarize_part
-from tpo.store.artifacts import content_hash, write_json
 from tpo.store.environment import environment as provenance
+from tpo.store.files import content_hash, write_json
 
 PARTS: dict[str, Part] = {module.PART.name: module.PART for module in (sampling, training, scoring, iteration)}
 Runs = dict[str, list[dict[str, Any]]]

@@ -43,7 +43,7 @@ Sampler = Callable[[Sequence[Ids], int], list[list[Ids]]]
 def measure(request: Request) -> Timed:
     """Sample with the contender."""
     from tpo.model.chat import load_chat
-    from tpo.store.memory import keep_freed_memory
+    from tpo.store.execute import keep_freed_memory
 
     work = Work.of(request.work)
     chat = load_chat(policy(work))
@@ -78,8 +78,8 @@ def measure(request: Request) -> Timed:
 
 
 def policy(work: Work, *, adapter: bool = False) -> Any:
-    """Return what is sampled from (`tpo.sample.decoding.Policy`)."""
-    from tpo.sample.decoding import Policy
+    """Return what is sampled from (`tpo.model.policy.Policy`)."""
+    from tpo.model.policy import Policy
 
     return Policy(
         model_path=work.model_path,

@@ -47,7 +47,7 @@ Scorer = Callable[[list[Any]], list[float]]
 def measure(request: Request) -> Timed:
     """Score with the contender."""
     from tpo.judge.protocol import Candidates
-    from tpo.store.memory import keep_freed_memory
+    from tpo.store.execute import keep_freed_memory
 
     work = Work.of(request.work)
     contender = request.contender.removesuffix("_float32")
@@ -140,8 +140,7 @@ def one_rating_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], l
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tpo.judge.protocol import answer_ids
-    from tpo.model.chat import chat_ids, load_tokenizer
+    from tpo.model.chat import answer_ids, chat_ids, load_tokenizer
     from tpo.model.load import default_device
 
     config = asdict(work.config("judge=self_rating").judge)

@@ -158,8 +158,8 @@ def train_stock(work: Work, folder: Path, *, seed: int, **changes: Any) -> tuple
 
 
 def train_settings(work: Work, *overrides: str) -> Any:
-    """Return ours' settings as the pipeline makes them from the composed config (`tpo.train.trainer.TrainSettings`)."""
-    from tpo.train.trainer import TrainSettings
+    """Return ours' settings as the pipeline makes them from the composed config (`tpo.train.settings.TrainSettings`)."""
+    from tpo.train.settings import TrainSettings
 
     config = work.config(f"train.beta={BETA}", *overrides)
     settings = asdict(config.train) | {"quantization": config.model.quantization}
@@ -197,7 +197,7 @@ def watched(module: ModuleType, name: str, *, seconds: list[float], after: Any =
 def train_ours(work: Work, folder: Path, *, seed: int) -> tuple[float, float, list[float]]:
     """Train as the stage does; return when it began, its seconds without loading, and the seconds of each epoch."""
     import tpo.train.trainer
-    from tpo.store.memory import keep_freed_memory
+    from tpo.store.execute import keep_freed_memory
 
     keep_freed_memory()
     settings = train_settings(work, f"train.num_epochs={work.sizes.num_epochs}")

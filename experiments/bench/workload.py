@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.bench.parts import Options
-from tpo.model.chat import render
+from tpo.sample.thought import render
 from tpo.store.records import Completion, Pair, Prompt, read_records, write_records
 
 REPOSITORY = Path(__file__).parents[2]
@@ -128,7 +128,7 @@ def compose_config(options: Options, *, artifacts_dir: Path, overrides: Sequence
 
 def thought_format(config: Any) -> Any:
     """Return the config's thought format."""
-    from tpo.evaluate.policies import make_format
+    from tpo.sample.thought import make_format
 
     return make_format(config.thought)
 
@@ -139,9 +139,10 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     Raises:
         SystemExit: If the instructions gave too few pairs.
     """
-    from tpo.pipeline import Pipeline, PolicyRef
-    from tpo.store.artifacts import write_json
+    from tpo.model.policy import PolicyRef
+    from tpo.pipeline import Pipeline
     from tpo.store.execute import open_store
+    from tpo.store.files import write_json
 
     folder.mkdir(parents=True, exist_ok=True)
     config = compose_config(options, artifacts_dir=artifacts_dir)

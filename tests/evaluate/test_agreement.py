@@ -99,7 +99,7 @@ def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = FirstWins()
-    monkeypatch.setattr("tpo.judge.protocol.load_pairwise_judge", lambda **_: judge)
+    monkeypatch.setattr("tpo.judge.load.load_pairwise_judge", lambda **_: judge)
     monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     overrides = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="biased")
@@ -119,7 +119,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
     if importlib.util.find_spec("alpaca_eval") is None:
         pytest.skip("alpaca_eval, which has the prompt, is not installed")
     judge = FirstWins()
-    monkeypatch.setattr("tpo.judge.protocol.load_pairwise_judge", lambda **_: judge)
+    monkeypatch.setattr("tpo.judge.load.load_pairwise_judge", lambda **_: judge)
     overrides = ["judge=alpaca_eval", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="once")
     found = read(path, "once")

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import binomtest
 
-from tpo.evaluate.agreement.labelled import LabelledPair, Prediction
+from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import (
-    SLICES,
     Agreement,
     Estimate,
     agreement,
@@ -23,8 +22,8 @@ from tpo.evaluate.agreement.statistics import (
     position_bias,
 )
 from tpo.results.figures import draw_agreement
-from tpo.results.figures.judges import DRAWN
-from tpo.store.records import Verdict
+from tpo.results.figures.judges import DRAWN, SLICES
+from tpo.store.records import LabelledPair, Verdict
 
 QUICK: dict[str, Any] = {"seed": 0, "num_resamples": 50}
 A, B, TIE = Prediction(1.0, None), Prediction(0.0, None), Prediction(0.5, None)

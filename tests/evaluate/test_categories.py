@@ -10,7 +10,7 @@ from test_llm import FakeBackend
 
 import tpo.judge.llm.question
 from tpo.evaluate.categories import balance, classify, fill, parse_category
-from tpo.judge.llm.question import LLM
+from tpo.judge.llm.ask import LLM
 from tpo.store.records import Prompt
 
 CATEGORIES = ["coding", "creative_writing", "law", "maths", "writing"]

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo.evaluate.interventions import alter, intervene, opening
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 from tpo.sample.thought import ThoughtFormat
-from tpo.store.artifacts import grow_rows
 from tpo.store.records import Completion, Prompt
+from tpo.store.rows import grow_rows
 
 FORM = ThoughtFormat("Think: {instruction}", "Thought:", "Response:", "switch")
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "max_response_tokens": 6}

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from tpo.evaluate.agreement.labelled import (
     LabelError,
-    LabelledPair,
     Prediction,
     load_preferences,
     predict_from_scores,
@@ -18,7 +17,7 @@ from tpo.evaluate.agreement.labelled import (
     to_rows,
 )
 from tpo.sample.prompts import prompt_id
-from tpo.store.records import Preference, Response, Score, Verdict
+from tpo.store.records import LabelledPair, Preference, Response, Score, Verdict
 
 ROW: dict[str, Any] = {"instruction": "Say hi.", "response_a": "Hi.", "response_b": "No.", "preference": 1}
 

@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo.judge.judges.self_rating import SelfRating
-from tpo.judge.protocol import Candidates, Decision, Judgement, Match, load_judge
+from tpo.judge.load import load_judge
+from tpo.judge.protocol import Candidates, Decision, Judgement, Match
 from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
 from tpo.model.chat import Chat, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
+from tpo.model.policy import Policy
 from tpo.model.states import batch_by_tokens
 from tpo.sample.completions import make_completion
-from tpo.sample.decoding import Generation, Policy
+from tpo.sample.decoding import Generation
 from tpo.sample.prompts import make_prompt
 from tpo.sample.thought import ThoughtFormat
 from tpo.store.errors import TpoError

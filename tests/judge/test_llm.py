@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 import tpo.model.connection
+from tpo.judge.llm.ask import LLM, load_llm
 from tpo.judge.llm.cache import Asked
-from tpo.judge.llm.question import FIRST_TOKEN, LLM, TOO_LONG, Answer, Question, Watched, find_watched, load_llm
+from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched, find_watched
 from tpo.model.connection import _retry_after
 from tpo.store.errors import TpoError
 

@@ -20,8 +20,9 @@ from test_llm_judges import settings
 
 from tpo.judge.judges.llm_pairwise import PairwiseLLM
 from tpo.judge.judges.llm_pointwise import PointwiseLLM
+from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.local import LocalBackend
-from tpo.judge.llm.question import Question, load_llm
+from tpo.judge.llm.question import Question
 from tpo.judge.protocol import Candidates, Match
 from tpo.judge.verdicts import defuse
 from tpo.model.chat import load_tokenizer, save_tokenizer

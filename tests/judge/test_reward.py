@@ -15,10 +15,10 @@ from tpo.judge.judges.reward_model import chat_with_response
 from tpo.judge.judges.self_taught import SelfTaught, load_classifier
 from tpo.judge.protocol import Candidates
 from tpo.judge.reward_training import RewardSettings, make_trainer, measure, tokenize, train_reward_model
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 from tpo.store.records import Preference
 from tpo.train.checkpoints import MarkComplete
-from tpo.train.trainer import TrainingError
+from tpo.train.settings import TrainingError
 
 SETTINGS = RewardSettings(
     learning_rate=2e-2,

@@ -23,7 +23,8 @@ from tpo.results.stats import holm, paired_difference
 from tpo.results.table import ResultError, ResultsTable, Run, results_table, to_csv, to_latex, to_markdown, write_tables
 from tpo.results.table.against import Setting
 from tpo.results.table.find import REPOSITORY, read, sort_folders
-from tpo.store.artifacts import finish, write_json
+from tpo.store.artifacts import finish
+from tpo.store.files import write_json
 from tpo.store.records import Comparison, write_records
 
 QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # the one real run

@@ -19,7 +19,9 @@ import pytest
 
 import tpo.model.connection
 from tpo.model.chat import Chat
-from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.engines.load import load_engine
 from tpo.sample.engines.server_engine import ServerEngine
 from tpo.sample.engines.vllm_server import adapter_name
 from tpo.store.errors import TpoError

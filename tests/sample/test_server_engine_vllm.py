@@ -13,8 +13,8 @@ from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
 
 import tpo.sample.completions
 from tpo.model.chat import Chat, load_tokenizer, save_tokenizer
+from tpo.model.policy import Policy
 from tpo.sample.completions import sample
-from tpo.sample.decoding import Policy
 from tpo.sample.engines.server_engine import ServerEngine
 from tpo.sample.engines.vllm_server import adapter_name
 from tpo.sample.prompts import load_builtin

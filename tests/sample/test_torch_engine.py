@@ -16,7 +16,9 @@ from torch import Tensor
 
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.load import load_model
-from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.engines.load import load_engine
 from tpo.sample.engines.torch_engine import TorchEngine
 from tpo.sample.engines.torch_nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
 from tpo.store.errors import TpoError

@@ -12,18 +12,11 @@ import numpy as np
 import pytest
 
 import tpo.store.artifacts
-from tpo.store.artifacts import (
-    ArtifactError,
-    Step,
-    Store,
-    content_hash,
-    finish,
-    grow_rows,
-    open_artifact,
-    replacing,
-    write_json,
-)
+from tpo.store.artifacts import Step, Store, finish, open_artifact
+from tpo.store.errors import ArtifactError
+from tpo.store.files import content_hash, replacing, write_json
 from tpo.store.records import Prompt
+from tpo.store.rows import grow_rows
 
 STEP = Step("sample", 1, {"temperature": 0.8, "top_p": 0.95}, {"prompts": "prompts-0", "model": "model-0"}, seed=3)
 

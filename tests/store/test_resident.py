@@ -11,8 +11,8 @@ import pytest
 
 import tpo.store.execute
 import tpo.store.processes.launch
-from tpo.store.artifacts import ArtifactError, Step, Store
-from tpo.store.errors import TpoError
+from tpo.store.artifacts import Step, Store
+from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.processes import resident as resident_module
 from tpo.store.processes.resident import Outcome, Resident
 

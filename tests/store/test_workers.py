@@ -15,9 +15,11 @@ import torch
 from conftest import vllm_settings
 from fake_workers import Counter, FakeEngine, FakeModel, shares
 
+from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.cache import Asked
-from tpo.judge.llm.question import Question, load_llm, local
-from tpo.sample.decoding import Decoding, Policy, vllm_process, vllm_workers
+from tpo.judge.llm.question import Question, local
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding, vllm_process, vllm_workers
 from tpo.store.errors import TpoError
 from tpo.store.processes.vllm import OccupiedError
 from tpo.store.processes.workers import Workers, share_devices

@@ -23,8 +23,10 @@ from test_train import SETTINGS, make_pair
 import tpo.store.execute
 import tpo.store.processes.launch
 from tpo.config.schema import register
-from tpo.store.artifacts import Artifact, ArtifactError, Step, Store, finish, write_json
+from tpo.store.artifacts import Artifact, Step, Store, finish
+from tpo.store.errors import ArtifactError
 from tpo.store.execute import open_store
+from tpo.store.files import write_json
 from tpo.store.records import write_records
 from tpo.train.checkpoints import MarkComplete
 
@@ -267,7 +269,7 @@ import os
 import tpo.store.execute, tpo.train.trainer
 def fail(*arguments):
     if os.environ["RANK"] == "1":
-        raise tpo.train.trainer.TrainingError("rank 1 has had enough")
+        raise tpo.train.settings.TrainingError("rank 1 has had enough")
     return micro_batches(*arguments)
 micro_batches, tpo.train.trainer.micro_batches = tpo.train.trainer.micro_batches, fail
 tpo.store.execute.main()

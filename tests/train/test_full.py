@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.policies import PolicyError
-from tpo.model.load import load_model, load_policy, load_policy_reference
-from tpo.sample.decoding import Policy
+from tpo.model.load import load_model, load_policy
+from tpo.model.policy import Policy, load_policy_reference
 from tpo.store.artifacts import open_artifact
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import dpo_loss, sequence_logps

@@ -16,12 +16,13 @@ from safetensors.torch import load_file
 import tpo.train.reference
 import tpo.train.trainer
 from tpo.model.load import load_model, save_quantized
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 from tpo.store.records import Pair
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import sequence_logps
 from tpo.train.reference import reference_logps
-from tpo.train.trainer import TrainingError, TrainSettings, make_trainer, micro_batches, train
+from tpo.train.settings import TrainingError, TrainSettings
+from tpo.train.trainer import make_trainer, micro_batches, train
 
 BOS, EOS = 0, 1
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}

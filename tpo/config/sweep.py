@@ -29,7 +29,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from tpo.config.check import ConfigError, check_search, check_secrets
 from tpo.config.schema import flatten
-from tpo.store.artifacts import LOCK, content_hash, write_json
+from tpo.store.artifacts import LOCK
+from tpo.store.files import content_hash, write_json
 from tpo.store.locks import hold
 
 log = logging.getLogger(__name__)

@@ -28,8 +28,8 @@ from tpo.config.eval import (
 )
 from tpo.config.schema import EvaluateConfig, register
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
-from tpo.store.artifacts import translate_disk_errors, write_json
 from tpo.store.errors import TpoError
+from tpo.store.files import translate_disk_errors, write_json
 
 if TYPE_CHECKING:
     from tpo.evaluate.steps import Evaluation
@@ -45,7 +45,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     """
     from tpo.evaluate.steps import Evaluation
     from tpo.results.figures import write_evaluation_figures
-    from tpo.results.run import own_folder
+    from tpo.results.folder import own_folder
     from tpo.results.tracking import log_evaluation
     from tpo.store.execute import open_store
 
@@ -96,7 +96,7 @@ def print_evaluation(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from tpo.results.run import format_rate
+    from tpo.results.tables import format_rate
 
     title = f"{summary['evaluation']}: {summary['policy']}"
     if "baseline" in summary:

@@ -25,7 +25,8 @@ def classify(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_pat
         settings: `categories`, and `classifier`, which asks as an LLM judge does.
         answers_path: Where answers are kept, so that nothing is asked twice.
     """
-    from tpo.judge.llm.question import Question, load_llm
+    from tpo.judge.llm.ask import load_llm
+    from tpo.judge.llm.question import Question
 
     asking, categories = settings["classifier"], settings["categories"]
     questions = [

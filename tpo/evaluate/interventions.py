@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from tpo.model.chat import Chat, chat_ids, load_chat
+from tpo.model.policy import Policy
 from tpo.sample.completions import summarize
-from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
+from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.engines.load import load_engine
 from tpo.sample.thought import ThoughtFormat
-from tpo.store.artifacts import grow_rows
 from tpo.store.records import Completion, Prompt
+from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
 VERSION = 3

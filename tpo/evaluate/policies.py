@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tpo.config.schema import ModelConfig, SampleConfig, ThoughtConfig
-from tpo.model.load import is_whole_model
-from tpo.sample.thought import DIRECT, ThoughtFormat
+from tpo.model.policy import is_whole_model
+from tpo.sample.thought import DIRECT, ThoughtFormat, make_format
 from tpo.store.artifacts import MANIFEST
 from tpo.store.errors import TpoError
 
@@ -45,16 +45,6 @@ class NamedPolicy:
     form: ThoughtFormat
     sample: SampleConfig
     adapter: Path | None = None
-
-
-def make_format(thought: ThoughtConfig) -> ThoughtFormat:
-    """Return the thought format that the group `thought` describes."""
-    return ThoughtFormat(
-        prompt=thought.prompt,
-        thought_delimiter=thought.thought_delimiter,
-        response_delimiter=thought.response_delimiter,
-        enforce=thought.enforce,  # type: ignore[arg-type]  # checked by tpo.config.check
-    )
 
 
 def resolve(

@@ -13,10 +13,11 @@ from typing import Any
 
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.judge.score import visible
-from tpo.model.load import load_policy_reference
-from tpo.sample.decoding import join_settings
+from tpo.model.policy import load_policy_reference
+from tpo.sample.engines.load import join_settings
 from tpo.sample.thought import ThoughtFormat
-from tpo.store.artifacts import Artifact, ArtifactError, read_how
+from tpo.store.artifacts import Artifact, read_how
+from tpo.store.errors import ArtifactError
 from tpo.store.records import Completion, Prompt, Response, write_records
 
 Inputs = Mapping[str, Artifact]

@@ -15,13 +15,14 @@ import tpo.sample.completions
 import tpo.sample.preflight
 from tpo.config.eval import CategoriesEval
 from tpo.config.schema import EvaluateConfig, ModelConfig
-from tpo.evaluate.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, make_format, resolve
+from tpo.evaluate.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, resolve
 from tpo.judge.stages import MODEL_VERSION, Judging, model_settings
-from tpo.model.load import is_whole_model
-from tpo.pipeline import PolicyRef, adapter_input, answer_settings, request_comparison, request_prompts
-from tpo.sample.decoding import split_settings
-from tpo.sample.thought import DIRECT, ThoughtFormat
-from tpo.store.artifacts import MANIFEST, Artifact, Store, file_digest, open_artifact
+from tpo.model.policy import PolicyRef, adapter_input, is_whole_model
+from tpo.pipeline import answer_settings, request_comparison, request_prompts
+from tpo.sample.engines.load import split_settings
+from tpo.sample.thought import DIRECT, ThoughtFormat, make_format
+from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
+from tpo.store.files import file_digest
 from tpo.store.seeds import derive_seed
 
 ADAPTER_VERSION = BENCHMARK_VERSION = REFERENCE_VERSION = CHECK_VERSION = 1

@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 
 from tpo.config.check import check_reward, to_config
 from tpo.config.schema import RewardConfig, register
-from tpo.sample.decoding import split_settings
-from tpo.store.artifacts import Artifact, Store, file_digest, write_json
+from tpo.sample.engines.load import split_settings
+from tpo.store.artifacts import Artifact, Store
 from tpo.store.errors import TpoError
+from tpo.store.files import file_digest, write_json
 from tpo.store.seeds import derive_seed
 
 register()
@@ -107,7 +108,7 @@ class RewardPipeline:
 
 def run_reward(config: RewardConfig) -> Path:
     """Make or read the preferences, train, and return the run's folder."""
-    from tpo.results.run import own_folder
+    from tpo.results.folder import own_folder
     from tpo.store.execute import open_store
 
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:

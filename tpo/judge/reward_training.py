@@ -21,12 +21,11 @@ from tpo.judge.judges.reward_model import chat_with_response
 from tpo.judge.judges.self_taught import DESCRIPTION, SelfTaught, load_classifier
 from tpo.judge.protocol import Candidates
 from tpo.model.chat import load_tokenizer
+from tpo.model.policy import Policy
 from tpo.results.stats import wilson_interval
-from tpo.sample.decoding import Policy
-from tpo.store.artifacts import write_json
+from tpo.store.files import write_json
 from tpo.store.records import Preference
 from tpo.train.checkpoints import (
-    LoraSettings,
     MarkComplete,
     ResumesInPlace,
     complete_checkpoints,
@@ -38,7 +37,7 @@ from tpo.train.checkpoints import (
     write_metrics,
 )
 from tpo.train.optimizer import MasterWeightAdamW
-from tpo.train.trainer import TrainingError
+from tpo.train.settings import LoraSettings, TrainingError
 
 
 @dataclass(frozen=True)

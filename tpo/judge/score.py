@@ -15,8 +15,8 @@ import numpy as np
 
 from tpo.judge.protocol import Candidates, Judge, Match, PairwiseJudge
 from tpo.pairs import normalized
-from tpo.store.artifacts import grow_rows
 from tpo.store.records import Completion, Prompt, Response, Score, Verdict
+from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
 VERSION = 3

@@ -16,7 +16,8 @@ from tpo.config.schema import ModelConfig
 from tpo.judge.judges.alpaca_eval import template_path
 from tpo.judge.protocol import COMPARATIVE_KINDS, PAIRWISE_KINDS
 from tpo.model.load import EMBEDDED_NAME, fingerprint
-from tpo.store.artifacts import Artifact, file_digest
+from tpo.store.artifacts import Artifact
+from tpo.store.files import file_digest
 
 MODEL_VERSION = 1
 

@@ -8,17 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tpo.evaluate.agreement.labelled import LabelledPair
-from tpo.model.load import load_policy_reference
+from tpo.model.policy import load_policy_reference
 from tpo.store.artifacts import Artifact, read_how
-from tpo.store.records import Completion, Preference, Prompt, Response, Score, Verdict, write_records
+from tpo.store.records import Completion, LabelledPair, Preference, Prompt, Response, Score, Verdict, write_records
 
 Inputs = Mapping[str, Artifact]
 
 
 def judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Score responses one by one."""
-    from tpo.judge.protocol import load_judge
+    from tpo.judge.load import load_judge
     from tpo.judge.score import judge_responses
 
     prompts, responses = _responses(inputs)
@@ -27,7 +26,7 @@ def judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict
 
 def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Compare responses two at a time."""
-    from tpo.judge.protocol import load_pairwise_judge
+    from tpo.judge.load import load_pairwise_judge
     from tpo.judge.score import collect_verdicts
 
     prompts, responses = _responses(inputs)

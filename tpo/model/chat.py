@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpo.sample.decoding import Policy
-from tpo.sample.thought import ThoughtFormat
+from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase; not imported here, it takes seconds
@@ -135,13 +134,24 @@ def chat_ids(tokenizer: Tokenizer, user: str, *, assistant: str | None = None) -
     return ids
 
 
-def render(tokenizer: Tokenizer, instruction: str, form: ThoughtFormat) -> list[int]:
-    """Return the context from which a completion to `instruction` is sampled."""
-    return chat_ids(tokenizer, form.user_turn(instruction), assistant=form.prefill)
-
-
 def end_ids(tokenizer: Tokenizer, generation_config: Any) -> frozenset[int]:
     """Return every token id that ends a turn: the tokenizer's EOS and those of the generation config."""
     configured = generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
     return frozenset({tokenizer.eos_token_id, *(token for token in listed if token is not None)})
+
+
+def answer_ids(tokenizer: Any, config: dict[str, Any]) -> list[int]:
+    """Return the token ids of the self-rating judge's positive and negative answer.
+
+    Raises:
+        TpoError: If an answer is not a single token of the model.
+    """
+    answers = [config["positive"], config["negative"]]
+    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
+    for answer, tokens in zip(answers, ids, strict=True):
+        if len(tokens) != 1:
+            raise TpoError(
+                f"judge.positive and judge.negative must be one token each; {answer!r} is {len(tokens)} of this model's"
+            )
+    return [int(tokens[0]) for tokens in ids]

@@ -3,13 +3,9 @@
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpo.sample.decoding import Policy
-from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
@@ -142,29 +138,3 @@ def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_p
     # peft would hold the adapter in float32; it was trained, and vLLM serves it, in the dtype of the base.
     policy = PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype)
     return unwrap_adapter(policy.eval())
-
-
-def load_policy_reference(config: dict[str, Any], inputs: Mapping[str, Artifact]) -> Policy:
-    """Return the policy that a step's config and inputs describe."""
-    model = inputs["model"]
-    adapter = inputs.get("adapter")
-    weights = str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"]
-    is_quantized = model.metrics["is_quantized"]
-    trained = adapter.path / f"epoch-{config['epoch']}" if adapter else None
-    policy = Policy(
-        model_path=str(model.path / "quantized") if is_quantized else weights,
-        revision=model.metrics["revision"],
-        tokenizer_path=str(model.path / "tokenizer"),
-        dtype=config["dtype"],
-        max_model_len=config["max_model_len"],
-        adapter_path=trained,
-        unquantized_path=weights if is_quantized else None,
-    )
-    if trained is None or not is_whole_model(trained):
-        return policy
-    return replace(policy, model_path=str(trained), adapter_path=None, unquantized_path=None, seed_path=weights)
-
-
-def is_whole_model(path: Path) -> bool:
-    """Return whether a directory holds a model by itself, as training all weights leaves it, and not an adapter."""
-    return (path / "config.json").is_file()

@@ -25,8 +25,8 @@ from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
 from tpo.plan.stages import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
 from tpo.plan.tables import print_plan
-from tpo.store.artifacts import write_json
 from tpo.store.errors import TpoError
+from tpo.store.files import write_json
 
 CONF = Path(__file__).parents[2] / "conf"
 register()

@@ -12,9 +12,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from tpo.config.schema import Config
 from tpo.judge.select import Selection
-from tpo.pipeline import Pipeline, PolicyRef
+from tpo.model.policy import PolicyRef
+from tpo.pipeline import Pipeline
 from tpo.run import iterate
-from tpo.store.artifacts import MANIFEST, Artifact, ArtifactError, Step, Store, read_manifest
+from tpo.store.artifacts import MANIFEST, Artifact, Step, Store, read_manifest
+from tpo.store.errors import ArtifactError
 from tpo.store.records import Record
 
 NO_EPOCH = 0  # of a training whose best epoch has yet to be selected; epochs count from 1

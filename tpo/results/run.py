@@ -1,53 +1,25 @@
 """What a run leaves behind: `summary.json`, figures, a report, a table in the terminal, and a W&B run."""
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from tpo.config.schema import Config
 from tpo.judge.select import Selection
-from tpo.pipeline import stage_list
+from tpo.results.folder import own_folder
+from tpo.results.tables import format_rate, print_summary
 from tpo.results.tracking import TRACKED, load_tracker
 from tpo.results.tracking.labels import Launch, run_labels
-from tpo.store.artifacts import LOCK, Artifact, content_hash, translate_disk_errors, write_json
-from tpo.store.locks import hold
+from tpo.store.artifacts import Artifact
+from tpo.store.files import translate_disk_errors, write_json
 
 log = logging.getLogger(__name__)
 
-# What a run's identity leaves out: where things lie, how stages are started, where metrics go.
-NOT_IDENTITY = ("artifacts_dir", "runs_dir", "export_dir", "isolate_stages", "tracking")
 # What a summary tells about its making, not about its result.
 NOT_RESULT = ("seconds", "is_reused")
-
-
-def run_name(name: str, config: dict[str, Any]) -> str:
-    """Return `<name>-<hash of the config>`, the name of a run and of its folder.
-
-    Args:
-        name: Of the experiment.
-        config: The composed config as a dictionary.
-    """
-    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    return f"{name}-{content_hash(identity)}"
-
-
-@contextmanager
-def own_folder(name: str, config: dict[str, Any]) -> Iterator[Path]:
-    """Make the folder of `run_name` in `runs_dir`, write the config to it, and give its path.
-
-    One process at a time has a folder: another that asks for the same waits here and says so.
-    """
-    path = Path(config["runs_dir"]) / run_name(name, config)
-    with ExitStack() as stack:
-        with translate_disk_errors(path):
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(hold(path / LOCK, purpose=str(path)))
-            write_json(path / "config.json", config)
-        yield path
 
 
 class Run:
@@ -196,68 +168,18 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(item, f"{path}/{key}" if path else str(key))
 
 
-def format_rate(rate: dict[str, Any]) -> str:
-    """Return a win rate as text: percent with its interval, or "unscored"."""
-    if rate["rate"] is None:
-        return "unscored"
-    low, high = rate["interval"]
-    return f"{100 * rate['rate']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
+    """Return the stages in order, with seconds and whether each was reused, for `summary.json`.
 
-
-def _count(rate: dict[str, Any]) -> str:
-    unscored = f" (+{rate['num_unscored']} unscored)" if rate["num_unscored"] else ""
-    return f"{rate['num_prompts']}{unscored}"
-
-
-class TextTable(NamedTuple):
-    """A table of a run as text, for the terminal and the report."""
-
-    title: str
-    names: tuple[str, ...]  # of the columns
-    rows: Sequence[tuple[str, ...]]
-
-
-def iterations_table(summary: dict[str, Any]) -> TextTable:
-    """Return the iterations of a run, one row each."""
-    rows = [
-        (
-            str(entry["iteration"]),
-            format_rate(entry["win_rate"]),
-            format_rate(entry["win_rate_length_controlled"]),
-            _count(entry["win_rate"]),
-            f"{entry['mean_thought_tokens']:.0f}",
-            f"{entry['mean_response_tokens']:.0f}",
-            f"{100 * entry['format_rate']:.0f} %",
-            str(entry["num_pairs"]),
-        )
-        for entry in summary["iterations"]
+    Reused is what was not computed for the run of this name, in whichever of its processes; so that every attempt at a
+    run, and every process that has a part in it, gives the same list.
+    """
+    return [
+        {
+            "artifact_id": artifact.artifact_id,
+            "stage": artifact.manifest["stage"],
+            "seconds": artifact.seconds,
+            "is_reused": artifact.manifest.get("run") != run,  # other entry points have no run
+        }
+        for artifact in stages
     ]
-    names = ("iteration", "win rate", "length-controlled", "n", "thought tok.", "response tok.", "format", "pairs")
-    title = f"{summary['experiment']}: policy against {summary['baseline']} (judge: {summary['judge']})"
-    return TextTable(title, names, rows)
-
-
-def categories_table(summary: dict[str, Any]) -> TextTable:
-    """Return the win rates by category, of the first and of the last iteration."""
-    first, last = summary["iterations"][0], summary["iterations"][-1]
-    rows = [
-        (name, format_rate(first["categories"][name]), format_rate(rate), _count(rate))
-        for name, rate in last["categories"].items()
-    ]
-    title = f"win rate by category: iteration {first['iteration']} and {last['iteration']}"
-    return TextTable(title, ("category", "before", "after", "n"), rows)
-
-
-def print_summary(summary: dict[str, Any]) -> None:
-    """Print the iterations and the last iteration's categories as tables."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 120)  # a log wraps nothing
-    for content in (iterations_table(summary), categories_table(summary)):
-        table = Table(title=content.title)
-        for name in content.names:
-            table.add_column(name, justify="left" if name == "category" else "right")
-        for row in content.rows:
-            table.add_row(*row)
-        console.print(table)

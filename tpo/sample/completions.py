@@ -11,11 +11,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tpo.model.chat import Chat, Tokenizer, load_chat, render
-from tpo.sample.decoding import Decoding, Generation, Policy, load_engine
-from tpo.sample.thought import ThoughtFormat, num_tokens_within, split
-from tpo.store.artifacts import grow_rows
+from tpo.model.chat import Chat, Tokenizer, load_chat
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.engines.load import load_engine
+from tpo.sample.thought import ThoughtFormat, num_tokens_within, render, split
 from tpo.store.records import Completion, Prompt
+from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
 VERSION = 3

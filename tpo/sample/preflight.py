@@ -7,12 +7,11 @@ the model can say.
 from collections.abc import Sequence
 from typing import Any
 
-from tpo.judge.protocol import answer_ids
-from tpo.model.chat import load_tokenizer, render
+from tpo.model.chat import answer_ids, load_tokenizer
+from tpo.model.policy import Policy
 from tpo.sample.completions import plan_decoding
-from tpo.sample.decoding import Policy
 from tpo.sample.prompts import PromptError
-from tpo.sample.thought import ThoughtFormat
+from tpo.sample.thought import ThoughtFormat, render
 from tpo.store.records import Prompt
 
 VERSION = 1

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.model.chat import chat_ids, load_chat
-from tpo.sample.decoding import Decoding, Policy, load_engine
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding
+from tpo.sample.engines.load import load_engine
 from tpo.sample.prompts import make_prompt
-from tpo.store.artifacts import grow_rows
 from tpo.store.records import Prompt
+from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
 VERSION = 3

@@ -9,6 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from tpo.config.schema import ThoughtConfig
+from tpo.model.chat import Tokenizer, chat_ids
+
 Enforce = Literal["none", "prefill", "switch"]
 
 
@@ -143,3 +146,18 @@ def _tokens_before(token_ids: Sequence[int], position: int, *, decode: Callable[
         else:
             high = middle
     return low
+
+
+def make_format(thought: ThoughtConfig) -> ThoughtFormat:
+    """Return the thought format that the group `thought` describes."""
+    return ThoughtFormat(
+        prompt=thought.prompt,
+        thought_delimiter=thought.thought_delimiter,
+        response_delimiter=thought.response_delimiter,
+        enforce=thought.enforce,  # type: ignore[arg-type]  # checked by tpo.config.check
+    )
+
+
+def render(tokenizer: Tokenizer, instruction: str, form: ThoughtFormat) -> list[int]:
+    """Return the context from which a completion to `instruction` is sampled."""
+    return chat_ids(tokenizer, form.user_turn(instruction), assistant=form.prefill)

@@ -8,24 +8,20 @@ share it, and nothing that does not change the result may be among the settings.
 compute it once, on several machines as far as their shared file system keeps locks (`tpo.store.locks`).
 """
 
-import errno
-import hashlib
 import json
 import logging
-import os
-import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tpo.store.environment import environment, peak_memory_mib
-from tpo.store.errors import TpoError
+from tpo.store.errors import ArtifactError
+from tpo.store.files import content_hash, file_digest, translate_disk_errors, write_json
 from tpo.store.locks import hold
-from tpo.store.records import Record, RecordError, read_records
+from tpo.store.records import Record, read_records
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +29,6 @@ MANIFEST = "manifest.json"
 LOCK = ".lock"
 
 R = TypeVar("R", bound=Record)
-
-
-class ArtifactError(TpoError):
-    """An artifact that cannot be made, or one that is not what its manifest says."""
 
 
 @dataclass(frozen=True)
@@ -99,30 +91,6 @@ class Artifact:
     def rows(self, kind: type[R], name: str = "rows.jsonl") -> list[R]:
         """Return the artifact's rows as records."""
         return read_records(self.path / name, kind)
-
-
-def content_hash(value: Any) -> str:
-    """Return 12 hex digits of the sha256 over canonical JSON.
-
-    Raises:
-        TypeError: If the value holds anything that is not a plain JSON type.
-        ValueError: If it holds NaN or an infinity.
-    """
-    _require_json(value)
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _require_json(value: Any) -> None:
-    if isinstance(value, dict):
-        if not all(isinstance(key, str) for key in value):
-            raise TypeError(f"keys must be text: {list(value)}")
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            _require_json(item)
-    elif isinstance(value, tuple):
-        raise TypeError(f"a tuple is not a JSON type: {value}")
 
 
 class Store:
@@ -249,110 +217,3 @@ def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
             "environment": environment(),
         },
     )
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees all of it or nothing, also after a crash of the machine."""
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, allow_nan=False, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path`; what is written under it takes the place of `path` when the context ends, at once.
-
-    The name is this call's alone, so that two processes which write the same file do not write into each other's. After
-    an error `path` is as it was.
-    """
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def file_digest(path: Path) -> str:
-    """Return the sha256 of a file's bytes in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def grow_rows(
-    path: Path, kind: type[R], *, prompt_ids: Sequence[str], chunk_size: int, compute: Callable[[list[str]], list[R]]
-) -> list[R]:
-    """Compute the rows of all prompts chunk by chunk, continuing what a killed process left.
-
-    Chunks are cut from the whole list, so that which prompts are computed together, and with it every
-    last bit of the result, does not depend on where an earlier attempt stopped.
-
-    Args:
-        path: The artifact's directory; `rows.partial.jsonl` in it becomes `rows.jsonl` at the end.
-        kind: The record; it has a `prompt_id`.
-        prompt_ids: All prompts in order.
-        chunk_size: Prompts per chunk; at most this many are lost to a kill.
-        compute: Rows of the given prompts, at least one for each.
-
-    Returns:
-        All rows, in the order of the prompts.
-    """
-    partial, final = path / "rows.partial.jsonl", path / "rows.jsonl"
-    if final.exists():  # killed between the rename below and the manifest
-        partial.unlink(missing_ok=True)
-        return read_records(final, kind)
-    chunks = [list(prompt_ids[start : start + chunk_size]) for start in range(0, len(prompt_ids), chunk_size)]
-    rows, num_done = _recover(partial, kind, chunks)
-    with partial.open("a", encoding="utf-8") as file:
-        for chunk in chunks[num_done:]:
-            new = compute(chunk)
-            rows.extend(new)
-            lines = [json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) for row in new]
-            file.write("".join(line + "\n" for line in [*lines, json.dumps({"chunk_done": len(new)})]))
-            file.flush()
-            os.fsync(file.fileno())
-    with final.with_suffix(".tmp").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    final.with_suffix(".tmp").replace(final)
-    partial.unlink()
-    return rows
-
-
-def _recover(partial: Path, kind: type[R], chunks: list[list[str]]) -> tuple[list[R], int]:
-    """Return the rows of the chunks that were written whole, and cut the file after the last of them."""
-    rows: list[R] = []
-    pending: list[R] = []
-    num_done, good_bytes, position = 0, 0, 0
-    if partial.exists():
-        for line in partial.read_bytes().splitlines(keepends=True):
-            position += len(line)
-            if not line.endswith(b"\n"):
-                break  # the line that was being written when the process died
-            try:
-                row = json.loads(line)
-                if "chunk_done" in row:
-                    rows.extend(pending)
-                    pending, num_done, good_bytes = [], num_done + 1, position
-                else:
-                    pending.append(kind.from_dict(row))
-            except (ValueError, RecordError):
-                break  # what a crash of the machine left
-        os.truncate(partial, good_bytes)
-        log.info("continuing after %d of %d chunks", num_done, len(chunks))
-    return rows, num_done
-
-
-@contextmanager
-def translate_disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's error of a full disk into one that says what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise ArtifactError(
-                f"no space left on the disk that holds {path}. Free some space and run the same command again: "
-                "all completed stages, and the rows of this one, are kept."
-            ) from error
-        raise

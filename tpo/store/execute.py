@@ -4,6 +4,7 @@ The directory holds `request.json`; its stage's function does the work, then the
 process per step gives memory back for certain. A training may be executed by several processes.
 """
 
+import ctypes
 import json
 import logging
 import os
@@ -16,22 +17,13 @@ from typing import Any
 
 from tpo.evaluate import stages as eval_stages
 from tpo.judge import work as judge_stages
-from tpo.model.load import load_policy_reference
-from tpo.sample.decoding import join_settings
+from tpo.model.policy import load_policy_reference
+from tpo.sample.engines.load import join_settings
 from tpo.sample.thought import ThoughtFormat
-from tpo.store.artifacts import (
-    LOCK,
-    Artifact,
-    ArtifactError,
-    Store,
-    finish,
-    open_artifact,
-    read_how,
-    translate_disk_errors,
-)
-from tpo.store.errors import TpoError
+from tpo.store.artifacts import LOCK, Artifact, Store, finish, open_artifact, read_how
+from tpo.store.errors import ArtifactError, TpoError
+from tpo.store.files import translate_disk_errors
 from tpo.store.locks import adopt
-from tpo.store.memory import keep_freed_memory
 from tpo.store.processes import launch
 from tpo.store.processes.resident import Resident
 from tpo.store.records import Completion, Pair, Prompt, Score, Verdict, write_records
@@ -282,7 +274,8 @@ def _pairs(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dic
 
 def _train(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     from tpo.train.reference import reference_path
-    from tpo.train.trainer import TrainSettings, train
+    from tpo.train.settings import TrainSettings
+    from tpo.train.trainer import train
 
     policy = load_policy_reference(config, inputs)
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
@@ -331,3 +324,22 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to reuse freed memory in place of returning it to the system; elsewhere do nothing.
+
+    A training step on a CPU allocates and frees gigabytes of activations. By default glibc maps and unmaps each
+    large tensor, and the kernel clears every page anew; experiments/LOG.md has what a training gained.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except AttributeError:  # another C library
+        return
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

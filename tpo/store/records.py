@@ -10,6 +10,7 @@ import json
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -234,3 +235,16 @@ def write_records(path: Path, records: Iterable[Record]) -> int:
             file.write(json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
             count += 1
     return count
+
+
+@dataclass(frozen=True)
+class LabelledPair(Record):
+    """A labelled comparison of two `Response` rows of one prompt."""
+
+    prompt_id: str
+    first_index: int  # sample_index of `response_a`
+    second_index: int  # of `response_b`; equal to first_index where the two texts are equal
+    preference: float  # that the first is better: 1 surely, 0.5 tie, 0 surely not
+    group: str  # of the `Preference`
+    first_length: int  # characters
+    second_length: int

@@ -3,76 +3,20 @@
 import json
 import math
 import shutil
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import LoraConfig, TaskType
 from torch.distributed.tensor import DTensor
 from transformers import AutoConfig, Trainer, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 
 COMPLETE = "complete"  # marks a checkpoint whose every file was written
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 # What training is gone on from: torch's optimizer, FSDP's shards, DeepSpeed's.
 STATE = ("optimizer.pt", "optimizer_*", "pytorch_model_fsdp_*", "global_step*")
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """What both trainings are told."""
-
-    learning_rate: float
-    lr_scheduler: str
-    warmup_ratio: float
-    num_epochs: int
-    batch_size: int
-    micro_batch_size: int
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    lora_rank: int
-    lora_alpha: int
-    lora_targets: str
-
-    def lora(self, task_type: TaskType, **more: Any) -> LoraConfig:
-        """Return peft's configuration of the adapter."""
-        names = self.lora_targets
-        return LoraConfig(
-            task_type=task_type,
-            r=self.lora_rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=0.0,
-            target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
-            **more,
-        )
-
-    def arguments(self, work: Path, *, seed: int, num_processes: int = 1) -> dict[str, Any]:
-        """Return what both of trl's configurations have in common."""
-        return {
-            "output_dir": str(work),
-            "seed": seed % 2**31,
-            "max_length": None,  # trl's default would cut answers off; over-long pairs were dropped and counted
-            "learning_rate": self.learning_rate,
-            "lr_scheduler_type": self.lr_scheduler,
-            "warmup_steps": self.warmup_ratio,  # below 1 it is a fraction of all steps
-            "num_train_epochs": self.num_epochs,
-            "per_device_train_batch_size": 1,  # a row is a micro-batch
-            "gradient_accumulation_steps": self.batch_size // (self.micro_batch_size * num_processes),
-            "max_grad_norm": self.max_grad_norm,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "bf16": False,  # no autocast: weights are in the dtype to compute in
-            "use_cpu": not torch.cuda.is_available(),
-            "save_strategy": "epoch",
-            "logging_steps": 1,
-            "remove_unused_columns": False,
-            "report_to": [],
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            "ddp_find_unused_parameters": False,  # every trained parameter is in every forward pass
-        }
 
 
 class ResumesInPlace(Trainer):  # type: ignore[misc]

@@ -17,13 +17,14 @@ from trl.trainer import dpo_trainer
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
 
 from tpo.model.load import load_model
-from tpo.sample.decoding import Policy
-from tpo.store.artifacts import Artifact, content_hash, write_json
+from tpo.model.policy import Policy
+from tpo.store.artifacts import Artifact
 from tpo.store.environment import environment
+from tpo.store.files import content_hash, write_json
 from tpo.train.pair_trees import add_pair_head
 
 if TYPE_CHECKING:
-    from tpo.train.trainer import TrainSettings
+    from tpo.train.settings import TrainSettings
 
 VERSION = 1  # of the kernels in tpo/ that compute them: raised when they round otherwise
 SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")  # that move them

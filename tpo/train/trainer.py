@@ -13,7 +13,6 @@ import logging
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.lora import fuse_adapter
-from tpo.sample.decoding import Policy
-from tpo.store.errors import TpoError
+from tpo.model.policy import Policy
 from tpo.store.records import Pair
 from tpo.train.checkpoints import (
-    LoraSettings,
     MarkComplete,
     ResumesInPlace,
     complete_checkpoints,
@@ -49,6 +46,7 @@ from tpo.train.norms import fuse_norms
 from tpo.train.optimizer import MasterWeightAdamW
 from tpo.train.pair_trees import add_pair_head, lay_out
 from tpo.train.reference import no_reference_model, reference_columns
+from tpo.train.settings import TrainingError, TrainSettings
 
 log = logging.getLogger(__name__)
 
@@ -57,27 +55,6 @@ log = logging.getLogger(__name__)
 # not repeat bit by bit. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a
 # wrong one by much more.
 FIRST_STEP_TOLERANCE = 1e-3
-
-
-class TrainingError(TpoError):
-    """Training that would not mean what it should."""
-
-
-@dataclass(frozen=True)
-class TrainSettings(LoraSettings):
-    """The `train` group, without what only concerns the choice of the checkpoint."""
-
-    quantization: str
-    beta: float
-    nll_weight: float
-    reference: str
-    mask_forced_tokens: bool
-    num_processes: int = 1
-
-    @property
-    def is_full(self) -> bool:
-        """Whether all weights are trained."""
-        return self.lora_rank == 0
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]

@@ -16,11 +16,12 @@ from omegaconf import DictConfig
 
 from tpo.config.check import check_agreement, to_config
 from tpo.config.schema import AgreementConfig, register
-from tpo.evaluate.agreement.labelled import LabelledPair, predict_from_scores, predict_from_verdicts
+from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_verdicts
 from tpo.judge.protocol import PAIRWISE_KINDS
-from tpo.store.artifacts import Artifact, file_digest, write_json
+from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
-from tpo.store.records import Score, Verdict
+from tpo.store.files import file_digest, write_json
+from tpo.store.records import LabelledPair, Score, Verdict
 from tpo.store.seeds import derive_seed
 
 register()

@@ -7,32 +7,28 @@ comparison that points to them. `predict_from_scores` and `predict_from_verdicts
 
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.sample.prompts import PromptError, make_prompt
 from tpo.store.errors import TpoError
-from tpo.store.records import Preference, Prompt, Record, RecordError, Response, Score, Verdict, read_json_lines
+from tpo.store.records import (
+    LabelledPair,
+    Preference,
+    Prompt,
+    RecordError,
+    Response,
+    Score,
+    Verdict,
+    read_json_lines,
+)
 
 REQUIRED = ("instruction", "response_a", "response_b", "preference")
 
 
 class LabelError(TpoError):
     """Labelled preferences that cannot be used; names the file, the line, the field and what to do."""
-
-
-@dataclass(frozen=True)
-class LabelledPair(Record):
-    """A labelled comparison of two `Response` rows of one prompt."""
-
-    prompt_id: str
-    first_index: int  # sample_index of `response_a`
-    second_index: int  # of `response_b`; equal to first_index where the two texts are equal
-    preference: float  # that the first is better: 1 surely, 0.5 tie, 0 surely not
-    group: str  # of the `Preference`
-    first_length: int  # characters
-    second_length: int
 
 
 class Prediction(NamedTuple):

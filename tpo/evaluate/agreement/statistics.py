@@ -15,20 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.evaluate.agreement.labelled import LabelledPair, Prediction, by_order
+from tpo.evaluate.agreement.labelled import Prediction, by_order
+from tpo.results.figures.judges import SLICES
 from tpo.results.stats import cluster_bootstrap, percentile_interval, wilson_interval
-from tpo.store.records import Verdict
+from tpo.store.records import LabelledPair, Verdict
 from tpo.store.seeds import derive_seed
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SLICES = {
-    "all": "all",
-    "length_matched": "length-matched",
-    "preferred_shorter": "preferred is shorter",
-    "preferred_longer": "preferred is longer",
-}
 NUM_RESAMPLES = 2000
 EXCLUDED = ("identical_responses", "labelled_tie")
 

@@ -19,8 +19,8 @@ from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.length_control import LengthControlledRate
 from tpo.results.stats import bootstrap_statistic
 from tpo.sample.prompts import make_prompt
-from tpo.store.artifacts import write_json
 from tpo.store.errors import TpoError
+from tpo.store.files import write_json
 from tpo.store.records import Prompt, Response
 
 BASELINE = "gpt4_1106_preview"

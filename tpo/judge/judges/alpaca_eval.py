@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.judge.llm.question import FIRST_TOKEN, Answer, Question, load_llm
+from tpo.judge.llm.ask import load_llm
+from tpo.judge.llm.question import FIRST_TOKEN, Answer, Question
 from tpo.judge.protocol import Decision, Match
 from tpo.judge.verdicts import fill
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
 TEMPLATE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"

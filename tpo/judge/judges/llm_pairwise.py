@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.judge.llm.question import Answer, Question, load_llm
+from tpo.judge.llm.ask import load_llm
+from tpo.judge.llm.question import Answer, Question
 from tpo.judge.protocol import Decision, Match
 from tpo.judge.verdicts import MENUS, fill, parse_verdict
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
 

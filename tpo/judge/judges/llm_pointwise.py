@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.judge.llm.question import Answer, Question, load_llm
+from tpo.judge.llm.ask import load_llm
+from tpo.judge.llm.question import Answer, Question
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.judge.verdicts import expected_score, fill, parse_score
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
 

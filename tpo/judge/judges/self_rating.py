@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from tpo.judge.protocol import Candidates, Judgement, answer_ids
-from tpo.model.chat import chat_ids, load_tokenizer, strip_special_tokens
+from tpo.judge.protocol import Candidates, Judgement
+from tpo.model.chat import answer_ids, chat_ids, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
+from tpo.model.policy import Policy
 from tpo.model.states import Reading, StateReader
-from tpo.sample.decoding import Policy
 
 
 class SelfRating:

@@ -17,8 +17,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from tpo.judge.judges.reward_model import ChatScorer, chat_with_response
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import default_device
+from tpo.model.policy import Policy
 from tpo.model.states import Reading
-from tpo.sample.decoding import Policy
 
 DESCRIPTION = "reward_model.json"  # beside the adapter: what else the model is made of
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.model.chat import load_tokenizer, strip_special_tokens
 from tpo.model.load import fingerprint
-from tpo.sample.decoding import Policy
+from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 from tpo.store.processes.vllm import keep, start_vllm
 from tpo.store.processes.workers import Emit, Workers, share_devices

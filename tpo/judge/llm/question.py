@@ -8,11 +8,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-
-from tpo.sample.decoding import Policy
-from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 
@@ -68,86 +64,6 @@ class Backend(Protocol):
     def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
         """Call `keep(key, answer)` for each question as soon as it is answered, in any order."""
         ...
-
-
-class LLM:
-    """A chat model that is never asked the same question twice."""
-
-    def __init__(self, backend: Backend, cache_path: Path, *, max_calls: int | None) -> None:
-        """Set up the model; nothing is started or opened before the first question.
-
-        Args:
-            backend: Who answers.
-            cache_path: File that keeps the answers.
-            max_calls: Most answers of this model that the file may come to hold, those of earlier runs
-                included; None sets no limit.
-        """
-        from tpo.judge.llm.cache import AnswerCache
-
-        self.backend, self.max_calls = backend, max_calls
-        self.cache = AnswerCache(cache_path)
-
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """Return one answer per question, in order; what was answered before, in any run, is not asked again.
-
-        Raises:
-            TpoError: If the model cannot be asked or the budget is spent. Answers that came before are kept.
-        """
-        from tpo.judge.llm.cache import Asked
-
-        if not questions:
-            return []
-        identity = self.backend.identity()
-        asked = [Asked(identity, question) for question in questions]
-        answers = self.cache.find(item.key for item in asked)
-        missing = {item.key: item for item in asked if item.key not in answers}
-
-        def keep(key: str, answer: Answer) -> None:
-            # A question that does not fit is cheap to ask again, and a server restarted with a longer context answers.
-            answers[key] = answer if answer.error else self.cache.put(missing[key], answer)
-
-        allowed = self._allowed(identity, len(missing))
-        log.info("%d questions: %d answered before, %d to ask", len(asked), len(answers), len(missing))
-        if missing and allowed > 0:
-            self.backend.answer({key: missing[key].question for key in list(missing)[:allowed]}, keep)
-        if allowed < len(missing):
-            raise TpoError(
-                f"the judge's budget is spent: {self.cache.count(identity)} calls were made, judge.max_calls="
-                f"{self.max_calls}, and {len(missing) - allowed} questions are still open. The answers are kept in "
-                f"{self.cache.path}: raise judge.max_calls and run the same command again"
-            )
-        unanswered = sum(answers[item.key].error is not None for item in asked)
-        if unanswered:
-            log.warning("%d of %d questions are too long for the model's context", unanswered, len(asked))
-        return [answers[item.key] for item in asked]
-
-    def _allowed(self, identity: dict[str, Any], num_missing: int) -> int:
-        if self.max_calls is None:
-            return num_missing
-        return min(num_missing, max(0, self.max_calls - self.cache.count(identity)))
-
-
-def load_llm(config: dict[str, Any], *, policy: Policy | None, cache_path: Path) -> LLM:
-    """Return the model that `config` (the `judge` group of an LLM judge, as a dictionary) asks for.
-
-    Args:
-        config: Settings; `backend` selects where the model runs.
-        policy: The seed model, used where the backend is vllm and `name` is None.
-        cache_path: File that keeps the answers.
-    """
-    backend: Backend
-    match config["backend"]:
-        case "vllm":
-            from tpo.judge.llm.local import LocalBackend
-
-            backend = LocalBackend(config, policy)
-        case "server":
-            from tpo.judge.llm.server import ServerBackend
-
-            backend = ServerBackend(config)
-        case kind:
-            raise ValueError(f"judge.backend={kind}: expected vllm or server")
-    return LLM(backend, cache_path, max_calls=config["max_calls"])
 
 
 def find_watched(

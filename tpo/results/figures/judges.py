@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tpo.evaluate.agreement.statistics import SLICES
 from tpo.results.figures.style import BLUE, PAGE, REFERENCE, ROW, draw_interval, interval_text, new_figure, styled
 
 if TYPE_CHECKING:
@@ -40,3 +39,11 @@ def _draw_estimate(axes: Any, row: int, estimate: dict[str, Any]) -> None:
     axes.plot(100 * estimate["rate"], row, "o", color=BLUE, clip_on=False, zorder=3)
     unscored = f" (+{estimate['num_unscored']:,} unscored)" if estimate["num_unscored"] else ""
     axes.text(104, row, f"{100 * estimate['rate']:.0f} %\nn = {estimate['num_rows']:,}{unscored}", **note)
+
+
+SLICES = {
+    "all": "all",
+    "length_matched": "length-matched",
+    "preferred_shorter": "preferred is shorter",
+    "preferred_longer": "preferred is longer",
+}

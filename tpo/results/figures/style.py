@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
-from tpo.store.artifacts import replacing
+from tpo.store.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

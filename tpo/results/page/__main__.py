@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tpo.results.page.page import write_report
 from tpo.results.page.samples import MAX_INSTRUCTIONS
-from tpo.store.artifacts import translate_disk_errors
 from tpo.store.errors import TpoError
+from tpo.store.files import translate_disk_errors
 
 
 def main() -> None:

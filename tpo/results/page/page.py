@@ -14,9 +14,9 @@ from string import Template
 from typing import Any
 
 from tpo.results.page.samples import MAX_INSTRUCTIONS, load_samples
-from tpo.results.run import TextTable, categories_table, format_rate, iterations_table
-from tpo.store.artifacts import replacing
+from tpo.results.tables import TextTable, categories_table, format_rate, iterations_table
 from tpo.store.errors import TpoError
+from tpo.store.files import replacing
 
 REPORT = "report.html"
 HERE = Path(__file__).parent

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tpo.pairs import DROP_REASONS, VERSION, PairSettings, pair_or_reason
-from tpo.store.artifacts import Artifact, ArtifactError, open_artifact
+from tpo.store.artifacts import Artifact, open_artifact
+from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 from tpo.store.seeds import derive_seed
 

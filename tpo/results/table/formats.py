@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpo.results.table.table import LENGTHS, RATES, ResultsTable
-from tpo.store.artifacts import translate_disk_errors
+from tpo.store.files import translate_disk_errors
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series

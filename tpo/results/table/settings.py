@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tpo.config.schema import flatten
-from tpo.results.run import NOT_IDENTITY
+from tpo.results.folder import NOT_IDENTITY
 from tpo.results.table.find import Run
 
 LONGEST_LABEL = 56  # characters

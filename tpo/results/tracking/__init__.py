@@ -34,7 +34,8 @@ from typing import Any, Protocol
 
 from tpo.config.schema import TrackingConfig, WandbTracking
 from tpo.results.tracking.labels import Labels
-from tpo.store.artifacts import Artifact, write_json
+from tpo.store.artifacts import Artifact
+from tpo.store.files import write_json
 
 TRACKED = "tracking.json"  # in a run's folder: where it was tracked, once it was to its end
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tpo.store.artifacts import content_hash
+from tpo.store.files import content_hash
 
 MAX_TAG = 64  # W&B refuses longer ones
 MAX_GROUP = 128

@@ -14,7 +14,7 @@ from typing import Any
 
 from tpo.config.schema import WandbTracking
 from tpo.evaluate.winrate import category_gains, win_rate_by_category
-from tpo.model.load import is_whole_model
+from tpo.model.policy import is_whole_model
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.lineage import Node, lineage
 from tpo.results.tracking.metrics import (

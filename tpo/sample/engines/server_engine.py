@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from tpo.sample.decoding import Decoding, Generation, Policy, switch_to_response
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding, Generation, switch_to_response
 from tpo.sample.engines.vllm_server import VllmServer
 from tpo.store.errors import TpoError
 

@@ -23,8 +23,9 @@ from torch import Tensor
 
 from tpo.model.load import load_policy
 from tpo.model.packed import pack
+from tpo.model.policy import Policy
 from tpo.model.trees import Row, join
-from tpo.sample.decoding import Decoding, Generation, Policy
+from tpo.sample.decoding import Decoding, Generation
 from tpo.sample.engines.torch_nucleus import sample_tokens
 from tpo.sample.engines.torch_rows import ATTENTION, Prefix, RowCache
 from tpo.store.errors import TpoError

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.sample.decoding import Decoding, Generation, Policy, Thought, switch_to_response
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding, Generation, Thought, switch_to_response
 from tpo.store.processes.vllm import start_vllm
 
 

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
 from tpo.model.load import fingerprint
-from tpo.sample.decoding import Decoding, Policy
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding
 from tpo.sample.engines.vllm_engine import adapter_rank
-from tpo.store.artifacts import file_digest
 from tpo.store.errors import TpoError
+from tpo.store.files import file_digest
 
 log = logging.getLogger(__name__)
 

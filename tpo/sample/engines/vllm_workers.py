@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from tpo.sample.decoding import Decoding, Generation, Policy
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding, Generation
 from tpo.sample.engines.vllm_engine import VllmEngine, llm_arguments
 from tpo.store.processes.vllm import keep
 from tpo.store.processes.workers import Emit, Workers, share_devices

@@ -14,8 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tpo.store.artifacts import ArtifactError
-from tpo.store.errors import describe
+from tpo.store.errors import ArtifactError, describe
 
 STAGE = "tpo.store.execute"  # what the new processes execute
 ERROR = "error.tmp"  # in the artifact's directory: the first error of any rank; no artifact's files end in .tmp

@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tpo.store.artifacts import translate_disk_errors
 from tpo.store.errors import TpoError, describe
+from tpo.store.files import translate_disk_errors
 from tpo.store.processes.launch import failure
 from tpo.store.processes.workers import Emit, Workers
 

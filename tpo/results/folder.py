@@ -1,0 +1,39 @@
+"""A run's folder: named after what was asked, and one process's own while it writes there."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tpo.store.artifacts import LOCK
+from tpo.store.files import content_hash, translate_disk_errors, write_json
+from tpo.store.locks import hold
+
+# What a run's identity leaves out: where things lie, how stages are started, where metrics go.
+NOT_IDENTITY = ("artifacts_dir", "runs_dir", "export_dir", "isolate_stages", "tracking")
+
+
+def run_name(name: str, config: dict[str, Any]) -> str:
+    """Return `<name>-<hash of the config>`, the name of a run and of its folder.
+
+    Args:
+        name: Of the experiment.
+        config: The composed config as a dictionary.
+    """
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    return f"{name}-{content_hash(identity)}"
+
+
+@contextmanager
+def own_folder(name: str, config: dict[str, Any]) -> Iterator[Path]:
+    """Make the folder of `run_name` in `runs_dir`, write the config to it, and give its path.
+
+    One process at a time has a folder: another that asks for the same waits here and says so.
+    """
+    path = Path(config["runs_dir"]) / run_name(name, config)
+    with ExitStack() as stack:
+        with translate_disk_errors(path):
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold(path / LOCK, purpose=str(path)))
+            write_json(path / "config.json", config)
+        yield path

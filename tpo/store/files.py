@@ -1,0 +1,81 @@
+"""Files written whole or not at all, digests of their content, and the operating system's error of a full disk."""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tpo.store.errors import ArtifactError
+
+
+def content_hash(value: Any) -> str:
+    """Return 12 hex digits of the sha256 over canonical JSON.
+
+    Raises:
+        TypeError: If the value holds anything that is not a plain JSON type.
+        ValueError: If it holds NaN or an infinity.
+    """
+    _require_json(value)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _require_json(value: Any) -> None:
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError(f"keys must be text: {list(value)}")
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            _require_json(item)
+    elif isinstance(value, tuple):
+        raise TypeError(f"a tuple is not a JSON type: {value}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees all of it or nothing, also after a crash of the machine."""
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, allow_nan=False, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a name beside `path`; what is written under it takes the place of `path` when the context ends, at once.
+
+    The name is this call's alone, so that two processes which write the same file do not write into each other's. After
+    an error `path` is as it was.
+    """
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """Return the sha256 of a file's bytes in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def translate_disk_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's error of a full disk into one that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise ArtifactError(
+                f"no space left on the disk that holds {path}. Free some space and run the same command again: "
+                "all completed stages, and the rows of this one, are kept."
+            ) from error
+        raise
