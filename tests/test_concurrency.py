@@ -190,7 +190,7 @@ ISOLATED = """
 import json, logging, sys
 from pathlib import Path
 from tpo.store.artifacts import Step
-from tpo.store.execute import open_store
+from tpo.store.open import open_store
 
 logging.basicConfig(level=logging.INFO)
 with open_store(Path(sys.argv[1]), isolate=True) as store:

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.interventions import alter, intervene, opening
 from tpo.model.policy import Policy
-from tpo.sample.thought import ThoughtFormat
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
 

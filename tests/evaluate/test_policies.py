@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tpo.config.schema import ModelConfig, SampleConfig
+from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.policies import PolicyError, resolve
-from tpo.sample.thought import DIRECT, ThoughtFormat
 
 MODEL = ModelConfig(source="embedded", name="small", quantization="nf4", max_model_len=64)
 SAMPLE = SampleConfig(num_samples=2, temperature=1.0, top_p=1.0, max_thought_tokens=3, max_response_tokens=4)

@@ -22,7 +22,7 @@ from tpo.plan.cost import Past, token_budget
 from tpo.plan.tables import format_count, format_duration, notes
 from tpo.run import iterate
 from tpo.store.artifacts import Artifact
-from tpo.store.execute import open_store
+from tpo.store.open import open_store
 
 RHO = "pairs.length_penalty=0,0.1,0.2,0.3,0.4,0.5"
 # Stages of a run of two epochs with a pointwise judge and the choice of the epoch by validation.

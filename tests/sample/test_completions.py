@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tpo.config.thought import DIRECT, Enforce, ThoughtFormat
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.completions import make_completion, plan_decoding, sample, summarize
@@ -13,7 +14,6 @@ from tpo.sample.decoding import Decoding, Generation
 from tpo.sample.engines.torch_engine import TorchEngine
 from tpo.sample.preflight import preflight
 from tpo.sample.prompts import PromptError, make_prompt
-from tpo.sample.thought import DIRECT, Enforce, ThoughtFormat
 from tpo.store.records import Completion, Prompt, read_records
 
 GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"

@@ -25,8 +25,8 @@ import tpo.store.processes.launch
 from tpo.config.schema import register
 from tpo.store.artifacts import Artifact, Step, Store, finish
 from tpo.store.errors import ArtifactError
-from tpo.store.execute import open_store
 from tpo.store.files import write_json
+from tpo.store.open import open_store
 from tpo.store.records import write_records
 from tpo.train.checkpoints import MarkComplete
 
@@ -213,7 +213,7 @@ RUN_STEP = """
 import json, sys
 from pathlib import Path
 from tpo.store.artifacts import Step
-from tpo.store.execute import open_store
+from tpo.store.open import open_store
 with open_store(Path(sys.argv[1])) as store:
     store.run(Step(**json.loads(sys.argv[2])))
 """

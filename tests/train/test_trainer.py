@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 import tpo.train.reference
 import tpo.train.trainer
-from tpo.model.load import load_model, save_quantized
+from tpo.model.load import load_model
 from tpo.model.policy import Policy
+from tpo.model.prepare import save_quantized
 from tpo.store.records import Pair
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import sequence_logps
