@@ -15,7 +15,7 @@ from tpo.config.judge import JudgeConfig, RatingConfig
 from tpo.config.schema import ModelConfig
 from tpo.judge.judges.alpaca_eval import template_path
 from tpo.judge.protocol import COMPARATIVE_KINDS, PAIRWISE_KINDS
-from tpo.model.load import EMBEDDED_NAME, fingerprint
+from tpo.model.load import fingerprint
 from tpo.store.artifacts import Artifact
 from tpo.store.files import file_digest
 
@@ -114,25 +114,12 @@ class Judging:
             config["template_sha256"] = file_digest(template_path())
         how = {key: value for key, value in judge.items() if key in _HOW}
         inputs = dict(inputs)
-        if judge["kind"] == "self_taught":
-            inputs["model"] = self.run("model", MODEL_VERSION, self._embedded_settings())
-            config["weights_sha256"] = file_digest(Path(judge["path"]) / "adapter_model.safetensors")
-            config |= {"dtype": judge["dtype"], "max_model_len": judge["max_tokens"], "epoch": 0}
-        elif judge["kind"] in {"likelihood", "self_rating"} or (judge.get("name") is None and "backend" in judge):
+        if judge["kind"] in {"likelihood", "self_rating"} or (judge.get("name") is None and "backend" in judge):
             inputs["model"] = self.run("model", MODEL_VERSION, model_settings(self.model))
             config |= {"dtype": self.model.dtype, "max_model_len": self.model.max_model_len, "epoch": 0}
         elif judge.get("name") is not None:
             config["fingerprint"] = fingerprint(judge["name"])
         return self.run(stage, tpo.judge.score.VERSION, config, inputs, how=how)
-
-    def _embedded_settings(self) -> dict[str, Any]:
-        """The embedded model as the run prepares it, so that it is prepared once; else without quantization."""
-        settings = model_settings(self.model)
-        if settings["source"] == "embedded" and settings["name"] == EMBEDDED_NAME:
-            return settings
-        return model_settings(
-            ModelConfig(source="embedded", name=EMBEDDED_NAME, quantization="none", max_model_len=2048)
-        )
 
 
 def _likelihood(judge: dict[str, Any], *, with_instruction: bool) -> dict[str, Any]:

@@ -1,16 +1,15 @@
-"""The stages that judge, and those that teach a judge: what `tpo.store.execute` executes for each of them.
+"""The stages that judge: what `tpo.store.execute` executes for each of them.
 
 Every function gets the artifact's directory, the step's settings, its inputs and its seed, and returns what it counted.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tpo.model.policy import load_policy_reference
 from tpo.store.artifacts import Artifact, read_how
-from tpo.store.records import Completion, LabelledPair, Preference, Prompt, Response, Score, Verdict, write_records
+from tpo.store.records import Completion, LabelledPair, Prompt, Response, Score, Verdict, write_records
 
 Inputs = Mapping[str, Artifact]
 
@@ -86,60 +85,6 @@ def labelled(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
     for name, rows in (("prompts", prompts), ("responses", responses), ("pairs", pairs)):
         write_records(path / f"{name}.jsonl", rows)
     return {"num_instructions": len(prompts), "num_responses": len(responses), "num_pairs": len(pairs)}
-
-
-def contrast(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Make preferences without a label."""
-    from tpo.judge import contrast
-
-    sides = {}
-    for name, split in (("train", "train-1"), ("held_out", "validation")):
-        materials = contrast.gather(
-            [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == split],
-            *(inputs[f"{role}_{split}"].rows(Completion) for role in ("plain", "greedy", "hot")),
-        )
-        sides[name] = contrast.make_preferences(
-            materials,
-            pairs_per_kind=config["pairs_per_kind"],
-            max_length_ratio=config["max_length_ratio"],
-            seed=seed,
-        )
-    return _write_preferences(path, sides)
-
-
-def split_preferences(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Read labelled preferences to learn from, a part held out."""
-    from tpo.judge.contrast import split_preferences
-
-    train, held_out = split_preferences(
-        Path(read_how(path)["path"]), held_out_fraction=config["held_out_fraction"], seed=seed
-    )
-    return _write_preferences(path, {"train": train, "held_out": held_out})
-
-
-def _write_preferences(path: Path, sides: dict[str, list[Preference]]) -> dict[str, Any]:
-    from tpo.judge.contrast import length_accuracy
-
-    metrics: dict[str, Any] = {}
-    for name, rows in sides.items():
-        write_records(path / f"{name}.jsonl", rows)
-        kinds = Counter(row.group for row in rows)
-        metrics[name] = {
-            "num_pairs": len(rows),
-            "kinds": dict(sorted(kinds.items())),
-            "length_accuracy": length_accuracy(rows),
-        }
-    return metrics
-
-
-def reward(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Train a reward model and measure it on what was held out."""
-    from tpo.judge.reward_training import RewardSettings, measure, train_reward_model
-
-    policy, settings = load_policy_reference(config, inputs), RewardSettings(**config["settings"])
-    train, held_out = (inputs["preferences"].rows(Preference, f"{name}.jsonl") for name in ("train", "held_out"))
-    metrics = train_reward_model(path, train, policy, settings, seed=seed)
-    return {**metrics, "held_out": measure(path / "reward_model", held_out, policy, settings)}
 
 
 def _responses(inputs: Inputs) -> tuple[list[Prompt], list[Response]]:

@@ -33,7 +33,7 @@ Inputs = dict[str, Artifact]
 
 # They need none of the device's memory, and no vLLM.
 _ON_HOST = {
-    *("prompts", "preflight", "labelled", "benchmark", "reference", "adapter", "contrast", "split_preferences"),
+    *("prompts", "preflight", "labelled", "benchmark", "reference", "adapter"),
     *("pairs", "rate", "combine", "normalize", "compare", "check"),
 }
 
@@ -113,12 +113,6 @@ def _dispatch(stage: str) -> Callable[[Path, dict[str, Any], Inputs, int], dict[
             return judge_stages.normalize
         case "labelled":
             return judge_stages.labelled
-        case "contrast":
-            return judge_stages.contrast
-        case "split_preferences":
-            return judge_stages.split_preferences
-        case "reward":
-            return judge_stages.reward
         case "adapter":
             return eval_stages.adapter
         case "classify":
