@@ -301,7 +301,6 @@ def wait_until_line(stream: Any, words: str) -> None:
         ("config", ["experiment=ablation_rho_small"], "experiment=ablation_rho_small"),
         ("evaluate", ["policy=seed", "eval=gsm8k"], "eval=gsm8k"),
         ("agreement", ["data=x", "judge=length"], "judge=length"),
-        ("reward", ["experiment=self_taught"], "experiment=self_taught"),
     ],
 )
 def test_logs_of_experiments_lie_apart(config_name: str, overrides: list[str], folder: str) -> None:

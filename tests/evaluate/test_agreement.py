@@ -138,7 +138,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
     [
         ("length", ["data=x.jsonl", "judge=length"], "length"),
         ("likelihood", ["judge=likelihood", "judge.normalization=sum", "seed=1"], "likelihood normalization=sum"),
-        ("self_taught", ["judge.path=runs/a/reward_model"], "self_taught path=runs-a-reward_model"),
+        ("reward_model", ["judge.name=models/mine"], "reward_model name=models-mine"),
     ],
 )
 def test_judge_is_called_by_its_option_and_what_was_changed(choice: str, overrides: list[str], name: str) -> None:

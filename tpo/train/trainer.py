@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather, parse_flag_from_env
 from datasets import Dataset
-from peft import PeftModel, TaskType, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
@@ -245,10 +245,10 @@ def make_trainer(
     if settings.is_full:
         model = base
     elif policy.adapter_path is None:
-        model = get_peft_model(base, settings.lora(TaskType.CAUSAL_LM))
+        model = get_peft_model(base, settings.lora())
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
-    arguments = settings.arguments(work, seed=seed, num_processes=settings.num_processes)
+    arguments = settings.arguments(work, seed=seed)
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if is_deepspeed:  # told so, it keeps float32 copies of the parameters; it has no autocast
         arguments["bf16"] = policy.dtype == "bfloat16"
