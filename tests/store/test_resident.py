@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-import tpo.store.execute
+import tpo.store.open
 import tpo.store.processes.launch
-from tpo.store.artifacts import Step, Store
+from tpo.sample.stages import PROMPTS
+from tpo.store.artifacts import Store
 from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.processes import resident as resident_module
 from tpo.store.processes.resident import Outcome, Resident
+from tpo.store.stage import RunsOn, Step
 
 BUILTIN = {"kind": "builtin", "num_train": 2, "num_validation": 2, "num_test": 2}
 
@@ -28,7 +30,7 @@ def resident() -> Iterator[Resident]:
 
 def prompts(store: Store, **settings: Any) -> Path:
     """Have the store compute the stage "prompts"."""
-    return store.run(Step("prompts", 1, {"settings": BUILTIN | settings})).path
+    return store.request(PROMPTS, {"settings": BUILTIN | settings}).path
 
 
 def pid_of(resident: Resident) -> int:
@@ -149,30 +151,19 @@ def test_what_goes_wrong_is_said(says: list[Outcome | TpoError], error: str, fak
 # --- which stages go there --------------------------------------------------------------------------------------
 
 HERE, APART, RESIDENT, ROOM = "here", "apart", "resident", "room"
-VLLM, TORCH = {"kind": "vllm"}, {"kind": "torch"}
-ROUTES: list[tuple[str, dict[str, Any], list[str]]] = [
-    ("sample", {"engine": VLLM}, [RESIDENT]),
-    ("intervene", {"engine": VLLM}, [RESIDENT]),
-    ("judge", {"judge": {"backend": "vllm"}}, [RESIDENT]),
-    ("verdicts", {"judge": {"backend": "vllm"}}, [RESIDENT]),
-    ("classify", {"classifier": {"backend": "vllm"}}, [RESIDENT]),
-    ("preflight", {"judge": {"backend": "vllm"}}, [HERE]),
-    ("pairs", {}, [HERE]),
-    ("compare", {}, [HERE]),
-    ("judge", {"judge": {"backend": "server"}}, [HERE]),
-    ("sample", {"engine": {"kind": "server"}}, [HERE]),
-    ("sample", {"engine": TORCH}, [ROOM, HERE]),
-    ("judge", {"judge": {"kind": "reward_model"}}, [ROOM, HERE]),
-    ("train", {}, [ROOM, HERE]),
-    ("train", {"accelerate": {"num_processes": 2}}, [ROOM, APART]),
+ROUTES: list[tuple[RunsOn, dict[str, Any] | None, list[str]]] = [
+    (RunsOn.VLLM, None, [RESIDENT]),
+    (RunsOn.HOST, None, [HERE]),
+    (RunsOn.DEVICE, None, [ROOM, HERE]),
+    (RunsOn.DEVICE, {"num_processes": 2}, [ROOM, APART]),
 ]
 
 
 @pytest.mark.parametrize("isolate", [False, True])
-@pytest.mark.parametrize(("stage", "config", "route"), ROUTES)
+@pytest.mark.parametrize(("runs_on", "processes", "route"), ROUTES)
 def test_stages_are_executed_where_they_belong(
-    stage: str,
-    config: dict[str, Any],
+    runs_on: RunsOn,
+    processes: dict[str, Any] | None,
     route: list[str],
     isolate: bool,
     tmp_path: Path,
@@ -190,13 +181,13 @@ def test_stages_are_executed_where_they_belong(
         def close(self) -> None:
             notes.append("close")
 
-    monkeypatch.setattr(tpo.store.execute, "Resident", FakeResident)
-    monkeypatch.setattr(tpo.store.execute, "execute", lambda path: notes.append(HERE))
+    monkeypatch.setattr(tpo.store.open, "Resident", FakeResident)
+    monkeypatch.setattr(tpo.store.open, "execute", lambda path: notes.append(HERE))
     monkeypatch.setattr(tpo.store.processes.launch, "start", lambda path, accelerate: notes.append(APART))
     with (
         pytest.raises(ArtifactError, match="manifest.json"),  # nobody wrote one
-        tpo.store.execute.open_store(tmp_path, isolate=isolate) as store,
+        tpo.store.open.open_store(tmp_path, isolate=isolate) as store,
     ):
-        store.run(Step(stage, 1, config))
+        store.run(Step("any", 1, {}, runs_on=runs_on, processes=processes))
     expected = [APART if isolate and place == HERE else place for place in route]
     assert notes == [*expected, "close"], "it is closed after an error too"

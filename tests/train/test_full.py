@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_evaluate import compose_evaluation, evaluate
 from test_run import Finished, run_here, tiny_overrides
-from test_train import PAIRS, SETTINGS, read_history, reference_columns, reference_of, straight_logps
+from test_trainer import PAIRS, SETTINGS, read_history, reference_columns, reference_of, straight_logps
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tpo.evaluate.__main__ import run_evaluation
