@@ -12,10 +12,10 @@ import pytest
 import tpo.store.open
 import tpo.store.processes.launch
 from tpo.sample.stages import PROMPTS
+from tpo.store import resident as resident_module
 from tpo.store.artifacts import Store
 from tpo.store.errors import ArtifactError, TpoError
-from tpo.store.processes import resident as resident_module
-from tpo.store.processes.resident import Outcome, Resident
+from tpo.store.resident import Outcome, Resident
 from tpo.store.stage import RunsOn, Step
 
 BUILTIN = {"kind": "builtin", "num_train": 2, "num_validation": 2, "num_test": 2}

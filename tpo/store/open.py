@@ -8,7 +8,7 @@ from pathlib import Path
 from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.processes import launch
-from tpo.store.processes.resident import Resident
+from tpo.store.resident import Resident
 from tpo.store.stage import RunsOn
 
 
@@ -17,7 +17,7 @@ def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> 
     """Give a store whose steps are executed here or, where `isolate`, each in a process of its own.
 
     Trainings of several processes are isolated in any case. Steps with vLLM share a process, which ends with the
-    context at the latest (`tpo.store.processes.resident`).
+    context at the latest (`tpo.store.resident`).
 
     Args:
         root: Of all artifacts.
