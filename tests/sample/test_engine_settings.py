@@ -81,7 +81,7 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     settings = engine_settings("engine=server", "engine.max_concurrency=9")
     what, how = split_settings(settings)
     found: dict[str, Any] = {}
-    monkeypatch.setattr(tpo.sample.completions, "sample", lambda *_, **given: found.update(given) or {})
+    monkeypatch.setattr(tpo.sample.completions, "write_completions", lambda *_, **given: found.update(given) or {})
     form = {"prompt": "{instruction}", "thought_delimiter": None, "response_delimiter": None, "enforce": "none"}
     config = {
         "split": "test",

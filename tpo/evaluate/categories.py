@@ -23,7 +23,7 @@ def work(job: Job) -> Metrics:
     found: list[Prompt | None] = list(prompts)
     if config["classifier"] is not None:
         settings = config | {"classifier": config["classifier"] | job.how}
-        found = classify(prompts, settings=settings, answers_path=job.answers_path)
+        found = categorize(prompts, settings=settings, answers_path=job.answers_path)
     kept, drops = balance(found, per_category=config["per_category"], seed=job.seed)
     write_records(job.path / "rows.jsonl", kept)
     return {
@@ -33,7 +33,7 @@ def work(job: Job) -> Metrics:
     }
 
 
-def classify(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_path: Path) -> list[Prompt | None]:
+def categorize(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_path: Path) -> list[Prompt | None]:
     """Return the instructions with the category that a language model gives each; None where its answer names none.
 
     Args:

@@ -31,7 +31,7 @@ Key = tuple[str, int]  # prompt_id, sample_index
 def work(job: Job) -> Metrics:
     """Sample responses after given thoughts."""
     config = job.config
-    return intervene(
+    return write_interventions(
         job.path,
         [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == "test"],
         alter(job.inputs["thoughts"].rows(Completion), seed=job.seed, **config["intervention"]),
@@ -89,7 +89,7 @@ def _rotated(thoughts: Mapping[Key, str | None], *, seed: int) -> dict[Key, str 
     return rotated
 
 
-def intervene(
+def write_interventions(
     path: Path,
     prompts: Sequence[Prompt],
     thoughts: Mapping[Key, str | None],

@@ -25,7 +25,7 @@ from tpo.store.seeds import derive_seed
 
 def work(job: Job) -> Metrics:
     """Sample the completions of the instructions of one split."""
-    return sample(
+    return write_completions(
         job.path,
         [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == job.config["split"]],
         open_policy(job.config, job.inputs),
@@ -36,7 +36,7 @@ def work(job: Job) -> Metrics:
     )
 
 
-def sample(
+def write_completions(
     path: Path,
     prompts: Sequence[Prompt],
     policy: Policy,

@@ -19,7 +19,7 @@ from tpo.store.records import Prompt
 
 def work(job: Job) -> Metrics:
     """Check the instructions, the token budgets and the judge's answers against the model's tokenizer and context."""
-    return preflight(
+    return check_lengths(
         job.inputs["prompts"].rows(Prompt),
         open_policy(job.config, job.inputs),
         [ThoughtFormat(**form) for form in job.config["forms"]],
@@ -28,7 +28,7 @@ def work(job: Job) -> Metrics:
     )
 
 
-def preflight(
+def check_lengths(
     prompts: Sequence[Prompt],
     policy: Policy,
     forms: Sequence[ThoughtFormat],

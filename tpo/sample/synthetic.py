@@ -39,7 +39,7 @@ class Filtered(NamedTuple):
 def work(job: Job) -> Metrics:
     """Sample candidates, from shots of the built-in instructions or a file of the user's."""
     settings = job.config["settings"]
-    return synthesize(
+    return write_candidates(
         job.path,
         load_shots(settings["shots_path"]),
         open_policy(job.config, job.inputs),
@@ -56,7 +56,7 @@ def load_shots(path: str | None) -> list[Prompt]:
     return load_json_lines(Path(path), text_field="text", category_field="category", split_field="split")
 
 
-def synthesize(
+def write_candidates(
     path: Path,
     shots: Sequence[Prompt],
     policy: Policy,

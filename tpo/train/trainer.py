@@ -162,7 +162,7 @@ def work(job: Job) -> Metrics:
     """Train on the pairs, from the policy that they were sampled from."""
     config = job.config
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
-    return train(
+    return train_on_pairs(
         job.path,
         job.inputs["pairs"].rows(Pair),
         open_policy(config, job.inputs),
@@ -172,7 +172,7 @@ def work(job: Job) -> Metrics:
     )
 
 
-def train(
+def train_on_pairs(
     path: Path,
     pairs: Sequence[Pair],
     policy: Policy,
