@@ -28,7 +28,7 @@ from tpo.store.records import Score
 from tpo.store.seeds import derive_seed
 
 PROMPTS_VERSION = 1
-TRAIN_VERSION = 2
+TRAIN_VERSION = 3
 
 
 class Pipeline:
