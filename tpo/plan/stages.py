@@ -75,13 +75,6 @@ class Job(NamedTuple):
 
     overrides: tuple[str, ...]
     stages: tuple[Artifact, ...]
-    ends: tuple[int, ...]  # stages until the end of iteration 0, 1, ...
-
-    @property
-    def first_training(self) -> int:
-        """How many stages there are up to the first training, with it; 0 if nothing is trained."""
-        kinds = [stage_kind(artifact) for artifact in self.stages]
-        return kinds.index("train") + 1 if "train" in kinds else 0
 
 
 def plan_job(config: Config, *, overrides: Sequence[str] = ()) -> Job:
@@ -91,9 +84,8 @@ def plan_job(config: Config, *, overrides: Sequence[str] = ()) -> Job:
         TpoError: If the run would fail before its first stage that takes time.
     """
     tpo = PlannedPipeline(config, PlanStore(Path(config.artifacts_dir)))
-    ends: list[int] = []
-    iterate(tpo, lambda *_, **__: ends.append(len(tpo.stages)), num_iterations=config.num_iterations)
-    return Job(tuple(overrides), tuple(tpo.stages), tuple(ends))
+    iterate(tpo, lambda *_, **__: None, num_iterations=config.num_iterations)
+    return Job(tuple(overrides), tuple(tpo.stages))
 
 
 @dataclass(frozen=True)
@@ -131,50 +123,6 @@ def distinct_stages(jobs: Sequence[Job]) -> dict[str, PlannedStage]:
         if ("adapter" in inputs and epoch == NO_EPOCH) or undecided & set(inputs.values()):
             undecided.add(name)
     return {name: PlannedStage(artifacts[name], tuple(users[name]), name in undecided) for name in artifacts}
-
-
-class Sharing(NamedTuple):
-    """How many stages a sweep computes from nothing, and how many its jobs would without sharing."""
-
-    part: str  # which part of the jobs
-    num_distinct: int
-    num_naive: int
-    tokens_distinct: int  # budgets, see `tpo.plan.cost`
-    tokens_naive: int
-
-    @property
-    def ratio(self) -> float:
-        """Distinct stages per stage of the naive sweep."""
-        return self.num_distinct / self.num_naive
-
-
-def sharing(jobs: Sequence[Job], budgets: Mapping[str, int]) -> list[Sharing]:
-    """Return what jobs share up to the first training, up to the end of the first iteration, and in all.
-
-    Parts without a training, or that are the whole, are left out. What is there already counts as any other: the
-    ratios are of the sweep, not of the state of a directory.
-
-    Args:
-        jobs: Of the sweep, at least one.
-        budgets: Tokens by stage id.
-    """
-    whole = [len(job.stages) for job in jobs]
-    parts = {
-        "to the first training": [job.first_training for job in jobs],
-        "to the end of iteration 1": [job.ends[min(1, len(job.ends) - 1)] for job in jobs],
-        "in all": whole,
-    }
-    found = []
-    for part, counts in parts.items():
-        if not any(counts) or (counts == whole and part != "in all"):
-            continue
-        asked = [
-            artifact.artifact_id for job, count in zip(jobs, counts, strict=True) for artifact in job.stages[:count]
-        ]
-        distinct = set(asked)
-        tokens = [sum(budgets[name] for name in names) for names in (distinct, asked)]
-        found.append(Sharing(part, len(distinct), len(asked), *tokens))
-    return found
 
 
 def stage_kind(artifact: Artifact) -> str:
