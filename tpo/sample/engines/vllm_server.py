@@ -141,7 +141,7 @@ class VllmServer:
                 "/unload_lora_adapter",
                 cast_to=str,
                 body={"lora_name": self._adapter},
-                options={"timeout": CONNECT_TIMEOUT_S},
+                options={"timeout": CONNECT_TIMEOUT_S, "max_retries": 0},
             )
         except APIError as error:
             reason = self.connection.reason(error)
@@ -214,7 +214,10 @@ class VllmServer:
         assert path is not None
         try:
             await client.post(
-                "/load_lora_adapter", cast_to=str, body={"lora_name": self._adapter, "lora_path": str(path.resolve())}
+                "/load_lora_adapter",
+                cast_to=str,
+                body={"lora_name": self._adapter, "lora_path": str(path.resolve())},
+                options={"max_retries": 0},  # an adapter that is refused is an error of the server too
             )
             self.has_loaded = True
             return
