@@ -52,10 +52,11 @@ test-browser: setup ## Run the tests of the report that need Chromium
 test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
 	$(BIN)/python -m pytest -m launchers
 
-lint: setup ## Check style: ruff, yamllint
+lint: setup ## Check style and layers: ruff, yamllint, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint -s conf
+	$(BIN)/lint-imports
 
 type: setup ## Check types: mypy --strict
 	$(BIN)/mypy
