@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation
 from tpo.sample.engines.vllm_engine import VllmEngine, llm_arguments
-from tpo.store.processes.vllm import keep
+from tpo.store.processes.vllm import cached_engine
 from tpo.store.processes.workers import Emit, Workers, share_devices
 from tpo.store.seeds import derive_seed
 
@@ -49,7 +49,7 @@ class VllmWorkers:
         """
         count = self._count = config["data_parallel_size"]
         shares = share_devices(count, per_worker=config["tensor_parallel_size"], group="engine")
-        self._workers = keep((shares, llm_arguments(config, policy)), lambda: Workers(shares))
+        self._workers = cached_engine((shares, llm_arguments(config, policy)), lambda: Workers(shares))
         shared = {"config": config, "policy": policy, "end_ids": end_ids}
         # Engines with one seed would draw the same numbers for different prompts.
         own = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
