@@ -6,7 +6,6 @@ goes into its step, what does not stays out, and runs share whatever they agree 
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import tpo.evaluate.compare
@@ -14,16 +13,15 @@ import tpo.pairs
 import tpo.sample.completions
 import tpo.sample.preflight
 import tpo.sample.synthetic
-from tpo.config.eval import EvalConfig
-from tpo.config.schema import Config, EngineConfig, PromptsConfig, SampleConfig
+from tpo.config.fields import file_digests, how, identity
+from tpo.config.groups import EngineConfig, EvalConfig, PromptsConfig, SampleConfig
+from tpo.config.schema import Config
 from tpo.judge.select import Selection, best_epoch
 from tpo.judge.stages import MODEL_VERSION, Judging, RunStep, model_settings
 from tpo.model.policy import PolicyRef, adapter_input
-from tpo.sample.engines.load import split_settings
 from tpo.sample.prompts import PromptError
 from tpo.sample.thought import DIRECT, ThoughtFormat, make_format
 from tpo.store.artifacts import Artifact, Store
-from tpo.store.files import file_digest
 from tpo.store.records import Score
 from tpo.store.seeds import derive_seed
 
@@ -61,15 +59,14 @@ class Pipeline:
 
     def train(self, policy: PolicyRef, pairs: Artifact, iteration: int) -> Artifact:
         """The adapters after each epoch of DPO, starting from `policy`."""
-        settings = asdict(self.config.train) | {"quantization": self.config.model.quantization}
-        del settings["select"]
+        settings = identity(self.config.train) | {"quantization": self.config.model.quantization}
         if policy.adapter is None:
             settings["reference"] = "previous"  # it is the seed model too, so both are one artifact
         inputs = {"model": self.model, "pairs": pairs, **adapter_input(policy)}
         config: dict[str, Any] = {"settings": settings, **self._policy_settings(policy)}
-        num_processes = settings.pop("num_processes")
+        num_processes = self.config.train.num_processes
         if num_processes > 1:  # what is computed is the same, but not to the last bit
-            config["accelerate"] = asdict(self.config.accelerate) | {"num_processes": num_processes}
+            config["accelerate"] = identity(self.config.accelerate) | {"num_processes": num_processes}
         return self._run("train", TRAIN_VERSION, config, inputs, seed=self._seed("train", iteration))
 
     def select(self, checkpoints: Artifact) -> tuple[PolicyRef, Selection]:
@@ -114,17 +111,21 @@ class Pipeline:
     def _sample(
         self, policy: PolicyRef, split: str, form: ThoughtFormat, settings: dict[str, Any], *, role: str
     ) -> Artifact:
-        engine, how = split_settings(asdict(self.config.engine))
         config = {
             "split": split,
             "thought": asdict(form),
             "settings": settings,
-            "engine": engine,
+            "engine": identity(self.config.engine),
             **self._policy_settings(policy),
         }
         inputs = {"model": self.model, "prompts": self.prompts, **adapter_input(policy)}
         return self._run(
-            "sample", tpo.sample.completions.VERSION, config, inputs, seed=self._seed("sample", role), how=how
+            "sample",
+            tpo.sample.completions.VERSION,
+            config,
+            inputs,
+            seed=self._seed("sample", role),
+            how={"engine": how(self.config.engine)},
         )
 
     def _make_prompts(self) -> Artifact:
@@ -149,7 +150,7 @@ class Pipeline:
         config = {
             "forms": [asdict(self.form), asdict(DIRECT)],
             "sample": asdict(self.config.sample),
-            "judge": self.judging.judge,
+            "judge": asdict(self.config.judge),
             **self._policy_settings(PolicyRef()),
         }
         inputs = {"model": self.model, "prompts": self.prompts}
@@ -180,22 +181,17 @@ def request_prompts(
     seed: int,
 ) -> Artifact:
     """Return the instructions of the group `prompts`; `model` and `engine` generate them where they are synthetic."""
-    settings = asdict(prompts)
-    config: dict[str, Any] = {"settings": settings}
-    for key in ("path", "shots_path"):
-        if settings.get(key) is not None:  # what the file holds matters, not only where it lies
-            config[f"{key}_sha256"] = file_digest(Path(settings[key]))
+    config: dict[str, Any] = {"settings": identity(prompts), **file_digests(prompts)}
     inputs: dict[str, Artifact] = {}
-    if settings["kind"] == "synthetic":
-        what, how = split_settings(asdict(engine))
-        step = config | {"engine": what, **policy_settings}
+    if prompts.are_generated:
+        step = config | {"engine": identity(engine), **policy_settings}
         inputs["candidates"] = run(
             "synthesize",
             tpo.sample.synthetic.VERSION,
             step,
             {"model": model},
             seed=derive_seed(seed, "synthesize"),
-            how=how,
+            how={"engine": how(engine)},
         )
     return run("prompts", PROMPTS_VERSION, config, inputs, seed=derive_seed(seed, "prompts"))
 

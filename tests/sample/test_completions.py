@@ -10,7 +10,7 @@ from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.completions import make_completion, plan_decoding, sample, summarize
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.torch_engine import TorchEngine
+from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.preflight import preflight
 from tpo.sample.prompts import PromptError, make_prompt
 from tpo.sample.thought import DIRECT, Enforce, ThoughtFormat

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from test_config import PLAIN, composed
+from tpo.sample.engines.load import join_settings, split_settings
 
 import tpo.sample.completions
 import tpo.store.execute
 from tpo.config.schema import SCHEMAS
 from tpo.plan.__main__ import plan_job
 from tpo.sample.decoding import switch_to_response
-from tpo.sample.engines.load import join_settings, split_settings
 from tpo.store.artifacts import Artifact
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.

@@ -15,8 +15,8 @@ import tpo.sample.completions
 from tpo.model.chat import Chat, load_tokenizer, save_tokenizer
 from tpo.model.policy import Policy
 from tpo.sample.completions import sample
-from tpo.sample.engines.server_engine import ServerEngine
-from tpo.sample.engines.vllm_server import adapter_name
+from tpo.sample.engines.server.engine import ServerEngine
+from tpo.sample.engines.server.vllm import adapter_name
 from tpo.sample.prompts import load_builtin
 from tpo.sample.thought import DIRECT
 from tpo.store.errors import TpoError

@@ -7,38 +7,47 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from tpo.config.fields import setting
+from tpo.judge.llm.ask import load_llm
+from tpo.judge.llm.question import Question
+from tpo.judge.llm.settings import PromptedLLMConfig
 from tpo.store.records import Prompt
 from tpo.store.seeds import derive_seed
 
 VERSION = 1
 
 
-def classify(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_path: Path) -> list[Prompt | None]:
+@dataclass
+class ClassifierConfig(PromptedLLMConfig):
+    """The language model that sorts instructions."""
+
+    kind: str = setting("classifier")
+
+
+def classify(
+    prompts: Sequence[Prompt], *, categories: Sequence[str], classifier: ClassifierConfig, answers_path: Path
+) -> list[Prompt | None]:
     """Return the instructions with the category that a language model gives each; None where its answer names none.
 
     Args:
         prompts: Instructions.
-        settings: `categories`, and `classifier`, which asks as an LLM judge does.
+        categories: Names to choose from.
+        classifier: Which model is asked, and how.
         answers_path: Where answers are kept, so that nothing is asked twice.
     """
-    from tpo.judge.llm.ask import load_llm
-    from tpo.judge.llm.question import Question
-
-    asking, categories = settings["classifier"], settings["categories"]
     questions = [
         Question(
-            system=asking["system"],
-            user=fill(asking["prompt"], instruction=prompt.text, categories=categories),
-            temperature=asking["temperature"],
-            max_tokens=asking["max_tokens"],
+            system=classifier.system,
+            user=fill(classifier.prompt, instruction=prompt.text, categories=categories),
+            temperature=classifier.temperature,
+            max_tokens=classifier.max_tokens,
         )
         for prompt in prompts
     ]
-    answers = load_llm(asking, policy=None, cache_path=answers_path).ask(questions)
+    answers = load_llm(classifier, policy=None, cache_path=answers_path).ask(questions)
     found = [parse_category(answer.text, categories) if answer.error is None else None for answer in answers]
     return [
         None if category is None else replace(prompt, category=category)

@@ -15,8 +15,7 @@ from typing import Any
 from tpo.model.chat import Chat, chat_ids, load_chat
 from tpo.model.policy import Policy
 from tpo.sample.completions import summarize
-from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import load_engine
+from tpo.sample.decoding import Decoding, EngineSettings, Generation
 from tpo.sample.thought import ThoughtFormat
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
@@ -82,7 +81,7 @@ def intervene(
     form: ThoughtFormat,
     *,
     settings: dict[str, Any],
-    engine_settings: dict[str, Any],
+    engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
     """Write a completion for every thought to `path` and return what was counted.
@@ -94,7 +93,7 @@ def intervene(
         policy: What to sample from.
         form: A thought format with a response delimiter.
         settings: `temperature`, `top_p`, `max_response_tokens`.
-        engine_settings: The `engine` group.
+        engine_settings: What samples.
         seed: Of the stage.
     """
     from tqdm import tqdm
@@ -109,7 +108,7 @@ def intervene(
         for key, thought in thoughts.items()
         if thought is not None
     }
-    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
+    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     keys_of: dict[str, list[Key]] = {prompt.prompt_id: [] for prompt in prompts}
     for key in thoughts:
         keys_of[key[0]].append(key)
@@ -147,7 +146,7 @@ def intervene(
             path,
             Completion,
             prompt_ids=list(keys_of),
-            chunk_size=engine_settings["chunk_prompts"],
+            chunk_size=engine_settings.chunk_prompts,
             compute=compute,
         )
     return summarize(rows)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import ModelConfig, SampleConfig, ThoughtConfig
+from tpo.config.groups import ModelConfig, SampleConfig, ThoughtConfig
 from tpo.model.policy import is_whole_model
 from tpo.sample.thought import DIRECT, ThoughtFormat, make_format
 from tpo.store.artifacts import MANIFEST

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tpo.config.fields import restore
+from tpo.config.kinds import load_settings
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.judge.score import visible
 from tpo.model.policy import load_policy_reference
-from tpo.sample.engines.load import join_settings
+from tpo.sample.decoding import EngineSettings
 from tpo.sample.thought import ThoughtFormat
 from tpo.store.artifacts import Artifact, read_how
 from tpo.store.errors import ArtifactError
@@ -39,8 +41,12 @@ def classify(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
     prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
     found: list[Prompt | None] = list(prompts)
     if config["classifier"] is not None:
-        settings = config | {"classifier": config["classifier"] | read_how(path)}
-        found = classify.classify(prompts, settings=settings, answers_path=path.parent / "answers.sqlite")
+        found = classify.classify(
+            prompts,
+            categories=config["categories"],
+            classifier=restore(classify.ClassifierConfig, config["classifier"], read_how(path)),
+            answers_path=path.parent / "answers.sqlite",
+        )
     kept, drops = classify.balance(found, per_category=config["per_category"], seed=seed)
     write_records(path / "rows.jsonl", kept)
     return {
@@ -134,7 +140,7 @@ def intervene(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> 
         load_policy_reference(config, inputs),
         ThoughtFormat(**config["thought"]),
         settings=config["settings"],
-        engine_settings=join_settings(config, read_how(path)),
+        engine_settings=load_settings(EngineSettings, config["engine"], read_how(path)["engine"]),
         seed=seed,
     )
 

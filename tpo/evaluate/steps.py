@@ -13,13 +13,14 @@ import tpo.evaluate.categories
 import tpo.evaluate.interventions
 import tpo.sample.completions
 import tpo.sample.preflight
-from tpo.config.eval import CategoriesEval
-from tpo.config.schema import EvaluateConfig, ModelConfig
+from tpo.config.fields import how, identity
+from tpo.config.groups import ModelConfig
+from tpo.config.schema import EvaluateConfig
+from tpo.evaluate.kinds import CategoriesEval
 from tpo.evaluate.policies import ADAPTER_CONFIG, NamedPolicy, PolicyError, resolve
 from tpo.judge.stages import MODEL_VERSION, Judging, model_settings
 from tpo.model.policy import PolicyRef, adapter_input, is_whole_model
 from tpo.pipeline import answer_settings, request_comparison, request_prompts
-from tpo.sample.engines.load import split_settings
 from tpo.sample.thought import DIRECT, ThoughtFormat, make_format
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.files import file_digest
@@ -42,7 +43,7 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig, store: Store) -> None:
         """Prepare the policies, so that one that does not exist fails before anything is sampled."""
         self.config, self.store = config, store
-        self._engine, self._engine_how = split_settings(asdict(config.engine))
+        self._engine, self._engine_how = identity(config.engine), {"engine": how(config.engine)}
         self.judging = Judging(
             config.judge, config.rating, model=config.model, run=store.request, seed=self.seed("rate")
         )
@@ -73,12 +74,10 @@ class Evaluation:
         evaluation = self.config.eval
         if not isinstance(evaluation, CategoriesEval):
             return prompts
-        classifier = asdict(evaluation.classifier)
-        how = {key: classifier.pop(key) for key in ("server", "max_calls", "vllm")}
         choice = {
             "categories": evaluation.categories,
             "per_category": evaluation.per_category,
-            "classifier": classifier if evaluation.classify else None,
+            "classifier": identity(evaluation.classifier) if evaluation.classify else None,
         }
         return self.store.request(
             "classify",
@@ -86,7 +85,7 @@ class Evaluation:
             choice,
             {"prompts": prompts},
             seed=self.seed("classify"),
-            how=how,
+            how=how(evaluation.classifier),
         )
 
     def benchmark(self, settings: Mapping[str, Any]) -> Artifact:
@@ -198,7 +197,7 @@ class Evaluation:
         config = {
             "forms": [asdict(player.spec.form)],
             "sample": settings,
-            "judge": self.judging.judge,
+            "judge": asdict(self.judging.judge),
             **self._policy_settings(player.spec.model),
         }
         self.store.request(

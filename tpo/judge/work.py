@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tpo.config.kinds import load_settings
+from tpo.judge.protocol import PairwiseJudgeConfig, PointwiseJudgeConfig
 from tpo.model.policy import load_policy_reference
 from tpo.store.artifacts import Artifact, read_how
 from tpo.store.records import Completion, LabelledPair, Prompt, Response, Score, Verdict, write_records
@@ -16,16 +18,15 @@ Inputs = Mapping[str, Artifact]
 
 def judge(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Score responses one by one."""
-    from tpo.judge.load import load_judge
     from tpo.judge.score import judge_responses
 
     prompts, responses = _responses(inputs)
-    return judge_responses(path, prompts, responses, load_judge(**_judge_arguments(path, config, inputs)))
+    settings = load_settings(PointwiseJudgeConfig, config["judge"], read_how(path))
+    return judge_responses(path, prompts, responses, settings.make(**_parts(path, config, inputs)))
 
 
 def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Compare responses two at a time."""
-    from tpo.judge.load import load_pairwise_judge
     from tpo.judge.score import collect_verdicts
 
     prompts, responses = _responses(inputs)
@@ -42,17 +43,19 @@ def verdicts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> d
             indices_of.setdefault(row.prompt_id, []).append(row.sample_index)
         other = config["against"]
         pairs = {key: [(index, other) for index in found if index != other] for key, found in indices_of.items()}
-    judge = load_pairwise_judge(**_judge_arguments(path, config, inputs))
-    return collect_verdicts(path, prompts, responses, judge, orders=config["judge"]["orders"], pairs=pairs)
+    settings = load_settings(PairwiseJudgeConfig, config["judge"], read_how(path))
+    judge = settings.make(**_parts(path, config, inputs))
+    return collect_verdicts(path, prompts, responses, judge, orders=settings.orders, pairs=pairs)
 
 
 def rate(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
     """Turn verdicts into scores."""
-    from tpo.judge.rating import rate_responses
+    from tpo.judge.rating import Rating, rate_responses
     from tpo.judge.score import count_scores
 
     _, responses = _responses(inputs)
-    scores = rate_responses(responses, inputs["verdicts"].rows(Verdict), config=config["rating"], seed=seed)
+    rating = load_settings(Rating, config["rating"])
+    scores = rate_responses(responses, inputs["verdicts"].rows(Verdict), rating=rating, seed=seed)
     write_records(path / "rows.jsonl", scores)
     return count_scores(scores)
 
@@ -99,9 +102,9 @@ def _responses(inputs: Inputs) -> tuple[list[Prompt], list[Response]]:
     return inputs["prompts"].rows(Prompt), visible(sets)
 
 
-def _judge_arguments(path: Path, config: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+def _parts(path: Path, config: dict[str, Any], inputs: Inputs) -> dict[str, Any]:
+    """Return what a judge is made with beside its settings."""
     return {
-        "config": config["judge"] | read_how(path),
         "policy": load_policy_reference(config, inputs) if "model" in inputs else None,
         "answers_path": path.parent / "answers.sqlite",
     }

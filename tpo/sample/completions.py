@@ -13,8 +13,7 @@ from typing import Any
 
 from tpo.model.chat import Chat, Tokenizer, load_chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import load_engine
+from tpo.sample.decoding import Decoding, EngineSettings, Generation
 from tpo.sample.thought import ThoughtFormat, num_tokens_within, render, split
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
@@ -30,7 +29,7 @@ def sample(
     form: ThoughtFormat,
     *,
     settings: dict[str, Any],
-    engine_settings: dict[str, Any],
+    engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
     """Write the completions of `prompts` to `path` and return what was counted.
@@ -41,7 +40,7 @@ def sample(
         policy: What to sample from.
         form: Thought format.
         settings: `num_samples`, `temperature`, `top_p`, `max_thought_tokens`, `max_response_tokens`.
-        engine_settings: The `engine` group.
+        engine_settings: What samples.
         seed: Of the stage.
 
     Returns:
@@ -52,7 +51,7 @@ def sample(
     chat = load_chat(policy)
     decoding = plan_decoding(chat.tokenizer, form, settings)
     contexts = {prompt.prompt_id: render(chat.tokenizer, prompt.text, form) for prompt in prompts}
-    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
+    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     num_samples = settings["num_samples"]
     num_tokens, started = 0, time.monotonic()
     with closing(engine), tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
@@ -85,7 +84,7 @@ def sample(
             path,
             Completion,
             prompt_ids=[prompt.prompt_id for prompt in prompts],
-            chunk_size=engine_settings["chunk_prompts"],
+            chunk_size=engine_settings.chunk_prompts,
             compute=compute,
         )
     return {**summarize(rows), "tokens_per_second": num_tokens / (time.monotonic() - started)}

@@ -1,21 +1,18 @@
-"""Instructions: where they come from, what identifies them, and which iteration may see which.
+"""Instructions: what identifies them, and which iteration may see which.
 
-Reads the package's own instruction set, a Hub data set, a JSON-lines file, or the rows a model generated
-(`tpo.sample.synthetic`); writes `Prompt` rows in disjoint splits "train-1" ... "train-T", "validation", "test".
+They come from a source (`tpo.sample.sources`) and are dealt to disjoint splits "train-1" ... "train-T", "validation",
+"test".
 """
 
 import hashlib
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import TpoError
-from tpo.store.records import Prompt, RecordError, read_json_lines
+from tpo.store.records import Prompt
 from tpo.store.seeds import derive_seed
 
 UNCATEGORIZED = "uncategorized"
@@ -55,74 +52,6 @@ def make_prompt(text: Any, *, category: Any, source: str, split: str, where: str
     except UnicodeEncodeError as error:
         raise PromptError(f"{where}: not valid Unicode ({error})") from error
     return Prompt(prompt_id(text), text, category or UNCATEGORIZED, source, split)
-
-
-def load_builtin() -> list[Prompt]:
-    """Return the package's own instructions, 20 categories, with their fixed splits."""
-    text = resources.files("tpo.sample").joinpath("instructions.jsonl").read_text(encoding="utf-8")
-    return [
-        make_prompt(
-            row["text"], category=row["category"], source="builtin", split=row["split"], where=f"builtin row {number}"
-        )
-        for number, row in enumerate(map(json.loads, text.splitlines()), start=1)
-    ]
-
-
-def load_json_lines(path: Path, *, text_field: str, category_field: str, split_field: str) -> list[Prompt]:
-    """Return the instructions of a JSON-lines file.
-
-    A row without the category field is uncategorized, one without the split field is free to go anywhere.
-
-    Raises:
-        PromptError: Naming the file and the line, if the file is missing, a line is not an object, or an
-            instruction is absent or empty.
-    """
-    if not path.is_file():
-        raise PromptError(f"prompts.path: there is no file {path}")
-    prompts = []
-    try:
-        for number, row in read_json_lines(path):
-            where = f"{path}, line {number}"
-            if text_field not in row:
-                raise PromptError(f"{where}: no field {text_field!r} (prompts.text_field); it has {sorted(row)}")
-            split = row.get(split_field) or ""
-            if split not in ("", "train", "validation", "test"):
-                raise PromptError(f"{where}: {split_field} is {split!r}; expected train, validation or test")
-            category = row.get(category_field)
-            prompts.append(make_prompt(row[text_field], category=category, source=path.name, split=split, where=where))
-    except RecordError as error:
-        raise PromptError(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: not UTF-8 ({error})") from error
-    return prompts
-
-
-def load_hub(name: str, *, revision: str, split: str, text_field: str) -> list[Prompt]:
-    """Return the instructions of a Hugging Face data set at a fixed revision; empty ones are skipped.
-
-    A field that holds a chat (a list of messages, as in UltraFeedback's binarized form) gives its first
-    user message.
-
-    Raises:
-        PromptError: If the field is not among the columns.
-    """
-    from datasets import load_dataset
-
-    data = load_dataset(name, revision=revision, split=split)
-    if text_field not in data.column_names:
-        raise PromptError(f"{name}: no column {text_field!r} (prompts.text_field); it has {data.column_names}")
-    texts = [_first_user_message(value) for value in data[text_field]]
-    return [
-        make_prompt(text, category=None, source=name, split="", where=f"{name}, row {number}")
-        for number, text in enumerate(texts)
-        if text.strip()
-    ]
-
-
-def _first_user_message(value: Any) -> str:
-    if isinstance(value, str) or value is None:
-        return value or ""
-    return next((message["content"] for message in value if message["role"] == "user"), "")
 
 
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:

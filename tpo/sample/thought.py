@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from tpo.config.schema import ThoughtConfig
+from tpo.config.groups import ThoughtConfig
 from tpo.model.chat import Tokenizer, chat_ids
 
 Enforce = Literal["none", "prefill", "switch"]

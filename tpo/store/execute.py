@@ -15,10 +15,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tpo.config.groups import PromptsConfig
+from tpo.config.kinds import load_settings
 from tpo.evaluate import stages as eval_stages
 from tpo.judge import work as judge_stages
 from tpo.model.policy import load_policy_reference
-from tpo.sample.engines.load import join_settings
+from tpo.sample.decoding import EngineSettings
+from tpo.sample.sources.synthetic import SyntheticPrompts
 from tpo.sample.thought import ThoughtFormat
 from tpo.store.artifacts import LOCK, Artifact, Store, finish, open_artifact, read_how
 from tpo.store.errors import ArtifactError, TpoError
@@ -166,67 +169,26 @@ def _synthesize(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -
 
     return synthesize(
         path,
-        _shots(config["settings"]),
         load_policy_reference(config, inputs),
-        settings=config["settings"],
-        engine_settings=join_settings(config, read_how(path)),
+        settings=load_settings(SyntheticPrompts, config["settings"]),
+        engine_settings=load_settings(EngineSettings, config["engine"], read_how(path)["engine"]),
         seed=seed,
     )
 
 
-def _shots(settings: dict[str, Any]) -> list[Prompt]:
-    from tpo.sample.prompts import load_builtin, load_json_lines
-
-    if settings["shots_path"] is None:
-        return [prompt for prompt in load_builtin() if prompt.split == "train"]
-    return load_json_lines(
-        Path(settings["shots_path"]), text_field="text", category_field="category", split_field="split"
-    )
-
-
 def _prompts(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    from tpo.sample import prompts as source
-    from tpo.sample.synthetic import filter_candidates
+    from tpo.sample.prompts import SplitSizes, split_prompts
 
-    settings = config["settings"]
-    drops: dict[str, int] = {}
-    match settings["kind"]:
-        case "builtin":
-            found = source.load_builtin()
-        case "hub":
-            loaded = source.load_hub(
-                settings["dataset"],
-                revision=settings["revision"],
-                split=settings["split"],
-                text_field=settings["text_field"],
-            )
-            found = [prompt for prompt in loaded if len(prompt.text) <= settings["max_characters"]]
-            drops = {"too_long": len(loaded) - len(found)}
-        case "jsonl":
-            found = source.load_json_lines(
-                Path(settings["path"]),
-                text_field=settings["text_field"],
-                category_field=settings["category_field"],
-                split_field=settings["split_field"],
-            )
-        case "synthetic":
-            found, drops = filter_candidates(
-                inputs["candidates"].rows(Prompt),
-                against=_shots(settings),
-                min_characters=settings["min_characters"],
-                max_characters=settings["max_characters"],
-                max_similarity=settings["max_similarity"],
-            )
-        case kind:
-            raise ArtifactError(f"prompts.kind={kind}: expected builtin, hub, jsonl or synthetic")
-    sizes = source.SplitSizes(settings["num_train"], settings["num_validation"], settings["num_test"])
-    rows = source.split_prompts(found, sizes=sizes, seed=seed)
+    settings = load_settings(PromptsConfig, config["settings"])
+    found, drops = settings.load(inputs["candidates"].rows(Prompt) if settings.are_generated else ())
+    sizes = SplitSizes(settings.num_train, settings.num_validation, settings.num_test)
+    rows = split_prompts(found, sizes=sizes, seed=seed)
     write_records(path / "rows.jsonl", rows)
     num_train = sum(row.split.startswith("train-") for row in rows)
     return {
         "num_prompts": len(rows),
         "num_found": len(found),
-        "num_iterations": num_train // settings["num_train"],
+        "num_iterations": num_train // settings.num_train,
         "drops": drops,
     }
 
@@ -252,7 +214,7 @@ def _sample(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> di
         load_policy_reference(config, inputs),
         ThoughtFormat(**config["thought"]),
         settings=config["settings"],
-        engine_settings=join_settings(config, read_how(path)),
+        engine_settings=load_settings(EngineSettings, config["engine"], read_how(path)["engine"]),
         seed=seed,
     )
 

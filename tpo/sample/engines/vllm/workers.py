@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.vllm_engine import VllmEngine, llm_arguments
+from tpo.sample.engines.vllm import VllmEngineConfig
+from tpo.sample.engines.vllm.engine import VllmEngine, llm_arguments
 from tpo.store.processes.vllm import keep
 from tpo.store.processes.workers import Emit, Workers, share_devices
 from tpo.store.seeds import derive_seed
@@ -40,17 +41,17 @@ class VllmWorkers:
 
     uses_seeds = VllmEngine.uses_seeds
 
-    def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
+    def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
         """Start `data_parallel_size` engines, or go on with this process's; the arguments are those of `VllmEngine`.
 
         Raises:
             TpoError: If there are not enough GPUs, or an engine does not start.
             OccupiedError: If this process's engines were started with other arguments.
         """
-        count = self._count = config["data_parallel_size"]
-        shares = share_devices(count, per_worker=config["tensor_parallel_size"], group="engine")
-        self._workers = keep((shares, llm_arguments(config, policy)), lambda: Workers(shares))
-        shared = {"config": config, "policy": policy, "end_ids": end_ids}
+        count = self._count = settings.data_parallel_size
+        shares = share_devices(count, per_worker=settings.tensor_parallel_size, group="engine")
+        self._workers = keep((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
+        shared = {"settings": settings, "policy": policy, "end_ids": end_ids}
         # Engines with one seed would draw the same numbers for different prompts.
         own = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
         self._workers.make(VllmWorker, own)

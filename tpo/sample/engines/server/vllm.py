@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding
-from tpo.sample.engines.vllm_engine import adapter_rank
+from tpo.sample.engines.server import ServerEngineConfig
+from tpo.sample.engines.vllm.engine import adapter_rank
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 
@@ -41,7 +43,7 @@ class VllmServer:
     def __init__(
         self,
         url: str,
-        config: dict[str, Any],
+        settings: ServerEngineConfig,
         policy: Policy,
         *,
         max_tokens: int,
@@ -57,7 +59,7 @@ class VllmServer:
             not_found="Does engine.base_urls end with /v1?",
             promise="what is kept is not sampled again",
         )
-        self.connection = Connection(url, config, purpose, kept=kept)
+        self.connection = Connection(url, asdict(settings), purpose, kept=kept)
         log.info("%s has to serve %s (see conf/engine/server.yaml)", self.connection.url, policy.model_path)
         self._model: str | None = None  # what the server calls the seed model
         self._adapter = None if policy.adapter_path is None else adapter_name(policy.adapter_path)

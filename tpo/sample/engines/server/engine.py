@@ -1,4 +1,4 @@
-"""Sampling through vLLM's server, or several that serve the same model (`vllm_server`)."""
+"""Sampling through vLLM's server, or several that serve the same model (`vllm`)."""
 
 import asyncio
 from collections import deque
@@ -8,7 +8,8 @@ from typing import Any
 
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation, switch_to_response
-from tpo.sample.engines.vllm_server import VllmServer
+from tpo.sample.engines.server import ServerEngineConfig
+from tpo.sample.engines.server.vllm import VllmServer
 from tpo.store.errors import TpoError
 
 
@@ -17,20 +18,22 @@ class ServerEngine:
 
     uses_seeds = False  # as `VllmEngine`
 
-    def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], max_tokens: int) -> None:
+    def __init__(
+        self, settings: ServerEngineConfig, policy: Policy, *, end_ids: frozenset[int], max_tokens: int
+    ) -> None:
         """Remember where the servers are; nothing is sent before the first prompt.
 
         Args:
-            config: The `engine` group as a dictionary.
+            settings: Of the engine.
             policy: Seed model and adapter.
             end_ids: Token ids that end a completion.
             max_tokens: The longest prompt plus completion that will be asked for.
         """
-        self._config, self._end_ids = config, end_ids
+        self._settings, self._end_ids = settings, end_ids
         self._num_done = self._num_prompts = 0
         self._servers = [
-            VllmServer(url, config, policy, max_tokens=max_tokens, end_ids=end_ids, kept=self._kept)
-            for url in config["base_urls"]
+            VllmServer(url, settings, policy, max_tokens=max_tokens, end_ids=end_ids, kept=self._kept)
+            for url in settings.base_urls
         ]
 
     def _kept(self) -> str:
@@ -69,7 +72,7 @@ class ServerEngine:
                     await server.prepare(client)
                 except TpoError as error:
                     failures.append(error)
-                await asyncio.gather(*(work(server, client) for _ in range(self._config["max_concurrency"])))
+                await asyncio.gather(*(work(server, client) for _ in range(self._settings.max_concurrency)))
 
         await asyncio.gather(*(use(server) for server in self._servers))
         if failures:

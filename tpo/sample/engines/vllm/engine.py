@@ -11,6 +11,7 @@ from typing import Any
 
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation, Thought, switch_to_response
+from tpo.sample.engines.vllm import VllmEngineConfig
 from tpo.store.processes.vllm import start_vllm
 
 
@@ -19,11 +20,11 @@ class VllmEngine:
 
     uses_seeds = False  # vLLM's per-request seeds are not reproducible across batches, and kill its CPU build
 
-    def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
+    def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
         """Start vLLM, or go on with this process's.
 
         Args:
-            config: The `engine` group as a dictionary.
+            settings: Of the engine.
             policy: Seed model and adapter.
             end_ids: Token ids that end a completion.
             seed: Of vLLM's own random stream.
@@ -33,7 +34,7 @@ class VllmEngine:
         """
         self.end_ids = end_ids
         self.lora = None if policy.adapter_path is None else _lora_request(policy.adapter_path)
-        self.llm = start_vllm(seed=seed % 2**31, **llm_arguments(config, policy))
+        self.llm = start_vllm(seed=seed % 2**31, **llm_arguments(settings, policy))
 
     def generate(
         self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
@@ -106,11 +107,11 @@ class VllmEngine:
         return groups
 
 
-def llm_arguments(config: dict[str, Any], policy: Policy) -> dict[str, Any]:
+def llm_arguments(settings: VllmEngineConfig, policy: Policy) -> dict[str, Any]:
     """Return the arguments of `vllm.LLM`, the same for all adapters of one rank.
 
     Args:
-        config: The `engine` group as a dictionary.
+        settings: Of the engine.
         policy: Seed model and adapter.
     """
     lora: dict[str, Any] = {}
@@ -122,11 +123,11 @@ def llm_arguments(config: dict[str, Any], policy: Policy) -> dict[str, Any]:
         "tokenizer": policy.tokenizer_path,
         "dtype": policy.dtype,
         "max_model_len": policy.max_model_len,
-        "max_num_seqs": config["max_num_seqs"],
-        "gpu_memory_utilization": config["gpu_memory_utilization"],
-        "enforce_eager": config["enforce_eager"],
-        "enable_prefix_caching": config["enable_prefix_caching"],
-        "tensor_parallel_size": config["tensor_parallel_size"],
+        "max_num_seqs": settings.max_num_seqs,
+        "gpu_memory_utilization": settings.gpu_memory_utilization,
+        "enforce_eager": settings.enforce_eager,
+        "enable_prefix_caching": settings.enable_prefix_caching,
+        "tensor_parallel_size": settings.tensor_parallel_size,
         **lora,
     }
 
