@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-import tpo.evaluate.agreement.__main__
 from tpo.config.check import check_agreement, to_config
 from tpo.evaluate.agreement.__main__ import judge_name, measure, report
 from tpo.judge.protocol import Decision, Match
 
-REPOSITORY = Path(tpo.evaluate.agreement.__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 # Preferred: the longer one in 3 of 4 rows of different lengths; one label is a tie.
 ROWS = [
     ("Q1", "long answer", "short", 1.0),

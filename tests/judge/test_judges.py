@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tpo.judge.load import load_judge
 
+from tpo.config.thought import ThoughtFormat
 from tpo.judge.judges.self_rating import SelfRating
 from tpo.judge.protocol import Candidates, Decision, Judgement, Match
 from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
@@ -21,7 +22,6 @@ from tpo.model.states import batch_by_tokens
 from tpo.sample.completions import make_completion
 from tpo.sample.decoding import Generation
 from tpo.sample.prompts import make_prompt
-from tpo.sample.thought import ThoughtFormat
 from tpo.store.errors import TpoError
 from tpo.store.records import Completion, Prompt, Response, Score, Verdict, read_records
 

@@ -22,7 +22,7 @@ from tpo.plan.cost import Past, token_budget
 from tpo.plan.tables import format_count, format_duration, notes
 from tpo.run import iterate
 from tpo.store.artifacts import Artifact
-from tpo.store.execute import open_store
+from tpo.store.open import open_store
 
 RHO = "pairs.length_penalty=0,0.1,0.2,0.3,0.4,0.5"
 # Stages of a run of two epochs with a pointwise judge and the choice of the epoch by validation.
@@ -248,11 +248,11 @@ def test_jobs_are_those_of_the_sweeper(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copytree(tpo.plan.CONF, tmp_path / "conf")
+    shutil.copytree(tpo.plan.__main__.CONF, tmp_path / "conf")
     (tmp_path / "conf" / "experiment" / "swept.yaml").write_text(
         "# @package _global_\nhydra:\n  sweeper:\n    params: {pairs.length_penalty: '0,0.5', seed: range(3)}\n"
     )
-    monkeypatch.setattr(tpo.plan, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(tpo.plan.__main__, "CONF", tmp_path / "conf")
     assert expand(overrides, is_sweep=is_sweep) == expected
 
 
@@ -261,10 +261,12 @@ def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
     assert [(overrides[-1], config.thought.name) for overrides, config in jobs] == [
         (f"thought={name}", name) for name in ("generic", "none", "specific")
     ]
-    with initialize_config_dir(str(tpo.plan.CONF), version_base="1.3"):
+    with initialize_config_dir(str(tpo.plan.__main__.CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         found = {group: loader.get_group_options(group) for group in SCHEMAS}
-    assert found == {group: sorted(path.stem for path in (tpo.plan.CONF / group).glob("*.yaml")) for group in SCHEMAS}
+    assert found == {
+        group: sorted(path.stem for path in (tpo.plan.__main__.CONF / group).glob("*.yaml")) for group in SCHEMAS
+    }
 
 
 @pytest.mark.parametrize(

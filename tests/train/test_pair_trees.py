@@ -9,7 +9,7 @@ from conftest import make_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, TaskType, get_peft_model
-from test_train import PAIRS, SETTINGS, policy_of
+from test_trainer import PAIRS, SETTINGS, policy_of
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from tpo.config.fields import ConfigError, Kind, Settings, setting
 from tpo.store.records import Prompt
+from tpo.store.stage import RunsOn
 
 DTYPES = ("bfloat16", "float32")
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
@@ -176,6 +177,8 @@ class EngineConfig(Kind):
 
     group_name: ClassVar[str] = "engine"
     found_in: ClassVar[str] = "tpo.sample.engines"
+    #: What steps that sample with it compute with.
+    runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
 
     kind: str = setting()
     chunk_prompts: int = setting(minimum=1)
@@ -191,6 +194,8 @@ class JudgeConfig(Kind):
     gives_verdicts: ClassVar[bool] = False
     #: Whether a score means something only beside those of the responses that were judged with it.
     is_comparative: ClassVar[bool] = False
+    #: Whether it reads responses with a model, which is what a plan counts.
+    reads_tokens: ClassVar[bool] = True
 
     kind: str = setting()
 
@@ -198,6 +203,16 @@ class JudgeConfig(Kind):
     def uses_seed_model(self) -> bool:
         """Whether it judges with the run's seed model."""
         return False
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """What its steps compute with."""
+        return RunsOn.DEVICE
+
+    @property
+    def written_tokens(self) -> int:
+        """The most that it writes about a response, or about two that it compares."""
+        return 0
 
     def depends_on(self) -> dict[str, Any]:
         """Return what its judgements depend on beside its settings, such as the digest of a file that it reads."""

@@ -10,14 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tpo.config.fields import setting
+from tpo.config.fields import restore, setting
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import Question
 from tpo.judge.llm.settings import PromptedLLMConfig
-from tpo.store.records import Prompt
+from tpo.store.job import Job, Metrics
+from tpo.store.records import Prompt, write_records
 from tpo.store.seeds import derive_seed
-
-VERSION = 1
 
 
 @dataclass
@@ -27,7 +26,28 @@ class ClassifierConfig(PromptedLLMConfig):
     kind: str = setting("classifier")
 
 
-def classify(
+def work(job: Job) -> Metrics:
+    """Sort the test instructions into categories and take some of each."""
+    config = job.config
+    prompts = [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == "test"]
+    found: list[Prompt | None] = list(prompts)
+    if config["classifier"] is not None:
+        found = categorize(
+            prompts,
+            categories=config["categories"],
+            classifier=restore(ClassifierConfig, config["classifier"], job.how),
+            answers_path=job.answers_path,
+        )
+    kept, drops = balance(found, per_category=config["per_category"], seed=job.seed)
+    write_records(job.path / "rows.jsonl", kept)
+    return {
+        "num_prompts": len(kept),
+        "drops": drops,
+        "categories": dict(sorted(Counter(prompt.category for prompt in kept).items())),
+    }
+
+
+def categorize(
     prompts: Sequence[Prompt], *, categories: Sequence[str], classifier: ClassifierConfig, answers_path: Path
 ) -> list[Prompt | None]:
     """Return the instructions with the category that a language model gives each; None where its answer names none.

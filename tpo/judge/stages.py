@@ -1,72 +1,60 @@
-"""The steps that turn responses into scores, for a run of TPO and for measuring a judge.
+"""The stages that turn responses into scores, for a run of TPO and for measuring a judge.
 
 Most judges are one step ("judge"), a pairwise judge is two ("verdicts", "rate": another rating asks nothing again), an
 ensemble the steps of its members and one that adds them up ("combine").
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import tpo.judge.rating
-import tpo.judge.score
 from tpo.config.fields import how, identity
 from tpo.config.groups import JudgeConfig, ModelConfig, RatingConfig
 from tpo.judge.judges.ensemble import EnsembleJudge
 from tpo.judge.judges.likelihood import LikelihoodJudge
-from tpo.model.load import fingerprint
-from tpo.store.artifacts import Artifact
+from tpo.judge.protocol import PairwiseJudgeConfig
+from tpo.model.stages import prepare_model
+from tpo.store.artifacts import Artifact, Store
+from tpo.store.stage import Budget, RunsOn, Stage
 
-MODEL_VERSION = 1
-
-RunStep = Callable[..., Artifact]  # (stage, version, config, inputs, *, seed, how) -> artifact
-
-
-def model_settings(model: ModelConfig) -> dict[str, Any]:
-    """Return what the step "model" depends on."""
-    template = Path(model.chat_template).read_text() if model.chat_template else None
-    return {
-        "source": model.source,
-        "name": model.name,
-        "revision": model.revision,
-        "quantization": model.quantization,
-        "dtype": model.dtype,
-        "chat_template": template,
-        "fingerprint": fingerprint(model.name) if model.source == "pretrained" else None,
-    }
+JUDGE = Stage("judge", version=3, work="tpo.judge.score:judge_work", runs_on=RunsOn.DEVICE)
+VERDICTS = Stage("verdicts", version=3, work="tpo.judge.score:verdicts_work", runs_on=RunsOn.DEVICE)
+RATE = Stage("rate", version=1, work="tpo.judge.score:rate_work")
+COMBINE = Stage("combine", version=3, work="tpo.judge.score:combine_work")
+NORMALIZE = Stage("normalize", version=3, work="tpo.judge.score:normalize_work")
 
 
 class Judging:
     """Scores responses with the configured judge."""
 
     def __init__(
-        self, judge: JudgeConfig, rating: RatingConfig, *, model: ModelConfig, run: RunStep, seed: int
+        self, store: Store, judge: JudgeConfig, rating: RatingConfig, *, model: ModelConfig, seed: int
     ) -> None:
-        """Prepare the steps.
+        """Prepare the requests.
 
         Args:
+            store: Of all artifacts.
             judge: The judge.
             rating: How a pairwise judge's verdicts become scores.
             model: The seed model, for judges that use it.
-            run: Runs a step.
             seed: Of the rating.
         """
+        self.store = store
         self.judge, self.rating, self.model = judge, rating, model
-        self.run, self._seed = run, seed
+        self._seed = seed
 
     @property
     def is_comparative(self) -> bool:
         """Whether a score means something only beside the scores of the responses judged with it."""
         return self.judge.is_comparative
 
-    def score(self, inputs: Mapping[str, Artifact]) -> Artifact:
-        """Return the scores of all responses that `inputs` hold."""
-        return self._score(self.judge, inputs)
-
     @property
     def gives_verdicts(self) -> bool:
         """Whether the judge compares two responses at a time."""
         return self.judge.gives_verdicts
+
+    def score(self, inputs: Mapping[str, Artifact]) -> Artifact:
+        """Return the scores of all responses that `inputs` hold."""
+        return self._score(self.judge, inputs)
 
     def verdicts(self, inputs: Mapping[str, Artifact], *, against: int | None = None) -> Artifact:
         """Return a pairwise judge's verdicts on the responses that `inputs` hold.
@@ -75,26 +63,42 @@ class Judging:
             inputs: Instructions and completions, or labelled pairs.
             against: Sample index of a response that all others are compared with; None compares all pairs.
         """
-        return self._ask("verdicts", self.judge, inputs, **({} if against is None else {"against": against}))
+        return self._ask(VERDICTS, self.judge, inputs, **({} if against is None else {"against": against}))
 
     def _score(self, judge: JudgeConfig, inputs: Mapping[str, Artifact]) -> Artifact:
         if isinstance(judge, EnsembleJudge):
             members = {f"member_{name}": self._score(member, inputs) for name, member in judge.members.items()}
-            return self.run("combine", tpo.judge.score.VERSION, {"weights": judge.weights}, members)
+            return self.store.request(COMBINE, {"weights": judge.weights}, members)
         if isinstance(judge, LikelihoodJudge):
-            parts = {role: self._ask("judge", side, inputs) for role, side in judge.sides().items()}
-            per_token = judge.normalization == "mean"
-            return self.run("normalize", tpo.judge.score.VERSION, {"per_token": per_token}, parts)
+            parts = {role: self._ask(JUDGE, side, inputs) for role, side in judge.sides().items()}
+            return self.store.request(NORMALIZE, {"per_token": judge.normalization == "mean"}, parts)
         if not judge.gives_verdicts:
-            return self._ask("judge", judge, inputs)
-        verdicts = self._ask("verdicts", judge, inputs)
-        config = {"rating": identity(self.rating)}
-        return self.run("rate", tpo.judge.rating.VERSION, config, {**inputs, "verdicts": verdicts}, seed=self._seed)
+            return self._ask(JUDGE, judge, inputs)
+        inputs = {**inputs, "verdicts": self._ask(VERDICTS, judge, inputs)}
+        return self.store.request(RATE, {"rating": identity(self.rating)}, inputs, seed=self._seed)
 
-    def _ask(self, stage: str, judge: JudgeConfig, inputs: Mapping[str, Artifact], **settings: Any) -> Artifact:
+    def _ask(self, stage: Stage, judge: JudgeConfig, inputs: Mapping[str, Artifact], **settings: Any) -> Artifact:
         config: dict[str, Any] = {"judge": identity(judge), **settings, **judge.depends_on()}
         inputs = dict(inputs)
         if judge.uses_seed_model:
-            inputs["model"] = self.run("model", MODEL_VERSION, model_settings(self.model))
+            inputs["model"] = prepare_model(self.store, self.model)
             config |= {"dtype": self.model.dtype, "max_model_len": self.model.max_model_len, "epoch": 0}
-        return self.run(stage, tpo.judge.score.VERSION, config, inputs, how=how(judge))
+        budget = _budget(judge, inputs, is_against_one="against" in settings)
+        return self.store.request(stage, config, inputs, how=how(judge), runs_on=judge.runs_on, budget=budget)
+
+
+def _budget(judge: JudgeConfig, inputs: Mapping[str, Artifact], *, is_against_one: bool) -> Budget | None:
+    """The tokens of responses that a judge reads, and of what it may write about them."""
+    sets = [artifact.budget for role, artifact in inputs.items() if role.startswith("completions_")]
+    if not sets or None in sets:  # labelled pairs, a benchmark's references
+        return None
+    if not judge.reads_tokens:
+        return Budget(0)
+    sampled, written = [budget for budget in sets if budget is not None], judge.written_tokens
+    if not isinstance(judge, PairwiseJudgeConfig):
+        return Budget(sum(item.num_prompts * item.num_samples * (item.response_tokens + written) for item in sampled))
+    num_samples = sum(item.num_samples for item in sampled)
+    games = num_samples - 1 if is_against_one else num_samples * (num_samples - 1) // 2
+    orders = 2 if judge.orders == "both" else 1
+    read = 2 * max(item.response_tokens for item in sampled)
+    return Budget(sampled[0].num_prompts * games * orders * (read + written))

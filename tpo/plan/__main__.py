@@ -24,7 +24,7 @@ from tpo.config.check import check
 from tpo.config.schema import Config, register
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
-from tpo.plan.stages import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
+from tpo.plan.stages import Job, PlannedStage, Sharing, distinct_stages, plan_job, sharing, stage_kind
 from tpo.plan.tables import print_plan
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
@@ -113,8 +113,8 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool) -> Plan:
         except TpoError as error:
             raise _in_job(job, error) from error
     stages = distinct_stages(jobs)
-    asked = requests(stages)
-    budgets = {name: token_budget(request, asked) or 0 for name, request in asked.items()}
+    asked = {name: stage.artifact.manifest for name, stage in stages.items()}
+    budgets = {name: token_budget(request) for name, request in asked.items()}
     past = Past(Path(roots[0]), [stage_kind(stage.artifact) for stage in stages.values()])
     missing = {name: asked[name] for name, stage in stages.items() if not stage.is_there}
     return Plan(

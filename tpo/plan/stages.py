@@ -15,9 +15,10 @@ from tpo.judge.select import Selection
 from tpo.model.policy import PolicyRef
 from tpo.pipeline import Pipeline
 from tpo.run import iterate
-from tpo.store.artifacts import MANIFEST, Artifact, Step, Store, read_manifest
+from tpo.store.artifacts import MANIFEST, Artifact, Store, read_manifest
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Record
+from tpo.store.stage import Step
 
 NO_EPOCH = 0  # of a training whose best epoch has yet to be selected; epochs count from 1
 
@@ -52,7 +53,7 @@ class PlanStore(Store):
         path = self.root / step.artifact_id
         if (path / MANIFEST).exists():
             return Artifact(step.artifact_id, path, read_manifest(path), is_reused=True)
-        return PlannedArtifact(step.artifact_id, path, {**step.to_dict(), "metrics": {}}, is_reused=False)
+        return PlannedArtifact(step.artifact_id, path, {**step.to_request(), "metrics": {}}, is_reused=False)
 
 
 def _refuse(path: Path) -> None:
@@ -67,7 +68,7 @@ class PlannedPipeline(Pipeline):
         try:
             return super().select(checkpoints)
         except NotComputedError:
-            return PolicyRef(checkpoints, NO_EPOCH), Selection(NO_EPOCH, {}, 0)
+            return self.seed_policy.trained(checkpoints, NO_EPOCH), Selection(NO_EPOCH, {}, 0)
 
 
 class Job(NamedTuple):
@@ -92,8 +93,8 @@ def plan_job(config: Config, *, overrides: Sequence[str] = ()) -> Job:
     """
     tpo = PlannedPipeline(config, PlanStore(Path(config.artifacts_dir)))
     ends: list[int] = []
-    iterate(tpo, lambda *_, **__: ends.append(len(tpo.stages)), num_iterations=config.num_iterations)
-    return Job(tuple(overrides), tuple(tpo.stages), tuple(ends))
+    iterate(tpo, lambda *_, **__: ends.append(len(tpo.store.asked)), num_iterations=config.num_iterations)
+    return Job(tuple(overrides), tuple(tpo.store.asked), tuple(ends))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Instructions: what identifies them, and which iteration may see which.
+"""Stage "prompts": what identifies instructions, and which iteration may see which.
 
 They come from a source (`tpo.sample.sources`) and are dealt to disjoint splits "train-1" ... "train-T", "validation",
 "test".
@@ -11,8 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tpo.config.groups import PromptsConfig
+from tpo.config.kinds import load_settings
 from tpo.store.errors import TpoError
-from tpo.store.records import Prompt
+from tpo.store.job import Job, Metrics
+from tpo.store.records import Prompt, write_records
 from tpo.store.seeds import derive_seed
 
 UNCATEGORIZED = "uncategorized"
@@ -29,6 +32,22 @@ class SplitSizes:
     num_train: int  # per iteration
     num_validation: int
     num_test: int
+
+
+def work(job: Job) -> Metrics:
+    """Read or filter the instructions of the group `prompts` and split them."""
+    settings = load_settings(PromptsConfig, job.config["settings"])
+    found, drops = settings.load(job.inputs["candidates"].rows(Prompt) if settings.are_generated else ())
+    sizes = SplitSizes(settings.num_train, settings.num_validation, settings.num_test)
+    rows = split_prompts(found, sizes=sizes, seed=job.seed)
+    write_records(job.path / "rows.jsonl", rows)
+    num_train = sum(row.split.startswith("train-") for row in rows)
+    return {
+        "num_prompts": len(rows),
+        "num_found": len(found),
+        "num_iterations": num_train // settings.num_train,
+        "drops": drops,
+    }
 
 
 def prompt_id(text: str) -> str:

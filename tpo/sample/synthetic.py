@@ -8,17 +8,16 @@ import random
 import re
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
+from tpo.config.kinds import load_settings
 from tpo.model.chat import chat_ids, load_chat
-from tpo.model.policy import Policy
+from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding, EngineSettings
 from tpo.sample.sources.synthetic import SyntheticPrompts
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
-
-VERSION = 3
 
 REQUEST = (
     "Below is a numbered list of instructions that different users gave to an AI assistant. They are varied in topic "
@@ -26,9 +25,21 @@ REQUEST = (
 )
 
 
-def synthesize(
+def work(job: Job) -> Metrics:
+    """Sample candidates, from shots of the built-in instructions or a file of the user's."""
+    config = job.config
+    return write_candidates(
+        job.path,
+        open_policy(config, job.inputs),
+        settings=load_settings(SyntheticPrompts, config["settings"]),
+        engine_settings=load_settings(EngineSettings, config["engine"], job.how["engine"]),
+        seed=job.seed,
+    )
+
+
+def write_candidates(
     path: Path, policy: Policy, *, settings: SyntheticPrompts, engine_settings: EngineSettings, seed: int
-) -> dict[str, Any]:
+) -> Metrics:
     """Write the raw candidates as `Prompt` rows to `path`.
 
     Args:

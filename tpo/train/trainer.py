@@ -28,7 +28,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.lora import fuse_adapter
-from tpo.model.policy import Policy
+from tpo.model.policy import Policy, open_policy
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Pair
 from tpo.train.checkpoints import (
     MarkComplete,
@@ -45,7 +46,7 @@ from tpo.train.checkpoints import (
 from tpo.train.norms import fuse_norms
 from tpo.train.optimizer import MasterWeightAdamW
 from tpo.train.pair_trees import add_pair_head, lay_out
-from tpo.train.reference import no_reference_model, reference_columns
+from tpo.train.reference import no_reference_model, reference_columns, reference_path
 from tpo.train.settings import TrainingError, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -157,7 +158,21 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def train(
+def work(job: Job) -> Metrics:
+    """Train on the pairs, from the policy that they were sampled from."""
+    config = job.config
+    num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
+    return train_on_pairs(
+        job.path,
+        job.inputs["pairs"].rows(Pair),
+        open_policy(config, job.inputs),
+        TrainSettings(**config["settings"], num_processes=num_processes),
+        seed=job.seed,
+        reference_path=reference_path(job.path.parent, config, job.inputs),
+    )
+
+
+def train_on_pairs(
     path: Path,
     pairs: Sequence[Pair],
     policy: Policy,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
@@ -12,6 +13,8 @@ from tpo.model.policy import Policy
 @dataclass
 class LengthJudge(PointwiseJudgeConfig):
     """Scores a response by its number of characters; it has no settings, and is its own judge."""
+
+    reads_tokens: ClassVar[bool] = False
 
     kind: str = setting("length")
 

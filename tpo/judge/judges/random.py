@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
@@ -14,6 +15,8 @@ from tpo.model.policy import Policy
 @dataclass
 class RandomJudge(PointwiseJudgeConfig):
     """Scores a response by a hash of instruction and response: the same each time, and unrelated to either."""
+
+    reads_tokens: ClassVar[bool] = False
 
     kind: str = setting("random")
 

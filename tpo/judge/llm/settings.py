@@ -6,6 +6,7 @@ from typing import Any
 from tpo.config.fields import ConfigError, Settings, setting
 from tpo.config.groups import DTYPES
 from tpo.model.load import fingerprint
+from tpo.store.stage import RunsOn
 
 
 @dataclass
@@ -50,6 +51,16 @@ class LLMConfig(Settings):
     def uses_seed_model(self) -> bool:
         """Whether it has no model of its own."""
         return self.name is None
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """What asking it computes with."""
+        return RunsOn.VLLM if self.backend == "vllm" else RunsOn.HOST
+
+    @property
+    def written_tokens(self) -> int:
+        """The most that an answer may hold."""
+        return self.max_tokens
 
     def depends_on(self) -> dict[str, Any]:
         """Return the dtype that vLLM computes in, and what tells the contents of a local directory from another's."""

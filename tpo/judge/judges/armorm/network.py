@@ -8,8 +8,7 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 
-from tpo.judge.judges.armorm import ArmoRMJudge
-from tpo.judge.judges.reward_model import ChatScorer, chat_with_response, load_complete, with_one_bos
+from tpo.judge.judges.reward_model import ChatScorer, RewardModelJudge, chat_with_response, load_complete, with_one_bos
 from tpo.model.chat import chat_ids, load_tokenizer
 from tpo.model.states import Reading
 from tpo.store.errors import TpoError
@@ -62,7 +61,7 @@ class GatedRewardModel(LlamaPreTrainedModel):  # type: ignore[misc]  # transform
 class ArmoRM(ChatScorer):
     """Scores a response by ArmoRM's mixture of objectives."""
 
-    def __init__(self, settings: ArmoRMJudge) -> None:
+    def __init__(self, settings: RewardModelJudge) -> None:
         """Load ArmoRM.
 
         Raises:

@@ -1,18 +1,50 @@
 """Sampling with vLLM: n = K with a shared prefix, adapters served unmerged, each under an id of its own.
 
-vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages with this engine in another process
-(`tpo.store.processes.resident`), which ends before a training begins.
+vLLM takes the device's memory and keeps it, so steps with this engine run in another process (`tpo.store.resident`),
+which ends before a training begins. One engine in that process, or several in processes of their own, each with the
+whole model on its own GPUs.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
+from tpo.config.fields import setting
+from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Generation, Thought, switch_to_response
-from tpo.sample.engines.vllm import VllmEngineConfig
-from tpo.store.processes.vllm import start_vllm
+from tpo.sample.decoding import Decoding, Engine, EngineSettings, Generation, Thought, switch_to_response
+from tpo.store.processes.vllm import keep, start_vllm
+from tpo.store.processes.workers import Emit, Workers, share_devices
+from tpo.store.seeds import derive_seed
+from tpo.store.stage import RunsOn
+
+
+@dataclass
+class VllmEngineConfig(EngineSettings):
+    """How vLLM is started.
+
+    The number of copies changes no completion: each adds up as one does. Tensor parallelism adds up in another order,
+    and other settings of vLLM may change a last bit too.
+    """
+
+    runs_on: ClassVar[RunsOn] = RunsOn.VLLM
+
+    kind: str = setting("vllm", packages={"vllm": "vllm"})
+    max_num_seqs: int = setting()
+    gpu_memory_utilization: float = setting()
+    enforce_eager: bool = setting(False)
+    enable_prefix_caching: bool = setting(True)
+    tensor_parallel_size: int = setting(1, minimum=1)
+    data_parallel_size: int = setting(1, minimum=1, how=True)
+
+    def make(
+        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
+    ) -> Engine:
+        """Return the engine, vLLM started or the process's own taken up again."""
+        engine = VllmWorkers if self.data_parallel_size > 1 else VllmEngine
+        return engine(self, policy, end_ids=chat.end_ids, seed=seed)
 
 
 class VllmEngine:
@@ -149,3 +181,69 @@ def adapter_rank(path: Path) -> int:
         if rank <= allowed:
             return allowed
     raise ValueError(f"{path}: rank {rank} is above vLLM's largest, 512")
+
+
+class Task(NamedTuple):
+    """Arguments of `VllmEngine.generate`."""
+
+    prompts: list[list[int]]
+    seeds: list[list[int]]
+    decoding: Decoding
+
+
+class VllmWorker:
+    """One of the engines, in its own process."""
+
+    def __init__(self, **arguments: Any) -> None:
+        """Start vLLM, or go on with it; the arguments are those of `VllmEngine`."""
+        self.engine = VllmEngine(**arguments)
+
+    def __call__(self, task: Task, emit: Emit) -> None:
+        """Sample the completions of a task's prompts."""
+        emit(self.engine.generate(task.prompts, seeds=task.seeds, decoding=task.decoding))
+
+
+class VllmWorkers:
+    """Divides prompts among engines; a prompt's samples stay together, for the prefix that they share.
+
+    Greedy completions do not depend on the number of engines, up to the rounding that anything which shares a batch
+    may change in vLLM; sampled ones do, since every engine has a random stream of its own.
+    """
+
+    uses_seeds = VllmEngine.uses_seeds
+
+    def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
+        """Start `data_parallel_size` engines, or go on with this process's; the arguments are those of `VllmEngine`.
+
+        Raises:
+            TpoError: If there are not enough GPUs, or an engine does not start.
+            OccupiedError: If this process's engines were started with other arguments.
+        """
+        count = self._count = settings.data_parallel_size
+        shares = share_devices(count, per_worker=settings.tensor_parallel_size, group="engine")
+        self._workers = keep((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
+        shared = {"settings": settings, "policy": policy, "end_ids": end_ids}
+        # Engines with one seed would draw the same numbers for different prompts.
+        own = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
+        self._workers.make(VllmWorker, own)
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
+    ) -> list[list[Generation]]:
+        """Return for each prompt one generation per seed, in order; the seeds' values are not used.
+
+        Raises:
+            TpoError: If an engine fails or is killed.
+        """
+        shares = {number: range(number, len(prompts), self._count) for number in range(min(self._count, len(prompts)))}
+        tasks = {
+            number: Task([list(prompts[at]) for at in share], [list(seeds[at]) for at in share], decoding)
+            for number, share in shares.items()
+        }
+        groups: dict[int, list[Generation]] = {}
+        for number, found in self._workers.run(tasks):
+            groups.update(zip(shares[number], found, strict=True))
+        return [groups[at] for at in range(len(prompts))]
+
+    def close(self) -> None:
+        """Do nothing: the process keeps the engines for its next stage."""
