@@ -15,6 +15,7 @@ import pytest
 from conftest import vllm_settings
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
 from tpo.sample.engines.load import load_engine
+from tpo.sample.engines.vllm.workers import VllmWorkers
 
 from tpo.judge.llm.ask import LLM
 from tpo.judge.llm.local import LocalBackend
@@ -22,7 +23,6 @@ from tpo.judge.llm.question import FIRST_TOKEN, Question
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.policy import Policy
 from tpo.sample.decoding import vllm_process
-from tpo.sample.engines.vllm.workers import VllmWorkers
 from tpo.sample.prompts import load_builtin
 from tpo.store.errors import TpoError
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tpo.evaluate.kinds import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.config.thought import DIRECT
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.load import open_benchmark
+from tpo.evaluate.kinds import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.evaluate.length_control import ALPACA_EVAL_SLOPE, LengthControlledRate, estimate_length_controlled
 from tpo.evaluate.steps import Evaluation
 from tpo.evaluate.winrate import category_gains

@@ -37,9 +37,7 @@ class Sampled(NamedTuple):
 class VllmServer:
     """One vLLM server that samples from the policy."""
 
-    def __init__(
-        self, connection: Connection, policy: Policy, *, max_tokens: int, end_ids: frozenset[int]
-    ) -> None:
+    def __init__(self, connection: Connection, policy: Policy, *, max_tokens: int, end_ids: frozenset[int]) -> None:
         """Remember what the server has to serve.
 
         Args:
