@@ -34,7 +34,6 @@ NEEDS_TORCH = {
     "tpo.judge.judges.reward_model",
     "tpo.judge.judges.self_rating",
     "tpo.model.lora",
-    "tpo.train.norms",
     "tpo.train.optimizer",
     "tpo.model.packed",
     "tpo.train.pair_trees",

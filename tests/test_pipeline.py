@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_config import PLAIN, composed
 
-from tpo.plan.stages import Job, plan_job
+from tpo.plan.stages import PlannedRun, plan_job
 from tpo.store.artifacts import Store, finish
 from tpo.store.job import load_work
 from tpo.store.stage import Budget, RunsOn, Stage
@@ -15,7 +15,7 @@ from tpo.store.stage import Budget, RunsOn, Stage
 SERVERS = ["judge.server.base_url=http://a/v1", "judge.name=some/judge"]
 
 
-def planned(*overrides: str) -> Job:
+def planned(*overrides: str) -> PlannedRun:
     return plan_job(composed(*PLAIN, "artifacts_dir=nowhere", *overrides))
 
 

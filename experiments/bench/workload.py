@@ -139,7 +139,6 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     Raises:
         SystemExit: If the instructions gave too few pairs.
     """
-    from tpo.model.policy import PolicyRef
     from tpo.pipeline import Pipeline
     from tpo.store.files import write_json
     from tpo.store.open import open_store
@@ -149,9 +148,9 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     with open_store(artifacts_dir, isolate=True) as store:
         pipeline = Pipeline(config, store)
         prompts = [prompt for prompt in pipeline.prompts.rows(Prompt) if prompt.split == "train-1"]
-        completions = pipeline.sample(PolicyRef(), 1)
+        completions = pipeline.sample(pipeline.seed_policy, 1)
         pairs = pipeline.pairs(completions, pipeline.judge(completions)).rows(Pair)
-    model = pipeline.model
+    model = pipeline.seed_policy.model
     work = Work(
         folder=str(folder),
         artifacts_dir=str(artifacts_dir),

@@ -28,7 +28,7 @@ from tpo.results.tracking.metrics import (
 from tpo.results.tracking.wandb_tracker import find_mode, has_wandb_key
 from tpo.store.artifacts import Store, finish
 from tpo.store.records import Comparison
-from tpo.store.stage import Step
+from tpo.store.stage import Stage, Step
 
 REPOSITORY = Path(__file__).parents[2]
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}
@@ -288,13 +288,13 @@ def store_of(root: Path) -> Store:
 
 def test_lineage_goes_from_samples_to_the_adapter_and_to_what_it_is_worth(tmp_path: Path) -> None:
     store = store_of(tmp_path)
-    prompts = store.request("prompts", 1, {}, how={"server": "http://nowhere"})
-    samples = store.request("sample", 1, {"k": 2}, {"prompts": prompts}, seed=3)
-    pairs = store.request("pairs", 1, {}, {"completions": samples})
-    check = store.request("preflight", 1, {}, {"prompts": prompts})
-    train = store.request("train", 1, {}, {"pairs": pairs})
-    answers = store.request("sample", 1, {"k": 1}, {"prompts": prompts, "adapter": train})
-    compare = store.request("compare", 1, {}, {"completions": answers})
+    prompts = store.request(Stage("prompts", 1, "nowhere:work"), {}, how={"server": "http://nowhere"})
+    samples = store.request(Stage("sample", 1, "nowhere:work"), {"k": 2}, {"prompts": prompts}, seed=3)
+    pairs = store.request(Stage("pairs", 1, "nowhere:work"), {}, {"completions": samples})
+    check = store.request(Stage("preflight", 1, "nowhere:work"), {}, {"prompts": prompts})
+    train = store.request(Stage("train", 1, "nowhere:work"), {}, {"pairs": pairs})
+    answers = store.request(Stage("sample", 1, "nowhere:work"), {"k": 1}, {"prompts": prompts, "adapter": train})
+    compare = store.request(Stage("compare", 1, "nowhere:work"), {}, {"completions": answers})
     named = {"completions": samples, "pairs": pairs, "train": train, "answers": answers, "comparison": compare}
     stages = [prompts, check, samples, pairs, train, answers, compare]
     run = {

@@ -43,7 +43,6 @@ from tpo.train.checkpoints import (
     unpack_micro_batch,
     write_metrics,
 )
-from tpo.train.norms import fuse_norms
 from tpo.train.optimizer import MasterWeightAdamW
 from tpo.train.pair_trees import add_pair_head, lay_out
 from tpo.train.reference import no_reference_model, reference_columns, reference_path
@@ -284,7 +283,6 @@ def make_trainer(
     # through a kernel without a backward pass. No dropout is active in any mode.
     model.train()
     fuse_adapter(model)
-    fuse_norms(model)
     # For DeepSpeed trl gathers a sharded head, where it is its own that is called.
     trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
