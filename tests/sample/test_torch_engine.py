@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 from torch import Tensor
+from tpo.sample.engines.load import load_engine
 
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import load_engine
-from tpo.sample.engines.torch_engine import TorchEngine
-from tpo.sample.engines.torch_nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
+from tpo.sample.engines.torch.engine import TorchEngine
+from tpo.sample.engines.torch.nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
 from tpo.store.errors import TpoError
 
 GREEDY = Decoding(temperature=0, top_p=1, max_tokens=24)
@@ -370,7 +370,7 @@ class ScriptedSampler:
 def generate_scripted(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, script: Sequence[int], decoding: Decoding
 ) -> Generation:
-    monkeypatch.setattr("tpo.sample.engines.torch_engine.sample_tokens", ScriptedSampler(script))
+    monkeypatch.setattr("tpo.sample.engines.torch.engine.sample_tokens", ScriptedSampler(script))
     return engine.generate([[0, 3, 20, 21]], seeds=[[0]], decoding=decoding)[0][0]
 
 
