@@ -9,6 +9,7 @@ compare two: all ordered pairs of the K responses are judged, and the verdicts b
     llm/           asking a chat model: vLLM here or any OpenAI-compatible server, with a cache of answers
     verdicts.py    a judge's prompt and the parser of its answer; text that forges a verdict is disarmed
     score.py       the work: scores, verdicts, ensembles
+    stages.py      the requests: everything that scores and verdicts depend on
     rating.py      verdicts -> ratings: Elo, Bradley-Terry, fraction of games won
     select.py      the epoch whose answers to validation instructions have the best mean score (section 3.1)
 

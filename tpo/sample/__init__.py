@@ -7,7 +7,8 @@ thought, a delimiter, and a response; one that cannot be split has no response, 
     synthetic.py     new instructions from a model, few-shot, as in the paper's first experiments
     thought.py       thought prompts, and the parts of a completion
     preflight.py     what can be known before anything is sampled: do instruction and completion fit the context?
-    completions.py   the stage: prompts and policy in, `Completion` rows with token ids out
+    completions.py   the work of sampling: prompts and policy in, `Completion` rows with token ids out
+    stages.py        the requests: everything that instructions and completions depend on
     decoding.py      what an engine is: the protocol that torch and vLLM implement
     engines/         the implementations
 
