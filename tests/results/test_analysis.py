@@ -33,7 +33,7 @@ from tpo.store.artifacts import finish
 from tpo.store.files import write_json
 from tpo.store.records import Completion, LabelledPair, write_records
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # what a real run left
 NOTEBOOKS = sorted((REPOSITORY / "analysis").glob("*.py"))
 SUMMARY: dict[str, Any] = json.loads((QUICKSTART / "summary.json").read_text())
