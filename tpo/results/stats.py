@@ -80,11 +80,6 @@ def mean_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | 
     return wilson_interval(mean, float(sizes.sum()) ** 2 / squared_sizes / spread, confidence=confidence)
 
 
-def standard_error(values: ArrayLike) -> float:
-    """Return the standard error of the mean of two or more independent values: sd / sqrt(n), sd with n - 1."""
-    return clustered_error(values, None)
-
-
 def clustered_error(values: ArrayLike, clusters: Clusters | None) -> float:
     """Return the standard error of a mean whose values depend on each other within clusters.
 
@@ -356,24 +351,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     Args:
         p_values: None where there was nothing to test, which stays None and is not one of m.
     """
-    return _adjusted(p_values, lambda ordered: np.maximum.accumulate(ordered * np.arange(len(ordered), 0, -1)))
-
-
-def benjamini_hochberg(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return adjusted p-values (Benjamini & Hochberg 1995): rejecting up to alpha, alpha of the rejected are wrong.
-
-    On average, at most, where the tests are independent or positively dependent. The k-th smallest of m is multiplied
-    by m / k and made no larger than the ones after it.
-
-    Args:
-        p_values: None where there was nothing to test, which stays None and is not one of m.
-    """
-
-    def adjust(ordered: Values) -> Values:
-        scaled = ordered * len(ordered) / np.arange(1, len(ordered) + 1)
-        return np.minimum.accumulate(scaled[::-1])[::-1]
-
-    return _adjusted(p_values, adjust)
+    known = sorted((p_value, place) for place, p_value in enumerate(p_values) if p_value is not None)
+    ordered = np.array([p_value for p_value, _ in known])
+    adjusted = np.minimum(np.maximum.accumulate(ordered * np.arange(len(ordered), 0, -1)), 1.0)
+    result: list[float | None] = [None] * len(p_values)
+    for (_, place), p_value in zip(known, adjusted, strict=True):
+        result[place] = float(p_value)
+    return result
 
 
 def simultaneous_confidence(confidence: float, count: int) -> float:
@@ -385,13 +369,3 @@ def simultaneous_confidence(confidence: float, count: int) -> float:
     if count < 1:
         raise ValueError(f"simultaneous confidence of {count} intervals")
     return float(confidence ** (1 / count))
-
-
-def _adjusted(p_values: Sequence[float | None], adjust: Callable[[Values], Values]) -> list[float | None]:
-    """Return p-values in input order after `adjust`, which gets them in ascending order."""
-    known = sorted((p_value, place) for place, p_value in enumerate(p_values) if p_value is not None)
-    result: list[float | None] = [None] * len(p_values)
-    adjusted = np.minimum(adjust(np.array([p_value for p_value, _ in known])), 1.0)
-    for (_, place), p_value in zip(known, adjusted, strict=True):
-        result[place] = float(p_value)
-    return result
