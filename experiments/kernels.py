@@ -26,7 +26,6 @@ from tpo.model.trees import Row, join, tree_attention
 from tpo.sample.engines.torch_nucleus import sample_tokens
 from tpo.sample.engines.torch_rows import Prefix, RowCache, row_attention
 from tpo.store.execute import keep_freed_memory
-from tpo.train.norms import fuse_norms
 from tpo.train.pair_trees import add_pair_head, lay_out
 
 DTYPE = torch.bfloat16
@@ -152,22 +151,6 @@ def _adapted(sizes: Sizes, layer: nn.Linear) -> Sides:
             fuse_adapter(adapted)
         trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         return lambda: torch.autograd.grad(holder.layer(x), (x, *trained), upstream)[0]
-
-    return Sides(side(False), side(True))
-
-
-def norm(sizes: Sizes) -> Sides:
-    """Return an RMSNorm with frozen weights."""
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-    x = torch.randn(1, sizes.num_tokens, sizes.model.hidden, dtype=DTYPE, requires_grad=True)
-    upstream = torch.randn_like(x)
-
-    def side(is_fused: bool) -> Step:
-        layer = LlamaRMSNorm(sizes.model.hidden).to(DTYPE).requires_grad_(False)
-        if is_fused:
-            fuse_norms(layer)
-        return lambda: torch.autograd.grad(layer(x), x, upstream)[0]
 
     return Sides(side(False), side(True))
 
@@ -302,7 +285,6 @@ CASES = (
     Case("attention of trees", "scaled_dot_product_attention, a call for each branch", attention_of_trees),
     Case("linear layer and adapter", "peft", adapted_layer),
     Case("4-bit linear layer and adapter", "peft, bitsandbytes", adapted_layer_in_4_bits),
-    Case("RMSNorm, frozen", "transformers", norm),
     Case("head of pairs", "trl's fused head on padded batches", head_of_pairs),
     Case("q, k, v and adapters, sampling", "linear layers one by one", layers_of_one_input),
     Case("attention of samples", "scaled_dot_product_attention, a prompt for each", attention_of_samples),

@@ -55,7 +55,7 @@ def activations(
 ) -> Activations:
     """Return what one micro-batch of pairs takes, each a tree without padding, everything in 16 bits unless said.
 
-    Kept for each token and layer: two norms' inputs, each with its scale in float32, and their outputs; LoRA's inner
+    Kept for each token and layer: two norms' inputs and scales in float32, and their outputs; LoRA's inner
     products; turned queries and keys, values, the output projection's input; gate, its SiLU, up and their product. Of
     frozen weights nothing: the backward pass dequantizes a matrix again. The chosen branch with its trunk goes through
     flash attention (output, float32 logsumexp), the rejected one, with a mask, through the memory-efficient kernel:
@@ -66,7 +66,7 @@ def activations(
     """
     hidden, inner, query, key = model.hidden, model.intermediate, model.query, model.key
     tokens, predicted = sum(map(sum, pairs)), sum(pair.chosen + pair.rejected for pair in pairs)
-    norms, adapters = 2 * (2 * hidden + 4 + 2 * hidden), 2 * rank * len(model.linears)
+    norms, adapters = 2 * (4 * hidden + 4 + 2 * hidden), 2 * rank * len(model.linears)
     layer = (norms + adapters + 2 * 2 * query + 4 * key + 4 * 2 * inner) * tokens
     for pair in pairs:
         whole = pair.prompt + pair.rejected
@@ -84,8 +84,7 @@ def activations(
     head = 14 * model.vocabulary * min(CHUNK, predicted)
     if not is_checkpointed:
         return Activations(model.layers * layer + shared, max(head, gradients))
-    layer -= 2 * hidden * tokens  # a layer's input is kept already
-    return Activations((model.layers * 2 * hidden + 2 * hidden + 4) * tokens + shared, max(head, layer + gradients))
+    return Activations((model.layers * 2 * hidden + 4 * hidden + 4) * tokens + shared, max(head, layer + gradients))
 
 
 def round_up(size: int, multiple: int) -> int:

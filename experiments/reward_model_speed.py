@@ -24,7 +24,8 @@ import torch
 
 from tpo.judge.judges.reward_model import RewardModel
 from tpo.judge.protocol import Candidates
-from tpo.model.load import default_device, prepare_embedded
+from tpo.model.load import default_device
+from tpo.model.prepare import prepare_embedded
 from tpo.sample.prompts import load_builtin
 
 EMBEDDED = "smollm2-135m-instruct"

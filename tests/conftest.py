@@ -98,7 +98,7 @@ def tokenizer(tiny_model: Path) -> Any:
 @pytest.fixture(scope="session")
 def embedded_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of the embedded model and its tokenizer, not quantized; nobody writes to it."""
-    from tpo.model.load import prepare_embedded
+    from tpo.model.prepare import prepare_embedded
     from tpo.store.locks import hold
 
     root = tmp_path_factory.getbasetemp()

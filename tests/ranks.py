@@ -37,7 +37,7 @@ def fork_ranks(path: Path, folder: Path, *, prepare: Callable[[], None] = lambda
     """
     from accelerate.utils.launch import prepare_multi_gpu_env
 
-    accelerate = json.loads((path / "request.json").read_text())["config"]["accelerate"]
+    accelerate = json.loads((path / "request.json").read_text())["processes"]
     environment = prepare_multi_gpu_env(launcher_arguments(accelerate, folder))
     size = accelerate["num_processes"]
     with socket.socket() as free:

@@ -30,7 +30,9 @@ from tpo.config.schema import register
 from tpo.results.folder import own_folder
 from tpo.results.run import Run
 from tpo.results.tracking import TRACKED
-from tpo.store.artifacts import LOCK, Step
+from tpo.sample.stages import PROMPTS
+from tpo.store.artifacts import LOCK
+from tpo.store.stage import Step
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------
 
@@ -40,7 +42,8 @@ STEP = Step("fake", 1, {"num_chunks": 4})
 FAKE_STAGE = """
 import json, logging, os, sys, time
 from pathlib import Path
-from tpo.store.artifacts import Step, Store, file_digest, finish, grow_rows
+from tpo.store.artifacts import Store, file_digest, finish, grow_rows
+from tpo.store.stage import Step
 from tpo.store.records import Prompt
 
 folder, stop_before = Path(sys.argv[1]), sys.argv[2]
@@ -189,8 +192,8 @@ def test_nobody_waits_for_what_is_there(tmp_path: Path) -> None:
 ISOLATED = """
 import json, logging, sys
 from pathlib import Path
-from tpo.store.artifacts import Step
-from tpo.store.execute import open_store
+from tpo.store.stage import Step
+from tpo.store.open import open_store
 
 logging.basicConfig(level=logging.INFO)
 with open_store(Path(sys.argv[1]), isolate=True) as store:
@@ -205,8 +208,8 @@ def test_isolated_stage_outlives_its_killed_parent_and_its_result_is_used(tmp_pa
     gate.parent.mkdir()
     os.mkfifo(gate)
     settings = {"kind": "builtin", "num_train": 2, "num_validation": 1, "num_test": 1}
-    step = Step("prompts", 1, {"settings": settings}, {"gate": gate.parent.name})
-    arguments = ("-c", ISOLATED, str(tmp_path), json.dumps(step.to_dict()))
+    step = Step("prompts", 1, {"settings": settings}, {"gate": gate.parent.name}, work=PROMPTS.work)
+    arguments = ("-c", ISOLATED, str(tmp_path), json.dumps(step.to_request()))
     parent = Running(tmp_path / "parent.txt", *arguments)
     with open_when_read(gate) as writer:
         parent.kill()
@@ -301,7 +304,6 @@ def wait_until_line(stream: Any, words: str) -> None:
         ("config", ["experiment=ablation_rho_small"], "experiment=ablation_rho_small"),
         ("evaluate", ["policy=seed", "eval=gsm8k"], "eval=gsm8k"),
         ("agreement", ["data=x", "judge=length"], "judge=length"),
-        ("reward", ["experiment=self_taught"], "experiment=self_taught"),
     ],
 )
 def test_logs_of_experiments_lie_apart(config_name: str, overrides: list[str], folder: str) -> None:

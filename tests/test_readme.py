@@ -23,7 +23,7 @@ def documented_commands() -> list[str]:
     found = [
         match.group(1).split(" #")[0].split("  ")[0].strip()
         for text in texts
-        for match in re.finditer(r"python -m tpo\.((?:run|plan|agreement|reward|evaluate) [^`\n]+)", text)
+        for match in re.finditer(r"python -m tpo\.((?:run|plan|agreement|evaluate) [^`\n]+)", text)
     ]
     return sorted({command.replace("<Hub name or directory>", "some/model") for command in found})
 

@@ -15,7 +15,10 @@ from test_run import REPOSITORY, compose_config, tiny_overrides, without_stages
 
 import tpo.run
 import tpo.store.execute
-from tpo.store.artifacts import Step, Store
+import tpo.store.open
+from tpo.sample.stages import PROMPTS
+from tpo.store.artifacts import Store
+from tpo.store.stage import Step
 
 NOT_CONTENT = ("started", "seconds", "peak_memory_mib", "environment")  # of a manifest: when, where, how fast
 
@@ -70,7 +73,7 @@ def test_kill_after_every_stage_redoes_nothing(
         executed.append(path.name)
         execute(path)
 
-    monkeypatch.setattr(tpo.store.execute, "execute", execute_one)
+    monkeypatch.setattr(tpo.store.open, "execute", execute_one)
     for _ in range(60):
         allowed = len(executed) + 1
         try:
@@ -84,7 +87,8 @@ def test_kill_after_every_stage_redoes_nothing(
 
 @pytest.mark.parametrize("leftover", ["manifest.json.tmp", "request.json.tmp"])
 def test_half_written_file_of_a_killed_attempt_does_not_enter_the_manifest(tmp_path: Path, leftover: str) -> None:
-    step = Step("prompts", 1, {"settings": {"kind": "builtin", "num_train": 2, "num_validation": 1, "num_test": 1}})
+    settings = {"kind": "builtin", "num_train": 2, "num_validation": 1, "num_test": 1}
+    step = Step("prompts", 1, {"settings": settings}, work=PROMPTS.work)
     path = tmp_path / step.artifact_id
     path.mkdir()
     (path / leftover).write_text('{"half": ')

@@ -5,25 +5,20 @@ Best against worst after length control (section 2.3 of arXiv 2410.10630); pure 
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.store.records import Completion, Pair, Score
+from tpo.config.schema import PairsConfig
+from tpo.store.artifacts import Artifact, Store
+from tpo.store.job import Job, Metrics
+from tpo.store.records import Completion, Pair, Score, write_records
+from tpo.store.stage import Stage
 
-VERSION = 1
+PAIRS = Stage("pairs", version=1, work="tpo.pairs:work")
 DROP_REASONS = ("too_few_scored", "tied", "identical_responses", "margin_too_small", "pair_too_long")
-
-
-class PairSettings(NamedTuple):
-    """The `pairs` group."""
-
-    length_penalty: float  # the paper's rho; 0 switches length control off
-    length_unit: str  # "tokens", "characters" or "words" of the response
-    min_margin: float  # of the length-controlled scores
-    max_tokens: int  # of prompt plus completion; longer pairs are dropped, never truncated
-    truncated_responses: str  # "keep" or "drop" completions that the token budget ended
 
 
 class Pairs(NamedTuple):
@@ -31,6 +26,22 @@ class Pairs(NamedTuple):
 
     pairs: list[Pair]
     drops: dict[str, int]
+
+
+def make_pairs(store: Store, completions: Artifact, scores: Artifact, *, settings: PairsConfig) -> Artifact:
+    """Return the pairs of all instructions that were sampled from."""
+    inputs = {"completions": completions, "scores": scores}
+    sampled = completions.budget
+    budget = None if sampled is None else sampled._replace(tokens=0)
+    return store.request(PAIRS, asdict(settings), inputs, budget=budget)
+
+
+def work(job: Job) -> Metrics:
+    """Pair the best with the worst completion of each instruction."""
+    completions = job.inputs["completions"].rows(Completion)
+    pairs, drops = build_pairs(completions, job.inputs["scores"].rows(Score), PairsConfig(**job.config))
+    write_records(job.path / "rows.jsonl", pairs)
+    return {"num_pairs": len(pairs), "drops": drops, "num_prompts": len({row.prompt_id for row in completions})}
 
 
 def length_controlled(
@@ -63,7 +74,7 @@ def normalized(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], settings: PairSettings) -> Pairs:
+def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], settings: PairsConfig) -> Pairs:
     """Return the best-against-worst pair of every instruction that has one, and count the reasons of the others.
 
     Among equals the lowest sample index is taken, so the result does not depend on the order of the rows.
@@ -82,7 +93,7 @@ def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], sett
 
 
 def pair_or_reason(
-    completions: Sequence[Completion], scores: Sequence[Score], settings: PairSettings
+    completions: Sequence[Completion], scores: Sequence[Score], settings: PairsConfig
 ) -> dict[str, Pair | str]:
     """Return the pair of every instruction, or the one of `DROP_REASONS` why it has none, by prompt id.
 
@@ -106,7 +117,7 @@ def pair_or_reason(
     }
 
 
-def _pair(group: list[tuple[Completion, float]], settings: PairSettings) -> Pair | str:
+def _pair(group: list[tuple[Completion, float]], settings: PairsConfig) -> Pair | str:
     """Return the pair of one instruction, or the reason why there is none."""
     if len(group) < 2:
         return "too_few_scored"

@@ -37,21 +37,19 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
     from tpo.pipeline import Pipeline
     from tpo.results.folder import run_name
     from tpo.results.run import Run
-    from tpo.store.execute import open_store
+    from tpo.store.open import open_store
 
     name = run_name(experiment, asdict(config))
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, run=name) as store:
         tpo = Pipeline(config, store)
         with Run(config, experiment=experiment, launch=launch) as run:
             iterate(tpo, run.record, num_iterations=config.num_iterations)
-            return run.finish(tpo.stages)
+            return run.finish(store.asked)
 
 
 def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:
     """Go through the loop of the paper and hand the results of each iteration to `record` (see `Run.record`)."""
-    from tpo.model.policy import PolicyRef
-
-    policy = PolicyRef()  # iteration 0: the seed model, with the thought prompt and untrained
+    policy = tpo.seed_policy  # iteration 0: with the thought prompt and untrained
     baseline = tpo.baseline()
     answers = tpo.answer(policy)
     record(0, answers, comparison=tpo.compare(answers, baseline))

@@ -59,7 +59,7 @@ def with_ours(work: Work, folder: Path, *, seed: int) -> dict[str, object]:
     """Run the stages of one iteration in an empty store; return the seconds of each and the number of pairs."""
     from tpo.model.policy import PolicyRef
     from tpo.pipeline import Pipeline
-    from tpo.store.execute import open_store
+    from tpo.store.open import open_store
 
     root = folder / "artifacts"
     root.mkdir()

@@ -208,7 +208,7 @@ def train_ours(work: Work, folder: Path, *, seed: int) -> tuple[float, float, li
         watched(tpo.train.trainer, "load_model", seconds=loading),
         watched(tpo.train.trainer, "make_trainer", seconds=[], after=lambda trainer: trainer.add_callback(clock)),
     ):
-        tpo.train.trainer.train(folder, pairs, policy(work), settings, seed=seed)
+        tpo.train.trainer.train_on_pairs(folder, pairs, policy(work), settings, seed=seed)
     seconds = time.perf_counter() - started - sum(loading)
     return began + sum(loading), seconds, clock.epochs
 
@@ -283,7 +283,7 @@ def our_losses(work: Work, folder: Path) -> Timed:
     )
     start = replace(policy(work, adapter=True), dtype="float32")
     began, started = time.time(), time.perf_counter()
-    tpo.train.trainer.train(folder, check_pairs(work), start, settings, seed=0)
+    tpo.train.trainer.train_on_pairs(folder, check_pairs(work), start, settings, seed=0)
     seconds = time.perf_counter() - started
     entries = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return Timed(seconds, seconds, began, values=[entry["loss"] for entry in entries])

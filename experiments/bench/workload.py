@@ -141,8 +141,8 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     """
     from tpo.model.policy import PolicyRef
     from tpo.pipeline import Pipeline
-    from tpo.store.execute import open_store
     from tpo.store.files import write_json
+    from tpo.store.open import open_store
 
     folder.mkdir(parents=True, exist_ok=True)
     config = compose_config(options, artifacts_dir=artifacts_dir)

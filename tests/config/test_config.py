@@ -20,8 +20,8 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 import tpo.config.judge
 import tpo.config.schema
-from tpo.config.check import ConfigError, check, check_agreement, check_reward, check_search
-from tpo.config.schema import SCHEMAS, AgreementConfig, Config, RewardConfig, register
+from tpo.config.check import ConfigError, check, check_agreement, check_search
+from tpo.config.schema import SCHEMAS, AgreementConfig, Config, register
 
 REPOSITORY = Path(__file__).parents[2]
 CONF = REPOSITORY / "conf"
@@ -32,12 +32,11 @@ FILES = sorted(
 )
 GROUP_FILES = [name for name in FILES if "/" in name and not name.startswith("experiment/")]
 PRESETS = [name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/")]
-ENTRIES: dict[str, type[Any]] = {"config": Config, "agreement": AgreementConfig, "reward": RewardConfig}
+ENTRIES: dict[str, type[Any]] = {"config": Config, "agreement": AgreementConfig}
 # What these files leave open with ??? on purpose.
 REQUIRED = {
     "model/pretrained": ["model.name=some/model"],
     "prompts/jsonl": ["prompts.path=mine.jsonl"],
-    "judge/self_taught": ["judge.path=x"],
 }
 # The one composition that needs no optional package.
 PLAIN = ["experiment=smoke", "model=pretrained", "model.name=x", "model.quantization=none", "tracking=none"]
@@ -50,12 +49,6 @@ def composed(*overrides: str, directory: Path = CONF, entry: str = "config") -> 
         config = OmegaConf.to_object(compose(entry, overrides=list(overrides)))
     assert isinstance(config, ENTRIES[entry])
     return config
-
-
-def entry_of(name: str) -> str:
-    """The entry point that a group's file or a preset is for: reward models have groups of their own."""
-    is_preset = name.startswith("experiment/") and "python -m tpo.judge.reward" in (CONF / f"{name}.yaml").read_text()
-    return "reward" if is_preset or name.startswith(("contrast/", "reward/")) else "config"
 
 
 @functools.cache
@@ -104,7 +97,7 @@ def test_defaults_compose_and_pass_the_check() -> None:
 
 @pytest.mark.parametrize("name", GROUP_FILES)
 def test_group_file_composes_to_what_it_says(name: str) -> None:
-    config = composed(name.replace("/", "="), *REQUIRED.get(name, []), entry=entry_of(name))
+    config = composed(name.replace("/", "="), *REQUIRED.get(name, []))
     group = name.split("/")[0]
     written = flatten(yaml.safe_load((CONF / f"{name}.yaml").read_text()), f"{group}.")
     found = flatten(dataclasses.asdict(config))
@@ -122,13 +115,12 @@ def test_key_that_must_be_given_is_named(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_preset_wins_over_the_defaults_and_passes_the_check(name: str) -> None:
-    entry = entry_of(f"experiment/{name}")
-    config = composed(f"experiment={name}", entry=entry)
+    config = composed(f"experiment={name}")
     read = yaml.safe_load((CONF / "experiment" / f"{name}.yaml").read_text())
     written = flatten({key: value for key, value in read.items() if key != "hydra"})
     assert {key: get(config, key) for key in written} == written
     try:
-        check_reward(config) if entry == "reward" else check(config)
+        check(config)
     except ConfigError as error:
         assert "needs the package" in str(error)
         package = str(error).split("needs the package ")[1].split(",")[0]
@@ -379,10 +371,6 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge": alpaca_eval(name=None)}, "judge.name"),
         ({"judge": pairwise(max_calls=-1)}, "judge.max_calls"),
         ({"judge": pairwise(server=tpo.config.judge.ServerConfig(max_concurrency=0))}, "judge.server.max_concurrency"),
-        (
-            {"judge": tpo.config.judge.SelfTaughtJudge(path="/nowhere", max_tokens=1, batch_tokens=1)},
-            "judge.path=/nowhere",
-        ),
         ({"judge": ensemble({})}, "judge.members"),
         ({"judge": ensemble({"a": 1.0, "b": 1.0})}, "judge.weights"),
         ({"judge": ensemble({"a": 0.0})}, "judge.weights"),
@@ -401,26 +389,18 @@ def test_rule(changes: dict[str, Any], named: str, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    ("entry", "override", "named"),
+    ("override", "named"),
     [
-        ("agreement", "confidence=95", "confidence"),
-        ("agreement", "length_tolerance=-0.1", "length_tolerance"),
-        ("agreement", "data=/nowhere/labels.jsonl", "data: there is no file"),
-        ("reward", "data=/nowhere/labels.jsonl", "data: there is no file"),
-        ("reward", "reward.num_epochs=0", "reward.num_epochs"),
-        ("reward", "reward.batch_size=5", "reward.micro_batch_size"),
-        ("reward", "reward.lora_first_layer=18", "reward.lora_first_layer"),
-        ("reward", "reward.lr_scheduler=liner", "reward.lr_scheduler"),
-        ("reward", "contrast.temperature=0", "contrast.temperature"),
-        ("reward", "contrast.max_length_ratio=0.5", "contrast.max_length_ratio"),
+        ("confidence=95", "confidence"),
+        ("length_tolerance=-0.1", "length_tolerance"),
+        ("data=/nowhere/labels.jsonl", "data: there is no file"),
     ],
 )
-def test_rule_of_the_other_entry_points(entry: str, override: str, named: str, tmp_path: Path) -> None:
+def test_rule_of_a_measurement(override: str, named: str, tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").touch()
-    given = [f"data={tmp_path}/labels.jsonl"] if entry == "agreement" else []
-    config = composed(*given, override, entry=entry)
+    config = composed(f"data={tmp_path}/labels.jsonl", override, entry="agreement")
     with pytest.raises(ConfigError, match=re.escape(named)):
-        (check_reward if entry == "reward" else check_agreement)(config)
+        check_agreement(config)
 
 
 @pytest.mark.parametrize(

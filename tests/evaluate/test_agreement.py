@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from hydra import compose, initialize_config_dir
 
-import tpo.evaluate.agreement.__main__
 from tpo.config.check import check_agreement, to_config
 from tpo.evaluate.agreement.__main__ import judge_name, measure, report
 from tpo.judge.protocol import Decision, Match
 
-REPOSITORY = Path(tpo.evaluate.agreement.__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 # Preferred: the longer one in 3 of 4 rows of different lengths; one label is a tie.
 ROWS = [
     ("Q1", "long answer", "short", 1.0),
@@ -138,7 +137,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
     [
         ("length", ["data=x.jsonl", "judge=length"], "length"),
         ("likelihood", ["judge=likelihood", "judge.normalization=sum", "seed=1"], "likelihood normalization=sum"),
-        ("self_taught", ["judge.path=runs/a/reward_model"], "self_taught path=runs-a-reward_model"),
+        ("reward_model", ["judge.name=models/mine"], "reward_model name=models-mine"),
     ],
 )
 def test_judge_is_called_by_its_option_and_what_was_changed(choice: str, overrides: list[str], name: str) -> None:

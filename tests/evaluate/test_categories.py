@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_llm import FakeBackend
 
 import tpo.judge.llm.question
-from tpo.evaluate.categories import balance, classify, fill, parse_category
+from tpo.evaluate.categories import balance, categorize, fill, parse_category
 from tpo.judge.llm.ask import LLM
 from tpo.store.records import Prompt
 
@@ -76,12 +76,12 @@ def test_classify_asks_once_and_leaves_out_what_cannot_be_read(tmp_path: Path, m
     rows[0] = Prompt("0000", "about maths", "x", "test", "test")
     settings = {"categories": ["law", "maths"], "classifier": asking | {"prompt": "{instruction}|{categories}"}}
     for _ in range(2):
-        found = classify(rows, settings=settings, answers_path=tmp_path / "answers.sqlite")
+        found = categorize(rows, settings=settings, answers_path=tmp_path / "answers.sqlite")
         assert [row.category if row else None for row in found] == ["maths", "maths"]  # the list's last name
     settings["classifier"] = asking | {"prompt": "{categories}"}
     assert len(backend.asked) == 2
     backend.asked.clear()
     settings = {"categories": ["law"], "classifier": asking | {"prompt": "{instruction}"}}
-    found = classify(rows, settings=settings, answers_path=tmp_path / "answers.sqlite")
+    found = categorize(rows, settings=settings, answers_path=tmp_path / "answers.sqlite")
     assert found == [None, None]
     assert [question.user for question in backend.asked] == ["text 1", "about maths"]

@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.benchmarks import gsm8k
 from tpo.evaluate.benchmarks.verifiable import Accuracy, BenchmarkError, accuracy
 from tpo.sample.prompts import prompt_id
-from tpo.sample.thought import ThoughtFormat, split
+from tpo.sample.thought import split
 from tpo.store.records import Check, Response
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.evaluate.interventions import alter, intervene, opening
+from tpo.config.thought import ThoughtFormat
+from tpo.evaluate.interventions import alter, opening, write_interventions
 from tpo.model.policy import Policy
-from tpo.sample.thought import ThoughtFormat
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
 
@@ -81,7 +81,9 @@ def policy(tiny_model: Path) -> Policy:
 def ask(path: Path, policy: Policy, thoughts: dict[tuple[str, int], str | None], **changes: Any) -> list[Completion]:
     path.mkdir()
     prompts = [Prompt(name, f"Say {name}.", "x", "test", "test") for name in sorted({name for name, _ in thoughts})]
-    intervene(path, prompts, thoughts, policy, FORM, settings=SETTINGS | changes, engine_settings=ENGINE, seed=3)
+    write_interventions(
+        path, prompts, thoughts, policy, FORM, settings=SETTINGS | changes, engine_settings=ENGINE, seed=3
+    )
     return grow_rows(path, Completion, prompt_ids=[], chunk_size=1, compute=lambda _: [])
 
 

@@ -2,21 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tpo.config.schema import ModelConfig, SampleConfig
-from tpo.evaluate.policies import PolicyError, resolve
-from tpo.sample.thought import DIRECT, ThoughtFormat
+from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.evaluate.policies import PolicyError, find_policy
+from tpo.model.policy import PolicyRef
+from tpo.plan.stages import PlanStore
+from tpo.store.artifacts import finish
+from tpo.store.files import write_json
 
 MODEL = ModelConfig(source="embedded", name="small", quantization="nf4", max_model_len=64)
 SAMPLE = SampleConfig(num_samples=2, temperature=1.0, top_p=1.0, max_thought_tokens=3, max_response_tokens=4)
 FORM = ThoughtFormat("Think. {instruction}", "T:", "R:", "switch")
 
 
-def found(text: str | Path, *, form: ThoughtFormat = FORM, artifacts_dir: Path = Path("artifacts")) -> Any:
-    return resolve(str(text), model=MODEL, form=form, sample=SAMPLE, artifacts_dir=artifacts_dir)
+def found(text: str | Path, *, form: ThoughtFormat = FORM, artifacts_dir: Path = Path("artifacts")) -> PolicyRef:
+    return find_policy(str(text), PlanStore(artifacts_dir), model=MODEL, form=form, sample=SAMPLE)
 
 
 def make_adapter(path: Path) -> Path:
@@ -26,12 +29,23 @@ def make_adapter(path: Path) -> Path:
     return path
 
 
+def make_training(root: Path, *, num_epochs: int) -> None:
+    """An artifact of the stage "train" with an adapter for each epoch."""
+    for epoch in range(1, num_epochs + 1):
+        make_adapter(root / f"epoch-{epoch}")
+    write_json(root / "request.json", {})
+    finish(root, metrics={}, started=0)
+
+
+def adapter_of(policy: PolicyRef) -> Path | None:
+    return None if policy.adapter is None else policy.adapter.path / f"epoch-{policy.epoch}"
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The folder of a run of two iterations with the specific thought prompt on another model."""
-    for epoch in (1, 2):
-        make_adapter(tmp_path / "artifacts" / "train-b" / f"epoch-{epoch}")
-    make_adapter(tmp_path / "artifacts" / "train-a" / "epoch-1")
+    make_training(tmp_path / "artifacts" / "train-a", num_epochs=1)
+    make_training(tmp_path / "artifacts" / "train-b", num_epochs=2)
     path = tmp_path / "runs" / "big-0123"
     path.mkdir(parents=True)
     config = {
@@ -55,7 +69,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_seed_is_the_configured_model() -> None:
     policy = found("seed")
-    assert (policy.model, policy.form, policy.sample, policy.adapter) == (MODEL, FORM, SAMPLE, None)
+    assert (policy.settings, policy.form, policy.sample, policy.adapter) == (MODEL, FORM, SAMPLE, None)
+    assert policy.model.manifest["config"]["name"] == "small"
     assert policy.name == "small, with a thought"
     assert found("seed", form=DIRECT).name == "small, direct"
 
@@ -70,10 +85,11 @@ def test_seed_is_the_configured_model() -> None:
     ],
 )
 def test_run_brings_its_own_model_and_format(run: Path, suffix: str, adapter: str | None, name: str) -> None:
-    policy = found(f"{run}{suffix}")
+    artifacts = run.parents[1] / "artifacts"
+    policy = found(f"{run}{suffix}", artifacts_dir=artifacts)
     assert policy.name == name
-    assert policy.adapter == (None if adapter is None else run.parents[1] / "artifacts" / adapter)
-    assert policy.model.name == "big"
+    assert adapter_of(policy) == (None if adapter is None else artifacts / adapter)
+    assert policy.settings.name == policy.model.manifest["config"]["name"] == "big"
     assert policy.form == ThoughtFormat("Draft. {instruction}", None, "<R>", "none")
     assert policy.sample.max_thought_tokens == 99
 
@@ -81,7 +97,7 @@ def test_run_brings_its_own_model_and_format(run: Path, suffix: str, adapter: st
 def test_adapter_of_a_moved_run_is_looked_for_in_the_configured_artifacts(run: Path, tmp_path: Path) -> None:
     moved = tmp_path / "elsewhere"
     (tmp_path / "artifacts").rename(moved)
-    assert found(run, artifacts_dir=moved).adapter == moved / "train-b" / "epoch-2"
+    assert adapter_of(found(run, artifacts_dir=moved)) == moved / "train-b" / "epoch-2"
     with pytest.raises(PolicyError, match="train-b/epoch-2 is neither in .*; set artifacts_dir"):
         found(run)
 
@@ -89,15 +105,19 @@ def test_adapter_of_a_moved_run_is_looked_for_in_the_configured_artifacts(run: P
 def test_adapter_is_on_the_configured_model(tmp_path: Path) -> None:
     path = make_adapter(tmp_path / "my-adapter")
     policy = found(path)
-    assert (policy.model, policy.adapter, policy.form) == (MODEL, path, FORM)
+    assert (policy.settings, policy.epoch, policy.form) == (MODEL, 1, FORM)
+    assert policy.adapter is not None and set(policy.adapter.manifest["config"]["files"]) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
 
 
 def test_other_models_are_pretrained_ones(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     for name in (str(tmp_path), "Qwen/Qwen3-0.6B"):
         policy = found(name)
-        assert (policy.model.source, policy.model.name, policy.adapter) == ("pretrained", name, None)
-        assert policy.model.quantization == MODEL.quantization
+        assert (policy.settings.source, policy.settings.name, policy.adapter) == ("pretrained", name, None)
+        assert policy.settings.quantization == MODEL.quantization
 
 
 def test_what_does_not_exist_is_named(run: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpo.config.thought import ThoughtFormat
 from tpo.judge.judges.self_rating import SelfRating
 from tpo.judge.load import load_judge
 from tpo.judge.protocol import Candidates, Decision, Judgement, Match
@@ -21,7 +22,6 @@ from tpo.model.states import batch_by_tokens
 from tpo.sample.completions import make_completion
 from tpo.sample.decoding import Generation
 from tpo.sample.prompts import make_prompt
-from tpo.sample.thought import ThoughtFormat
 from tpo.store.errors import TpoError
 from tpo.store.records import Completion, Prompt, Response, Score, Verdict, read_records
 

@@ -8,8 +8,9 @@ from conftest import CHAT_TEMPLATE, make_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.model.chat import Chat, ChatError, chat_ids, end_ids, load_tokenizer, save_tokenizer, strip_special_tokens
-from tpo.sample.thought import DIRECT, ThoughtFormat, render
+from tpo.sample.thought import render
 
 GENERIC = ThoughtFormat("Think first. {instruction}", "Here is my thought process:", "Here is my response:", "switch")
 SPECIFIC = ThoughtFormat("Think first. {instruction}", None, "<R>", "switch")

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from test_torch_engine import make_adapter
 
-from tpo.model.load import ModelError, fingerprint, load_model, load_policy, prepare_embedded, save_quantized
+from tpo.model.load import ModelError, fingerprint, load_model, load_policy
+from tpo.model.prepare import prepare_embedded, save_quantized
 
 
 def test_fingerprint_belongs_to_the_contents(tiny_model: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tpo.model.load import load_model
-from tpo.model.trees import Row, Tree, computes_trees, join
+from tpo.model.trees import Tree, TreeRow, computes_trees, join
 
 token_ids = st.lists(st.integers(5, 500), max_size=12)
 
@@ -43,7 +43,7 @@ def test_states_equal_those_of_one_sequence_at_a_time(
 ) -> None:
     plain, decoder = decoders
     trees = [Tree(trunk, tuple(branches)) for trunk, branches in groups]
-    row = Row(trees)
+    row = TreeRow(trees)
     assert row.inputs["input_ids"].shape == (1, sum(tree.num_tokens for tree in trees))
     with torch.inference_mode():
         states = decoder(**row.inputs).last_hidden_state[0]
@@ -60,7 +60,7 @@ def test_gradients_equal_those_of_one_sequence_at_a_time(tiny_model: Path) -> No
     plain, decoder = (load_model(tiny_model, revision=None, dtype="float32").get_decoder() for _ in range(2))
     assert computes_trees(decoder)
     weights = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-    row = Row([tree])
+    row = TreeRow([tree])
     states = decoder(**row.inputs).last_hidden_state[0]
     for number, branch in enumerate(tree.branches):
         chosen = [row.spans[0].place(number, 3 + position) for position in range(len(branch))]
@@ -72,7 +72,7 @@ def test_gradients_equal_those_of_one_sequence_at_a_time(tiny_model: Path) -> No
 
 
 def test_a_dense_mask_by_hand() -> None:
-    row = Row([Tree([5], ()), Tree([5, 6], ([7], [8, 9]))])
+    row = TreeRow([Tree([5], ()), Tree([5, 6], ([7], [8, 9]))])
     sees = ["1....", "11...", "111..", "11.1.", "11.11"]
     mask = row.dense_mask(row.spans[1], 2, None, torch.float32)
     assert ["".join(".1"[int(value == 0)] for value in line) for line in mask] == sees * 2
@@ -102,7 +102,7 @@ def test_sliding_windows(tmp_path: Path, window: int) -> None:
     plain, decoder = (load_model(tmp_path, revision=None, dtype="float32").get_decoder() for _ in range(2))
     assert computes_trees(decoder)
     tree = Tree([5, 6, 7, 8, 9, 10], ([11, 12, 13], [14, 15, 16, 17, 18], [19]))
-    row = Row([tree])
+    row = TreeRow([tree])
     with torch.inference_mode():
         states = decoder(**row.inputs).last_hidden_state[0]
         for number, branch in enumerate(tree.branches):

@@ -22,7 +22,7 @@ from tpo.plan.cost import Past, token_budget
 from tpo.plan.tables import format_count, format_duration, notes
 from tpo.run import iterate
 from tpo.store.artifacts import Artifact
-from tpo.store.execute import open_store
+from tpo.store.open import open_store
 
 RHO = "pairs.length_penalty=0,0.1,0.2,0.3,0.4,0.5"
 # Stages of a run of two epochs with a pointwise judge and the choice of the epoch by validation.
@@ -40,8 +40,18 @@ def count(summary: dict[str, Any], kind: str, name: str = "num_distinct") -> int
     return int(row[name])
 
 
-def shares(summary: dict[str, Any]) -> list[tuple[int, int]]:
-    return [(share["num_distinct"], share["num_naive"]) for share in summary["sharing"]]
+def to_training(summary: dict[str, Any]) -> tuple[int, int]:
+    """Distinct stages of all jobs up to the first training of each, with it, and how many the jobs ask for."""
+    kinds = {row["artifact_id"]: row["stage"] for row in summary["stages"]}
+    asked = []
+    for job in summary["jobs"]:
+        last = [kinds[name] for name in job["stages"]].index("train")
+        asked += job["stages"][: last + 1]
+    return len(set(asked)), len(asked)
+
+
+def in_all(summary: dict[str, Any]) -> tuple[int, int]:
+    return summary["total"]["num_distinct"], summary["total"]["num_asked"]
 
 
 class Ran(NamedTuple):
@@ -136,11 +146,8 @@ def test_too_few_instructions_are_an_error_where_it_is_known(tiny_model: Path, r
 def test_jobs_of_a_rho_sweep_share_all_before_the_pairs(tiny_model: Path, tmp_path: Path) -> None:
     summary = plan(*tiny_overrides(tiny_model, tmp_path, "pairs.length_penalty=0,0.1,0.2"), is_sweep=True)
     assert [job["overrides"][-1] for job in summary["jobs"]] == [f"pairs.length_penalty={rho}" for rho in (0, 0.1, 0.2)]
-    assert shares(summary) == [
-        (BEFORE + 2 + 3 * 2, 3 * (BEFORE + TO_TRAINING)),
-        (BEFORE + 2 + 3 * (PER_ITERATION - 2), 3 * (BEFORE + PER_ITERATION)),
-        (BEFORE + 2 + 3 * (2 * PER_ITERATION - 2), 3 * (BEFORE + 2 * PER_ITERATION)),
-    ]
+    assert to_training(summary) == (BEFORE + 2 + 3 * 2, 3 * (BEFORE + TO_TRAINING))
+    assert in_all(summary) == (BEFORE + 2 + 3 * (2 * PER_ITERATION - 2), 3 * (BEFORE + 2 * PER_ITERATION))
     assert summary["total"]["num_shared"] == BEFORE + 2
     assert (count(summary, "pairs"), count(summary, "pairs", "num_shared")) == (6, 0)
     for row in summary["stages"]:
@@ -150,11 +157,9 @@ def test_jobs_of_a_rho_sweep_share_all_before_the_pairs(tiny_model: Path, tmp_pa
 def test_jobs_of_both_references_share_the_first_iteration(tiny_model: Path, tmp_path: Path) -> None:
     summary = plan(*tiny_overrides(tiny_model, tmp_path, "train.reference=previous,seed"), is_sweep=True)
     first, to_second_pairs = BEFORE + PER_ITERATION, 3
-    assert shares(summary) == [
-        (BEFORE + TO_TRAINING, 2 * (BEFORE + TO_TRAINING)),
-        (first, 2 * first),
-        (first + to_second_pairs + 2 * (PER_ITERATION - to_second_pairs), 2 * (first + PER_ITERATION)),
-    ]
+    assert to_training(summary) == (BEFORE + TO_TRAINING, 2 * (BEFORE + TO_TRAINING))
+    distinct = first + to_second_pairs + 2 * (PER_ITERATION - to_second_pairs)
+    assert in_all(summary) == (distinct, 2 * (first + PER_ITERATION))
     assert count(summary, "train") == 3
 
 
@@ -162,10 +167,9 @@ def test_jobs_of_a_thought_and_rho_sweep(tiny_model: Path, tmp_path: Path) -> No
     swept = ("thought=generic,none", "pairs.length_penalty=0,0.3", "num_iterations=1")
     summary = plan(*tiny_overrides(tiny_model, tmp_path, *swept), is_sweep=True)
     everyone, one_thought = 4, 4  # model, prompts, baseline, judged; preflight, answers, judged, comparison
-    assert shares(summary) == [
-        (everyone + 2 * (one_thought + 2) + 4 * 2, 4 * (BEFORE + TO_TRAINING)),
-        (everyone + 2 * (one_thought + 2) + 4 * (PER_ITERATION - 2), 4 * (BEFORE + PER_ITERATION)),
-    ]
+    shared = everyone + 2 * (one_thought + 2)
+    assert to_training(summary) == (shared + 4 * 2, 4 * (BEFORE + TO_TRAINING))
+    assert in_all(summary) == (shared + 4 * (PER_ITERATION - 2), 4 * (BEFORE + PER_ITERATION))
     assert sum(len(row["jobs"]) == 4 for row in summary["stages"]) == everyone
     assert sum(len(row["jobs"]) == 2 for row in summary["stages"]) == 2 * (one_thought + 2)
 
@@ -178,15 +182,15 @@ def test_another_rating_asks_a_pairwise_judge_nothing_again(
     judge = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x", "rating=elo,win_count", "num_iterations=1"]
     summary = plan(*own, *judge, is_sweep=True)
     # Shared: the comparison of iteration 0 and what it needs, the samples and the verdicts on them.
-    assert shares(summary) == [(7 + 2 + 2 * 3, 2 * (7 + 5)), (7 + 2 + 2 * 10, 2 * (7 + 12))]
+    assert to_training(summary) == (7 + 2 + 2 * 3, 2 * (7 + 5))
+    assert in_all(summary) == (7 + 2 + 2 * 10, 2 * (7 + 12))
     assert (count(summary, "verdicts"), count(summary, "rate")) == (2 + 2 * 2, 4)
 
 
 def test_rho_sweep_of_the_quickstart_runs_less_than_half_of_the_stages_to_the_first_training(tmp_path: Path) -> None:
     summary = plan("experiment=quickstart", RHO, f"artifacts_dir={tmp_path}/none", is_sweep=True)
-    assert shares(summary) == [(22, 72), (64, 114), (130, 180)]
-    assert summary["sharing"][0]["ratio"] == 22 / 72 <= 0.5
-    assert any("22 distinct stages of 72 that jobs ask for (0.31" in line for line in notes(summary))
+    assert to_training(summary) == (22, 72)
+    assert in_all(summary) == (130, 180)
 
 
 def test_jobs_that_keep_artifacts_apart_are_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -248,11 +252,11 @@ def test_jobs_are_those_of_the_sweeper(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    shutil.copytree(tpo.plan.CONF, tmp_path / "conf")
+    shutil.copytree(tpo.plan.__main__.CONF, tmp_path / "conf")
     (tmp_path / "conf" / "experiment" / "swept.yaml").write_text(
         "# @package _global_\nhydra:\n  sweeper:\n    params: {pairs.length_penalty: '0,0.5', seed: range(3)}\n"
     )
-    monkeypatch.setattr(tpo.plan, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(tpo.plan.__main__, "CONF", tmp_path / "conf")
     assert expand(overrides, is_sweep=is_sweep) == expected
 
 
@@ -261,10 +265,12 @@ def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
     assert [(overrides[-1], config.thought.name) for overrides, config in jobs] == [
         (f"thought={name}", name) for name in ("generic", "none", "specific")
     ]
-    with initialize_config_dir(str(tpo.plan.CONF), version_base="1.3"):
+    with initialize_config_dir(str(tpo.plan.__main__.CONF), version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         found = {group: loader.get_group_options(group) for group in SCHEMAS}
-    assert found == {group: sorted(path.stem for path in (tpo.plan.CONF / group).glob("*.yaml")) for group in SCHEMAS}
+    assert found == {
+        group: sorted(path.stem for path in (tpo.plan.__main__.CONF / group).glob("*.yaml")) for group in SCHEMAS
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,16 +23,16 @@ from omegaconf import OmegaConf
 
 import tpo.store.execute
 from tpo.config.schema import register
-from tpo.evaluate.compare import VERSION as COMPARE_VERSION
+from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
-from tpo.pairs import DROP_REASONS
-from tpo.pairs import VERSION as PAIRS_VERSION
+from tpo.pairs import DROP_REASONS, PAIRS
 from tpo.results.page.page import escape_json, render_page, write_report
 from tpo.results.page.samples import choose, held_out_entries
 from tpo.results.run import Run
 from tpo.sample.completions import summarize
-from tpo.store.artifacts import Artifact, Step, Store, finish
+from tpo.store.artifacts import Artifact, Store, finish
 from tpo.store.records import Comparison, Completion, Prompt, Record, Score, write_records
+from tpo.store.stage import Step
 
 REPOSITORY = Path(__file__).parents[2]
 NUM_TRAIN, NUM_TEST, NUM_SAMPLES, NUM_ITERATIONS = 30, 24, 3, 2
@@ -186,12 +187,12 @@ def make_run(root: Path) -> Small:
         }
         ids = {role: artifact.artifact_id for role, artifact in inputs.items()}
         settings = {"confidence": 0.95, "no_response": "loss", "baseline_index": 0}
-        comparison = make(Step("compare", COMPARE_VERSION, settings, ids))
+        comparison = make(Step("compare", COMPARE.version, settings, ids, work=COMPARE.work))
         trained: dict[str, Artifact] = {}
         if iteration:
             completions, scores = make.sampled(f"train-{iteration}", training_rows(iteration))
             ids = {"completions": completions.artifact_id, "scores": scores.artifact_id}
-            pairs = make(Step("pairs", PAIRS_VERSION, OmegaConf.to_container(OmegaConf.structured(config.pairs)), ids))
+            pairs = make(Step("pairs", PAIRS.version, asdict(config.pairs), ids, work=PAIRS.work))
             trained = {"completions": completions, "scores": scores, "pairs": pairs}
         run.record(iteration, policy[0], comparison=comparison, **trained)
     return Small(run.finish(make.made), root / "artifacts")

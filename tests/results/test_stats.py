@@ -354,10 +354,8 @@ def test_resamples_that_say_nothing_are_left_out() -> None:
 
 # --- many at once -----------------------------------------------------------------------------------------------
 
-P_VALUES = st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=7)
 
-
-@given(P_VALUES)
+@given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=7))
 def test_holm_is_the_closed_test_by_bonferroni(p_values: list[float | None]) -> None:
     # A hypothesis is rejected where Bonferroni rejects every set of hypotheses that it belongs to.
     places = [place for place, p_value in enumerate(p_values) if p_value is not None]

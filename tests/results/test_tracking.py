@@ -26,8 +26,9 @@ from tpo.results.tracking.metrics import (
     win_rate_change,
 )
 from tpo.results.tracking.wandb_tracker import find_mode, has_wandb_key
-from tpo.store.artifacts import Step, Store, finish
+from tpo.store.artifacts import Store, finish
 from tpo.store.records import Comparison
+from tpo.store.stage import Step
 
 REPOSITORY = Path(__file__).parents[2]
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}

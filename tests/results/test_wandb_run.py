@@ -29,14 +29,18 @@ from tpo.config.schema import register
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.length_control import length_controlled_win_rate
 from tpo.evaluate.winrate import category_gains
+from tpo.model.stages import MODEL
 from tpo.results.tracking.labels import Launch
 from tpo.results.tracking.lineage import lineage
 from tpo.results.tracking.metrics import GAIN_COLUMNS, iteration_metrics
 from tpo.run import run_tpo
 from tpo.sample.completions import summarize
+from tpo.sample.stages import PREFLIGHT, SAMPLE
 from tpo.store.artifacts import open_artifact
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Comparison, Completion, Prompt, write_records
 from tpo.store.seeds import derive_seed
+from tpo.train.stages import TRAIN
 
 REPOSITORY = Path(__file__).parents[2]
 REPORT = REPOSITORY / "experiments" / "wandb_report.md"
@@ -47,13 +51,13 @@ register()
 # --- stages without a model -------------------------------------------------------------------------------------
 
 
-def sample_stage(path: Path, config: dict[str, Any], inputs: Any, seed: int) -> dict[str, Any]:
+def sample_stage(job: Job) -> Metrics:
     """Responses of a length that depends on all that a sample depends on; one of eight cannot be split."""
-    source = inputs["adapter"].artifact_id if "adapter" in inputs else "seed model"
+    source = job.inputs["adapter"].artifact_id if "adapter" in job.inputs else "seed model"
     rows = []
-    for prompt in inputs["prompts"].rows(Prompt):
-        for index in range(config["settings"]["num_samples"] if prompt.split == config["split"] else 0):
-            number = derive_seed(seed, source, prompt.prompt_id, index)
+    for prompt in job.inputs["prompts"].rows(Prompt):
+        for index in range(job.config["settings"]["num_samples"] if prompt.split == job.config["split"] else 0):
+            number = derive_seed(job.seed, source, prompt.prompt_id, index)
             is_split = number % 8 > 0
             response = "word " * (1 + number % 11)
             rows.append(
@@ -72,28 +76,28 @@ def sample_stage(path: Path, config: dict[str, Any], inputs: Any, seed: int) -> 
                     finish_reason="stop",
                     num_thought_tokens=int(is_split),
                     num_response_tokens=number % 11 if is_split else 0,
-                    seed=seed,
+                    seed=job.seed,
                 )
             )
-    write_records(path / "rows.jsonl", rows)
+    write_records(job.path / "rows.jsonl", rows)
     return {**summarize(rows), "tokens_per_second": 1.0}
 
 
-def train_stage(path: Path, config: dict[str, Any], inputs: Any, seed: int) -> dict[str, Any]:
+def train_stage(job: Job) -> Metrics:
     entries = [{"loss": 0.75, "rewards/margins": 0.0}, {"loss": 0.5, "rewards/margins": 0.25}]
-    for epoch in range(1, config["settings"]["num_epochs"] + 1):
-        (path / f"epoch-{epoch}").mkdir()
-        (path / f"epoch-{epoch}" / "adapter_model.safetensors").write_text(f"{path.name} {epoch}")
-        (path / f"epoch-{epoch}" / "adapter_config.json").write_text("{}")
-    (path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    for epoch in range(1, job.config["settings"]["num_epochs"] + 1):
+        (job.path / f"epoch-{epoch}").mkdir()
+        (job.path / f"epoch-{epoch}" / "adapter_model.safetensors").write_text(f"{job.path.name} {epoch}")
+        (job.path / f"epoch-{epoch}" / "adapter_config.json").write_text("{}")
+    (job.path / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     return {"num_pairs": 1, "num_steps": 2, "first_loss": 0.75, "last": entries[-1]}
 
 
-def nothing(path: Path, config: dict[str, Any], inputs: Any, seed: int) -> dict[str, Any]:
+def nothing(job: Job) -> Metrics:
     return {}
 
 
-REPLACED = {"model": nothing, "preflight": nothing, "sample": sample_stage, "train": train_stage}
+REPLACED = {MODEL.work: nothing, PREFLIGHT.work: nothing, SAMPLE.work: sample_stage, TRAIN.work: train_stage}
 JOB = ["tracking=wandb", "tracking.mode=offline", "judge=length", "model.quantization=none"]
 SMALL = ["experiment=smoke", "num_iterations=2", "prompts.num_test=20"]
 
@@ -238,10 +242,12 @@ def plant_secrets(home: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]
     return secrets
 
 
-def replace_slow(monkeypatch: pytest.MonkeyPatch, **stages: Any) -> None:
+def replace_slow(monkeypatch: pytest.MonkeyPatch, stages: dict[str, Any] | None = None) -> None:
     """Replace what loads a model, and let a bootstrap be short."""
-    dispatch: Callable[[str], Any] = tpo.store.execute._dispatch
-    monkeypatch.setattr(tpo.store.execute, "_dispatch", lambda name: {**REPLACED, **stages}.get(name) or dispatch(name))
+    load: Callable[[str], Any] = tpo.store.execute.load_work
+    monkeypatch.setattr(
+        tpo.store.execute, "load_work", lambda path: (REPLACED | (stages or {})).get(path) or load(path)
+    )
     short = partial(length_controlled_win_rate, num_resamples=20)
     monkeypatch.setattr("tpo.evaluate.compare.length_controlled_win_rate", short)
 
@@ -451,7 +457,7 @@ def test_a_job_that_fails_is_a_failed_run_and_leaves_the_next_alone(
     def fail(path: Path, *_: Any) -> dict[str, Any]:
         raise OSError("the disk is gone")
 
-    replace_slow(monkeypatch, train=fail)
+    replace_slow(monkeypatch, {TRAIN.work: fail})
     with pytest.raises(OSError, match="disk is gone"):
         run_tpo(composed(tmp_path, "config", *SMALL), experiment="failing")
     run_tpo(composed(tmp_path, "config", *SMALL, "num_iterations=0"), experiment="fine")

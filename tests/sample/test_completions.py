@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
+from tpo.config.thought import DIRECT, Enforce, ThoughtFormat
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.completions import make_completion, plan_decoding, sample, summarize
+from tpo.sample.completions import make_completion, plan_decoding, summarize, write_completions
 from tpo.sample.decoding import Decoding, Generation
 from tpo.sample.engines.torch_engine import TorchEngine
-from tpo.sample.preflight import preflight
+from tpo.sample.preflight import check_lengths
 from tpo.sample.prompts import PromptError, make_prompt
-from tpo.sample.thought import DIRECT, Enforce, ThoughtFormat
 from tpo.store.records import Completion, Prompt, read_records
 
 GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"
@@ -50,7 +50,7 @@ def run_sample(path: Path, model: Path, **changes: Any) -> tuple[list[Completion
         **changes,
     }
     prompts, policy, form = (arguments.pop(name) for name in ("prompts", "policy", "form"))
-    metrics = sample(path, prompts, policy, form, **arguments)
+    metrics = write_completions(path, prompts, policy, form, **arguments)
     return read_records(path / "rows.jsonl", Completion), metrics
 
 
@@ -163,7 +163,7 @@ def test_prompt_that_is_too_long_is_named(tiny_model: Path) -> None:
 
     def check(chosen: list[Prompt]) -> dict[str, Any]:
         forms = [generic(), DIRECT]
-        return preflight(chosen, policy_of(tiny_model), forms, sample_settings=SETTINGS, judge_settings=judge)
+        return check_lengths(chosen, policy_of(tiny_model), forms, sample_settings=SETTINGS, judge_settings=judge)
 
     assert check(prompts[:1])["longest"] < 512
     with pytest.raises(PromptError) as error:

@@ -1,6 +1,5 @@
 """Which settings of an engine are part of what is sampled, and how the others reach it."""
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ import pytest
 from test_config import PLAIN, composed
 
 import tpo.sample.completions
-import tpo.store.execute
-from tpo.config.schema import SCHEMAS
+from tpo.config.schema import SCHEMAS, EngineConfig
 from tpo.plan.__main__ import plan_job
 from tpo.sample.decoding import switch_to_response
 from tpo.sample.engines.load import join_settings, split_settings
 from tpo.store.artifacts import Artifact
+from tpo.store.job import Job
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
 IDENTITIES = {
@@ -32,9 +31,9 @@ IDENTITIES = {
 }
 
 
-def engine_settings(*overrides: str) -> dict[str, Any]:
+def engine_settings(*overrides: str) -> EngineConfig:
     plain = [override for override in PLAIN if override != "experiment=smoke"]
-    return asdict(composed(*plain, *overrides).engine)
+    return composed(*plain, *overrides).engine
 
 
 @pytest.mark.parametrize("kind", SCHEMAS["engine"])
@@ -42,7 +41,7 @@ def test_identity_is_what_is_sampled(kind: str) -> None:
     settings = engine_settings(f"engine={kind}")
     what, how = split_settings(settings)
     assert what == IDENTITIES[kind]
-    assert join_settings({"engine": what, "split": "test"}, how) == settings
+    assert join_settings({"engine": what, "split": "test"}, how) == asdict(settings)
     assert (how == {}) == (kind == "torch"), "nothing is added to the request of an engine that has no such setting"
 
 
@@ -81,9 +80,8 @@ def test_where_it_is_sampled_changes_no_artifact(engine: str, changes: list[str]
 def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = engine_settings("engine=server", "engine.max_concurrency=9")
     what, how = split_settings(settings)
-    (tmp_path / "request.json").write_text(json.dumps({"how": how}))
     found: dict[str, Any] = {}
-    monkeypatch.setattr(tpo.sample.completions, "sample", lambda *_, **given: found.update(given) or {})
+    monkeypatch.setattr(tpo.sample.completions, "write_completions", lambda *_, **given: found.update(given) or {})
     form = {"prompt": "{instruction}", "thought_delimiter": None, "response_delimiter": None, "enforce": "none"}
     config = {
         "split": "test",
@@ -98,8 +96,8 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "prompts": Artifact("prompts-1", tmp_path, {}, is_reused=True),
         "model": Artifact("model-1", tmp_path, {"metrics": metrics}, is_reused=True),
     }
-    tpo.store.execute._sample(tmp_path, config, inputs, seed=0)
-    assert found["engine_settings"] == settings and settings["max_concurrency"] == 9
+    tpo.sample.completions.work(Job(tmp_path, config, inputs, how=how))
+    assert found["engine_settings"] == asdict(settings) and settings.max_concurrency == 9
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ from real_vllm import Server
 from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
 
 import tpo.sample.completions
+from tpo.config.thought import DIRECT
 from tpo.model.chat import Chat, load_tokenizer, save_tokenizer
 from tpo.model.policy import Policy
-from tpo.sample.completions import sample
+from tpo.sample.completions import write_completions
 from tpo.sample.engines.server_engine import ServerEngine
 from tpo.sample.engines.vllm_server import adapter_name
 from tpo.sample.prompts import load_builtin
-from tpo.sample.thought import DIRECT
 from tpo.store.errors import TpoError
 from tpo.store.records import Completion, read_records
 
@@ -73,7 +73,7 @@ def served(server: Server) -> list[str]:
 
 def sample_rows(path: Path, policy: Policy, settings: dict[str, Any]) -> list[Completion]:
     path.mkdir()
-    sample(path, PROMPTS, policy, DIRECT, settings=SETTINGS, engine_settings=settings, seed=0)
+    write_completions(path, PROMPTS, policy, DIRECT, settings=SETTINGS, engine_settings=settings, seed=0)
     return [replace(row, seed=-1) for row in read_records(path / "rows.jsonl", Completion)]
 
 

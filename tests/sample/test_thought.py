@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.sample.thought import DIRECT, Split, ThoughtFormat, num_tokens_within, split
+from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.sample.thought import Split, num_tokens_within, split
 
 T, R = "Here is my thought process:", "Here is my response:"
 GENERIC = ThoughtFormat(f"Write {T} and {R}. Query: {{instruction}}", T, R, "prefill")

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 import tpo.store.artifacts
-from tpo.store.artifacts import Step, Store, finish, open_artifact
+from tpo.store.artifacts import Store, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import content_hash, replacing, write_json
 from tpo.store.records import Prompt
 from tpo.store.rows import grow_rows
+from tpo.store.stage import Step
 
 STEP = Step("sample", 1, {"temperature": 0.8, "top_p": 0.95}, {"prompts": "prompts-0", "model": "model-0"}, seed=3)
 
@@ -101,7 +102,7 @@ def test_request_comes_before_the_work_and_the_manifest_after_it(tmp_path: Path)
 
     artifact = Store(tmp_path, execute=execute, run="quickstart-0").run(STEP)
     assert "request.json" in seen[0] and "manifest.json" not in seen[0]
-    expected = {**STEP.to_dict(), "how": {}, "run": "quickstart-0"}
+    expected = {**STEP.to_request(), "run": "quickstart-0"}
     assert json.loads((artifact.path / "request.json").read_text()) == expected
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import pytest
 
 import tpo.store.locks
-from tpo.store.artifacts import LOCK, Step, Store
+from tpo.store.artifacts import LOCK, Store
 from tpo.store.locks import LockError, Mount, adopt, find_mount, hold, keeps_locks_local
+from tpo.store.stage import Step
 
-REPOSITORY = Path(tpo.store.locks.__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 
 # The NFS lines are those of a Linux 6.1 client, their addresses changed.
 MOUNTS = r"""/dev/vda / ext4 rw,relatime 0 0

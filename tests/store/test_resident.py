@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-import tpo.store.execute
+import tpo.store.open
 import tpo.store.processes.launch
-from tpo.store.artifacts import Step, Store
+from tpo.sample.stages import PROMPTS
+from tpo.store import resident as resident_module
+from tpo.store.artifacts import Store
 from tpo.store.errors import ArtifactError, TpoError
-from tpo.store.processes import resident as resident_module
-from tpo.store.processes.resident import Outcome, Resident
+from tpo.store.resident import Resident, StageEnd
+from tpo.store.stage import RunsOn, Step
 
 BUILTIN = {"kind": "builtin", "num_train": 2, "num_validation": 2, "num_test": 2}
 
@@ -28,7 +30,7 @@ def resident() -> Iterator[Resident]:
 
 def prompts(store: Store, **settings: Any) -> Path:
     """Have the store compute the stage "prompts"."""
-    return store.run(Step("prompts", 1, {"settings": BUILTIN | settings})).path
+    return store.request(PROMPTS, {"settings": BUILTIN | settings}).path
 
 
 def pid_of(resident: Resident) -> int:
@@ -73,7 +75,7 @@ def test_a_failure_ends_the_process_and_not_the_next_stage(resident: Resident, t
 class FakeWorkers:
     """In the place of a process: what it says to each stage is given, and what happened is noted."""
 
-    says: list[Outcome | TpoError] = []
+    says: list[StageEnd | TpoError] = []
     notes: list[str] = []
     are_alive = True
 
@@ -83,10 +85,10 @@ class FakeWorkers:
     def make(self, work: Any, arguments: Any) -> None:
         pass
 
-    def run(self, tasks: dict[int, Path]) -> Iterator[tuple[int, Outcome]]:
+    def run(self, tasks: dict[int, Path]) -> Iterator[tuple[int, StageEnd]]:
         self.notes.append(tasks[0].name)
         match self.says.pop(0):
-            case Outcome() as outcome:
+            case StageEnd() as outcome:
                 yield 0, outcome
             case error:
                 raise error
@@ -103,7 +105,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorkers]:
     return FakeWorkers
 
 
-KEEPS, OCCUPIED = Outcome(is_keeping=True), Outcome(is_occupied=True, is_keeping=True)
+KEEPS, OCCUPIED = StageEnd(is_keeping=True), StageEnd(is_occupied=True, is_keeping=True)
 
 
 def test_a_stage_that_wants_another_vllm_gets_a_fresh_process(fake: type[FakeWorkers]) -> None:
@@ -115,7 +117,7 @@ def test_a_stage_that_wants_another_vllm_gets_a_fresh_process(fake: type[FakeWor
 
 
 def test_room_is_made_once_and_by_what_holds_something(fake: type[FakeWorkers]) -> None:
-    fake.says.extend([Outcome(), KEEPS, KEEPS])
+    fake.says.extend([StageEnd(), KEEPS, KEEPS])
     found = Resident()
     found.execute(Path("judge-a"))  # all of whose answers were there
     found.make_room()
@@ -128,15 +130,15 @@ def test_room_is_made_once_and_by_what_holds_something(fake: type[FakeWorkers]) 
     assert fake.notes[-2:] == ["start", "sample-c"]
 
 
-FAILURES: list[tuple[list[Outcome | TpoError], str]] = [
-    ([Outcome(error="no such file")], "no such file"),
+FAILURES: list[tuple[list[StageEnd | TpoError], str]] = [
+    ([StageEnd(error="no such file")], "no such file"),
     ([TpoError("worker 1 of 1 was killed by SIGKILL")], "worker 1 of 1 was killed by SIGKILL"),
     ([OCCUPIED, OCCUPIED], "it wants two different models in vLLM"),
 ]
 
 
 @pytest.mark.parametrize(("says", "error"), FAILURES)
-def test_what_goes_wrong_is_said(says: list[Outcome | TpoError], error: str, fake: type[FakeWorkers]) -> None:
+def test_what_goes_wrong_is_said(says: list[StageEnd | TpoError], error: str, fake: type[FakeWorkers]) -> None:
     fake.says.extend([*says, KEEPS])
     found = Resident()
     with pytest.raises(ArtifactError, match=f"the stage sample-a failed: {error}.*run the same command again"):
@@ -149,30 +151,19 @@ def test_what_goes_wrong_is_said(says: list[Outcome | TpoError], error: str, fak
 # --- which stages go there --------------------------------------------------------------------------------------
 
 HERE, APART, RESIDENT, ROOM = "here", "apart", "resident", "room"
-VLLM, TORCH = {"kind": "vllm"}, {"kind": "torch"}
-ROUTES: list[tuple[str, dict[str, Any], list[str]]] = [
-    ("sample", {"engine": VLLM}, [RESIDENT]),
-    ("intervene", {"engine": VLLM}, [RESIDENT]),
-    ("judge", {"judge": {"backend": "vllm"}}, [RESIDENT]),
-    ("verdicts", {"judge": {"backend": "vllm"}}, [RESIDENT]),
-    ("classify", {"classifier": {"backend": "vllm"}}, [RESIDENT]),
-    ("preflight", {"judge": {"backend": "vllm"}}, [HERE]),
-    ("pairs", {}, [HERE]),
-    ("compare", {}, [HERE]),
-    ("judge", {"judge": {"backend": "server"}}, [HERE]),
-    ("sample", {"engine": {"kind": "server"}}, [HERE]),
-    ("sample", {"engine": TORCH}, [ROOM, HERE]),
-    ("judge", {"judge": {"kind": "reward_model"}}, [ROOM, HERE]),
-    ("train", {}, [ROOM, HERE]),
-    ("train", {"accelerate": {"num_processes": 2}}, [ROOM, APART]),
+ROUTES: list[tuple[RunsOn, dict[str, Any] | None, list[str]]] = [
+    (RunsOn.VLLM, None, [RESIDENT]),
+    (RunsOn.HOST, None, [HERE]),
+    (RunsOn.DEVICE, None, [ROOM, HERE]),
+    (RunsOn.DEVICE, {"num_processes": 2}, [ROOM, APART]),
 ]
 
 
 @pytest.mark.parametrize("isolate", [False, True])
-@pytest.mark.parametrize(("stage", "config", "route"), ROUTES)
+@pytest.mark.parametrize(("runs_on", "processes", "route"), ROUTES)
 def test_stages_are_executed_where_they_belong(
-    stage: str,
-    config: dict[str, Any],
+    runs_on: RunsOn,
+    processes: dict[str, Any] | None,
     route: list[str],
     isolate: bool,
     tmp_path: Path,
@@ -190,13 +181,13 @@ def test_stages_are_executed_where_they_belong(
         def close(self) -> None:
             notes.append("close")
 
-    monkeypatch.setattr(tpo.store.execute, "Resident", FakeResident)
-    monkeypatch.setattr(tpo.store.execute, "execute", lambda path: notes.append(HERE))
+    monkeypatch.setattr(tpo.store.open, "Resident", FakeResident)
+    monkeypatch.setattr(tpo.store.open, "execute", lambda path: notes.append(HERE))
     monkeypatch.setattr(tpo.store.processes.launch, "start", lambda path, accelerate: notes.append(APART))
     with (
         pytest.raises(ArtifactError, match="manifest.json"),  # nobody wrote one
-        tpo.store.execute.open_store(tmp_path, isolate=isolate) as store,
+        tpo.store.open.open_store(tmp_path, isolate=isolate) as store,
     ):
-        store.run(Step(stage, 1, config))
+        store.run(Step("any", 1, {}, runs_on=runs_on, processes=processes))
     expected = [APART if isolate and place == HERE else place for place in route]
     assert notes == [*expected, "close"], "it is closed after an error too"

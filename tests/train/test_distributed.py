@@ -18,17 +18,20 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from ranks import fork_ranks, launcher_arguments, shard_on_cpu
 from safetensors.torch import load_file
-from test_train import SETTINGS, make_pair
+from test_trainer import SETTINGS, make_pair
 
 import tpo.store.execute
 import tpo.store.processes.launch
 from tpo.config.schema import register
-from tpo.store.artifacts import Artifact, Step, Store, finish
+from tpo.model.stages import MODEL
+from tpo.store.artifacts import Artifact, Store, finish
 from tpo.store.errors import ArtifactError
-from tpo.store.execute import open_store
 from tpo.store.files import write_json
+from tpo.store.open import open_store
 from tpo.store.records import write_records
+from tpo.store.stage import Step
 from tpo.train.checkpoints import MarkComplete
+from tpo.train.stages import TRAIN
 
 REPOSITORY = Path(__file__).parents[2]
 CONF = REPOSITORY / "conf"
@@ -67,6 +70,7 @@ def train_step(root: Path, tiny_model: Path, accelerate: dict[str, Any] | None, 
             "max_model_len": 1024,
             "chat_template": None,
         },
+        work=MODEL.work,
     )
     Store(root, execute=tpo.store.execute.execute).run(model)
     if not (root / "pairs" / "manifest.json").exists():
@@ -77,7 +81,8 @@ def train_step(root: Path, tiny_model: Path, accelerate: dict[str, Any] | None, 
     config = {"settings": settings, "dtype": "float32", "max_model_len": 1024, "epoch": 0}
     if accelerate is not None:
         config["accelerate"] = accelerate
-    return Step("train", 1, config, {"model": model.artifact_id, "pairs": "pairs"}, SEED)
+    inputs = {"model": model.artifact_id, "pairs": "pairs"}
+    return Step("train", 1, config, inputs, SEED, work=TRAIN.work, processes=accelerate)
 
 
 def train_in_one(root: Path, tiny_model: Path, **changes: Any) -> Artifact:
@@ -212,8 +217,8 @@ def test_resumed_shards_equal_uninterrupted_ones(root: Path, tiny_model: Path) -
 RUN_STEP = """
 import json, sys
 from pathlib import Path
-from tpo.store.artifacts import Step
-from tpo.store.execute import open_store
+from tpo.store.stage import Step
+from tpo.store.open import open_store
 with open_store(Path(sys.argv[1])) as store:
     store.run(Step(**json.loads(sys.argv[2])))
 """

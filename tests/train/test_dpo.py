@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import PAIRS, make_pair, policy_of, reference_columns, reference_of, settings
+from test_trainer import PAIRS, make_pair, policy_of, reference_columns, reference_of, settings
 from torch import Tensor
 
 from tpo.model.load import load_model

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from test_evaluate import compose_evaluation, evaluate
 from test_run import Finished, run_here, tiny_overrides
-from test_train import PAIRS, SETTINGS, read_history, reference_columns, reference_of, straight_logps
+from test_trainer import PAIRS, SETTINGS, read_history, reference_columns, reference_of, straight_logps
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tpo.evaluate.__main__ import run_evaluation
@@ -20,7 +20,7 @@ from tpo.model.policy import Policy, load_policy_reference
 from tpo.store.artifacts import open_artifact
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import dpo_loss, sequence_logps
-from tpo.train.trainer import make_trainer, train
+from tpo.train.trainer import make_trainer, train_on_pairs
 
 FULL = dataclasses.replace(SETTINGS, lora_rank=0, learning_rate=3e-4)
 
@@ -31,7 +31,7 @@ def policy_of(path: Path, *, seed: Path | None = None, dtype: str = "float32") -
 
 def run_train(path: Path, policy: Policy, **changes: Any) -> Path:
     path.mkdir()
-    train(path, PAIRS, policy, dataclasses.replace(FULL, **changes), seed=3)
+    train_on_pairs(path, PAIRS, policy, dataclasses.replace(FULL, **changes), seed=3)
     return path
 
 
@@ -169,7 +169,7 @@ def test_resumed_equals_uninterrupted(tiny_model: Path, tmp_path: Path, monkeypa
     kept = {path.name: {file.name for file in path.iterdir()} for path in work.glob("checkpoint-*")}
     assert "optimizer.pt" in kept["checkpoint-4"]
     assert "optimizer.pt" not in kept["checkpoint-2"], "six times the weights, and of no more use"
-    train(tmp_path / "b", PAIRS, policy, dataclasses.replace(FULL, num_epochs=3), seed=3)
+    train_on_pairs(tmp_path / "b", PAIRS, policy, dataclasses.replace(FULL, num_epochs=3), seed=3)
     for epoch in (1, 2, 3):
         first, second = (weights(path / f"epoch-{epoch}") for path in (undisturbed, tmp_path / "b"))
         assert all(torch.equal(first[name], second[name]) for name in first)

@@ -9,7 +9,7 @@ from conftest import make_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, TaskType, get_peft_model
-from test_train import PAIRS, SETTINGS, policy_of
+from test_trainer import PAIRS, SETTINGS, policy_of
 from torch import Tensor
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -18,7 +18,6 @@ from trl.trainer.utils import add_fused_lm_head
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.lora import fuse_adapter
-from tpo.train.norms import fuse_norms
 from tpo.train.pair_trees import CHUNK, add_pair_head, completion_statistics, lay_out
 from tpo.train.trainer import make_trainer
 
@@ -154,38 +153,6 @@ def test_a_fused_adapter_computes_what_peft_does(tmp_path: Path, quantization: s
     assert not torch.allclose(off[0], logits[0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_fused_norm_is_transformers_own(dtype: torch.dtype) -> None:
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 5, 64, generator=generator).to(dtype)
-    upstream = torch.randn(3, 5, 64, generator=generator).to(dtype)
-    results = []
-    for is_fused in (False, True):
-        norm = LlamaRMSNorm(64).to(dtype).requires_grad_(False)
-        norm.weight.copy_(torch.linspace(0.5, 2, 64))
-        if is_fused:
-            fuse_norms(norm)
-            assert "forward" in vars(norm)
-        leaf = x.clone().requires_grad_()
-        out = norm(leaf)
-        out.backward(upstream)
-        results.append((out, leaf.grad))
-    torch.testing.assert_close(results[1][0], results[0][0])
-    tolerance = 1e-5 if dtype == torch.float32 else 3e-2
-    torch.testing.assert_close(results[1][1], results[0][1], atol=tolerance, rtol=tolerance)
-
-
-def test_a_norm_of_another_kind_is_left_alone() -> None:
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
-
-    norm = Gemma2RMSNorm(64).requires_grad_(False)
-    norm.variance_epsilon = norm.eps  # as others name it; the weight is added to 1
-    fuse_norms(norm)
-    assert "forward" not in vars(norm)
-
-
 class StockTrainer(DPOTrainer):  # type: ignore[misc]
     """trl's trainer with nothing changed but that the ids are ready."""
 
@@ -204,7 +171,7 @@ def test_losses_equal_the_stock_trainers(tiny_model: Path, tmp_path: Path) -> No
     ours.train()
     torch.manual_seed(5)
     base = load_model(tiny_model, revision=None, dtype="float32")
-    model = get_peft_model(base, changed.lora(TaskType.CAUSAL_LM))
+    model = get_peft_model(base, changed.lora())
     # The order of the rows is the trainer's that shuffles them.
     rows = Dataset.from_list(
         [{name: row[name][0] for name in ("prompt_ids", "chosen_ids", "rejected_ids")} for row in ours.train_dataset]

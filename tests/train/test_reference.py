@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_train import PAIRS, SETTINGS, policy_of, reference_columns
-from test_train import settings as changed_settings
+from test_trainer import PAIRS, SETTINGS, policy_of, reference_columns
+from test_trainer import settings as changed_settings
 
 import tpo.train.reference
 from tpo.store.artifacts import Artifact

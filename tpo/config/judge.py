@@ -49,17 +49,6 @@ class SelfRatingJudge(JudgeConfig):
 
 
 @dataclass
-class SelfTaughtJudge(JudgeConfig):
-    """The embedded reward model: an adapter and a score head on the seed model."""
-
-    kind: str = "self_taught"
-    path: str = MISSING
-    dtype: str = "bfloat16"
-    max_tokens: int = MISSING
-    batch_tokens: int = MISSING
-
-
-@dataclass
 class RewardModelJudge(JudgeConfig):
     """A sequence-classification reward model."""
 

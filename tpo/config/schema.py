@@ -39,7 +39,6 @@ from tpo.config.judge import (
     RatingConfig,
     RewardModelJudge,
     SelfRatingJudge,
-    SelfTaughtJudge,
     WinCountRating,
 )
 
@@ -189,8 +188,8 @@ class PairsConfig:
 
 
 @dataclass
-class LoraTrainConfig:
-    """What trainings of LoRA adapters have in common."""
+class TrainConfig:
+    """DPO on LoRA adapters, or with a rank of 0 on all weights."""
 
     learning_rate: float = MISSING
     lr_scheduler: str = "linear"
@@ -203,39 +202,12 @@ class LoraTrainConfig:
     lora_rank: int = MISSING
     lora_alpha: int = MISSING
     lora_targets: str = "all-linear"
-
-
-@dataclass
-class TrainConfig(LoraTrainConfig):
-    """DPO on LoRA adapters, or with a rank of 0 on all weights."""
-
     beta: float = MISSING
     nll_weight: float = 0.0
     reference: str = "previous"
     mask_forced_tokens: bool = True
     select: str = "validation"
     num_processes: int = 1
-
-
-@dataclass
-class ContrastConfig:
-    """How preferences are made without a label (`tpo.judge.contrast`)."""
-
-    temperature: float = MISSING
-    top_p: float = MISSING
-    hot_temperature: float = MISSING
-    max_tokens: int = MISSING
-    pairs_per_kind: dict[str, int] = field(default_factory=dict)
-    max_length_ratio: float = MISSING
-
-
-@dataclass
-class RewardTrainConfig(LoraTrainConfig):
-    """Training of a reward model: LoRA and a score head on the embedded model."""
-
-    max_tokens: int = MISSING
-    num_layers: int = MISSING
-    lora_first_layer: int = 0
 
 
 @dataclass
@@ -280,24 +252,6 @@ class AgreementConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     judge: JudgeConfig = field(default_factory=JudgeConfig)
     rating: RatingConfig = field(default_factory=RatingConfig)
-
-
-@dataclass
-class RewardConfig:
-    """The training of a reward model (`tpo.judge.reward`)."""
-
-    seed: int = MISSING
-    data: str | None = MISSING
-    held_out_fraction: float = MISSING
-    export_dir: str | None = MISSING
-    artifacts_dir: str = MISSING
-    runs_dir: str = MISSING
-    isolate_stages: bool = MISSING
-    model: ModelConfig = field(default_factory=ModelConfig)
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)
-    engine: EngineConfig = field(default_factory=EngineConfig)
-    contrast: ContrastConfig = field(default_factory=ContrastConfig)
-    reward: RewardTrainConfig = field(default_factory=RewardTrainConfig)
 
 
 @dataclass
@@ -360,7 +314,6 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
         "random": RandomJudge,
         "likelihood": LikelihoodJudge,
         "self_rating": SelfRatingJudge,
-        "self_taught": SelfTaughtJudge,
         "reward_model": RewardModelJudge,
         "armorm": ArmoRMJudge,
         "llm_pairwise": PairwiseLLMJudge,
@@ -370,8 +323,6 @@ SCHEMAS: dict[str, dict[str, type[Any]]] = {
     },
     "rating": {"elo": EloRating, "bradley_terry": BradleyTerryRating, "win_count": WinCountRating},
     "pairs": {"pairs": PairsConfig},
-    "contrast": {"contrast": ContrastConfig},
-    "reward": {"reward_training": RewardTrainConfig},
     "train": {"train": TrainConfig},
     "accelerate": {"ddp": DdpAccelerate, "fsdp": FsdpAccelerate, "deepspeed": DeepSpeedAccelerate},
     "eval": {
@@ -394,7 +345,7 @@ def register() -> None:
     Those of a group lie in a group of their own, which a sweep's `<group>=glob(*)` does not find options in.
     """
     store = ConfigStore.instance()
-    entries = {"agreement": AgreementConfig, "reward": RewardConfig, "evaluate": EvaluateConfig}
+    entries = {"agreement": AgreementConfig, "evaluate": EvaluateConfig}
     for name, entry in {"schema": Config, **{f"schema_{key}": entry for key, entry in entries.items()}}.items():
         store.store(name=name, node=entry)
     for group, kinds in SCHEMAS.items():

@@ -47,7 +47,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     from tpo.results.figures import write_evaluation_figures
     from tpo.results.folder import own_folder
     from tpo.results.tracking import log_evaluation
-    from tpo.store.execute import open_store
+    from tpo.store.open import open_store
 
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         steps = Evaluation(config, store)
@@ -55,7 +55,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
         with own_folder(f"evaluate-{config.eval.kind}", plain) as path:
             summary = {
                 "evaluation": config.eval.kind,
-                "policy": steps.policy.spec.name,
+                "policy": steps.policy.name,
                 "judge": config.judge.kind,
                 "seed": config.seed,
                 "confidence": config.eval.confidence,

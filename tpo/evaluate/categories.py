@@ -11,13 +11,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpo.store.records import Prompt
+from tpo.store.job import Job, Metrics
+from tpo.store.records import Prompt, write_records
 from tpo.store.seeds import derive_seed
 
-VERSION = 1
+
+def work(job: Job) -> Metrics:
+    """Sort the test instructions into categories and take some of each."""
+    config = job.config
+    prompts = [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == "test"]
+    found: list[Prompt | None] = list(prompts)
+    if config["classifier"] is not None:
+        settings = config | {"classifier": config["classifier"] | job.how}
+        found = categorize(prompts, settings=settings, answers_path=job.answers_path)
+    kept, drops = balance(found, per_category=config["per_category"], seed=job.seed)
+    write_records(job.path / "rows.jsonl", kept)
+    return {
+        "num_prompts": len(kept),
+        "drops": drops,
+        "categories": dict(sorted(Counter(prompt.category for prompt in kept).items())),
+    }
 
 
-def classify(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_path: Path) -> list[Prompt | None]:
+def categorize(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_path: Path) -> list[Prompt | None]:
     """Return the instructions with the category that a language model gives each; None where its answer names none.
 
     Args:

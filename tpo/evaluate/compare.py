@@ -12,9 +12,23 @@ from typing import Any, NamedTuple
 from tpo.evaluate.interventions import NO_THOUGHT
 from tpo.evaluate.length_control import length_controlled_win_rate
 from tpo.evaluate.winrate import outcome, win_rate, win_rate_by_category
-from tpo.store.records import Comparison, Completion, Prompt, Score, Verdict
+from tpo.store.job import Job, Metrics
+from tpo.store.records import Comparison, Completion, Prompt, Score, Verdict, write_records
 
-VERSION = 4
+
+def work(job: Job) -> Metrics:
+    """Compare the policy's responses to the test instructions with the baseline's."""
+    config, inputs = job.config, job.inputs
+    policy, baseline = (inputs[role].rows(Completion) for role in ("completions", "baseline_completions"))
+    if "verdicts" in inputs:
+        judged = judged_by_verdicts(inputs["verdicts"].rows(Verdict), baseline_index=config["baseline_index"])
+    else:
+        scores, baseline_scores = (inputs[role].rows(Score) for role in ("scores", "baseline_scores"))
+        judged = judged_by_scores(scores, baseline_scores, baseline_index=config["baseline_index"])
+    prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
+    rows = compare(prompts, policy, baseline, judged, no_response=config["no_response"])
+    write_records(job.path / "rows.jsonl", rows)
+    return summarize(rows, confidence=config["confidence"], seed=job.seed)
 
 
 class Judged(NamedTuple):

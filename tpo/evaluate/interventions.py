@@ -12,20 +12,35 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, chat_ids, load_chat
-from tpo.model.policy import Policy
+from tpo.model.policy import Policy, open_policy
 from tpo.sample.completions import summarize
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import load_engine
-from tpo.sample.thought import ThoughtFormat
+from tpo.sample.engines.load import join_settings, load_engine
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
-VERSION = 3
 NO_THOUGHT = "no_thought"  # why a completion has no response: there was no thought to put before it
 
 Key = tuple[str, int]  # prompt_id, sample_index
+
+
+def work(job: Job) -> Metrics:
+    """Sample responses after given thoughts."""
+    config = job.config
+    return write_interventions(
+        job.path,
+        [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == "test"],
+        alter(job.inputs["thoughts"].rows(Completion), seed=job.seed, **config["intervention"]),
+        open_policy(config, job.inputs),
+        ThoughtFormat(**config["thought"]),
+        settings=config["settings"],
+        engine_settings=join_settings(config, job.how),
+        seed=job.seed,
+    )
 
 
 def alter(
@@ -74,7 +89,7 @@ def _rotated(thoughts: Mapping[Key, str | None], *, seed: int) -> dict[Key, str 
     return rotated
 
 
-def intervene(
+def write_interventions(
     path: Path,
     prompts: Sequence[Prompt],
     thoughts: Mapping[Key, str | None],

@@ -12,14 +12,14 @@ from statistics import mean
 from typing import Any
 
 from tpo.config.eval import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
+from tpo.config.thought import DIRECT
 from tpo.evaluate.benchmarks import Benchmark
+from tpo.evaluate.benchmarks.load import open_benchmark
 from tpo.evaluate.length_control import ALPACA_EVAL_SLOPE, LengthControlledRate, estimate_length_controlled
-from tpo.evaluate.stages import open_benchmark
 from tpo.evaluate.steps import Evaluation
 from tpo.evaluate.winrate import category_gains
 from tpo.judge.score import visible
 from tpo.results.stats import holm, paired_difference
-from tpo.sample.thought import DIRECT
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
 from tpo.store.records import Check, Comparison, Completion, Response, Verdict
@@ -59,9 +59,9 @@ def categories(steps: Evaluation) -> dict[str, Any]:
 def thought_value(steps: Evaluation, settings: ThoughtValueEval) -> dict[str, Any]:
     """Win rates of one policy after different thoughts, and each one's difference to its own thought's."""
     policy, prompts = steps.policy, steps.prompts()
-    if not policy.spec.form.has_thought:
+    if not policy.form.has_thought:
         raise EvaluationError(
-            f"eval=thought_value: {policy.spec.name} does not think; name a run with thoughts, or set thought=generic"
+            f"eval=thought_value: {policy.name} does not think; name a run with thoughts, or set thought=generic"
         )
     baseline = steps.baseline()
     reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
@@ -74,10 +74,10 @@ def thought_value(steps: Evaluation, settings: ThoughtValueEval) -> dict[str, An
     }
     for fraction in settings.cuts:
         answers[f"cut-{fraction:g}"] = steps.intervene(policy, prompts, own, {"kind": "cut", "fraction": fraction})
-    if policy.spec.adapter is not None:
-        seeds = steps.answers(steps.seed_model(policy, form=policy.spec.form), prompts)
+    if policy.adapter is not None:
+        seeds = steps.answers(policy.seed(), prompts)
         answers["seed"] = steps.intervene(policy, prompts, seeds, {"kind": "given"})
-    direct = policy._replace(spec=replace(policy.spec, form=DIRECT))
+    direct = replace(policy, form=DIRECT)
     answers["direct"] = steps.answers(direct, prompts)
 
     comparisons = {name: steps.compare(prompts, artifact, reference) for name, artifact in answers.items()}
@@ -88,7 +88,7 @@ def thought_value(steps: Evaluation, settings: ThoughtValueEval) -> dict[str, An
     differences = {name: _minus(wins[name], wins["own"], steps) for name in answers if name != "own"}
     adjusted = dict(zip(differences, holm([item["p_value"] for item in differences.values()]), strict=True))
     return {
-        **_sides(prompts, baseline.spec.name),
+        **_sides(prompts, baseline.name),
         "conditions": [
             {
                 "name": name,
@@ -105,9 +105,9 @@ def thought_value(steps: Evaluation, settings: ThoughtValueEval) -> dict[str, An
 def thought_budget(steps: Evaluation, settings: ThoughtBudgetEval) -> dict[str, Any]:
     """Win rate against the token budget of the thought."""
     policy, prompts = steps.policy, steps.prompts()
-    if policy.spec.form.switch is None:
+    if policy.form.switch is None:
         raise EvaluationError(
-            f"eval=thought_budget: {policy.spec.name} ends its thoughts by itself, so no budget limits them alone; it "
+            f"eval=thought_budget: {policy.name} ends its thoughts by itself, so no budget limits them alone; it "
             "needs a thought format with thought.enforce=switch"
         )
     baseline = steps.baseline()
@@ -128,7 +128,7 @@ def thought_budget(steps: Evaluation, settings: ThoughtBudgetEval) -> dict[str, 
                 **_ids(answers, comparison),
             }
         )
-    return {**_sides(prompts, baseline.spec.name), "budgets": budgets}
+    return {**_sides(prompts, baseline.name), "budgets": budgets}
 
 
 def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict
     name, reference = benchmark_of.BASELINE, steps.reference(artifact)
     if steps.config.baseline is not None:
         baseline = steps.baseline()
-        name, reference = baseline.spec.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
+        name, reference = baseline.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
     comparison = steps.compare(artifact, answers, reference)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
     if steps.config.baseline is not None:
@@ -148,7 +148,7 @@ def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict
         keys = {key: {**value, "generator": name} for key, value in benchmark.keys.items()}
         benchmark = benchmark._replace(baseline=texts, keys=keys)
     wins = {row.prompt_id: row.win for row in comparison.rows(Comparison)}
-    generator, judge = steps.policy.spec.name, steps.config.judge
+    generator, judge = steps.policy.name, steps.config.judge
     annotator = benchmark_of.ANNOTATOR if judge.kind == "alpaca_eval" else judge.kind
     benchmark_of.write_outputs(path / "model_outputs.json", benchmark, responses, generator=generator)
     benchmark_of.write_annotations(
@@ -220,7 +220,7 @@ def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[s
     verdicts = steps.judging.verdicts(both, against=1)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
     games = complete_verdicts(verdicts.rows(Verdict), benchmark, responses, no_response=settings.no_response)
-    model, judge = steps.policy.spec.name, str(steps.judging.judge["name"])
+    model, judge = steps.policy.name, str(steps.judging.judge["name"])
     benchmark_of.write_answers(path / "model_answer.jsonl", benchmark, responses, model=model)
     benchmark_of.write_judgements(path / "model_judgment.jsonl", benchmark, games, model=model, judge=judge)
     seed, confidence = steps.seed("arena"), settings.confidence
@@ -255,7 +255,7 @@ def checked(steps: Evaluation, settings: Gsm8kEval | IfevalEval) -> dict[str, An
     ours, theirs = _passed(found), _passed(other)
     return {
         **result,
-        "baseline": baseline.spec.name,
+        "baseline": baseline.name,
         "baseline_accuracy": other.metrics["accuracy"],
         "minus_baseline": {rule: _minus(ours[rule], theirs[rule], steps) for rule in ours},
     }
@@ -273,7 +273,7 @@ def _versus(steps: Evaluation, prompts: Artifact) -> tuple[Artifact, str, Artifa
     """Return the policy's answers, the baseline's name, and the comparison."""
     answers, baseline = steps.answers(steps.policy, prompts), steps.baseline()
     reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
-    return answers, baseline.spec.name, steps.compare(prompts, answers, reference)
+    return answers, baseline.name, steps.compare(prompts, answers, reference)
 
 
 def _minus(wins: Mapping[str, float | None], others: Mapping[str, float | None], steps: Evaluation) -> dict[str, Any]:

@@ -10,15 +10,21 @@ A run brings its own model, thought format and token budgets; else they are the 
 """
 
 import json
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tpo.config.schema import ModelConfig, SampleConfig, ThoughtConfig
-from tpo.model.policy import is_whole_model
-from tpo.sample.thought import DIRECT, ThoughtFormat, make_format
-from tpo.store.artifacts import MANIFEST
+from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.evaluate.stages import import_adapter
+from tpo.model.policy import PolicyRef, is_whole_model
+from tpo.model.stages import prepare_model
+from tpo.sample.thought import make_format
+from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
+from tpo.store.files import file_digest
+from tpo.store.job import Job, Metrics
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -27,52 +33,35 @@ class PolicyError(TpoError):
     """A policy that does not exist or cannot be told apart; says what was looked for."""
 
 
-@dataclass(frozen=True)
-class NamedPolicy:
-    """A policy to evaluate.
-
-    Attributes:
-        name: For people.
-        model: The seed model: its weights without the adapter.
-        form: How it is asked for a thought; `DIRECT` where it is not.
-        sample: Token budgets.
-        adapter: Directory of the adapter, or of the whole model where all weights were trained; None for the seed
-            model.
-    """
-
-    name: str
-    model: ModelConfig
-    form: ThoughtFormat
-    sample: SampleConfig
-    adapter: Path | None = None
-
-
-def resolve(
-    text: str, *, model: ModelConfig, form: ThoughtFormat, sample: SampleConfig, artifacts_dir: Path
-) -> NamedPolicy:
+def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFormat, sample: SampleConfig) -> PolicyRef:
     """Return the policy that `text` names (see the module's text).
 
     Args:
         text: As the user wrote it.
+        store: Of all artifacts; a run's adapter is looked for there if it is not where the run left it.
         model: For what is not a run or another model.
         form: For what is not a run.
         sample: For what is not a run.
-        artifacts_dir: Where a run's adapter is looked for if the run's own directory is not here.
 
     Raises:
         PolicyError: If it does not exist.
     """
+
+    def on(model: ModelConfig, name: str, adapter: Path | None = None) -> PolicyRef:
+        policy = PolicyRef(name, prepare_model(store, model), model, form, sample)
+        return policy if adapter is None else policy.trained(*_trained(adapter, store))
+
     how = "direct" if form == DIRECT else "with a thought"
     if text == "seed":
-        return NamedPolicy(f"{model.name}, {how}", model, form, sample)
+        return on(model, f"{model.name}, {how}")
     place, _, iteration = text.rpartition("@")
     if place and iteration.isdecimal() and Path(place).is_dir():
-        return _from_run(Path(place), int(iteration), artifacts_dir=artifacts_dir)
+        return _from_run(Path(place), int(iteration), store)
     path = Path(text)
     if (path / "summary.json").is_file():
-        return _from_run(path, None, artifacts_dir=artifacts_dir)
+        return _from_run(path, None, store)
     if (path / ADAPTER_CONFIG).is_file() or (is_whole_model(path) and (path.parent / MANIFEST).is_file()):
-        return NamedPolicy(f"{model.name} with {path}, {how}", model, form, sample, path)
+        return on(model, f"{model.name} with {path}, {how}", path)
     if path.is_dir() and not (path / "config.json").is_file():
         epochs = sorted(
             found.parent.name for name in (ADAPTER_CONFIG, "config.json") for found in path.glob(f"*/{name}")
@@ -81,11 +70,10 @@ def resolve(
         raise PolicyError(f"policy {text}: the directory holds no run, adapter or model{hint}")
     if not path.is_dir() and (path.is_absolute() or text.startswith((".", "runs/", "artifacts/"))):
         raise PolicyError(f"policy {text}: there is no such directory")
-    other = replace(model, source="pretrained", name=text, revision=None)
-    return NamedPolicy(f"{text}, {how}", other, form, sample)
+    return on(replace(model, source="pretrained", name=text, revision=None), f"{text}, {how}")
 
 
-def _from_run(path: Path, iteration: int | None, *, artifacts_dir: Path) -> NamedPolicy:
+def _from_run(path: Path, iteration: int | None, store: Store) -> PolicyRef:
     config, summary = (_read(path / name) for name in ("config.json", "summary.json"))
     if "iterations" not in summary or "thought" not in config:
         raise PolicyError(f"policy {path}: {path / 'summary.json'} is not the summary of a run of tpo.run")
@@ -93,23 +81,53 @@ def _from_run(path: Path, iteration: int | None, *, artifacts_dir: Path) -> Name
     number = max(entries) if iteration is None else iteration
     if number not in entries:
         raise PolicyError(f"policy {path}@{number}: the run has iterations {sorted(entries)}")
-    adapter = None
-    if entries[number]["adapter"] is not None:
-        places = [Path(config["artifacts_dir"]), artifacts_dir]
-        found = [place / entries[number]["adapter"] for place in places]
-        adapter = next((at for at in found if (at / ADAPTER_CONFIG).is_file() or is_whole_model(at)), None)
-        if adapter is None:
-            raise PolicyError(
-                f"policy {path}@{number}: its adapter {entries[number]['adapter']} is neither in "
-                f"{' nor in '.join(map(str, dict.fromkeys(places)))}; set artifacts_dir"
-            )
-    return NamedPolicy(
+    model = ModelConfig(**config["model"])
+    policy = PolicyRef(
         name=f"{path.name}@{number}",
-        model=ModelConfig(**config["model"]),
+        model=prepare_model(store, model),
+        settings=model,
         form=make_format(ThoughtConfig(**config["thought"])),
         sample=SampleConfig(**config["sample"]),
-        adapter=adapter,
     )
+    if entries[number]["adapter"] is None:
+        return policy
+    places = [Path(config["artifacts_dir"]), store.root]
+    found = [place / entries[number]["adapter"] for place in places]
+    adapter = next((at for at in found if (at / ADAPTER_CONFIG).is_file() or is_whole_model(at)), None)
+    if adapter is None:
+        raise PolicyError(
+            f"policy {path}@{number}: its adapter {entries[number]['adapter']} is neither in "
+            f"{' nor in '.join(map(str, dict.fromkeys(places)))}; set artifacts_dir"
+        )
+    return policy.trained(*_trained(adapter, store))
+
+
+def _trained(path: Path, store: Store) -> tuple[Artifact, int]:
+    """Return artifact and epoch of an adapter or a whole model, imported into the store where it lies in none."""
+    home = path.resolve().parent
+    if (home / MANIFEST).exists() and home.parent == store.root.resolve():
+        return open_artifact(store.root / home.name), int(path.resolve().name.removeprefix("epoch-"))
+    if is_whole_model(path):
+        raise PolicyError(
+            f"policy {path}: this is a whole model, which is not copied from one directory of artifacts to "
+            f"another: set artifacts_dir={home.parent}"
+        )
+    digests = {file.name: file_digest(file) for file in sorted(path.glob("adapter_*")) if file.is_file()}
+    if not any(name.startswith("adapter_model.") for name in digests):
+        raise PolicyError(
+            f"policy {path}: there is {ADAPTER_CONFIG}, but no weights (adapter_model.safetensors): copy or save "
+            "the adapter again"
+        )
+    return import_adapter(store, path, digests), 1
+
+
+def work(job: Job) -> Metrics:
+    """Import an adapter that was trained elsewhere."""
+    source = Path(job.how["path"])
+    (job.path / "epoch-1").mkdir(exist_ok=True)
+    for name in job.config["files"]:
+        shutil.copyfile(source / name, job.path / "epoch-1" / name)
+    return {"source": str(source)}
 
 
 def _read(path: Path) -> dict[str, Any]:

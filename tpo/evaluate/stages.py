@@ -1,152 +1,144 @@
-"""What each step of an evaluation executes; `tpo.evaluate.steps` requests them, `tpo.store.execute` calls these.
+"""The stages of an evaluation, and what each of them depends on."""
 
-Like those of `tpo.judge.work`, every function gets the artifact's directory, the step's settings, its inputs and its
-seed, and returns what it counted.
-"""
-
-import json
-import shutil
-from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tpo.evaluate.benchmarks import Benchmark
-from tpo.judge.score import visible
-from tpo.model.policy import load_policy_reference
-from tpo.sample.engines.load import join_settings
-from tpo.sample.thought import ThoughtFormat
-from tpo.store.artifacts import Artifact, read_how
-from tpo.store.errors import ArtifactError
-from tpo.store.records import Completion, Prompt, Response, write_records
+from tpo.config.eval import CategoriesEval, EvalConfig
+from tpo.config.schema import EngineConfig, SampleConfig
+from tpo.judge.stages import Judging
+from tpo.model.policy import PolicyRef
+from tpo.sample.engines.load import runs_on, split_settings
+from tpo.store.artifacts import Artifact, Store
+from tpo.store.files import file_digest
+from tpo.store.stage import RunsOn, Stage
 
-Inputs = Mapping[str, Artifact]
-
-
-def adapter(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Import an adapter that was trained elsewhere."""
-    source = Path(read_how(path)["path"])
-    (path / "epoch-1").mkdir(exist_ok=True)
-    for name in config["files"]:
-        shutil.copyfile(source / name, path / "epoch-1" / name)
-    return {"source": str(source)}
+ADAPTER = Stage("adapter", version=1, work="tpo.evaluate.policies:work")
+CLASSIFY = Stage("classify", version=1, work="tpo.evaluate.categories:work", runs_on=RunsOn.DEVICE)
+BENCHMARK = Stage("benchmark", version=1, work="tpo.evaluate.benchmarks.load:work")
+REFERENCE = Stage("reference", version=1, work="tpo.evaluate.benchmarks.load:reference_work")
+CHECK = Stage("check", version=1, work="tpo.evaluate.benchmarks.load:check_work")
+INTERVENE = Stage("intervene", version=3, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
+LABELLED = Stage("labelled", version=1, work="tpo.evaluate.agreement.labelled:work")
+COMPARE = Stage("compare", version=4, work="tpo.evaluate.compare:work")
 
 
-def classify(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Sort the test instructions into categories and take some of each."""
-    from tpo.evaluate import categories as classify
+def import_adapter(store: Store, path: Path, digests: dict[str, str]) -> Artifact:
+    """Return a copy of the adapter in the directory `path`, whose files have these sha256 digests."""
+    return store.request(ADAPTER, {"files": digests}, how={"path": str(path)})
 
-    prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
-    found: list[Prompt | None] = list(prompts)
-    if config["classifier"] is not None:
-        settings = config | {"classifier": config["classifier"] | read_how(path)}
-        found = classify.classify(prompts, settings=settings, answers_path=path.parent / "answers.sqlite")
-    kept, drops = classify.balance(found, per_category=config["per_category"], seed=seed)
-    write_records(path / "rows.jsonl", kept)
-    return {
-        "num_prompts": len(kept),
-        "drops": drops,
-        "categories": dict(sorted(Counter(prompt.category for prompt in kept).items())),
+
+def classify(store: Store, prompts: Artifact, settings: CategoriesEval, *, seed: int) -> Artifact:
+    """Return the test instructions by category, as many of each as `settings` ask for."""
+    classifier = asdict(settings.classifier)
+    how = {key: classifier.pop(key) for key in ("server", "max_calls", "vllm")}
+    config = {
+        "categories": settings.categories,
+        "per_category": settings.per_category,
+        "classifier": classifier if settings.classify else None,
     }
+    asking = RunsOn.VLLM if settings.classifier.backend == "vllm" else RunsOn.HOST
+    place = asking if settings.classify else RunsOn.HOST
+    return store.request(CLASSIFY, config, {"prompts": prompts}, seed=seed, how=how, runs_on=place)
 
 
-def benchmark(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Read a benchmark's instructions."""
-    found = _load_benchmark(config, {key: Path(value) for key, value in read_how(path).items()}, seed=seed)
-    write_records(path / "rows.jsonl", found.prompts)
-    write_records(path / "reference.jsonl", found.baseline)
-    (path / "keys.json").write_text(json.dumps(found.keys, ensure_ascii=False))
-    return {"num_prompts": len(found.prompts), "num_reference": len(found.baseline)}
+def benchmark(store: Store, settings: Mapping[str, Any], *, seed: int) -> Artifact:
+    """Return the instructions of a benchmark, with what it brings besides (`tpo.evaluate.benchmarks`).
+
+    Args:
+        store: Of all artifacts.
+        settings: `name` and what the benchmark's loader takes; values of keys that end in "path" are local files.
+        seed: Of the step.
+    """
+    paths = {key: value for key, value in settings.items() if key.endswith("path") and value is not None}
+    config = {key: value for key, value in settings.items() if not key.endswith("path")}
+    config |= {f"{key}_sha256": file_digest(Path(value)) for key, value in paths.items()}
+    return store.request(BENCHMARK, config, seed=seed, how=paths)
 
 
-def _load_benchmark(config: dict[str, Any], paths: Mapping[str, Path], *, seed: int) -> Benchmark:
-    from tpo.evaluate.benchmarks import alpaca_eval, arena_hard, gsm8k, ifeval
-
-    path = paths.get("path")
-    match config["name"]:
-        case "alpaca_eval":
-            return alpaca_eval.load(path)
-        case "arena_hard":
-            return arena_hard.load(
-                path,
-                answers_path=paths.get("answers_path"),
-                baseline=config["reference"],
-                version=config["version"],
-            )
-        case "gsm8k":
-            return gsm8k.load(path, num_prompts=config["num_prompts"], seed=seed)
-        case "ifeval":
-            found = ifeval.load(path, num_prompts=config["num_prompts"], seed=seed)
-            ifeval.require(found.keys.values())  # before anything is sampled
-            return found
-        case name:
-            raise ArtifactError(f"unknown benchmark {name!r}")
+def reference(store: Store, benchmark: Artifact) -> Artifact:
+    """Return the answers that a benchmark compares with, as completions."""
+    return store.request(REFERENCE, {}, {"benchmark": benchmark})
 
 
-def read_keys(benchmark: Artifact) -> dict[str, dict[str, Any]]:
-    """Return a benchmark's keys by prompt id."""
-    keys: dict[str, dict[str, Any]] = json.loads((benchmark.path / "keys.json").read_text())
-    return keys
+def check(store: Store, benchmark: Artifact, answers: Artifact, settings: EvalConfig) -> Artifact:
+    """Return what a program can tell of the answers to a benchmark that needs no judge."""
+    config = {"benchmark": settings.kind, "confidence": settings.confidence}
+    return store.request(CHECK, config, {"benchmark": benchmark, "completions": answers})
 
 
-def open_benchmark(benchmark: Artifact) -> Benchmark:
-    """Return the benchmark that an artifact of the stage "benchmark" holds."""
-    return Benchmark(
-        prompts=benchmark.rows(Prompt), baseline=benchmark.rows(Response, "reference.jsonl"), keys=read_keys(benchmark)
+def intervene(
+    store: Store,
+    policy: PolicyRef,
+    prompts: Artifact,
+    thoughts: Artifact,
+    *,
+    intervention: dict[str, Any],
+    settings: SampleConfig,
+    engine: EngineConfig,
+    seed: int,
+) -> Artifact:
+    """Return a policy's answers after given thoughts: those of the completions `thoughts`, altered.
+
+    Args:
+        store: Of all artifacts.
+        policy: What samples the responses, and its thought format.
+        prompts: Instructions, of which the test split counts.
+        thoughts: Completions of the same instructions.
+        intervention: Arguments of `tpo.evaluate.interventions.alter`.
+        settings: Temperature, nucleus and the response's tokens.
+        engine: What samples.
+        seed: Of the step.
+    """
+    what, how = split_settings(engine)
+    config = {
+        "thought": asdict(policy.form),
+        "settings": {
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_response_tokens": settings.max_response_tokens,
+        },
+        "intervention": intervention,
+        "engine": what,
+        **policy.config,
+    }
+    inputs = {"prompts": prompts, "thoughts": thoughts, **policy.inputs}
+    return store.request(INTERVENE, config, inputs, seed=seed, how=how, runs_on=runs_on(engine))
+
+
+def answer_settings(sample: SampleConfig, evaluation: EvalConfig) -> SampleConfig:
+    """Return how answers that are compared are sampled: the group `sample` as `eval` changes it."""
+    return replace(
+        sample,
+        num_samples=evaluation.num_samples,
+        temperature=evaluation.temperature,
+        top_p=evaluation.top_p,
     )
 
 
-def reference(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Write a benchmark's reference answers as completions, without ids: nothing was sampled."""
-    rows = [
-        Completion(
-            prompt_id=row.prompt_id,
-            sample_index=0,
-            prompt_ids=[],
-            completion_ids=[],
-            forced_start=0,
-            forced_stop=0,
-            is_prefilled=False,
-            completion=row.text or "",
-            thought=None,
-            response=row.text or None,
-            split_error=None if row.text else "empty_response",
-            finish_reason="stop",
-            num_thought_tokens=0,
-            num_response_tokens=0,
-            seed=-1,
-        )
-        for row in inputs["benchmark"].rows(Response, "reference.jsonl")
-    ]
-    write_records(path / "rows.jsonl", rows)
-    return {"num_completions": len(rows)}
+def compare(
+    judging: Judging, prompts: Artifact, answers: Artifact, baseline: Artifact, *, settings: EvalConfig, seed: int
+) -> Artifact:
+    """Judge two sets of answers to the test instructions and return their comparison.
 
-
-def intervene(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Sample responses after given thoughts."""
-    from tpo.evaluate.interventions import alter, intervene
-
-    prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
-    return intervene(
-        path,
-        prompts,
-        alter(inputs["thoughts"].rows(Completion), seed=seed, **config["intervention"]),
-        load_policy_reference(config, inputs),
-        ThoughtFormat(**config["thought"]),
-        settings=config["settings"],
-        engine_settings=join_settings(config, read_how(path)),
-        seed=seed,
-    )
-
-
-def check(path: Path, config: dict[str, Any], inputs: Inputs, seed: int) -> dict[str, Any]:
-    """Check answers that a program can check."""
-    from tpo.evaluate.benchmarks import gsm8k, ifeval
-
-    checker: Any = {"gsm8k": gsm8k, "ifeval": ifeval}[config["benchmark"]]
-    keys = read_keys(inputs["benchmark"])
-    responses = visible([inputs["completions"].rows(Completion)])
-    rows = [check for row in responses for check in checker.checks(row, keys[row.prompt_id])]
-    write_records(path / "rows.jsonl", rows)
-    accuracies = checker.summarize(rows, confidence=config["confidence"])
-    return {"accuracy": {name: accuracy.to_dict() for name, accuracy in accuracies.items()}}
+    Judged together where a score means something only beside others; a pairwise judge is asked about the policy's
+    samples against the baseline's, not about the samples among themselves.
+    """
+    both = {"prompts": prompts, "completions_0": answers, "completions_1": baseline}
+    inputs = {"prompts": prompts, "completions": answers, "baseline_completions": baseline}
+    index = settings.num_samples  # of the baseline's response beside the policy's samples
+    if judging.gives_verdicts:
+        inputs["verdicts"] = judging.verdicts(both, against=index)
+    elif judging.is_comparative:
+        inputs["scores"] = inputs["baseline_scores"] = judging.score(both)
+    else:
+        index = 0
+        inputs["scores"] = judging.score({"prompts": prompts, "completions_0": answers})
+        inputs["baseline_scores"] = judging.score({"prompts": prompts, "completions_0": baseline})
+    config = {
+        "confidence": settings.confidence,
+        "no_response": settings.no_response,
+        "baseline_index": index,
+    }
+    return judging.store.request(COMPARE, config, inputs, seed=seed)

@@ -12,7 +12,7 @@ def load_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: P
 
     Args:
         config: Settings of the judge; `kind` selects it.
-        policy: The model of judges that have none of their own: the frozen seed model, or the embedded one.
+        policy: The model of judges that have none of their own: the frozen seed model.
         answers_path: Where answers of language models are kept, so that nothing is asked twice.
     """
     match config["kind"]:
@@ -32,10 +32,6 @@ def load_judge(config: dict[str, Any], *, policy: Policy | None, answers_path: P
             from tpo.judge.judges.self_rating import SelfRating
 
             return SelfRating(config, _required(policy))
-        case "self_taught":
-            from tpo.judge.judges.self_taught import SelfTaught
-
-            return SelfTaught(config, _required(policy))
         case "reward_model":
             from tpo.judge.judges.reward_model import RewardModel
 

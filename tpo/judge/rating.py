@@ -15,7 +15,6 @@ from tpo.store.errors import TpoError
 from tpo.store.records import Response, Score, Verdict
 from tpo.store.seeds import derive_seed
 
-VERSION = 1
 ELO_START, ELO_SCALE = 1000.0, 400.0
 MAX_STEPS = 200  # of Newton; 5 to 10 are usual
 

@@ -13,14 +13,87 @@ from typing import Any
 
 import numpy as np
 
+from tpo.judge.load import load_judge, load_pairwise_judge
 from tpo.judge.protocol import Candidates, Judge, Match, PairwiseJudge
+from tpo.judge.rating import rate_responses
+from tpo.model.policy import open_policy
 from tpo.pairs import normalized
-from tpo.store.records import Completion, Prompt, Response, Score, Verdict
+from tpo.store.artifacts import Artifact
+from tpo.store.job import Job, Metrics
+from tpo.store.records import Completion, LabelledPair, Prompt, Response, Score, Verdict, write_records
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
-VERSION = 3
 CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a kill
+
+
+def judge_work(job: Job) -> Metrics:
+    """Score responses one by one."""
+    prompts, responses = judged_responses(job.inputs)
+    return judge_responses(job.path, prompts, responses, load_judge(**_judge_arguments(job)))
+
+
+def verdicts_work(job: Job) -> Metrics:
+    """Compare responses two at a time."""
+    prompts, responses = judged_responses(job.inputs)
+    pairs: dict[str, list[tuple[int, int]]] | None = None
+    if "labelled" in job.inputs:  # only the pairs that have a label
+        pairs = {}
+        for pair in job.inputs["labelled"].rows(LabelledPair, "pairs.jsonl"):
+            indices = (min(pair.first_index, pair.second_index), max(pair.first_index, pair.second_index))
+            if indices not in pairs.setdefault(pair.prompt_id, []):
+                pairs[pair.prompt_id].append(indices)
+    elif "against" in job.config:
+        indices_of: dict[str, list[int]] = {}
+        for row in responses:
+            indices_of.setdefault(row.prompt_id, []).append(row.sample_index)
+        other = job.config["against"]
+        pairs = {key: [(index, other) for index in found if index != other] for key, found in indices_of.items()}
+    judge = load_pairwise_judge(**_judge_arguments(job))
+    return collect_verdicts(job.path, prompts, responses, judge, orders=job.config["judge"]["orders"], pairs=pairs)
+
+
+def combine_work(job: Job) -> Metrics:
+    """Add up the scores of an ensemble's members."""
+    members = {role.removeprefix("member_"): artifact.rows(Score) for role, artifact in job.inputs.items()}
+    return _write_scores(job.path, combine(members, job.config["weights"]))
+
+
+def normalize_work(job: Job) -> Metrics:
+    """Turn log-likelihoods into scores."""
+    parts = {role: artifact.rows(Score) for role, artifact in job.inputs.items()}
+    scores = normalize_likelihoods(parts["likelihoods"], parts.get("priors"), per_token=job.config["per_token"])
+    return _write_scores(job.path, scores)
+
+
+def rate_work(job: Job) -> Metrics:
+    """Turn verdicts into scores."""
+    _, responses = judged_responses(job.inputs)
+    verdicts = job.inputs["verdicts"].rows(Verdict)
+    return _write_scores(job.path, rate_responses(responses, verdicts, config=job.config["rating"], seed=job.seed))
+
+
+def _write_scores(path: Path, scores: list[Score]) -> Metrics:
+    write_records(path / "rows.jsonl", scores)
+    return count_scores(scores)
+
+
+def _judge_arguments(job: Job) -> dict[str, Any]:
+    return {
+        "config": job.config["judge"] | job.how,
+        "policy": open_policy(job.config, job.inputs) if "model" in job.inputs else None,
+        "answers_path": job.answers_path,
+    }
+
+
+def judged_responses(inputs: Mapping[str, Artifact]) -> tuple[list[Prompt], list[Response]]:
+    """Return what a judge may see: the responses of labelled pairs or of one or more sets of completions."""
+    if "labelled" in inputs:
+        labelled = inputs["labelled"]
+        return labelled.rows(Prompt, "prompts.jsonl"), labelled.rows(Response, "responses.jsonl")
+    count = sum(role.startswith("completions_") for role in inputs)
+    sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
+    return inputs["prompts"].rows(Prompt), visible(sets)
 
 
 def visible(completions: Sequence[Sequence[Completion]]) -> list[Response]:

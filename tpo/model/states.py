@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tpo.model.trees import Row, computes_trees, join
+from tpo.model.trees import TreeRow, computes_trees, join
 
 
 class Reading(NamedTuple):
@@ -63,7 +63,7 @@ class StateReader:
             yield part
 
     def _trees(self, parts: Sequence[Sequence[Reading]]) -> list[Tensor]:
-        row = Row([join([reading.ids for reading in part]) for part in parts], device=self.decoder.device)
+        row = TreeRow([join([reading.ids for reading in part]) for part in parts], device=self.decoder.device)
         hidden = self.decoder(**row.inputs).last_hidden_state[0]
         return [
             hidden[[span.place(branch, position) for position in reading.positions]]

@@ -59,7 +59,7 @@ class Span(NamedTuple):
         return (self.fork, *self.stops)[branch] + position - trunk
 
 
-class Row:
+class TreeRow:
     """Trees laid out one after the other.
 
     Attributes:
@@ -89,7 +89,7 @@ class Row:
         self._masks: dict[tuple[int, int, int | None], Tensor] = {}
         self._dense_masks: dict[tuple[Span, int, int | None, torch.dtype], Tensor] = {}
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> "Row":
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "TreeRow":
         """Return the same row on a device."""
         moved = copy(self)
         moved.device, moved._masks, moved._dense_masks = device, {}, {}
@@ -134,7 +134,7 @@ def tree_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row: Row,
+    row: TreeRow,
     scaling: float | None = None,
     sliding_window: int | None = None,
     **kwargs: Any,
@@ -207,7 +207,7 @@ class _DenseTrees(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, row: Row, scaling: float, window: int | None
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, row: TreeRow, scaling: float, window: int | None
     ) -> Tensor:
         _, heads, tokens, dim = query.shape
         kv_heads = key.shape[1]
@@ -274,7 +274,7 @@ def computes_trees(model: Any) -> bool:
         for trunk, branches in trees
         for branch in branches
     ]
-    row = Row(trees, device=model.device)
+    row = TreeRow(trees, device=model.device)
     try:
         model.set_attn_implementation(ATTENTION)
         states = model(**row.inputs).last_hidden_state[0]

@@ -23,7 +23,7 @@ from tpo.config.check import check, to_config
 from tpo.config.schema import Config, register
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
-from tpo.plan.stages import Job, PlannedStage, Sharing, distinct_stages, plan_job, requests, sharing, stage_kind
+from tpo.plan.stages import PlannedRun, PlannedStage, distinct_stages, plan_job, stage_kind
 from tpo.plan.tables import print_plan
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
@@ -40,11 +40,10 @@ class PlanError(TpoError):
 class Plan:
     """The stages of all jobs with what they cost; `budgets` and `estimates` are by stage id."""
 
-    jobs: tuple[Job, ...]
+    jobs: tuple[PlannedRun, ...]
     stages: dict[str, PlannedStage]
     budgets: dict[str, int]
     estimates: dict[str, Estimate]
-    shares: tuple[Sharing, ...]
     devices: tuple[str, ...]  # that the estimates come from
 
 
@@ -112,8 +111,8 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool) -> Plan:
         except TpoError as error:
             raise _in_job(job, error) from error
     stages = distinct_stages(jobs)
-    asked = requests(stages)
-    budgets = {name: token_budget(request, asked) or 0 for name, request in asked.items()}
+    asked = {name: stage.artifact.manifest for name, stage in stages.items()}
+    budgets = {name: token_budget(request) for name, request in asked.items()}
     past = Past(Path(roots[0]), [stage_kind(stage.artifact) for stage in stages.values()])
     missing = {name: asked[name] for name, stage in stages.items() if not stage.is_there}
     return Plan(
@@ -121,7 +120,6 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool) -> Plan:
         stages=stages,
         budgets=budgets,
         estimates={name: past.expect(request, budget=budgets[name]) for name, request in missing.items()},
-        shares=tuple(sharing(jobs, budgets)),
         devices=tuple(past.devices(list(missing.values()))),
     )
 
@@ -147,7 +145,6 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "stages": [_describe(plan, name) for name in plan.stages],
         "kinds": [_sum_up(plan, kind) for kind in kinds],
         "total": _sum_up(plan, None),
-        "sharing": [{**share._asdict(), "ratio": share.ratio} for share in plan.shares],
         "devices": list(plan.devices),
     }
 

@@ -65,12 +65,6 @@ def stages_table(summary: dict[str, Any]) -> "Table":
 def notes(summary: dict[str, Any]) -> list[str]:
     """Return what there is to say below the table."""
     lines = []
-    for share in summary["sharing"] if len(summary["jobs"]) > 1 else []:
-        tokens = share["tokens_distinct"] / share["tokens_naive"] if share["tokens_naive"] else 1.0
-        lines.append(
-            f"{share['part']}: {share['num_distinct']} distinct stages of {share['num_naive']} that jobs ask for "
-            f"({share['ratio']:.2f}; by token budget {tokens:.2f})"
-        )
     if num_open := sum(row["depends_on_selection"] for row in summary["stages"]):
         lines.append(
             f"{_count(num_open, 'stage')} after an epoch that validation has yet to select: ids not final; counted as "

@@ -11,19 +11,32 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, Tokenizer, load_chat
-from tpo.model.policy import Policy
+from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import load_engine
-from tpo.sample.thought import ThoughtFormat, num_tokens_within, render, split
+from tpo.sample.engines.load import join_settings, load_engine
+from tpo.sample.thought import num_tokens_within, render, split
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
-VERSION = 3
+
+def work(job: Job) -> Metrics:
+    """Sample the completions of the instructions of one split."""
+    return write_completions(
+        job.path,
+        [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == job.config["split"]],
+        open_policy(job.config, job.inputs),
+        ThoughtFormat(**job.config["thought"]),
+        settings=job.config["settings"],
+        engine_settings=join_settings(job.config, job.how),
+        seed=job.seed,
+    )
 
 
-def sample(
+def write_completions(
     path: Path,
     prompts: Sequence[Prompt],
     policy: Policy,

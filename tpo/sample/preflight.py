@@ -7,17 +7,28 @@ the model can say.
 from collections.abc import Sequence
 from typing import Any
 
+from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import answer_ids, load_tokenizer
-from tpo.model.policy import Policy
+from tpo.model.policy import Policy, open_policy
 from tpo.sample.completions import plan_decoding
 from tpo.sample.prompts import PromptError
-from tpo.sample.thought import ThoughtFormat, render
+from tpo.sample.thought import render
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Prompt
 
-VERSION = 1
+
+def work(job: Job) -> Metrics:
+    """Check the instructions, the token budgets and the judge's answers against the model's tokenizer and context."""
+    return check_lengths(
+        job.inputs["prompts"].rows(Prompt),
+        open_policy(job.config, job.inputs),
+        [ThoughtFormat(**form) for form in job.config["forms"]],
+        sample_settings=job.config["sample"],
+        judge_settings=job.config["judge"],
+    )
 
 
-def preflight(
+def check_lengths(
     prompts: Sequence[Prompt],
     policy: Policy,
     forms: Sequence[ThoughtFormat],

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import TpoError
-from tpo.store.records import Prompt, RecordError, read_json_lines
+from tpo.store.job import Job, Metrics
+from tpo.store.records import Prompt, RecordError, read_json_lines, write_records
 from tpo.store.seeds import derive_seed
 
 UNCATEGORIZED = "uncategorized"
@@ -32,6 +33,53 @@ class SplitSizes:
     num_train: int  # per iteration
     num_validation: int
     num_test: int
+
+
+def work(job: Job) -> Metrics:
+    """Read or filter the instructions of the group `prompts` and split them."""
+    settings = job.config["settings"]
+    drops: dict[str, int] = {}
+    match settings["kind"]:
+        case "builtin":
+            found = load_builtin()
+        case "hub":
+            loaded = load_hub(
+                settings["dataset"],
+                revision=settings["revision"],
+                split=settings["split"],
+                text_field=settings["text_field"],
+            )
+            found = [prompt for prompt in loaded if len(prompt.text) <= settings["max_characters"]]
+            drops = {"too_long": len(loaded) - len(found)}
+        case "jsonl":
+            found = load_json_lines(
+                Path(settings["path"]),
+                text_field=settings["text_field"],
+                category_field=settings["category_field"],
+                split_field=settings["split_field"],
+            )
+        case "synthetic":
+            from tpo.sample.synthetic import filter_candidates, load_shots
+
+            found, drops = filter_candidates(
+                job.inputs["candidates"].rows(Prompt),
+                against=load_shots(settings["shots_path"]),
+                min_characters=settings["min_characters"],
+                max_characters=settings["max_characters"],
+                max_similarity=settings["max_similarity"],
+            )
+        case kind:
+            raise PromptError(f"prompts.kind={kind}: expected builtin, hub, jsonl or synthetic")
+    sizes = SplitSizes(settings["num_train"], settings["num_validation"], settings["num_test"])
+    rows = split_prompts(found, sizes=sizes, seed=job.seed)
+    write_records(job.path / "rows.jsonl", rows)
+    num_train = sum(row.split.startswith("train-") for row in rows)
+    return {
+        "num_prompts": len(rows),
+        "num_found": len(found),
+        "num_iterations": num_train // settings["num_train"],
+        "drops": drops,
+    }
 
 
 def prompt_id(text: str) -> str:

@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.model.chat import chat_ids, load_chat
-from tpo.model.policy import Policy
+from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding
-from tpo.sample.engines.load import load_engine
-from tpo.sample.prompts import make_prompt
+from tpo.sample.engines.load import join_settings, load_engine
+from tpo.sample.prompts import load_builtin, load_json_lines, make_prompt
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
-
-VERSION = 3
 
 REQUEST = (
     "Below is a numbered list of instructions that different users gave to an AI assistant. They are varied in topic "
@@ -37,7 +36,27 @@ class Filtered(NamedTuple):
     drops: dict[str, int]
 
 
-def synthesize(
+def work(job: Job) -> Metrics:
+    """Sample candidates, from shots of the built-in instructions or a file of the user's."""
+    settings = job.config["settings"]
+    return write_candidates(
+        job.path,
+        load_shots(settings["shots_path"]),
+        open_policy(job.config, job.inputs),
+        settings=settings,
+        engine_settings=join_settings(job.config, job.how),
+        seed=job.seed,
+    )
+
+
+def load_shots(path: str | None) -> list[Prompt]:
+    """Return the instructions that examples are drawn from: the built-in ones for training, or a JSON-lines file's."""
+    if path is None:
+        return [prompt for prompt in load_builtin() if prompt.split == "train"]
+    return load_json_lines(Path(path), text_field="text", category_field="category", split_field="split")
+
+
+def write_candidates(
     path: Path,
     shots: Sequence[Prompt],
     policy: Policy,

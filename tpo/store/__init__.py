@@ -1,0 +1,16 @@
+"""The ground under every step: write-once artifacts, their rows, and the processes that compute them.
+
+A step of the method is a request: the name of a stage, its version, its settings, the ids of its inputs and a seed. The
+hash of the request names a directory, `artifacts/<stage>-<hash>/`:
+
+    request.json     written before the work
+    *.jsonl, ...     rows (`records.py` is the data dictionary), weights, checkpoints
+    manifest.json    written last, by rename
+
+A directory without a manifest does not exist for a reader, and a stage that finds one continues from the rows in it. So
+a killed run continues, two runs that agree on a step share it, and nothing is ever edited. While one process computes
+a step, another that wants it waits for the lock and then reads the result (`locks.py`).
+
+`execute.py` does the work of a request, in this process or in a child process (`processes/`). This package knows no
+stage, no model and no setting by name: the packages of the steps import it, never the other way round.
+"""

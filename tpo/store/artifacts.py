@@ -12,16 +12,17 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tpo.store.environment import environment, peak_memory_mib
 from tpo.store.errors import ArtifactError
-from tpo.store.files import content_hash, file_digest, translate_disk_errors, write_json
+from tpo.store.files import file_digest, translate_disk_errors, write_json
 from tpo.store.locks import hold
 from tpo.store.records import Record, read_records
+from tpo.store.stage import Budget, RunsOn, Stage, Step
 
 log = logging.getLogger(__name__)
 
@@ -29,43 +30,6 @@ MANIFEST = "manifest.json"
 LOCK = ".lock"
 
 R = TypeVar("R", bound=Record)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A requested computation; its id is a hash of everything below but `how`.
-
-    Attributes:
-        stage: Which computation, for example "sample".
-        version: Of the stage's code: raised when the same settings would give another result.
-        config: The stage's settings, plain JSON types only.
-        inputs: Role to artifact id.
-        seed: The run's seed, or 0 for stages without randomness.
-        how: What the computation needs to know and its result does not depend on, such as a server's
-            address; not part of the id.
-    """
-
-    stage: str
-    version: int
-    config: dict[str, Any]
-    inputs: dict[str, str] = field(default_factory=dict)
-    seed: int = 0
-    how: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the identity as a plain dictionary, without `how`."""
-        return {
-            "stage": self.stage,
-            "version": self.version,
-            "config": self.config,
-            "inputs": self.inputs,
-            "seed": self.seed,
-        }
-
-    @property
-    def artifact_id(self) -> str:
-        """`<stage>-<first 12 hex digits of the sha256 of the canonical JSON>`."""
-        return f"{self.stage}-{content_hash(self.to_dict())}"
 
 
 @dataclass(frozen=True)
@@ -88,13 +52,24 @@ class Artifact:
         """Wall time of the computation, whenever it took place."""
         return float(self.manifest["seconds"])
 
+    @property
+    def budget(self) -> Budget | None:
+        """What was known of the step's cost when it was requested."""
+        found = self.manifest.get("budget")
+        return None if found is None else Budget(**found)
+
     def rows(self, kind: type[R], name: str = "rows.jsonl") -> list[R]:
         """Return the artifact's rows as records."""
         return read_records(self.path / name, kind)
 
 
 class Store:
-    """The directory of all artifacts, and the one way to get one: `store.run(step)`."""
+    """The directory of all artifacts, and the one way to get one: `store.request(STAGE, ...)`.
+
+    Attributes:
+        root: The directory.
+        asked: The distinct artifacts that this store was asked for, in order.
+    """
 
     def __init__(self, root: Path, *, execute: Callable[[Path], None], run: str | None = None) -> None:
         """Open the store at `root`.
@@ -107,6 +82,55 @@ class Store:
         self.root = root
         self._execute = execute
         self._run = run
+        self._asked: dict[str, Artifact] = {}
+
+    @property
+    def asked(self) -> list[Artifact]:
+        """The distinct artifacts that this store was asked for, in the order in which they were first."""
+        return list(self._asked.values())
+
+    def request(
+        self,
+        stage: Stage,
+        config: dict[str, Any],
+        inputs: Mapping[str, Artifact] | None = None,
+        *,
+        seed: int = 0,
+        how: dict[str, Any] | None = None,
+        runs_on: RunsOn | None = None,
+        processes: dict[str, Any] | None = None,
+        budget: Budget | None = None,
+    ) -> Artifact:
+        """Return the artifact of a step of `stage` (see `Step` for its parts), computing it if it is not there yet.
+
+        Args:
+            stage: The kind of computation.
+            config: What the result depends on, plain JSON types only.
+            inputs: Artifacts by role.
+            seed: Of the step.
+            how: What the work needs and the result does not depend on.
+            runs_on: What it computes with, if not what the stage says.
+            processes: How several processes compute it together.
+            budget: What is known of its cost.
+
+        Raises:
+            ArtifactError: If the artifact on disk is damaged or the computation failed.
+            LockError: If the file system has no locks.
+        """
+        step = Step(
+            stage=stage.name,
+            version=stage.version,
+            config=config,
+            inputs={role: artifact.artifact_id for role, artifact in (inputs or {}).items()},
+            seed=seed,
+            how=how or {},
+            work=stage.work,
+            runs_on=runs_on or stage.runs_on,
+            processes=processes,
+            budget=budget,
+        )
+        artifact = self.run(step)
+        return self._asked.setdefault(artifact.artifact_id, artifact)
 
     def run(self, step: Step) -> Artifact:
         """Return the step's artifact, computing it if it is not there yet.
@@ -122,44 +146,26 @@ class Store:
         if not (path / MANIFEST).exists():
             with translate_disk_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
-                # What `tpo.store.processes.launch` starts inherits the lock: if this process is killed and the stage lives on, nobody
-                # else starts to write the same rows.
+                # The processes that compute the step inherit the lock: if this process is killed and one of them lives
+                # on, no other process starts to write the same rows.
                 with hold(path / LOCK, purpose=step.artifact_id, is_inheritable=True):
                     if not (path / MANIFEST).exists():
                         log.info("%s: computing", step.artifact_id)
                         for leftover in path.glob("*.tmp"):  # of an attempt that was killed
                             leftover.unlink()
-                        write_json(path / "request.json", {**step.to_dict(), "how": step.how, "run": self._run})
+                        write_json(path / "request.json", {**step.to_request(), "run": self._run})
                         self._execute(path)
-                        return self.open(step.artifact_id, is_reused=False)
+                        return open_artifact(path, is_reused=False)
         log.info("%s: reused", step.artifact_id)
-        return self.open(step.artifact_id, is_reused=True)
-
-    def request(
-        self,
-        stage: str,
-        version: int,
-        config: dict[str, Any],
-        inputs: Mapping[str, Artifact] | None = None,
-        *,
-        seed: int = 0,
-        how: dict[str, Any] | None = None,
-    ) -> Artifact:
-        """Return the artifact of the step with these parts (see `Step`); `inputs` are artifacts by role."""
-        ids = {role: artifact.artifact_id for role, artifact in (inputs or {}).items()}
-        return self.run(Step(stage, version, config, ids, seed, how or {}))
-
-    def open(self, artifact_id: str, *, is_reused: bool = True) -> Artifact:
-        """Return a completed artifact after checking its files against the manifest.
-
-        Raises:
-            ArtifactError: If it is incomplete, or a file is missing or was changed.
-        """
-        return open_artifact(self.root / artifact_id, is_reused=is_reused)
+        return open_artifact(path)
 
 
 def open_artifact(path: Path, *, is_reused: bool = True) -> Artifact:
-    """Return the completed artifact in the directory `path` (see `Store.open`)."""
+    """Return the completed artifact in the directory `path` after checking its files against the manifest.
+
+    Raises:
+        ArtifactError: If it is incomplete, or a file is missing or was changed.
+    """
     manifest = read_manifest(path)
     for name, digest in manifest["files"].items():
         if not (path / name).exists() or file_digest(path / name) != digest:
@@ -183,12 +189,6 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ArtifactError(f"{path / MANIFEST} is damaged ({error}). Delete {path} to compute it again.") from error
     return manifest
-
-
-def read_how(path: Path) -> dict[str, Any]:
-    """Return `Step.how` of the step that is being computed in the directory `path`."""
-    how: dict[str, Any] = json.loads((path / "request.json").read_text())["how"]
-    return how
 
 
 def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:

@@ -1,4 +1,4 @@
-"""What the trainings of policies and of reward models share: LoRA through trl, saved whole and resumed in place."""
+"""Checkpoints of a training: saved whole, resumed in place, and turned into the adapter or model of an epoch."""
 
 import json
 import math

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 from trl.trainer.utils import FusedCausalLMOutput
 
-from tpo.model.trees import Row, computes_trees, join
+from tpo.model.trees import TreeRow, computes_trees, join
 
 CHUNK = 512  # tokens whose logits exist at one time
 
@@ -34,7 +34,7 @@ class PairRow:
         shape: Of that batch: chosen completions, then rejected ones; positions but the first.
     """
 
-    row: Row
+    row: TreeRow
     sources: Tensor
     targets: Tensor
     places: Tensor
@@ -55,7 +55,7 @@ def lay_out(batch: dict[str, Tensor]) -> PairRow:
         for ids, length in zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(dim=1).tolist(), strict=True)
     ]
     num_pairs = len(sequences) // 2
-    row = Row([join(sequences[pair::num_pairs]) for pair in range(num_pairs)])
+    row = TreeRow([join(sequences[pair::num_pairs]) for pair in range(num_pairs)])
     rows, columns = torch.nonzero(batch["completion_mask"][:, 1:], as_tuple=True)
     sources = [
         row.spans[index % num_pairs].place(index // num_pairs, position)

@@ -26,7 +26,7 @@ from tpo.train.pair_trees import add_pair_head
 if TYPE_CHECKING:
     from tpo.train.settings import TrainSettings
 
-VERSION = 1  # of the kernels in tpo/ that compute them: raised when they round otherwise
+VERSION = 2  # of the kernels in tpo/ that compute them: raised when they round otherwise
 SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")  # that move them
 
 

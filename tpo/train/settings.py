@@ -10,9 +10,13 @@ from peft import LoraConfig, TaskType
 from tpo.store.errors import TpoError
 
 
+class TrainingError(TpoError):
+    """Training that would not mean what it should."""
+
+
 @dataclass(frozen=True)
-class LoraSettings:
-    """What both trainings are told."""
+class TrainSettings:
+    """The `train` group, without what only concerns the choice of the checkpoint."""
 
     learning_rate: float
     lr_scheduler: str
@@ -25,52 +29,6 @@ class LoraSettings:
     lora_rank: int
     lora_alpha: int
     lora_targets: str
-
-    def lora(self, task_type: TaskType, **more: Any) -> LoraConfig:
-        """Return peft's configuration of the adapter."""
-        names = self.lora_targets
-        return LoraConfig(
-            task_type=task_type,
-            r=self.lora_rank,
-            lora_alpha=self.lora_alpha,
-            lora_dropout=0.0,
-            target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
-            **more,
-        )
-
-    def arguments(self, work: Path, *, seed: int, num_processes: int = 1) -> dict[str, Any]:
-        """Return what both of trl's configurations have in common."""
-        return {
-            "output_dir": str(work),
-            "seed": seed % 2**31,
-            "max_length": None,  # trl's default would cut answers off; over-long pairs were dropped and counted
-            "learning_rate": self.learning_rate,
-            "lr_scheduler_type": self.lr_scheduler,
-            "warmup_steps": self.warmup_ratio,  # below 1 it is a fraction of all steps
-            "num_train_epochs": self.num_epochs,
-            "per_device_train_batch_size": 1,  # a row is a micro-batch
-            "gradient_accumulation_steps": self.batch_size // (self.micro_batch_size * num_processes),
-            "max_grad_norm": self.max_grad_norm,
-            "gradient_checkpointing": self.gradient_checkpointing,
-            "bf16": False,  # no autocast: weights are in the dtype to compute in
-            "use_cpu": not torch.cuda.is_available(),
-            "save_strategy": "epoch",
-            "logging_steps": 1,
-            "remove_unused_columns": False,
-            "report_to": [],
-            "dataloader_pin_memory": torch.cuda.is_available(),
-            "ddp_find_unused_parameters": False,  # every trained parameter is in every forward pass
-        }
-
-
-class TrainingError(TpoError):
-    """Training that would not mean what it should."""
-
-
-@dataclass(frozen=True)
-class TrainSettings(LoraSettings):
-    """The `train` group, without what only concerns the choice of the checkpoint."""
-
     quantization: str
     beta: float
     nll_weight: float
@@ -82,3 +40,38 @@ class TrainSettings(LoraSettings):
     def is_full(self) -> bool:
         """Whether all weights are trained."""
         return self.lora_rank == 0
+
+    def lora(self) -> LoraConfig:
+        """Return peft's configuration of the adapter."""
+        names = self.lora_targets
+        return LoraConfig(
+            task_type=TaskType.CAUSAL_LM,
+            r=self.lora_rank,
+            lora_alpha=self.lora_alpha,
+            lora_dropout=0.0,
+            target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
+        )
+
+    def arguments(self, work: Path, *, seed: int) -> dict[str, Any]:
+        """Return the arguments of trl's configuration that do not concern the loss."""
+        return {
+            "output_dir": str(work),
+            "seed": seed % 2**31,
+            "max_length": None,  # trl's default would cut answers off; over-long pairs were dropped and counted
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": self.lr_scheduler,
+            "warmup_steps": self.warmup_ratio,  # below 1 it is a fraction of all steps
+            "num_train_epochs": self.num_epochs,
+            "per_device_train_batch_size": 1,  # a row is a micro-batch
+            "gradient_accumulation_steps": self.batch_size // (self.micro_batch_size * self.num_processes),
+            "max_grad_norm": self.max_grad_norm,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "bf16": False,  # no autocast: weights are in the dtype to compute in
+            "use_cpu": not torch.cuda.is_available(),
+            "save_strategy": "epoch",
+            "logging_steps": 1,
+            "remove_unused_columns": False,
+            "report_to": [],
+            "dataloader_pin_memory": torch.cuda.is_available(),
+            "ddp_find_unused_parameters": False,  # every trained parameter is in every forward pass
+        }

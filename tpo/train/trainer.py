@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather, parse_flag_from_env
 from datasets import Dataset
-from peft import PeftModel, TaskType, get_peft_model
+from peft import PeftModel, get_peft_model
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
@@ -28,7 +28,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.lora import fuse_adapter
-from tpo.model.policy import Policy
+from tpo.model.policy import Policy, open_policy
+from tpo.store.job import Job, Metrics
 from tpo.store.records import Pair
 from tpo.train.checkpoints import (
     MarkComplete,
@@ -42,10 +43,9 @@ from tpo.train.checkpoints import (
     unpack_micro_batch,
     write_metrics,
 )
-from tpo.train.norms import fuse_norms
 from tpo.train.optimizer import MasterWeightAdamW
 from tpo.train.pair_trees import add_pair_head, lay_out
-from tpo.train.reference import no_reference_model, reference_columns
+from tpo.train.reference import no_reference_model, reference_columns, reference_path
 from tpo.train.settings import TrainingError, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -157,7 +157,21 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
             )
 
 
-def train(
+def work(job: Job) -> Metrics:
+    """Train on the pairs, from the policy that they were sampled from."""
+    config = job.config
+    num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
+    return train_on_pairs(
+        job.path,
+        job.inputs["pairs"].rows(Pair),
+        open_policy(config, job.inputs),
+        TrainSettings(**config["settings"], num_processes=num_processes),
+        seed=job.seed,
+        reference_path=reference_path(job.path.parent, config, job.inputs),
+    )
+
+
+def train_on_pairs(
     path: Path,
     pairs: Sequence[Pair],
     policy: Policy,
@@ -230,10 +244,10 @@ def make_trainer(
     if settings.is_full:
         model = base
     elif policy.adapter_path is None:
-        model = get_peft_model(base, settings.lora(TaskType.CAUSAL_LM))
+        model = get_peft_model(base, settings.lora())
     else:
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
-    arguments = settings.arguments(work, seed=seed, num_processes=settings.num_processes)
+    arguments = settings.arguments(work, seed=seed)
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if is_deepspeed:  # told so, it keeps float32 copies of the parameters; it has no autocast
         arguments["bf16"] = policy.dtype == "bfloat16"
@@ -269,7 +283,6 @@ def make_trainer(
     # through a kernel without a backward pass. No dropout is active in any mode.
     model.train()
     fuse_adapter(model)
-    fuse_norms(model)
     # For DeepSpeed trl gathers a sharded head, where it is its own that is called.
     trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW

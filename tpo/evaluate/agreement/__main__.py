@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from tpo.config.check import check_agreement, to_config
 from tpo.config.schema import AgreementConfig, register
 from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_verdicts
+from tpo.evaluate.stages import LABELLED
 from tpo.judge.protocol import PAIRWISE_KINDS
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
@@ -26,29 +27,18 @@ from tpo.store.seeds import derive_seed
 
 register()
 
-LABELLED_VERSION = 1
-
 
 def measure(config: AgreementConfig, *, name: str) -> Path:
     """Judge the labelled responses and return the folder that holds what came out."""
     from tpo.evaluate.agreement.statistics import agreement, position_bias
     from tpo.judge.stages import Judging
-    from tpo.store.execute import open_store
+    from tpo.store.open import open_store
 
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         data = Path(config.data)
         digest = file_digest(data)
-        labelled = store.request("labelled", LABELLED_VERSION, {"sha256": digest}, how={"path": str(data)})
-        steps: dict[str, Artifact] = {}
-
-        def run(*parts: Any, **more: Any) -> Artifact:
-            artifact = store.request(*parts, **more)
-            steps[artifact.artifact_id] = artifact
-            return artifact
-
-        judging = Judging(
-            config.judge, config.rating, model=config.model, run=run, seed=derive_seed(config.seed, "rate")
-        )
+        labelled = store.request(LABELLED, {"sha256": digest}, how={"path": str(data)})
+        judging = Judging(store, config.judge, config.rating, model=config.model, seed=derive_seed(config.seed, "rate"))
         pairs = labelled.rows(LabelledPair, "pairs.jsonl")
         bias = None
         if config.judge.kind in PAIRWISE_KINDS:  # asked about the labelled pairs themselves: no rating in between
@@ -64,7 +54,7 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     )
     path = Path(config.runs_dir) / f"agreement-{digest[:12]}"
     path.mkdir(parents=True, exist_ok=True)
-    cost = _cost(judged, [step for step in steps.values() if step.manifest["stage"] != "model"])
+    cost = _cost(judged, [step for step in store.asked if step.manifest["stage"] not in {"model", "labelled"}])
     measured = {"judge": name, "data": data.name, **cost, **result.to_dict(), "position_bias": bias}
     write_json(path / f"{name}.json", measured)
     return path

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tpo.sample.prompts import PromptError, make_prompt
 from tpo.store.errors import TpoError
+from tpo.store.job import Job, Metrics
 from tpo.store.records import (
     LabelledPair,
     Preference,
@@ -22,6 +23,7 @@ from tpo.store.records import (
     Score,
     Verdict,
     read_json_lines,
+    write_records,
 )
 
 REQUIRED = ("instruction", "response_a", "response_b", "preference")
@@ -44,6 +46,14 @@ class LabelledRows(NamedTuple):
     prompts: list[Prompt]
     responses: list[Response]
     pairs: list[LabelledPair]
+
+
+def work(job: Job) -> Metrics:
+    """Read labelled preferences."""
+    prompts, responses, pairs = to_rows(load_preferences(Path(job.how["path"])))
+    for name, rows in (("prompts", prompts), ("responses", responses), ("pairs", pairs)):
+        write_records(job.path / f"{name}.jsonl", rows)
+    return {"num_instructions": len(prompts), "num_responses": len(responses), "num_pairs": len(pairs)}
 
 
 def load_preferences(path: Path) -> list[Preference]:

@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.pairs import DROP_REASONS, VERSION, PairSettings, pair_or_reason
+from tpo.config.schema import PairsConfig
+from tpo.pairs import DROP_REASONS, PAIRS, pair_or_reason
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
@@ -183,10 +184,10 @@ def _input(artifact: Artifact, role: str) -> Artifact:
 def _load_training(found: Mapping[str, Artifact], iteration: int, seed: int, limit: int) -> tuple[int, list[Entry]]:
     """Return how many instructions the iteration sampled, and the entries of those to show."""
     pairs = found["pairs"]
-    if pairs.manifest["version"] != VERSION:
+    if pairs.manifest["version"] != PAIRS.version:
         raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
     completions, scores = found["completions"].rows(Completion), found["scores"].rows(Score)
-    outcomes = pair_or_reason(completions, scores, PairSettings(**pairs.manifest["config"]))
+    outcomes = pair_or_reason(completions, scores, PairsConfig(**pairs.manifest["config"]))
     reasons = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
     if {reason: reasons.count(reason) for reason in DROP_REASONS} != pairs.metrics["drops"]:
         raise ArtifactError(

@@ -1,11 +1,14 @@
 """The engine that a config asks for."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from tpo.config.schema import EngineConfig
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Engine
+from tpo.store.stage import RunsOn
 
 # Where and how fast an engine samples: no part of what it samples. Tensor parallelism is, since it adds up in another
 # order, as are the other settings of vLLM that may change a last bit; each of several engines adds up as one does.
@@ -20,8 +23,9 @@ _HOW = (
 )
 
 
-def split_settings(settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_settings(engine: EngineConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     """Split the `engine` group into what a step's result depends on and `Step.how` of it; `join_settings` undoes it."""
+    settings = asdict(engine)
     how = {key: value for key, value in settings.items() if key in _HOW}
     return {key: value for key, value in settings.items() if key not in _HOW}, ({"engine": how} if how else {})
 
@@ -30,6 +34,11 @@ def join_settings(config: dict[str, Any], how: dict[str, Any]) -> dict[str, Any]
     """Return the `engine` group of a step from its config and its `how`."""
     settings: dict[str, Any] = config["engine"] | how.get("engine", {})
     return settings
+
+
+def runs_on(engine: EngineConfig) -> RunsOn:
+    """Return what steps that sample with this engine compute with."""
+    return {"vllm": RunsOn.VLLM, "server": RunsOn.HOST}.get(engine.kind, RunsOn.DEVICE)
 
 
 def load_engine(

@@ -24,7 +24,7 @@ from torch import Tensor
 from tpo.model.load import load_policy
 from tpo.model.packed import pack
 from tpo.model.policy import Policy
-from tpo.model.trees import Row, join
+from tpo.model.trees import TreeRow, join
 from tpo.sample.decoding import Decoding, Generation
 from tpo.sample.engines.torch_nucleus import sample_tokens
 from tpo.sample.engines.torch_rows import ATTENTION, Prefix, RowCache
@@ -144,7 +144,7 @@ class TorchEngine:
         """Yield (sequence, prefilled prompt, first logits); prompts are prefilled when the first of them enters."""
         for batch in _prefill_batches(prompts):
             tree = join([list(prompts[index]) for index in batch])
-            row = Row([tree], device=self.device)
+            row = TreeRow([tree], device=self.device)
             span = row.spans[0]
             layers = cache.begin_prefill()
             ends = [span.place(branch, len(prompts[index]) - 1) for branch, index in enumerate(batch)]

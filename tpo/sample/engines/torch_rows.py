@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from tpo.model.trees import Row, tree_attention
+from tpo.model.trees import TreeRow, tree_attention
 from tpo.store.errors import TpoError
 
 ATTENTION = "tpo_rows"
@@ -25,7 +25,7 @@ def row_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row: Row | None = None,
+    row: TreeRow | None = None,
     sharing: "Sharing | None" = None,
     scaling: float | None = None,
     **kwargs: Any,

@@ -1,7 +1,7 @@
 """Sampling with vLLM: n = K with a shared prefix, adapters served unmerged, each under an id of its own.
 
 vLLM takes the device's memory and keeps it, so `tpo.run` always executes stages with this engine in another process
-(`tpo.store.processes.resident`), which ends before a training begins.
+(`tpo.store.resident`), which ends before a training begins.
 """
 
 import json

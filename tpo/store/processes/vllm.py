@@ -1,7 +1,7 @@
 """vLLM in this process, whose engine is a process of its own.
 
 vLLM takes long to start, and keeps the device's memory until its process ends. So a process starts one vLLM at most and
-keeps it: a later stage of the same process that wants the same goes on with it (`tpo.store.processes.resident`).
+keeps it: a later stage of the same process that wants the same goes on with it (`tpo.store.resident`).
 """
 
 import logging

@@ -22,7 +22,7 @@ from tpo.store.processes.workers import Emit, Workers
 log = logging.getLogger(__name__)
 
 
-class Outcome(NamedTuple):
+class StageEnd(NamedTuple):
     """How the execution of a stage ended."""
 
     error: str | None = None  # what went wrong
@@ -54,7 +54,7 @@ class Resident:
                 self.close()
                 outcome = self._try(path)
         except TpoError as ended:  # or it was killed
-            outcome = Outcome(error=str(ended))
+            outcome = StageEnd(error=str(ended))
         error = "it wants two different models in vLLM" if outcome.is_occupied else outcome.error
         if error is not None:
             self.close()
@@ -82,14 +82,14 @@ class Resident:
         self._workers.make(Stages, [{}])
         return self._workers
 
-    def _try(self, path: Path) -> Outcome:
+    def _try(self, path: Path) -> StageEnd:
         if self._workers is not None and not self._workers.are_alive:
             log.warning("the process that waited for stages with vLLM is gone, perhaps for want of memory: another")
             self.close()
         workers = self._workers or self._start()
         self._keeps_vllm = True  # as far as is known
         [(_, outcome)] = workers.run({0: path})
-        found: Outcome = outcome
+        found: StageEnd = outcome
         self._keeps_vllm = found.is_keeping
         return found
 
@@ -103,7 +103,7 @@ class Stages:
         self._importing.start()
 
     def __call__(self, path: Path, emit: Emit) -> None:
-        """Execute a stage; `emit` gets its one `Outcome`."""
+        """Execute a stage; `emit` gets its one `StageEnd`."""
         from tpo.store.execute import execute
         from tpo.store.processes.vllm import OccupiedError, is_keeping
 
@@ -119,7 +119,7 @@ class Stages:
             if not isinstance(failed, TpoError):
                 log.exception("%s failed", path.name)
             error = describe(failed)
-        emit(Outcome(error, is_occupied, is_keeping()))
+        emit(StageEnd(error, is_occupied, is_keeping()))
 
 
 def _import_vllm() -> None:

@@ -1,0 +1,79 @@
+"""What the pipeline asks the store for: where each step runs, what it depends on, and that it is listed once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_config import PLAIN, composed
+
+from tpo.plan.stages import PlannedRun, plan_job
+from tpo.store.artifacts import Store, finish
+from tpo.store.job import load_work
+from tpo.store.stage import Budget, RunsOn, Stage
+
+SERVERS = ["judge.server.base_url=http://a/v1", "judge.name=some/judge"]
+
+
+def planned(*overrides: str) -> PlannedRun:
+    return plan_job(composed(*PLAIN, "artifacts_dir=nowhere", *overrides))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], {"sample": "device", "judge": "device", "train": "device", "model": "device"}),
+        (["engine=vllm"], {"sample": "vllm", "judge": "device", "train": "device"}),
+        (["engine=server", "engine.base_urls=[http://a/v1]"], {"sample": "host", "judge": "device"}),
+        (["judge=llm_pairwise", *SERVERS, "judge.backend=server"], {"verdicts": "host", "rate": "host"}),
+        (["judge=llm_pairwise", "judge.backend=vllm", "judge.name=some/judge"], {"verdicts": "vllm"}),
+        ([], {"pairs": "host", "compare": "host", "preflight": "host", "prompts": "host"}),
+        (["prompts=synthetic", "engine=vllm"], {"synthesize": "vllm"}),
+    ],
+)
+def test_steps_run_where_what_they_compute_with_is(overrides: list[str], expected: dict[str, str]) -> None:
+    found: dict[str, set[str]] = {}
+    for artifact in planned(*overrides).stages:
+        found.setdefault(artifact.manifest["stage"], set()).add(artifact.manifest["runs_on"])
+    assert {stage: found[stage] for stage in expected} == {stage: {place} for stage, place in expected.items()}
+
+
+def test_work_of_every_step_is_there() -> None:
+    for overrides in (["prompts=synthetic"], ["judge=likelihood"], ["judge=llm_pairwise", *SERVERS]):
+        for artifact in planned(*overrides).stages:
+            assert callable(load_work(artifact.manifest["work"]))
+
+
+def test_training_of_several_processes_is_launched_with_what_it_depends_on() -> None:
+    trainings = [
+        artifact.manifest
+        for artifact in planned("train.num_processes=2", "train.micro_batch_size=1").stages
+        if artifact.manifest["stage"] == "train"
+    ]
+    assert trainings and all(
+        manifest["processes"] == manifest["config"]["accelerate"] and manifest["processes"]["num_processes"] == 2
+        for manifest in trainings
+    )
+
+
+def test_store_remembers_what_it_was_asked_once_and_in_order(tmp_path: Path) -> None:
+    def execute(path: Path) -> None:
+        finish(path, metrics={}, started=0)
+
+    store = Store(tmp_path, execute=execute)
+    first, second = Stage("first", 1, "nowhere:work"), Stage("second", 2, "nowhere:work", runs_on=RunsOn.DEVICE)
+    one = store.request(first, {})
+    two = store.request(second, {}, {"one": one}, budget=Budget(tokens=7, num_prompts=2))
+    assert store.request(first, {}).artifact_id == one.artifact_id
+    assert store.asked == [one, two]
+    assert two.manifest["inputs"] == {"one": one.artifact_id} and two.manifest["runs_on"] == "device"
+    assert two.budget == Budget(tokens=7, num_prompts=2) and one.budget is None
+    assert store.request(second, {}, {"one": one}).budget == two.budget, "it is no part of the identity"
+
+
+def test_how_and_where_are_no_part_of_the_identity(tmp_path: Path) -> None:
+    ids = []
+    make: Callable[..., Any] = Store(tmp_path, execute=lambda path: finish(path, metrics={}, started=0)).request
+    for more in ({}, {"how": {"a": 1}}, {"runs_on": RunsOn.VLLM}, {"processes": {"n": 2}}, {"budget": Budget(1)}):
+        ids.append(make(Stage("any", 1, "nowhere:work"), {"x": 1}, seed=3, **more).artifact_id)
+    assert len(set(ids)) == 1

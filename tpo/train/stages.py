@@ -1,0 +1,45 @@
+"""The stage that trains, and what it depends on."""
+
+from dataclasses import asdict
+from typing import Any
+
+from tpo.config.accelerate import AccelerateConfig
+from tpo.config.schema import TrainConfig
+from tpo.model.policy import PolicyRef
+from tpo.store.artifacts import Artifact, Store
+from tpo.store.stage import Budget, RunsOn, Stage
+
+TRAIN = Stage("train", version=3, work="tpo.train.trainer:work", runs_on=RunsOn.DEVICE)
+
+
+def train(
+    store: Store, policy: PolicyRef, pairs: Artifact, *, settings: TrainConfig, accelerate: AccelerateConfig, seed: int
+) -> Artifact:
+    """Return what DPO makes of `policy` after each epoch: adapters, or whole models.
+
+    Args:
+        store: Of all artifacts.
+        policy: Where training starts, and what the pairs were sampled from.
+        pairs: Preference pairs.
+        settings: Of the training.
+        accelerate: How several processes share it.
+        seed: Of the step.
+    """
+    identity = asdict(settings) | {"quantization": policy.settings.quantization}
+    num_processes = identity.pop("num_processes")
+    del identity["select"]
+    if policy.adapter is None:
+        identity["reference"] = "previous"  # it is the seed model too, so both are one artifact
+    config: dict[str, Any] = {"settings": identity, **policy.config}
+    processes = None
+    if num_processes > 1:  # what is computed is the same, but not to the last bit
+        processes = config["accelerate"] = asdict(accelerate) | {"num_processes": num_processes}
+    sampled = pairs.budget or Budget(0)
+    return store.request(
+        TRAIN,
+        config,
+        {"pairs": pairs, **policy.inputs},
+        seed=seed,
+        processes=processes,
+        budget=Budget(2 * sampled.num_prompts * sampled.completion_tokens * settings.num_epochs),
+    )
