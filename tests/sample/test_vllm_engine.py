@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from conftest import vllm_settings
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
+from tpo.sample.engines.load import load_engine
+from tpo.sample.engines.vllm.workers import VllmWorkers
 
 from tpo.judge.llm.ask import LLM
 from tpo.judge.llm.local import LocalBackend
 from tpo.judge.llm.question import FIRST_TOKEN, Question
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.policy import Policy
-from tpo.sample.decoding import vllm_process
-from tpo.sample.engines.load import load_engine
-from tpo.sample.engines.vllm_workers import VllmWorkers
 from tpo.sample.prompts import load_builtin
 from tpo.store.errors import TpoError
+from tpo.store.processes import vllm as vllm_process
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -34,7 +34,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from tpo.sample.decoding import Decoding, Policy
-from tpo.sample.engines.vllm_engine import VllmEngine
+from tpo.sample.engines.vllm.engine import VllmEngine
 request = json.loads(sys.stdin.read())
 results, engines = [], []
 for adapter in request["adapters"]:

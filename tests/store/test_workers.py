@@ -15,12 +15,15 @@ import torch
 from conftest import vllm_settings
 from fake_workers import Counter, FakeEngine, FakeModel, shares
 
+from tpo.judge.llm import local
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.cache import Asked
-from tpo.judge.llm.question import Question, local
+from tpo.judge.llm.question import Question
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, vllm_process, vllm_workers
+from tpo.sample.decoding import Decoding
+from tpo.sample.engines import vllm as vllm_workers
 from tpo.store.errors import TpoError
+from tpo.store.processes import vllm as vllm_process
 from tpo.store.processes.vllm import OccupiedError
 from tpo.store.processes.workers import Workers, share_devices
 

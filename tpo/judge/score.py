@@ -13,9 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from tpo.judge.load import load_judge, load_pairwise_judge
-from tpo.judge.protocol import Candidates, Judge, Match, PairwiseJudge
-from tpo.judge.rating import rate_responses
+from tpo.config.kinds import load_settings
+from tpo.judge.protocol import (
+    Candidates,
+    Judge,
+    Match,
+    PairwiseJudge,
+    PairwiseJudgeConfig,
+    PointwiseJudgeConfig,
+)
+from tpo.judge.rating import Rating, rate_responses
 from tpo.model.policy import open_policy
 from tpo.pairs import normalized
 from tpo.store.artifacts import Artifact
@@ -30,7 +37,8 @@ CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a 
 def judge_work(job: Job) -> Metrics:
     """Score responses one by one."""
     prompts, responses = judged_responses(job.inputs)
-    return judge_responses(job.path, prompts, responses, load_judge(**_judge_arguments(job)))
+    settings = load_settings(PointwiseJudgeConfig, job.config["judge"], job.how)
+    return judge_responses(job.path, prompts, responses, settings.make(**_made_with(job)))
 
 
 def verdicts_work(job: Job) -> Metrics:
@@ -49,8 +57,9 @@ def verdicts_work(job: Job) -> Metrics:
             indices_of.setdefault(row.prompt_id, []).append(row.sample_index)
         other = job.config["against"]
         pairs = {key: [(index, other) for index in found if index != other] for key, found in indices_of.items()}
-    judge = load_pairwise_judge(**_judge_arguments(job))
-    return collect_verdicts(job.path, prompts, responses, judge, orders=job.config["judge"]["orders"], pairs=pairs)
+    settings = load_settings(PairwiseJudgeConfig, job.config["judge"], job.how)
+    judge = settings.make(**_made_with(job))
+    return collect_verdicts(job.path, prompts, responses, judge, orders=settings.orders, pairs=pairs)
 
 
 def combine_work(job: Job) -> Metrics:
@@ -70,7 +79,8 @@ def rate_work(job: Job) -> Metrics:
     """Turn verdicts into scores."""
     _, responses = judged_responses(job.inputs)
     verdicts = job.inputs["verdicts"].rows(Verdict)
-    return _write_scores(job.path, rate_responses(responses, verdicts, config=job.config["rating"], seed=job.seed))
+    rating = load_settings(Rating, job.config["rating"])
+    return _write_scores(job.path, rate_responses(responses, verdicts, rating=rating, seed=job.seed))
 
 
 def _write_scores(path: Path, scores: list[Score]) -> Metrics:
@@ -78,9 +88,9 @@ def _write_scores(path: Path, scores: list[Score]) -> Metrics:
     return count_scores(scores)
 
 
-def _judge_arguments(job: Job) -> dict[str, Any]:
+def _made_with(job: Job) -> dict[str, Any]:
+    """Return what a judge is made with, beside its settings."""
     return {
-        "config": job.config["judge"] | job.how,
         "policy": open_policy(job.config, job.inputs) if "model" in job.inputs else None,
         "answers_path": job.answers_path,
     }

@@ -7,9 +7,10 @@ holds none is unscored with a reason: never a guess, never the first thing found
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from tpo.config.fields import ConfigError
 from tpo.judge.protocol import Decision
 
 # Verdict -> outcome of the response shown first, and whether it is a strong one.
@@ -48,6 +49,17 @@ class ParsedScore(NamedTuple):
     value: int | None
     unscored_reason: str | None
     position: int = -1  # of the number in the text
+
+
+def require_places(key: str, template: str, places: Sequence[str]) -> None:
+    """Raise unless a prompt holds the place of every text that is to be judged.
+
+    Raises:
+        ConfigError: Naming the prompt's key and what it lacks.
+    """
+    missing = [place for place in places if place not in template]
+    if missing:
+        raise ConfigError(f"{key} has no {' and no '.join(missing)}")
 
 
 def fill(template: str, *, are_markers_kept: bool = False, **texts: str) -> str:

@@ -141,15 +141,14 @@ def end_ids(tokenizer: Tokenizer, generation_config: Any) -> frozenset[int]:
     return frozenset({tokenizer.eos_token_id, *(token for token in listed if token is not None)})
 
 
-def answer_ids(tokenizer: Any, config: dict[str, Any]) -> list[int]:
+def answer_ids(tokenizer: Any, *, positive: str, negative: str) -> list[int]:
     """Return the token ids of the self-rating judge's positive and negative answer.
 
     Raises:
         TpoError: If an answer is not a single token of the model.
     """
-    answers = [config["positive"], config["negative"]]
-    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
-    for answer, tokens in zip(answers, ids, strict=True):
+    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in (positive, negative)]
+    for answer, tokens in zip((positive, negative), ids, strict=True):
         if len(tokens) != 1:
             raise TpoError(
                 f"judge.positive and judge.negative must be one token each; {answer!r} is {len(tokens)} of this model's"

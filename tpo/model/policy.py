@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import ModelConfig, SampleConfig
+from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.store.artifacts import Artifact
 

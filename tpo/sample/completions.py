@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, Tokenizer, load_chat
 from tpo.model.policy import Policy, open_policy
-from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import join_settings, load_engine
+from tpo.sample.decoding import Decoding, EngineSettings, Generation
 from tpo.sample.thought import num_tokens_within, render, split
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt
@@ -31,7 +31,7 @@ def work(job: Job) -> Metrics:
         open_policy(job.config, job.inputs),
         ThoughtFormat(**job.config["thought"]),
         settings=job.config["settings"],
-        engine_settings=join_settings(job.config, job.how),
+        engine_settings=load_settings(EngineSettings, job.config["engine"], job.how["engine"]),
         seed=job.seed,
     )
 
@@ -43,7 +43,7 @@ def write_completions(
     form: ThoughtFormat,
     *,
     settings: dict[str, Any],
-    engine_settings: dict[str, Any],
+    engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
     """Write the completions of `prompts` to `path` and return what was counted.
@@ -54,7 +54,7 @@ def write_completions(
         policy: What to sample from.
         form: Thought format.
         settings: `num_samples`, `temperature`, `top_p`, `max_thought_tokens`, `max_response_tokens`.
-        engine_settings: The `engine` group.
+        engine_settings: What samples.
         seed: Of the stage.
 
     Returns:
@@ -65,7 +65,7 @@ def write_completions(
     chat = load_chat(policy)
     decoding = plan_decoding(chat.tokenizer, form, settings)
     contexts = {prompt.prompt_id: render(chat.tokenizer, prompt.text, form) for prompt in prompts}
-    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
+    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     num_samples = settings["num_samples"]
     num_tokens, started = 0, time.monotonic()
     with closing(engine), tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
@@ -98,7 +98,7 @@ def write_completions(
             path,
             Completion,
             prompt_ids=[prompt.prompt_id for prompt in prompts],
-            chunk_size=engine_settings["chunk_prompts"],
+            chunk_size=engine_settings.chunk_prompts,
             compute=compute,
         )
     return {**summarize(rows), "tokens_per_second": num_tokens / (time.monotonic() - started)}

@@ -1,15 +1,12 @@
-"""Sampling engines behind one protocol.
+"""Sampling engines behind one protocol; the engines are in `tpo.sample.engines`."""
 
-`torch_engine` on any device; vLLM in this process (`vllm_engine`), in several (`vllm_workers`), or behind a server
-(`server_engine`).
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    pass
+from tpo.config.groups import EngineConfig
+from tpo.model.chat import Chat
+from tpo.model.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -66,6 +63,33 @@ class Engine(Protocol):
     def close(self) -> None:
         """Be done: the engine samples nothing afterwards. What the next stage could use, the process may keep."""
         ...
+
+
+@dataclass
+class EngineSettings(EngineConfig):
+    """Settings of an engine; each kind has a module or a package in `tpo/sample/engines`."""
+
+    def make(
+        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
+    ) -> Engine:
+        """Return the engine.
+
+        Args:
+            policy: What to sample from.
+            chat: The policy's tokenizer and end ids.
+            contexts: All token-id prompts that will be asked for.
+            decoding: How they will be decoded.
+            seed: For engines that keep a random stream of their own.
+
+        Raises:
+            TpoError: If the engine cannot sample here.
+        """
+        raise NotImplementedError
+
+
+def longest(contexts: Iterable[Sequence[int]], decoding: Decoding) -> int:
+    """Return the tokens of the longest prompt with the longest completion."""
+    return max(map(len, contexts), default=0) + decoding.max_total
 
 
 class Thought(NamedTuple):

@@ -45,7 +45,7 @@ def check_lengths(
     tokenizer = load_tokenizer(policy.tokenizer_path)
     for judge in (judge_settings, *judge_settings.get("members", {}).values()):
         if judge["kind"] == "self_rating":
-            answer_ids(tokenizer, judge)
+            answer_ids(tokenizer, positive=judge["positive"], negative=judge["negative"])
     longest = 0
     for form in forms:
         budget = plan_decoding(tokenizer, form, sample_settings).max_total

@@ -8,7 +8,7 @@ reason; in particular a thought that the token limit cut off is never mistaken f
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tpo.config.schema import ThoughtConfig
+from tpo.config.groups import ThoughtConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Tokenizer, chat_ids
 

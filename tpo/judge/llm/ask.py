@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.judge.llm.question import Answer, Backend, Question
+from tpo.judge.llm.settings import LLMConfig
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
@@ -69,24 +70,24 @@ class LLM:
         return min(num_missing, max(0, self.max_calls - self.cache.count(identity)))
 
 
-def load_llm(config: dict[str, Any], *, policy: Policy | None, cache_path: Path) -> LLM:
-    """Return the model that `config` (the `judge` group of an LLM judge, as a dictionary) asks for.
+def load_llm(settings: LLMConfig, *, policy: Policy | None, cache_path: Path) -> LLM:
+    """Return the model that is asked for; nothing is started before the first question.
 
     Args:
-        config: Settings; `backend` selects where the model runs.
+        settings: `backend` selects where the model runs.
         policy: The seed model, used where the backend is vllm and `name` is None.
         cache_path: File that keeps the answers.
     """
     backend: Backend
-    match config["backend"]:
+    match settings.backend:
         case "vllm":
             from tpo.judge.llm.local import LocalBackend
 
-            backend = LocalBackend(config, policy)
+            backend = LocalBackend(settings, policy)
         case "server":
             from tpo.judge.llm.server import ServerBackend
 
-            backend = ServerBackend(config)
+            backend = ServerBackend(settings)
         case kind:
             raise ValueError(f"judge.backend={kind}: expected vllm or server")
-    return LLM(backend, cache_path, max_calls=config["max_calls"])
+    return LLM(backend, cache_path, max_calls=settings.max_calls)

@@ -1,7 +1,7 @@
 """Continuous batching in plain torch, through transformers' own forward and its attention interface.
 
 Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.model.trees`), and each one's
-keys and values are kept once for its K samples. Each sample owns a row of the cache (`tpo.sample.engines.torch_rows`); a finished
+keys and values are kept once for its K samples. Each sample owns a row of the cache (`tpo.sample.engines.torch.rows`); a finished
 one gives its row to the next. All rows decode together with one query token each: a row attends to its prompt and to
 its own first `length` positions, wherever the others are. The forced switch from thought to response feeds the
 delimiter through the same steps, without a second prefill.
@@ -26,8 +26,8 @@ from tpo.model.packed import pack
 from tpo.model.policy import Policy
 from tpo.model.trees import TreeRow, join
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.torch_nucleus import sample_tokens
-from tpo.sample.engines.torch_rows import ATTENTION, Prefix, RowCache
+from tpo.sample.engines.torch.nucleus import sample_tokens
+from tpo.sample.engines.torch.rows import ATTENTION, Prefix, RowCache
 from tpo.store.errors import TpoError
 
 PREFILL_TOKENS = 1024  # of prompts that are prefilled together

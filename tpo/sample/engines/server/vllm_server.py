@@ -9,16 +9,15 @@ quantized values, and is given the adapters as they are trained.
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
+from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding
-from tpo.sample.engines.vllm_engine import adapter_rank
+from tpo.sample.engines.vllm import adapter_rank
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 
@@ -38,26 +37,17 @@ class Sampled(NamedTuple):
 class VllmServer:
     """One vLLM server that samples from the policy."""
 
-    def __init__(
-        self,
-        url: str,
-        config: dict[str, Any],
-        policy: Policy,
-        *,
-        max_tokens: int,
-        end_ids: frozenset[int],
-        kept: Callable[[], str],
-    ) -> None:
-        """Remember where the server is and what it has to serve; the arguments are those of `ServerEngine`."""
-        self._policy, self._max_tokens, self._end_ids = policy, max_tokens, end_ids
-        purpose = Purpose(
-            group="engine",
-            address="engine.base_urls",
-            unit="prompt",
-            not_found="Does engine.base_urls end with /v1?",
-            promise="what is kept is not sampled again",
-        )
-        self.connection = Connection(url, config, purpose, kept=kept)
+    def __init__(self, connection: Connection, policy: Policy, *, max_tokens: int, end_ids: frozenset[int]) -> None:
+        """Remember what the server has to serve.
+
+        Args:
+            connection: Where it is.
+            policy: Seed model and adapter.
+            max_tokens: The longest prompt plus completion that will be asked for.
+            end_ids: Token ids that end a completion.
+        """
+        self.connection, self._policy = connection, policy
+        self._max_tokens, self._end_ids = max_tokens, end_ids
         log.info("%s has to serve %s (see conf/engine/server.yaml)", self.connection.url, policy.model_path)
         self._model: str | None = None  # what the server calls the seed model
         self._adapter = None if policy.adapter_path is None else adapter_name(policy.adapter_path)
