@@ -11,7 +11,7 @@ from tpo.model.chat import load_tokenizer, strip_special_tokens
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
-from tpo.store.processes.vllm import keep, start_vllm
+from tpo.store.processes.vllm import cached_engine, start_vllm
 from tpo.store.processes.workers import Emit, Workers, share_devices
 
 
@@ -160,7 +160,7 @@ class LocalBackend:
     def _workers(self) -> Workers:
         count, size = self.settings.data_parallel_size, self.settings.tensor_parallel_size
         shares = share_devices(count, per_worker=size, group="judge.vllm")
-        workers = keep((shares, self._arguments), lambda: Workers(shares))
+        workers = cached_engine((shares, self._arguments), lambda: Workers(shares))
         # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
         workers.make(VllmModel, [{"settings": self._arguments, "seed": number} for number in range(count)])
         return workers

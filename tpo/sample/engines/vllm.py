@@ -15,7 +15,7 @@ from tpo.config.fields import setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Engine, EngineSettings, Generation, Thought, switch_to_response
-from tpo.store.processes.vllm import keep, start_vllm
+from tpo.store.processes.vllm import cached_engine, start_vllm
 from tpo.store.processes.workers import Emit, Workers, share_devices
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import RunsOn
@@ -221,7 +221,7 @@ class VllmWorkers:
         """
         count = self._count = settings.data_parallel_size
         shares = share_devices(count, per_worker=settings.tensor_parallel_size, group="engine")
-        self._workers = keep((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
+        self._workers = cached_engine((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
         shared = {"settings": settings, "policy": policy, "end_ids": end_ids}
         # Engines with one seed would draw the same numbers for different prompts.
         own = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
