@@ -25,9 +25,9 @@ PURE = [
 ]
 NEEDS_TORCH = {
     "tpo.train.dpo",
-    "tpo.sample.engines.torch_nucleus",
-    "tpo.sample.engines.torch_rows",
-    "tpo.sample.engines.torch_engine",
+    "tpo.sample.engines.torch.nucleus",
+    "tpo.sample.engines.torch.rows",
+    "tpo.sample.engines.torch.engine",
     "tpo.train.checkpoints",
     "tpo.judge.judges.armorm",
     "tpo.judge.judges.likelihood",

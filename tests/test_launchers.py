@@ -20,7 +20,6 @@ from omegaconf import OmegaConf
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
 from tpo.config.shared_cores import LIMITS, WAIT_POLICY, SharedCores
-from tpo.results.run import first_difference
 
 LAUNCHERS = ("processes", "local_array", "ray_local")
 
@@ -82,7 +81,7 @@ def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     ],
 )
 def test_first_difference(path: tuple[Any, ...], value: Any, expected: str | None) -> None:
-    assert first_difference(SUMMARY, changed(path, value)) == expected
+    assert load_script().first_difference(SUMMARY, changed(path, value)) == expected
 
 
 # --- threads ----------------------------------------------------------------------------------------------------

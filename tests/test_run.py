@@ -13,10 +13,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
+from tpo.config.judge import EnsembleJudge
 
 import tpo.run
 from tpo.config.check import check
-from tpo.config.judge import EnsembleJudge
 from tpo.config.schema import Config
 from tpo.judge.protocol import Decision, Match
 from tpo.store.artifacts import open_artifact

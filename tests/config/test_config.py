@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tpo.config.judge
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-import tpo.config.judge
 import tpo.config.schema
 from tpo.config.check import ConfigError, check, check_agreement, check_search
 from tpo.config.schema import SCHEMAS, AgreementConfig, Config, register

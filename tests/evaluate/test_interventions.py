@@ -120,7 +120,7 @@ def test_a_sample_has_the_same_random_numbers_under_every_intervention(tmp_path:
 
 def test_a_response_that_goes_on_thinking_is_none(tmp_path: Path, policy: Policy, monkeypatch: Any) -> None:
     from tpo.sample.decoding import Generation
-    from tpo.sample.engines.torch_engine import TorchEngine
+    from tpo.sample.engines.torch.engine import TorchEngine
 
     def says(text: str) -> None:
         def generate(self: Any, prompts: Any, **_: Any) -> Any:

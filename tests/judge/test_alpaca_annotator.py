@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from test_llm_judges import FakeLLM
+from tpo.judge.load import load_pairwise_judge
 
 from tpo.judge.judges.alpaca_eval import AlpacaEvalAnnotator, first_preference, read_template, template_path
 from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched
-from tpo.judge.load import load_pairwise_judge
 from tpo.judge.protocol import PAIRWISE_KINDS, Decision, Match
 from tpo.store.errors import TpoError
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tpo.judge.load import load_judge
 
 from tpo.config.thought import ThoughtFormat
 from tpo.judge.judges.self_rating import SelfRating
-from tpo.judge.load import load_judge
 from tpo.judge.protocol import Candidates, Decision, Judgement, Match
 from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
 from tpo.model.chat import Chat, load_tokenizer, strip_special_tokens

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tpo.sample.engines.torch_engine import TorchEngine
 
 from tpo.config.thought import DIRECT, Enforce, ThoughtFormat
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.completions import make_completion, plan_decoding, summarize, write_completions
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.torch_engine import TorchEngine
 from tpo.sample.preflight import check_lengths
 from tpo.sample.prompts import PromptError, make_prompt
 from tpo.store.records import Completion, Prompt, read_records

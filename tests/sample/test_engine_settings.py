@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 from test_config import PLAIN, composed
+from tpo.sample.engines.load import join_settings, split_settings
 
 import tpo.sample.completions
 from tpo.config.schema import SCHEMAS, EngineConfig
 from tpo.plan.__main__ import plan_job
 from tpo.sample.decoding import switch_to_response
-from tpo.sample.engines.load import join_settings, split_settings
 from tpo.store.artifacts import Artifact
 from tpo.store.job import Job
 

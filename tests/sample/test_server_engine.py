@@ -17,14 +17,14 @@ from typing import Any
 
 import openai._base_client
 import pytest
+from tpo.sample.engines.load import load_engine
+from tpo.sample.engines.server.engine import ServerEngine
+from tpo.sample.engines.server.vllm import adapter_name
 
 import tpo.model.connection
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import load_engine
-from tpo.sample.engines.server_engine import ServerEngine
-from tpo.sample.engines.vllm_server import adapter_name
 from tpo.store.errors import TpoError
 
 KEY = "sk-very-secret-0123456789"

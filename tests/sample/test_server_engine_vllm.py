@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from real_vllm import Server
 from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
+from tpo.sample.engines.server_engine import ServerEngine
+from tpo.sample.engines.vllm_server import adapter_name
 
 import tpo.sample.completions
 from tpo.config.thought import DIRECT
 from tpo.model.chat import Chat, load_tokenizer, save_tokenizer
 from tpo.model.policy import Policy
 from tpo.sample.completions import write_completions
-from tpo.sample.engines.server_engine import ServerEngine
-from tpo.sample.engines.vllm_server import adapter_name
 from tpo.sample.prompts import load_builtin
 from tpo.store.errors import TpoError
 from tpo.store.records import Completion, read_records

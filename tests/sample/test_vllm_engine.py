@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 from conftest import vllm_settings
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
+from tpo.sample.engines.load import load_engine
+from tpo.sample.engines.vllm.workers import VllmWorkers
 
 from tpo.judge.llm.ask import LLM
 from tpo.judge.llm.local import LocalBackend
 from tpo.judge.llm.question import FIRST_TOKEN, Question
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.policy import Policy
-from tpo.sample.decoding import vllm_process
-from tpo.sample.engines.load import load_engine
-from tpo.sample.engines.vllm_workers import VllmWorkers
 from tpo.sample.prompts import load_builtin
 from tpo.store.errors import TpoError
+from tpo.store.processes import vllm as vllm_process
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -34,7 +34,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from tpo.sample.decoding import Decoding, Policy
-from tpo.sample.engines.vllm_engine import VllmEngine
+from tpo.sample.engines.vllm.engine import VllmEngine
 request = json.loads(sys.stdin.read())
 results, engines = [], []
 for adapter in request["adapters"]:
@@ -126,7 +126,7 @@ def test_several_engines_generate_what_one_does(
         prompts, seeds=[[0]] * len(prompts), decoding=GREEDY
     )
     config = vllm_settings(gpu_memory_utilization=0.05, data_parallel_size=2)
-    monkeypatch.setattr(vllm_process, "_kept", None)
+    monkeypatch.setattr(vllm_process, "_cached", None)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
     engine = load_engine(config, policy, chat=chat, contexts=prompts, decoding=GREEDY, seed=2**62)
@@ -161,7 +161,7 @@ def test_several_judges_answer_what_the_torch_engine_does(
     wide_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm")
-    monkeypatch.setattr(vllm_process, "_kept", None)
+    monkeypatch.setattr(vllm_process, "_cached", None)
     vllm = {
         "dtype": "float32",
         "max_model_len": 512,

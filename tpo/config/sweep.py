@@ -27,8 +27,10 @@ from hydra.errors import CompactHydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from tpo.config.check import ConfigError, check_search, check_secrets
-from tpo.config.schema import flatten
+from tpo.config.build import to_config
+from tpo.config.check import check_search, check_secrets
+from tpo.config.fields import ConfigError
+from tpo.config.schema import Config, flatten
 from tpo.store.files import content_hash, write_json
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ class SearchCheck(Callback):
         """Check the config that trials start from, if the sweeper proposes them one after the other."""
         if config.hydra.sweeper._target_ != BASIC_SWEEPER:
             try:
-                check_search(config)
+                check_search(to_config(Config, config))
             except ConfigError as error:
                 sys.exit(f"error: {error}")  # of a callback's errors Hydra only warns
 

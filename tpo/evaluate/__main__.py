@@ -16,8 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.config.check import check_evaluate, to_config
-from tpo.config.eval import (
+from tpo.config.build import to_config
+from tpo.config.check import check_evaluate
+from tpo.config.schema import EvaluateConfig, register
+from tpo.evaluate.kinds import (
     AlpacaEvalEval,
     ArenaHardEval,
     CategoriesEval,
@@ -26,7 +28,6 @@ from tpo.config.eval import (
     ThoughtBudgetEval,
     ThoughtValueEval,
 )
-from tpo.config.schema import EvaluateConfig, register
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
 from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors, write_json
@@ -128,7 +129,7 @@ def rates(value: Any, name: str = "") -> list[tuple[str, dict[str, Any]]]:
 def main(composed: DictConfig) -> None:
     """Compose, check and evaluate; errors that are the user's to mend come without a traceback."""
     try:
-        config: EvaluateConfig = to_config(composed)
+        config = to_config(EvaluateConfig, composed)
         check_evaluate(config)
         path = run_evaluation(config, launch=read_launch(HydraConfig.get()))
     except TpoError as error:

@@ -12,12 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, chat_ids, load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.completions import summarize
-from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import join_settings, load_engine
+from tpo.sample.decoding import Decoding, EngineSettings, Generation
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
@@ -38,7 +38,7 @@ def work(job: Job) -> Metrics:
         open_policy(config, job.inputs),
         ThoughtFormat(**config["thought"]),
         settings=config["settings"],
-        engine_settings=join_settings(config, job.how),
+        engine_settings=load_settings(EngineSettings, config["engine"], job.how["engine"]),
         seed=job.seed,
     )
 
@@ -97,7 +97,7 @@ def write_interventions(
     form: ThoughtFormat,
     *,
     settings: dict[str, Any],
-    engine_settings: dict[str, Any],
+    engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
     """Write a completion for every thought to `path` and return what was counted.
@@ -109,7 +109,7 @@ def write_interventions(
         policy: What to sample from.
         form: A thought format with a response delimiter.
         settings: `temperature`, `top_p`, `max_response_tokens`.
-        engine_settings: The `engine` group.
+        engine_settings: What samples.
         seed: Of the stage.
     """
     from tqdm import tqdm
@@ -124,7 +124,7 @@ def write_interventions(
         for key, thought in thoughts.items()
         if thought is not None
     }
-    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
+    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     keys_of: dict[str, list[Key]] = {prompt.prompt_id: [] for prompt in prompts}
     for key in thoughts:
         keys_of[key[0]].append(key)
@@ -162,7 +162,7 @@ def write_interventions(
             path,
             Completion,
             prompt_ids=list(keys_of),
-            chunk_size=engine_settings["chunk_prompts"],
+            chunk_size=engine_settings.chunk_prompts,
             compute=compute,
         )
     return summarize(rows)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import ModelConfig, SampleConfig, ThoughtConfig
+from tpo.config.groups import ModelConfig, SampleConfig, ThoughtConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.stages import import_adapter
 from tpo.model.policy import PolicyRef, is_whole_model

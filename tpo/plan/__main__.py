@@ -19,7 +19,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tpo.config.check import check, to_config
+from tpo.config.build import to_config
+from tpo.config.check import check
 from tpo.config.schema import Config, register
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
@@ -86,7 +87,7 @@ def compose_jobs(overrides: Sequence[str], *, is_sweep: bool) -> list[tuple[list
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
         for job in jobs:
             try:
-                config: Config = to_config(compose("config", overrides=job))
+                config = to_config(Config, compose("config", overrides=job))
                 check(config)
             except (HydraException, OmegaConfBaseException, TpoError) as error:
                 raise _in_job(job, error) from error
