@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.config.check import ConfigError
+from tpo.config.fields import ConfigError
 from tpo.config.schema import register
 from tpo.config.sweep import Job, grids, refuse_secrets, summary
 

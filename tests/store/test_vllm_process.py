@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tpo.sample.decoding import vllm_process
+from tpo.store.processes import vllm as vllm_process
 from tpo.store.processes.vllm import OccupiedError, keep
 
 

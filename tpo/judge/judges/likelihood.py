@@ -2,7 +2,8 @@
 
 This file gives the sum over the response's tokens, log p(y | x), or without the instruction log p(y);
 `tpo.judge.score.normalize_likelihoods` makes of them the mean per token and, with the second subtracted from the first,
-the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), here to be compared with.
+the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), here to be compared
+with.
 """
 
 from collections.abc import Sequence
