@@ -17,14 +17,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.results.run import first_difference
-
 BASIC = "one_gpu"
 OTHERS = ("processes", "local_array", "ray_local")
+#: What a summary tells about its making, not about its result.
+NOT_RESULT = ("seconds", "is_reused")
 QUICKSTART = ("experiment=quickstart", "thought=generic,none", "tracking=none")
 
 
@@ -63,6 +63,33 @@ def sweep(launcher: str, overrides: Sequence[str], *, out: Path, **process: Any)
     seconds = time.monotonic() - started
     found = sorted((Path(process.get("cwd", "")) / out / launcher / "runs").glob("*/summary.json"))
     return Swept(launcher, {path.parent.name: json.loads(path.read_text()) for path in found}, seconds)
+
+
+def first_difference(first: dict[str, Any], second: dict[str, Any]) -> str | None:
+    """Return where the summaries of a run and of its repetition differ, or None where they agree to the last digit.
+
+    How long stages took and whether they were reused does not count; all else must not depend on when a run is
+    started, by which launcher, or beside which others.
+
+    Returns:
+        The first value that differs and both of its values, for example `iterations/1/win_rate/rate: 0.5 and 0.75`.
+    """
+    one, other = dict(_leaves(first)), dict(_leaves(second))
+    for path in {**one, **other}:
+        values = one.get(path, "absent"), other.get(path, "absent")
+        if values[0] != values[1]:
+            return f"{path}: {values[0]} and {values[1]}"
+    return None
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values within dictionaries and lists, with their paths; an empty one is a value."""
+    if not isinstance(value, (dict, list)) or not value:
+        yield path, value
+        return
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if key not in NOT_RESULT:
+            yield from _leaves(item, f"{path}/{key}" if path else str(key))
 
 
 def differences(swept: Swept, basic: Swept) -> dict[str, str | None]:

@@ -17,8 +17,8 @@ from tpo.config.check import check
 from tpo.config.schema import Config
 from tpo.judge.judges.ensemble import EnsembleJudge
 from tpo.judge.judges.length import LengthJudge
-from tpo.judge.judges.random import RandomJudge
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
+from tpo.judge.judges.random import RandomJudge
 from tpo.judge.protocol import Decision, Match
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score

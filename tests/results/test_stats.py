@@ -371,6 +371,13 @@ def test_holm_by_hand() -> None:
     assert holm([]) == [] and holm([None]) == [None] and holm([0.6, 0.7]) == [1.0, 1.0]
 
 
+def test_holm_rejects_three_of_benjamini_and_hochbergs_fifteen() -> None:
+    # Benjamini & Hochberg 1995, section 4: Bonferroni's correction at 5 % rejects three of their 15 hypotheses.
+    ordered = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344]
+    ordered += [0.0459, 0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0]
+    assert sum(p_value <= 0.05 for p_value in holm(ordered) if p_value is not None) == 3
+
+
 def test_simultaneous_confidence_is_the_root() -> None:
     assert simultaneous_confidence(0.95, 1) == 0.95
     assert simultaneous_confidence(0.95, 20) == pytest.approx(0.997438621)

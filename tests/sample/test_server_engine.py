@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import openai._base_client
 import pytest
 
 import tpo.model.connection
@@ -160,8 +161,9 @@ def failed(status: int, message: str) -> tuple[int, Any]:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpo.model.connection, "FIRST_DELAY_S", 0.002)
-    monkeypatch.setattr(tpo.model.connection, "LONGEST_DELAY_S", 0.02)
+    monkeypatch.setattr(tpo.model.connection, "POLL_S", 0.02)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.002)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.02)
     monkeypatch.setenv("FAKE_KEY", KEY)
 
 
@@ -384,7 +386,10 @@ def test_what_passes_is_tried_again_and_what_does_not_ends_it(serve: Callable[..
     server.script = [failed(500, "busy"), failed(429, "busy"), (0, None)]
     assert len(generate(engine, PROMPTS, PLAIN)) == len(PROMPTS)
     server.script = [None] * 3 + [failed(500, f"out of memory {KEY}")] * 4
-    with pytest.raises(TpoError, match=r"4 attempts at one prompt failed.*out of memory <key>.* 3 of 20 prompts"):
+    with pytest.raises(
+        TpoError,
+        match=r"prompt failed, repeated up to 3 times \(engine.max_retries\).*out of memory <key>.* 3 of 20 prompts",
+    ):
         generate(engine, PROMPTS, PLAIN)
     server.script = [failed(400, "n must be 1 when using greedy sampling")]
     with pytest.raises(TpoError, match="n must be 1 when using greedy sampling"):

@@ -128,7 +128,7 @@ def test_several_engines_generate_what_one_does(
         prompts, seeds=[[0]] * len(prompts), decoding=GREEDY
     )
     config = vllm_settings(gpu_memory_utilization=0.05, data_parallel_size=2)
-    monkeypatch.setattr(vllm_process, "_kept", None)
+    monkeypatch.setattr(vllm_process, "_cached", None)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
     engine = config.make(policy, chat=chat, contexts=prompts, decoding=GREEDY, seed=2**62)
@@ -163,7 +163,7 @@ def test_several_judges_answer_what_the_torch_engine_does(
     wide_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm")
-    monkeypatch.setattr(vllm_process, "_kept", None)
+    monkeypatch.setattr(vllm_process, "_cached", None)
     vllm = {
         "dtype": "float32",
         "max_model_len": 512,

@@ -230,7 +230,7 @@ def set_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
 def test_completions_are_in_the_order_of_the_prompts(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_workers, "VllmWorker", FakeEngine)
     monkeypatch.setattr(vllm_workers, "share_devices", lambda number, **_: shares(number))
-    monkeypatch.setattr(vllm_process, "_kept", None)
+    monkeypatch.setattr(vllm_process, "_cached", None)
     policy = Policy("model", None, "model", "float32", 512, None)
     config = vllm_settings(data_parallel_size=count)
     engine = vllm_workers.VllmWorkers(config, policy, end_ids=frozenset(), seed=3)
@@ -259,7 +259,7 @@ def test_questions_are_divided_and_answers_kept(
 ) -> None:
     monkeypatch.setattr(local, "VllmModel", FakeModel)
     monkeypatch.setattr(local, "share_devices", lambda number, **_: shares(number))
-    monkeypatch.setattr(vllm_process, "_kept", None)
+    monkeypatch.setattr(vllm_process, "_cached", None)
     vllm = LocalLLMConfig(max_model_len=64, data_parallel_size=2, dtype="float32")
     config = LLMConfig(backend="vllm", name=str(tiny_model), vllm=vllm)
     llm = load_llm(config, policy=None, cache_path=tmp_path / "answers.sqlite")

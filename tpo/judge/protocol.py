@@ -1,7 +1,7 @@
 """Judges: pointwise ones give each response a score, pairwise ones give two responses a verdict.
 
-`Candidates` and `Match` are the only inputs of a judge and have no place for a thought: what the paper asks for,
-that the judge sees responses only (section 2.2), holds by construction.
+`Candidates` and `Match` are the only inputs of a judge and have no field for a thought. So the judge sees responses
+only, as the paper has it (section 2.2), by construction.
 """
 
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class PointwiseJudgeConfig(JudgeConfig):
 
         Args:
             policy: The frozen seed model, where `uses_seed_model`.
-            answers_path: Where answers of language models are kept, so that nothing is asked twice.
+            answers_path: File in which answers of language models are cached.
 
         Raises:
             TpoError: If it cannot judge here, for example because weights are missing.

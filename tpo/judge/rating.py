@@ -1,7 +1,7 @@
 """Stage "rate": verdicts on pairs of responses -> one rating per response, as `Score` rows. Pure numpy.
 
-Reads the `Response` rows that were judged and the judge's `Verdict` rows. All kinds of rating see the verdicts of one
-prompt as a matrix of games won; a verdict that is not scored is no game at all, neither a tie nor a loss.
+Reads the `Response` rows that were judged and the judge's `Verdict` rows. Every kind of rating gets the verdicts of one
+prompt as a matrix of games won; an unscored verdict is left out, and is neither a tie nor a loss.
 """
 
 import math
@@ -138,7 +138,7 @@ def rate(
 ) -> dict[int, float | None]:
     """Return the rating of every response to one prompt; None where it has no scored verdict.
 
-    The result is exactly the same in whichever order the verdicts come.
+    The result does not depend on the order of the verdicts, to the last bit.
 
     Args:
         verdicts: On responses of `sample_indices`. One of weight w counts as w games; fractions are allowed.
@@ -216,11 +216,11 @@ def bradley_terry(wins: Matrix, *, prior_precision: float) -> Matrix:
 
         maximize  sum_ij wins_ij log sigmoid(s_i - s_j) - prior_precision / 2 sum_i s_i^2
 
-    Bradley & Terry 1952; the Gaussian prior keeps the strength of one who won all games finite. By Newton's method
-    on this concave function, with halved steps where a full one does not climb. Where all pairs met in equally many
-    games, the order is that of `win_count`, whatever the prior: at the maximum,
-    wins_i = sum_j games sigmoid(s_i - s_j) + prior_precision s_i, whose right side is one and the same increasing
-    function of every s_i.
+    Bradley & Terry 1952; the Gaussian prior keeps the strength of a response that won all its games finite. Solved by
+    Newton's method, with halved steps where a full one does not increase this concave function. Where all pairs have
+    equally many games, the order is that of `win_count` for any prior: at the maximum,
+    wins_i = sum_j games sigmoid(s_i - s_j) + prior_precision s_i, whose right side is the same increasing function of
+    s_i for every i.
 
     Args:
         wins: (responses, responses) from `count_wins`; each has played.
@@ -284,7 +284,7 @@ def elo(wins: Matrix, *, k_factor: float, num_orders: int, seed: int) -> Matrix:
 
         r_first += k_factor w (s - 1 / (1 + 10^((r_second - r_first) / 400))),  r_second -= the same.
 
-    Elo's result depends on the order of the games, which here means nothing. Three things take it out:
+    Elo's result depends on the order of the games, which has no meaning here. Three things remove this dependence:
 
     - All games of a pair are one game of their total weight. A judge that always prefers the response shown first
       then leaves all ratings exactly equal.

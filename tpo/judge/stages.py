@@ -1,7 +1,7 @@
 """The stages that turn responses into scores, for a run of TPO and for measuring a judge.
 
-Most judges are one step ("judge"), a pairwise judge is two ("verdicts", "rate": another rating asks nothing again), an
-ensemble the steps of its members and one that adds them up ("combine").
+Most judges are one step ("judge"). A pairwise judge is two ("verdicts", "rate"), so that another rating uses the same
+verdicts. An ensemble has the steps of its members and one that adds up their scores ("combine").
 """
 
 from collections.abc import Mapping

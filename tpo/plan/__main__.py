@@ -1,8 +1,8 @@
 """What a run or a sweep would compute and cost: `python -m tpo.plan -m experiment=quickstart thought=generic,none`.
 
-Takes what `python -m tpo.run` takes, composes every job, and prints before anything runs: the distinct stages, which of
-them are there, which are shared, and tokens and time as past stages took them. Runs and writes nothing
-(but `--json FILE`), and loads no model.
+Takes the arguments of `python -m tpo.run`, composes every job and prints the distinct stages, which of them exist
+already, which are shared, and the tokens and the time that the others will take, judged by past stages of their kind.
+Runs nothing, loads no model, and writes only the file of `--json FILE`.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def expand(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None 
         config_dir: A directory with YAML files of the user's own.
 
     Raises:
-        PlanError: If the sweeper chooses its jobs as it goes.
+        PlanError: If the sweeper chooses jobs by the results of others, as a search does.
     """
     with composing(config_dir) as loader:
         composed: DictConfig = loader.load_configuration(
@@ -74,12 +74,12 @@ def compose_jobs(
     """Return overrides and checked config of every job (see `expand`).
 
     Raises:
-        PlanError: If one does not compose or its settings make no sense; names its overrides.
+        PlanError: If one does not compose or breaks a rule; names its overrides.
     """
     try:
         jobs = expand(overrides, is_sweep=is_sweep, config_dir=config_dir)
     except (HydraException, OmegaConfBaseException) as error:
-        raise PlanError(_say(error)) from error
+        raise PlanError(_explain(error)) from error
     found = []
     for job in jobs:
         try:
@@ -95,7 +95,7 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | No
     """Return the plan of what `python -m tpo.run` would do.
 
     Raises:
-        PlanError: If a job would fail before its first stage that takes time, or jobs keep their artifacts apart.
+        PlanError: If a job would fail before its first stage that takes time, or jobs have different `artifacts_dir`s.
     """
     composed = compose_jobs(overrides, is_sweep=is_sweep, config_dir=config_dir)
     roots = sorted({config.artifacts_dir for _, config in composed})
@@ -122,17 +122,17 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | No
 
 
 def _in_job(overrides: Sequence[str], error: Exception) -> PlanError:
-    return PlanError(f"job {' '.join(overrides) or '(no overrides)'}: {_say(error)}")
+    return PlanError(f"job {' '.join(overrides) or '(no overrides)'}: {_explain(error)}")
 
 
-def _say(error: Exception) -> str:
-    """Hydra says which override it could not take, and in the cause why."""
+def _explain(error: Exception) -> str:
+    """Return Hydra's message, which names the override, with that of its cause, which says what is wrong with it."""
     why = str(error.__cause__).splitlines()[0] if isinstance(error, HydraException) and error.__cause__ else ""
     return f"{error}: {why}" if why and why not in str(error) else str(error)
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
-    """Return the plan in plain JSON types; null stands for what nothing is known of."""
+    """Return the plan in plain JSON types; null stands for unknown values."""
     kinds = list(dict.fromkeys(stage_kind(stage.artifact) for stage in plan.stages.values()))
     return {
         "jobs": [
@@ -184,13 +184,13 @@ def _sum_up(plan: Plan, kind: str | None) -> dict[str, Any]:
 
 
 def _total(values: Sequence[float | None]) -> float | None:
-    """Return the sum of the values that are known; None if there are some and none is."""
+    """Return the sum of the known values; None if there are values but all are unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if known or not values else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Plan what the command line asks for."""
+    """Print the plan of the command line's run or sweep."""
     parser = argparse.ArgumentParser(prog="python -m tpo.plan", description=__doc__.split("\n\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tpo.run")
     parser.add_argument("-m", "--multirun", action="store_true", help="plan a sweep, as for python -m tpo.run")

@@ -1,7 +1,7 @@
 """What a run leaves behind: `summary.json`, figures, a report, a table in the terminal, and a W&B run."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -17,9 +17,6 @@ from tpo.store.artifacts import Artifact
 from tpo.store.files import translate_disk_errors, write_json
 
 log = logging.getLogger(__name__)
-
-# What a summary tells about its making, not about its result.
-NOT_RESULT = ("seconds", "is_reused")
 
 
 class Run:
@@ -139,33 +136,6 @@ class Run:
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
     """Speed depends on the machine's load, a summary must not."""
     return {key: value for key, value in metrics.items() if key != "tokens_per_second"}
-
-
-def first_difference(first: dict[str, Any], second: dict[str, Any]) -> str | None:
-    """Return where the summaries of a run and of its repetition differ, or None where they agree to the last digit.
-
-    How long stages took and whether they were reused does not count; all else must not depend on when a run is
-    started, by which launcher, or beside which others.
-
-    Returns:
-        The first value that differs and both of its values, for example `iterations/1/win_rate/rate: 0.5 and 0.75`.
-    """
-    one, other = dict(_leaves(first)), dict(_leaves(second))
-    for path in {**one, **other}:
-        values = one.get(path, "absent"), other.get(path, "absent")
-        if values[0] != values[1]:
-            return f"{path}: {values[0]} and {values[1]}"
-    return None
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values within dictionaries and lists, with their paths; an empty one is a value."""
-    if not isinstance(value, (dict, list)) or not value:
-        yield path, value
-        return
-    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
-        if key not in NOT_RESULT:
-            yield from _leaves(item, f"{path}/{key}" if path else str(key))
 
 
 def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:

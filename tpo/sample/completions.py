@@ -1,7 +1,7 @@
 """Stage "sample": a policy and instructions -> K completions each.
 
-Reads `Prompt` rows of one split; writes `Completion` rows, exactly K per instruction, token ids included:
-training reads the ids, so nothing is ever tokenized twice.
+Reads `Prompt` rows of one split; writes `Completion` rows, exactly K per instruction, with the sampled token ids, which
+training reads: no completion is tokenized again.
 """
 
 import time
@@ -46,7 +46,7 @@ def write_completions(
     engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Write the completions of `prompts` to `path` and return what was counted.
+    """Write the completions of `prompts` to `path` and return the stage's metrics.
 
     Args:
         path: The artifact's directory.
@@ -107,8 +107,8 @@ def write_completions(
 def plan_decoding(tokenizer: Tokenizer, form: ThoughtFormat, settings: dict[str, Any]) -> Decoding:
     """Return how to decode completions of a format within the token budgets.
 
-    A direct answer has the response budget. With the forced switch, thought and response have a budget
-    each; without it they share the sum, since only the text tells where one ends.
+    A direct answer has the response budget. With the forced switch, thought and response have a budget each; without
+    it they share the sum, since sampling does not stop where the thought ends.
     """
     thought, response = settings["max_thought_tokens"], settings["max_response_tokens"]
     shared = {"temperature": settings["temperature"], "top_p": settings["top_p"]}
@@ -163,9 +163,9 @@ def make_completion(
 def summarize(rows: Sequence[Completion]) -> dict[str, Any]:
     """Return counts and means over completions.
 
-    `format_rate` is the fraction that splits into thought and response without a forced delimiter: the
-    model wrote by itself every delimiter that was not prefilled. `parse_rate` counts forced ones too. Means
-    are over the completions that split.
+    `format_rate` is the fraction that could be split into thought and response and has no forced delimiter: the model
+    wrote every delimiter that was not prefilled. `parse_rate` is the fraction that could be split at all. Means are
+    over the completions that could be split.
     """
     parsed = [row for row in rows if row.split_error is None]
     unforced = [row for row in parsed if row.forced_start == row.forced_stop]

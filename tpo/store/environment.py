@@ -36,12 +36,12 @@ def _git(repository: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # an installed copy, or no git: not worth failing a computation for
+        return None  # no git, or an installed copy without a repository: no reason to fail
     return done.stdout.strip()
 
 
 def _device_name() -> str:
-    torch = sys.modules.get("torch")  # stages that never imported torch did not use its device
+    torch = sys.modules.get("torch")  # a stage that never imported torch did not use a device
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"cpu ({os.cpu_count()} cores, {platform.machine()})"

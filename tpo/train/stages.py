@@ -1,4 +1,4 @@
-"""The stage that trains, and what it depends on."""
+"""The stage "train" and its request: everything that the next policy depends on."""
 
 from typing import Any
 
@@ -26,10 +26,10 @@ def train(
     """
     identity = fields.identity(settings) | {"quantization": policy.settings.quantization}
     if policy.adapter is None:
-        identity["reference"] = "previous"  # it is the seed model too, so both are one artifact
+        identity["reference"] = "previous"  # here both are the seed model, so both settings share one artifact
     config: dict[str, Any] = {"settings": identity, **policy.config}
     processes = None
-    if settings.num_processes > 1:  # what is computed is the same, but not to the last bit
+    if settings.num_processes > 1:  # the result is the same up to rounding only, so it is another artifact
         sharing = fields.identity(accelerate) | {"num_processes": settings.num_processes}
         processes = config["accelerate"] = sharing
     sampled = pairs.budget or Budget(0)

@@ -1,9 +1,8 @@
-"""The frozen seed model's log-likelihood of a response, in nats: what a language model knows without being asked.
+"""The frozen seed model's log-likelihood of a response, in nats.
 
-This file gives the sum over the response's tokens, log p(y | x), or without the instruction log p(y);
-`tpo.judge.score.normalize_likelihoods` makes of them the mean per token and, with the second subtracted from the first,
-the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), here to be compared
-with.
+This module computes the sum over the response's tokens, log p(y | x), or without the instruction log p(y).
+`tpo.judge.score.normalize_likelihoods` divides by the number of tokens and subtracts the second from the first, which
+gives the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), for comparison.
 """
 
 from collections.abc import Sequence

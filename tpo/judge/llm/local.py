@@ -1,4 +1,4 @@
-"""A chat model on vLLM, in this process or in several of its own, which keeps it for the next stage."""
+"""A chat model on vLLM, in this process or in several child processes, cached for later steps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from tpo.model.chat import load_tokenizer, strip_special_tokens
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
-from tpo.store.processes.vllm import keep, start_vllm
+from tpo.store.processes.vllm import cached_engine, start_vllm
 from tpo.store.processes.workers import Emit, Workers, share_devices
 
 
@@ -85,7 +85,7 @@ class LocalBackend:
             "dtype": self.settings.dtype,
         }
 
-    def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
+    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
         """Answer all questions, each kept as soon as it is answered.
 
         Raises:
@@ -95,16 +95,16 @@ class LocalBackend:
         for key, question in questions.items():
             ids = self.render(question)
             if len(ids) + question.max_tokens > self.settings.max_model_len:  # as vLLM's server decides
-                keep(key, TOO_LONG)
+                save(key, TOO_LONG)
             else:
                 asked[key] = Rendered(ids, question)
         if not asked:
             return
         if self.settings.data_parallel_size == 1:
-            self._vllm(asked, lambda found: keep(*found))
+            self._vllm(asked, lambda found: save(*found))
         else:
             for _, found in self._workers.run(self._divide(asked)):
-                keep(*found)
+                save(*found)
 
     def _divide(self, asked: Mapping[str, Rendered]) -> dict[int, dict[str, Rendered]]:
         count, keys = self.settings.data_parallel_size, list(asked)
@@ -160,7 +160,7 @@ class LocalBackend:
     def _workers(self) -> Workers:
         count, size = self.settings.data_parallel_size, self.settings.tensor_parallel_size
         shares = share_devices(count, per_worker=size, group="judge.vllm")
-        workers = keep((shares, self._arguments), lambda: Workers(shares))
+        workers = cached_engine((shares, self._arguments), lambda: Workers(shares))
         # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
         workers.make(VllmModel, [{"settings": self._arguments, "seed": number} for number in range(count)])
         return workers

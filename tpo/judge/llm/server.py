@@ -48,16 +48,16 @@ class ServerBackend:
         """Return the model's name; the server's address is no part of it."""
         return {"model": self.name, "revision": self.revision}
 
-    def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
+    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
         """Ask all questions, at most `max_concurrency` at a time; each is kept as soon as it is answered.
 
         Raises:
             TpoError: If one cannot be asked; those under way are still waited for and kept.
         """
         self._num_answered, self._num_questions = 0, len(questions)
-        asyncio.run(self._answer(questions, keep))
+        asyncio.run(self._answer(questions, save))
 
-    async def _answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
+    async def _answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
         waiting = deque(questions.items())
         failures: list[TpoError] = []
 
@@ -65,7 +65,7 @@ class ServerBackend:
             while waiting and not failures:
                 key, question = waiting.popleft()
                 try:
-                    keep(key, await self.connection.patiently(partial(self._ask, client, question)))
+                    save(key, await self.connection.patiently(partial(self._ask, client, question)))
                     self._num_answered += 1
                 except TpoError as error:
                     failures.append(error)

@@ -17,7 +17,6 @@ from tpo.results.figures.judges import draw_agreement
 from tpo.results.figures.runs import draw_iterations, draw_lengths
 from tpo.results.figures.style import save, show
 from tpo.results.figures.sweep import draw_sweep, swept_number
-from tpo.results.figures.wandb_export import find_exports, read_exports
 
 __all__ = [
     "draw_agreement",
@@ -28,8 +27,6 @@ __all__ = [
     "draw_sweep",
     "draw_thought_budget",
     "draw_thought_value",
-    "find_exports",
-    "read_exports",
     "save",
     "show",
     "svg_figures",

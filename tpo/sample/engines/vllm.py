@@ -1,8 +1,8 @@
 """Sampling with vLLM: n = K with a shared prefix, adapters served unmerged, each under an id of its own.
 
-vLLM takes the device's memory and keeps it, so steps with this engine run in another process (`tpo.store.resident`),
-which ends before a training begins. One engine in that process, or several in processes of their own, each with the
-whole model on its own GPUs.
+vLLM keeps the device's memory until its process ends, so steps with this engine run in a child process
+(`tpo.store.resident`), which ends before a training begins. The child has one engine, or several in child processes of
+its own, each with the whole model on its own GPUs.
 """
 
 import json
@@ -15,7 +15,7 @@ from tpo.config.fields import setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Engine, EngineSettings, Generation, Thought, switch_to_response
-from tpo.store.processes.vllm import keep, start_vllm
+from tpo.store.processes.vllm import cached_engine, start_vllm
 from tpo.store.processes.workers import Emit, Workers, share_devices
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import RunsOn
@@ -25,8 +25,8 @@ from tpo.store.stage import RunsOn
 class VllmEngineConfig(EngineSettings):
     """How vLLM is started.
 
-    The number of copies changes no completion: each adds up as one does. Tensor parallelism adds up in another order,
-    and other settings of vLLM may change a last bit too.
+    The number of copies is no part of the identity: each copy computes as a single one does. Tensor parallelism sums in
+    another order, and other settings of vLLM may change a last bit too.
     """
 
     runs_on: ClassVar[RunsOn] = RunsOn.VLLM
@@ -42,7 +42,7 @@ class VllmEngineConfig(EngineSettings):
     def make(
         self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
     ) -> Engine:
-        """Return the engine, vLLM started or the process's own taken up again."""
+        """Return the engine; vLLM is started, or the process's cached one is used."""
         engine = VllmWorkers if self.data_parallel_size > 1 else VllmEngine
         return engine(self, policy, end_ids=chat.end_ids, seed=seed)
 
@@ -53,7 +53,7 @@ class VllmEngine:
     uses_seeds = False  # vLLM's per-request seeds are not reproducible across batches, and kill its CPU build
 
     def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
-        """Start vLLM, or go on with this process's.
+        """Start vLLM, or use the one that this process has cached.
 
         Args:
             settings: Of the engine.
@@ -98,7 +98,7 @@ class VllmEngine:
         return [[next(flat) for _ in group] for group in seeds]
 
     def close(self) -> None:
-        """Do nothing: the process keeps vLLM for its next stage."""
+        """Do nothing: the process caches vLLM for later steps."""
 
     def _sample(
         self,
@@ -164,7 +164,7 @@ def llm_arguments(settings: VllmEngineConfig, policy: Policy) -> dict[str, Any]:
     }
 
 
-_adapters: dict[Path, int] = {}  # vLLM tells adapters apart by a number
+_adapters: dict[Path, int] = {}  # vLLM identifies adapters by a number
 
 
 def _lora_request(path: Path) -> Any:
@@ -175,7 +175,7 @@ def _lora_request(path: Path) -> Any:
 
 
 def adapter_rank(path: Path) -> int:
-    """Return the smallest rank that vLLM accepts and that holds the adapter's."""
+    """Return the smallest of the ranks that vLLM accepts that is not below the adapter's."""
     rank = json.loads((path / "adapter_config.json").read_text())["r"]
     for allowed in (8, 16, 32, 64, 128, 256, 320, 512):
         if rank <= allowed:
@@ -195,7 +195,7 @@ class VllmWorker:
     """One of the engines, in its own process."""
 
     def __init__(self, **arguments: Any) -> None:
-        """Start vLLM, or go on with it; the arguments are those of `VllmEngine`."""
+        """Start vLLM, or use the cached one; the arguments are those of `VllmEngine`."""
         self.engine = VllmEngine(**arguments)
 
     def __call__(self, task: Task, emit: Emit) -> None:
@@ -204,16 +204,16 @@ class VllmWorker:
 
 
 class VllmWorkers:
-    """Divides prompts among engines; a prompt's samples stay together, for the prefix that they share.
+    """Divides prompts among engines; a prompt's samples stay on one engine, which caches their common prefix.
 
-    Greedy completions do not depend on the number of engines, up to the rounding that anything which shares a batch
-    may change in vLLM; sampled ones do, since every engine has a random stream of its own.
+    Greedy completions do not depend on the number of engines, up to rounding, which in vLLM depends on the batch;
+    sampled ones do, since every engine has a random stream of its own.
     """
 
     uses_seeds = VllmEngine.uses_seeds
 
     def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
-        """Start `data_parallel_size` engines, or go on with this process's; the arguments are those of `VllmEngine`.
+        """Start `data_parallel_size` engines, or use the cached ones; the arguments are those of `VllmEngine`.
 
         Raises:
             TpoError: If there are not enough GPUs, or an engine does not start.
@@ -221,7 +221,7 @@ class VllmWorkers:
         """
         count = self._count = settings.data_parallel_size
         shares = share_devices(count, per_worker=settings.tensor_parallel_size, group="engine")
-        self._workers = keep((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
+        self._workers = cached_engine((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
         shared = {"settings": settings, "policy": policy, "end_ids": end_ids}
         # Engines with one seed would draw the same numbers for different prompts.
         own = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
@@ -246,4 +246,4 @@ class VllmWorkers:
         return [groups[at] for at in range(len(prompts))]
 
     def close(self) -> None:
-        """Do nothing: the process keeps the engines for its next stage."""
+        """Do nothing: the process caches the engines for later steps."""

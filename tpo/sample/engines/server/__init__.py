@@ -27,7 +27,7 @@ PURPOSE = Purpose(
 
 @dataclass
 class ServerEngineConfig(EngineSettings):
-    """Where the servers are and how patiently they are asked, none of which changes a completion."""
+    """Addresses of the servers, limits and timeouts; none of them is part of the identity."""
 
     runs_on: ClassVar[RunsOn] = RunsOn.HOST
 
@@ -52,14 +52,14 @@ class ServerEngineConfig(EngineSettings):
 
 
 class ServerEngine:
-    """Samples by asking servers, many prompts at once."""
+    """Samples by requests to servers, many prompts concurrently."""
 
     uses_seeds = False  # as `VllmEngine`
 
     def __init__(
         self, settings: ServerEngineConfig, policy: Policy, *, end_ids: frozenset[int], max_tokens: int
     ) -> None:
-        """Remember where the servers are; nothing is sent before the first prompt.
+        """Store the servers' addresses; nothing is sent before the first prompt.
 
         Args:
             settings: Of the engine.
@@ -71,7 +71,7 @@ class ServerEngine:
         self._num_done = self._num_prompts = 0
         self._servers = [
             VllmServer(
-                Connection(url, asdict(settings), PURPOSE, kept=self._kept),
+                Connection(url, asdict(settings), PURPOSE, kept=self._progress),
                 policy,
                 max_tokens=max_tokens,
                 end_ids=end_ids,
@@ -79,7 +79,7 @@ class ServerEngine:
             for url in settings.base_urls
         ]
 
-    def _kept(self) -> str:
+    def _progress(self) -> str:
         return f"{self._num_done} of {self._num_prompts} prompts of this chunk are sampled, earlier chunks are kept"
 
     def generate(
@@ -149,7 +149,7 @@ class ServerEngine:
         ]
 
     def close(self) -> None:
-        """Take the adapter from the servers that got it from this engine."""
+        """Unload the adapter from the servers that this engine loaded it to."""
         asyncio.run(self._unload([server for server in self._servers if server.has_loaded]))
 
     async def _unload(self, servers: Sequence[VllmServer]) -> None:

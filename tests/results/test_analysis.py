@@ -1,6 +1,5 @@
-"""Notebooks run on a real run, results are found and named, W&B exports hold what summaries hold."""
+"""Notebooks run on a real run, and results are found, named and drawn."""
 
-import csv
 import json
 import shutil
 import subprocess
@@ -18,7 +17,6 @@ from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
 from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import agreement
-from tpo.results.figures import draw_iterations, find_exports, read_exports
 from tpo.results.figures.__main__ import main
 from tpo.results.table import (
     Evaluation,
@@ -31,12 +29,11 @@ from tpo.results.table import (
     swept_settings,
     with_length_intervals,
 )
-from tpo.results.tracking.metrics import iteration_metrics
 from tpo.store.artifacts import finish
 from tpo.store.files import write_json
 from tpo.store.records import Completion, LabelledPair, write_records
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # what a real run left
 NOTEBOOKS = sorted((REPOSITORY / "analysis").glob("*.py"))
 SUMMARY: dict[str, Any] = json.loads((QUICKSTART / "summary.json").read_text())
@@ -61,26 +58,6 @@ def made_up_judges(path: Path) -> Path:
     return path
 
 
-def export(path: Path, run: str, summary: dict[str, Any], metrics: list[str], *, axis: str = "iteration") -> Path:
-    """Write what W&B's page writes for a line plot of `metrics` over `axis`."""
-    columns = [f"{run} - eval/{metric}{edge}" for metric in metrics for edge in ("", "__MIN", "__MAX")]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, quoting=csv.QUOTE_ALL)
-        rows.writerow([axis, *columns])
-        for entry in summary["iterations"]:
-            logged = iteration_metrics(entry)
-            rows.writerow([entry["iteration"], *(logged.get(f"eval/{m}", "") for m in metrics for _ in range(3))])
-    return path
-
-
-RATE_METRICS = [
-    f"{key}{part}"
-    for key in ("win_rate", "win_rate_length_controlled")
-    for part in ("", "_low", "_high", "_num_prompts")
-]
-LENGTH_METRICS = ["mean_thought_tokens", "mean_response_tokens"]
-
-
 @pytest.fixture(scope="module")
 def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders in place of runs/: one real run alone, with everything else (made up) beside it, and an empty one."""
@@ -96,7 +73,6 @@ def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for summary in (CATEGORIES, THOUGHT_VALUE, BUDGETS):
         put(everything / f"evaluate-{summary['evaluation']}-made_up", summary)
     made_up_judges(everything / "agreement-made_up")
-    export(everything / "exported.csv", "quickstart-bdbd3c7e264f", SUMMARY, RATE_METRICS + LENGTH_METRICS)
     return {"real": real, "everything": everything, "nothing": nothing}
 
 
@@ -136,9 +112,9 @@ def pictures(outputs: list[Any]) -> int:
 EXPECTED = {
     "ablations": (0, 0),
     "categories": (1, 3),
-    "iterations": (1, 2),
+    "iterations": (1, 1),
     "judges": (0, 1),
-    "lengths": (1, 2),
+    "lengths": (1, 1),
     "thought_value": (0, 2),
 }
 
@@ -196,7 +172,6 @@ def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.
     ]
     [judges] = find(["runs/agreement-*"], Judges)
     assert [result["judge"] for result in judges.results] == ["better", "worse", "silent"]
-    assert [path.name for path in find_exports(["runs/*"])] == ["exported.csv"]
     assert [run.path for run in find(["experiments/quick*"], Run)] == [QUICKSTART]
     assert read(runs_dirs["everything"] / "quickstart-unfinished") is None
 
@@ -294,40 +269,6 @@ def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
     assert entry["response_tokens"]["interval"] == [7, 7]
     elsewhere = Run(QUICKSTART, SUMMARY, {**CONFIG, "artifacts_dir": str(tmp_path / "nowhere")})
     assert with_length_intervals(elsewhere)["iterations"][0].get("thought_tokens") is None
-
-
-# --- W&B exports ------------------------------------------------------------------------------------------------
-
-
-def test_an_export_holds_what_the_summary_holds(tmp_path: Path) -> None:
-    rates = export(tmp_path / "rates.csv", "one - a run", SUMMARY, RATE_METRICS)
-    lengths = export(tmp_path / "lengths.csv", "one - a run", SUMMARY, LENGTH_METRICS)
-    [(name, summary)] = read_exports([rates, lengths]).items()
-    assert name == "one - a run" == summary["experiment"]
-    for found, real in zip(summary["iterations"], SUMMARY["iterations"], strict=True):
-        for key in ("win_rate", "win_rate_length_controlled"):
-            shown = {name: value for name, value in real[key].items() if name != "estimator"}
-            assert found[key] == {**shown, "num_unscored": None}  # a chart does not show what is unscored
-        for key in ("iteration", *LENGTH_METRICS):
-            assert found[key] == real[key]
-
-
-def test_an_export_of_one_metric_is_drawn_without_intervals(tmp_path: Path) -> None:
-    summaries = read_exports([export(tmp_path / "one.csv", "a", SUMMARY, ["win_rate"])])
-    figure = draw_iterations(summaries)
-    assert "n not given" in figure.get_suptitle()
-    assert [y for _, y in figure.axes[0].lines[1].get_xydata()] == pytest.approx(
-        [100 * entry["win_rate"]["rate"] for entry in SUMMARY["iterations"]]
-    )
-
-
-def test_exports_that_cannot_be_read(tmp_path: Path) -> None:
-    steps = export(tmp_path / "steps.csv", "a", SUMMARY, ["win_rate"], axis="Step")
-    with pytest.raises(ResultError, match=r"steps.csv: the first column is not 'iteration'"):
-        read_exports([steps])
-    (tmp_path / "text.csv").write_text('"iteration","a - eval/win_rate"\n"1","high"\n')
-    with pytest.raises(ResultError, match=r"'high' in the column 'a - eval/win_rate' is not a number"):
-        read_exports([tmp_path / "text.csv"])
 
 
 # --- the command ------------------------------------------------------------------------------------------------
