@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from tpo.config.check import ConfigError, check
-from tpo.config.schema import NoTracking, WandbTracking, register
+from tpo.config.check import check
+from tpo.config.compose import compose_config
+from tpo.config.fields import ConfigError
+from tpo.config.schema import Config, register
+from tpo.config.tracking import NoTracking, WandbTracking
 from tpo.evaluate.winrate import category_gains
 from tpo.results.tracking import NullTracker, load_tracker, log_evaluation
 from tpo.results.tracking.labels import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
@@ -408,13 +409,9 @@ SERVER = ["experiment=smoke", "judge=llm_pairwise", "judge.name=x", "judge.backe
 def test_secrets_among_the_settings_are_refused_and_not_shown(
     override: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     monkeypatch.setenv("MY_API_KEY", "planted-1234")
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose("config", overrides=[*SERVER, override]))
-        fine: Any = OmegaConf.to_object(
-            compose("config", overrides=[*SERVER, "judge.server.base_url=http://h:8000/v1/a@b"])
-        )
+    config = compose_config(Config, [*SERVER, override])
+    fine = compose_config(Config, [*SERVER, "judge.server.base_url=http://h:8000/v1/a@b"])
     with pytest.raises(ConfigError, match=key) as caught:
         check(config)
     assert "planted" not in str(caught.value)

@@ -1,8 +1,8 @@
 """Evaluate a policy: `python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval`.
 
-`policy=` names a run, an adapter or a model (`tpo.evaluate.policies`), `eval=` what is measured. Thoughts are taken off before
-anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and what the
-official tool of a benchmark reads. All steps are artifacts, so a killed evaluation continues.
+`policy=` names a run, an adapter or a model (`tpo.evaluate.policies`), `eval=` what is measured. Thoughts are removed
+before anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and the
+files that a benchmark's official tool reads. All steps are artifacts, so a killed evaluation continues.
 """
 
 import logging

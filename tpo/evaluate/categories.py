@@ -1,4 +1,4 @@
-"""Stage "classify": instructions -> categories, by a language model or as they are, and a balanced choice of them.
+"""Stage "classify": instructions -> categories, by a language model or as the source has them; a balanced choice.
 
 The paper's fine-grained evaluation sorts unseen instructions into 20 categories with a language model, about 200 each.
 """
@@ -56,7 +56,7 @@ def categorize(
         prompts: Instructions.
         categories: Names to choose from.
         classifier: Which model is asked, and how.
-        answers_path: Where answers are kept, so that nothing is asked twice.
+        answers_path: File in which answers are cached.
     """
     questions = [
         Question(
@@ -76,7 +76,7 @@ def categorize(
 
 
 def fill(template: str, *, instruction: str, categories: Sequence[str]) -> str:
-    """Return the question; both parts are put in at once, so that an instruction cannot bring a placeholder."""
+    """Return the question; both fields are filled in one pass, so that an instruction cannot contain a placeholder."""
     parts = {"{instruction}": instruction, "{categories}": "\n".join(categories)}
     return re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], template)
 
@@ -84,8 +84,8 @@ def fill(template: str, *, instruction: str, categories: Sequence[str]) -> str:
 def parse_category(text: str, categories: Sequence[str]) -> str | None:
     """Return the category that an answer names, the last one where it names several; None where it names none.
 
-    Upper case, and spaces or hyphens in place of underscores, make no difference; a category whose name is part of
-    another's is not found in it.
+    Upper case, and spaces or hyphens in place of underscores, make no difference. A category is not found within the
+    longer name of another.
     """
     plain = re.sub(r"[\s_-]+", "_", text.lower())
     names = {re.sub(r"[\s_-]+", "_", category.lower()): category for category in categories}

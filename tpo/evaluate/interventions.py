@@ -1,9 +1,9 @@
-"""Stage "intervene": a policy answers after a thought that was put into its mouth; only the response is sampled.
+"""Stage "intervene": a policy's responses after a given thought; only the response is sampled.
 
 What is a thought worth? If responses after the policy's own thought are no better than after another instruction's, the
-content of the thought does not matter. All interventions, the unchanged thought among them, go through this same
-path, so that they differ in the thought alone: its text is tokenized again between its delimiters, and a sample has
-the same random numbers under every intervention.
+content of the thought does not matter. All interventions, the unchanged thought included, are computed in the same way
+and differ in the thought only: its text is tokenized again between the delimiters, and a sample has the same random
+numbers under every intervention.
 """
 
 import random
@@ -46,14 +46,14 @@ def work(job: Job) -> Metrics:
 def alter(
     completions: Sequence[Completion], *, kind: str, fraction: float = 1.0, seed: int = 0
 ) -> dict[Key, str | None]:
-    """Return the thought to put before each response; None where there was no thought to start from.
+    """Return the thought that each response is to follow; None where the completion has no thought to alter.
 
     Args:
-        completions: Whose thoughts are given: the policy's, or the seed model's.
-        kind: "given": as they are. "none": empty. "cut": the first `fraction` of the words. "other": of another
-            instruction, each used once; with a single instruction there is no other, and no thought.
+        completions: With the thoughts of the policy or the seed model.
+        kind: "given": the thought unchanged. "none": an empty one. "cut": the first `fraction` of its words. "other":
+            another instruction's, each used once; with a single instruction there is none.
         fraction: Of the words, in [0, 1].
-        seed: Decides whose thought goes where.
+        seed: Of the assignment of other instructions' thoughts.
 
     Raises:
         ValueError: If `kind` is unknown.
@@ -78,7 +78,7 @@ def _first_words(text: str, fraction: float) -> str:
 
 
 def _rotated(thoughts: Mapping[Key, str | None], *, seed: int) -> dict[Key, str | None]:
-    """Within each sample index the instructions stand in a circle, and each gets its neighbour's thought."""
+    """Return the thoughts such that, per sample index, each instruction has the next one's of a random cycle."""
     rotated: dict[Key, str | None] = dict.fromkeys(thoughts)
     for index in sorted({index for _, index in thoughts}):
         circle = sorted(name for name, number in thoughts if number == index and thoughts[name, number] is not None)
@@ -100,7 +100,7 @@ def write_interventions(
     engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Write a completion for every thought to `path` and return what was counted.
+    """Write a completion for every thought to `path` and return the stage's metrics.
 
     Args:
         path: The artifact's directory.

@@ -1,7 +1,7 @@
-"""What each kind of evaluation measures: which steps it takes and what its summary holds.
+"""What each kind of evaluation measures: the steps that it requests and its part of the summary.
 
-Every function gets the steps (`tpo.evaluate.steps.Evaluation`) and returns its part of `summary.json`, in plain JSON types.
-Rates are fractions, each with its interval, the number of instructions it is of and how many were unscored.
+Every function gets the steps (`tpo.evaluate.steps.Evaluation`) and returns its part of `summary.json`, in plain JSON
+types. Rates are fractions, each with its interval, its number of instructions and how many were unscored.
 """
 
 import logging
