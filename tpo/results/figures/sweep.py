@@ -7,13 +7,13 @@ from tpo.results.figures.style import (
     PAGE,
     REFERENCE,
     appearance,
-    caption_text,
     count_text,
     draw_means,
     draw_points,
     new_figure,
     styled,
 )
+from tpo.results.rate import Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,11 +49,8 @@ def draw_sweep(frame: "DataFrame") -> "Figure":
     assert swept is not None
     others = [str(key) for key in frame.columns[: list(frame.columns).index("iteration")] if key != swept]
     iterations = sorted(set(frame["iteration"]))
-    caption = caption_text(
-        f"after iteration {' or '.join(map(str, iterations))}",
-        count_text([_rate(row, "win_rate") for _, row in frame.iterrows()]),
-        "bars: intervals as the table has them",
-    )
+    counts = count_text([_rate(row, "win_rate") for _, row in frame.iterrows()])
+    caption = f"after iteration {' or '.join(map(str, iterations))}; {counts}; bars: intervals as the table has them"
     figure = new_figure(PAGE, 2.5, caption=caption)
     panels = figure.subplots(1, 3)
     lines = frame.groupby(others, sort=False, dropna=False) if others else [((), frame)]
@@ -77,8 +74,8 @@ def draw_sweep(frame: "DataFrame") -> "Figure":
     return figure
 
 
-def _rate(row: "Series[Any]", key: str) -> dict[str, Any]:
-    """Return what `draw_points` takes of a table's line; NaN is None there."""
+def _rate(row: "Series[Any]", key: str) -> Rate:
+    """Return the rate in a table's line; NaN is None there."""
     value, low, high = (None if found != found else float(found) for found in row[[key, f"{key}_low", f"{key}_high"]])
-    counts = {name: int(row[name]) for name in ("num_prompts", "num_unscored")}
-    return {"rate": value, "interval": None if low is None else (low, high), **counts}
+    interval = None if low is None or high is None else (low, high)
+    return Rate(value, interval, int(row["num_prompts"]), int(row["num_unscored"]))

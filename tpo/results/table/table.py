@@ -1,14 +1,14 @@
-"""The table of runs: one line for each, the settings in which runs differ, and what came out."""
+"""The table of runs: a row for each, the settings in which runs differ, and what came out."""
 
 from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tpo.results.rate import Rate
+from tpo.results.read import FinishedRun
 from tpo.results.stats import student_interval
-from tpo.results.table.against import Compared, compare, read_reference
-from tpo.results.table.find import Run
-from tpo.results.table.rows import Iteration, Row, make_rows
-from tpo.results.table.stored import peak_memory
+from tpo.results.table.against import Difference, differences, read_reference
+from tpo.results.table.rows import Iteration, TableRow, make_rows
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -27,7 +27,7 @@ class ResultsTable(NamedTuple):
 
 
 def results_table(
-    runs: Sequence[Run], *, iteration: Iteration = "last", over: str | None = None, against: str | None = None
+    runs: Sequence[FinishedRun], *, iteration: Iteration = "last", over: str | None = None, against: str | None = None
 ) -> ResultsTable:
     """Return a table of runs after an iteration, in the order of the settings.
 
@@ -35,7 +35,7 @@ def results_table(
         runs: In any order. Those that did not reach the iteration are left out, and named in a note.
         iteration: Of each run, its last one, all, or one by its number.
         over: The dotted key of a setting, such as "seed": runs that differ in it only are averaged.
-        against: A run's folder, or "key=value": what the others are compared with (see `tpo.results.table.against.compare`).
+        against: A run's folder, or "key=value": what the others are compared with (see `against.differences`).
 
     Returns:
         A row for each run, by its folder's name. Columns: the settings that differ (see `swept_settings`; None where
@@ -57,49 +57,51 @@ def results_table(
     import pandas as pd
 
     reference = None if against is None else read_reference(against)
-    if isinstance(reference, Run) and reference.path.resolve() not in {run.path.resolve() for run in runs}:
+    if isinstance(reference, FinishedRun) and reference.path.resolve() not in {run.path.resolve() for run in runs}:
         runs = [*runs, reference]
     rows = make_rows(runs, iteration=iteration, over=over)
     if not rows:
         return ResultsTable(pd.DataFrame(), tuple(_left_out(runs, rows, iteration, over)))
-    compared = None
+    found: Sequence[Difference] = ()
     if reference is not None:
-        compared = compare(rows, reference, same_iteration=iteration == "all", averaged=over is not None)
-    said = [{**run.summary, "confidence": run.confidence} for run in runs]
-    differing = [key for key in ("judge", "baseline", "confidence") if len({found.get(key) for found in said}) > 1]
+        found = differences(rows, reference, same_iteration=iteration == "all", averaged=over is not None)
+    differing = [key for key in ("judge", "baseline", "confidence") if len({run.summary[key] for run in runs}) > 1]
     label = "run" if over is None else "experiment"
     lines = []
     for place, row in enumerate(rows):
         line = {label: row.name, **row.settings, "iteration": row.iteration}
         line |= _measures(row.runs[0], row.entries[0]) if over is None else _averages(row)
-        own = {**row.runs[0].summary, "confidence": row.runs[0].confidence}
-        line |= {key: own.get(key) for key in differing if key not in line}
-        lines.append(line | ({} if compared is None else _difference_columns(row, compared[place])))
+        line |= {key: row.runs[0].summary[key] for key in differing if key not in line}
+        lines.append(line | (_difference_columns(row, found[place]) if found else {}))
     frame = pd.DataFrame(lines, dtype=object).set_index(label)
     frame = frame.drop(columns=[key for key in PEAKS if frame[key].isna().all()])
     floats = [f"{key}{edge}" for key in (*RATES, "difference") for edge in EDGES]
     floats += [*LENGTHS, *PEAKS, "stage_seconds", "stages_reused", "p_value", "p_value_holm"]
     frame = frame.astype({key: float for key in floats if key in frame})
     notes = [*_reading(runs, over=over), *_left_out(runs, rows, iteration, over), *_costs(runs)]
-    if compared is not None:
-        notes += _comparisons(rows, compared, over=over)
-    return ResultsTable(frame, tuple(notes))
+    return ResultsTable(frame, (*notes, *(_comparisons(rows, found, over=over) if found else [])))
 
 
-def _measures(run: Run, entry: dict[str, Any]) -> dict[str, Any]:
+def _columns(key: str, rate: Rate | None) -> dict[str, float | None]:
+    """Return a rate and its interval as columns."""
+    low, high = (rate and rate.interval) or (None, None)
+    return {key: rate.rate if rate else None, f"{key}_low": low, f"{key}_high": high}
+
+
+def _measures(run: FinishedRun, entry: dict[str, Any]) -> dict[str, Any]:
+    rates = {key: Rate.from_dict(entry[key]) for key in RATES}
     found: dict[str, Any] = {}
-    for key in RATES:
-        low, high = entry[key]["interval"] or (None, None)
-        found |= dict(zip((f"{key}{edge}" for edge in EDGES), (entry[key]["rate"], low, high), strict=True))
-    found |= {key: entry["win_rate"][key] for key in ("num_prompts", "num_unscored")}
+    for key, rate in rates.items():
+        found |= _columns(key, rate)
+    found |= {key: getattr(rates["win_rate"], key) for key in ("num_prompts", "num_unscored")}
     found |= {key: entry[key] for key in (*LENGTHS, "num_pairs")}
-    stages, peaks = run.summary.get("stages", []), peak_memory(run)
-    found["stage_seconds"] = sum(stage["seconds"] for stage in stages) if stages else None
-    found["stages_reused"] = sum(stage["is_reused"] for stage in stages) / len(stages) if stages else None
+    stages, peaks = run.summary["stages"], run.peak_memory()
+    found["stage_seconds"] = sum(stage["seconds"] for stage in stages)
+    found["stages_reused"] = sum(stage["is_reused"] for stage in stages) / len(stages)
     return found | {key: peaks.get(kind) for key, kind in PEAKS.items()}
 
 
-def _averages(row: Row) -> dict[str, Any]:
+def _averages(row: TableRow) -> dict[str, Any]:
     every = [_measures(run, entry) for run, entry in zip(row.runs, row.entries, strict=True)]
     known = {key: [found[key] for found in every if found[key] is not None] for key in every[0]}
     averages: dict[str, Any] = {"num_runs": len(every)}
@@ -111,30 +113,27 @@ def _averages(row: Row) -> dict[str, Any]:
         if key in RATES:
             low, high = None, None
             if len(values) > 1:
-                low, high = student_interval(values, confidence=row.runs[0].confidence)
+                low, high = student_interval(values, confidence=row.runs[0].summary["confidence"])
                 low, high = max(0.0, low), min(1.0, high)
             averages |= {f"{key}_low": low, f"{key}_high": high}
     return averages | {"folders": " ".join(run.path.name for run in row.runs)}
 
 
-def _difference_columns(row: Row, compared: Compared) -> dict[str, Any]:
-    found = compared.difference
-    low, high = (found and found.interval) or (None, None)
+def _difference_columns(row: TableRow, found: Difference) -> dict[str, Any]:
+    rate = found.rate
     return {
-        "reference": " ".join(run.path.name for run in compared.reference.runs) if compared.reference else None,
-        "is_reference": compared.reference is row,
-        "difference": found and found.difference,
-        "difference_low": low,
-        "difference_high": high,
-        "p_value": found and found.p_value,
-        "p_value_holm": compared.adjusted_p_value,
-        "num_paired": found and found.num_prompts,
-        "num_unpaired": found and found.num_unscored,
+        "reference": " ".join(run.path.name for run in found.reference.runs) if found.reference else None,
+        "is_reference": found.reference is row,
+        **_columns("difference", rate),
+        "p_value": rate and rate.p_value,
+        "p_value_holm": rate and rate.adjusted_p_value,
+        "num_paired": rate and rate.num_prompts,
+        "num_unpaired": rate and rate.num_unscored,
     }
 
 
-def _reading(runs: Sequence[Run], *, over: str | None) -> list[str]:
-    levels = sorted({run.confidence for run in runs})
+def _reading(runs: Sequence[FinishedRun], *, over: str | None) -> list[str]:
+    levels = sorted({run.summary["confidence"] for run in runs})
     intervals = " or ".join(f"{100 * level:g} %" for level in levels) + " intervals"
     if over is None:
         return [f"Win rates with {intervals}; n: instructions."]
@@ -144,7 +143,9 @@ def _reading(runs: Sequence[Run], *, over: str | None) -> list[str]:
     ]
 
 
-def _left_out(runs: Sequence[Run], rows: Sequence[Row], iteration: Iteration, over: str | None) -> list[str]:
+def _left_out(
+    runs: Sequence[FinishedRun], rows: Sequence[TableRow], iteration: Iteration, over: str | None
+) -> list[str]:
     shown = {run.path for row in rows for run in row.runs}
     missing = [run for run in runs if run.path not in shown]
     late = [
@@ -159,10 +160,8 @@ def _left_out(runs: Sequence[Run], rows: Sequence[Row], iteration: Iteration, ov
     return notes
 
 
-def _costs(runs: Sequence[Run]) -> list[str]:
-    stages = [stage for run in runs for stage in run.summary.get("stages", [])]
-    if not stages:
-        return []
+def _costs(runs: Sequence[FinishedRun]) -> list[str]:
+    stages = [stage for run in runs for stage in run.summary["stages"]]
     distinct = {stage["artifact_id"]: stage["seconds"] for stage in stages}
     total = sum(stage["seconds"] for stage in stages)
     return [
@@ -171,8 +170,8 @@ def _costs(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _comparisons(rows: Sequence[Row], compared: Sequence[Compared], *, over: str | None) -> list[str]:
-    count = sum(found.adjusted_p_value is not None for found in compared)
+def _comparisons(rows: Sequence[TableRow], found: Sequence[Difference], *, over: str | None) -> list[str]:
+    count = sum(difference.rate is not None for difference in found)
     paired = "the same instructions" if over is None else f"runs with the same {over}"
     notes = [
         f"Difference: win rate less the reference's on {paired}, in points, with its interval; "
@@ -181,7 +180,7 @@ def _comparisons(rows: Sequence[Row], compared: Sequence[Compared], *, over: str
     if over is not None:
         notes.append("n runs have a p of 2^(1 - n) or more.")
     reasons: dict[str, list[str]] = {}
-    for row, found in zip(rows, compared, strict=True):
-        if found.reason is not None:
-            reasons.setdefault(found.reason, []).append(row.name)
+    for row, difference in zip(rows, found, strict=True):
+        if difference.reason is not None:
+            reasons.setdefault(difference.reason, []).append(row.name)
     return notes + [f"Not compared, {reason}: {', '.join(names)}." for reason, names in reasons.items()]
