@@ -23,8 +23,8 @@ from experiments.bench.results import Spread, speedup, spread
 from tpo.model.lora import UnmergedLinear, fuse_adapter
 from tpo.model.packed import pack
 from tpo.model.trees import Row, join, tree_attention
-from tpo.sample.engines.torch_nucleus import sample_tokens
-from tpo.sample.engines.torch_rows import Prefix, RowCache, row_attention
+from tpo.sample.engines.torch.nucleus import sample_tokens
+from tpo.sample.engines.torch.rows import Prefix, RowCache, row_attention
 from tpo.store.execute import keep_freed_memory
 from tpo.train.pair_trees import add_pair_head, lay_out
 

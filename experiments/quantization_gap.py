@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tpo.model.load import load_model
-from tpo.model.policy import load_policy_reference
+from tpo.model.policy import open_policy
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Pair
 from tpo.train.dpo import sequence_logps
@@ -25,7 +25,7 @@ def main(path: Path) -> None:
     """Print the table."""
     request = json.loads((path / "request.json").read_text())
     inputs = {role: open_artifact(path.parent / name) for role, name in request["inputs"].items()}
-    policy = load_policy_reference(request["config"], {"model": inputs["model"]})
+    policy = open_policy(request["config"], {"model": inputs["model"]})
     if policy.unquantized_path is None:
         sys.exit(f"{path}: the policy is not quantized (model.quantization=none)")
     pairs = inputs["pairs"].rows(Pair)

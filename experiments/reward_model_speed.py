@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 
-from tpo.judge.judges.reward_model import RewardModel
+from tpo.judge.judges.reward_model import RewardModel, RewardModelJudge
 from tpo.judge.protocol import Candidates
 from tpo.model.load import default_device
 from tpo.model.prepare import prepare_embedded
-from tpo.sample.prompts import load_builtin
+from tpo.sample.sources.builtin import load_builtin
 
 EMBEDDED = "smollm2-135m-instruct"
 
@@ -58,13 +58,7 @@ def compare(path: Path, dtype: str, options: argparse.Namespace) -> None:
     from transformers import AutoModelForSequenceClassification
 
     judge = RewardModel(
-        {
-            "name": str(path),
-            "revision": None,
-            "dtype": dtype,
-            "batch_tokens": options.batch_tokens,
-            "max_tokens": 8192,
-        }
+        RewardModelJudge(name=str(path), dtype=dtype, batch_tokens=options.batch_tokens, max_tokens=8192)
     )
     plain = AutoModelForSequenceClassification.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
     plain.to(default_device())

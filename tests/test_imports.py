@@ -25,14 +25,11 @@ PURE = [
 ]
 NEEDS_TORCH = {
     "tpo.train.dpo",
-    "tpo.sample.engines.torch_nucleus",
-    "tpo.sample.engines.torch_rows",
-    "tpo.sample.engines.torch_engine",
+    "tpo.sample.engines.torch.nucleus",
+    "tpo.sample.engines.torch.rows",
+    "tpo.sample.engines.torch.engine",
     "tpo.train.checkpoints",
-    "tpo.judge.judges.armorm",
-    "tpo.judge.judges.likelihood",
-    "tpo.judge.judges.reward_model",
-    "tpo.judge.judges.self_rating",
+    "tpo.judge.judges.armorm.network",
     "tpo.model.lora",
     "tpo.train.optimizer",
     "tpo.model.packed",

@@ -5,13 +5,13 @@ Best against worst after length control (section 2.3 of arXiv 2410.10630); pure 
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.config.schema import PairsConfig
+from tpo.config.fields import identity, restore
+from tpo.config.groups import PairsConfig
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Pair, Score, write_records
@@ -33,13 +33,13 @@ def make_pairs(store: Store, completions: Artifact, scores: Artifact, *, setting
     inputs = {"completions": completions, "scores": scores}
     sampled = completions.budget
     budget = None if sampled is None else sampled._replace(tokens=0)
-    return store.request(PAIRS, asdict(settings), inputs, budget=budget)
+    return store.request(PAIRS, identity(settings), inputs, budget=budget)
 
 
 def work(job: Job) -> Metrics:
     """Pair the best with the worst completion of each instruction."""
     completions = job.inputs["completions"].rows(Completion)
-    pairs, drops = build_pairs(completions, job.inputs["scores"].rows(Score), PairsConfig(**job.config))
+    pairs, drops = build_pairs(completions, job.inputs["scores"].rows(Score), restore(PairsConfig, job.config))
     write_records(job.path / "rows.jsonl", pairs)
     return {"num_pairs": len(pairs), "drops": drops, "num_prompts": len({row.prompt_id for row in completions})}
 

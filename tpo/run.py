@@ -16,7 +16,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.config.check import check, to_config
+from tpo.config.build import to_config
+from tpo.config.check import check
 from tpo.config.help import asks_for_help
 from tpo.config.schema import Config, register
 from tpo.results.tracking.labels import Launch, read_launch
@@ -77,7 +78,7 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
 def main(composed: DictConfig) -> float | None:
     """Compose, check and run; errors that are the user's to mend come without a traceback. Returns the `objective`."""
     try:
-        config: Config = to_config(composed)
+        config = to_config(Config, composed)
         check(config)
         launch = read_launch(HydraConfig.get())
         path = run_tpo(config, experiment=launch.choices.get("experiment", "custom"), launch=launch)

@@ -57,7 +57,6 @@ def with_stock_parts(work: Work, folder: Path, *, seed: int) -> dict[str, object
 
 def with_ours(work: Work, folder: Path, *, seed: int) -> dict[str, object]:
     """Run the stages of one iteration in an empty store; return the seconds of each and the number of pairs."""
-    from tpo.model.policy import PolicyRef
     from tpo.pipeline import Pipeline
     from tpo.store.open import open_store
 
@@ -78,10 +77,10 @@ def with_ours(work: Work, folder: Path, *, seed: int) -> dict[str, object]:
     )
     with open_store(root) as store:
         pipeline = Pipeline(config, store)
-        completions = pipeline.sample(PolicyRef(), 1)
+        completions = pipeline.sample(pipeline.seed_policy, 1)
         pairs = pipeline.pairs(completions, pipeline.judge(completions))
-        pipeline.train(PolicyRef(), pairs, 1)
-    stages = {artifact.manifest["stage"]: artifact.seconds for artifact in pipeline.stages if not artifact.is_reused}
+        pipeline.train(pipeline.seed_policy, pairs, 1)
+        stages = {artifact.manifest["stage"]: artifact.seconds for artifact in store.asked if not artifact.is_reused}
     return {"stages_s": stages, "num_pairs": pairs.metrics["num_pairs"]}
 
 

@@ -176,9 +176,9 @@ def start_vllm(work: Work, max_len: int, *, seed: int) -> Any:
 
 
 def with_ours(work: Work, chat: Any, *, seed: int, longest: int, is_adapted: bool) -> Sampler:
-    """Return a sampler of `tpo.sample.engines.torch_engine`."""
+    """Return a sampler of `tpo.sample.engines.torch.engine`."""
     from tpo.sample.decoding import Decoding
-    from tpo.sample.engines.torch_engine import TorchEngine
+    from tpo.sample.engines.torch.engine import TorchEngine
     from tpo.store.seeds import derive_seed
 
     sizes = work.sizes

@@ -8,6 +8,7 @@ is part of the work. The check: equal scores, in float32 and in 16 bits, where b
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from experiments.architecture import Architecture
@@ -83,15 +84,9 @@ def measure(request: Request) -> Timed:
 
 def our_judge(work: Work, dtype: str, *, is_rating: bool) -> Any:
     """Return our judge with the settings of conf/."""
-    from dataclasses import asdict
-
-    if is_rating:
-        from tpo.judge.judges.self_rating import SelfRating
-
-        return SelfRating(asdict(work.config("judge=self_rating").judge), replace(policy(work), dtype=dtype))
-    from tpo.judge.judges.reward_model import RewardModel
-
-    return RewardModel(asdict(work.config(*reward_model_overrides(work), f"judge.dtype={dtype}").judge))
+    overrides = ["judge=self_rating"] if is_rating else [*reward_model_overrides(work), f"judge.dtype={dtype}"]
+    settings = work.config(*overrides).judge
+    return settings.make(policy=replace(policy(work), dtype=dtype), answers_path=Path("answers.sqlite"))
 
 
 def reward_model_overrides(work: Work) -> tuple[str, ...]:
@@ -135,22 +130,20 @@ def one_chat_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], lis
 
 def one_rating_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], list[int]], Scorer]:
     """Return the log-odds of yes, from the logits after each question."""
-    from dataclasses import asdict
-
     import torch
     from transformers import AutoModelForCausalLM
 
     from tpo.model.chat import answer_ids, chat_ids, load_tokenizer
     from tpo.model.load import default_device
 
-    config = asdict(work.config("judge=self_rating").judge)
+    settings = work.config("judge=self_rating").judge
     model = AutoModelForCausalLM.from_pretrained(work.model_path, dtype=getattr(torch, dtype)).eval()
     model.to(default_device())
     tokenizer = load_tokenizer(work.tokenizer_path)
-    yes, no = answer_ids(tokenizer, config)
+    yes, no = answer_ids(tokenizer, positive=settings.positive, negative=settings.negative)
 
     def chat(instruction: str, response: str) -> list[int]:
-        question = config["question"].replace("{response}", response).replace("{instruction}", instruction)
+        question = settings.question.replace("{response}", response).replace("{instruction}", instruction)
         return chat_ids(tokenizer, question)
 
     @torch.inference_mode()

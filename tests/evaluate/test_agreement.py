@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from tpo.config.check import check_agreement, to_config
+from tpo.config.check import check_entry
+from tpo.config.compose import compose_config
+from tpo.config.schema import AgreementConfig
 from tpo.evaluate.agreement.__main__ import judge_name, measure, report
+from tpo.judge.judges.alpaca_eval import AlpacaEvalJudge
+from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.protocol import Decision, Match
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,9 +40,8 @@ def data(tmp_path: Path) -> Path:
 
 def configure(data: Path, root: Path, *overrides: str) -> Any:
     given = [f"data={data}", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs", *overrides]
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config = to_config(compose("agreement", overrides=given))
-    check_agreement(config)
+    config = compose_config(AgreementConfig, given)
+    check_entry(config)
     return config
 
 
@@ -98,8 +100,7 @@ def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = FirstWins()
-    monkeypatch.setattr("tpo.judge.load.load_pairwise_judge", lambda **_: judge)
-    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
+    monkeypatch.setattr(PairwiseLLMJudge, "make", lambda *_, **__: judge)
     overrides = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="biased")
     found = read(path, "biased")
@@ -118,7 +119,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
     if importlib.util.find_spec("alpaca_eval") is None:
         pytest.skip("alpaca_eval, which has the prompt, is not installed")
     judge = FirstWins()
-    monkeypatch.setattr("tpo.judge.load.load_pairwise_judge", lambda **_: judge)
+    monkeypatch.setattr(AlpacaEvalJudge, "make", lambda *_, **__: judge)
     overrides = ["judge=alpaca_eval", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="once")
     found = read(path, "once")

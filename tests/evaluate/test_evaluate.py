@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
-from test_run import NUM_TEST, REPOSITORY, Finished, run_here, tiny_overrides
+from test_run import NUM_TEST, Finished, run_here, tiny_overrides
 
 import tpo.judge.judges.llm_pairwise
-from tpo.config.check import ConfigError, check_evaluate
+from tpo.config.check import check_evaluate
+from tpo.config.compose import compose_config
+from tpo.config.fields import ConfigError
 from tpo.config.schema import EvaluateConfig
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.measurements import EvaluationError
@@ -36,10 +35,7 @@ def compose_evaluation(finished: Finished, *overrides: str) -> EvaluateConfig:
     model = finished.config.model.name
     left_out = ("train.", "pairs.", *(("judge",) if any(item.startswith("judge=") for item in overrides) else ()))
     shared = [item for item in tiny_overrides(Path(model), finished.root) if not item.startswith(left_out)]
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        composed = compose("evaluate", overrides=[*shared, *overrides])
-    config: EvaluateConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    config = compose_config(EvaluateConfig, [*shared, *overrides])
     check_evaluate(config)
     return config
 
@@ -169,7 +165,7 @@ def test_evaluations_that_make_no_sense(finished: Finished, overrides: list[str]
         (["eval=thought_budget", "eval.budgets=[-1]"], "eval.budgets"),
         (["eval=categories", "eval.classify=true", "eval.categories=[]"], "eval.categories is empty"),
         (["eval=categories", "eval.classify=true", "eval.classifier.prompt=x"], "has no {instruction}"),
-        (["eval=categories", "eval.classify=true", "eval.classifier.name=null"], "eval.classifier.name is null"),
+        (["eval=categories", "eval.classify=true", "eval.classifier.name=null"], "needs eval.classifier.name"),
         (["eval=alpaca_eval", "eval.length_control=none"], "eval.length_control=none"),
         (["eval=gsm8k", "eval.path=/nowhere.jsonl"], "eval.path: there is no file"),
         (["eval=arena_hard"], "judge=self_rating does not play"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tpo.config.schema import ModelConfig, SampleConfig
+from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.policies import PolicyError, find_policy
 from tpo.model.policy import PolicyRef

@@ -12,14 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_llm_judges import FakeLLM
 
-from tpo.judge.judges.alpaca_eval import AlpacaEvalAnnotator, first_preference, read_template, template_path
+from tpo.config.kinds import kinds, load_settings
+from tpo.judge.judges.alpaca_eval import (
+    AlpacaEvalAnnotator,
+    AlpacaEvalJudge,
+    first_preference,
+    read_template,
+    template_path,
+)
 from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched
-from tpo.judge.load import load_pairwise_judge
-from tpo.judge.protocol import PAIRWISE_KINDS, Decision, Match
+from tpo.judge.protocol import Decision, Match, PairwiseJudgeConfig
 from tpo.store.errors import TpoError
 
 PRESET = Path(__file__).parents[2] / "conf" / "judge" / "alpaca_eval.yaml"
 CONFIG: dict[str, Any] = {**yaml.safe_load(PRESET.read_text()), "kind": "alpaca_eval"}
+del CONFIG["defaults"]
+SETTINGS = load_settings(AlpacaEvalJudge, CONFIG)
 IS_INSTALLED = importlib.util.find_spec("alpaca_eval") is not None  # the prompt needs no import, the parser does
 needs_prompt = pytest.mark.skipif(not IS_INSTALLED, reason="alpaca_eval is not installed")
 
@@ -41,7 +49,7 @@ def says(token: str, **probabilities: float) -> Answer:
 
 
 def make_judge(rule: Callable[[Question], Answer]) -> tuple[AlpacaEvalAnnotator, FakeLLM]:
-    judge = load_pairwise_judge(CONFIG, policy=None, answers_path=Path("unused.sqlite"))
+    judge = SETTINGS.make(policy=None, answers_path=Path("unused.sqlite"))
     assert isinstance(judge, AlpacaEvalAnnotator)
     fake = FakeLLM(rule)
     judge.llm = fake  # type: ignore[assignment]
@@ -122,7 +130,7 @@ def test_other_prompts_are_refused(text: str | None, tmp_path: Path) -> None:
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(TpoError, match=r"pip install alpaca-eval==0\.6\.6"):
-        load_pairwise_judge(CONFIG, policy=None, answers_path=Path("unused.sqlite"))
+        SETTINGS.make(policy=None, answers_path=Path("unused.sqlite"))
 
 
 # The probabilities
@@ -233,10 +241,11 @@ def test_a_server_without_probabilities_is_named() -> None:
 
 
 @needs_prompt
-def test_every_pairwise_kind_can_be_loaded_and_no_other() -> None:
-    prompted = {"prompt": "{instruction}{first}{second}", "verdicts": "two_way", "system": None}
-    for kind in PAIRWISE_KINDS:
-        config = {**CONFIG, **prompted, "kind": kind}
-        assert hasattr(load_pairwise_judge(config, policy=None, answers_path=Path("unused.sqlite")), "compare")
-    with pytest.raises(ValueError, match=r"judge\.kind=length is not a pairwise judge"):
-        load_pairwise_judge({**CONFIG, "kind": "length"}, policy=None, answers_path=Path("unused.sqlite"))
+def test_every_pairwise_kind_makes_a_judge_that_compares_and_no_other_is_one() -> None:
+    assert {"llm_pairwise", "alpaca_eval"} <= set(kinds(PairwiseJudgeConfig))
+    more = {"llm_pairwise": {"prompt": "{instruction}{first}{second}", "verdicts": "two_way"}}
+    for kind in ("llm_pairwise", "alpaca_eval"):
+        settings = load_settings(PairwiseJudgeConfig, {**CONFIG, **more.get(kind, {}), "kind": kind})
+        assert hasattr(settings.make(policy=None, answers_path=Path("unused.sqlite")), "compare")
+    with pytest.raises(ValueError, match=r"judge\.kind=length: expected one of \["):
+        load_settings(PairwiseJudgeConfig, {"kind": "length"})

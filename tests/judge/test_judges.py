@@ -10,10 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
-from tpo.judge.judges.self_rating import SelfRating
-from tpo.judge.load import load_judge
-from tpo.judge.protocol import Candidates, Decision, Judgement, Match
+from tpo.judge.judges.length import LengthJudge
+from tpo.judge.judges.likelihood import SummedLikelihood
+from tpo.judge.judges.random import RandomJudge
+from tpo.judge.judges.self_rating import SelfRating, SelfRatingJudge
+from tpo.judge.protocol import Candidates, Decision, Judgement, Match, PointwiseJudgeConfig
 from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
 from tpo.model.chat import Chat, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
@@ -57,17 +60,9 @@ def test_batches_hold_each_position_once_within_the_budget(
 
 
 def make_self_rating(path: Path, *, batch_tokens: int = 4096, **changes: Any) -> SelfRating:
-    config = {
-        "kind": "self_rating",
-        "question": QUESTION,
-        "positive": YES,
-        "negative": NO,
-        "batch_tokens": batch_tokens,
-        **changes,
-    }
-    judge = load_judge(
-        config, policy=Policy(str(path), None, str(path), "float32", 512, None), answers_path=path / "none"
-    )
+    given = {"question": QUESTION, "positive": YES, "negative": NO, "batch_tokens": batch_tokens, **changes}
+    policy = Policy(str(path), None, str(path), "float32", 512, None)
+    judge = SelfRatingJudge(**given).make(policy=policy, answers_path=path / "none")
     assert isinstance(judge, SelfRating)
     return judge
 
@@ -124,10 +119,17 @@ def test_unusable_questions_and_answers_are_refused(tiny_model: Path, change: di
         make_self_rating(tiny_model, **change)
 
 
-def test_unknown_kind_of_judge_is_refused(tiny_model: Path) -> None:
-    policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 512, None)
-    with pytest.raises(ValueError, match=r"judge\.kind=oracle"):
-        load_judge({"kind": "oracle"}, policy=policy, answers_path=tiny_model / "none")
+@pytest.mark.parametrize(
+    ("identity", "message"),
+    [
+        ({"kind": "oracle"}, r"judge\.kind=oracle"),
+        ({"kind": "llm_pairwise", "backend": "server"}, r"judge\.kind=llm_pairwise"),  # gives verdicts, no scores
+        ({"kind": "length", "unit": "words"}, r"judge=length has not all of the settings \['kind', 'unit'\]"),
+    ],
+)
+def test_other_judges_than_the_stage_s_are_refused(identity: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_settings(PointwiseJudgeConfig, identity)
 
 
 # Likelihood
@@ -150,10 +152,9 @@ def logp_straight(path: Path, instruction: str, response: str) -> tuple[float, i
 @pytest.mark.parametrize("with_instruction", [True, False])
 def test_likelihood_equals_a_straight_computation(tiny_model: Path, with_instruction: bool) -> None:
     item = Candidates("Name a river.", ("The Nile", "A long answer, to fill the batch with padding.", "No"))
-    config = {"kind": "likelihood", "with_instruction": with_instruction, "batch_tokens": 4096}
-    judge = load_judge(
-        config, policy=Policy(str(tiny_model), None, str(tiny_model), "float32", 512, None), answers_path=tiny_model
-    )
+    settings = SummedLikelihood(with_instruction=with_instruction, batch_tokens=4096)
+    policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 512, None)
+    judge = settings.make(policy=policy, answers_path=tiny_model)
     [found] = judge.score([item])
     for response, judgement in zip(item.responses, found, strict=True):
         instruction = item.instruction if with_instruction else ""
@@ -179,10 +180,7 @@ def test_likelihoods_are_normalized_by_hand() -> None:
 
 
 def test_length_and_chance() -> None:
-    nothing = Policy("none", None, "none", "float32", 1, None)
-    length, chance = (
-        load_judge({"kind": kind}, policy=nothing, answers_path=Path("none")) for kind in ("length", "random")
-    )
+    length, chance = (kind().make(policy=None, answers_path=Path("none")) for kind in (LengthJudge, RandomJudge))
     assert [[judgement.score for judgement in row] for row in length.score(CANDIDATES)] == [
         [float(len(text)) for text in item.responses] for item in CANDIDATES
     ]

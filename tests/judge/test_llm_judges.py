@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tpo.config.fields import check_fields
+from tpo.config.groups import JudgeConfig
+from tpo.config.kinds import load_settings
 from tpo.judge.judges.llm_pairwise import PairwiseLLM
 from tpo.judge.judges.llm_pointwise import PointwiseLLM
 from tpo.judge.llm.question import TOO_LONG, Answer, Question, Watched
@@ -39,10 +42,14 @@ def never(question: Question) -> Answer:
     raise AssertionError("nothing is to be asked")
 
 
-def settings(name: str, /, **changes: Any) -> dict[str, Any]:
+def settings(name: str, /, **changes: Any) -> Any:
+    """The settings of conf/judge/<name>.yaml, checked."""
     config = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     (schema,) = config.pop("defaults")
-    return {**config, "kind": schema.removeprefix("schema/").removesuffix("@_here_"), **changes}
+    kind = schema.removeprefix("schema/").removesuffix("@_here_")
+    found: Any = load_settings(JudgeConfig, {**config, "kind": kind, **changes})
+    found.check("judge")
+    return found
 
 
 def make_pairwise(name: str, rule: Callable[[Question], Answer], /, **changes: Any) -> tuple[PairwiseLLM, FakeLLM]:
@@ -218,9 +225,9 @@ def test_a_response_cannot_grade_itself(attack: str) -> None:
 
 def test_rubric_offers_what_is_accepted() -> None:
     config = settings("llm_pointwise")
-    for score in range(config["min_score"], config["max_score"] + 1):
-        assert f"\n{score}: " in config["system"]
-    assert "[[n]]" in config["system"]
+    for score in range(config.min_score, config.max_score + 1):
+        assert f"\n{score}: " in config.system
+    assert "[[n]]" in config.system
 
 
 # Settings
@@ -230,16 +237,16 @@ def test_rubric_offers_what_is_accepted() -> None:
 def test_the_judge_understands_the_verdicts_that_its_prompt_offers(name: str) -> None:
     config = settings(name)
     for verdict in {"[[A]]", "[[B]]", "[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"}:
-        found = parse_verdict(verdict, verdicts=config["verdicts"], strong_weight=1.0, is_cut=False)
-        assert (found.outcome is not None) == (verdict in config["system"])
+        found = parse_verdict(verdict, verdicts=config.verdicts, strong_weight=1.0, is_cut=False)
+        assert (found.outcome is not None) == (verdict in config.system)
     assert parse_score("[[n]]", low=1, high=5, is_cut=False).unscored_reason == "unknown_score"
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
     with pytest.raises(TpoError, match=r"judge.prompt has no \{second\}"):
         make_pairwise("llm_pairwise", never, prompt="{instruction} {first}")
-    with pytest.raises(TpoError, match="judge.verdicts=three_way: expected two_way or five_way"):
-        make_pairwise("llm_pairwise", never, verdicts="three_way")
+    with pytest.raises(TpoError, match="judge.verdicts=three_way: expected one of two_way, five_way"):
+        check_fields(settings("llm_pairwise", verdicts="three_way"), "judge")
     with pytest.raises(TpoError, match=r"judge.prompt has no \{instruction\} and no \{response\}"):
         make_pointwise(never, prompt="Grade it.")
     with pytest.raises(TpoError, match="one digit"):

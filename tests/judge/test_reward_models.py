@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from tpo.judge.judges.armorm import ArmoRM
-from tpo.judge.judges.reward_model import RewardModel, chat_with_response
+from tpo.judge.judges.armorm.network import ArmoRM
+from tpo.judge.judges.reward_model import RewardModel, RewardModelJudge, chat_with_response
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.model.chat import load_tokenizer
 from tpo.store.errors import TpoError
@@ -35,13 +35,7 @@ LLAMA_TEMPLATE = (
 
 
 def settings_of(path: Path, *, batch_tokens: int = 4096, max_tokens: int = 400, dtype: str = "float32") -> Any:
-    return {
-        "name": str(path),
-        "revision": None,
-        "dtype": dtype,
-        "batch_tokens": batch_tokens,
-        "max_tokens": max_tokens,
-    }
+    return RewardModelJudge(name=str(path), dtype=dtype, batch_tokens=batch_tokens, max_tokens=max_tokens)
 
 
 def tiny(tokenizer: Any, **changes: Any) -> dict[str, Any]:

@@ -15,14 +15,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 import tpo.store.execute
-from tpo.config.schema import register
+from tpo.config.compose import compose_config
+from tpo.config.schema import Config, register
 from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
 from tpo.pairs import DROP_REASONS, PAIRS
@@ -150,10 +148,8 @@ class Maker:
 
 def make_run(root: Path) -> Small:
     """Write a run of two iterations through the store and `tpo.results.run.Run`."""
-    GlobalHydra.instance().clear()
     overrides = ["experiment=quickstart", "tracking=none", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose("config", overrides=overrides))
+    config = compose_config(Config, overrides)
     make = Maker(root / "artifacts")
     splits = [("test", NUM_TEST), *((f"train-{number + 1}", NUM_TRAIN) for number in range(NUM_ITERATIONS))]
     prompts = make(

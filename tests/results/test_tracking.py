@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
-from tpo.config.check import ConfigError, check
-from tpo.config.schema import NoTracking, WandbTracking, register
+from tpo.config.check import check
+from tpo.config.compose import compose_config
+from tpo.config.fields import ConfigError
+from tpo.config.schema import Config, register
+from tpo.config.tracking import NoTracking, WandbTracking
 from tpo.results.rate import Rate
 from tpo.results.tracking import Tracker, load_tracker, log_evaluation
 from tpo.results.tracking.labels import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
@@ -29,7 +30,7 @@ from tpo.results.tracking.wandb_tracker import find_mode, has_wandb_key
 from tpo.results.winrate import corrected_by_category
 from tpo.store.artifacts import Store, finish
 from tpo.store.records import Comparison
-from tpo.store.stage import Step
+from tpo.store.stage import Stage, Step
 
 REPOSITORY = Path(__file__).parents[2]
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}
@@ -289,13 +290,13 @@ def store_of(root: Path) -> Store:
 
 def test_lineage_goes_from_samples_to_the_adapter_and_to_what_it_is_worth(tmp_path: Path) -> None:
     store = store_of(tmp_path)
-    prompts = store.request("prompts", 1, {}, how={"server": "http://nowhere"})
-    samples = store.request("sample", 1, {"k": 2}, {"prompts": prompts}, seed=3)
-    pairs = store.request("pairs", 1, {}, {"completions": samples})
-    check = store.request("preflight", 1, {}, {"prompts": prompts})
-    train = store.request("train", 1, {}, {"pairs": pairs})
-    answers = store.request("sample", 1, {"k": 1}, {"prompts": prompts, "adapter": train})
-    compare = store.request("compare", 1, {}, {"completions": answers})
+    prompts = store.request(Stage("prompts", 1, "nowhere:work"), {}, how={"server": "http://nowhere"})
+    samples = store.request(Stage("sample", 1, "nowhere:work"), {"k": 2}, {"prompts": prompts}, seed=3)
+    pairs = store.request(Stage("pairs", 1, "nowhere:work"), {}, {"completions": samples})
+    check = store.request(Stage("preflight", 1, "nowhere:work"), {}, {"prompts": prompts})
+    train = store.request(Stage("train", 1, "nowhere:work"), {}, {"pairs": pairs})
+    answers = store.request(Stage("sample", 1, "nowhere:work"), {"k": 1}, {"prompts": prompts, "adapter": train})
+    compare = store.request(Stage("compare", 1, "nowhere:work"), {}, {"completions": answers})
     named = {"completions": samples, "pairs": pairs, "train": train, "answers": answers, "comparison": compare}
     stages = [prompts, check, samples, pairs, train, answers, compare]
     run = {
@@ -409,13 +410,9 @@ SERVER = ["experiment=smoke", "judge=llm_pairwise", "judge.name=x", "judge.backe
 def test_secrets_among_the_settings_are_refused_and_not_shown(
     override: str, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
     monkeypatch.setenv("MY_API_KEY", "planted-1234")
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose("config", overrides=[*SERVER, override]))
-        fine: Any = OmegaConf.to_object(
-            compose("config", overrides=[*SERVER, "judge.server.base_url=http://h:8000/v1/a@b"])
-        )
+    config = compose_config(Config, [*SERVER, override])
+    fine = compose_config(Config, [*SERVER, "judge.server.base_url=http://h:8000/v1/a@b"])
     with pytest.raises(ConfigError, match=key) as caught:
         check(config)
     assert "planted" not in str(caught.value)

@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 import tpo.store.execute
-from tpo.config.schema import register
+from tpo.config.compose import compose_config
+from tpo.config.schema import Config, EvaluateConfig, register
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.length_control import length_controlled_win_rate
 from tpo.model.stages import MODEL
@@ -104,8 +103,8 @@ SMALL = ["experiment=smoke", "num_iterations=2", "prompts.num_test=20"]
 
 def composed(root: Path, entry: str, *overrides: str) -> Any:
     places = [f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        return OmegaConf.to_object(compose(entry, overrides=[*JOB, *places, *overrides]))
+    kind: type[Any] = {"config": Config, "evaluate": EvaluateConfig}[entry]
+    return compose_config(kind, [*JOB, *places, *overrides])
 
 
 def launch(*overrides: str, is_sweep: bool = True) -> Launch:

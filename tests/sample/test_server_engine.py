@@ -15,15 +15,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import openai._base_client
 import pytest
 
 import tpo.model.connection
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import load_engine
-from tpo.sample.engines.server_engine import ServerEngine
-from tpo.sample.engines.vllm_server import adapter_name
+from tpo.sample.engines.server import ServerEngine, ServerEngineConfig
+from tpo.sample.engines.server.vllm_server import adapter_name
 from tpo.store.errors import TpoError
 
 KEY = "sk-very-secret-0123456789"
@@ -161,8 +161,9 @@ def failed(status: int, message: str) -> tuple[int, Any]:
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tpo.model.connection, "FIRST_DELAY_S", 0.002)
-    monkeypatch.setattr(tpo.model.connection, "LONGEST_DELAY_S", 0.02)
+    monkeypatch.setattr(tpo.model.connection, "POLL_S", 0.02)
+    monkeypatch.setattr(openai._base_client, "INITIAL_RETRY_DELAY", 0.002)
+    monkeypatch.setattr(openai._base_client, "MAX_RETRY_DELAY", 0.02)
     monkeypatch.setenv("FAKE_KEY", KEY)
 
 
@@ -199,15 +200,11 @@ def serve(weights: Path) -> Iterator[Callable[..., FakeVllm]]:
 
 
 def open_engine(weights: Path | str, *urls: str, adapter: Path | None = None, **changes: Any) -> ServerEngine:
-    config = {
-        "kind": "server",
-        "base_urls": list(urls),
-        "api_key_env": "FAKE_KEY",
-        **{"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **changes},
-    }
+    reach = {"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **changes}
+    config = ServerEngineConfig(chunk_prompts=4, base_urls=list(urls), api_key_env="FAKE_KEY", **reach)
     policy = Policy(str(weights), None, "model-1/tokenizer", "bfloat16", 400, adapter, unquantized_path="some/model")
     chat, decoding = Chat(None, frozenset({END})), Decoding(temperature=1.0, top_p=1.0, max_tokens=200)
-    engine = load_engine(config, policy, chat=chat, contexts=[[0] * 100], decoding=decoding, seed=0)
+    engine = config.make(policy, chat=chat, contexts=[[0] * 100], decoding=decoding, seed=0)
     assert isinstance(engine, ServerEngine)
     return engine
 
@@ -389,7 +386,10 @@ def test_what_passes_is_tried_again_and_what_does_not_ends_it(serve: Callable[..
     server.script = [failed(500, "busy"), failed(429, "busy"), (0, None)]
     assert len(generate(engine, PROMPTS, PLAIN)) == len(PROMPTS)
     server.script = [None] * 3 + [failed(500, f"out of memory {KEY}")] * 4
-    with pytest.raises(TpoError, match=r"4 attempts at one prompt failed.*out of memory <key>.* 3 of 20 prompts"):
+    with pytest.raises(
+        TpoError,
+        match=r"prompt failed, repeated up to 3 times \(engine.max_retries\).*out of memory <key>.* 3 of 20 prompts",
+    ):
         generate(engine, PROMPTS, PLAIN)
     server.script = [failed(400, "n must be 1 when using greedy sampling")]
     with pytest.raises(TpoError, match="n must be 1 when using greedy sampling"):

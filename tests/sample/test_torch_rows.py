@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
-from tpo.sample.engines.torch_rows import WINDOW_STEP, Prefix, RowCache, Sharing, row_attention
+from tpo.sample.engines.torch.rows import WINDOW_STEP, Prefix, RowCache, Sharing, row_attention
 from tpo.store.errors import TpoError
 
 HEADS, KV_HEADS, DIM = 4, 2, 8

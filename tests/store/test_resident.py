@@ -105,7 +105,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorkers]:
     return FakeWorkers
 
 
-KEEPS, OCCUPIED = StageEnd(is_keeping=True), StageEnd(is_occupied=True, is_keeping=True)
+KEEPS, OCCUPIED = StageEnd(has_engine=True), StageEnd(is_occupied=True, has_engine=True)
 
 
 def test_a_stage_that_wants_another_vllm_gets_a_fresh_process(fake: type[FakeWorkers]) -> None:

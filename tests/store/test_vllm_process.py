@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tpo.sample.decoding import vllm_process
-from tpo.store.processes.vllm import OccupiedError, keep
+from tpo.store.processes import vllm as vllm_process
+from tpo.store.processes.vllm import OccupiedError, cached_engine
 
 
 def test_a_process_keeps_one_thing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_process, "_kept", None)
-    made = [keep({"model": "a", "revision": None}, object), keep({"revision": None, "model": "a"}, object)]
+    monkeypatch.setattr(vllm_process, "_cached", None)
+    made = [
+        cached_engine({"model": "a", "revision": None}, object),
+        cached_engine({"revision": None, "model": "a"}, object),
+    ]
     assert made[0] is made[1]
     with pytest.raises(OccupiedError):
-        keep({"model": "b", "revision": None}, object)
-    assert keep({"model": "a", "revision": None}, object) is made[0], "still there"
+        cached_engine({"model": "b", "revision": None}, object)
+    assert cached_engine({"model": "a", "revision": None}, object) is made[0], "still there"
 
 
 SCRIPT = """

@@ -15,12 +15,16 @@ import torch
 from conftest import vllm_settings
 from fake_workers import Counter, FakeEngine, FakeModel, shares
 
+from tpo.judge.llm import local
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.cache import Asked
-from tpo.judge.llm.question import Question, local
+from tpo.judge.llm.question import Question
+from tpo.judge.llm.settings import LLMConfig, LocalLLMConfig
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, vllm_process, vllm_workers
+from tpo.sample.decoding import Decoding
+from tpo.sample.engines import vllm as vllm_workers
 from tpo.store.errors import TpoError
+from tpo.store.processes import vllm as vllm_process
 from tpo.store.processes.vllm import OccupiedError
 from tpo.store.processes.workers import Workers, share_devices
 
@@ -226,7 +230,7 @@ def set_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
 def test_completions_are_in_the_order_of_the_prompts(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_workers, "VllmWorker", FakeEngine)
     monkeypatch.setattr(vllm_workers, "share_devices", lambda number, **_: shares(number))
-    monkeypatch.setattr(vllm_process, "_kept", None)
+    monkeypatch.setattr(vllm_process, "_cached", None)
     policy = Policy("model", None, "model", "float32", 512, None)
     config = vllm_settings(data_parallel_size=count)
     engine = vllm_workers.VllmWorkers(config, policy, end_ids=frozenset(), seed=3)
@@ -255,9 +259,9 @@ def test_questions_are_divided_and_answers_kept(
 ) -> None:
     monkeypatch.setattr(local, "VllmModel", FakeModel)
     monkeypatch.setattr(local, "share_devices", lambda number, **_: shares(number))
-    monkeypatch.setattr(vllm_process, "_kept", None)
-    vllm = {"max_model_len": 64, "data_parallel_size": 2, "tensor_parallel_size": 1, "dtype": "float32"}
-    config = {"backend": "vllm", "name": str(tiny_model), "revision": None, "max_calls": None, "vllm": vllm}
+    monkeypatch.setattr(vllm_process, "_cached", None)
+    vllm = LocalLLMConfig(max_model_len=64, data_parallel_size=2, dtype="float32")
+    config = LLMConfig(backend="vllm", name=str(tiny_model), vllm=vllm)
     llm = load_llm(config, policy=None, cache_path=tmp_path / "answers.sqlite")
     questions = [Question(None, f"Number {number}", 0.0, 8) for number in range(5)]
     answers = llm.ask([*questions, Question(None, "word " * 80, 0.0, 8)])

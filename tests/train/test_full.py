@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.policies import PolicyError
 from tpo.model.load import load_model, load_policy
-from tpo.model.policy import Policy, load_policy_reference
+from tpo.model.policy import Policy, open_policy
 from tpo.store.artifacts import open_artifact
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import dpo_loss, sequence_logps
@@ -193,7 +193,7 @@ def test_run_samples_what_it_trained(tiny_model: Path, ran: Finished) -> None:
     assert second["inputs"]["adapter"] == first.parent.name
     artifacts = {role: artifacts_dir / name for role, name in second["inputs"].items()}
     opened = {role: open_artifact(path) for role, path in artifacts.items()}
-    policy = load_policy_reference(second["config"], opened)
+    policy = open_policy(second["config"], opened)
     assert (policy.model_path, policy.adapter_path, policy.seed_path) == (str(first), None, str(tiny_model))
 
 

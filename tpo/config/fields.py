@@ -1,4 +1,4 @@
-"""Fields of the conf groups' dataclasses: a default, the rule that its values obey, and whether it is part of the identity.
+"""Fields of the conf groups' dataclasses: a default, the rule that values obey, and what is part of the identity.
 
 A group's dataclass is Hydra's schema and the stage's settings at once. What a stage computes depends on every field but
 those marked `how`: a server's address, a number of processes. `identity` and `how` take a group's settings apart, and
@@ -6,12 +6,56 @@ those marked `how`: a server's address, a number of processes. `identity` and `h
 """
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, TypeVar, get_type_hints
+import importlib.util
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from omegaconf import MISSING
+from tpo.store.errors import TpoError
+from tpo.store.files import file_digest
 
-S = TypeVar("S")
+MISSING: Any = "???"  # OmegaConf's mark of a value that has to be given
+
+
+class ConfigError(TpoError):
+    """Settings that make no sense; names the key and what to do."""
+
+
+@dataclasses.dataclass
+class Settings:
+    """The settings of a group; every group's dataclass is one."""
+
+    def check(self, at: str) -> None:
+        """Check what the fields' own rules do not say, such as two fields that contradict one another.
+
+        Args:
+            at: The key at which the group stands, such as `judge` or `judge.members.a`.
+
+        Raises:
+            ConfigError: Naming the keys and what to do.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a result depends on: all fields but those marked `how`, in plain types."""
+        return _part(self, how=False)
+
+
+@dataclasses.dataclass
+class Kind(Settings):
+    """A group that has several kinds, each a subclass in a file of its own; `tpo.config.kinds` finds them.
+
+    Attributes:
+        group_name: Of the group.
+        found_in: Module that holds the kinds, or package of which every module, or package in it, holds one.
+        named_by: The field that says which kind it is.
+    """
+
+    group_name: ClassVar[str]
+    found_in: ClassVar[str]
+    named_by: ClassVar[str] = "kind"
+
+
+S = TypeVar("S", bound=Settings)
 
 
 def setting(
@@ -22,17 +66,22 @@ def setting(
     above: float | None = None,
     choices: tuple[Any, ...] | None = None,
     is_file: bool = False,
+    packages: Mapping[Any, str] | None = None,
+    of: type[Kind] | None = None,
     how: bool = False,
 ) -> Any:
     """Return a dataclass field.
 
     Args:
-        default: Lists and dictionaries are copied for each instance; without one the YAML file gives the value.
-        minimum: Least number allowed.
+        default: Lists and dictionaries are copied for each instance; a class is called for each; without one the YAML
+            file gives the value.
+        minimum: Least number allowed. Rules hold for each value of a list or dictionary, and let None pass.
         maximum: Greatest number allowed.
         above: The number must be greater than this one.
         choices: The values allowed.
-        is_file: The value is the path of a file that must exist, or None.
+        is_file: The value is the path of a file that must exist.
+        packages: Value to the package that it needs.
+        of: The values of a dictionary are groups with this base class.
         how: The result does not depend on it: no part of the identity.
     """
     metadata = {
@@ -41,36 +90,49 @@ def setting(
         "above": above,
         "choices": choices,
         "is_file": is_file,
+        "packages": packages or {},
+        "of": of,
         "how": how,
     }
     if isinstance(default, list | dict):
-        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
     if isinstance(default, type):  # a group within the group
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def identity(settings: Any) -> dict[str, Any]:
+def identity(settings: Settings) -> dict[str, Any]:
     """Return the settings that a result depends on, in plain types."""
-    return _part(settings, how=False)
+    return settings.identity()
 
 
-def how(settings: Any) -> dict[str, Any]:
+def how(settings: Settings) -> dict[str, Any]:
     """Return the settings that a result does not depend on; groups within the group only where they hold any."""
     return _part(settings, how=True)
 
 
-def _part(settings: Any, *, how: bool) -> dict[str, Any]:
+def _part(settings: Settings, *, how: bool) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value, is_how = getattr(settings, field.name), field.metadata.get("how", False)
-        if dataclasses.is_dataclass(value) and not is_how:
-            part = _part(value, how=how)
+        if isinstance(value, Settings) and not is_how:
+            part = _part(value, how=True) if how else value.identity()
             if part or not how:
                 found[field.name] = part
         elif is_how is how:
-            found[field.name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value  # type: ignore[arg-type]
+            found[field.name] = _plain(value) if how else _identity_of(value)
     return found
+
+
+def _identity_of(value: Any) -> Any:
+    """Return a value in plain types; groups in a dictionary without what their results do not depend on."""
+    if isinstance(value, dict):
+        return {key: _identity_of(item) for key, item in value.items()}
+    return value.identity() if isinstance(value, Settings) else value
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if isinstance(value, Settings) else value
 
 
 def restore(kind: type[S], identity: Mapping[str, Any], how: Mapping[str, Any] | None = None) -> S:
@@ -78,12 +140,80 @@ def restore(kind: type[S], identity: Mapping[str, Any], how: Mapping[str, Any] |
     values: dict[str, Any] = {}
     hints = get_type_hints(kind)
     how = how or {}
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in dataclasses.fields(kind):
         name, hint = field.name, hints[field.name]
         if name not in identity and name not in how:
             continue
-        if dataclasses.is_dataclass(hint):
-            values[name] = restore(hint, identity.get(name, {}), how.get(name, {}))  # type: ignore[arg-type]
+        if isinstance(hint, type) and issubclass(hint, Settings):
+            values[name] = restore(hint, identity.get(name, {}), how.get(name, {}))
         else:
             values[name] = how[name] if name in how else identity[name]
     return kind(**values)
+
+
+def file_digests(settings: Settings) -> dict[str, str]:
+    """Return `<field>_sha256` of the file that each field names which is the path of one: what it holds matters."""
+    found = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.metadata.get("is_file") and value is not None:
+            found[f"{field.name}_sha256"] = file_digest(Path(value))
+    return found
+
+
+def how_names(kind: type[Settings]) -> tuple[str, ...]:
+    """Return the names of the fields that are no part of the identity."""
+    return tuple(field.name for field in dataclasses.fields(kind) if field.metadata.get("how"))
+
+
+def check_fields(settings: Settings, at: str = "") -> None:
+    """Check every field by its own rule, then each group by its `check`.
+
+    Args:
+        settings: Of a group, or all of an entry point.
+        at: The key at which they stand; empty for all.
+
+    Raises:
+        ConfigError: Naming the key and what is allowed.
+    """
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        key = f"{at}.{field.name}" if at else field.name
+        for where, item in _items(value, key):
+            if isinstance(item, Settings):
+                check_fields(item, where)
+            elif item is not None:
+                _check_value(where, item, field.metadata)
+    settings.check(at)
+
+
+def _items(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Give a value, or those of a list or dictionary, each with its key."""
+    if isinstance(value, dict):
+        yield from ((f"{key}.{name}", item) for name, item in value.items())
+    elif isinstance(value, list):
+        yield from ((key, item) for item in value)
+    else:
+        yield key, value
+
+
+def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
+    choices = rule.get("choices")
+    if choices is not None and value not in choices:
+        raise ConfigError(f"{key}={value}: expected one of {', '.join(map(str, choices))}")
+    low, high, above = rule.get("minimum"), rule.get("maximum"), rule.get("above")
+    limits = [
+        *([f"at least {low:g}"] if low is not None else []),
+        *([f"above {above:g}"] if above is not None else []),
+        *([f"at most {high:g}"] if high is not None else []),
+    ]
+    # Comparisons that a NaN fails.
+    is_within = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+    if not is_within:
+        raise ConfigError(f"{key}={value}: expected a number {' and '.join(limits)}")
+    if rule.get("is_file") and not Path(value).is_file():
+        raise ConfigError(f"{key}: there is no file {value}")
+    package = rule.get("packages", {}).get(value) if isinstance(value, str) else None
+    if package is not None and importlib.util.find_spec(package) is None:
+        setting = key.removesuffix(".kind")
+        raise ConfigError(f"{setting}={value} needs the package {package}, which is not installed: see README, Set-up")

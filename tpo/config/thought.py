@@ -1,4 +1,7 @@
-"""TODO."""
+"""A thought format: what asks for a thought, and the delimiters by which a completion is split again.
+
+The group `thought` describes one; `tpo.sample.thought` renders prompts and splits completions with it.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,14 +11,14 @@ Enforce = Literal["none", "prefill", "switch"]
 
 @dataclass(frozen=True)
 class ThoughtFormat:
-    """How thoughts are asked for and marked.
+    """A thought prompt and its delimiters.
 
     Attributes:
         prompt: The user turn, with `{instruction}` where the instruction goes.
         thought_delimiter: Text before the thought; None where the completion starts with the thought.
         response_delimiter: Text between thought and response; None for direct answers.
-        enforce: "none" samples as is; "prefill" puts the thought delimiter in the assistant's mouth;
-            "switch" does that and appends the response delimiter where the model did not write it.
+        enforce: "none" samples as is; "prefill" starts the assistant's turn with the thought delimiter; "switch" also
+            appends the response delimiter where the model did not write it.
     """
 
     prompt: str

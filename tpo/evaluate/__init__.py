@@ -4,13 +4,13 @@ The paper compares TPO and a direct baseline on AlpacaEval 2 and Arena-Hard, and
 categories to see where thinking helps. Thoughts are taken off before anything is judged or measured.
 
     policies.py         what `policy=` may name: a run, an iteration or epoch of it, an adapter, another model
-    compare.py          the stage that compares two policies' responses; `winrate.py` counts
+    compare.py          two policies' responses to the same instructions; `winrate.py` counts
     length_control.py   the win rate at equal length
     categories.py       instructions -> categories, and a balanced choice of them
     interventions.py    responses after the policy's own thought, another's, none
     benchmarks/         AlpacaEval 2, Arena-Hard, GSM8K, IFEval
     agreement/          how good a judge is: its agreement with labelled preferences
-    measurements.py     one function per kind of evaluation
+    measurements.py     one function per kind of evaluation; `steps.py` and `stages.py` request what they need
 
 Reads policies and `Prompt` rows, writes `Comparison` and `Check` rows and `runs/evaluate-<eval>-<hash>/summary.json`.
 Every rate has its n, what was left unscored, and an interval. README.md in this folder has the commands.

@@ -1,8 +1,8 @@
 """Evaluate a policy: `python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval`.
 
-`policy=` names a run, an adapter or a model (`tpo.evaluate.policies`), `eval=` what is measured. Thoughts are taken off before
-anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and what the
-official tool of a benchmark reads. All steps are artifacts, so a killed evaluation continues.
+`policy=` names a run, an adapter or a model (`tpo.evaluate.policies`), `eval=` what is measured. Thoughts are removed
+before anything is judged or measured. Writes `runs/evaluate-<eval>-<hash>/`: config, `summary.json`, figures, and the
+files that a benchmark's official tool reads. All steps are artifacts, so a killed evaluation continues.
 """
 
 import logging
@@ -15,8 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.config.check import check_evaluate, to_config
-from tpo.config.eval import (
+from tpo.config.build import to_config
+from tpo.config.check import check_evaluate
+from tpo.config.schema import EvaluateConfig, register
+from tpo.evaluate.kinds import (
     AlpacaEvalEval,
     ArenaHardEval,
     CategoriesEval,
@@ -25,7 +27,6 @@ from tpo.config.eval import (
     ThoughtBudgetEval,
     ThoughtValueEval,
 )
-from tpo.config.schema import EvaluateConfig, register
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
 from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors, write_json
@@ -96,7 +97,7 @@ def measured(steps: "Evaluation", path: Path) -> dict[str, Any]:
 def main(composed: DictConfig) -> None:
     """Compose, check and evaluate; errors that are the user's to mend come without a traceback."""
     try:
-        config: EvaluateConfig = to_config(composed)
+        config = to_config(EvaluateConfig, composed)
         check_evaluate(config)
         path = run_evaluation(config, launch=read_launch(HydraConfig.get()))
     except TpoError as error:

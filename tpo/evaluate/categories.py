@@ -1,4 +1,4 @@
-"""Stage "classify": instructions -> categories, by a language model or as they are, and a balanced choice of them.
+"""Stage "classify": instructions -> categories, by a language model or as the source has them; a balanced choice.
 
 The paper's fine-grained evaluation sorts unseen instructions into 20 categories with a language model, about 200 each.
 """
@@ -7,13 +7,23 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from tpo.config.fields import restore, setting
+from tpo.judge.llm.ask import load_llm
+from tpo.judge.llm.question import Question
+from tpo.judge.llm.settings import PromptedLLMConfig
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Prompt, write_records
 from tpo.store.seeds import derive_seed
+
+
+@dataclass
+class ClassifierConfig(PromptedLLMConfig):
+    """The language model that sorts instructions."""
+
+    kind: str = setting("classifier")
 
 
 def work(job: Job) -> Metrics:
@@ -22,8 +32,12 @@ def work(job: Job) -> Metrics:
     prompts = [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == "test"]
     found: list[Prompt | None] = list(prompts)
     if config["classifier"] is not None:
-        settings = config | {"classifier": config["classifier"] | job.how}
-        found = categorize(prompts, settings=settings, answers_path=job.answers_path)
+        found = categorize(
+            prompts,
+            categories=config["categories"],
+            classifier=restore(ClassifierConfig, config["classifier"], job.how),
+            answers_path=job.answers_path,
+        )
     kept, drops = balance(found, per_category=config["per_category"], seed=job.seed)
     write_records(job.path / "rows.jsonl", kept)
     return {
@@ -33,28 +47,27 @@ def work(job: Job) -> Metrics:
     }
 
 
-def categorize(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_path: Path) -> list[Prompt | None]:
+def categorize(
+    prompts: Sequence[Prompt], *, categories: Sequence[str], classifier: ClassifierConfig, answers_path: Path
+) -> list[Prompt | None]:
     """Return the instructions with the category that a language model gives each; None where its answer names none.
 
     Args:
         prompts: Instructions.
-        settings: `categories`, and `classifier`, which asks as an LLM judge does.
-        answers_path: Where answers are kept, so that nothing is asked twice.
+        categories: Names to choose from.
+        classifier: Which model is asked, and how.
+        answers_path: File in which answers are cached.
     """
-    from tpo.judge.llm.ask import load_llm
-    from tpo.judge.llm.question import Question
-
-    asking, categories = settings["classifier"], settings["categories"]
     questions = [
         Question(
-            system=asking["system"],
-            user=fill(asking["prompt"], instruction=prompt.text, categories=categories),
-            temperature=asking["temperature"],
-            max_tokens=asking["max_tokens"],
+            system=classifier.system,
+            user=fill(classifier.prompt, instruction=prompt.text, categories=categories),
+            temperature=classifier.temperature,
+            max_tokens=classifier.max_tokens,
         )
         for prompt in prompts
     ]
-    answers = load_llm(asking, policy=None, cache_path=answers_path).ask(questions)
+    answers = load_llm(classifier, policy=None, cache_path=answers_path).ask(questions)
     found = [parse_category(answer.text, categories) if answer.error is None else None for answer in answers]
     return [
         None if category is None else replace(prompt, category=category)
@@ -63,7 +76,7 @@ def categorize(prompts: Sequence[Prompt], *, settings: dict[str, Any], answers_p
 
 
 def fill(template: str, *, instruction: str, categories: Sequence[str]) -> str:
-    """Return the question; both parts are put in at once, so that an instruction cannot bring a placeholder."""
+    """Return the question; both fields are filled in one pass, so that an instruction cannot contain a placeholder."""
     parts = {"{instruction}": instruction, "{categories}": "\n".join(categories)}
     return re.sub("|".join(map(re.escape, parts)), lambda match: parts[match.group()], template)
 
@@ -71,8 +84,8 @@ def fill(template: str, *, instruction: str, categories: Sequence[str]) -> str:
 def parse_category(text: str, categories: Sequence[str]) -> str | None:
     """Return the category that an answer names, the last one where it names several; None where it names none.
 
-    Upper case, and spaces or hyphens in place of underscores, make no difference; a category whose name is part of
-    another's is not found in it.
+    Upper case, and spaces or hyphens in place of underscores, make no difference. A category is not found within the
+    longer name of another.
     """
     plain = re.sub(r"[\s_-]+", "_", text.lower())
     names = {re.sub(r"[\s_-]+", "_", category.lower()): category for category in categories}

@@ -1,7 +1,7 @@
 """Stage "compare": the policy's responses against the baseline's on the same instructions.
 
-Who wins comes from scores, whether a judge scored each response alone or several against each other, or from a pairwise
-judge's verdicts on the two. Thoughts play no part: judges get responses alone.
+The winner is the response with the higher score, whether a judge scored responses one by one or against each other, or
+the one that a pairwise judge's verdicts prefer. Judges get responses only, never thoughts.
 """
 
 from collections import defaultdict
@@ -94,8 +94,8 @@ def compare(
 ) -> list[Comparison]:
     """Return one comparison per prompt: the mean over the policy's samples against the baseline's first sample.
 
-    Equal responses are a tie. A sample that the judge could not decide on is left out; where that leaves none, the
-    comparison is unscored, with the first sample's reason.
+    Equal responses are a tie. A sample without a judgement is left out; where that leaves none, the comparison is
+    unscored, with the first sample's reason.
 
     Args:
         prompts: The instructions.

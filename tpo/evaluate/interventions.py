@@ -1,9 +1,9 @@
-"""Stage "intervene": a policy answers after a thought that was put into its mouth; only the response is sampled.
+"""Stage "intervene": a policy's responses after a given thought; only the response is sampled.
 
 What is a thought worth? If responses after the policy's own thought are no better than after another instruction's, the
-content of the thought does not matter. All interventions, the unchanged thought among them, go through this same
-path, so that they differ in the thought alone: its text is tokenized again between its delimiters, and a sample has
-the same random numbers under every intervention.
+content of the thought does not matter. All interventions, the unchanged thought included, are computed in the same way
+and differ in the thought only: its text is tokenized again between the delimiters, and a sample has the same random
+numbers under every intervention.
 """
 
 import random
@@ -12,12 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, chat_ids, load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.completions import summarize
-from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import join_settings, load_engine
+from tpo.sample.decoding import Decoding, EngineSettings, Generation
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
@@ -38,7 +38,7 @@ def work(job: Job) -> Metrics:
         open_policy(config, job.inputs),
         ThoughtFormat(**config["thought"]),
         settings=config["settings"],
-        engine_settings=join_settings(config, job.how),
+        engine_settings=load_settings(EngineSettings, config["engine"], job.how["engine"]),
         seed=job.seed,
     )
 
@@ -46,14 +46,14 @@ def work(job: Job) -> Metrics:
 def alter(
     completions: Sequence[Completion], *, kind: str, fraction: float = 1.0, seed: int = 0
 ) -> dict[Key, str | None]:
-    """Return the thought to put before each response; None where there was no thought to start from.
+    """Return the thought that each response is to follow; None where the completion has no thought to alter.
 
     Args:
-        completions: Whose thoughts are given: the policy's, or the seed model's.
-        kind: "given": as they are. "none": empty. "cut": the first `fraction` of the words. "other": of another
-            instruction, each used once; with a single instruction there is no other, and no thought.
+        completions: With the thoughts of the policy or the seed model.
+        kind: "given": the thought unchanged. "none": an empty one. "cut": the first `fraction` of its words. "other":
+            another instruction's, each used once; with a single instruction there is none.
         fraction: Of the words, in [0, 1].
-        seed: Decides whose thought goes where.
+        seed: Of the assignment of other instructions' thoughts.
 
     Raises:
         ValueError: If `kind` is unknown.
@@ -78,7 +78,7 @@ def _first_words(text: str, fraction: float) -> str:
 
 
 def _rotated(thoughts: Mapping[Key, str | None], *, seed: int) -> dict[Key, str | None]:
-    """Within each sample index the instructions stand in a circle, and each gets its neighbour's thought."""
+    """Return the thoughts such that, per sample index, each instruction has the next one's of a random cycle."""
     rotated: dict[Key, str | None] = dict.fromkeys(thoughts)
     for index in sorted({index for _, index in thoughts}):
         circle = sorted(name for name, number in thoughts if number == index and thoughts[name, number] is not None)
@@ -97,10 +97,10 @@ def write_interventions(
     form: ThoughtFormat,
     *,
     settings: dict[str, Any],
-    engine_settings: dict[str, Any],
+    engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Write a completion for every thought to `path` and return what was counted.
+    """Write a completion for every thought to `path` and return the stage's metrics.
 
     Args:
         path: The artifact's directory.
@@ -109,7 +109,7 @@ def write_interventions(
         policy: What to sample from.
         form: A thought format with a response delimiter.
         settings: `temperature`, `top_p`, `max_response_tokens`.
-        engine_settings: The `engine` group.
+        engine_settings: What samples.
         seed: Of the stage.
     """
     from tqdm import tqdm
@@ -124,7 +124,7 @@ def write_interventions(
         for key, thought in thoughts.items()
         if thought is not None
     }
-    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
+    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     keys_of: dict[str, list[Key]] = {prompt.prompt_id: [] for prompt in prompts}
     for key in thoughts:
         keys_of[key[0]].append(key)
@@ -162,7 +162,7 @@ def write_interventions(
             path,
             Completion,
             prompt_ids=list(keys_of),
-            chunk_size=engine_settings["chunk_prompts"],
+            chunk_size=engine_settings.chunk_prompts,
             compute=compute,
         )
     return summarize(rows)

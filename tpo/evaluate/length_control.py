@@ -1,4 +1,4 @@
-"""Win rates at equal length: what a logistic model predicts for responses as long as the baseline's. Pure.
+"""Win rates at equal length: a logistic model's prediction for responses as long as the baseline's. Pure.
 
 Length-Controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475, section 3) without the per-instruction difficulty,
 which needs many models' results on the same instructions:
@@ -9,9 +9,9 @@ evaluated at d = 0. Two estimators, and every `Rate.estimator` says which one it
 package's own.
 
 - "fitted": a and b from the comparisons alone, with a weak ridge on b (weight 1 against the sum of log-likelihoods, so
-  that separable data stay finite). It assumes nothing about the judge's taste for length, and needs responses on both
-  sides of d = 0: where all are shorter than the baseline's, b and what the policy is worth cannot be told apart.
-- "slope fixed at <b>": b is known from elsewhere, a follows from the mean prediction being the mean win.
+  that estimates from separable data are finite). It assumes nothing about the judge's preference for length, and needs
+  responses on both sides of d = 0: where all are shorter than the baseline's, a and b cannot be identified separately.
+- "slope fixed at <b>": b is given, a follows from the mean prediction being the mean win.
 """
 
 import math
@@ -80,9 +80,9 @@ def estimate_length_controlled(
 ) -> Rate:
     """Return the win rate at equal length with its interval, the percentile bootstrap over prompts.
 
-    The spread std d is computed anew in every resample: it comes from the same prompts as everything else, so its
-    uncertainty belongs in the interval. A bootstrap knows no doubt about a rate of 0 or 1, or about a single prompt;
-    these have Wilson's interval.
+    The spread std d is computed anew in every resample: it comes from the same prompts as the wins, so its uncertainty
+    belongs in the interval. For a rate of 0 or 1, or a single prompt, a bootstrap interval has no width; these have
+    Wilson's interval.
 
     Args:
         wins: One per prompt, in [0, 1]; a judge's probability is as good as a win or a loss. None is unscored, and

@@ -1,7 +1,7 @@
-"""What each kind of evaluation measures: which steps it takes and what its summary holds.
+"""What each kind of evaluation measures: the steps that it requests and its part of the summary.
 
-Every function gets the steps (`tpo.evaluate.steps.Evaluation`) and returns its part of `summary.json`, in plain JSON types.
-Rates are fractions, each with its interval, the number of instructions it is of and how many were unscored.
+Every function gets the steps (`tpo.evaluate.steps.Evaluation`) and returns its part of `summary.json`, in plain JSON
+types. Rates are fractions, each with its interval, its number of instructions and how many were unscored.
 """
 
 import logging
@@ -11,12 +11,13 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from tpo.config.eval import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.config.thought import DIRECT
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.load import open_benchmark
+from tpo.evaluate.kinds import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
 from tpo.evaluate.length_control import ALPACA_EVAL_SLOPE, estimate_length_controlled
 from tpo.evaluate.steps import Evaluation
+from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.score import visible
 from tpo.results.rate import Rate
 from tpo.results.stats import holm, paired_difference
@@ -222,7 +223,8 @@ def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[s
     verdicts = steps.judging.verdicts(both, against=1)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
     games = complete_verdicts(verdicts.rows(Verdict), benchmark, responses, no_response=settings.no_response)
-    model, judge = steps.policy.name, str(steps.judging.judge["name"])
+    assert isinstance(steps.config.judge, PairwiseLLMJudge)  # checked by tpo.config.check
+    model, judge = steps.policy.name, str(steps.config.judge.name)
     benchmark_of.write_answers(path / "model_answer.jsonl", benchmark, responses, model=model)
     benchmark_of.write_judgements(path / "model_judgment.jsonl", benchmark, games, model=model, judge=judge)
     seed, confidence = steps.seed("arena"), settings.confidence

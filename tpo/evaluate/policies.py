@@ -13,7 +13,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tpo.config.schema import ModelConfig, SampleConfig, ThoughtConfig
+from tpo.config.groups import ModelConfig, SampleConfig, ThoughtConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.stages import import_adapter
 from tpo.model.policy import PolicyRef, is_whole_model

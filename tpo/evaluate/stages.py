@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tpo.config.eval import CategoriesEval, EvalConfig
-from tpo.config.schema import EngineConfig, SampleConfig
+from tpo.config.fields import how, identity
+from tpo.config.groups import EngineConfig, EvalConfig, SampleConfig
+from tpo.evaluate.kinds import CategoriesEval
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
-from tpo.sample.engines.load import runs_on, split_settings
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.files import file_digest
 from tpo.store.stage import RunsOn, Stage
@@ -31,16 +31,14 @@ def import_adapter(store: Store, path: Path, digests: dict[str, str]) -> Artifac
 
 def classify(store: Store, prompts: Artifact, settings: CategoriesEval, *, seed: int) -> Artifact:
     """Return the test instructions by category, as many of each as `settings` ask for."""
-    classifier = asdict(settings.classifier)
-    how = {key: classifier.pop(key) for key in ("server", "max_calls", "vllm")}
+    asked = settings.classifier
     config = {
         "categories": settings.categories,
         "per_category": settings.per_category,
-        "classifier": classifier if settings.classify else None,
+        "classifier": identity(asked) if settings.classify else None,
     }
-    asking = RunsOn.VLLM if settings.classifier.backend == "vllm" else RunsOn.HOST
-    place = asking if settings.classify else RunsOn.HOST
-    return store.request(CLASSIFY, config, {"prompts": prompts}, seed=seed, how=how, runs_on=place)
+    runs_on = asked.runs_on if settings.classify else RunsOn.HOST
+    return store.request(CLASSIFY, config, {"prompts": prompts}, seed=seed, how=how(asked), runs_on=runs_on)
 
 
 def benchmark(store: Store, settings: Mapping[str, Any], *, seed: int) -> Artifact:
@@ -91,7 +89,6 @@ def intervene(
         engine: What samples.
         seed: Of the step.
     """
-    what, how = split_settings(engine)
     config = {
         "thought": asdict(policy.form),
         "settings": {
@@ -100,11 +97,11 @@ def intervene(
             "max_response_tokens": settings.max_response_tokens,
         },
         "intervention": intervention,
-        "engine": what,
+        "engine": identity(engine),
         **policy.config,
     }
     inputs = {"prompts": prompts, "thoughts": thoughts, **policy.inputs}
-    return store.request(INTERVENE, config, inputs, seed=seed, how=how, runs_on=runs_on(engine))
+    return store.request(INTERVENE, config, inputs, seed=seed, how={"engine": how(engine)}, runs_on=engine.runs_on)
 
 
 def answer_settings(sample: SampleConfig, evaluation: EvalConfig) -> SampleConfig:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from tpo.config.eval import CategoriesEval
 from tpo.config.schema import EvaluateConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate import stages
+from tpo.evaluate.kinds import CategoriesEval
 from tpo.evaluate.policies import find_policy
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef

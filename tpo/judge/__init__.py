@@ -5,10 +5,11 @@ Pointwise judges, such as ArmoRM in the paper, score each response. Pairwise jud
 compare two: all ordered pairs of the K responses are judged, and the verdicts become one rating per response, by Elo.
 
     protocol.py    what a judge is given and returns
-    judges/        one file per judge; `load.py` imports the one that is asked for
+    judges/        one file per judge, with its settings
     llm/           asking a chat model: vLLM here or any OpenAI-compatible server, with a cache of answers
     verdicts.py    a judge's prompt and the parser of its answer; text that forges a verdict is disarmed
     score.py       the work: scores, verdicts, ensembles
+    stages.py      the requests: everything that scores and verdicts depend on
     rating.py      verdicts -> ratings: Elo, Bradley-Terry, fraction of games won
     select.py      the epoch whose answers to validation instructions have the best mean score (section 3.1)
 

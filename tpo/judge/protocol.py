@@ -1,12 +1,17 @@
 """Judges: pointwise ones give each response a score, pairwise ones give two responses a verdict.
 
-`Candidates` and `Match` are the only inputs of a judge and have no place for a thought: what the paper asks for,
-that the judge sees responses only (section 2.2), holds by construction.
+`Candidates` and `Match` are the only inputs of a judge and have no field for a thought. So the judge sees responses
+only, as the paper has it (section 2.2), by construction.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from pathlib import Path
+from typing import ClassVar, NamedTuple, Protocol
+
+from tpo.config.fields import setting
+from tpo.config.groups import JudgeConfig
+from tpo.model.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,32 @@ class Judge(Protocol):
         ...
 
 
-PAIRWISE_KINDS = frozenset({"llm_pairwise", "alpaca_eval"})
-#: Judges whose scores mean something only beside those of the responses that were judged with them.
-COMPARATIVE_KINDS = PAIRWISE_KINDS | {"ensemble"}
+@dataclass
+class PointwiseJudgeConfig(JudgeConfig):
+    """Settings of a judge that scores each response by itself; each kind has a file in `tpo/judge/judges`."""
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
+        """Return the judge.
+
+        Args:
+            policy: The frozen seed model, where `uses_seed_model`.
+            answers_path: File in which answers of language models are cached.
+
+        Raises:
+            TpoError: If it cannot judge here, for example because weights are missing.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class PairwiseJudgeConfig(JudgeConfig):
+    """Settings of a judge that compares two responses at a time; `tpo.judge.rating` makes scores of its verdicts."""
+
+    gives_verdicts: ClassVar[bool] = True
+    is_comparative: ClassVar[bool] = True
+
+    orders: str = setting("both", choices=("both", "random"))
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> PairwiseJudge:
+        """Return the judge; arguments and errors as for `PointwiseJudgeConfig.make`."""
+        raise NotImplementedError

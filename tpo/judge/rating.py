@@ -1,16 +1,18 @@
 """Stage "rate": verdicts on pairs of responses -> one rating per response, as `Score` rows. Pure numpy.
 
-Reads the `Response` rows that were judged and the judge's `Verdict` rows. All kinds of rating see the verdicts of one
-prompt as a matrix of games won; a verdict that is not scored is no game at all, neither a tie nor a loss.
+Reads the `Response` rows that were judged and the judge's `Verdict` rows. Every kind of rating gets the verdicts of one
+prompt as a matrix of games won; an unscored verdict is left out, and is neither a tie nor a loss.
 """
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tpo.config.fields import setting
+from tpo.config.groups import RatingConfig
 from tpo.store.errors import TpoError
 from tpo.store.records import Response, Score, Verdict
 from tpo.store.seeds import derive_seed
@@ -25,8 +27,61 @@ class RatingError(TpoError):
     """Verdicts that the configured rating cannot rate; says what to set instead."""
 
 
+@dataclass
+class Rating(RatingConfig):
+    """Settings of a rating, and the rating itself."""
+
+    def rate(self, wins: Matrix, *, seed: int) -> Matrix:
+        """Return the ratings (responses,); higher is better.
+
+        Args:
+            wins: (responses, responses) from `count_wins`; each has played.
+            seed: Of what is random.
+
+        Raises:
+            RatingError: If there is no solution for these games.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class EloRating(Rating):
+    """Elo, averaged over orders of the games."""
+
+    kind: str = setting("elo")
+    k_factor: float = setting(above=0)
+    num_orders: int = setting(minimum=1)
+
+    def rate(self, wins: Matrix, *, seed: int) -> Matrix:
+        """Return the ratings of `elo`."""
+        return elo(wins, k_factor=self.k_factor, num_orders=self.num_orders, seed=seed)
+
+
+@dataclass
+class BradleyTerryRating(Rating):
+    """The Bradley-Terry model's strengths."""
+
+    kind: str = setting("bradley_terry")
+    prior_precision: float = setting(minimum=0)
+
+    def rate(self, wins: Matrix, *, seed: int) -> Matrix:
+        """Return the strengths of `bradley_terry`; the seed is not used."""
+        return bradley_terry(wins, prior_precision=self.prior_precision)
+
+
+@dataclass
+class WinCountRating(Rating):
+    """The fraction of games won."""
+
+    kind: str = setting("win_count")
+
+    def rate(self, wins: Matrix, *, seed: int) -> Matrix:
+        """Return the fractions of `win_count`; the seed is not used."""
+        return win_count(wins)
+
+
 def rate_responses(
-    responses: Sequence[Response], verdicts: Sequence[Verdict], *, config: dict[str, Any], seed: int
+    responses: Sequence[Response], verdicts: Sequence[Verdict], *, rating: Rating, seed: int
 ) -> list[Score]:
     """Return one score per response, in the order given.
 
@@ -37,7 +92,7 @@ def rate_responses(
     Args:
         responses: Of any number of prompts.
         verdicts: Of the same prompts, in any order; not every pair needs one.
-        config: The `rating` group, as a dictionary; `kind` selects the model.
+        rating: How games become ratings.
         seed: Of the orders in which Elo plays the games; the other kinds use none.
 
     Raises:
@@ -60,7 +115,7 @@ def rate_responses(
         prompt_id: rate(
             games[prompt_id],
             sample_indices=list(texts.values()),
-            config=config,
+            rating=rating,
             seed=derive_seed(seed, "rate", prompt_id),
         )
         for prompt_id, texts in representatives.items()
@@ -68,27 +123,27 @@ def rate_responses(
     scores = []
     for row in responses:
         texts = representatives[row.prompt_id]
-        rating = ratings[row.prompt_id][texts[row.text]] if row.text else None
+        found = ratings[row.prompt_id][texts[row.text]] if row.text else None
         reason = None
         if not row.text:
             reason = row.error or "empty"
-        elif rating is None:
+        elif found is None:
             reason = "no_opponent" if len(texts) == 1 else "no_verdict"
-        scores.append(Score(row.prompt_id, row.sample_index, rating, reason, None, 0))
+        scores.append(Score(row.prompt_id, row.sample_index, found, reason, None, 0))
     return scores
 
 
 def rate(
-    verdicts: Sequence[Verdict], *, sample_indices: Sequence[int], config: dict[str, Any], seed: int
+    verdicts: Sequence[Verdict], *, sample_indices: Sequence[int], rating: Rating, seed: int
 ) -> dict[int, float | None]:
     """Return the rating of every response to one prompt; None where it has no scored verdict.
 
-    The result is exactly the same in whichever order the verdicts come.
+    The result does not depend on the order of the verdicts, to the last bit.
 
     Args:
         verdicts: On responses of `sample_indices`. One of weight w counts as w games; fractions are allowed.
         sample_indices: The responses to rate, all different.
-        config: `kind` and that kind's settings.
+        rating: How games become ratings.
         seed: Of Elo's orders.
 
     Raises:
@@ -102,18 +157,10 @@ def rate(
     if len(played) == 0:
         return ratings
     wins = wins[np.ix_(played, played)]
-    match config["kind"]:
-        case "elo":
-            values = elo(wins, k_factor=config["k_factor"], num_orders=config["num_orders"], seed=seed)
-        case "bradley_terry":
-            try:
-                values = bradley_terry(wins, prior_precision=config["prior_precision"])
-            except RatingError as error:
-                raise RatingError(f"prompt {verdicts[0].prompt_id}: {error}") from error
-        case "win_count":
-            values = win_count(wins)
-        case kind:
-            raise ValueError(f"rating.kind={kind}: expected elo, bradley_terry or win_count")
+    try:
+        values = rating.rate(wins, seed=seed)
+    except RatingError as error:
+        raise RatingError(f"prompt {verdicts[0].prompt_id}: {error}") from error
     for position, value in zip(played, values, strict=True):
         ratings[sample_indices[position]] = float(value)
     return ratings
@@ -169,11 +216,11 @@ def bradley_terry(wins: Matrix, *, prior_precision: float) -> Matrix:
 
         maximize  sum_ij wins_ij log sigmoid(s_i - s_j) - prior_precision / 2 sum_i s_i^2
 
-    Bradley & Terry 1952; the Gaussian prior keeps the strength of one who won all games finite. By Newton's method
-    on this concave function, with halved steps where a full one does not climb. Where all pairs met in equally many
-    games, the order is that of `win_count`, whatever the prior: at the maximum,
-    wins_i = sum_j games sigmoid(s_i - s_j) + prior_precision s_i, whose right side is one and the same increasing
-    function of every s_i.
+    Bradley & Terry 1952; the Gaussian prior keeps the strength of a response that won all its games finite. Solved by
+    Newton's method, with halved steps where a full one does not increase this concave function. Where all pairs have
+    equally many games, the order is that of `win_count` for any prior: at the maximum,
+    wins_i = sum_j games sigmoid(s_i - s_j) + prior_precision s_i, whose right side is the same increasing function of
+    s_i for every i.
 
     Args:
         wins: (responses, responses) from `count_wins`; each has played.
@@ -237,7 +284,7 @@ def elo(wins: Matrix, *, k_factor: float, num_orders: int, seed: int) -> Matrix:
 
         r_first += k_factor w (s - 1 / (1 + 10^((r_second - r_first) / 400))),  r_second -= the same.
 
-    Elo's result depends on the order of the games, which here means nothing. Three things take it out:
+    Elo's result depends on the order of the games, which has no meaning here. Three things remove this dependence:
 
     - All games of a pair are one game of their total weight. A judge that always prefers the response shown first
       then leaves all ratings exactly equal.

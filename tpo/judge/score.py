@@ -1,7 +1,7 @@
 """Stages "judge", "verdicts", "normalize" and "combine": responses -> scores. A judge never gets a thought.
 
-A pointwise judge scores each response ("judge"). A pairwise one gives verdicts on all ordered pairs of an
-instruction's responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble adds up other judges' scores
+A pointwise judge scores each response ("judge"). A pairwise one gives verdicts on all ordered pairs of an instruction's
+responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble adds up other judges' scores
 ("combine").
 """
 
@@ -13,9 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from tpo.judge.load import load_judge, load_pairwise_judge
-from tpo.judge.protocol import Candidates, Judge, Match, PairwiseJudge
-from tpo.judge.rating import rate_responses
+from tpo.config.kinds import load_settings
+from tpo.judge.protocol import (
+    Candidates,
+    Judge,
+    Match,
+    PairwiseJudge,
+    PairwiseJudgeConfig,
+    PointwiseJudgeConfig,
+)
+from tpo.judge.rating import Rating, rate_responses
 from tpo.model.policy import open_policy
 from tpo.pairs import normalized
 from tpo.store.artifacts import Artifact
@@ -30,7 +37,8 @@ CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a 
 def judge_work(job: Job) -> Metrics:
     """Score responses one by one."""
     prompts, responses = judged_responses(job.inputs)
-    return judge_responses(job.path, prompts, responses, load_judge(**_judge_arguments(job)))
+    settings = load_settings(PointwiseJudgeConfig, job.config["judge"], job.how)
+    return judge_responses(job.path, prompts, responses, settings.make(**_made_with(job)))
 
 
 def verdicts_work(job: Job) -> Metrics:
@@ -49,8 +57,9 @@ def verdicts_work(job: Job) -> Metrics:
             indices_of.setdefault(row.prompt_id, []).append(row.sample_index)
         other = job.config["against"]
         pairs = {key: [(index, other) for index in found if index != other] for key, found in indices_of.items()}
-    judge = load_pairwise_judge(**_judge_arguments(job))
-    return collect_verdicts(job.path, prompts, responses, judge, orders=job.config["judge"]["orders"], pairs=pairs)
+    settings = load_settings(PairwiseJudgeConfig, job.config["judge"], job.how)
+    judge = settings.make(**_made_with(job))
+    return collect_verdicts(job.path, prompts, responses, judge, orders=settings.orders, pairs=pairs)
 
 
 def combine_work(job: Job) -> Metrics:
@@ -70,7 +79,8 @@ def rate_work(job: Job) -> Metrics:
     """Turn verdicts into scores."""
     _, responses = judged_responses(job.inputs)
     verdicts = job.inputs["verdicts"].rows(Verdict)
-    return _write_scores(job.path, rate_responses(responses, verdicts, config=job.config["rating"], seed=job.seed))
+    rating = load_settings(Rating, job.config["rating"])
+    return _write_scores(job.path, rate_responses(responses, verdicts, rating=rating, seed=job.seed))
 
 
 def _write_scores(path: Path, scores: list[Score]) -> Metrics:
@@ -78,9 +88,9 @@ def _write_scores(path: Path, scores: list[Score]) -> Metrics:
     return count_scores(scores)
 
 
-def _judge_arguments(job: Job) -> dict[str, Any]:
+def _made_with(job: Job) -> dict[str, Any]:
+    """Return what a judge is made with, beside its settings."""
     return {
-        "config": job.config["judge"] | job.how,
         "policy": open_policy(job.config, job.inputs) if "model" in job.inputs else None,
         "answers_path": job.answers_path,
     }
@@ -99,7 +109,7 @@ def judged_responses(inputs: Mapping[str, Artifact]) -> tuple[list[Prompt], list
 def visible(completions: Sequence[Sequence[Completion]]) -> list[Response]:
     """Return what judges may see of one or more sets of completions of the same instructions.
 
-    Samples are numbered on: with K samples in the first set, the second set's start at K.
+    Sample indices continue from set to set: with K samples in the first set, the second set's start at K.
     """
     responses = []
     offset = 0
@@ -112,7 +122,7 @@ def visible(completions: Sequence[Sequence[Completion]]) -> list[Response]:
 def judge_responses(
     path: Path, prompts: Sequence[Prompt], responses: Sequence[Response], judge: Judge
 ) -> dict[str, Any]:
-    """Write a score, or the reason for none, for every response; return what was counted.
+    """Write a score, or the reason for none, for every response; return the stage's metrics.
 
     Equal responses to one instruction are judged once.
     """
@@ -161,18 +171,18 @@ def collect_verdicts(
     orders: str = "both",
     pairs: Mapping[str, Sequence[tuple[int, int]]] | None = None,
 ) -> dict[str, Any]:
-    """Write verdicts on every pair of an instruction's different responses; return what was counted.
+    """Write verdicts on every pair of an instruction's different responses; return the stage's metrics.
 
-    Both orders, because judges favour a position; or one that is drawn, so that over many instructions neither side is
-    favoured. Of equal responses the one with the lowest sample index stands for all.
+    Each pair is judged in both orders, because judges favour a position, or in one random order, so that over many
+    instructions neither side is favoured. Equal responses are judged once, under the lowest of their sample indices.
 
     Args:
         path: The artifact's directory.
         prompts: Instructions.
         responses: What is compared.
         judge: Decides the matches.
-        orders: "both", or "random": one of the two, decided by the instruction and the sample indices alone, whatever
-            else is judged and in which order the rows come.
+        orders: "both", or "random": one of the two, which depends on the instruction and the sample indices alone,
+            not on the other rows or their order.
         pairs: Instruction id to the pairs of sample indices to compare, where not all are.
     """
     from tqdm import tqdm
@@ -231,8 +241,8 @@ def combine(scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float])
     """Return the weighted mean of several judges' normalized scores.
 
     Each judge's scores of one instruction are normalized over its responses as in the paper's length control
-    (`tpo.pairs.normalized`), so that judges with different units weigh what their weights say. Only responses
-    scored by every judge take part; where a judge gives all the same score, it adds 0.
+    (`tpo.pairs.normalized`), so that weights mean the same for judges with different units. Only responses scored by
+    every judge are included; a judge that gives all the same score adds 0.
 
     Args:
         scores: Judge to its scores, all of the same responses in the same order.

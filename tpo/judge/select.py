@@ -17,8 +17,8 @@ class Selection(NamedTuple):
 def best_epoch(scores: Mapping[int, Sequence[Score]]) -> Selection:
     """Return the epoch with the highest mean score; equal means go to the earlier epoch.
 
-    Means are over the (prompt, sample) keys scored at *every* epoch, so that a checkpoint cannot win by
-    failing to answer the hard instructions. Where there is no such key, the last epoch is taken.
+    Means are over the (prompt, sample) keys scored at *every* epoch, so that an epoch cannot win by leaving hard
+    instructions without a response. Where there is no such key, the last epoch is selected.
 
     Args:
         scores: Epoch to the scores of its validation responses.

@@ -1,15 +1,16 @@
-"""What goes into an LLM judge's prompt, and what comes out of its answer. Pure text.
+"""Prompts of LLM judges and the parser of their answers. Pure text.
 
-In: responses are written by the models that are judged, so whatever in them could pass for the judge's own verdict,
-for the prompt's delimiters or for a chat template's control tokens is disarmed. Out: the last verdict counts, and what
-holds none is unscored with a reason: never a guess, never the first thing found.
+Responses are written by the models that are judged. So anything in them that could pass for the judge's verdict, for
+the prompt's delimiters or for a chat template's control tokens is disarmed before it enters the prompt. Of an answer
+the last verdict counts; an answer without one is unscored, with a reason.
 """
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from tpo.config.fields import ConfigError
 from tpo.judge.protocol import Decision
 
 # Verdict -> outcome of the response shown first, and whether it is a strong one.
@@ -50,6 +51,17 @@ class ParsedScore(NamedTuple):
     position: int = -1  # of the number in the text
 
 
+def require_places(key: str, template: str, places: Sequence[str]) -> None:
+    """Raise unless a prompt holds the place of every text that is to be judged.
+
+    Raises:
+        ConfigError: Naming the prompt's key and what it lacks.
+    """
+    missing = [place for place in places if place not in template]
+    if missing:
+        raise ConfigError(f"{key} has no {' and no '.join(missing)}")
+
+
 def fill(template: str, *, are_markers_kept: bool = False, **texts: str) -> str:
     """Return the template with each {name} replaced by its text, defused.
 
@@ -66,15 +78,15 @@ def fill(template: str, *, are_markers_kept: bool = False, **texts: str) -> str:
 
 
 def defuse(text: str, *, are_markers_kept: bool = False) -> str:
-    """Return the text with nothing in it that the judge, or who reads its verdict, could take for another's words.
+    """Return the text without anything that the judge, the parser of its answer, or a server could misread.
 
-    - `[[A]]`, and any other marker that `parse_verdict` or `parse_score` would look at, becomes `[ [A] ]`: should the
-      judge quote it, the quote is no verdict. Code keeps its meaning.
+    - `[[A]]`, and any other marker that `parse_verdict` or `parse_score` would read, becomes `[ [A] ]`, so that the
+      judge's quotation of it is no verdict. Code keeps its meaning.
     - `[The End of Assistant A's Answer]` and other delimiters of that family become `(The End of ...)`.
     - `<|im_end|>`, `</s>`, `[INST]` and other control tokens of common chat templates become `< |im_end|>` and so on,
       since a server would read them as the end of the turn.
 
-    A text without any of these comes back unchanged, and so does one that was defused before. Where `are_markers_kept`,
+    A text without any of these is returned unchanged, and so is one that was defused before. With `are_markers_kept`,
     only control tokens are rewritten.
     """
     text = text.encode("utf-8", "replace").decode()  # half characters, which no server takes

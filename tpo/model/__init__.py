@@ -5,7 +5,8 @@ The paper starts from an instruct model, the seed model, and calls what it becom
 loaded of it: paths of weights and adapter, dtype, context length.
 
     chat.py         instruction -> token ids, with one BOS; the token that ends a turn
-    load.py         weights from the Hub, a directory or the embedded package; NF4 quantization; adapters
+    load.py         weights from the Hub or a directory, with adapters; NF4 quantization
+    prepare.py      the seed model as an artifact, where it is embedded or quantized; `stages.py` requests it
     policy.py       `Policy` and `PolicyRef`
     trees.py        sequences with a common beginning, computed once and without padding
     states.py       hidden states at chosen positions, for judges with a head of their own

@@ -1,4 +1,4 @@
-"""The tokenizer's side of a chat: to token ids, once, with one BOS and the template's own EOS, and back to text."""
+"""Chats as token ids: rendered once through the chat template, with one BOS and the template's EOS, and decoded."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class ChatError(TpoError):
 
 @dataclass(frozen=True)
 class Chat:
-    """What a policy's completions are read with.
+    """A policy's tokenizer, and the tokens that end its completions.
 
     Attributes:
         tokenizer: The policy's.
@@ -28,11 +28,11 @@ class Chat:
     end_ids: frozenset[int]
 
     def content(self, token_ids: list[int]) -> list[int]:
-        """Return a completion's ids without the one that ended it, if one did."""
+        """Return a completion's ids without the end token, if it has one."""
         return token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of token ids as it was written: with special tokens, no space moved."""
+        """Return the text of token ids exactly: special tokens are kept, spaces are not cleaned up."""
         return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
@@ -102,9 +102,8 @@ def _checked(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
 def strip_special_tokens(text: str, tokenizer: Tokenizer) -> str:
     """Return `text` without the strings of special tokens.
 
-    A user's or a model's text that spells `<|im_end|>` would otherwise end its turn and could speak as
-    someone else. Removal repeats until nothing is left to remove, because taking one string out can
-    put another together.
+    A user's or a model's text that spells `<|im_end|>` would otherwise end its turn and could begin another role's.
+    Removal repeats until there is nothing to remove, because removing one string can form another.
     """
     added = tokenizer.added_tokens_decoder.values()
     specials = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
@@ -141,15 +140,14 @@ def end_ids(tokenizer: Tokenizer, generation_config: Any) -> frozenset[int]:
     return frozenset({tokenizer.eos_token_id, *(token for token in listed if token is not None)})
 
 
-def answer_ids(tokenizer: Any, config: dict[str, Any]) -> list[int]:
+def answer_ids(tokenizer: Any, *, positive: str, negative: str) -> list[int]:
     """Return the token ids of the self-rating judge's positive and negative answer.
 
     Raises:
         TpoError: If an answer is not a single token of the model.
     """
-    answers = [config["positive"], config["negative"]]
-    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in answers]
-    for answer, tokens in zip(answers, ids, strict=True):
+    ids = [tokenizer.encode(answer, add_special_tokens=False) for answer in (positive, negative)]
+    for answer, tokens in zip((positive, negative), ids, strict=True):
         if len(tokens) != 1:
             raise TpoError(
                 f"judge.positive and judge.negative must be one token each; {answer!r} is {len(tokens)} of this model's"

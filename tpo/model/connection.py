@@ -1,14 +1,12 @@
 """A connection to an OpenAI-compatible server, for whatever is asked through it.
 
-What fails for a moment is tried again, a server that is away is waited for, and what no repetition can mend ends the
-run with what to do about it.
+openai's client repeats what fails for a moment, at the pace that the server asks for (up to two minutes). Here a server
+that stays away is waited for, and what no repetition can mend ends the run with what to do about it.
 """
 
 import asyncio
-import email.utils
 import logging
 import os
-import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,13 +17,12 @@ from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 
-FIRST_DELAY_S = 1.0  # before the second attempt; doubles from one to the next
-LONGEST_DELAY_S = 30.0
+POLL_S = 5.0  # between the attempts at a server that is away, beside the client's own delays
 CONNECT_TIMEOUT_S = 10.0
 LOG_EVERY_S = 60.0  # while a server is away
 
 AWAY = {502, 503, 504}  # what a gateway says while the server behind it restarts
-PASSING = {408, 409, 429}  # with all of 5xx: worth another attempt
+PASSING = {408, 409, 429}  # with all of 5xx: what the client repeats
 
 T = TypeVar("T")
 
@@ -63,34 +60,32 @@ class Connection:
             logging.getLogger(name).setLevel(logging.WARNING)
 
     async def patiently(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Return what `send` brings, trying again while that may help.
+        """Return what `send` brings, after waiting for the server where it is away.
 
         Raises:
             TpoError: If it cannot be had; says why and what to do.
         """
         import openai
 
-        num_failures = num_attempts = 0
+        num_failures = 0  # of this request, while the server answered others
         while True:
             started = time.monotonic()
             try:
-                result = await send()
+                result = await send()  # the client's repetitions are in it
             except openai.APIError as error:
                 failure = error
             else:
                 self._heard()
                 return result
-            num_attempts += 1
-            if self._is_away(failure):
-                # A server that others heard from in the meantime is not away: it fails on this request.
-                num_failures += self._heard_at > started
-                self._wait_for_server(failure)
-            else:
+            if not self._is_away(failure):
                 self._heard()
-                num_failures += 1
-            if not self._may_pass(failure) or num_failures > self.settings["max_retries"]:
-                raise self._explained(failure, num_failures)
-            await asyncio.sleep(self._delay(failure, num_attempts))
+                raise self._explained(failure)
+            # A server that others heard from in the meantime may fail on this very request, or be away only since then.
+            num_failures += self._heard_at > started
+            if num_failures > 1:
+                raise self._explained(failure)
+            self._wait_for_server(failure)
+            await asyncio.sleep(POLL_S)
 
     def _is_away(self, failure: Any) -> bool:
         import openai
@@ -98,10 +93,6 @@ class Connection:
         if isinstance(failure, openai.APITimeoutError):  # connected but slow, unless it timed out on connecting
             return "Connect" in type(failure.__cause__).__name__
         return isinstance(failure, openai.APIConnectionError) or getattr(failure, "status_code", None) in AWAY
-
-    def _may_pass(self, failure: Any) -> bool:
-        status = getattr(failure, "status_code", None)  # None: no answer at all
-        return status is None or (status in PASSING or status >= 500) and failure.code != "insufficient_quota"
 
     def _heard(self) -> None:
         self._heard_at = time.monotonic()
@@ -130,14 +121,7 @@ class Connection:
                 self._kept(),
             )
 
-    def _delay(self, failure: Any, num_attempts: int) -> float:
-        """Return seconds to wait: exponential with jitter, or longer where the server asks for it."""
-        response = getattr(failure, "response", None)
-        asked = _retry_after(response.headers.get("retry-after", "")) if response is not None else 0.0
-        backoff: float = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2 ** min(num_attempts - 1, 32)) * random.uniform(0.5, 1.0)
-        return max(backoff, min(asked, float(self.settings["patience_s"])))
-
-    def _explained(self, failure: Any, num_failures: int) -> TpoError:
+    def _explained(self, failure: Any) -> TpoError:
         """Return an error that says what to do about a failure that no further attempt will mend."""
         key_name, reason, purpose = self.settings["api_key_env"], self.reason(failure), self.purpose
         match getattr(failure, "status_code", None):
@@ -153,7 +137,10 @@ class Connection:
             case status if status is not None and status < 500 and status not in PASSING:
                 advice = f"{reason}. The server refuses the request: mend the setting that it names"
             case _:
-                advice = f"{num_failures} attempts at one {purpose.unit} failed, the last one with: {reason}"
+                advice = (
+                    f"one {purpose.unit} failed, repeated up to {self.settings['max_retries']} times "
+                    f"({purpose.group}.max_retries), at last with: {reason}"
+                )
         return TpoError(f"{self.url}: {advice}. {self._kept()}: run the same command again, {purpose.promise}")
 
     def reason(self, failure: Any) -> str:
@@ -194,15 +181,5 @@ class Connection:
             base_url=self.base_url,
             api_key=self._key or "none",  # the client wants one even where the server wants none
             timeout=Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
-            max_retries=0,
+            max_retries=self.settings["max_retries"],
         )
-
-
-def _retry_after(header: str) -> float:
-    """Return the seconds that a Retry-After header asks for, 0 where it says nothing."""
-    if re.fullmatch(r"\d+(\.\d+)?", header.strip()):
-        return float(header)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return 0.0

@@ -13,7 +13,7 @@ class ModelError(TpoError):
 
 
 def default_device() -> str:
-    """Return "cuda" where there is one, this process's own if several train together, else "cpu".
+    """Return "cuda" if there is a GPU, with its number if several processes train together, else "cpu".
 
     Raises:
         ModelError: If there are fewer GPUs than processes.
@@ -31,10 +31,10 @@ def default_device() -> str:
 
 
 def fingerprint(name: str) -> str | None:
-    """Return what tells the contents of a local model directory from another's, or None for a Hub name.
+    """Return a digest of a local model directory, or None for a Hub name.
 
-    Every file counts with its name and size; files of up to two megabytes with all their bytes, larger ones with
-    the first and last megabyte, since hashing tens of gigabytes at every start would cost minutes.
+    It covers the name and size of every file, all bytes of files of up to two megabytes, and the first and last
+    megabyte of larger ones, since hashing tens of gigabytes at every start would take minutes.
     """
     directory = Path(name)
     if not directory.is_dir():
@@ -62,7 +62,7 @@ def load_model(
         dtype: "bfloat16" or "float32".
         quantization: "nf4" loads the weights in 4 bits with double quantization, as QLoRA does (Dettmers
             et al. 2023, section 3); "none" loads them in `dtype`.
-        is_shardable: Keep the same 4-bit values in tensors of `dtype`: FSDP shards none of whole numbers.
+        is_shardable: Store the same 4-bit values in tensors of `dtype`, since FSDP does not shard integer tensors.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -89,6 +89,6 @@ def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_p
 
     from tpo.model.lora import unwrap_adapter
 
-    # peft would hold the adapter in float32; it was trained, and vLLM serves it, in the dtype of the base.
+    # By default peft loads the adapter in float32; training and vLLM compute it in the dtype of the base.
     policy = PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype)
     return unwrap_adapter(policy.eval())

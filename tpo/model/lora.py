@@ -1,7 +1,7 @@
 """LoRA layers in three matrix products and nothing else, unmerged.
 
-peft computes base(x) + B(A(dropout(x))) * scaling as operations of their own, several of which read and write the whole
-result once more. Here the last product adds to the base's result in place; `experiments/kernels.py` compares both.
+peft computes base(x) + B(A(dropout(x))) * scaling as separate operations, several of which read and write the whole
+result again. Here the last product is accumulated into the base's result; `experiments/kernels.py` compares both.
 """
 
 from types import MethodType
@@ -36,9 +36,9 @@ class UnmergedLinear(nn.Module):
 
 
 def fuse_adapter(model: Any) -> None:
-    """Make the plain LoRA layers of a `PeftModel` compute the sum so, with gradients, over 16-bit and 4-bit bases.
+    """Replace the forward pass of a `PeftModel`'s plain LoRA layers by the fused one, over 16-bit and 4-bit bases.
 
-    4-bit bases that FSDP can shard are left to peft: theirs have a weight only while they are gathered.
+    4-bit bases that FSDP may shard keep peft's: their weight exists only while FSDP has gathered it.
     """
     for layer in _lora_layers(model).values():
         if _is_plain(layer, model.active_adapter) and (
@@ -49,7 +49,7 @@ def fuse_adapter(model: Any) -> None:
 
 def _fused_forward(self: Any, x: Tensor) -> Tensor:
     base = self.base_layer
-    if self.disable_adapters:  # by the same kernels, so that a reference rounds alike
+    if self.disable_adapters:  # the same kernels, so that the reference is rounded like the policy
         plain: Tensor = nn.functional.linear(x, _weight(base, x.dtype), base.bias)
         return plain
     (name,) = self.active_adapters
@@ -59,7 +59,7 @@ def _fused_forward(self: Any, x: Tensor) -> Tensor:
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """A frozen linear layer, in 16 or in 4 bits, and its adapter: every product adds to what the one before left."""
+    """A frozen linear layer in 16 or 4 bits and its adapter, accumulated into one result."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: Any, down: Tensor, up: Tensor, scaling: float) -> Tensor:

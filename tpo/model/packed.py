@@ -1,8 +1,8 @@
-"""Linear layers as a CPU's kernels want them, for sampling, where a step has few rows and every operation counts.
+"""Linear layers packed for a CPU's kernels, for sampling, where a step has few rows and every operation counts.
 
-oneDNN otherwise brings each 16-bit weight into its own order at every call. Layers that read the same input (queries,
-keys and values; gate and up) become one product, and so does a layer with its adapter: W x + B A x = [W B] [x; A x].
-What comes out is the same up to rounding. `python -m experiments.kernels` times it.
+oneDNN reorders a 16-bit weight at every call unless it was reordered before. Layers with the same input (queries, keys
+and values; gate and up) become one product, and so does a layer with its adapter: W x + B A x = [W B] [x; A x]. Results
+are the same up to rounding. `python -m experiments.kernels` times it.
 """
 
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ class PackedLinear(nn.Module):
     """x W^T + b of frozen layers in bfloat16 on a CPU, side by side, with their adapters."""
 
     def __init__(self, layers: Sequence[nn.Linear | UnmergedLinear], *, num_rows: int) -> None:
-        """Take over layers of the same input.
+        """Pack layers that have the same input.
 
         Args:
-            layers: What to compute, in this order.
-            num_rows: That a product has, mostly; any number is right.
+            layers: The layers; their outputs are concatenated in this order.
+            num_rows: Of the usual input, for which oneDNN chooses the order; any other number gives the same results.
         """
         super().__init__()
         bases = [_base(layer) for layer in layers]
@@ -48,7 +48,7 @@ class PackedLinear(nn.Module):
 
 
 class _Siblings:
-    """Several layers in one product: the call of the first computes for all, the others take theirs."""
+    """Several layers in one product: the first one's call computes all, the others' calls return their slices."""
 
     def __init__(self, product: PackedLinear, sizes: list[int]) -> None:
         self.product, self.sizes = product, sizes
@@ -72,12 +72,12 @@ class _Sibling(nn.Module):
         self.siblings, self.index = siblings, index
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (..., out) of (..., in), a slice of what was computed for all."""
+        """Return (..., out) of (..., in), this layer's slice of the common product."""
         return self.siblings.take(self.index, x)
 
 
 def pack(model: Any, *, num_rows: int) -> None:
-    """Pack the linear layers of a model, where that is of use: bfloat16 on a CPU whose kernels know it."""
+    """Pack the linear layers of a bfloat16 model on a CPU with kernels for it; leave any other model unchanged."""
     if model.device.type != "cpu" or model.dtype != torch.bfloat16 or not _is_supported():
         return
     for parent in [module for module in model.modules() if not isinstance(module, UnmergedLinear)]:

@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import ModelConfig, SampleConfig
+from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.store.artifacts import Artifact
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A model to sample from: the seed model with, from iteration 1 on, a LoRA adapter that stays unmerged.
+    """A model to sample from: the seed model, from iteration 1 on with a LoRA adapter, which is never merged.
 
-    Or, where all weights are trained, another model from iteration 1 on.
+    Where all weights are trained, it is another model from iteration 1 on.
 
     Attributes:
         model_path: 16-bit weights, a local directory or a Hub name. For a quantized policy they hold the
@@ -26,7 +26,7 @@ class Policy:
         adapter_path: None for the seed model.
         unquantized_path: The weights before quantization, which training quantizes itself; None where the
             policy is not quantized.
-        seed_path: The seed model's weights where `model_path` has others; None where it has these.
+        seed_path: The seed model's weights where `model_path` holds trained ones; None where it holds the seed model's.
     """
 
     model_path: str
@@ -104,5 +104,5 @@ def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Po
 
 
 def is_whole_model(path: Path) -> bool:
-    """Return whether a directory holds a model by itself, as training all weights leaves it, and not an adapter."""
+    """Return whether a directory holds a whole model, as training all weights writes it, and not an adapter."""
     return (path / "config.json").is_file()

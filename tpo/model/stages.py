@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tpo.config.schema import ModelConfig
+from tpo.config.groups import ModelConfig
 from tpo.model.load import fingerprint
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.stage import RunsOn, Stage

@@ -1,4 +1,4 @@
-"""Hidden states of a decoder at chosen positions of many sequences: what judges with heads of their own read."""
+"""Hidden states of a decoder at chosen positions of many sequences, for judges with a head of their own."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ class Reading(NamedTuple):
 
 
 class StateReader:
-    """Reads hidden states; what sequences share is computed once, where the decoder allows it."""
+    """Computes hidden states; a prefix that sequences share is computed once, where the decoder allows it."""
 
     def __init__(self, decoder: Any, *, batch_tokens: int) -> None:
-        """Read from a decoder.
+        """Prepare the decoder.
 
         Args:
             decoder: A model without heads, in eval mode; its attention is replaced if it computes trees.
@@ -35,7 +35,7 @@ class StateReader:
         """Return the states of every reading, (positions, hidden), in the order given.
 
         Args:
-            groups: Sequences that begin alike stand in one group.
+            groups: Sequences that share a prefix are in one group.
         """
         parts = [part for group in groups for part in self._cut(group)]
         states: list[list[Tensor]] = [[] for _ in parts]
@@ -52,7 +52,7 @@ class StateReader:
         return join([reading.ids for reading in readings]).num_tokens
 
     def _cut(self, group: Sequence[Reading]) -> Iterator[list[Reading]]:
-        """Yield what is computed together and fits into a pass; single sequences where nothing is shared."""
+        """Yield parts of a group that fit into one forward pass; single sequences where prefixes are not shared."""
         part: list[Reading] = []
         for reading in group:
             if part and (not self.is_shared or self._cost([*part, reading]) > self.batch_tokens):
@@ -72,7 +72,7 @@ class StateReader:
         ]
 
     def _padded(self, parts: Sequence[Sequence[Reading]]) -> list[Tensor]:
-        """Pad on the right, where no token of a causal decoder sees it: any id will do, and no mask is needed."""
+        """Pad on the right, with any id: tokens of a causal decoder do not see what follows, so no mask is needed."""
         readings = [reading for part in parts for reading in part]
         device = self.decoder.device
         longest = max(len(reading.ids) for reading in readings)
@@ -109,7 +109,7 @@ def batch_by_tokens(sizes: Sequence[int], *, batch_tokens: int, is_padded: bool)
 
 @torch.inference_mode()
 def is_causal(decoder: Any) -> bool:
-    """Return whether a hidden state ignores the tokens after it, tried with two inputs that differ in their ends."""
+    """Return whether hidden states ignore later tokens, tested on two inputs that differ in their second halves."""
     ids = torch.zeros(2, 16, dtype=torch.long, device=decoder.device)
     ids[1, 8:] = 1
     first, second = decoder(input_ids=ids, use_cache=False).last_hidden_state[:, :8].float()

@@ -1,10 +1,10 @@
-"""Token trees: sequences that begin alike, computed as one trunk and a branch for each, without padding.
+"""Token trees: sequences with a common prefix, computed as one trunk and a branch for each, without padding.
 
 The completions of a pair share their prompt, the chats of a judge share the instruction. A token's hidden state
-depends on what stands before it only, so one forward pass over trunk, branch, branch, ... gives the states of every
-sequence: positions count on from the trunk in each branch, and a branch attends to the trunk and to itself. Trees lie
-one after the other in one row, and `tree_attention` tells them apart. Any causal decoder that transformers runs
-through its attention interface computes them; `computes_trees` finds out whether a model does.
+depends only on the tokens before it, so one forward pass over trunk, branch, branch, ... gives the states of every
+sequence: in each branch, positions continue from the trunk's, and tokens attend to the trunk and to their branch. Trees
+are concatenated in one row, and `tree_attention` keeps them apart. This works for any causal decoder that transformers
+runs through its attention interface; `computes_trees` tests whether a model does.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ ATTENTION = "tpo_trees"
 
 
 class Tree(NamedTuple):
-    """The token ids that several sequences share, and those that follow in each; either may be none."""
+    """The common prefix of several sequences and the rest of each, as token ids; either may be empty."""
 
     trunk: list[int]
     branches: tuple[list[int], ...]
@@ -40,7 +40,7 @@ def join(sequences: Sequence[list[int]]) -> Tree:
 
 
 class Span(NamedTuple):
-    """Where a tree lies in its row: [start, fork) is the trunk, and each branch ends at one of `stops`."""
+    """A tree's indices in its row: [start, fork) is the trunk, and each branch ends at one of `stops`."""
 
     start: int
     fork: int
@@ -52,7 +52,7 @@ class Span(NamedTuple):
         return self.stops[-1] if self.stops else self.fork
 
     def place(self, branch: int, position: int) -> int:
-        """Return where the row holds a position of the sequence that ends with a branch."""
+        """Return the index in the row of a position of a branch's sequence, which begins with the trunk."""
         trunk = self.fork - self.start
         if position < trunk:
             return self.start + position
@@ -100,7 +100,7 @@ class TreeRow:
         return moved
 
     def mask(self, trunk: int, branch: int, window: int | None) -> Tensor:
-        """Return (branch, trunk + branch), True where a branch's token attends; the same for all layers."""
+        """Return (branch, trunk + branch), True where a branch's token attends; cached, as all layers share it."""
         key = (trunk, branch, window)
         if key not in self._masks:
             mask = torch.ones(branch, trunk + branch, dtype=torch.bool, device=self.device).tril(trunk)
@@ -108,9 +108,9 @@ class TreeRow:
         return self._masks[key]
 
     def dense_mask(self, span: Span, groups: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Return (groups x tokens of the tree, tokens of the tree), 0 where one attends to another and else -inf.
+        """Return (groups x tokens of the tree, tokens of the tree), 0 where a token attends to another and else -inf.
 
-        The same for all layers, and repeated for each of the query heads that share a key-value head.
+        Cached, as all layers share it, and repeated for each of the query heads that share a key-value head.
         """
         key = (span, groups, window, dtype)
         if key not in self._dense_masks:
@@ -146,24 +146,23 @@ def tree_attention(
         query: (1, heads, tokens, head_dim).
         key: (1, kv_heads, tokens, head_dim).
         value: Like `key`.
-        attention_mask: Unused: the row says who attends to whom.
-        row: What the tokens are.
+        attention_mask: Unused: the row defines which tokens attend to which.
+        row: The trees.
         scaling: Of the scores.
         sliding_window: A token attends to so many positions, itself included; None to all before it.
-        kwargs: What else the model hands to its attention.
+        kwargs: Other arguments that the model passes to its attention.
 
     Returns:
         (1, tokens, heads, head_dim) and, for the interface, no weights.
 
     Raises:
-        TypeError: If the model's attention is more than that.
+        TypeError: If the model's attention is more than a softmax over scaled scores.
     """
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TypeError(f"attention with {name}")
-    if (
-        query.device.type == "cpu" and module.training
-    ):  # also where no gradient is needed, so that a reference rounds alike
+    # Also where no gradient is needed, so that the reference is rounded like the policy.
+    if query.device.type == "cpu" and module.training:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         out: Tensor = _DenseTrees.apply(query, key, value, row, scale, sliding_window)  # type: ignore[no-untyped-call]
         return out, None
@@ -180,7 +179,7 @@ def tree_attention(
                 keys, values = (torch.cat([of[:, :, start:fork], of[:, :, begin:stop]], dim=2) for of in (key, value))
             window = sliding_window if sliding_window is not None and sliding_window < keys.shape[2] else None
             is_plain = trunk == 0 and window is None  # a mask takes longer
-            # On a GPU no fused kernel knows both a mask and fewer key-value heads.
+            # On a GPU no fused kernel supports both a mask and fewer key-value heads.
             is_grouped = is_plain or query.device.type == "cpu"
             if not is_grouped:
                 keys, values = (of.repeat_interleave(query.shape[1] // of.shape[1], dim=1) for of in (keys, values))
@@ -201,8 +200,8 @@ def tree_attention(
 class _DenseTrees(torch.autograd.Function):
     """Each tree's scores as one matrix, for training on a CPU, where this is faster (`experiments/kernels.py`).
 
-    The fused kernels' backward pass is slow there, and so is autograd's for slices, each of which fills a row with
-    zeros. The scores of a branch's tokens to another branch are computed for nothing.
+    The fused kernels' backward pass is slow there, and so is autograd's backward pass of slices, each of which
+    allocates a whole row of zeros. The scores between different branches are computed and masked.
     """
 
     @staticmethod
@@ -227,7 +226,7 @@ class _DenseTrees(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         query, key, value, *weights = ctx.saved_tensors
         kv_heads = key.shape[1]
-        # Laid out as the model's projections lay out what they gave.
+        # In the memory layout of the model's projections.
         grads = [
             torch.empty_like(part.transpose(1, 2), memory_format=torch.contiguous_format)
             for part in (query, key, value)
@@ -259,13 +258,13 @@ AttentionInterface.register(ATTENTION, tree_attention)
 
 @torch.no_grad()
 def computes_trees(model: Any) -> bool:
-    """Make a decoder without heads compute rows of trees; return False, and leave it as it was, if it cannot.
+    """Switch a decoder without heads to tree attention and return True; return False where that is impossible.
 
-    Tried on two short trees against the model's own forward pass: a model whose attention looks ahead, is more than a
-    softmax over scores, or does not go through the interface gives other states, or none at all, for every sequence.
+    Tested on two short trees against the model's own forward pass: a model whose attention looks ahead, is more than a
+    softmax over scores, or bypasses transformers' interface gives other states, or an error.
     """
     own = model.config._attn_implementation
-    # From all over the vocabulary, whose first ids are special tokens that no training has seen in a row.
+    # Spread over the vocabulary, whose first ids are special tokens that never follow one another in training.
     size = model.get_input_embeddings().num_embeddings
     ids = [size * number // 32 for number in range(1, 32)]
     trees = [Tree(ids[:12], (ids[12:15], ids[15:19], ids[19:21])), Tree(ids[21:24], (ids[24:25], ids[25:31]))]
@@ -283,8 +282,8 @@ def computes_trees(model: Any) -> bool:
         return False
     found = states[[stop - 1 for span in row.spans for stop in span.stops]].float()
     straight = torch.stack(expected).float()
-    # Kernels differ in rounding: 16-bit states by a hundredth of their size, and now and then one by much more, where a
-    # layer makes the most of a small difference.
+    # Kernels differ in rounding: 16-bit states by a hundredth of their norm, and an occasional one by much more, where
+    # a layer amplifies a small difference.
     if float(((found - straight).norm(dim=1) / straight.norm(dim=1)).median()) < 0.05:
         return True
     model.set_attn_implementation(own)

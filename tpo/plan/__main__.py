@@ -1,8 +1,8 @@
 """What a run or a sweep would compute and cost: `python -m tpo.plan -m experiment=quickstart thought=generic,none`.
 
-Takes what `python -m tpo.run` takes, composes every job, and prints before anything runs: the distinct stages, which of
-them are there, which are shared, and tokens and time as past stages took them. Runs and writes nothing
-(but `--json FILE`), and loads no model.
+Takes the arguments of `python -m tpo.run`, composes every job and prints the distinct stages, which of them exist
+already, which are shared, and the tokens and the time that the others will take, judged by past stages of their kind.
+Runs nothing, loads no model, and writes only the file of `--json FILE`.
 """
 
 import argparse
@@ -12,24 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tpo.config.check import check, to_config
-from tpo.config.schema import Config, register
+from tpo.config.check import check
+from tpo.config.compose import compose_config, composing
+from tpo.config.schema import Config
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
 from tpo.plan.stages import PlannedRun, PlannedStage, distinct_stages, plan_job, stage_kind
 from tpo.plan.tables import print_plan
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
-
-CONF = Path(__file__).parents[2] / "conf"
-register()
 
 
 class PlanError(TpoError):
@@ -47,18 +43,18 @@ class Plan:
     devices: tuple[str, ...]  # that the estimates come from
 
 
-def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
+def expand(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None = None) -> list[list[str]]:
     """Return the overrides of every job that `python -m tpo.run` would start with these.
 
     Args:
         overrides: As on the command line. In a sweep those of `hydra.sweeper.params` come before them.
         is_sweep: Whether there was `-m`; a preset with `hydra.mode=MULTIRUN` needs none.
+        config_dir: A directory with YAML files of the user's own.
 
     Raises:
-        PlanError: If the sweeper chooses its jobs as it goes.
+        PlanError: If the sweeper chooses jobs by the results of others, as a search does.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
-        loader = GlobalHydra.instance().config_loader()
+    with composing(config_dir) as loader:
         composed: DictConfig = loader.load_configuration(
             "config", list(overrides), run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
         )
@@ -72,35 +68,36 @@ def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
         return [[*settings.overrides.hydra, *job] for job in grid_jobs(composed, config_loader=loader)]
 
 
-def compose_jobs(overrides: Sequence[str], *, is_sweep: bool) -> list[tuple[list[str], Config]]:
+def compose_jobs(
+    overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None = None
+) -> list[tuple[list[str], Config]]:
     """Return overrides and checked config of every job (see `expand`).
 
     Raises:
-        PlanError: If one does not compose or its settings make no sense; names its overrides.
+        PlanError: If one does not compose or breaks a rule; names its overrides.
     """
     try:
-        jobs = expand(overrides, is_sweep=is_sweep)
+        jobs = expand(overrides, is_sweep=is_sweep, config_dir=config_dir)
     except (HydraException, OmegaConfBaseException) as error:
-        raise PlanError(_say(error)) from error
+        raise PlanError(_explain(error)) from error
     found = []
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
-        for job in jobs:
-            try:
-                config: Config = to_config(compose("config", overrides=job))
-                check(config)
-            except (HydraException, OmegaConfBaseException, TpoError) as error:
-                raise _in_job(job, error) from error
-            found.append((job, config))
+    for job in jobs:
+        try:
+            config = compose_config(Config, job, config_dir=config_dir)
+            check(config)
+        except (HydraException, OmegaConfBaseException, TpoError) as error:
+            raise _in_job(job, error) from error
+        found.append((job, config))
     return found
 
 
-def make_plan(overrides: Sequence[str], *, is_sweep: bool) -> Plan:
+def make_plan(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None = None) -> Plan:
     """Return the plan of what `python -m tpo.run` would do.
 
     Raises:
-        PlanError: If a job would fail before its first stage that takes time, or jobs keep their artifacts apart.
+        PlanError: If a job would fail before its first stage that takes time, or jobs have different `artifacts_dir`s.
     """
-    composed = compose_jobs(overrides, is_sweep=is_sweep)
+    composed = compose_jobs(overrides, is_sweep=is_sweep, config_dir=config_dir)
     roots = sorted({config.artifacts_dir for _, config in composed})
     if len(roots) > 1:
         raise PlanError(f"artifacts_dir differs between jobs, which then share nothing ({', '.join(roots)}): plan each")
@@ -125,17 +122,17 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool) -> Plan:
 
 
 def _in_job(overrides: Sequence[str], error: Exception) -> PlanError:
-    return PlanError(f"job {' '.join(overrides) or '(no overrides)'}: {_say(error)}")
+    return PlanError(f"job {' '.join(overrides) or '(no overrides)'}: {_explain(error)}")
 
 
-def _say(error: Exception) -> str:
-    """Hydra says which override it could not take, and in the cause why."""
+def _explain(error: Exception) -> str:
+    """Return Hydra's message, which names the override, with that of its cause, which says what is wrong with it."""
     why = str(error.__cause__).splitlines()[0] if isinstance(error, HydraException) and error.__cause__ else ""
     return f"{error}: {why}" if why and why not in str(error) else str(error)
 
 
 def to_dict(plan: Plan) -> dict[str, Any]:
-    """Return the plan in plain JSON types; null stands for what nothing is known of."""
+    """Return the plan in plain JSON types; null stands for unknown values."""
     kinds = list(dict.fromkeys(stage_kind(stage.artifact) for stage in plan.stages.values()))
     return {
         "jobs": [
@@ -187,21 +184,22 @@ def _sum_up(plan: Plan, kind: str | None) -> dict[str, Any]:
 
 
 def _total(values: Sequence[float | None]) -> float | None:
-    """Return the sum of the values that are known; None if there are some and none is."""
+    """Return the sum of the known values; None if there are values but all are unknown."""
     known = [value for value in values if value is not None]
     return sum(known) if known or not values else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Plan what the command line asks for."""
+    """Print the plan of the command line's run or sweep."""
     parser = argparse.ArgumentParser(prog="python -m tpo.plan", description=__doc__.split("\n\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tpo.run")
     parser.add_argument("-m", "--multirun", action="store_true", help="plan a sweep, as for python -m tpo.run")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a directory with YAML files of your own")
     parser.add_argument("--stages", action="store_true", help="list every stage")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too")
     given = parser.parse_intermixed_args(arguments)
     try:
-        summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun))
+        summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun, config_dir=given.config_dir))
     except TpoError as error:
         sys.exit(f"error: {error}")
     print_plan(summary, with_stages=given.stages)

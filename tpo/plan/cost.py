@@ -1,9 +1,9 @@
-"""What stages cost: a token budget from their settings, and tokens and seconds as past stages like them took.
+"""What stages cost: a token budget from their settings; expected tokens and seconds from past stages of the same kind.
 
-The budget counts the completion tokens that are sampled, judged or trained on if every completion uses all it may;
-prompts, a judge's questions and forced delimiters come on top. What is expected is the budget times what past stages
-took per token of theirs, so that it holds for other numbers of instructions, samples and epochs too. Nothing is
-expected where no stage like it has been computed.
+The budget counts the completion tokens that are sampled, judged or trained on if every completion has its maximal
+length; prompts, a judge's questions and forced delimiters are not counted. Expected tokens and seconds are the budget
+times what past stages took per token of their budgets, so they scale to other numbers of instructions, samples and
+epochs. Without a past stage of the same kind there is no estimate.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ Manifest = Mapping[str, Any]  # or the request of a stage that has none yet
 
 
 class Estimate(NamedTuple):
-    """What is expected of a stage; None where no past stage says anything."""
+    """Expected cost of a stage; None where there is no past stage of the same kind."""
 
     tokens: float | None
     seconds: float | None

@@ -1,8 +1,8 @@
-"""What the stages of a sweep are, and which are there already, without running any.
+"""The stages of a sweep, and which of them exist already, without running any.
 
-A step's id is a hash of its request, so the loop and the `Pipeline` of a run, over a store that computes nothing, ask
-for the very artifacts that the run would. Only the epoch that validation selects is not known before its scores are:
-stages after it are planned with no epoch, counted, and never taken for any that are there.
+A step's id is a hash of its request. So the loop and the `Pipeline` of a run, over a store that computes nothing,
+request the same artifacts as the run would. Only the epoch that validation selects is unknown before the scores are:
+later stages are planned without an epoch, counted, and never taken for existing ones.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ R = TypeVar("R", bound=Record)
 
 
 class NotComputedError(ArtifactError):
-    """The rows of an artifact that is only planned."""
+    """Raised where the rows of an artifact are read that is only planned."""
 
 
 class PlannedArtifact(Artifact):
@@ -61,7 +61,7 @@ def _refuse(path: Path) -> None:
 
 
 class PlannedPipeline(Pipeline):
-    """The pipeline of a run that goes on where the best epoch is not known yet."""
+    """The pipeline of a run that continues without an epoch where the best one is not known yet."""
 
     def select(self, checkpoints: Artifact) -> tuple[PolicyRef, Selection]:
         """Select as the run does where all scores are there, else leave the epoch open."""

@@ -1,6 +1,4 @@
-"""Win rates with their uncertainty: plain and per category. Pure numpy.
-
-Those at equal length are in `tpo.evaluate.length_control`.
+"""Win rates with intervals, overall and per category; `tpo.evaluate.length_control` has those at equal length. Pure.
 
 A comparison's win is 1, a loss 0, a tie one half. One that was not scored is missing: excluded and counted,
 never a loss.

@@ -1,7 +1,7 @@
 """Stage "sample": a policy and instructions -> K completions each.
 
-Reads `Prompt` rows of one split; writes `Completion` rows, exactly K per instruction, token ids included:
-training reads the ids, so nothing is ever tokenized twice.
+Reads `Prompt` rows of one split; writes `Completion` rows, exactly K per instruction, with the sampled token ids, which
+training reads: no completion is tokenized again.
 """
 
 import time
@@ -11,11 +11,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, Tokenizer, load_chat
 from tpo.model.policy import Policy, open_policy
-from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.load import join_settings, load_engine
+from tpo.sample.decoding import Decoding, EngineSettings, Generation
 from tpo.sample.thought import num_tokens_within, render, split
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt
@@ -31,7 +31,7 @@ def work(job: Job) -> Metrics:
         open_policy(job.config, job.inputs),
         ThoughtFormat(**job.config["thought"]),
         settings=job.config["settings"],
-        engine_settings=join_settings(job.config, job.how),
+        engine_settings=load_settings(EngineSettings, job.config["engine"], job.how["engine"]),
         seed=job.seed,
     )
 
@@ -43,10 +43,10 @@ def write_completions(
     form: ThoughtFormat,
     *,
     settings: dict[str, Any],
-    engine_settings: dict[str, Any],
+    engine_settings: EngineSettings,
     seed: int,
 ) -> dict[str, Any]:
-    """Write the completions of `prompts` to `path` and return what was counted.
+    """Write the completions of `prompts` to `path` and return the stage's metrics.
 
     Args:
         path: The artifact's directory.
@@ -54,7 +54,7 @@ def write_completions(
         policy: What to sample from.
         form: Thought format.
         settings: `num_samples`, `temperature`, `top_p`, `max_thought_tokens`, `max_response_tokens`.
-        engine_settings: The `engine` group.
+        engine_settings: What samples.
         seed: Of the stage.
 
     Returns:
@@ -65,7 +65,7 @@ def write_completions(
     chat = load_chat(policy)
     decoding = plan_decoding(chat.tokenizer, form, settings)
     contexts = {prompt.prompt_id: render(chat.tokenizer, prompt.text, form) for prompt in prompts}
-    engine = load_engine(engine_settings, policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
+    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
     num_samples = settings["num_samples"]
     num_tokens, started = 0, time.monotonic()
     with closing(engine), tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
@@ -98,7 +98,7 @@ def write_completions(
             path,
             Completion,
             prompt_ids=[prompt.prompt_id for prompt in prompts],
-            chunk_size=engine_settings["chunk_prompts"],
+            chunk_size=engine_settings.chunk_prompts,
             compute=compute,
         )
     return {**summarize(rows), "tokens_per_second": num_tokens / (time.monotonic() - started)}
@@ -107,8 +107,8 @@ def write_completions(
 def plan_decoding(tokenizer: Tokenizer, form: ThoughtFormat, settings: dict[str, Any]) -> Decoding:
     """Return how to decode completions of a format within the token budgets.
 
-    A direct answer has the response budget. With the forced switch, thought and response have a budget
-    each; without it they share the sum, since only the text tells where one ends.
+    A direct answer has the response budget. With the forced switch, thought and response have a budget each; without
+    it they share the sum, since sampling does not stop where the thought ends.
     """
     thought, response = settings["max_thought_tokens"], settings["max_response_tokens"]
     shared = {"temperature": settings["temperature"], "top_p": settings["top_p"]}
@@ -163,9 +163,9 @@ def make_completion(
 def summarize(rows: Sequence[Completion]) -> dict[str, Any]:
     """Return counts and means over completions.
 
-    `format_rate` is the fraction that splits into thought and response without a forced delimiter: the
-    model wrote by itself every delimiter that was not prefilled. `parse_rate` counts forced ones too. Means
-    are over the completions that split.
+    `format_rate` is the fraction that could be split into thought and response and has no forced delimiter: the model
+    wrote every delimiter that was not prefilled. `parse_rate` is the fraction that could be split at all. Means are
+    over the completions that could be split.
     """
     parsed = [row for row in rows if row.split_error is None]
     unforced = [row for row in parsed if row.forced_start == row.forced_stop]

@@ -1,15 +1,12 @@
-"""Sampling engines behind one protocol.
+"""Sampling engines behind one protocol; the engines are in `tpo.sample.engines`."""
 
-`torch_engine` on any device; vLLM in this process (`vllm_engine`), in several (`vllm_workers`), or behind a server
-(`server_engine`).
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    pass
+from tpo.config.groups import EngineConfig
+from tpo.model.chat import Chat
+from tpo.model.policy import Policy
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Generation:
-    """Sampled token ids; `token_ids[forced_start:forced_stop]` were appended by force, not sampled."""
+    """A completion's token ids, of which `token_ids[forced_start:forced_stop]` were appended, not sampled."""
 
     token_ids: list[int]
     finish_reason: str  # "stop": ends with EOS; "length": the budget ended it
@@ -54,7 +51,7 @@ class Generation:
 class Engine(Protocol):
     """Samples completions of token-id prompts."""
 
-    #: Whether the per-sample seeds decide the result; vLLM keeps a stream of its own.
+    #: Whether each sample is drawn with its own seed; vLLM has one random stream for all.
     uses_seeds: bool
 
     def generate(
@@ -64,12 +61,39 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Be done: the engine samples nothing afterwards. What the next stage could use, the process may keep."""
+        """End the engine's use; the process may cache what a later step can use again."""
         ...
 
 
+@dataclass
+class EngineSettings(EngineConfig):
+    """Settings of an engine; each kind has a module or a package in `tpo/sample/engines`."""
+
+    def make(
+        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
+    ) -> Engine:
+        """Return the engine.
+
+        Args:
+            policy: What to sample from.
+            chat: The policy's tokenizer and end ids.
+            contexts: All token-id prompts that will be asked for.
+            decoding: How they will be decoded.
+            seed: For engines with one random stream for all samples.
+
+        Raises:
+            TpoError: If the engine cannot sample here.
+        """
+        raise NotImplementedError
+
+
+def longest(contexts: Iterable[Sequence[int]], decoding: Decoding) -> int:
+    """Return the number of tokens of the longest prompt plus the longest possible completion."""
+    return max(map(len, contexts), default=0) + decoding.max_total
+
+
 class Thought(NamedTuple):
-    """A sampled thought, followed by the switch to the response where it had to be forced."""
+    """A sampled thought, followed by the response delimiter, which was appended where it had not been sampled."""
 
     token_ids: list[int]
     forced_start: int  # token_ids[forced_start:forced_stop] were appended
@@ -79,15 +103,15 @@ class Thought(NamedTuple):
 def switch_to_response(
     token_ids: Sequence[int], *, is_delimited: bool, switch_ids: Sequence[int], end_ids: frozenset[int]
 ) -> Thought:
-    """Return the thought such that the response can follow.
+    """Return the thought with the response delimiter at its end, after which the response is sampled.
 
     Args:
         token_ids: As sampled.
         is_delimited: Whether they end with the response delimiter.
-        switch_ids: Appended where they do not, in the place of an end token.
+        switch_ids: Appended where they do not, replacing an end token.
         end_ids: Token ids that end a completion.
     """
     if is_delimited:
         return Thought([*token_ids], 0, 0)
-    kept = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
-    return Thought([*kept, *switch_ids], len(kept), len(kept) + len(switch_ids))
+    thought = token_ids[:-1] if token_ids and token_ids[-1] in end_ids else token_ids
+    return Thought([*thought, *switch_ids], len(thought), len(thought) + len(switch_ids))

@@ -1,7 +1,7 @@
-"""Stage "preflight": what can be known before anything is sampled, so that no run fails hours later.
+"""Stage "preflight": checks before anything is sampled, so that no run fails hours later.
 
-Every instruction of every split must leave room for its completion, and the judge's answers must be words that
-the model can say.
+Every instruction of every split must leave room for its completion in the model's context, and the answers of the
+self-rating judge must be single tokens.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def check_lengths(
     tokenizer = load_tokenizer(policy.tokenizer_path)
     for judge in (judge_settings, *judge_settings.get("members", {}).values()):
         if judge["kind"] == "self_rating":
-            answer_ids(tokenizer, judge)
+            answer_ids(tokenizer, positive=judge["positive"], negative=judge["negative"])
     longest = 0
     for form in forms:
         budget = plan_decoding(tokenizer, form, sample_settings).max_total

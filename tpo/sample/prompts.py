@@ -1,22 +1,21 @@
-"""Instructions: where they come from, what identifies them, and which iteration may see which.
+"""Stage "prompts": what identifies instructions, and which iteration may see which.
 
-Reads the package's own instruction set, a Hub data set, a JSON-lines file, or the rows a model generated
-(`tpo.sample.synthetic`); writes `Prompt` rows in disjoint splits "train-1" ... "train-T", "validation", "test".
+They come from a source (`tpo.sample.sources`) and are dealt to disjoint splits "train-1" ... "train-T", "validation",
+"test".
 """
 
 import hashlib
-import json
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
+from tpo.config.groups import PromptsConfig
+from tpo.config.kinds import load_settings
 from tpo.store.errors import TpoError
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Prompt, RecordError, read_json_lines, write_records
+from tpo.store.records import Prompt, write_records
 from tpo.store.seeds import derive_seed
 
 UNCATEGORIZED = "uncategorized"
@@ -37,47 +36,16 @@ class SplitSizes:
 
 def work(job: Job) -> Metrics:
     """Read or filter the instructions of the group `prompts` and split them."""
-    settings = job.config["settings"]
-    drops: dict[str, int] = {}
-    match settings["kind"]:
-        case "builtin":
-            found = load_builtin()
-        case "hub":
-            loaded = load_hub(
-                settings["dataset"],
-                revision=settings["revision"],
-                split=settings["split"],
-                text_field=settings["text_field"],
-            )
-            found = [prompt for prompt in loaded if len(prompt.text) <= settings["max_characters"]]
-            drops = {"too_long": len(loaded) - len(found)}
-        case "jsonl":
-            found = load_json_lines(
-                Path(settings["path"]),
-                text_field=settings["text_field"],
-                category_field=settings["category_field"],
-                split_field=settings["split_field"],
-            )
-        case "synthetic":
-            from tpo.sample.synthetic import filter_candidates, load_shots
-
-            found, drops = filter_candidates(
-                job.inputs["candidates"].rows(Prompt),
-                against=load_shots(settings["shots_path"]),
-                min_characters=settings["min_characters"],
-                max_characters=settings["max_characters"],
-                max_similarity=settings["max_similarity"],
-            )
-        case kind:
-            raise PromptError(f"prompts.kind={kind}: expected builtin, hub, jsonl or synthetic")
-    sizes = SplitSizes(settings["num_train"], settings["num_validation"], settings["num_test"])
+    settings = load_settings(PromptsConfig, job.config["settings"])
+    found, drops = settings.load(job.inputs["candidates"].rows(Prompt) if settings.are_generated else ())
+    sizes = SplitSizes(settings.num_train, settings.num_validation, settings.num_test)
     rows = split_prompts(found, sizes=sizes, seed=job.seed)
     write_records(job.path / "rows.jsonl", rows)
     num_train = sum(row.split.startswith("train-") for row in rows)
     return {
         "num_prompts": len(rows),
         "num_found": len(found),
-        "num_iterations": num_train // settings["num_train"],
+        "num_iterations": num_train // settings.num_train,
         "drops": drops,
     }
 
@@ -103,74 +71,6 @@ def make_prompt(text: Any, *, category: Any, source: str, split: str, where: str
     except UnicodeEncodeError as error:
         raise PromptError(f"{where}: not valid Unicode ({error})") from error
     return Prompt(prompt_id(text), text, category or UNCATEGORIZED, source, split)
-
-
-def load_builtin() -> list[Prompt]:
-    """Return the package's own instructions, 20 categories, with their fixed splits."""
-    text = resources.files("tpo.sample").joinpath("instructions.jsonl").read_text(encoding="utf-8")
-    return [
-        make_prompt(
-            row["text"], category=row["category"], source="builtin", split=row["split"], where=f"builtin row {number}"
-        )
-        for number, row in enumerate(map(json.loads, text.splitlines()), start=1)
-    ]
-
-
-def load_json_lines(path: Path, *, text_field: str, category_field: str, split_field: str) -> list[Prompt]:
-    """Return the instructions of a JSON-lines file.
-
-    A row without the category field is uncategorized, one without the split field is free to go anywhere.
-
-    Raises:
-        PromptError: Naming the file and the line, if the file is missing, a line is not an object, or an
-            instruction is absent or empty.
-    """
-    if not path.is_file():
-        raise PromptError(f"prompts.path: there is no file {path}")
-    prompts = []
-    try:
-        for number, row in read_json_lines(path):
-            where = f"{path}, line {number}"
-            if text_field not in row:
-                raise PromptError(f"{where}: no field {text_field!r} (prompts.text_field); it has {sorted(row)}")
-            split = row.get(split_field) or ""
-            if split not in ("", "train", "validation", "test"):
-                raise PromptError(f"{where}: {split_field} is {split!r}; expected train, validation or test")
-            category = row.get(category_field)
-            prompts.append(make_prompt(row[text_field], category=category, source=path.name, split=split, where=where))
-    except RecordError as error:
-        raise PromptError(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: not UTF-8 ({error})") from error
-    return prompts
-
-
-def load_hub(name: str, *, revision: str, split: str, text_field: str) -> list[Prompt]:
-    """Return the instructions of a Hugging Face data set at a fixed revision; empty ones are skipped.
-
-    A field that holds a chat (a list of messages, as in UltraFeedback's binarized form) gives its first
-    user message.
-
-    Raises:
-        PromptError: If the field is not among the columns.
-    """
-    from datasets import load_dataset
-
-    data = load_dataset(name, revision=revision, split=split)
-    if text_field not in data.column_names:
-        raise PromptError(f"{name}: no column {text_field!r} (prompts.text_field); it has {data.column_names}")
-    texts = [_first_user_message(value) for value in data[text_field]]
-    return [
-        make_prompt(text, category=None, source=name, split="", where=f"{name}, row {number}")
-        for number, text in enumerate(texts)
-        if text.strip()
-    ]
-
-
-def _first_user_message(value: Any) -> str:
-    if isinstance(value, str) or value is None:
-        return value or ""
-    return next((message["content"] for message in value if message["role"] == "user"), "")
 
 
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:

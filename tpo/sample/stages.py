@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import EngineConfig, PromptsConfig, SampleConfig, SyntheticPrompts
+from tpo.config.fields import file_digests, how, identity
+from tpo.config.groups import EngineConfig, PromptsConfig, SampleConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.policy import PolicyRef
-from tpo.sample.engines.load import runs_on, split_settings
+from tpo.sample.sources.synthetic import SyntheticPrompts
 from tpo.store.artifacts import Artifact, Store
-from tpo.store.files import file_digest
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import Budget, RunsOn, Stage
 
@@ -32,21 +31,17 @@ def make_prompts(
         engine: Samples them then.
         seed: Of the run.
     """
-    config: dict[str, Any] = {"settings": asdict(settings)}
-    for key in ("path", "shots_path"):
-        if config["settings"].get(key) is not None:  # what the file holds matters, not only where it lies
-            config[f"{key}_sha256"] = file_digest(Path(config["settings"][key]))
+    config: dict[str, Any] = {"settings": identity(settings), **file_digests(settings)}
     inputs: dict[str, Artifact] = {}
     if isinstance(settings, SyntheticPrompts):
         model = policy.seed()
-        what, how = split_settings(engine)
         inputs["candidates"] = store.request(
             SYNTHESIZE,
-            config | {"engine": what, **model.config},
+            config | {"engine": identity(engine), **model.config},
             model.inputs,
             seed=derive_seed(seed, "synthesize"),
-            how=how,
-            runs_on=runs_on(engine),
+            how={"engine": how(engine)},
+            runs_on=engine.runs_on,
             budget=Budget(settings.num_candidates * settings.max_tokens),
         )
     return store.request(PROMPTS, config, inputs, seed=derive_seed(seed, "prompts"))
@@ -74,7 +69,7 @@ def preflight(
     model = policy.seed()
     config = {
         "forms": [asdict(form) for form in forms],
-        "sample": asdict(settings),
+        "sample": identity(settings),
         "judge": judge,
         **model.config,
     }
@@ -102,12 +97,11 @@ def sample(
         engine: What samples.
         seed: Of the step.
     """
-    what, how = split_settings(engine)
     config = {
         "split": split,
         "thought": asdict(policy.form),
-        "settings": asdict(settings),
-        "engine": what,
+        "settings": identity(settings),
+        "engine": identity(engine),
         **policy.config,
     }
     inputs = {"prompts": prompts, **policy.inputs}
@@ -116,8 +110,8 @@ def sample(
         config,
         inputs,
         seed=seed,
-        how=how,
-        runs_on=runs_on(engine),
+        how={"engine": how(engine)},
+        runs_on=engine.runs_on,
         budget=_budget(prompts, split=split, form=policy.form, settings=settings),
     )
 

@@ -1,14 +1,14 @@
 """Thought prompts and their inverse: instruction -> user turn, completion -> thought and response.
 
-The formats are the paper's (section 2, figures 2 and 3 of arXiv 2410.10630): a prompt that asks for a
-thought first and a delimiter after which the response starts. What cannot be split has no response, and a
-reason; in particular a thought that the token limit cut off is never mistaken for a response.
+The formats are the paper's (section 2, figures 2 and 3 of arXiv 2410.10630): a prompt that asks for a thought first,
+and a delimiter after which the response starts. A completion that cannot be split has no response, and a reason; in
+particular a thought that the token limit cut off is never mistaken for a response.
 """
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from tpo.config.schema import ThoughtConfig
+from tpo.config.groups import ThoughtConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Tokenizer, chat_ids
 
@@ -37,8 +37,8 @@ def split(completion: str, form: ThoughtFormat, *, is_prefilled: bool, finish_re
 
     Returns:
         A `Split`; `error` is one of "no_thought_delimiter", "no_response_delimiter", "thought_truncated",
-        "repeated_delimiter" (where the response starts is then a guess, and a guess may show the judge a
-        thought), "empty_thought", "empty_response".
+        "repeated_delimiter" (where the response starts would be a guess, and a wrong one would show the judge part of
+        the thought), "empty_thought", "empty_response".
     """
     if form.response_delimiter is None:
         return _checked(completion, thought_span=None, response_span=(0, len(completion)))

@@ -11,6 +11,7 @@ A directory without a manifest does not exist for a reader, and a stage that fin
 a killed run continues, two runs that agree on a step share it, and nothing is ever edited. While one process computes
 a step, another that wants it waits for the lock and then reads the result (`locks.py`).
 
-`execute.py` does the work of a request, in this process or in a child process (`processes/`). This package knows no
-stage, no model and no setting by name: the packages of the steps import it, never the other way round.
+A `Stage` (`stage.py`) names the function that does its work by path, and `execute.py` imports it when the work is to be
+done, in this process or in a child process (`processes/`; `resident.py` is the child that keeps vLLM between steps).
+So this package knows no stage, no model and no setting: the packages of the steps import it, never the other way round.
 """

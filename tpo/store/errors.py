@@ -1,4 +1,4 @@
-"""The one base of all errors whose message is meant for the user: what is wrong, where, and what to do."""
+"""The base class of all errors whose message is for the user: what is wrong, where, and what to do."""
 
 
 class TpoError(Exception):
@@ -6,9 +6,9 @@ class TpoError(Exception):
 
 
 def describe(error: Exception) -> str:
-    """Return what to tell the user of an error: the text of one of this package, and the kind of any other too."""
+    """Return the message of a `TpoError`, and of any other error its class and message."""
     return str(error) if isinstance(error, TpoError) else f"{type(error).__name__}: {error}"
 
 
 class ArtifactError(TpoError):
-    """An artifact that cannot be made, or one that is not what its manifest says."""
+    """An artifact that cannot be computed, or whose files differ from its manifest."""

@@ -1,7 +1,7 @@
 """Execute one requested step: `python -m tpo.store.execute <artifact directory>`, or `execute(path)` in this process.
 
-The directory holds `request.json`, which names the work; the manifest is written after it. A fresh process per step
-gives memory back for certain. A training may be executed by several processes.
+The directory holds `request.json`, which names the work; the manifest is written after the work. A process that
+executes one step and ends gives all of its memory back. A training may be executed by several processes.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def execute(path: Path, *, started: float | None = None) -> None:
-    """Do the work that `path/request.json` asks for and, where this process is the first of several, the manifest.
+    """Do the work that `path/request.json` asks for and write the manifest, of several processes in rank 0 only.
 
     Args:
         path: The artifact's directory.

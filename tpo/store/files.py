@@ -48,10 +48,10 @@ def write_json(path: Path, value: Any) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name beside `path`; what is written under it takes the place of `path` when the context ends, at once.
+    """Yield a temporary path beside `path`, and rename it to `path` when the context ends.
 
-    The name is this call's alone, so that two processes which write the same file do not write into each other's. After
-    an error `path` is as it was.
+    The temporary name is unique, so that two processes which write the same file do not write into each other's. After
+    an error `path` is unchanged.
     """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:

@@ -11,7 +11,8 @@ choose, and no clock. On the file systems that machines share:
 - Lustre: `flock` among the mount options; with `localflock` a lock holds on one machine only, with neither flock fails.
 - SMB with `nobrl` and sshfs keep locks to the machine. For others see their documentation.
 
-Where locks are known to hold on one machine only a warning says so; where the file system refuses them nothing runs.
+Where the file system refuses locks nothing runs. Where they hold on one machine only nothing here can tell: look at the
+mount's options (`findmnt -T artifacts`) before two machines compute in one folder.
 
 Tried with Linux 6.1 on NFS 4.2 and 3, two mounts in one virtual machine that share no cache: one computes and the other
 waits and reuses, a killed holder is followed within 0.1 s from its last chunk, a program keeps the lock of its killed
@@ -22,21 +23,17 @@ import fcntl
 import json
 import logging
 import os
-import re
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 
-MOUNTS = Path("/proc/self/mounts")  # of Linux; elsewhere nothing is known of mounts
 GRACE_S = 0.1  # a wait as short as this is not worth a line in the log, and a new holder has signed by then
 
 _held: set[int] = set()  # descriptors of the locks that this process holds or waits for
@@ -44,14 +41,6 @@ _held: set[int] = set()  # descriptors of the locks that this process holds or w
 
 class LockError(TpoError):
     """A file system that refuses to lock."""
-
-
-class Mount(NamedTuple):
-    """A line of `/proc/self/mounts`."""
-
-    point: Path
-    kind: str
-    options: tuple[str, ...]
 
 
 @contextmanager
@@ -74,7 +63,6 @@ def hold(path: Path, *, purpose: str, is_inheritable: bool = False) -> Iterator[
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     _held.add(descriptor)
     try:
-        _warn_of_local_locks(path)
         _acquire(descriptor, path, purpose)
         _sign(descriptor)
         os.set_inheritable(descriptor, is_inheritable)
@@ -104,62 +92,6 @@ def adopt(path: Path) -> None:
                     _held.add(descriptor)
 
 
-def find_mount(mounts: str, path: Path) -> Mount | None:
-    """Return the mount that holds `path`.
-
-    Args:
-        mounts: Text of `/proc/self/mounts` (proc_pid_mounts(5)): later lines cover earlier ones.
-        path: Absolute, without symbolic links.
-    """
-    found: Mount | None = None
-    for line in mounts.splitlines():
-        _, escaped, kind, options, *_ = line.split(" ")
-        point = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), escaped))
-        if path.is_relative_to(point) and (found is None or len(point.parts) >= len(found.point.parts)):
-            found = Mount(point, kind, tuple(options.split(",")))
-    return found
-
-
-def keeps_locks_local(mount: Mount) -> bool:
-    """Return whether locks on a mount are known to hold on this machine only, though others see the same files."""
-    options = set(mount.options)
-    match mount.kind:
-        case "nfs" | "nfs4":
-            return bool(options & {"nolock", "local_lock=flock", "local_lock=all"})
-        case "lustre":
-            return "localflock" in options
-        case "cifs" | "smb3":
-            return "nobrl" in options
-        case "fuse.sshfs":
-            return True
-        case _:
-            return False
-
-
-def _mount(path: Path) -> Mount | None:
-    try:
-        return find_mount(MOUNTS.read_text(encoding="utf-8", errors="surrogateescape"), path.resolve())
-    except OSError:
-        return None
-
-
-def _warn_of_local_locks(path: Path) -> None:
-    mount = _mount(path)
-    if mount is not None and keeps_locks_local(mount):
-        _warn(mount)
-
-
-@cache  # once
-def _warn(mount: Mount) -> None:
-    log.warning(
-        "locks below %s (%s, mounted with %s) hold on this machine only: do not compute there from two machines at a "
-        "time, or mount it so that the server keeps the locks",
-        mount.point,
-        mount.kind,
-        ",".join(mount.options),
-    )
-
-
 def _acquire(descriptor: int, path: Path, purpose: str) -> None:
     for delay in (0.0, GRACE_S):
         time.sleep(delay)
@@ -175,10 +107,8 @@ def _flock(descriptor: int, operation: int, path: Path) -> None:
     except BlockingIOError:
         raise
     except OSError as error:
-        mount = _mount(path)
-        place = "" if mount is None else f" on {mount.point} ({mount.kind}, mounted with {','.join(mount.options)})"
         raise LockError(
-            f"{path.parent}{place} cannot be locked: {error.strerror}. Without locks two processes could compute and "
+            f"{path.parent} cannot be locked: {error.strerror}. Without locks two processes could compute and "
             "write the same files. Put artifacts_dir and runs_dir where locks work: a disk of this machine, NFS with "
             "its lock service, Lustre mounted with flock"
         ) from error

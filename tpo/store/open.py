@@ -1,4 +1,4 @@
-"""The store with which entry points work: its steps run in this process, in fresh ones, or in the one that keeps vLLM."""
+"""The store of the entry points: its steps run in this process, in a child each, or in the child that keeps vLLM."""
 
 import json
 from collections.abc import Iterator
@@ -14,15 +14,15 @@ from tpo.store.stage import RunsOn
 
 @contextmanager
 def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> Iterator[Store]:
-    """Give a store whose steps are executed here or, where `isolate`, each in a process of its own.
+    """Yield a store whose steps are executed in this process or, with `isolate`, each in a child process.
 
-    Trainings of several processes are isolated in any case. Steps with vLLM share a process, which ends with the
+    A training by several processes always has child processes. Steps with vLLM share one child, which ends with the
     context at the latest (`tpo.store.resident`).
 
     Args:
         root: Of all artifacts.
         isolate: The setting `isolate_stages`.
-        run: Name of the run that asks, for the manifests.
+        run: Name of the run that requests, for the manifests.
     """
     with closing(Resident()) as resident:
 

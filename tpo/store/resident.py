@@ -1,9 +1,9 @@
-"""A process beside this one that executes the stages with vLLM, one after the other, and keeps their vLLM between them.
+"""A child process that executes the steps with vLLM, one after the other, and keeps the engine between them.
 
-vLLM takes long to start, and the stages of an iteration that sample from one policy, from the
-adapters of a training's epochs, or ask one judge, want the same. The process ends when a stage wants another, and
-before one that needs the device itself: vLLM gives its memory back in no other way. Its successor starts at once, and
-imports vLLM while the other stage computes.
+vLLM takes long to start, and several steps of an iteration want the same engine: those that sample from one policy or
+from the adapters of a training's epochs, and those that ask one judge. vLLM gives the device's memory back only when
+its process ends. So the child ends when a step wants an engine with other arguments, and before a step that uses the
+device without vLLM; a new child starts at once and imports vLLM while that step computes.
 """
 
 import contextlib
@@ -23,37 +23,37 @@ log = logging.getLogger(__name__)
 
 
 class StageEnd(NamedTuple):
-    """How the execution of a stage ended."""
+    """How the execution of a step in the child ended."""
 
     error: str | None = None  # what went wrong
-    is_occupied: bool = False  # whether the process keeps another vLLM than the stage wants
-    is_keeping: bool = False  # whether it keeps any from now on
+    is_occupied: bool = False  # whether the child has an engine with other arguments than the step wants
+    has_engine: bool = False  # whether the child has an engine after the step
 
 
 class Resident:
-    """The process, as the one that gives it stages sees it.
+    """The child process, seen from its parent.
 
-    It ends moments after this one, however this one ends: long before whoever then gets the lock on an artifact has
-    loaded what it needs to write there.
+    The child ends moments after its parent, however the parent ends. Another process that then gets the lock on the
+    artifact needs longer to load a model, so the two never write to it at a time.
     """
 
     def __init__(self) -> None:
         """Start nothing yet."""
         self._workers: Workers | None = None
-        self._keeps_vllm = False
+        self._has_engine = False
 
     def execute(self, path: Path) -> None:
-        """Execute the stage that `path/request.json` asks for.
+        """Execute the step that `path/request.json` asks for in the child.
 
         Raises:
-            ArtifactError: If it fails. The process has ended then, and the next stage begins in a fresh one.
+            ArtifactError: If it fails. The child has ended then, and the next step starts another.
         """
         try:
             outcome = self._try(path)
             if outcome.is_occupied:
                 self.close()
                 outcome = self._try(path)
-        except TpoError as ended:  # or it was killed
+        except TpoError as ended:  # the child ended or was killed
             outcome = StageEnd(error=str(ended))
         error = "it wants two different models in vLLM" if outcome.is_occupied else outcome.error
         if error is not None:
@@ -61,21 +61,21 @@ class Resident:
             raise failure(path, f"failed: {error}")
 
     def make_room(self) -> None:
-        """Have the process hold nothing of the device: one that does makes way for a fresh one."""
-        if not self._keeps_vllm:
+        """Free the device: end a child that has an engine, and start one without."""
+        if not self._has_engine:
             return
         self.close()
         try:
             self._start()
-        except TpoError as error:  # whose turn it is has no use for it
-            log.warning("no process for vLLM yet: %s", error)
+        except TpoError as error:  # the step whose turn it is does not need the child
+            log.warning("the process for vLLM did not start: %s", error)
             self._workers = None
 
     def close(self) -> None:
-        """End the process, and wait until it is gone with all that it started."""
+        """End the child and wait until it and all processes that it started are gone."""
         if self._workers is not None:
             self._workers.end()
-        self._workers, self._keeps_vllm = None, False
+        self._workers, self._has_engine = None, False
 
     def _start(self) -> Workers:
         self._workers = Workers([{}])
@@ -84,28 +84,30 @@ class Resident:
 
     def _try(self, path: Path) -> StageEnd:
         if self._workers is not None and not self._workers.are_alive:
-            log.warning("the process that waited for stages with vLLM is gone, perhaps for want of memory: another")
+            log.warning(
+                "the process that waited for steps with vLLM is gone, perhaps for want of memory: starting another"
+            )
             self.close()
         workers = self._workers or self._start()
-        self._keeps_vllm = True  # as far as is known
+        self._has_engine = True  # must be assumed until the child says what it has
         [(_, outcome)] = workers.run({0: path})
         found: StageEnd = outcome
-        self._keeps_vllm = found.is_keeping
+        self._has_engine = found.has_engine
         return found
 
 
 class Stages:
-    """The process itself."""
+    """What the child does: it executes the steps that its parent sends."""
 
     def __init__(self) -> None:
-        """Begin to import vLLM, which the other process need not wait for."""
+        """Begin to import vLLM in a thread, so that the parent does not wait for it."""
         self._importing = threading.Thread(target=_import_vllm, daemon=True)
         self._importing.start()
 
     def __call__(self, path: Path, emit: Emit) -> None:
-        """Execute a stage; `emit` gets its one `StageEnd`."""
+        """Execute a step and pass its `StageEnd` to `emit`."""
         from tpo.store.execute import execute
-        from tpo.store.processes.vllm import OccupiedError, is_keeping
+        from tpo.store.processes.vllm import OccupiedError, has_engine
 
         started = time.time()
         self._importing.join()
@@ -119,9 +121,9 @@ class Stages:
             if not isinstance(failed, TpoError):
                 log.exception("%s failed", path.name)
             error = describe(failed)
-        emit(StageEnd(error, is_occupied, is_keeping()))
+        emit(StageEnd(error, is_occupied, has_engine()))
 
 
 def _import_vllm() -> None:
-    with contextlib.suppress(Exception):  # the stage will say what is wrong
+    with contextlib.suppress(Exception):  # the step that needs vLLM reports what is wrong
         importlib.import_module("vllm.entrypoints.llm")

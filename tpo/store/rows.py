@@ -16,10 +16,10 @@ R = TypeVar("R", bound=Record)
 def grow_rows(
     path: Path, kind: type[R], *, prompt_ids: Sequence[str], chunk_size: int, compute: Callable[[list[str]], list[R]]
 ) -> list[R]:
-    """Compute the rows of all prompts chunk by chunk, continuing what a killed process left.
+    """Compute the rows of all prompts chunk by chunk, continuing after the chunks that a killed process saved.
 
-    Chunks are cut from the whole list, so that which prompts are computed together, and with it every
-    last bit of the result, does not depend on where an earlier attempt stopped.
+    Chunks are cut from the whole list. So which prompts are computed together, and with it the rounding of the results,
+    does not depend on where an earlier attempt was killed.
 
     Args:
         path: The artifact's directory; `rows.partial.jsonl` in it becomes `rows.jsonl` at the end.
@@ -70,7 +70,7 @@ def _recover(partial: Path, kind: type[R], chunks: list[list[str]]) -> tuple[lis
                 else:
                     pending.append(kind.from_dict(row))
             except (ValueError, RecordError):
-                break  # what a crash of the machine left
+                break  # damaged by a crash of the machine
         os.truncate(partial, good_bytes)
         log.info("continuing after %d of %d chunks", num_done, len(chunks))
     return rows, num_done

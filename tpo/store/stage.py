@@ -68,7 +68,7 @@ class Step:
         how: Settings that the result does not depend on, such as a server's address.
         work: "module:function" that computes it.
         runs_on: What it computes with.
-        budget: What a plan can know of its cost; None where nothing is sampled, judged or trained on, or it is not known.
+        budget: What a plan can know of its cost; None where it is unknown or nothing is sampled, judged or trained on.
         processes: Configuration file of accelerate's launcher where several processes compute it together, else None.
     """
 

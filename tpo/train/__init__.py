@@ -1,6 +1,7 @@
 """Pairs -> the next policy: DPO from M_t gives M_{t+1} (section 2 of the paper; IRPO with `train.nll_weight`).
 
-    trainer.py       the stage: trl's `DPOTrainer` on the token ids that were sampled, one checkpoint per epoch
+    stages.py        the request: everything that a policy depends on
+    trainer.py       the work: trl's `DPOTrainer` on the token ids that were sampled, one checkpoint per epoch
     settings.py      what a training is told
     reference.py     log-probabilities of the reference, computed once and cached for trainings on the same pairs
     pair_trees.py    the log-probabilities of a pair in one pass, its prompt computed once

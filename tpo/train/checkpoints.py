@@ -15,15 +15,15 @@ from tpo.model.policy import Policy
 
 COMPLETE = "complete"  # marks a checkpoint whose every file was written
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
-# What training is gone on from: torch's optimizer, FSDP's shards, DeepSpeed's.
+# What only resuming needs: the state of torch's optimizer, FSDP's shards, DeepSpeed's state.
 STATE = ("optimizer.pt", "optimizer_*", "pytorch_model_fsdp_*", "global_step*")
 
 
 class ResumesInPlace(Trainer):  # type: ignore[misc]
-    """A trainer that saves what it trains, sharded or not, and resumes it into the parameters that are there."""
+    """A trainer that saves the trained weights, sharded or not, and resumes into the existing parameters."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the trained weights; of shards, transformers would also gather the frozen ones, or save nothing."""
+        """Save the trained weights only; under FSDP, transformers would gather the frozen ones too, or save nothing."""
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
@@ -37,9 +37,9 @@ class ResumesInPlace(Trainer):  # type: ignore[misc]
             self._save(output_dir, state_dict=weights)
 
     def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
-        """Leave the weights to the optimizer's state, which has them in float32.
+        """Do nothing: the optimizer's state holds the weights in float32 and restores them.
 
-        For an adapter, peft would make new parameters, and the optimizer would go on with the old ones.
+        peft would load an adapter into new parameters, while the optimizer would continue to update the old ones.
         """
 
 
@@ -47,9 +47,9 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]
     """Marks checkpoints that were written whole."""
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint just written, once every process has written its part, and thin out those before it.
+        """Mark the checkpoint once every process has written its part, and delete the state in the ones before it.
 
-        Only the last is gone on from, and of a whole model the optimizer's state is six times its weights.
+        Training resumes from the last checkpoint only, and a whole model's optimizer state is six times its weights.
         """
         args.distributed_state.wait_for_everyone()
         if args.process_index == 0:
@@ -67,7 +67,7 @@ def complete_checkpoints(work: Path) -> list[Path]:
 
 
 def last_complete(work: Path) -> str | None:
-    """Return the checkpoint to go on from; one that a kill left half written is removed."""
+    """Return the checkpoint to resume from; delete those that a kill left incomplete."""
     for path in work.glob("checkpoint-*"):
         if not (path / COMPLETE).exists():
             shutil.rmtree(path)
@@ -76,7 +76,7 @@ def last_complete(work: Path) -> str | None:
 
 
 def copy_adapter(checkpoint: Path, target: Path, *, model_name: str) -> None:
-    """Copy an adapter without what differs between processes and machines: set order and local paths."""
+    """Copy an adapter, with the parts removed that differ between processes and machines: set order, local paths."""
     target.mkdir(exist_ok=True)
     shutil.copy2(checkpoint / WEIGHTS, target)
     config = json.loads((checkpoint / CONFIG).read_text())
@@ -87,15 +87,15 @@ def copy_adapter(checkpoint: Path, target: Path, *, model_name: str) -> None:
 
 
 def move_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
-    """Make a checkpoint's weights a model by itself, as any program that reads Hugging Face's format can load it.
+    """Turn a checkpoint's weights into a model in Hugging Face's format, complete with tokenizer and configuration.
 
-    A second call, after a kill, does what is left.
+    A second call, after a kill, completes the first.
 
     Args:
-        checkpoint: Of a trainer, which changes a model's configuration for its own purposes. Its weights are moved:
-            a copy would double gigabytes, and training goes on from the optimizer's.
+        checkpoint: Its weights are moved, not copied: they are gigabytes, and training resumes from the optimizer's.
+            The trainer changed its configuration, which is therefore not used.
         target: Directory to write to.
-        policy: What training started from; the configuration is taken from there.
+        policy: The policy that training started from, whose configuration is used.
     """
     shutil.copytree(policy.tokenizer_path, target, dirs_exist_ok=True)
     for path in checkpoint.glob("*.safetensors*"):
@@ -115,14 +115,14 @@ def micro_batch_edges(count: int, size: int) -> list[tuple[int, int]]:
 
 
 def unpack_micro_batch(examples: list[dict[str, list[Any]]]) -> list[dict[str, Any]]:
-    """Return the pairs of the one row, a micro-batch, that a data loader hands over."""
+    """Return the pairs of the data loader's one row, which holds a micro-batch."""
     (micro_batch,) = examples
     return [dict(zip(micro_batch, values, strict=True)) for values in zip(*micro_batch.values(), strict=True)]
 
 
 def write_metrics(path: Path, log_history: list[dict[str, Any]]) -> None:
-    """Write a line per step; the file's existence means that all adapters were copied before."""
-    # trl's count of tokens starts anew when training is resumed.
+    """Write a line per step. The file is written after all adapters were copied, and so vouches for them."""
+    # Without trl's count of tokens, which restarts at 0 when training is resumed.
     history = [
         {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
         for entry in log_history

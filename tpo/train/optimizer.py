@@ -1,4 +1,4 @@
-"""AdamW whose weights are held in 16 bits for computing and in 32 bits for accumulating."""
+"""AdamW with 16-bit weights for computing and 32-bit master copies for accumulating updates."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from torch.optim.adamw import adamw
 class MasterWeightAdamW(torch.optim.AdamW):
     """AdamW with a float32 master copy of every parameter.
 
-    In bf16 a weight has 8 bits of mantissa: a step of less than a 256th of the weight rounds to nothing, and at
-    the learning rates of DPO most steps are. Autocast over float32 parameters avoids that too, but casts every
-    activation of every adapter back and forth.
+    In bf16 a weight has 8 bits of mantissa: an update of less than a 256th of the weight is rounded away, and at
+    the learning rates of DPO most updates are that small. Autocast over float32 parameters avoids that too, but casts
+    every activation of every adapter back and forth.
 
     The state holds the master copies, so that a resumed training continues from them, not from rounded weights.
-    Parameters are only ever written to in place: those that FSDP shards are views of memory that it owns.
+    Parameters are only written to in place: those that FSDP shards are views of memory that FSDP owns.
     """
 
     @torch.no_grad()
@@ -23,7 +23,7 @@ class MasterWeightAdamW(torch.optim.AdamW):
         if closure is not None:
             raise ValueError("a closure would compute gradients on the master weights")
         for group in self.param_groups:
-            # One by one: in float32 all gradients at once would be as large as the master copies.
+            # One by one: float32 copies of all gradients would be as large as the master copies.
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue
@@ -60,9 +60,9 @@ class MasterWeightAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state as it was saved, and with it the parameters; torch alone would cast it to their 16 bits."""
+        """Load the state in float32, and the parameters from its master copies; torch would cast it to 16 bits."""
         super().load_state_dict(state_dict)
-        # A parameter's key is its position, or its name in what FSDP saved.
+        # The state's keys are the parameters' positions or, where FSDP saved it, their names.
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         for key, parameter in zip(keys, parameters, strict=True):

@@ -1,8 +1,8 @@
 """Log-probabilities of pairs for training: a pair's completions share their prompt, and nothing is padded.
 
-trl computes each completion with a copy of the prompt, padded to the longest of its batch, and hands every position to
-the language-model head. Here a pair is a tree (`tpo.model.trees`), and only states that predict a token of a completion reach
-the head, which for a small model is much of the arithmetic. trl's loss takes the results as its own;
+trl computes each completion with a copy of the prompt, padded to the longest of its batch, and passes every position
+to the language-model head. Here a pair is a tree (`tpo.model.trees`), and only states that predict a token of a
+completion reach the head, which is much of a small model's arithmetic. The results go into trl's own loss;
 `experiments/kernels.py` compares the head with trl's.
 """
 
@@ -28,10 +28,10 @@ class PairRow:
 
     Attributes:
         row: A tree for each pair.
-        sources: (tokens,) where in the row the states are that predict a completion's tokens.
-        targets: (tokens,) those tokens.
-        places: (tokens,) where they stand in trl's batch without its first column, flattened.
-        shape: Of that batch: chosen completions, then rejected ones; positions but the first.
+        sources: (tokens,) indices in the row of the states that predict the completions' tokens.
+        targets: (tokens,) ids of these tokens.
+        places: (tokens,) their indices in trl's batch without its first column, flattened.
+        shape: Of that batch: chosen completions, then rejected ones; all positions but the first.
     """
 
     row: TreeRow
@@ -41,7 +41,7 @@ class PairRow:
     shape: tuple[int, int]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PairRow":
-        """Return it on a device; accelerate calls this as it does a tensor's."""
+        """Return a copy on a device; accelerate calls this as it calls a tensor's `to`."""
         moved = {
             name: getattr(self, name).to(device, non_blocking=non_blocking) for name in ("sources", "targets", "places")
         }
@@ -72,11 +72,11 @@ def lay_out(batch: dict[str, Tensor]) -> PairRow:
 
 
 def add_pair_head(model: Any) -> bool:
-    """Let a causal language model that trl has prepared take `pair_row`; return False if this one cannot.
+    """Add the argument `pair_row` to a causal language model that trl has prepared; return False if that is impossible.
 
-    Called with it, the model returns what trl's own head does for the batch, zero where nothing counts. A model cannot
-    whose decoder does not compute trees, or whose logits are more than a linear function of its states (Gemma 2's cap,
-    Granite's scale).
+    Called with it, the model returns what trl's own head returns for the batch, and zeros at masked positions. It is
+    impossible for models whose decoder does not compute trees, or whose logits are more than a linear function of its
+    states (Gemma 2's cap, Granite's scale).
     """
     decoder, head = model.base_model, model.get_output_embeddings()
     if not _is_linear(model, decoder, head) or not computes_trees(decoder):
@@ -113,18 +113,18 @@ def _bias(head: Any) -> Tensor | None:
 
 
 def _whole(parameter: Any) -> Any:
-    """Return a parameter that FSDP may have sharded."""
+    """Return a parameter, gathered where FSDP has sharded it."""
     return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
 
 
 def completion_statistics(
     states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return what the head says about each token, all (tokens,) and float32 but the last, which is bool.
+    """Return four statistics of each target under the head, all (tokens,), the first three float32, the last bool.
 
-    The token's log-probability, with gradient; the distribution's entropy, in nats; the mean logit; whether no token is
-    more probable. The logits of `CHUNK` tokens exist at a time. The gradient to the states is computed with them at
-    hand; the backward pass needs them again only for a head that is trained.
+    The target's log-probability, with gradient; the distribution's entropy, in nats; the mean logit; whether no other
+    token is more probable. The logits of `CHUNK` tokens are in memory at a time. The gradient with respect to the
+    states is computed in the forward pass; the backward pass computes logits again only for a head that is trained.
 
     Args:
         states: (tokens, hidden).

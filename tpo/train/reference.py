@@ -1,7 +1,7 @@
-"""The reference's log-probabilities of the pairs: computed once before training, and kept for others on the same pairs.
+"""The reference's log-probabilities of the pairs: computed before training, cached for trainings on the same pairs.
 
 They are columns of the training data, so no second model is in memory while the policy trains. Trainings that differ in
-beta or learning rate share them in `artifacts/reference/<key>.json`; the key holds what moves them in their last bits.
+beta or learning rate share the cache, `artifacts/reference/<key>.json`; its key covers all that affects the last bits.
 """
 
 import json
@@ -26,12 +26,13 @@ from tpo.train.pair_trees import add_pair_head
 if TYPE_CHECKING:
     from tpo.train.settings import TrainSettings
 
-VERSION = 2  # of the kernels in tpo/ that compute them: raised when they round otherwise
-SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")  # that move them
+VERSION = 2  # of the kernels in tpo/ that compute them: raised when these round differently
+# Of the training, on which they depend.
+SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")
 
 
 def reference_path(artifacts_dir: Path, config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Path:
-    """Return where the reference's log-probabilities are kept.
+    """Return the cache file of the reference's log-probabilities.
 
     Args:
         artifacts_dir: Of the training's artifact.
@@ -42,7 +43,7 @@ def reference_path(artifacts_dir: Path, config: Mapping[str, Any], inputs: Mappi
 
 
 def _key(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
-    """Return what tells the reference's log-probabilities from others, to their last bits."""
+    """Return a hash of everything that the reference's log-probabilities depend on, to their last bits."""
     settings = {name: config["settings"][name] for name in SETTINGS}
     computed = environment()
     return content_hash(
@@ -59,7 +60,7 @@ def _key(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
 
 @contextmanager
 def no_reference_model() -> Iterator[None]:
-    """Keep trl from loading the model once more for the reference, whose log-probabilities are computed here."""
+    """Prevent trl from loading a reference model: the reference's log-probabilities are computed by this module."""
     load, dpo_trainer.create_model_from_path = dpo_trainer.create_model_from_path, lambda *_, **__: None
     try:
         yield
@@ -70,19 +71,19 @@ def no_reference_model() -> Iterator[None]:
 def reference_columns(
     trainer: DPOTrainer, policy: Policy, settings: "TrainSettings", *, path: Path | None
 ) -> dict[str, Any]:
-    """Return the columns of `reference_logps`, in every process of a training, from `path` where they are kept there.
+    """Return the columns of `reference_logps`, in every process of a training, from the cache where they are in it.
 
     Args:
         trainer: Its model is still the policy that training starts from.
         policy: That policy.
         settings: Of the training.
-        path: Where they are kept once computed; None to keep them nowhere.
+        path: The cache file; None for no cache.
     """
     is_main = trainer.accelerator.is_main_process
-    known = None
+    cached = None
     if is_main and path is not None and path.exists():
-        known = json.loads(path.read_text())
-    (columns,) = broadcast_object_list([known])
+        cached = json.loads(path.read_text())
+    (columns,) = broadcast_object_list([cached])
     if columns is None:
         columns = reference_logps(
             trainer,
@@ -107,14 +108,14 @@ def load_seed(policy: Policy) -> Any:
 
 
 def reference_logps(trainer: DPOTrainer, *, disable_adapter: bool, model: Any = None) -> dict[str, Any]:
-    """Return the columns that the reference adds to the training data: log-probabilities, a list for each micro-batch.
+    """Return the reference's columns of the training data: log-probabilities, one list per micro-batch.
 
-    Each process computes its share of the micro-batches, with the whole model, which is not sharded yet.
+    Each process computes its share of the micro-batches with the whole model, which is not sharded yet.
 
     Args:
         trainer: Its model is still the policy that training starts from.
-        disable_adapter: True for the seed model as reference, False for that policy itself.
-        model: The reference where it is neither.
+        disable_adapter: True where the seed model, without adapter, is the reference; False where the policy is.
+        model: The reference where it is neither of these.
     """
     model, data = model or trainer.model, trainer.train_dataset
     num_processes = trainer.accelerator.num_processes

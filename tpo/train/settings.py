@@ -1,4 +1,4 @@
-"""What a training is told."""
+"""The settings of a training, and trl's and peft's arguments made from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from tpo.store.errors import TpoError
 
 
 class TrainingError(TpoError):
-    """Training that would not mean what it should."""
+    """A training that cannot start, or whose first step shows a wrong reference."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class TrainSettings:
         return {
             "output_dir": str(work),
             "seed": seed % 2**31,
-            "max_length": None,  # trl's default would cut answers off; over-long pairs were dropped and counted
+            "max_length": None,  # trl's default would truncate responses; longer pairs were dropped and counted
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": self.lr_scheduler,
             "warmup_steps": self.warmup_ratio,  # below 1 it is a fraction of all steps
@@ -66,7 +66,7 @@ class TrainSettings:
             "gradient_accumulation_steps": self.batch_size // (self.micro_batch_size * self.num_processes),
             "max_grad_norm": self.max_grad_norm,
             "gradient_checkpointing": self.gradient_checkpointing,
-            "bf16": False,  # no autocast: weights are in the dtype to compute in
+            "bf16": False,  # no autocast: the weights have the dtype of the computation
             "use_cpu": not torch.cuda.is_available(),
             "save_strategy": "epoch",
             "logging_steps": 1,

@@ -1,10 +1,9 @@
-"""The stage that trains, and what it depends on."""
+"""The stage "train" and its request: everything that the next policy depends on."""
 
-from dataclasses import asdict
 from typing import Any
 
-from tpo.config.accelerate import AccelerateConfig
-from tpo.config.schema import TrainConfig
+from tpo.config import fields
+from tpo.config.groups import AccelerateConfig, TrainConfig
 from tpo.model.policy import PolicyRef
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.stage import Budget, RunsOn, Stage
@@ -25,15 +24,14 @@ def train(
         accelerate: How several processes share it.
         seed: Of the step.
     """
-    identity = asdict(settings) | {"quantization": policy.settings.quantization}
-    num_processes = identity.pop("num_processes")
-    del identity["select"]
+    identity = fields.identity(settings) | {"quantization": policy.settings.quantization}
     if policy.adapter is None:
-        identity["reference"] = "previous"  # it is the seed model too, so both are one artifact
+        identity["reference"] = "previous"  # here both are the seed model, so both settings share one artifact
     config: dict[str, Any] = {"settings": identity, **policy.config}
     processes = None
-    if num_processes > 1:  # what is computed is the same, but not to the last bit
-        processes = config["accelerate"] = asdict(accelerate) | {"num_processes": num_processes}
+    if settings.num_processes > 1:  # the result is the same up to rounding only, so it is another artifact
+        sharing = fields.identity(accelerate) | {"num_processes": settings.num_processes}
+        processes = config["accelerate"] = sharing
     sampled = pairs.budget or Budget(0)
     return store.request(
         TRAIN,

@@ -1,12 +1,12 @@
 """Stage "train": pairs and the policy so far -> the next policy after each epoch: a LoRA adapter, or a whole model.
 
-DPO through trl's `DPOTrainer` on the ids that were sampled: nothing is rendered, tokenized, truncated or
-given an EOS a second time. One adapter is carried through the iterations and never merged. The base may be
-quantized to NF4 (QLoRA); sampling then uses the same quantized values. With a rank of 0 there is no adapter: all
-weights are trained, and the next policy is another model.
+DPO through trl's `DPOTrainer` on the token ids that were sampled: nothing is rendered or tokenized again, truncated, or
+given another EOS. One adapter is carried through the iterations and never merged. The base may be quantized to NF4
+(QLoRA); sampling then uses the same quantized values. Without an adapter all weights are trained, and the next policy
+is another model.
 
-Several processes compute what one does: the same micro-batches in the same steps with the same weights, so that only
-the rounding of sums differs.
+Several processes compute the same micro-batches in the same steps with the same weights as one process would, so that
+only the rounding of sums differs.
 """
 
 import logging
@@ -51,17 +51,16 @@ from tpo.train.settings import TrainingError, TrainSettings
 log = logging.getLogger(__name__)
 
 
-# At the first step policy and reference are the same weights on the same batches: equal up to kernels that do
-# not repeat bit by bit. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a
-# wrong one by much more.
+# At the first step policy and reference are the same weights on the same batches, so margins are 0 up to kernels that
+# are not deterministic. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a wrong
+# reference by much more.
 FIRST_STEP_TOLERANCE = 1e-3
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """trl's collator for one ready micro-batch, with forced tokens taken out of the completion mask.
+    """trl's collator for rows that are micro-batches, with forced tokens removed from the completion mask.
 
-    A delimiter that was appended was not the policy's choice; its log-probability would push the policy
-    for something it did not do.
+    A forced delimiter was appended, not sampled from the policy, so its log-probability must not enter the loss.
     """
 
     has_trees = False
@@ -69,7 +68,7 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
         """Return trl's batch: chosen rows first, rejected rows after them, padded on the right.
 
-        With `has_trees`, what the model is to compute is beside it.
+        With `has_trees`, the batch has a `pair_row` as well, from which the model computes.
         """
         pairs = unpack_micro_batch(examples)
         batch: dict[str, Any] = super().torch_call(pairs)
@@ -83,23 +82,24 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
 
 
 class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
-    """trl's trainer on ready token ids and ready reference log-probabilities.
+    """trl's trainer on data that is tokenized already and has the reference's log-probabilities as columns.
 
-    With several processes, accelerate deals a step's micro-batches out in turn. Where an epoch's last ones do not go
-    round, it fills up with the epoch's first, which would be trained on twice. They get weight 0 here, and the
-    others of that step so much more that it is the mean over them, as with one process.
+    With several processes, accelerate gives each a micro-batch in turn. Where the number of an epoch's micro-batches is
+    no multiple of the number of processes, it repeats the epoch's first ones, which would be trained on twice. Here the
+    repeated ones get weight 0, and the others of that step a higher weight, so that the loss is their mean, as with one
+    process.
     """
 
     def __init__(self, *args: Any, **more: Any) -> None:
-        """Take what trl's trainer takes."""
+        """Initialize trl's trainer, with the same arguments, and replace its gathering of metrics."""
         super().__init__(*args, **more)
         self._weight = 1.0
         if self.accelerator.num_processes > 1:
-            # trl gathers values per pair, of which micro-batches of different sizes have different numbers.
+            # trl gathers one value per pair, but micro-batches on different processes differ in their number of pairs.
             self.accelerator.gather = self.accelerator.gather_for_metrics = self._gather
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
-        return dataset  # trl would render and tokenize again
+        return dataset  # trl would render and tokenize it again
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> tuple[list[Any], Any]:
         """Return this process's micro-batches of a step, each with its weight, and None."""
@@ -115,7 +115,7 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         return batches, num_items
 
     def _prepare_input(self, data: Any) -> Any:
-        # For DeepSpeed, transformers would round the reference's log-probabilities to 16 bits.
+        # With DeepSpeed, transformers would round the reference's log-probabilities to 16 bits.
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
@@ -124,21 +124,20 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         return self._weight * super().compute_loss(model, inputs, *args, **more)
 
     def _gather(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the weighted mean that each process has of its own values; trl takes their mean, or ratios of sums."""
+        """Return each process's weighted mean of its values; trl averages these, or divides their sums."""
         means: torch.Tensor = gather(self._weight * values.float().mean())
         return means
 
 
 class FirstStep(TrainerCallback):  # type: ignore[misc]
-    """Checks the first step."""
+    """Checks loss and margin of the first step, which are known where the policy is its own reference."""
 
     def __init__(self, *, starts_at_reference: bool, is_pure_dpo: bool) -> None:
-        """Set what the first step must satisfy.
+        """Set what is known of the first step.
 
         Args:
-            starts_at_reference: False for a later iteration with the seed model as reference, where nothing
-                is known of the first step.
-            is_pure_dpo: False with an NLL term, where only the margin is known.
+            starts_at_reference: False for a later iteration with the seed model as reference: neither is known.
+            is_pure_dpo: False with an NLL term: only the margin is known.
         """
         self.starts_at_reference, self.is_pure_dpo = starts_at_reference, is_pure_dpo
 
@@ -182,16 +181,16 @@ def train_on_pairs(
 ) -> dict[str, Any]:
     """Write the policy after each epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
 
-    A killed training goes on from its last complete epoch. Each process of a training calls this; the first writes, and
-    only it returns the metrics.
+    A killed training continues after its last complete epoch. Every process of a training calls this; rank 0 writes,
+    and only rank 0 returns the metrics.
 
     Args:
         path: The artifact's directory.
         pairs: Preference pairs; at least one.
-        policy: What the pairs were sampled from; training starts there.
+        policy: The policy that the pairs were sampled from, and that training starts from.
         settings: Of the training.
         seed: Of adapter initialization and data order.
-        reference_path: Where the reference's log-probabilities are kept for other trainings on the same pairs.
+        reference_path: Cache file of the reference's log-probabilities; None for no cache.
 
     Raises:
         TrainingError: If there are no pairs, or the first step shows a wrong reference.
@@ -204,7 +203,7 @@ def train_on_pairs(
     work = path / "checkpoints"
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed, reference_path=reference_path)
-        with trainer.accelerator.main_process_first():  # which removes what a kill left
+        with trainer.accelerator.main_process_first():  # rank 0 deletes incomplete checkpoints
             last = last_complete(work)
         trainer.train(resume_from_checkpoint=last)
         if not trainer.accelerator.is_main_process:
@@ -230,7 +229,7 @@ def make_trainer(
     seed: int,
     reference_path: Path | None = None,
 ) -> SampledIdsTrainer:
-    """Return the trainer, its data set complete with the reference's log-probabilities."""
+    """Return the trainer; the columns of its data set include the reference's log-probabilities."""
     tokenizer = load_tokenizer(policy.tokenizer_path)
     torch.manual_seed(seed % 2**63)
     base = load_model(
@@ -249,7 +248,7 @@ def make_trainer(
         model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
     arguments = settings.arguments(work, seed=seed)
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
-    if is_deepspeed:  # told so, it keeps float32 copies of the parameters; it has no autocast
+    if is_deepspeed:  # with this it keeps float32 copies of the parameters; it does no autocast
         arguments["bf16"] = policy.dtype == "bfloat16"
     is_seed = policy.adapter_path is None and policy.seed_path is None
     with no_reference_model():
@@ -272,25 +271,25 @@ def make_trainer(
                 ),
             ],
         )
-    if "ref" in getattr(model, "peft_config", ()):  # trl's frozen copy of the adapter, in place of which are columns
+    if "ref" in getattr(model, "peft_config", ()):  # trl's frozen copy of the adapter, which the columns replace
         model.delete_adapter("ref")
         model.set_adapter("default")
-    # The adapter computes in the base's dtype, as it will when it is sampled from, and accumulates in float32.
+    # The adapter computes in the base's dtype, as in sampling; its updates accumulate in float32 in the optimizer.
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.data = parameter.data.to(base.dtype)
-    # In eval mode on a CPU bitsandbytes repacks 4-bit weights at the first use, for good, after which training would go
-    # through a kernel without a backward pass. No dropout is active in any mode.
+    # In eval mode on a CPU bitsandbytes repacks 4-bit weights at the first use, for good; training would then use a
+    # kernel without a backward pass. No dropout is active in either mode.
     model.train()
     fuse_adapter(model)
-    # For DeepSpeed trl gathers a sharded head, where it is its own that is called.
+    # Not with DeepSpeed, for which trl gathers a sharded head in its own forward pass.
     trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
     trainer.optimizer = kind(trainable, lr=settings.learning_rate, weight_decay=0.0)
-    # Set here and not in the arguments, where it would also start trl's own pass, whose cache is keyed without
-    # the settings that its values depend on, after hashing every weight.
+    # Set here and not in the arguments, where it would start trl's own pass over the reference. That one hashes every
+    # weight, and its cache key lacks settings that the values depend on.
     trainer.precompute_ref_logps = True
-    if is_deepspeed:  # from its config, trl and transformers would take the model for sharded, which it is not yet
+    if is_deepspeed:  # with its config, trl and transformers would treat the model as sharded, which it is not yet
         unset_hf_deepspeed_config()
     columns = reference_columns(trainer, policy, settings, path=reference_path)
     for name, values in columns.items():
@@ -303,10 +302,9 @@ def make_trainer(
 def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
     """Return trl's columns with one row per micro-batch; each value is a list over its pairs.
 
-    Pairs of similar length go together, which keeps padding small, into batches whose sizes differ by at most
-    one. They stay together in every epoch, only the order of the batches changes: in 16 bits a sequence's
-    log-probability moves by half a nat with the shape of its batch, and the reference, computed once on these
-    very batches, must not differ from the policy by that.
+    Pairs of similar length share a micro-batch, which keeps padding small; sizes differ by at most one. The
+    micro-batches are the same in every epoch, only their order changes: in 16 bits a sequence's log-probability changes
+    by half a nat with the shape of its batch, and the reference's were computed once, on these very batches.
     """
     ordered = sorted(pairs, key=lambda pair: (_longest(pair), pair.prompt_id))
     nothing = [0, 0]

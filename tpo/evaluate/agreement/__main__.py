@@ -14,11 +14,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from tpo.config.check import check_agreement, to_config
+from tpo.config.build import to_config
+from tpo.config.check import check_entry
 from tpo.config.schema import AgreementConfig, register
 from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_verdicts
 from tpo.evaluate.stages import LABELLED
-from tpo.judge.protocol import PAIRWISE_KINDS
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest, write_json
@@ -41,7 +41,7 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
         judging = Judging(store, config.judge, config.rating, model=config.model, seed=derive_seed(config.seed, "rate"))
         pairs = labelled.rows(LabelledPair, "pairs.jsonl")
         bias = None
-        if config.judge.kind in PAIRWISE_KINDS:  # asked about the labelled pairs themselves: no rating in between
+        if config.judge.gives_verdicts:  # asked about the labelled pairs themselves: no rating in between
             judged = judging.verdicts({"labelled": labelled})
             verdicts = judged.rows(Verdict)
             predictions = predict_from_verdicts(pairs, verdicts)
@@ -95,8 +95,8 @@ def judge_name(choice: str, overrides: list[str]) -> str:
 def main(composed: DictConfig) -> None:
     """Compose, check and measure; errors that are the user's to mend come without a traceback."""
     try:
-        config: AgreementConfig = to_config(composed)
-        check_agreement(config)
+        config = to_config(AgreementConfig, composed)
+        check_entry(config)
         settings = HydraConfig.get()
         name = config.name or judge_name(settings.runtime.choices["judge"], list(settings.overrides.task))
         path = measure(config, name=name)

@@ -50,8 +50,7 @@ def complete_verdicts(
 ) -> list[Verdict]:
     """Return two verdicts on every question: the judge's, and those on questions that it was not asked about.
 
-    `tpo.judge.score.collect_verdicts` asks nothing where two texts are equal or one is missing. Without a judge are
-    decided
+    `tpo.judge.score.collect_verdicts` asks the judge nothing where two texts are equal or one is missing. Then follow:
 
     - a response equal to the baseline's: two ties;
     - no response: two losses, or two unscored games with the response's error as the reason;

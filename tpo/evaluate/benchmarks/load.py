@@ -1,4 +1,4 @@
-"""Stages "benchmark", "reference" and "check": a public benchmark's instructions and answers, and what a program checks."""
+"""Stages "benchmark", "reference" and "check": a benchmark's instructions and answers, and checks by a program."""
 
 import json
 from collections.abc import Mapping

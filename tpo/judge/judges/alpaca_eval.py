@@ -12,15 +12,19 @@ import importlib.util
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tpo.config.fields import setting
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import FIRST_TOKEN, Answer, Question
-from tpo.judge.protocol import Decision, Match
+from tpo.judge.llm.settings import LLMConfig
+from tpo.judge.protocol import Decision, Match, PairwiseJudge, PairwiseJudgeConfig
 from tpo.judge.verdicts import fill
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
+from tpo.store.files import file_digest
 
 TEMPLATE = "evaluators_configs/alpaca_eval_clf_gpt4_turbo/alpaca_eval_clf.txt"
 FIRST, SECOND = "m", "M"
@@ -28,23 +32,43 @@ NUM_LIKELIEST = 5  # of the alternatives to the token, as many as the benchmark 
 _TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>", re.DOTALL)
 
 
+@dataclass
+class AlpacaEvalJudge(LLMConfig, PairwiseJudgeConfig):
+    """Which model is asked; the prompt is the benchmark's."""
+
+    kind: str = setting("alpaca_eval", packages={"alpaca_eval": "alpaca_eval"})
+    orders: str = setting("random", choices=("both", "random"))
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return the digest of the benchmark's prompt too."""
+        return super().depends_on() | {"template_sha256": file_digest(template_path())}
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> PairwiseJudge:
+        """Return the judge; the model is started, or its server reached, when there is something to ask.
+
+        Raises:
+            TpoError: If the package, or a prompt as expected in it, is missing.
+        """
+        return AlpacaEvalAnnotator(self, policy=policy, cache_path=answers_path)
+
+
 class AlpacaEvalAnnotator:
     """Asks which of two responses is better and reads how surely."""
 
-    def __init__(self, config: dict[str, Any], *, policy: Policy | None, cache_path: Path) -> None:
-        """Set up the judge; the model is started, or its server reached, when there is something to ask.
+    def __init__(self, settings: AlpacaEvalJudge, *, policy: Policy | None, cache_path: Path) -> None:
+        """Set up the judge.
 
         Args:
-            config: The `judge` group as a dictionary.
+            settings: Of the judge.
             policy: The seed model, for a judge without a model of its own.
             cache_path: File that keeps the answers.
 
         Raises:
             TpoError: If the package, or a prompt as expected in it, is missing.
         """
-        self.config = config
+        self.settings = settings
         self.system, self.prompt = read_template(template_path())
-        self.llm = load_llm(config, policy=policy, cache_path=cache_path)
+        self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
     def compare(self, matches: Sequence[Match]) -> list[Decision]:
         """Return one decision per match, in order; equal matches are asked about once.
@@ -59,7 +83,7 @@ class AlpacaEvalAnnotator:
         written = [answer for answer in answers if answer.error is None and answer.text]
         if written and not any(answer.watched for answer in answers):
             raise TpoError(
-                f"judge.name={self.config['name']}: the answers have no log-probabilities, from which AlpacaEval's "
+                f"judge.name={self.settings.name}: the answers have no log-probabilities, from which AlpacaEval's "
                 "annotator is read: take a server that gives them (logprobs and top_logprobs), or judge.backend=vllm"
             )
         return [_decide(answer) for answer in answers]
@@ -69,8 +93,8 @@ class AlpacaEvalAnnotator:
         return Question(
             system=self.system,
             user=fill(self.prompt, are_markers_kept=True, **texts),
-            temperature=self.config["temperature"],
-            max_tokens=self.config["max_tokens"],
+            temperature=self.settings.temperature,
+            max_tokens=self.settings.max_tokens,
             watch=(FIRST_TOKEN,),
         )
 

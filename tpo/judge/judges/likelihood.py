@@ -1,41 +1,93 @@
-"""The frozen seed model's log-likelihood of a response, in nats: what a language model knows without being asked.
+"""The frozen seed model's log-likelihood of a response, in nats.
 
-This file gives the sum over the response's tokens, log p(y | x), or without the instruction log p(y);
-`tpo.judge.score.normalize_likelihoods` makes of them the mean per token and, with the second subtracted from the first, the
-pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), here to be compared with.
+This module computes the sum over the response's tokens, log p(y | x), or without the instruction log p(y).
+`tpo.judge.score.normalize_likelihoods` divides by the number of tokens and subtracts the second from the first, which
+gives the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), for comparison.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from tpo.judge.protocol import Candidates, Judgement
+from tpo.config.fields import setting
+from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
 from tpo.model.chat import chat_ids, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
-from tpo.model.states import Reading, StateReader
+
+if TYPE_CHECKING:
+    import torch
+
+    from tpo.model.states import Reading
+
+
+@dataclass
+class LikelihoodJudge(PointwiseJudgeConfig):
+    """Which sums are asked for (`sides`), and what is made of them; so variants share the passes over the model."""
+
+    kind: str = setting("likelihood")
+    normalization: str = setting(choices=("mean", "sum"))
+    subtract_prior: bool = setting()
+    batch_tokens: int = setting(minimum=1)
+
+    @property
+    def uses_seed_model(self) -> bool:
+        """It is the seed model's likelihood."""
+        return True
+
+    def sides(self) -> dict[str, "SummedLikelihood"]:
+        """Return the sums that its scores are made of: `likelihoods` and, where they are subtracted, `priors`."""
+        return {
+            role: SummedLikelihood(with_instruction=with_instruction, batch_tokens=self.batch_tokens)
+            for role, with_instruction in (("likelihoods", True), ("priors", False))
+            if with_instruction or self.subtract_prior
+        }
+
+
+@dataclass
+class SummedLikelihood(PointwiseJudgeConfig):
+    """One sum, as the stage "judge" is told of it."""
+
+    kind: str = setting("likelihood")
+    with_instruction: bool = setting()
+    batch_tokens: int = setting(minimum=1)
+
+    @property
+    def uses_seed_model(self) -> bool:
+        """It is the seed model's likelihood."""
+        return True
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
+        """Return the judge, the seed model loaded."""
+        assert policy is not None
+        return Likelihood(self, policy)
 
 
 class Likelihood:
     """Scores a response by its summed log-likelihood after the instruction, or after an empty one."""
 
-    def __init__(self, config: dict[str, Any], policy: Policy) -> None:
+    def __init__(self, settings: SummedLikelihood, policy: Policy) -> None:
         """Load the seed model."""
-        self.with_instruction = config["with_instruction"]
+        from tpo.model.states import StateReader
+
+        self.with_instruction = settings.with_instruction
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
         weights = policy.unquantized_path or policy.model_path
         model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
         self.max_tokens = model.config.max_position_embeddings
         self.head = model.get_output_embeddings()
-        self.reader = StateReader(model.get_decoder(), batch_tokens=config["batch_tokens"])
+        self.reader = StateReader(model.get_decoder(), batch_tokens=settings.batch_tokens)
 
-    @torch.inference_mode()
     def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
         """Return the log-likelihoods in nats; `num_tokens` is the number of tokens they sum over.
 
         The token that ends the turn is one of them. A chat longer than the model's context is unscored.
         """
+        import torch
+
+        from tpo.model.states import Reading
+
         groups = []
         for item in candidates:
             context = chat_ids(self.tokenizer, item.instruction if self.with_instruction else "")
@@ -45,18 +97,21 @@ class Likelihood:
                 [Reading(context + ids, range(len(context) - 1, len(context + ids) - 1)) for ids in responses]
             )
         fitting = [[reading for reading in group if len(reading.ids) <= self.max_tokens] for group in groups]
-        states = iter([state for group in self.reader.read(fitting) for state in group])
-        return [
-            [
-                self._judge(reading, next(states))
-                if len(reading.ids) <= self.max_tokens
-                else Judgement(None, "too_long")
-                for reading in group
+        with torch.inference_mode():
+            states = iter([state for group in self.reader.read(fitting) for state in group])
+            return [
+                [
+                    self._judge(reading, next(states))
+                    if len(reading.ids) <= self.max_tokens
+                    else Judgement(None, "too_long")
+                    for reading in group
+                ]
+                for group in groups
             ]
-            for group in groups
-        ]
 
-    def _judge(self, reading: Reading, states: torch.Tensor) -> Judgement:
+    def _judge(self, reading: "Reading", states: "torch.Tensor") -> Judgement:
+        import torch
+
         tokens = torch.tensor(reading.ids[reading.positions[0] + 1 :], device=states.device)
         logits = self.head(states).float()
         logps = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)

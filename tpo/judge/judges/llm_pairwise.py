@@ -4,38 +4,49 @@ It decides each match as shown. Against position bias the caller asks for both o
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tpo.config.fields import setting
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import Answer, Question
-from tpo.judge.protocol import Decision, Match
-from tpo.judge.verdicts import MENUS, fill, parse_verdict
+from tpo.judge.llm.settings import PromptedLLMConfig
+from tpo.judge.protocol import Decision, Match, PairwiseJudge, PairwiseJudgeConfig
+from tpo.judge.verdicts import MENUS, fill, parse_verdict, require_places
 from tpo.model.policy import Policy
-from tpo.store.errors import TpoError
+
+
+@dataclass
+class PairwiseLLMJudge(PromptedLLMConfig, PairwiseJudgeConfig):
+    """Which model is asked what, and what its verdicts count."""
+
+    kind: str = setting("llm_pairwise")
+    verdicts: str = setting(choices=tuple(MENUS))
+    strong_weight: float = setting(3.0, minimum=1)
+
+    def check(self, at: str) -> None:
+        """Check that the prompt holds what is judged."""
+        super().check(at)
+        require_places(f"{at}.prompt", self.prompt, ("{instruction}", "{first}", "{second}"))
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> PairwiseJudge:
+        """Return the judge; the model is started, or its server reached, when there is something to ask."""
+        return PairwiseLLM(self, policy=policy, cache_path=answers_path)
 
 
 class PairwiseLLM:
     """Asks for a verdict on each match."""
 
-    def __init__(self, config: dict[str, Any], *, policy: Policy | None, cache_path: Path) -> None:
-        """Set up the judge; the model is started, or its server reached, when there is something to ask.
+    def __init__(self, settings: PairwiseLLMJudge, *, policy: Policy | None, cache_path: Path) -> None:
+        """Set up the judge.
 
         Args:
-            config: The `judge` group as a dictionary.
+            settings: Of the judge.
             policy: The seed model, for a judge without a model of its own.
             cache_path: File that keeps the answers.
-
-        Raises:
-            TpoError: If the prompt lacks a text that is to be judged, or the menu is unknown.
         """
-        missing = [name for name in ("{instruction}", "{first}", "{second}") if name not in config["prompt"]]
-        if missing:
-            raise TpoError(f"judge.prompt has no {' and no '.join(missing)}")
-        if config["verdicts"] not in MENUS:
-            raise TpoError(f"judge.verdicts={config['verdicts']}: expected {' or '.join(MENUS)}")
-        self.config = config
-        self.llm = load_llm(config, policy=policy, cache_path=cache_path)
+        self.settings = settings
+        self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
     def compare(self, matches: Sequence[Match]) -> list[Decision]:
         """Return one decision per match, in order; equal matches are asked about once."""
@@ -43,10 +54,10 @@ class PairwiseLLM:
 
     def _question(self, match: Match) -> Question:
         return Question(
-            system=self.config["system"],
-            user=fill(self.config["prompt"], instruction=match.instruction, first=match.first, second=match.second),
-            temperature=self.config["temperature"],
-            max_tokens=self.config["max_tokens"],
+            system=self.settings.system,
+            user=fill(self.settings.prompt, instruction=match.instruction, first=match.first, second=match.second),
+            temperature=self.settings.temperature,
+            max_tokens=self.settings.max_tokens,
         )
 
     def _decide(self, answer: Answer) -> Decision:
@@ -54,8 +65,8 @@ class PairwiseLLM:
             return Decision(None, answer.error, weight=0.0)
         decision = parse_verdict(
             answer.text,
-            verdicts=self.config["verdicts"],
-            strong_weight=self.config["strong_weight"],
+            verdicts=self.settings.verdicts,
+            strong_weight=self.settings.strong_weight,
             is_cut=answer.is_cut,
         )
         return decision._replace(raw=answer.text, num_tokens=answer.num_tokens)

@@ -5,42 +5,55 @@ tells apart responses with the same grade.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tpo.config.fields import ConfigError, setting
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import Answer, Question
-from tpo.judge.protocol import Candidates, Judgement
-from tpo.judge.verdicts import expected_score, fill, parse_score
+from tpo.judge.llm.settings import PromptedLLMConfig
+from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
+from tpo.judge.verdicts import expected_score, fill, parse_score, require_places
 from tpo.model.policy import Policy
-from tpo.store.errors import TpoError
+
+
+@dataclass
+class PointwiseLLMJudge(PromptedLLMConfig, PointwiseJudgeConfig):
+    """Which model is asked what, and the range of its scores."""
+
+    kind: str = setting("llm_pointwise")
+    min_score: int = setting(1)
+    max_score: int = setting(5)
+    use_logprobs: bool = setting(True)
+
+    def check(self, at: str) -> None:
+        """Check that the prompt holds what is judged, and that the scores are a range that can be read."""
+        super().check(at)
+        require_places(f"{at}.prompt", self.prompt, ("{instruction}", "{response}"))
+        if self.min_score >= self.max_score:
+            raise ConfigError(f"{at}.min_score={self.min_score} must be below {at}.max_score={self.max_score}")
+        if self.use_logprobs and not (self.min_score >= 0 and self.max_score <= 9):
+            raise ConfigError(f"{at}.use_logprobs needs scores of one digit, 0 to 9: one token has to hold a score")
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
+        """Return the judge; the model is started, or its server reached, when there is something to ask."""
+        return PointwiseLLM(self, policy=policy, cache_path=answers_path)
 
 
 class PointwiseLLM:
     """Asks for a score of each response."""
 
-    def __init__(self, config: dict[str, Any], *, policy: Policy | None, cache_path: Path) -> None:
-        """Set up the judge; the model is started, or its server reached, when there is something to ask.
+    def __init__(self, settings: PointwiseLLMJudge, *, policy: Policy | None, cache_path: Path) -> None:
+        """Set up the judge.
 
         Args:
-            config: The `judge` group as a dictionary.
+            settings: Of the judge.
             policy: The seed model, for a judge without a model of its own.
             cache_path: File that keeps the answers.
-
-        Raises:
-            TpoError: If the prompt lacks a text that is to be judged, or the range of scores cannot be used.
         """
-        missing = [name for name in ("{instruction}", "{response}") if name not in config["prompt"]]
-        if missing:
-            raise TpoError(f"judge.prompt has no {' and no '.join(missing)}")
-        self.low, self.high = config["min_score"], config["max_score"]
-        if self.low >= self.high:
-            raise TpoError(f"judge.min_score={self.low} must be below judge.max_score={self.high}")
-        self.watch = tuple(str(score) for score in range(self.low, self.high + 1)) if config["use_logprobs"] else ()
-        if any(len(score) > 1 for score in self.watch):
-            raise TpoError("judge.use_logprobs needs scores of one digit, 0 to 9: one token has to hold a score")
-        self.config = config
-        self.llm = load_llm(config, policy=policy, cache_path=cache_path)
+        self.settings, self.low, self.high = settings, settings.min_score, settings.max_score
+        self.watch = tuple(str(score) for score in range(self.low, self.high + 1)) if settings.use_logprobs else ()
+        self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
     def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
         """Return one judgement per response; equal responses to one instruction are asked about once."""
@@ -53,10 +66,10 @@ class PointwiseLLM:
 
     def _question(self, instruction: str, response: str) -> Question:
         return Question(
-            system=self.config["system"],
-            user=fill(self.config["prompt"], instruction=instruction, response=response),
-            temperature=self.config["temperature"],
-            max_tokens=self.config["max_tokens"],
+            system=self.settings.system,
+            user=fill(self.settings.prompt, instruction=instruction, response=response),
+            temperature=self.settings.temperature,
+            max_tokens=self.settings.max_tokens,
             watch=self.watch,
         )
 

@@ -3,15 +3,42 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from tpo.judge.protocol import Candidates, Judgement
+from tpo.config.fields import setting
+from tpo.config.groups import DTYPES
+from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
 from tpo.model.chat import Tokenizer, load_tokenizer, strip_special_tokens
-from tpo.model.load import default_device
-from tpo.model.states import Reading, StateReader
+from tpo.model.load import default_device, fingerprint
+from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
+
+if TYPE_CHECKING:
+    import torch
+
+    from tpo.model.states import Reading
+
+
+@dataclass
+class RewardModelJudge(PointwiseJudgeConfig):
+    """A sequence-classification reward model."""
+
+    kind: str = setting("reward_model")
+    name: str = setting()
+    revision: str | None = setting(None)
+    dtype: str = setting("bfloat16", choices=DTYPES)
+    max_tokens: int = setting(minimum=1)
+    batch_tokens: int = setting(minimum=1)
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return what tells the contents of a local directory from another's."""
+        return {"fingerprint": fingerprint(self.name)}
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
+        """Return the judge, its weights loaded."""
+        return RewardModel(self)
 
 
 class ChatScorer(ABC):
@@ -30,35 +57,39 @@ class ChatScorer(ABC):
             batch_tokens: Tokens per forward pass.
             max_tokens: Longest chat that is scored.
         """
+        from tpo.model.states import StateReader
+
         self.tokenizer, self.max_tokens = tokenizer, max_tokens
         self.reader = StateReader(decoder, batch_tokens=batch_tokens)
 
     @abstractmethod
-    def chat(self, instruction: str, response: str) -> Reading:
+    def chat(self, instruction: str, response: str) -> "Reading":
         """Return the chat and where the heads read it."""
 
     @abstractmethod
-    def reward(self, states: torch.Tensor) -> torch.Tensor:
+    def reward(self, states: "torch.Tensor") -> "torch.Tensor":
         """Return the float32 reward () of the float32 states (positions, hidden) that were read of a chat."""
 
-    @torch.inference_mode()
     def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
         """Return the reward of every response; one whose chat exceeds `judge.max_tokens` is unscored.
 
         Nothing is truncated: a reward for half a response is not a reward for the response.
         """
+        import torch
+
         groups = [[self.chat(item.instruction, response) for response in item.responses] for item in candidates]
         fitting = [[chat for chat in group if len(chat.ids) <= self.max_tokens] for group in groups]
-        states = iter([state for group in self.reader.read(fitting) for state in group])
-        return [
-            [
-                self._judge(chat, next(states)) if len(chat.ids) <= self.max_tokens else Judgement(None, "too_long")
-                for chat in group
+        with torch.inference_mode():
+            states = iter([state for group in self.reader.read(fitting) for state in group])
+            return [
+                [
+                    self._judge(chat, next(states)) if len(chat.ids) <= self.max_tokens else Judgement(None, "too_long")
+                    for chat in group
+                ]
+                for group in groups
             ]
-            for group in groups
-        ]
 
-    def _judge(self, chat: Reading, states: torch.Tensor) -> Judgement:
+    def _judge(self, chat: "Reading", states: "torch.Tensor") -> Judgement:
         # Heads work in float32: a bfloat16 reward of 16 comes in steps of 1/8, which ties responses.
         reward = float(self.reward(states.float()))
         if math.isfinite(reward):
@@ -69,7 +100,7 @@ class ChatScorer(ABC):
 class RewardModel(ChatScorer):
     """Scores a response by a sequence classifier's single logit at the chat's last token."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, settings: RewardModelJudge) -> None:
         """Load model and tokenizer.
 
         Raises:
@@ -77,41 +108,45 @@ class RewardModel(ChatScorer):
         """
         from transformers import AutoModelForSequenceClassification
 
-        model = load_complete(AutoModelForSequenceClassification, config)
+        model = load_complete(AutoModelForSequenceClassification, settings)
         if model.config.num_labels != 1:
-            raise TpoError(f"judge.name={config['name']}: {model.config.num_labels} outputs; a reward model has one")
+            raise TpoError(f"judge.name={settings.name}: {model.config.num_labels} outputs; a reward model has one")
         if not hasattr(model, "score"):
-            raise TpoError(f"judge.name={config['name']}: {type(model).__name__} has no score head on a decoder")
+            raise TpoError(f"judge.name={settings.name}: {type(model).__name__} has no score head on a decoder")
         super().__init__(
             model.base_model,
-            load_tokenizer(config["name"], revision=config["revision"]),
-            batch_tokens=config["batch_tokens"],
-            max_tokens=config["max_tokens"],
+            load_tokenizer(settings.name, revision=settings.revision),
+            batch_tokens=settings.batch_tokens,
+            max_tokens=settings.max_tokens,
         )
         self.head = model.score.float()
 
-    def chat(self, instruction: str, response: str) -> Reading:
+    def chat(self, instruction: str, response: str) -> "Reading":
         """Return the chat, read at its last token."""
+        from tpo.model.states import Reading
+
         ids = chat_with_response(self.tokenizer, instruction, response)
         return Reading(ids, (len(ids) - 1,))
 
-    def reward(self, states: torch.Tensor) -> torch.Tensor:
+    def reward(self, states: "torch.Tensor") -> "torch.Tensor":
         """Return the logit."""
         logits: torch.Tensor = self.head(states[0])
         return logits[0]
 
 
-def load_complete(model_class: Any, config: dict[str, Any]) -> Any:
+def load_complete(model_class: Any, settings: RewardModelJudge) -> Any:
     """Return a model in eval mode on the default device, every weight of it from the checkpoint.
 
     Raises:
         TpoError: If weights are missing (transformers would draw them at random: a judge that means nothing)
             or left over (a part of the model that would not be computed).
     """
+    import torch
+
     model, loading = model_class.from_pretrained(
-        config["name"],
-        revision=config["revision"],
-        dtype=getattr(torch, config["dtype"]),
+        settings.name,
+        revision=settings.revision,
+        dtype=getattr(torch, settings.dtype),
         device_map={"": default_device()},
         output_loading_info=True,
     )
@@ -122,7 +157,7 @@ def load_complete(model_class: Any, config: dict[str, Any]) -> Any:
     }
     found = "; ".join(f"{kind} weights: {', '.join(names)}" for kind, names in faults.items() if names)
     if found:
-        raise TpoError(f"judge.name={config['name']}: the checkpoint is not a {type(model).__name__}: {found}")
+        raise TpoError(f"judge.name={settings.name}: the checkpoint is not a {type(model).__name__}: {found}")
     return model.eval()
 
 

@@ -6,49 +6,84 @@ downloaded. A weak judge (experiments/LOG.md), here because it runs everywhere.
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-
-from tpo.judge.protocol import Candidates, Judgement
+from tpo.config.fields import setting
+from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
+from tpo.judge.verdicts import require_places
 from tpo.model.chat import answer_ids, chat_ids, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
-from tpo.model.states import Reading, StateReader
+
+if TYPE_CHECKING:
+    from tpo.model.states import Reading
+
+
+@dataclass
+class SelfRatingJudge(PointwiseJudgeConfig):
+    """The question, and the two answers to it."""
+
+    kind: str = setting("self_rating")
+    question: str = setting()
+    positive: str = setting("Yes")
+    negative: str = setting("No")
+    batch_tokens: int = setting(minimum=1)
+
+    @property
+    def uses_seed_model(self) -> bool:
+        """It is the seed model that is asked."""
+        return True
+
+    def check(self, at: str) -> None:
+        """Check that the question holds what it is about."""
+        require_places(f"{at}.question", self.question, ("{instruction}", "{response}"))
+
+    def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
+        """Return the judge, the seed model loaded."""
+        assert policy is not None
+        return SelfRating(self, policy)
 
 
 class SelfRating:
     """Scores a response by the log-odds of yes."""
 
-    def __init__(self, config: dict[str, Any], policy: Policy) -> None:
+    def __init__(self, settings: SelfRatingJudge, policy: Policy) -> None:
         """Load the seed model.
 
         Raises:
             TpoError: If an answer is not a single token of this model.
         """
-        self.question = config["question"]
+        from tpo.model.states import StateReader
+
+        self.question = settings.question
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
-        self.answer_ids = answer_ids(self.tokenizer, config)
+        self.answer_ids = answer_ids(self.tokenizer, positive=settings.positive, negative=settings.negative)
         weights = policy.unquantized_path or policy.model_path
         model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
-        self.reader = StateReader(model.get_decoder(), batch_tokens=config["batch_tokens"])
+        self.reader = StateReader(model.get_decoder(), batch_tokens=settings.batch_tokens)
         # In float32, where the model's 16 bits would leave few different scores; the softmax's denominator cancels.
         yes, no = model.get_output_embeddings().weight[self.answer_ids].float()
         self.direction = yes - no
 
-    @torch.inference_mode()
     def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
         """Return the log-odds of yes for every response, in nats."""
-        groups = [[self._reading(item.instruction, response) for response in item.responses] for item in candidates]
-        return [
-            [
-                Judgement(float(state[0].float() @ self.direction), None, num_tokens=len(reading.ids))
-                for reading, state in zip(readings, states, strict=True)
-            ]
-            for readings, states in zip(groups, self.reader.read(groups), strict=True)
-        ]
+        import torch
 
-    def _reading(self, instruction: str, response: str) -> Reading:
+        groups = [[self._reading(item.instruction, response) for response in item.responses] for item in candidates]
+        with torch.inference_mode():
+            return [
+                [
+                    Judgement(float(state[0].float() @ self.direction), None, num_tokens=len(reading.ids))
+                    for reading, state in zip(readings, states, strict=True)
+                ]
+                for readings, states in zip(groups, self.reader.read(groups), strict=True)
+            ]
+
+    def _reading(self, instruction: str, response: str) -> "Reading":
+        from tpo.model.states import Reading
+
         ids = chat_ids(self.tokenizer, self._ask(instruction, response))
         return Reading(ids, (len(ids) - 1,))
 

@@ -1,4 +1,4 @@
-"""A chat model that is never asked the same question twice: a backend behind a cache of answers."""
+"""A chat model behind a cache of answers, which is never asked the same question twice."""
 
 import logging
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.judge.llm.question import Answer, Backend, Question
+from tpo.judge.llm.settings import LLMConfig
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
@@ -30,7 +31,7 @@ class LLM:
         self.cache = AnswerCache(cache_path)
 
     def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """Return one answer per question, in order; what was answered before, in any run, is not asked again.
+        """Return one answer per question, in order; answers in the cache, of any run, are not asked for again.
 
         Raises:
             TpoError: If the model cannot be asked or the budget is spent. Answers that came before are kept.
@@ -44,14 +45,14 @@ class LLM:
         answers = self.cache.find(item.key for item in asked)
         missing = {item.key: item for item in asked if item.key not in answers}
 
-        def keep(key: str, answer: Answer) -> None:
+        def save(key: str, answer: Answer) -> None:
             # A question that does not fit is cheap to ask again, and a server restarted with a longer context answers.
             answers[key] = answer if answer.error else self.cache.put(missing[key], answer)
 
         allowed = self._allowed(identity, len(missing))
         log.info("%d questions: %d answered before, %d to ask", len(asked), len(answers), len(missing))
         if missing and allowed > 0:
-            self.backend.answer({key: missing[key].question for key in list(missing)[:allowed]}, keep)
+            self.backend.answer({key: missing[key].question for key in list(missing)[:allowed]}, save)
         if allowed < len(missing):
             raise TpoError(
                 f"the judge's budget is spent: {self.cache.count(identity)} calls were made, judge.max_calls="
@@ -69,24 +70,24 @@ class LLM:
         return min(num_missing, max(0, self.max_calls - self.cache.count(identity)))
 
 
-def load_llm(config: dict[str, Any], *, policy: Policy | None, cache_path: Path) -> LLM:
-    """Return the model that `config` (the `judge` group of an LLM judge, as a dictionary) asks for.
+def load_llm(settings: LLMConfig, *, policy: Policy | None, cache_path: Path) -> LLM:
+    """Return the model that is asked for; nothing is started before the first question.
 
     Args:
-        config: Settings; `backend` selects where the model runs.
+        settings: `backend` selects where the model runs.
         policy: The seed model, used where the backend is vllm and `name` is None.
         cache_path: File that keeps the answers.
     """
     backend: Backend
-    match config["backend"]:
+    match settings.backend:
         case "vllm":
             from tpo.judge.llm.local import LocalBackend
 
-            backend = LocalBackend(config, policy)
+            backend = LocalBackend(settings, policy)
         case "server":
             from tpo.judge.llm.server import ServerBackend
 
-            backend = ServerBackend(config)
+            backend = ServerBackend(settings)
         case kind:
             raise ValueError(f"judge.backend={kind}: expected vllm or server")
-    return LLM(backend, cache_path, max_calls=config["max_calls"])
+    return LLM(backend, cache_path, max_calls=settings.max_calls)

@@ -1,4 +1,4 @@
-"""Answers of language models in one SQLite file, kept as they arrive.
+"""A cache of language models' answers, one SQLite file, written as they arrive.
 
 Several processes may use the file at once. SQLite's plain rollback journal is used rather than its write-ahead log,
 which needs memory shared between all processes and so breaks on network file systems; there the plain journal is as
@@ -39,11 +39,11 @@ class AnswerCache:
     """Answers by key, with what was asked beside them for people to read."""
 
     def __init__(self, path: Path) -> None:
-        """Remember the path; the file is made when it is first needed."""
+        """Store the path; the file is made when it is first needed."""
         self.path = path
 
     def find(self, keys: Iterable[str]) -> dict[str, Answer]:
-        """Return the answers that are there."""
+        """Return the answers that are in the cache."""
         found = {}
         with self._translated() as database:
             for key in keys:
@@ -53,9 +53,9 @@ class AnswerCache:
         return found
 
     def put(self, asked: Asked, answer: Answer) -> Answer:
-        """Keep an answer, for good once this returns; return what is kept.
+        """Store an answer, durably once this returns, and return the stored one.
 
-        Where another process was faster, its answer is kept and returned, so that all see the same.
+        Where another process has stored an answer first, that one is returned, so that all processes use the same.
         """
         with self._translated() as database:
             row = (asked.key, _canonical(asked.model), _readable(asked.question), _readable(answer))

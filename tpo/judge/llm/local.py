@@ -1,15 +1,17 @@
-"""A chat model on vLLM, in this process or in several of its own, which keeps it for the next stage."""
+"""A chat model on vLLM, in this process or in several child processes, cached for later steps."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
+from tpo.judge.llm.settings import LLMConfig
 from tpo.model.chat import load_tokenizer, strip_special_tokens
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
-from tpo.store.processes.vllm import keep, start_vllm
+from tpo.store.processes.vllm import cached_engine, start_vllm
 from tpo.store.processes.workers import Emit, Workers, share_devices
 
 
@@ -54,24 +56,25 @@ class VllmModel:
 class LocalBackend:
     """Answers with vLLM; the model is loaded at the first question that nobody has answered yet."""
 
-    def __init__(self, config: dict[str, Any], policy: Policy | None) -> None:
+    def __init__(self, settings: LLMConfig, policy: Policy | None) -> None:
         """Choose the model.
 
         Args:
-            config: The `judge` group: `name` and `revision`, and how to run vLLM in `vllm`.
+            settings: `name` and `revision`, and how to run vLLM in `vllm`.
             policy: The seed model, which answers where `name` is None.
 
         Raises:
             TpoError: If there is neither.
         """
-        self.settings = config["vllm"]
-        self.model, self.revision = config["name"], config["revision"]
-        self.tokenizer_path = config["name"]
-        if config["name"] is None:
-            if policy is None:
-                raise TpoError("judge.name is null and there is no seed model to judge with: set judge.name")
+        self.settings = settings.vllm
+        if settings.name is not None:
+            self.model = self.tokenizer_path = settings.name
+            self.revision = settings.revision
+        elif policy is not None:
             self.model, self.revision = policy.unquantized_path or policy.model_path, policy.revision
             self.tokenizer_path = policy.tokenizer_path
+        else:
+            raise TpoError("judge.name is null and there is no seed model to judge with: set judge.name")
 
     def identity(self) -> dict[str, Any]:
         """Return the model's name, or for a local directory what tells its contents from another's."""
@@ -79,10 +82,10 @@ class LocalBackend:
             "model": fingerprint(self.model) or self.model,
             "tokenizer": fingerprint(self.tokenizer_path) or self.tokenizer_path,
             "revision": self.revision,
-            "dtype": self.settings["dtype"],
+            "dtype": self.settings.dtype,
         }
 
-    def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
+    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
         """Answer all questions, each kept as soon as it is answered.
 
         Raises:
@@ -91,20 +94,20 @@ class LocalBackend:
         asked: dict[str, Rendered] = {}
         for key, question in questions.items():
             ids = self.render(question)
-            if len(ids) + question.max_tokens > self.settings["max_model_len"]:  # as vLLM's server decides
-                keep(key, TOO_LONG)
+            if len(ids) + question.max_tokens > self.settings.max_model_len:  # as vLLM's server decides
+                save(key, TOO_LONG)
             else:
                 asked[key] = Rendered(ids, question)
         if not asked:
             return
-        if self.settings["data_parallel_size"] == 1:
-            self._vllm(asked, lambda found: keep(*found))
+        if self.settings.data_parallel_size == 1:
+            self._vllm(asked, lambda found: save(*found))
         else:
             for _, found in self._workers.run(self._divide(asked)):
-                keep(*found)
+                save(*found)
 
     def _divide(self, asked: Mapping[str, Rendered]) -> dict[int, dict[str, Rendered]]:
-        count, keys = self.settings["data_parallel_size"], list(asked)
+        count, keys = self.settings.data_parallel_size, list(asked)
         return {number: {key: asked[key] for key in keys[number::count]} for number in range(min(count, len(keys)))}
 
     def render(self, question: Question) -> list[int]:
@@ -140,7 +143,7 @@ class LocalBackend:
 
     @property
     def _arguments(self) -> dict[str, Any]:
-        settings = {key: value for key, value in self.settings.items() if key != "data_parallel_size"}
+        settings = {key: value for key, value in asdict(self.settings).items() if key != "data_parallel_size"}
         return {
             "model": self.model,
             "revision": self.revision,
@@ -155,9 +158,9 @@ class LocalBackend:
 
     @cached_property
     def _workers(self) -> Workers:
-        count, size = self.settings["data_parallel_size"], self.settings["tensor_parallel_size"]
+        count, size = self.settings.data_parallel_size, self.settings.tensor_parallel_size
         shares = share_devices(count, per_worker=size, group="judge.vllm")
-        workers = keep((shares, self._arguments), lambda: Workers(shares))
+        workers = cached_engine((shares, self._arguments), lambda: Workers(shares))
         # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
         workers.make(VllmModel, [{"settings": self._arguments, "seed": number} for number in range(count)])
         return workers

@@ -1,7 +1,7 @@
-"""Asking a chat model many questions: each once, whatever happens in between.
+"""Questions to a chat model, their answers, and the protocol of the backends that answer them.
 
-A backend answers (`local`: vLLM in this process; `server`: any OpenAI-compatible server), `cache` keeps every answer as
-soon as it is there, and `LLM.ask` puts the two together. Whoever asks sees neither.
+The backends are `local` (vLLM in this process) and `server` (any OpenAI-compatible server). `cache` stores every answer
+as soon as it arrives, and `tpo.judge.llm.ask.LLM` asks a backend only what is not in the cache.
 """
 
 import logging
@@ -58,11 +58,11 @@ class Backend(Protocol):
     """Something that answers questions."""
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells this model's answers from another's, plain JSON types only."""
+        """Return what identifies the model in the cache's keys, plain JSON types only."""
         ...
 
-    def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
-        """Call `keep(key, answer)` for each question as soon as it is answered, in any order."""
+    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
+        """Call `save(key, answer)` for each question as soon as it is answered, in any order."""
         ...
 
 

@@ -4,10 +4,12 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
+from tpo.judge.llm.settings import LLMConfig
 from tpo.model.connection import Connection, Purpose
 from tpo.store.errors import TpoError
 
@@ -21,17 +23,17 @@ DOES_NOT_FIT = re.compile(
 class ServerBackend:
     """Answers by asking a server, many questions at once."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, settings: LLMConfig) -> None:
         """Remember where the server is; nothing is sent yet.
 
         Args:
-            config: The `judge` group: `name` and `revision`, and how to reach the server in `server`.
+            settings: `name` and `revision`, and how to reach the server in `server`.
         """
-        self.settings, self.name, self.revision = config["server"], config["name"], config["revision"]
+        self.settings, self.name, self.revision = settings.server, settings.name, settings.revision
         self._num_answered = self._num_questions = 0
         self.connection = Connection(
-            self.settings["base_url"],
-            self.settings,
+            self.settings.base_url,
+            asdict(self.settings),
             Purpose(
                 group="judge.server",
                 address="judge.server.base_url",
@@ -46,16 +48,16 @@ class ServerBackend:
         """Return the model's name; the server's address is no part of it."""
         return {"model": self.name, "revision": self.revision}
 
-    def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
+    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
         """Ask all questions, at most `max_concurrency` at a time; each is kept as soon as it is answered.
 
         Raises:
             TpoError: If one cannot be asked; those under way are still waited for and kept.
         """
         self._num_answered, self._num_questions = 0, len(questions)
-        asyncio.run(self._answer(questions, keep))
+        asyncio.run(self._answer(questions, save))
 
-    async def _answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
+    async def _answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
         waiting = deque(questions.items())
         failures: list[TpoError] = []
 
@@ -63,13 +65,13 @@ class ServerBackend:
             while waiting and not failures:
                 key, question = waiting.popleft()
                 try:
-                    keep(key, await self.connection.patiently(partial(self._ask, client, question)))
+                    save(key, await self.connection.patiently(partial(self._ask, client, question)))
                     self._num_answered += 1
                 except TpoError as error:
                     failures.append(error)
 
         async with self.connection.client() as client:
-            await asyncio.gather(*(work() for _ in range(min(self.settings["max_concurrency"], len(questions)))))
+            await asyncio.gather(*(work() for _ in range(min(self.settings.max_concurrency, len(questions)))))
         if failures:
             raise failures[0]
 
@@ -79,7 +81,7 @@ class ServerBackend:
 
         turns = [("system", question.system), ("user", question.user)]
         # OpenAI's newer models know only the new name of the limit, many other servers only the old one.
-        limit = "max_tokens" if self.settings["base_url"] else "max_completion_tokens"
+        limit = "max_tokens" if self.settings.base_url else "max_completion_tokens"
         try:
             completion = await client.chat.completions.create(
                 model=self.name,

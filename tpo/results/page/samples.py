@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import PairsConfig
+from tpo.config.groups import PairsConfig
 from tpo.pairs import DROP_REASONS, PAIRS, pair_or_reason
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError

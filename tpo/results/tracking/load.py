@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import TrackingConfig, WandbTracking
+from tpo.config.groups import TrackingConfig
+from tpo.config.tracking import WandbTracking
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.tracker import Tracker
 from tpo.store.files import write_json

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tpo.config.schema import WandbTracking
+from tpo.config.tracking import WandbTracking
 from tpo.model.policy import is_whole_model
 from tpo.results.rate import Rate
 from tpo.results.tracking.labels import Labels

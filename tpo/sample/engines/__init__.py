@@ -1,12 +1,11 @@
 """Where completions are sampled: engines behind the protocol of `tpo.sample.decoding`.
 
-    torch_engine.py    continuous batching in plain torch, on any device; its key-value cache and attention are in
-                       `torch_rows.py`, the choice of a token in `torch_nucleus.py`
-    vllm_engine.py     vLLM in this process, adapters served unmerged
-    vllm_workers.py    several of these, each with its own GPUs
-    server_engine.py   vLLM's own server, here or elsewhere; `vllm_server.py` is the connection to it
+    torch/     continuous batching in plain torch, on any device: the engine, its key-value cache, the choice of a token
+    vllm.py    vLLM in this process, adapters served unmerged, or several of them, each with its own GPUs
+    server/    vLLM's own server, here or elsewhere
 
 An engine gets token ids, seeds and the token budgets of thought and response, and returns token ids: nothing is decoded
 and tokenized again between sampling and training. With the torch engine every sample has a seed of its own and does
-not depend on what else is in its batch, up to rounding. `load.py` imports the engine that is asked for.
+not depend on what else is in its batch, up to rounding. A file or package holds an engine and its settings; nothing
+lists them, `tpo.config.kinds` finds them by path.
 """

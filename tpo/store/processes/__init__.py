@@ -5,7 +5,7 @@ can run in a child process, several processes can train together, and the steps 
 share one child, which keeps the engine from step to step and ends before a step that needs the device itself.
 
     launch.py      one step in a child process, or in several started by `accelerate launch`
-    resident.py    the child that keeps vLLM between steps; `vllm.py` is the engine inside it
+    vllm.py        vLLM inside a process, kept from step to step
     workers.py     copies of a model, each in a process with its own share of the GPUs
 
 When the parent is killed, workers and the child with vLLM see their socket closed and end, and the ranks of a training

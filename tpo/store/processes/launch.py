@@ -1,7 +1,7 @@
-"""Starting a step in a process of its own, or in several that train together.
+"""Executing a step in a child process, or in several that train together.
 
-Several are started by `accelerate launch`, from the config file that the step's request holds: each executes
-`tpo.store.execute` on the same directory, and the one of rank 0 writes the artifact.
+Several processes are started by `accelerate launch`, from the config file in the step's request: each executes
+`tpo.store.execute` on the same directory, and rank 0 writes the artifact.
 """
 
 import ctypes
@@ -16,13 +16,17 @@ from typing import Any
 
 from tpo.store.errors import ArtifactError, describe
 
-STAGE = "tpo.store.execute"  # what the new processes execute
-ERROR = "error.tmp"  # in the artifact's directory: the first error of any rank; no artifact's files end in .tmp
+STAGE = "tpo.store.execute"  # the module that the child processes run
+ERROR = "error.tmp"  # in the artifact's directory: the error of the rank that failed first; no artifact has .tmp files
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
 def start(path: Path, accelerate: dict[str, Any] | None) -> None:
-    """Execute the step in `path` in one new process, or as `accelerate`, the config file of a launch, says.
+    """Execute the step in `path` in a child process, or in several as `accelerate launch` starts them.
+
+    Args:
+        path: The artifact's directory.
+        accelerate: Config file of `accelerate launch`; None for one process.
 
     Raises:
         ArtifactError: If it fails.
@@ -43,41 +47,42 @@ def start(path: Path, accelerate: dict[str, Any] | None) -> None:
         raise failure(path, f"failed (exit {done.returncode}): {error}")
 
 
-def failure(path: Path, how: str) -> ArtifactError:
-    """Return the error for the stage in `path` that failed in another process."""
+def failure(path: Path, end: str) -> ArtifactError:
+    """Return the error for the step in `path`, which failed in another process; `end` says how it ended."""
     return ArtifactError(
-        f"the stage {path.name} {how}. Completed stages are kept: mend the cause and run the same command again"
+        f"the stage {path.name} {end}. Completed stages are kept: mend the cause and run the same command again"
     )
 
 
 def join(accelerate: dict[str, Any] | None) -> int:
-    """Return the rank of this process in the step's training, which is 0 where it is the only one.
+    """Return the rank of this process in the step's training; 0 where it is the only process.
 
     Raises:
-        ArtifactError: If the step is to be executed by more processes than were started.
+        ArtifactError: If the request names another number of processes than were started.
     """
     if accelerate is None:
         return 0
     wanted, started = accelerate["num_processes"], int(os.environ.get("WORLD_SIZE", "1"))
     if wanted != started:
         raise ArtifactError(
-            f"train.num_processes={wanted}, but {started} were started for this step: run the experiment, not tpo.store.execute"
+            f"train.num_processes={wanted}, but {started} were started for this step: run the experiment, not "
+            "tpo.store.execute"
         )
     return int(os.environ["RANK"])
 
 
 def end_with_launcher() -> None:
-    """Have this process killed as soon as the launcher that started it is gone.
+    """Have the kernel kill this process, a rank of a training, when its launcher dies.
 
-    The launcher holds the artifact's lock and gives each rank a session of its own, so ranks that outlived it would
-    go on writing into a directory that the next attempt already works in.
+    The launcher holds the artifact's lock and starts each rank in a session of its own. A rank that outlived the
+    launcher would write into a directory whose lock the next attempt already holds.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def report(path: Path, error: Exception) -> None:
-    """Keep the error for `start`, unless another rank failed before: when one is gone, the others fail too."""
+    """Write the error for `start` to read, unless another rank has: when one rank dies, the others fail as well."""
     try:
         with (path / ERROR).open("x") as file:
             file.write(describe(error))

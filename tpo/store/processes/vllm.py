@@ -1,7 +1,7 @@
-"""vLLM in this process, whose engine is a process of its own.
+"""vLLM in this process, cached; vLLM runs its engine core in a child process of its own.
 
-vLLM takes long to start, and keeps the device's memory until its process ends. So a process starts one vLLM at most and
-keeps it: a later stage of the same process that wants the same goes on with it (`tpo.store.resident`).
+vLLM takes long to start, and keeps the device's memory until its process ends. So a process starts at most one engine
+and caches it, with the arguments that it was started with, for later steps in the same process (`tpo.store.resident`).
 """
 
 import logging
@@ -13,51 +13,55 @@ from typing import Any, NamedTuple, TypeVar
 
 log = logging.getLogger(__name__)
 
-POLL_S = 2.0
+POLL_S = 2.0  # how often to look whether the engine core is dead
 GRACE_S = 10.0  # for vLLM to raise an error by itself
 
 T = TypeVar("T")
 
 
 class OccupiedError(Exception):
-    """This process keeps something else than is wanted, so that the stage needs a process of its own."""
+    """The engine that this process has cached was started with other arguments: the step needs another process."""
 
 
-class Kept(NamedTuple):
-    """What this process keeps."""
+class Cached(NamedTuple):
+    """The one engine of this process, and the arguments that it was started with."""
 
-    wanted: object
-    value: Any
-
-
-_kept: Kept | None = None
+    arguments: object
+    engine: Any
 
 
-def keep(wanted: object, make: Callable[[], T]) -> T:
-    """Return what this process keeps, from now on, to serve what is `wanted`; `make` is called where it keeps nothing.
+_cached: Cached | None = None
+
+
+def cached_engine(arguments: object, start: Callable[[], T]) -> T:
+    """Return the cached engine of this process; where there is none, `start` one and cache it.
+
+    Args:
+        arguments: What the engine is started with; compared with those of the cached one.
+        start: Starts it.
 
     Raises:
-        OccupiedError: If it keeps what serves something else.
+        OccupiedError: If the cached engine was started with other arguments.
     """
-    global _kept
-    if _kept is None:
-        _kept = Kept(wanted, make())
-    elif _kept.wanted != wanted:
+    global _cached
+    if _cached is None:
+        _cached = Cached(arguments, start())
+    elif _cached.arguments != arguments:
         raise OccupiedError
-    value: T = _kept.value
-    return value
+    engine: T = _cached.engine
+    return engine
 
 
-def is_keeping() -> bool:
-    """Return whether this process keeps anything."""
-    return _kept is not None
+def has_engine() -> bool:
+    """Return whether this process has cached an engine."""
+    return _cached is not None
 
 
 def start_vllm(*, seed: int, **arguments: Any) -> Any:
-    """Return a `vllm.LLM`; should its engine die, this process ends instead of waiting for it for ever.
+    """Return a `vllm.LLM`; should its engine core die, this process ends instead of waiting for it for ever.
 
-    It is as if it had just started: its prefix cache is empty and its random stream begins anew. The same requests may
-    still be sampled otherwise, since vLLM lets time decide which of them share a batch.
+    A cached engine is returned as if it had just started: with an empty prefix cache and a random stream that is seeded
+    anew. The same requests may still get other samples, since timing decides which of them share a batch in vLLM.
 
     Args:
         seed: Of the random stream.
@@ -66,18 +70,18 @@ def start_vllm(*, seed: int, **arguments: Any) -> Any:
     Raises:
         OccupiedError: If this process has one with other arguments.
     """
-    llm = keep(arguments, lambda: _start(arguments))
-    if not llm.reset_prefix_cache():  # a prefix that is there already is added up in other pieces
+    llm = cached_engine(arguments, lambda: _start(arguments))
+    if not llm.reset_prefix_cache():  # attention over a cached prefix is summed in another order, and rounds otherwise
         raise RuntimeError("vLLM did not empty its prefix cache: a request is still under way")
     llm.collective_rpc("restart_random_stream", args=(seed,))
     return llm
 
 
 class RandomStream:
-    """What vLLM's workers can do besides (its `worker_extension_cls`)."""
+    """A method that vLLM's workers get in addition (its `worker_extension_cls`)."""
 
     def restart_random_stream(self, seed: int) -> None:
-        """Begin anew, as vLLM does once it has started."""
+        """Seed the worker's random numbers, as vLLM does when it starts."""
         from vllm.utils.torch_utils import set_random_seed
 
         set_random_seed(seed)
@@ -95,10 +99,10 @@ def _start(arguments: dict[str, Any]) -> Any:
 
 
 def _watch(client: Any) -> None:
-    """End this process some time after vLLM noticed that its engine is dead.
+    """End this process some time after vLLM noticed that its engine core is dead.
 
-    vLLM 0.32.0 then raises an error at the next request, but where one is under way `SyncMPClient.get_output` waits
-    for an answer that cannot come: the thread that reads answers ends without a word.
+    vLLM 0.32.0 then raises an error at the next request. But a request that is under way waits for ever in
+    `SyncMPClient.get_output`, since the thread that reads the core's answers has ended without an error.
     """
     while not client.resources.engine_dead:
         time.sleep(POLL_S)

@@ -1,10 +1,10 @@
 """Several copies of a model, each in a process of its own with its share of the GPUs.
 
-vLLM computes in parallel on data only behind its server: `LLM(data_parallel_size=...)` refuses, since its engines would
-have to keep in step, which only mixture-of-experts models need. Here the copies know nothing of each other.
+vLLM has data parallelism only behind its server: `LLM(data_parallel_size=...)` refuses, since its engines would have to
+run in lockstep, which only mixture-of-experts models need. The workers here are independent of each other.
 
-A worker (`python -m tpo.store.processes.workers`) lives for as long as its end of the socket is open, so it cannot outlive the process
-that started it, however that ends; and its whole process group goes with it, since vLLM has processes of its own.
+A worker (`python -m tpo.store.processes.workers`) ends when its socket to the parent closes, so it cannot outlive the
+parent, however the parent ends. It kills its whole process group then, since vLLM starts processes too.
 """
 
 import atexit
@@ -24,16 +24,16 @@ from typing import Any
 
 from tpo.store.errors import TpoError, describe
 
-LAST_S = 10.0  # for a process to end after its socket
-ORDERLY_S = 30.0  # for a process, and what it started, to end by itself
-POLL_S = 1.0  # how often to look whether a worker is alive whose children hold its end of the socket
+LAST_S = 10.0  # for a process to end after its socket has closed
+ORDERLY_S = 30.0  # for a process and its children to end by themselves
+POLL_S = 1.0  # how often to look whether a worker is alive: its children may keep the socket of a dead one open
 
 Emit = Callable[[Any], None]
 Work = Callable[[Any, Emit], None]  # does a task and hands over its results one by one
 
 
 class Workers:
-    """A worker for each share of the devices; all of them end with the first that fails."""
+    """One worker per share of the devices; when one fails, all are ended."""
 
     def __init__(self, shares: Sequence[Mapping[str, str]]) -> None:
         """Start the workers.
@@ -53,10 +53,10 @@ class Workers:
             raise
 
     def make(self, work: Callable[..., Work], arguments: Sequence[Mapping[str, Any]]) -> None:
-        """Have the workers make, all at a time, what does their tasks from now on, and wait for the last.
+        """Create in every worker, in parallel, the object that does its tasks from now on; return when all are created.
 
         Args:
-            work: Called in each worker; importable by name.
+            work: Its class or factory, called in each worker; importable by name.
             arguments: For `work`, per worker.
 
         Raises:
@@ -73,19 +73,19 @@ class Workers:
             tasks: By the number of the worker that is to do it, from 0.
 
         Raises:
-            TpoError: If a worker fails or is killed. What was yielded before holds; the other workers are ended.
+            TpoError: If a worker fails or is killed. Results yielded before are valid; the other workers are ended.
         """
         yield from self._exchange("do", tasks)
 
     @property
     def are_alive(self) -> bool:
-        """Whether every worker is there and runs."""
+        """Whether every worker was started and runs."""
         return bool(self._processes) and all(process.poll() is None for process in self._processes)
 
     def end(self) -> None:
-        """Let idle workers end like any program, so that what they started ends in order too, and wait for it.
+        """Ask idle workers to end, and wait; their children are then ended in order too.
 
-        vLLM's engine leaves files behind when it is killed.
+        A vLLM engine core that is killed leaves files behind.
         """
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             for connection in self._connections:
@@ -96,13 +96,13 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """Kill all workers and wait until they are gone, and with them what they hold of the devices."""
+        """Kill all workers and wait until they are gone and the devices' memory is free."""
         atexit.unregister(self.end)
         for connection in self._connections:
             connection.close()
         for process in self._processes:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # a new session: the group has the process's number
+                os.killpg(process.pid, signal.SIGKILL)  # started in a new session: the group's id is the process's
             process.wait()
             _await_end_of_group(process.pid)
         self._connections.clear()
@@ -171,7 +171,7 @@ class Workers:
 
 
 def _await_end_of_group(number: int) -> None:
-    """Wait a little until a group of killed processes is empty: their memory of the device is free then."""
+    """Wait until a group of killed processes is empty, since only then is their device memory free; not for ever."""
     deadline = time.monotonic() + LAST_S
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:
@@ -212,7 +212,7 @@ def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict
 
 
 def main() -> None:
-    """Do what messages say, one after the other, until one says that it is the last or the socket closes."""
+    """Carry out the parent's messages in order, until one of them is "end" or the socket closes."""
     connection = Connection(int(sys.argv[1]))
     messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, messages), daemon=True).start()
@@ -236,7 +236,7 @@ def main() -> None:
 
 
 def _receive(connection: Connection, messages: "queue.SimpleQueue[tuple[str, Any]]") -> None:
-    """Pass on what arrives; at the end of it, end this process with all that it started."""
+    """Queue the parent's messages; when the socket closes, kill this process and its children."""
     with contextlib.suppress(EOFError, OSError):
         while True:
             messages.put(connection.recv())

@@ -1,14 +1,14 @@
-"""Continuous batching in plain torch, through transformers' own forward and its attention interface.
+"""Continuous batching in plain torch, through transformers' own forward pass and its attention interface.
 
-Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.model.trees`), and each one's
-keys and values are kept once for its K samples. Each sample owns a row of the cache (`tpo.sample.engines.torch_rows`); a finished
-one gives its row to the next. All rows decode together with one query token each: a row attends to its prompt and to
-its own first `length` positions, wherever the others are. The forced switch from thought to response feeds the
-delimiter through the same steps, without a second prefill.
+Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.model.trees`), and each
+prompt's keys and values are stored once for its K samples. Each sample has a row of the cache (`rows.py`); when it
+ends, the next sample gets the row. All rows decode together with one query token each: a row attends to its prompt and
+to its own first `length` positions, whatever the lengths of the other rows. The forced switch from thought to response
+feeds the delimiter through the same decoding steps, without a second prefill.
 
-Every sample draws from its own seeded stream of uniforms, one a token, by inverting the distribution
-function. What a sample is therefore does not depend on which others share its batch, up to the rounding of the
-matrix products.
+Every sample has a seeded stream of uniforms of its own, one a token, from which tokens are drawn by inverting the
+distribution function. So a sample does not depend on which others share its batch, up to the rounding of the matrix
+products.
 """
 
 from collections import deque
@@ -26,8 +26,8 @@ from tpo.model.packed import pack
 from tpo.model.policy import Policy
 from tpo.model.trees import TreeRow, join
 from tpo.sample.decoding import Decoding, Generation
-from tpo.sample.engines.torch_nucleus import sample_tokens
-from tpo.sample.engines.torch_rows import ATTENTION, Prefix, RowCache
+from tpo.sample.engines.torch.nucleus import sample_tokens
+from tpo.sample.engines.torch.rows import ATTENTION, Prefix, RowCache
 from tpo.store.errors import TpoError
 
 PREFILL_TOKENS = 1024  # of prompts that are prefilled together
@@ -35,7 +35,7 @@ PREFILL_TOKENS = 1024  # of prompts that are prefilled together
 
 @dataclass
 class _Prompt:
-    """A prompt of which samples are in flight or to come; `slot` says where the cache holds it."""
+    """A prompt with unfinished samples; `slot` is its index in the cache, -1 before it is stored there."""
 
     index: int
     length: int
@@ -45,7 +45,7 @@ class _Prompt:
 
 @dataclass
 class _Sequence:
-    """One sample in flight. `length` counts its cached tokens after the prompt; the next to enter is `pending`."""
+    """One unfinished sample. `length` counts its cached tokens after the prompt; `pending` is the next to be cached."""
 
     prompt: _Prompt
     sample_index: int
@@ -138,10 +138,10 @@ class TorchEngine:
         return [[generation for generation in group if generation is not None] for group in results]
 
     def close(self) -> None:
-        """Do nothing: all that the engine holds goes with it."""
+        """Do nothing: the engine's memory is freed with the object."""
 
     def _admissions(self, prompts: Any, seeds: Any, decoding: Decoding, cache: RowCache) -> Any:
-        """Yield (sequence, prefilled prompt, first logits); prompts are prefilled when the first of them enters."""
+        """Yield (sequence, prefilled prompt, first logits); prompts are prefilled in batches as they are needed."""
         for batch in _prefill_batches(prompts):
             tree = join([list(prompts[index]) for index in batch])
             row = TreeRow([tree], device=self.device)
@@ -192,7 +192,7 @@ class TorchEngine:
         return logits
 
     def _advance(self, active: list[_Sequence], logits: Tensor, decoding: Decoding) -> None:
-        """Give every sequence its next token: the forced one where there is one, else a sampled one."""
+        """Append the next token to every sequence: the next forced one if there is any, else a sampled one."""
         uniforms = [sequence.uniforms[len(sequence.token_ids)] for sequence in active]
         sampled = sample_tokens(
             logits, torch.tensor(uniforms, device=logits.device), decoding.temperature, decoding.top_p
@@ -215,7 +215,7 @@ class TorchEngine:
         sequence.pending = token
 
     def _end_of_turn(self, sequence: _Sequence, token: int, decoding: Decoding) -> None:
-        if sequence.is_thinking:  # the EOS is not kept: the turn goes on with the response
+        if sequence.is_thinking:  # the EOS is dropped: the turn continues with the response
             self._force_switch(sequence, decoding)
             self._take(sequence, sequence.forced.popleft())
         else:
@@ -238,14 +238,14 @@ class TorchEngine:
     def _wrote_delimiter(self, sequence: _Sequence, decoding: Decoding) -> bool:
         delimiter = decoding.response_delimiter
         assert delimiter is not None
-        # A token holds at least one byte of text, and a token may reach across the delimiter's ends.
+        # A token has at least one byte of text, and the first may begin before the delimiter.
         tail = sequence.token_ids[-(len(delimiter.encode()) + 1) :]
         return delimiter in self.tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
     def _retire(
         self, active: list[_Sequence], in_slots: list[_Prompt], cache: RowCache, results: list[list[Generation | None]]
     ) -> None:
-        """Take finished sequences out; the last row or slot moves into a gap, so that those in use stay in front."""
+        """Remove finished sequences; the last row or slot moves into each gap, so that those in use stay contiguous."""
         for row in range(len(active) - 1, -1, -1):
             sequence, prompt = active[row], active[row].prompt
             if not sequence.finish_reason:
@@ -266,7 +266,7 @@ class TorchEngine:
 
 
 def _prefill_batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Yield the prompts' indices in batches of at most `PREFILL_TOKENS`, before sharing; a longer one is by itself."""
+    """Yield indices of prompts in batches of at most `PREFILL_TOKENS` tokens; a longer prompt is a batch of its own."""
     batch: list[int] = []
     for index, prompt in enumerate(prompts):
         if batch and sum(len(prompts[member]) for member in batch) + len(prompt) > PREFILL_TOKENS:

@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor
 
-NUM_CANDIDATES = (64, 1024)  # tried in turn, before a sort of everything
-CHUNK = 64  # the largest tokens of a row lie in the chunks with the largest maxima
+NUM_CANDIDATES = (64, 1024)  # tried in this order, before the whole vocabulary is sorted
+CHUNK = 64  # a row's n largest values lie in the n chunks with the largest maxima
 
 
 def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: float) -> Tensor:
     """Return one token a row, drawn from the nucleus by inverting its distribution function.
 
-    The nucleus is the smallest set of most probable tokens whose mass reaches `top_p` (Holtzman et al.
-    2020, section 3.1). It is looked for among a row's few most probable tokens, then, for the rows where these fall
-    short, among more, and at last in the sorted vocabulary: what is chosen is the same.
+    The nucleus is the smallest set of most probable tokens whose mass reaches `top_p` (Holtzman et al. 2020, section
+    3.1). It is computed from a row's few most probable tokens; for rows where their mass is below `top_p` from more of
+    them, and at last from the sorted vocabulary. The token drawn is the same.
 
     Args:
         logits: (rows, vocabulary).
@@ -28,7 +28,7 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     masses = logits.to(torch.float32, copy=True).div_(temperature)
     masses = masses.sub_(masses.amax(dim=-1, keepdim=True)).exp_()
     totals = masses.sum(dim=-1)
-    if top_p == 1:  # no nucleus to find: any order of the tokens will do, so nothing is sorted
+    if top_p == 1:  # the nucleus is the vocabulary, in any order: nothing is sorted
         tokens = torch.arange(masses.shape[-1], device=masses.device).expand_as(masses)
         return _invert(masses, tokens, totals, uniforms, top_p)[0]
     chosen = torch.empty_like(uniforms, dtype=torch.long)
@@ -44,27 +44,27 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` largest values of each row (rows, size), in descending order, and where they are."""
+    """Return the `count` largest values of each row (rows, size), in descending order, and their indices."""
     rows, size = values.shape
     if count == size:
         ordered = values.sort(dim=-1, descending=True, stable=True)
         return ordered.values, ordered.indices
-    if size % CHUNK or size // CHUNK <= count * 4:  # too few chunks to leave out
+    if size % CHUNK or size // CHUNK <= count * 4:  # leaving chunks out would save too little
         top = values.topk(count, dim=-1)
         return top.values, top.indices
     chunks = values.view(rows, -1, CHUNK)
-    kept = chunks.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
-    candidates = chunks.gather(1, kept[..., None].expand(-1, -1, CHUNK)).flatten(1)
+    best = chunks.amax(dim=-1).topk(count, dim=-1, sorted=False).indices
+    candidates = chunks.gather(1, best[..., None].expand(-1, -1, CHUNK)).flatten(1)
     top = candidates.topk(count, dim=-1)
-    return top.values, kept.gather(1, top.indices // CHUNK) * CHUNK + top.indices % CHUNK
+    return top.values, best.gather(1, top.indices // CHUNK) * CHUNK + top.indices % CHUNK
 
 
 def _invert(values: Tensor, tokens: Tensor, totals: Tensor, uniforms: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Return the drawn tokens, and for which rows `values`, sorted unless top_p is 1, reach the share `top_p`."""
+    """Return the drawn tokens, and for which rows the mass of `values`, sorted unless top_p is 1, reaches `top_p`."""
     shares = values.double() / totals.double()[:, None]
     mass = shares.cumsum(dim=-1)
-    is_kept = mass - shares < top_p  # the token that crosses top_p still belongs to the nucleus
-    kept = torch.where(is_kept, shares, 0.0).sum(dim=-1)
-    position = torch.searchsorted(mass, (uniforms.double() * kept)[:, None], right=True).flatten()
-    position = torch.minimum(position, is_kept.sum(dim=-1) - 1)
+    is_in_nucleus = mass - shares < top_p  # with the token that crosses top_p
+    nucleus_mass = torch.where(is_in_nucleus, shares, 0.0).sum(dim=-1)
+    position = torch.searchsorted(mass, (uniforms.double() * nucleus_mass)[:, None], right=True).flatten()
+    position = torch.minimum(position, is_in_nucleus.sum(dim=-1) - 1)
     return tokens.gather(-1, position[:, None]).flatten(), mass[:, -1] >= top_p

@@ -1,7 +1,7 @@
 """Attention and key-value cache of samples that decode together, one row each, with the prompts that they share.
 
-A prompt's keys and values are kept once, for all its samples. What a sample attends to is therefore in two places: its
-prompt's, and its own row, which begins with its first token; one softmax goes over both.
+A prompt's keys and values are stored once for all its samples. So a sample attends to keys in two places, its prompt's
+slot and its own row, which begins with its first token; one softmax is computed over both.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from tpo.model.trees import TreeRow, tree_attention
 from tpo.store.errors import TpoError
 
 ATTENTION = "tpo_rows"
-WINDOW_STEP = 64  # positions by which what attention reads grows
+WINDOW_STEP = 64  # positions by which the cache's tensors grow
 
 
 def row_attention(
@@ -42,9 +42,9 @@ def row_attention(
         value: Like `key`.
         attention_mask: None for prefill; (batch, 1, 1, prompt positions + own positions) additive for decoding.
         row: The prompts; None for decoding.
-        sharing: Who shares which prompt; None for prefill.
+        sharing: Which rows share which prompt; None for prefill.
         scaling: Of the scores.
-        kwargs: What else the model hands to its attention.
+        kwargs: Other arguments that the model passes to its attention.
 
     Returns:
         (batch, queries, heads, head_dim) and, for the interface, no weights.
@@ -65,7 +65,7 @@ def row_attention(
     num_before = prompt_keys.shape[2]
     scores = query.new_empty(batch, kv_heads, heads // kv_heads, num_before + window)
     scores[..., :num_before] = sharing.to_rows(torch.matmul(sharing.to_slots(scaled), prompt_keys.transpose(2, 3)))
-    # The product this way round: a CPU's kernel reorders its second factor, which here is the small one.
+    # Keys times queries, since a CPU's kernel reorders the second factor, and the queries are smaller.
     scores[..., num_before:] = torch.matmul(key, scaled.transpose(2, 3)).transpose(2, 3)
     weights = torch.softmax(scores.add_(attention_mask), dim=-1)
     out = torch.matmul(weights[..., num_before:], value)
@@ -80,11 +80,11 @@ class Sharing:
     """Which rows share which prompt, in one step of decoding."""
 
     def __init__(self, prompts: "list[tuple[Tensor, Tensor]]", slots: Sequence[int], *, device: Any) -> None:
-        """Count who shares what.
+        """Lay out the rows by prompt.
 
         Args:
             prompts: Keys and values per layer, (slots, kv_heads, positions, head_dim).
-            slots: Where each row's prompt is.
+            slots: Of each row, the slot of its prompt.
             device: Of the rows.
         """
         self.prompts = prompts
@@ -96,7 +96,7 @@ class Sharing:
             num_rows_of[slot] += 1
         self.num_shares = max(num_rows_of)
         places = [slot * self.num_shares + rank for slot, rank in zip(slots, ranks, strict=True)]
-        row_at = [0] * (self.num_slots * self.num_shares)  # an empty place computes the first row's once more
+        row_at = [0] * (self.num_slots * self.num_shares)  # a place without a row computes the first row again
         for row, place in enumerate(places):
             row_at[place] = row
         self.places = torch.tensor(places, device=device)
@@ -109,14 +109,14 @@ class Sharing:
         return spread.transpose(1, 2).reshape(self.num_slots, kv_heads, self.num_shares * groups, size)
 
     def to_rows(self, of_slots: Tensor) -> Tensor:
-        """Return what `to_slots` was given."""
+        """Return (rows, kv_heads, groups, size) of (slots, kv_heads, shares x groups, size): undoes `to_slots`."""
         num_slots, kv_heads, queries, size = of_slots.shape
         split = of_slots.view(num_slots, kv_heads, self.num_shares, queries // self.num_shares, size).transpose(1, 2)
         return split.reshape(num_slots * self.num_shares, kv_heads, -1, size).index_select(0, self.places)
 
 
 class Prefix(NamedTuple):
-    """Where a prompt's keys and values lie in what was prefilled: [begin, stop) of its trunk and of its branch."""
+    """A prompt's keys and values within a prefilled batch: [begin, stop) of its trunk and of its branch."""
 
     layers: list[tuple[Tensor, Tensor]]
     parts: tuple[tuple[int, int], tuple[int, int]]
@@ -128,12 +128,12 @@ class Prefix(NamedTuple):
 
 
 class RowCache:
-    """Keys and values of the prompts, in slots, and of what follows, in rows, in transformers' cache protocol."""
+    """Keys and values of prompts, in slots, and of sampled tokens, in rows; implements transformers' cache protocol."""
 
     is_compileable = False
 
     def __init__(self, num_rows: int, *, num_slots: int) -> None:
-        """Make an empty cache; memory is taken as prompts and tokens come."""
+        """Make an empty cache; memory is allocated as prompts and tokens are stored."""
         self.prompts, self.own = _Block(num_slots), _Block(num_rows)
         self.prefilled: list[tuple[Tensor, Tensor]] | None = None
         self.rows = torch.empty(0, dtype=torch.long)
@@ -144,19 +144,19 @@ class RowCache:
         return 0
 
     def begin_prefill(self) -> list[tuple[Tensor, Tensor]]:
-        """Expect a row of prompts; return the list that will hold its keys and values, per layer."""
+        """Prepare for a row of prompts; return the list to which its keys and values are appended, per layer."""
         self.prefilled = []
         return self.prefilled
 
     def begin_decoding(self, lengths: Tensor, longest: int) -> None:
-        """Expect a token of each active row, to be stored behind its own `lengths` (rows,) tokens."""
+        """Prepare for one token of each active row, which is stored after the row's `lengths` (rows,) tokens."""
         self.prefilled = None
         self.rows = torch.arange(len(lengths), device=lengths.device)
         self.positions = lengths
         self.own.fit(longest + 1, num_filled=len(lengths))
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store new keys and values; return what the new queries attend to, but for their prompts."""
+        """Store new keys and values; return those that the new queries attend to, without their prompts'."""
         if self.prefilled is not None:
             self.prefilled.append((key, value))
             return key, value
@@ -168,13 +168,13 @@ class RowCache:
         return keys[: len(self.rows)], values[: len(self.rows)]
 
     def sharing(self, slots: Sequence[int]) -> Sharing:
-        """Return who shares which prompt, given each row's slot."""
+        """Return which rows share which prompt, given each row's slot."""
         num_slots = max(slots) + 1
         prompts = [(keys[:num_slots], values[:num_slots]) for keys, values in self.prompts.layers]
         return Sharing(prompts, slots, device=self.positions.device)
 
     def put_prompt(self, slot: int, prefix: Prefix) -> None:
-        """Copy a prefilled prompt to a slot; all slots before it are in use. Slots grow, but never shrink again."""
+        """Copy a prefilled prompt to a slot; all slots before it are in use. Slots grow and never shrink."""
         if not self.prompts.layers:
             for layer in prefix.layers:
                 self.prompts.add_layer(*layer)
@@ -190,8 +190,8 @@ class RowCache:
 class _Block:
     """Keys and values per layer, (number, kv_heads, window, head_dim).
 
-    The tensors are just as long as they are to fit, to the next `WINDOW_STEP`, and laid out anew when that changes:
-    attention reads them whole, and a CPU's product of matrices would first copy a slice.
+    The tensors are as long as the longest entry, rounded up to `WINDOW_STEP`, and reallocated when that changes:
+    attention reads them whole, since a CPU's matrix product would first copy a slice.
     """
 
     def __init__(self, number: int) -> None:
@@ -199,20 +199,20 @@ class _Block:
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def add_layer(self, key: Tensor, value: Tensor) -> None:
-        """Make room for what looks like `key` and `value`, (1 or more, kv_heads, tokens, head_dim)."""
+        """Allocate a layer with the heads and dtype of `key` and `value`, (1 or more, kv_heads, tokens, head_dim)."""
         keys, values = (part.new_zeros(self.number, part.shape[1], self.window, part.shape[3]) for part in (key, value))
         self.layers.append((keys, values))
 
     def fit(self, length: int, *, num_filled: int) -> None:
-        """Lay the first entries out anew for at most `length` positions; what nothing was stored in holds zeros."""
+        """Reallocate for `length` positions, copying the first `num_filled` entries; the rest is zero."""
         window = -(-length // WINDOW_STEP) * WINDOW_STEP
         if window == self.window:
             return
-        kept = min(window, self.window)
+        common = min(window, self.window)
         for index, layer in enumerate(self.layers):
             keys, values = (part.new_zeros(*part.shape[:2], window, part.shape[3]) for part in layer)
             for new, old in zip((keys, values), layer, strict=True):
-                new[:num_filled, :, :kept] = old[:num_filled, :, :kept]
+                new[:num_filled, :, :common] = old[:num_filled, :, :common]
             self.layers[index] = keys, values
         self.window = window
 

@@ -1,16 +1,14 @@
-"""ArmoRM as judge: reward heads for many objectives, mixed by a gate that reads the instruction.
+"""The network of ArmoRM, and the judge: reward heads for many objectives, mixed by a gate that reads the instruction.
 
 Wang, Xiong, Xie, Zhao and Zhang 2024 (arXiv 2406.12845), sections 2.1 and 2.2. The network is written out here, under
 the weight names of the published checkpoint, because the checkpoint's own code does not run with transformers 5.
 """
 
-from typing import Any
-
 import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 
-from tpo.judge.judges.reward_model import ChatScorer, chat_with_response, load_complete, with_one_bos
+from tpo.judge.judges.reward_model import ChatScorer, RewardModelJudge, chat_with_response, load_complete, with_one_bos
 from tpo.model.chat import chat_ids, load_tokenizer
 from tpo.model.states import Reading
 from tpo.store.errors import TpoError
@@ -63,19 +61,19 @@ class GatedRewardModel(LlamaPreTrainedModel):  # type: ignore[misc]  # transform
 class ArmoRM(ChatScorer):
     """Scores a response by ArmoRM's mixture of objectives."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, settings: RewardModelJudge) -> None:
         """Load ArmoRM.
 
         Raises:
             TpoError: If weights are missing or left over, or the tokenizer is not Llama 3's.
         """
-        self.name = config["name"]
-        self.model = load_complete(GatedRewardModel, config)
+        self.name = settings.name
+        self.model = load_complete(GatedRewardModel, settings)
         super().__init__(
             self.model.model,
-            load_tokenizer(config["name"], revision=config["revision"]),
-            batch_tokens=config["batch_tokens"],
-            max_tokens=config["max_tokens"],
+            load_tokenizer(settings.name, revision=settings.revision),
+            batch_tokens=settings.batch_tokens,
+            max_tokens=settings.max_tokens,
         )
         self.end_of_turn = self.tokenizer.get_vocab().get(END_OF_TURN)
         if self.end_of_turn is None:

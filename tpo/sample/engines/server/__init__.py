@@ -2,38 +2,84 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
+from tpo.config.fields import ConfigError, setting
+from tpo.model.chat import Chat
+from tpo.model.connection import Connection, Purpose
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Generation, switch_to_response
-from tpo.sample.engines.vllm_server import VllmServer
+from tpo.sample.decoding import Decoding, Engine, EngineSettings, Generation, longest, switch_to_response
+from tpo.sample.engines.server.vllm_server import VllmServer
 from tpo.store.errors import TpoError
+from tpo.store.stage import RunsOn
+
+PURPOSE = Purpose(
+    group="engine",
+    address="engine.base_urls",
+    unit="prompt",
+    not_found="Does engine.base_urls end with /v1?",
+    promise="what is kept is not sampled again",
+)
+
+
+@dataclass
+class ServerEngineConfig(EngineSettings):
+    """Addresses of the servers, limits and timeouts; none of them is part of the identity."""
+
+    runs_on: ClassVar[RunsOn] = RunsOn.HOST
+
+    kind: str = setting("server", packages={"server": "openai"})
+    base_urls: list[str] = setting([], how=True)
+    api_key_env: str = setting("VLLM_API_KEY", how=True)
+    max_concurrency: int = setting(minimum=1, how=True)
+    max_retries: int = setting(6, minimum=0, how=True)
+    patience_s: float = setting(600.0, minimum=0, how=True)
+    timeout_s: float = setting(1800.0, above=0, how=True)
+
+    def check(self, at: str) -> None:
+        """Check that there is a server."""
+        if not self.base_urls:
+            raise ConfigError(f"{at}.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
+
+    def make(
+        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
+    ) -> Engine:
+        """Return the engine; nothing is sent before the first prompt, and the seed is not used."""
+        return ServerEngine(self, policy, end_ids=chat.end_ids, max_tokens=longest(contexts, decoding))
 
 
 class ServerEngine:
-    """Samples by asking servers, many prompts at once."""
+    """Samples by requests to servers, many prompts concurrently."""
 
     uses_seeds = False  # as `VllmEngine`
 
-    def __init__(self, config: dict[str, Any], policy: Policy, *, end_ids: frozenset[int], max_tokens: int) -> None:
-        """Remember where the servers are; nothing is sent before the first prompt.
+    def __init__(
+        self, settings: ServerEngineConfig, policy: Policy, *, end_ids: frozenset[int], max_tokens: int
+    ) -> None:
+        """Store the servers' addresses; nothing is sent before the first prompt.
 
         Args:
-            config: The `engine` group as a dictionary.
+            settings: Of the engine.
             policy: Seed model and adapter.
             end_ids: Token ids that end a completion.
             max_tokens: The longest prompt plus completion that will be asked for.
         """
-        self._config, self._end_ids = config, end_ids
+        self._settings, self._end_ids = settings, end_ids
         self._num_done = self._num_prompts = 0
         self._servers = [
-            VllmServer(url, config, policy, max_tokens=max_tokens, end_ids=end_ids, kept=self._kept)
-            for url in config["base_urls"]
+            VllmServer(
+                Connection(url, asdict(settings), PURPOSE, kept=self._progress),
+                policy,
+                max_tokens=max_tokens,
+                end_ids=end_ids,
+            )
+            for url in settings.base_urls
         ]
 
-    def _kept(self) -> str:
+    def _progress(self) -> str:
         return f"{self._num_done} of {self._num_prompts} prompts of this chunk are sampled, earlier chunks are kept"
 
     def generate(
@@ -69,7 +115,7 @@ class ServerEngine:
                     await server.prepare(client)
                 except TpoError as error:
                     failures.append(error)
-                await asyncio.gather(*(work(server, client) for _ in range(self._config["max_concurrency"])))
+                await asyncio.gather(*(work(server, client) for _ in range(self._settings.max_concurrency)))
 
         await asyncio.gather(*(use(server) for server in self._servers))
         if failures:
@@ -103,7 +149,7 @@ class ServerEngine:
         ]
 
     def close(self) -> None:
-        """Take the adapter from the servers that got it from this engine."""
+        """Unload the adapter from the servers that this engine loaded it to."""
         asyncio.run(self._unload([server for server in self._servers if server.has_loaded]))
 
     async def _unload(self, servers: Sequence[VllmServer]) -> None:

@@ -1,35 +1,34 @@
-"""One of vLLM's servers, as a place to sample from a policy.
+"""One vLLM server that samples from a policy.
 
-Prompts are sent as token ids and completions come back as token ids: what is trained on is what was sampled, and no
-text is tokenized anywhere. Of the OpenAI-compatible servers only vLLM's is known to do this (`return_token_ids`); one
-that does not is refused. It has to serve the policy's own weights, which for a quantized policy are those with the
-quantized values, and is given the adapters as they are trained.
+Prompts are sent and completions are returned as token ids: training uses the ids that were sampled, and no text is
+tokenized again. Of the OpenAI-compatible servers only vLLM's is known to return ids (`return_token_ids`); one that does
+not is refused. The server must have been started with the policy's own weights, for a quantized policy those with the
+quantized values; adapters are loaded to it at run time.
 """
 
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection, Purpose
+from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding
-from tpo.sample.engines.vllm_engine import adapter_rank
+from tpo.sample.engines.vllm import adapter_rank
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 
 log = logging.getLogger(__name__)
 
-# What the server would else take from the model's generation config.
+# Without these the server would take values from the model's generation config.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 class Sampled(NamedTuple):
-    """One completion as the server gave it."""
+    """One completion as the server returned it."""
 
     token_ids: list[int]
     reason: str  # "stop", "length" or "delimiter"
@@ -38,41 +37,32 @@ class Sampled(NamedTuple):
 class VllmServer:
     """One vLLM server that samples from the policy."""
 
-    def __init__(
-        self,
-        url: str,
-        config: dict[str, Any],
-        policy: Policy,
-        *,
-        max_tokens: int,
-        end_ids: frozenset[int],
-        kept: Callable[[], str],
-    ) -> None:
-        """Remember where the server is and what it has to serve; the arguments are those of `ServerEngine`."""
-        self._policy, self._max_tokens, self._end_ids = policy, max_tokens, end_ids
-        purpose = Purpose(
-            group="engine",
-            address="engine.base_urls",
-            unit="prompt",
-            not_found="Does engine.base_urls end with /v1?",
-            promise="what is kept is not sampled again",
-        )
-        self.connection = Connection(url, config, purpose, kept=kept)
+    def __init__(self, connection: Connection, policy: Policy, *, max_tokens: int, end_ids: frozenset[int]) -> None:
+        """Store what the server must serve; nothing is sent yet.
+
+        Args:
+            connection: To the server.
+            policy: Seed model and adapter.
+            max_tokens: The longest prompt plus completion that will be asked for.
+            end_ids: Token ids that end a completion.
+        """
+        self.connection, self._policy = connection, policy
+        self._max_tokens, self._end_ids = max_tokens, end_ids
         log.info("%s has to serve %s (see conf/engine/server.yaml)", self.connection.url, policy.model_path)
         self._model: str | None = None  # what the server calls the seed model
         self._adapter = None if policy.adapter_path is None else adapter_name(policy.adapter_path)
-        self.has_loaded = False  # whether the adapter is there because of this engine
+        self.has_loaded = False  # whether this engine loaded the adapter
         self._loading = asyncio.Lock()
 
     async def prepare(self, client: Any) -> None:
-        """Check that the server samples from the policy, and give it the adapter unless it has it.
+        """Check that the server serves the policy's model, and load the adapter unless it is loaded.
 
-        Asked before every chunk, since a server may have been restarted.
+        Called before every chunk, since a server may have been restarted.
 
         Raises:
             TpoError: If it serves another model, with too short a context, or refuses the adapter.
         """
-        self._loading = asyncio.Lock()  # one of this event loop
+        self._loading = asyncio.Lock()  # belongs to this event loop
         cards = await self._cards(client)
         self._model = self._find_model(cards)
         if self._adapter is not None and self._adapter not in cards:
@@ -91,7 +81,7 @@ class VllmServer:
         """Return `count` completions of a prompt, each at most `max_tokens` long and ended by the string `stop`.
 
         Raises:
-            TpoError: If the server fails for good, or what it returns is not what was asked for.
+            TpoError: If the server fails permanently, or its answer is not what was requested.
         """
         send = partial(
             client.completions.create,
@@ -121,7 +111,7 @@ class VllmServer:
             except NotFoundError:
                 if self._adapter is None:
                     raise
-            # The server was restarted, or another run that was done with the adapter has unloaded it.
+            # The server was restarted, or another run has unloaded the adapter.
             await self._load(client)
             return await send()
 
@@ -132,7 +122,7 @@ class VllmServer:
         return [self._read(choice, prompt, max_tokens=max_tokens, stop=stop) for choice in choices]
 
     async def unload(self, client: Any) -> None:
-        """Take the adapter from the server; one that is away keeps it."""
+        """Unload the adapter; where the server cannot be reached, warn that it stays loaded."""
         from openai import APIError
 
         self.has_loaded = False
@@ -141,14 +131,14 @@ class VllmServer:
                 "/unload_lora_adapter",
                 cast_to=str,
                 body={"lora_name": self._adapter},
-                options={"timeout": CONNECT_TIMEOUT_S},
+                options={"timeout": CONNECT_TIMEOUT_S, "max_retries": 0},
             )
         except APIError as error:
             reason = self.connection.reason(error)
             log.warning("%s: the adapter %s stays loaded (%s)", self.connection.url, self._adapter, reason)
 
     def _read(self, choice: Any, prompt: list[int], *, max_tokens: int, stop: str | None) -> Sampled:
-        """Return a completion after checking that it is what a training may use."""
+        """Return a completion after checking that a training may use it."""
         extra = choice.model_extra or {}
         token_ids = extra.get("token_ids")
         if not isinstance(token_ids, list):
@@ -173,7 +163,7 @@ class VllmServer:
         )
 
     async def _cards(self, client: Any) -> dict[str, dict[str, Any]]:
-        """Return what the server serves: seed model and adapters by name."""
+        """Return the models that the server serves, the seed model and adapters, by name."""
         page = await self.connection.patiently(client.models.list)
         if not isinstance(getattr(page, "data", None), list):
             shown = self.connection.shown(str(page))
@@ -181,7 +171,7 @@ class VllmServer:
         return {card.id: card.model_extra or {} for card in page.data}
 
     def _find_model(self, cards: dict[str, dict[str, Any]]) -> str:
-        """Return what the server calls the seed model, after comparing what can be compared."""
+        """Return the server's name for the seed model, after checking its weights and its context length."""
         policy, wanted = self._policy, self._policy.model_path
         roots = {name: str(card.get("root")) for name, card in cards.items() if card.get("parent") is None}
         found = [name for name, root in roots.items() if _is_same(root, wanted)]
@@ -202,7 +192,7 @@ class VllmServer:
         return found[0]
 
     async def _load(self, client: Any) -> None:
-        """Give the server the adapter, once, however many completions miss it."""
+        """Load the adapter, once, however many concurrent completions find it missing."""
         async with self._loading:
             if self._adapter not in await self._cards(client):
                 await self.connection.patiently(partial(self._send_adapter, client))
@@ -214,7 +204,10 @@ class VllmServer:
         assert path is not None
         try:
             await client.post(
-                "/load_lora_adapter", cast_to=str, body={"lora_name": self._adapter, "lora_path": str(path.resolve())}
+                "/load_lora_adapter",
+                cast_to=str,
+                body={"lora_name": self._adapter, "lora_path": str(path.resolve())},
+                options={"max_retries": 0},  # an adapter that is refused is an error of the server too
             )
             self.has_loaded = True
             return
@@ -222,7 +215,7 @@ class VllmServer:
             if error.status_code in AWAY:
                 raise
             reason = self.connection.reason(error)
-        if self._adapter in await self._cards(client):  # another run was faster
+        if self._adapter in await self._cards(client):  # another run has loaded it meanwhile
             return
         raise self._error(
             f"the server does not take the adapter {path.resolve()}: {reason}. It must see this very directory, and be "
@@ -235,10 +228,10 @@ class VllmServer:
 
 
 def adapter_name(path: Path) -> str:
-    """Return what a server calls an adapter: artifact, epoch and a hash of its weights.
+    """Return a server's name for an adapter: artifact, epoch and a hash of its weights.
 
-    The hash tells an adapter from one that was trained before it under the same id, whose keys and values the server's
-    prefix cache may still hold.
+    The hash distinguishes the adapter from an earlier one of the same artifact, whose keys and values may still be in
+    the server's prefix cache.
     """
     digest = hashlib.sha256("".join(file_digest(file) for file in sorted(path.glob("adapter_*"))).encode())
     return f"{path.parent.name}-{path.name}-{digest.hexdigest()[:12]}"

