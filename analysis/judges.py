@@ -16,13 +16,13 @@ from IPython.display import Markdown, display
 
 from tpo.evaluate.agreement.statistics import agreement_markdown
 from tpo.results.figures import draw_agreement, show
-from tpo.results.read import MeasuredJudges, find
+from tpo.results.read import read_folders
 
 # %% tags=["parameters"]
 AGREEMENTS = ["runs/agreement-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 
 # %%
-measured = find(AGREEMENTS, MeasuredJudges)
+measured = read_folders(AGREEMENTS).judges
 for found in measured:
     print(f"{found.path.name}: {found.judges[0]['data']}")
     show(draw_agreement(found.judges))

@@ -19,7 +19,7 @@ from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import agreement
 from tpo.results.__main__ import main
 from tpo.results.figures import with_length_intervals
-from tpo.results.read import FinishedEvaluation, FinishedRun, MeasuredJudges, ResultError, find, read_folder
+from tpo.results.read import FinishedRun, ResultError, read_folder, read_folders
 from tpo.results.table import label_runs, swept_settings
 from tpo.store.artifacts import finish
 from tpo.store.files import write_json
@@ -156,15 +156,15 @@ def test_notebook_begins_with_its_question_and_has_parameters(path: Path) -> Non
 
 def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPO_RUNS_DIR", str(runs_dirs["everything"]))
-    assert [run.path.name for run in find(["runs/*"], FinishedRun)] == ["quickstart-bdbd3c7e264f", "quickstart-made_up"]
-    assert [found.kind for found in find(["runs/evaluate-*", "runs/*"], FinishedEvaluation)] == [
+    assert [run.path.name for run in read_folders(["runs/*"]).runs] == ["quickstart-bdbd3c7e264f", "quickstart-made_up"]
+    assert [found.kind for found in read_folders(["runs/evaluate-*", "runs/*"]).evaluations] == [
         "categories",
         "thought_budget",
         "thought_value",
     ]
-    [measured] = find(["runs/agreement-*"], MeasuredJudges)
+    [measured] = read_folders(["runs/agreement-*"]).judges
     assert [judge["judge"] for judge in measured.judges] == ["better", "worse", "silent"]
-    assert [run.path for run in find(["experiments/quick*"], FinishedRun)] == [QUICKSTART]
+    assert [run.path for run in read_folders(["experiments/quick*"]).runs] == [QUICKSTART]
     assert read_folder(runs_dirs["everything"] / "quickstart-unfinished") is None
 
 

@@ -199,7 +199,7 @@ def test_what_latex_and_markdown_read_as_commands_is_escaped(tmp_path: Path) -> 
     body = [line for line in latex.splitlines() if line.endswith("\\\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1 and len(body) == 3
     assert not any(re.search(r"(?<!\\)[%#$_]", line) for line in body)
-    assert "[a]_b\\|c" in markdown and "| - | - | 0 (+9 unscored) |" in markdown
+    assert "[a]_b\\|c" in markdown and "| unscored | unscored | 0 (+9 unscored) |" in markdown
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines()[:4]}) == 1
 
 
@@ -430,22 +430,22 @@ def test_settings_are_read_as_the_command_line_has_them(setting: Setting, is_hel
 # --- drawn over a swept number ----------------------------------------------------------------------------------
 
 
-def sweep_of(tmp_path: Path, settings: Sequence[dict[str, Any]]) -> Any:
+def sweep_of(tmp_path: Path, settings: Sequence[dict[str, Any]]) -> ResultsTable:
     return results_table(
         [
             make_run(tmp_path / "runs" / f"job-{number}", [0.5, 0.4 + number / 16], settings=changes)
             for number, changes in enumerate(settings)
         ]
-    ).frame
+    )
 
 
 def test_a_sweep_is_drawn_over_its_number(tmp_path: Path) -> None:
     jobs = [
         {"pairs.length_penalty": rho, "thought.name": name} for name in ("generic", "none") for rho in (0.2, 0.0, 0.4)
     ]
-    frame = sweep_of(tmp_path, jobs)
-    assert swept_number(frame) == "pairs.length_penalty"
-    panels = draw_sweep(frame).axes
+    table = sweep_of(tmp_path, jobs)
+    assert swept_number(table) == "pairs.length_penalty"
+    panels = draw_sweep(table).axes
     assert [axes.get_title(loc="left") for axes in panels] == [
         "win rate (%)",
         "length-controlled (%)",

@@ -65,7 +65,7 @@ def collect(
             + " Name a folder that python -m tpo.run printed, or make one: make quickstart"
         )
     table = results_table(folders.runs, iteration=iteration, over=over, against=against)
-    if not len(table.frame):
+    if not table.lines:
         raise ResultError(" ".join([*table.notes, "Choose a lower --iteration"]))
     return table._replace(notes=(*table.notes, *notes))
 
@@ -191,8 +191,8 @@ def _show_table(folders: Folders, chosen: argparse.Namespace) -> list[Path]:
     if chosen.out is None:
         return []
     paths = write_tables(table, chosen.out)
-    if iteration != "all" and swept_number(table.frame) is not None:
-        paths += save(draw_sweep(table.frame), chosen.out, "sweep", formats=["png"])
+    if iteration != "all" and swept_number(table) is not None:
+        paths += save(draw_sweep(table), chosen.out, "sweep", formats=["png"])
     return paths
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from tpo.store.artifacts import MANIFEST, open_artifact, read_manifest
 from tpo.store.errors import TpoError
@@ -87,9 +87,6 @@ class MeasuredJudges:
     judges: list[dict[str, Any]]
 
 
-R = TypeVar("R", FinishedRun, FinishedEvaluation, MeasuredJudges)
-
-
 class Folders(NamedTuple):
     """What folders hold, each list sorted by absolute path."""
 
@@ -140,22 +137,15 @@ def read_folders(names: Sequence[str]) -> Folders:
     """Return what folders hold, each once, however often and in whichever order it is named.
 
     Args:
-        names: Folders, or glob patterns (see `matching`).
+        names: Folders, or glob patterns, relative to where the command runs or else to the repository's root. Where the
+            environment variable `TPO_RUNS_DIR` is set, the folder that it names, itself relative to the root or
+            absolute, is meant wherever a pattern starts with `runs/`.
 
     Raises:
-        ResultError: If a name matches nothing, or a file is not JSON.
+        ResultError: If a named folder does not exist, or a file is not JSON; patterns may match nothing.
     """
-    paths: set[Path] = set()
-    for name in names:
-        matched = [Path(name)] if Path(name).exists() else [path for path in matching([name]) if path.is_dir()]
-        if not matched:
-            raise ResultError(
-                f"{name}: there is no such folder. Name folders below runs/, such as runs/quickstart-bdbd3c7e264f, or "
-                "quote a pattern, such as 'runs/quickstart-*'; `make quickstart` makes a run"
-            )
-        paths |= {path.resolve() for path in matched}
     found = Folders([], [], [], [], [])
-    for path in sorted(paths):
+    for path in sorted({path.resolve() for name in names for path in _matching(name)}):
         match read_folder(path):
             case FinishedRun() as run:
                 found.runs.append(run)
@@ -173,24 +163,17 @@ def _is_unfinished(path: Path) -> bool:
     return config.exists() and not (path / "summary.json").exists() and "num_iterations" in load_json(config)
 
 
-def find(patterns: Sequence[str], kind: type[R]) -> list[R]:
-    """Return the results of one kind among the folders that match `patterns` (see `matching`), sorted by path."""
-    found = [read_folder(path) for path in matching(patterns) if path.is_dir()]
-    return [result for result in found if isinstance(result, kind)]
-
-
-def matching(patterns: Sequence[str]) -> list[Path]:
-    """Return what matches glob patterns relative to the repository's root, sorted, each once.
-
-    Where the environment variable `TPO_RUNS_DIR` is set, the folder that it names, itself relative to the root or
-    absolute, is meant wherever a pattern starts with `runs/`.
-    """
-    runs_dir = REPOSITORY / os.environ.get(RUNS_DIR, "runs")
-    wanted = [
-        runs_dir / pattern.removeprefix("runs/") if pattern.startswith("runs/") else REPOSITORY / pattern
-        for pattern in patterns
-    ]
-    return sorted({Path(name) for pattern in wanted for name in glob.glob(str(pattern))})
+def _matching(name: str) -> list[Path]:
+    if Path(name).exists():
+        return [Path(name)]
+    place, below = (os.environ.get(RUNS_DIR, "runs"), name[5:]) if name.startswith("runs/") else (".", name)
+    found = [Path(path) for path in glob.glob(str(REPOSITORY / place / below)) if Path(path).is_dir()]
+    if not found and not set(name) & set("*?["):
+        raise ResultError(
+            f"{name}: there is no such folder. Name folders below runs/, such as runs/quickstart-bdbd3c7e264f, or "
+            "quote a pattern, such as 'runs/quickstart-*'; `make quickstart` makes a run"
+        )
+    return found
 
 
 def load_json(path: Path) -> Any:

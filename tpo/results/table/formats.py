@@ -3,71 +3,64 @@
 import csv
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tpo.results.rate import Rate, format_count, format_rate
-from tpo.results.table.table import LENGTHS, RATES, ResultsTable
+from tpo.results.rate import format_count, format_rate
+from tpo.results.table.table import LENGTHS, RATES, Line, ResultsTable
 from tpo.results.text_table import TextTable, print_tables
 from tpo.results.text_table import to_markdown as markdown
 from tpo.store.files import translate_disk_errors
 
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
-
 MISSING = "-"
 LONGEST_SETTING = 40  # characters
-#: Columns of numbers that are shown within another column, or not to people.
-HIDDEN = ("num_unscored", "folders", "reference", "is_reference", "p_value", "num_unpaired")
+#: Columns that are shown within another column, or not to people.
+HIDDEN = ("num_unscored", "folders", "reference", "is_reference")
 
 
-def readable(frame: "DataFrame") -> TextTable:
+def readable(table: ResultsTable) -> TextTable:
     """Return the table as text: rates in percent with their intervals, unscored instructions beside those counted."""
-    lines = []
-    for name, row in frame.iterrows():
-        line = {str(frame.index.name): str(name)}
-        line |= dict(
-            _cell(str(key), value, row)
-            for key, value in row.items()
-            if key not in HIDDEN and not str(key).endswith(("_low", "_high"))
-        )
-        lines.append(line)
-    return TextTable("", list(lines[0]) if lines else [], [list(line.values()) for line in lines])
+    lines = [
+        {title: text for key, cell in line.items() if key not in HIDDEN for title, text in _cells(key, cell, line)}
+        for line in table.lines
+    ]
+    return TextTable("", list(lines[0]), [list(line.values()) for line in lines])
 
 
-def _cell(key: str, value: Any, row: "Series[Any]") -> tuple[str, str]:
-    """Return what a column is called for people, and its text in one row."""
+def _cells(key: str, cell: Any, line: Line) -> list[tuple[str, str]]:
+    """Return what a column is called for people, and its text; a difference has three."""
     if key in RATES:
-        return f"{RATES[key]} (%)", format_rate(_rate(key, row), unit="")
-    if key in LENGTHS:
-        return LENGTHS[key], _number(value, ".0f")
+        return [(f"{RATES[key]} (%)", format_rate(cell, unit=""))]
+    if key == "difference":
+        text = "reference" if line["is_reference"] else format_rate(cell, unit="", sign="+")
+        if cell is None:
+            return [("difference (points)", text), ("p (Holm)", MISSING), ("paired", MISSING)]
+        p_value = cell.adjusted_p_value
+        return [
+            ("difference (points)", text),
+            ("p (Holm)", "<0.001" if p_value < 0.001 else f"{p_value:.3f}"),
+            ("paired", format_count(cell.num_prompts, cell.num_unscored, "unpaired")),
+        ]
     match key:
         case "num_prompts":
-            return "n", format_count(value, row["num_unscored"])
+            return [("n", format_count(cell, line["num_unscored"]))]
         case "num_runs":
-            return "runs", str(value)
+            return [("runs", str(cell))]
         case "num_pairs":
-            return "pairs", _number(value, ",.10g")
+            return [("pairs", f"{cell:,.10g}")]
         case "stage_seconds":
-            return "stages (s)", _number(value, ",.0f")
+            return [("stages (s)", f"{cell:,.0f}")]
         case "stages_reused":
-            return "reused (%)", _number(100 * value, ".0f")
+            return [("reused (%)", f"{100 * cell:.0f}")]
         case "peak_host_mib":
-            return "memory (GiB)", _number(value / 1024, ".1f")
+            return [("memory (GiB)", MISSING if cell is None else f"{cell / 1024:.1f}")]
         case "peak_device_mib":
-            return "GPU memory (GiB)", _number(value / 1024, ".1f")
-        case "difference":
-            text = format_rate(_rate(key, row), unit="", sign="+")
-            return "difference (points)", "reference" if row["is_reference"] else text
-        case "p_value_holm":
-            return "p (Holm)", "<0.001" if value < 0.001 else _number(value, ".3f")
-        case "num_paired":
-            return "paired", MISSING if value is None else format_count(value, row["num_unpaired"], "unpaired")
-    return key, _setting(value)
+            return [("GPU memory (GiB)", MISSING if cell is None else f"{cell / 1024:.1f}")]
+    return [(LENGTHS[key], f"{cell:.0f}")] if key in LENGTHS else [(key, _setting(cell))]
 
 
 def to_markdown(table: ResultsTable) -> str:
     """Return the readable table in Markdown, the notes in paragraphs below it."""
-    return "".join([markdown(readable(table.frame)), *(f"\n{note}\n" for note in table.notes)])
+    return "".join([markdown(readable(table)), *(f"\n{note}\n" for note in table.notes)])
 
 
 def to_latex(table: ResultsTable) -> str:
@@ -76,7 +69,7 @@ def to_latex(table: ResultsTable) -> str:
     The notes are comments above it. A cell that begins with a bracket has {} before it: after the end of a line, LaTeX
     would read it as that command's argument.
     """
-    text = readable(table.frame)
+    text = readable(table)
     head, *rows = (" & ".join(map(_latex, cells)) + " \\\\\n" for cells in (text.names, *text.rows))
     notes = "".join(f"% {note}\n" for note in table.notes)
     begin = f"\\begin{{tabular}}{{{'l' * len(text.names)}}}\n\\toprule\n"
@@ -91,9 +84,10 @@ def _latex(cell: str) -> str:
 
 def to_csv(table: ResultsTable) -> str:
     """Return the numbers as CSV: fractions, intervals in columns "..._low" and "..._high", empty where unknown."""
-    text: str = table.frame.to_csv(lineterminator="\n")
+    frame = table.frame
+    text: str = frame.to_csv(lineterminator="\n")
     if "\r" in text:  # which is quoted only where all text is, and read as the end of a row otherwise
-        text = table.frame.to_csv(lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        text = frame.to_csv(lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     return text
 
 
@@ -110,22 +104,12 @@ def write_tables(table: ResultsTable, out: Path) -> list[Path]:
 
 def print_table(table: ResultsTable) -> None:
     """Print the readable table and the notes; where the output is not a terminal, no line is broken."""
-    print_tables(readable(table.frame), width=1000)
+    print_tables(readable(table), width=1000)
     print(*table.notes, sep="\n")
 
 
-def _rate(key: str, row: "Series[Any]") -> Rate | None:
-    """Return a rate of the table, as far as `format_rate` shows it; None where it is NaN."""
-    value, low, high = row[[key, f"{key}_low", f"{key}_high"]]
-    return None if value != value else Rate(value, None if low != low else (low, high), 0, 0)
-
-
-def _number(value: float | None, form: str) -> str:
-    return MISSING if value is None or value != value else f"{value:{form}}"
-
-
 def _setting(value: Any) -> str:
-    if value is None or value != value:
+    if value is None:
         return MISSING
     text = str(value).replace("\n", " ")
     return text if len(text) <= LONGEST_SETTING else text[: LONGEST_SETTING - 3] + "..."

@@ -16,14 +16,48 @@ if TYPE_CHECKING:
 RATES = {"win_rate": "win rate", "win_rate_length_controlled": "length-controlled"}
 LENGTHS = {"mean_thought_tokens": "thought tokens", "mean_response_tokens": "response tokens"}
 PEAKS = {"peak_host_mib": "host", "peak_device_mib": "device"}
-EDGES = ("", "_low", "_high")
+
+Line = dict[str, Any]  # cells by column
 
 
 class ResultsTable(NamedTuple):
-    """Numbers, and what a reader has to know of them."""
+    """What came out of runs, and what a reader has to know of it.
 
-    frame: "DataFrame"
-    notes: tuple[str, ...]  # sentences that belong below the table
+    Attributes:
+        lines: One for each run: its name, its settings, "iteration", and what came out, rates as `Rate`.
+        settings: Columns of the settings in which the runs differ.
+        notes: Sentences that belong below the table.
+    """
+
+    lines: list[Line]
+    settings: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def frame(self) -> "DataFrame":
+        """The lines as numbers, by the runs' names: a rate in several columns, fractions or NaN (see `results_table`)."""
+        import pandas as pd
+
+        rows = [
+            {column: cell for key, cell in line.items() for column, cell in _columns(key, cell)} for line in self.lines
+        ]
+        frame = pd.DataFrame(rows, dtype=object)
+        floats = [*LENGTHS, *PEAKS, "stage_seconds", "stages_reused", "p_value", "p_value_holm"]
+        floats += [f"{key}{edge}" for key in (*RATES, "difference") for edge in ("", "_low", "_high")]
+        frame = frame.astype({key: float for key in floats if key in frame})
+        return frame.set_index(frame.columns[0]) if rows else frame
+
+
+def _columns(key: str, cell: Any) -> list[tuple[str, Any]]:
+    if key not in (*RATES, "difference"):
+        return [(key, cell)]
+    rate = cell or Rate(None, None, 0, 0)
+    low, high = rate.interval or (None, None)
+    columns = [(key, rate.rate), (f"{key}_low", low), (f"{key}_high", high)]
+    if key == "difference":
+        columns += [("p_value", rate.p_value), ("p_value_holm", rate.adjusted_p_value)]
+        columns += [("num_paired", cell and rate.num_prompts), ("num_unpaired", cell and rate.num_unscored)]
+    return columns
 
 
 def results_table(
@@ -38,97 +72,88 @@ def results_table(
         against: A run's folder, or "key=value": what the others are compared with (see `against.differences`).
 
     Returns:
-        A row for each run, by its folder's name. Columns: the settings that differ (see `swept_settings`; None where
-        a run has no such setting); "iteration"; for "win_rate" and "win_rate_length_controlled" the rate and its
-        interval as "_low" and "_high", fractions or NaN; "num_prompts", "num_unscored"; mean tokens; "num_pairs", which
-        the iteration was trained on; of the whole run, "stage_seconds" (of all its stages, whenever computed),
-        "stages_reused" (the fraction that others computed) and "peak_host_mib", "peak_device_mib" where the manifests
-        are at hand; "judge", "baseline" and "confidence" where they differ between runs.
+        A line for each run, by its folder's name. Columns: the settings that differ (see `swept_settings`; None where
+        a run has no such setting); "iteration"; "win_rate" and "win_rate_length_controlled", in `frame` each with its
+        interval as "_low" and "_high"; "num_prompts", "num_unscored"; mean tokens; "num_pairs", which the iteration was
+        trained on; of the whole run, "stage_seconds" (of all its stages, whenever computed), "stages_reused" (the
+        fraction that others computed) and "peak_host_mib", "peak_device_mib" where the manifests are at hand; "judge",
+        "baseline" and "confidence" where they differ between runs.
 
-        With `over`, a row by the experiment's name for runs that differ in that key only, "num_runs" of them in
-        "folders". Rates are means over runs with Student's t interval over runs, within [0, 1], NaN of a single run;
+        With `over`, a line by the experiment's name for runs that differ in that key only, "num_runs" of them in
+        "folders". Rates are means over runs with Student's t interval over runs, within [0, 1], none of a single run;
         counts of instructions are sums, peaks the largest, all else means. With `against`, "reference" (folders),
-        "is_reference", "difference" of win rates with "_low" and "_high", "p_value" and Holm's "p_value_holm",
+        "is_reference" and "difference" of win rates, in `frame` also its "p_value" and Holm's "p_value_holm",
         "num_paired" and "num_unpaired" instructions (with `over`, runs).
 
     Raises:
         ResultError: If `over` or `against` names nothing.
     """
-    import pandas as pd
-
     reference = None if against is None else read_reference(against)
     if isinstance(reference, FinishedRun) and reference.path.resolve() not in {run.path.resolve() for run in runs}:
         runs = [*runs, reference]
     rows = make_rows(runs, iteration=iteration, over=over)
     if not rows:
-        return ResultsTable(pd.DataFrame(), tuple(_left_out(runs, rows, iteration, over)))
+        return ResultsTable([], (), tuple(_left_out(runs, rows, iteration, over)))
     found: Sequence[Difference] = ()
     if reference is not None:
         found = differences(rows, reference, same_iteration=iteration == "all", averaged=over is not None)
     differing = [key for key in ("judge", "baseline", "confidence") if len({run.summary[key] for run in runs}) > 1]
-    label = "run" if over is None else "experiment"
-    lines = []
+    lines: list[Line] = []
     for place, row in enumerate(rows):
-        line = {label: row.name, **row.settings, "iteration": row.iteration}
+        line = {"run" if over is None else "experiment": row.name, **row.settings, "iteration": row.iteration}
         line |= _measures(row.runs[0], row.entries[0]) if over is None else _averages(row)
         line |= {key: row.runs[0].summary[key] for key in differing if key not in line}
-        lines.append(line | (_difference_columns(row, found[place]) if found else {}))
-    frame = pd.DataFrame(lines, dtype=object).set_index(label)
-    frame = frame.drop(columns=[key for key in PEAKS if frame[key].isna().all()])
-    floats = [f"{key}{edge}" for key in (*RATES, "difference") for edge in EDGES]
-    floats += [*LENGTHS, *PEAKS, "stage_seconds", "stages_reused", "p_value", "p_value_holm"]
-    frame = frame.astype({key: float for key in floats if key in frame})
+        lines.append(line | (_difference_cells(row, found[place]) if found else {}))
+    for key in PEAKS:
+        if all(line[key] is None for line in lines):
+            lines = [{name: cell for name, cell in line.items() if name != key} for line in lines]
     notes = [*_reading(runs, over=over), *_left_out(runs, rows, iteration, over), *_costs(runs)]
-    return ResultsTable(frame, (*notes, *(_comparisons(rows, found, over=over) if found else [])))
+    notes += _comparisons(rows, found, over=over) if found else []
+    return ResultsTable(lines, tuple(rows[0].settings), tuple(notes))
 
 
-def _columns(key: str, rate: Rate | None) -> dict[str, float | None]:
-    """Return a rate and its interval as columns."""
-    low, high = (rate and rate.interval) or (None, None)
-    return {key: rate.rate if rate else None, f"{key}_low": low, f"{key}_high": high}
-
-
-def _measures(run: FinishedRun, entry: dict[str, Any]) -> dict[str, Any]:
-    rates = {key: Rate.from_dict(entry[key]) for key in RATES}
-    found: dict[str, Any] = {}
-    for key, rate in rates.items():
-        found |= _columns(key, rate)
-    found |= {key: getattr(rates["win_rate"], key) for key in ("num_prompts", "num_unscored")}
-    found |= {key: entry[key] for key in (*LENGTHS, "num_pairs")}
+def _measures(run: FinishedRun, entry: dict[str, Any]) -> Line:
     stages, peaks = run.summary["stages"], run.peak_memory()
-    found["stage_seconds"] = sum(stage["seconds"] for stage in stages)
-    found["stages_reused"] = sum(stage["is_reused"] for stage in stages) / len(stages)
-    return found | {key: peaks.get(kind) for key, kind in PEAKS.items()}
+    return {
+        **{key: Rate.from_dict(entry[key]) for key in RATES},
+        **{key: entry["win_rate"][key] for key in ("num_prompts", "num_unscored")},
+        **{key: entry[key] for key in (*LENGTHS, "num_pairs")},
+        "stage_seconds": sum(stage["seconds"] for stage in stages),
+        "stages_reused": sum(stage["is_reused"] for stage in stages) / len(stages),
+        **{key: peaks.get(kind) for key, kind in PEAKS.items()},
+    }
 
 
-def _averages(row: TableRow) -> dict[str, Any]:
+def _averages(row: TableRow) -> Line:
     every = [_measures(run, entry) for run, entry in zip(row.runs, row.entries, strict=True)]
-    known = {key: [found[key] for found in every if found[key] is not None] for key in every[0]}
-    averages: dict[str, Any] = {"num_runs": len(every)}
-    for key, values in known.items():
-        if key in ("num_prompts", "num_unscored"):
-            averages[key] = sum(values)
-        elif not key.endswith(EDGES[1:]):
-            averages[key] = None if not values else max(values) if key in PEAKS else mean(values)
+    averages: Line = {"num_runs": len(every)}
+    for key in every[0]:
+        known = [found[key] for found in every if found[key] is not None]
         if key in RATES:
-            low, high = None, None
-            if len(values) > 1:
-                low, high = student_interval(values, confidence=row.runs[0].summary["confidence"])
-                low, high = max(0.0, low), min(1.0, high)
-            averages |= {f"{key}_low": low, f"{key}_high": high}
+            averages[key] = _mean_rate(known, confidence=row.runs[0].summary["confidence"])
+        elif key in ("num_prompts", "num_unscored"):
+            averages[key] = sum(known)
+        else:
+            averages[key] = None if not known else max(known) if key in PEAKS else mean(known)
     return averages | {"folders": " ".join(run.path.name for run in row.runs)}
 
 
-def _difference_columns(row: TableRow, found: Difference) -> dict[str, Any]:
-    rate = found.rate
+def _mean_rate(rates: Sequence[Rate], *, confidence: float) -> Rate:
+    """Return the mean over runs with Student's t interval over runs, within [0, 1]; none of a single run."""
+    values = [rate.rate for rate in rates if rate.rate is not None]
+    interval = None
+    if len(values) > 1:
+        low, high = student_interval(values, confidence=confidence)
+        interval = max(0.0, low), min(1.0, high)
+    num_prompts, num_unscored = (sum(getattr(rate, key) for rate in rates) for key in ("num_prompts", "num_unscored"))
+    return Rate(mean(values) if values else None, interval, num_prompts, num_unscored)
+
+
+def _difference_cells(row: TableRow, found: Difference) -> Line:
     return {
         "reference": " ".join(run.path.name for run in found.reference.runs) if found.reference else None,
         "is_reference": found.reference is row,
-        **_columns("difference", rate),
-        "p_value": rate and rate.p_value,
-        "p_value_holm": rate and rate.adjusted_p_value,
-        "num_paired": rate and rate.num_prompts,
-        "num_unpaired": rate and rate.num_unscored,
+        "difference": found.rate,
     }
 
 
