@@ -122,15 +122,22 @@ def main() -> None:
         model = path.name.split(".jsonl")[0].split(".model_answer")[0]
         verdicts = play(benchmark, read_answers(path, model=model))
         result = arena_score(verdicts, seed=0)
-        assert result.score is not None and result.interval is not None
+        assert result.score.rate is not None and result.score.interval is not None
         battles = explode(verdicts)
         games = Counter(
             (row.outcome if row.first_index == 0 else 1 - (row.outcome or 0), row.weight) for row in verdicts
         )
-        intervals = [f"[{low:.4f}, {high:.4f}]" for low, high in (result.interval, resample_battles(battles, seed=0))]
+        intervals = [
+            f"[{low:.4f}, {high:.4f}]" for low, high in (result.score.interval, resample_battles(battles, seed=0))
+        ]
         scores = [f"{score:.6f}" for score in (fit_sklearn(battles), fit_scipy(battles))]
-        counts = [result.num_prompts, result.num_games, result.num_unscored, *(games[key] for key in MENU)]
-        print(f"| {' | '.join([model, f'{result.score:.6f}', *intervals, *scores, *map(str, counts)])} |")
+        counts = [
+            result.score.num_prompts,
+            result.score.num_rows,
+            result.score.num_unscored,
+            *(games[key] for key in MENU),
+        ]
+        print(f"| {' | '.join([model, f'{result.score.rate:.6f}', *intervals, *scores, *map(str, counts)])} |")
 
 
 if __name__ == "__main__":
