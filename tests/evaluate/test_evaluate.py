@@ -16,7 +16,7 @@ from tpo.config.schema import EvaluateConfig
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.measurements import EvaluationError
 from tpo.evaluate.policies import PolicyError
-from tpo.judge.protocol import Decision, Match
+from tpo.judge.protocol import Candidates, Judgement
 from tpo.results.run_tables import evaluation_table
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Comparison, Completion, Prompt
@@ -195,9 +195,12 @@ def test_adapter_without_weights(finished: Finished, tmp_path: Path) -> None:
 class FakePairwise:
     """Prefers the longer response, strongly where it is twice as long."""
 
-    def compare(self, matches: list[Match]) -> list[Decision]:
-        outcomes = [0.5 + 0.5 * ((len(m.first) > len(m.second)) - (len(m.first) < len(m.second))) for m in matches]
-        return [Decision(outcome, None, raw="[[A>>B]]", weight=3.0 if outcome != 0.5 else 1.0) for outcome in outcomes]
+    def compare(self, pairs: list[Candidates]) -> list[Judgement]:
+        outcomes = [
+            0.5 + 0.5 * ((len(m.responses[0]) > len(m.responses[1])) - (len(m.responses[0]) < len(m.responses[1])))
+            for m in pairs
+        ]
+        return [Judgement(outcome, None, raw="[[A>>B]]", weight=3.0 if outcome != 0.5 else 1.0) for outcome in outcomes]
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
