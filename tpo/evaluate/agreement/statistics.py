@@ -20,6 +20,7 @@ from tpo.judge.protocol import Judgement
 from tpo.results.figures.judges import SLICES
 from tpo.results.rate import Rate, format_rate
 from tpo.results.stats import cluster_bootstrap, percentile_interval, wilson_interval
+from tpo.results.text_table import TextTable, to_markdown
 from tpo.store.records import LabelledPair, Verdict
 from tpo.store.seeds import derive_seed
 
@@ -274,8 +275,7 @@ def agreement_table(results: Results, *, title: str = "Agreement with labels") -
 def agreement_markdown(results: Results) -> str:
     """Return a table in Markdown with a line per judge."""
     lines = _lines(results)
-    rows = [[*lines[0]], ["---", *["---:"] * (len(lines[0]) - 1)], *([*line.values()] for line in lines)]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+    return to_markdown(TextTable("", list(lines[0]), [list(line.values()) for line in lines]))
 
 
 def _lines(results: Results) -> list[dict[str, str]]:
