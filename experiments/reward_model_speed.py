@@ -26,7 +26,7 @@ from tpo.judge.judges.reward_model import RewardModel, RewardModelJudge
 from tpo.judge.protocol import Candidates
 from tpo.model.load import default_device
 from tpo.model.prepare import prepare_embedded
-from tpo.sample.prompts import load_builtin
+from tpo.sample.sources.builtin import load_builtin
 
 EMBEDDED = "smollm2-135m-instruct"
 

@@ -23,7 +23,7 @@ def make_tokenizer() -> Any:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    from tpo.sample.prompts import load_builtin
+    from tpo.sample.sources.builtin import load_builtin
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -112,15 +112,9 @@ def embedded_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def vllm_settings(**more: Any) -> dict[str, Any]:
+def vllm_settings(**more: Any) -> Any:
     """The group `engine` for a small model on vLLM."""
-    return {
-        "kind": "vllm",
-        "max_num_seqs": 16,
-        "enforce_eager": True,
-        "enable_prefix_caching": True,
-        "tensor_parallel_size": 1,
-        "data_parallel_size": 1,
-        "gpu_memory_utilization": 0.1,
-        **more,
-    }
+    from tpo.sample.engines.vllm import VllmEngineConfig
+
+    given = {"chunk_prompts": 64, "max_num_seqs": 16, "enforce_eager": True, "gpu_memory_utilization": 0.1, **more}
+    return VllmEngineConfig(**given)

@@ -16,7 +16,7 @@ from test_run import compose_config, run_cli, tiny_overrides
 
 import tpo.run
 import tpo.store.artifacts
-from tpo.config.check import ConfigError
+from tpo.config.fields import ConfigError
 from tpo.model.chat import ChatError
 from tpo.sample.prompts import PromptError
 from tpo.store.errors import ArtifactError, TpoError

@@ -21,12 +21,12 @@ from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from test_locks import is_locked, wait_until
 from test_resume import assert_same_results, start_cli
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
-from tpo.config.schema import register
+import tpo.config.compose
+from tpo.config.schema import EvaluateConfig, register
 from tpo.results.folder import own_folder
 from tpo.results.run import Run
 from tpo.results.tracking import TRACKED
@@ -339,9 +339,7 @@ def test_evaluation_started_twice_is_measured_and_tracked_once(tiny_model: Path,
     left_out = ("train.", "pairs.", "tracking", "prompts.num_test")
     shared = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith(left_out)]
     overrides = [*shared, "policy=seed", "prompts.num_test=2", "tracking=wandb", "tracking.mode=offline"]
-    register()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose("evaluate", overrides))
+    config = tpo.config.compose.compose_config(EvaluateConfig, overrides)
     with own_folder("evaluate-held_out", asdict(config)) as path:
         both = [Running(tmp_path / name, "-m", "tpo.evaluate", *overrides) for name in ("first.txt", "second.txt")]
         for running in both:

@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
-from tpo.config.judge import EnsembleJudge
 
+import tpo.config.compose
 import tpo.run
 from tpo.config.check import check
 from tpo.config.schema import Config
-from tpo.judge.protocol import Decision, Match
+from tpo.judge.judges.ensemble import EnsembleJudge
+from tpo.judge.judges.length import LengthJudge
+from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
+from tpo.judge.judges.random import RandomJudge
+from tpo.judge.protocol import Candidates, Judgement
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
@@ -60,9 +61,7 @@ def tiny_overrides(model: Path, root: Path, *more: str) -> list[str]:
 
 
 def compose_config(overrides: list[str]) -> Config:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config: Config = OmegaConf.to_object(compose("config", overrides=overrides))  # type: ignore[assignment]
+    config = tpo.config.compose.compose_config(Config, overrides)
     check(config)
     return config
 
@@ -313,10 +312,14 @@ def test_direct_baseline_trains_without_thoughts(tiny_model: Path, finished: Fin
 class LongerWins:
     """A fake pairwise judge: the longer response is better; it never sees a thought."""
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
         return [
-            Decision(0.5 + 0.5 * ((len(m.first) > len(m.second)) - (len(m.first) < len(m.second))), None, "[[A]]")
-            for m in matches
+            Judgement(
+                0.5 + 0.5 * ((len(m.responses[0]) > len(m.responses[1])) - (len(m.responses[0]) < len(m.responses[1]))),
+                None,
+                "[[A]]",
+            )
+            for m in pairs
         ]
 
 
@@ -324,8 +327,7 @@ class LongerWins:
 def test_pairwise_judge_goes_through_the_loop(
     tiny_model: Path, tmp_path: Path, rating: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tpo.judge.load.load_pairwise_judge", lambda **_: LongerWins())
-    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
+    monkeypatch.setattr(PairwiseLLMJudge, "make", lambda *_, **__: LongerWins())
     own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
     judge = ["judge=llm_pairwise", "judge.backend=server", "judge.server.base_url=http://nowhere/v1", "judge.name=x"]
     run = run_here(tmp_path, [*own, *judge, f"rating={rating}", "num_iterations=1"])
@@ -350,7 +352,7 @@ def test_pairwise_judge_goes_through_the_loop(
 
 def test_ensemble_goes_through_the_loop(tiny_model: Path, tmp_path: Path) -> None:
     config = compose_config(tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "train.num_epochs=1"))
-    members = {"a": {"kind": "length"}, "b": {"kind": "random"}}
+    members = {"a": LengthJudge(), "b": RandomJudge()}
     config.judge = EnsembleJudge(members=members, weights={"a": 1.0, "b": 0.001})
     path = tpo.run.run_tpo(config, experiment="test")
     run = Finished(tmp_path, config, path, json.loads((path / "summary.json").read_text()))

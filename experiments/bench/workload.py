@@ -84,44 +84,40 @@ class Work:
 
 def compose_config(options: Options, *, artifacts_dir: Path, overrides: Sequence[str] = ()) -> Any:
     """Return conf/ composed for one iteration on the seed model in 16 bits, with the default thought prompt."""
-    from hydra import compose, initialize_config_dir
+    from tpo.config import compose
+    from tpo.config.check import check
+    from tpo.config.schema import Config
 
-    from tpo.config.check import check, to_config
-    from tpo.config.schema import register
-
-    register()
     model = ["model=pretrained", f"model.name={options.model}"] if options.model else []
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        composed = compose(
-            "config",
-            overrides=[
-                *model,
-                "model.quantization=none",
-                "tracking=none",
-                "num_iterations=1",
-                f"artifacts_dir={artifacts_dir}",
-                f"prompts.num_train={max(options.num_instructions, round(SPARE * options.num_pairs))}",
-                "prompts.num_validation=0",
-                f"sample.num_samples={options.num_samples}",
-                f"sample.temperature={options.temperature}",
-                f"sample.top_p={options.top_p}",
-                f"sample.max_thought_tokens={THOUGHT_TOKENS}",
-                f"sample.max_response_tokens={RESPONSE_TOKENS}",
-                f"engine.max_sequences={options.rows}",
-                "judge=random",
-                "pairs.truncated_responses=keep",
-                f"train.learning_rate={LEARNING_RATE}",
-                "train.warmup_ratio=0",
-                f"train.batch_size={BATCH_SIZE}",
-                f"train.micro_batch_size={MICRO_BATCH_SIZE}",
-                "train.gradient_checkpointing=false",
-                f"train.lora_rank={RANK}",
-                f"train.lora_alpha={ALPHA}",
-                "train.select=last",
-                *overrides,
-            ],
-        )
-    config = to_config(composed)
+    config = compose.compose_config(
+        Config,
+        [
+            *model,
+            "model.quantization=none",
+            "tracking=none",
+            "num_iterations=1",
+            f"artifacts_dir={artifacts_dir}",
+            f"prompts.num_train={max(options.num_instructions, round(SPARE * options.num_pairs))}",
+            "prompts.num_validation=0",
+            f"sample.num_samples={options.num_samples}",
+            f"sample.temperature={options.temperature}",
+            f"sample.top_p={options.top_p}",
+            f"sample.max_thought_tokens={THOUGHT_TOKENS}",
+            f"sample.max_response_tokens={RESPONSE_TOKENS}",
+            f"engine.max_sequences={options.rows}",
+            "judge=random",
+            "pairs.truncated_responses=keep",
+            f"train.learning_rate={LEARNING_RATE}",
+            "train.warmup_ratio=0",
+            f"train.batch_size={BATCH_SIZE}",
+            f"train.micro_batch_size={MICRO_BATCH_SIZE}",
+            "train.gradient_checkpointing=false",
+            f"train.lora_rank={RANK}",
+            f"train.lora_alpha={ALPHA}",
+            "train.select=last",
+            *overrides,
+        ],
+    )
     check(config)
     return config
 

@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from plugins import marks, needs_plugin
 from test_sweep import app
 
-from tpo.config.check import ConfigError, check
+from tpo.config.check import check
+from tpo.config.compose import CONF, compose_config
+from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, register
 from tpo.config.sweep import SweepReport, grid_jobs
 
-CONF = Path(__file__).parents[2] / "conf"
 NUM_JOBS = {
     "main_results": 2,
     "ablation_rho": 6,
@@ -68,8 +69,7 @@ def test_jobs_compose_and_differ_in_what_is_swept(name: str) -> None:
     assert len(jobs) == NUM_JOBS[name]
     found: list[dict[str, Any]] = []
     for overrides in jobs:
-        config = OmegaConf.to_object(composed(*overrides))
-        assert isinstance(config, Config)
+        config = compose_config(Config, overrides)
         try:
             check(config)
         except ConfigError as error:  # vllm, on a machine without a GPU

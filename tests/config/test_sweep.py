@@ -8,7 +8,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from tpo.config.check import ConfigError
+from tpo.config.fields import ConfigError
 from tpo.config.schema import register
 from tpo.config.sweep import Job, refuse_secrets, summary
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_llm import FakeBackend
 
-import tpo.judge.llm.question
-from tpo.evaluate.categories import balance, categorize, fill, parse_category
+import tpo.evaluate.categories
+from tpo.evaluate.categories import ClassifierConfig, balance, categorize, fill, parse_category
 from tpo.judge.llm.ask import LLM
 from tpo.store.records import Prompt
 
@@ -67,21 +67,20 @@ def test_balance_keeps_counts_and_ignores_order(
 def test_classify_asks_once_and_leaves_out_what_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = FakeBackend()  # answers with the question
     monkeypatch.setattr(
-        tpo.judge.llm.question,
+        tpo.evaluate.categories,
         "load_llm",
-        lambda config, *, policy, cache_path: LLM(backend, cache_path, max_calls=None),
+        lambda settings, *, policy, cache_path: LLM(backend, cache_path, max_calls=None),
     )
-    asking = {"system": None, "prompt": "{categories} | {instruction}", "temperature": 0.0, "max_tokens": 4}
+    asking = ClassifierConfig(backend="server", name="x", max_tokens=4)
     rows = [prompt(0, "x"), prompt(1, "x")]
     rows[0] = Prompt("0000", "about maths", "x", "test", "test")
-    settings = {"categories": ["law", "maths"], "classifier": asking | {"prompt": "{instruction}|{categories}"}}
+    path, asking.prompt = tmp_path / "answers.sqlite", "{instruction}|{categories}"
     for _ in range(2):
-        found = categorize(rows, settings=settings, answers_path=tmp_path / "answers.sqlite")
+        found = categorize(rows, categories=["law", "maths"], classifier=asking, answers_path=path)
         assert [row.category if row else None for row in found] == ["maths", "maths"]  # the list's last name
-    settings["classifier"] = asking | {"prompt": "{categories}"}
     assert len(backend.asked) == 2
     backend.asked.clear()
-    settings = {"categories": ["law"], "classifier": asking | {"prompt": "{instruction}"}}
-    found = categorize(rows, settings=settings, answers_path=tmp_path / "answers.sqlite")
+    asking.prompt = "{instruction}"
+    found = categorize(rows, categories=["law"], classifier=asking, answers_path=path)
     assert found == [None, None]
     assert [question.user for question in backend.asked] == ["text 1", "about maths"]

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.interventions import alter, opening, write_interventions
 from tpo.model.policy import Policy
+from tpo.sample.engines.torch import TorchEngineConfig
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
 
 FORM = ThoughtFormat("Think: {instruction}", "Thought:", "Response:", "switch")
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "max_response_tokens": 6}
-ENGINE = {"kind": "torch", "max_sequences": 8, "chunk_prompts": 2}
+ENGINE = TorchEngineConfig(max_sequences=8, chunk_prompts=2)
 
 
 def completion(name: str, index: int, thought: str | None) -> Completion:

@@ -19,9 +19,11 @@ import openai._base_client
 import pytest
 
 import tpo.model.connection
+from tpo.config.fields import restore
 from tpo.judge.llm.ask import LLM, load_llm
 from tpo.judge.llm.cache import Asked
 from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched, find_watched
+from tpo.judge.llm.settings import LLMConfig
 from tpo.store.errors import TpoError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -339,14 +341,12 @@ def client_config(url: str, **server: Any) -> Any:
     return {
         "backend": "server",
         "name": "fake-model",
-        "revision": None,
-        "max_calls": None,
         "server": {"base_url": url, "api_key_env": "FAKE_KEY", **reach},
     }
 
 
 def open_client(url: str, path: Path, **settings: Any) -> LLM:
-    return load_llm(client_config(url, **settings), policy=None, cache_path=path / "answers.sqlite")
+    return load_llm(restore(LLMConfig, client_config(url, **settings)), policy=None, cache_path=path / "answers.sqlite")
 
 
 def test_what_is_sent_is_what_was_asked(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
@@ -580,9 +580,12 @@ def test_no_key_is_needed_where_the_server_wants_none(
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from tpo.judge.llm.question import Question, load_llm
+from tpo.config.fields import restore
+from tpo.judge.llm.ask import load_llm
+from tpo.judge.llm.question import Question
+from tpo.judge.llm.settings import LLMConfig
 config, users, path = json.loads(sys.argv[1])
-llm = load_llm(config, policy=None, cache_path=Path(path))
+llm = load_llm(restore(LLMConfig, config), policy=None, cache_path=Path(path))
 answers = llm.ask([Question(None, user, 0.0, 8) for user in users])
 print(json.dumps([answer.text for answer in answers]))
 """

@@ -1,6 +1,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,13 +10,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from tpo.judge.rating import RatingError, bradley_terry, count_wins, elo, rate, rate_responses, win_count
+from tpo.config.kinds import load_settings
+from tpo.judge.rating import (
+    BradleyTerryRating,
+    EloRating,
+    Rating,
+    RatingError,
+    WinCountRating,
+    bradley_terry,
+    count_wins,
+    elo,
+    rate,
+    rate_responses,
+    win_count,
+)
 from tpo.store.records import Response, Verdict
 
-ELO: dict[str, Any] = {"kind": "elo", "k_factor": 4.0, "num_orders": 5}
-BRADLEY_TERRY: dict[str, Any] = {"kind": "bradley_terry", "prior_precision": 0.1}
-WIN_COUNT: dict[str, Any] = {"kind": "win_count"}
-KINDS = pytest.mark.parametrize("config", [ELO, BRADLEY_TERRY, WIN_COUNT], ids=lambda config: config["kind"])
+ELO = EloRating(k_factor=4.0, num_orders=5)
+BRADLEY_TERRY = BradleyTerryRating(prior_precision=0.1)
+WIN_COUNT = WinCountRating()
+KINDS = pytest.mark.parametrize("rating", [ELO, BRADLEY_TERRY, WIN_COUNT], ids=lambda rating: rating.kind)
 
 
 def verdict(first: int, second: int, outcome: float | None, *, weight: float = 1.0, prompt_id: str = "p") -> Verdict:
@@ -23,8 +37,8 @@ def verdict(first: int, second: int, outcome: float | None, *, weight: float = 1
     return Verdict(prompt_id, first, second, outcome, weight if outcome is not None else 0.0, reason, "raw", 7)
 
 
-def rated(verdicts: Sequence[Verdict], config: dict[str, Any], count: int, seed: int = 0) -> dict[int, float | None]:
-    return rate(verdicts, sample_indices=range(count), config=config, seed=seed)
+def rated(verdicts: Sequence[Verdict], rating: Rating, count: int, seed: int = 0) -> dict[int, float | None]:
+    return rate(verdicts, sample_indices=range(count), rating=rating, seed=seed)
 
 
 def round_robin(count: int, outcomes: Sequence[float]) -> list[Verdict]:
@@ -129,13 +143,13 @@ def test_a_stronger_prior_shrinks_and_keeps_the_order() -> None:
 )
 def test_infinite_strengths_need_a_prior(verdicts: list[Verdict]) -> None:
     with pytest.raises(RatingError, match="prompt p: .* set rating.prior_precision above 0"):
-        rated(verdicts, {**BRADLEY_TERRY, "prior_precision": 0.0}, 4)
+        rated(verdicts, replace(BRADLEY_TERRY, prior_precision=0.0), 4)
     ratings = rated(verdicts, BRADLEY_TERRY, 4)
     assert all(value is None or abs(value) < 10 for value in ratings.values())
 
 
 def test_maximum_likelihood_needs_only_those_who_played() -> None:
-    ratings = rated([verdict(0, 2, 1, weight=3), verdict(2, 0, 1)], {**BRADLEY_TERRY, "prior_precision": 0.0}, 3)
+    ratings = rated([verdict(0, 2, 1, weight=3), verdict(2, 0, 1)], replace(BRADLEY_TERRY, prior_precision=0.0), 3)
     assert ratings == {0: pytest.approx(math.log(3) / 2), 1: None, 2: pytest.approx(-math.log(3) / 2)}
 
 
@@ -162,10 +176,10 @@ def test_full_newton_steps_that_overshoot_are_halved() -> None:
 
 def test_a_cycle_of_wins_links_all() -> None:
     cycle = [verdict(index, (index + 1) % 7, 1) for index in range(7)]
-    ratings = rated(cycle, {**BRADLEY_TERRY, "prior_precision": 0.0}, 7)
+    ratings = rated(cycle, replace(BRADLEY_TERRY, prior_precision=0.0), 7)
     assert set(ratings.values()) == {0.0}
     with pytest.raises(RatingError):
-        rated(cycle[:-1], {**BRADLEY_TERRY, "prior_precision": 0.0}, 7)
+        rated(cycle[:-1], replace(BRADLEY_TERRY, prior_precision=0.0), 7)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -173,8 +187,8 @@ def test_equal_win_counts_give_equal_ratings_exactly(seed: int) -> None:
     # Not only nearly: the best of equals is chosen by comparing.
     generator = np.random.default_rng(seed)
     verdicts = round_robin(8, generator.choice([0.0, 0.5, 1.0], size=56).tolist())
-    configs = (WIN_COUNT, BRADLEY_TERRY, {**ELO, "num_orders": 50})
-    counted, fitted, played = ([*rated(verdicts, config, 8).values()] for config in configs)
+    configs = (WIN_COUNT, BRADLEY_TERRY, replace(ELO, num_orders=50))
+    counted, fitted, played = ([*rated(verdicts, rating, 8).values()] for rating in configs)
     assert 1 < len(set(counted)) == len(set(fitted)) == len(set(played)) < 8
 
 
@@ -196,7 +210,7 @@ def test_bradley_terry_orders_a_round_robin_as_win_count_does(
 @pytest.mark.parametrize(("outcome", "change"), [(1.0, 16.0), (0.5, 0.0), (0.0, -16.0)])
 def test_one_game_of_elo_by_hand(outcome: float, change: float) -> None:
     # Equal players expect one half, so a win moves k / 2 points.
-    assert rated([verdict(0, 1, outcome)], {**ELO, "k_factor": 32.0}, 2) == {0: 1000 + change, 1: 1000 - change}
+    assert rated([verdict(0, 1, outcome)], replace(ELO, k_factor=32.0), 2) == {0: 1000 + change, 1: 1000 - change}
 
 
 def test_a_weighted_verdict_is_as_many_games() -> None:
@@ -208,7 +222,7 @@ def test_two_games_of_elo_by_hand() -> None:
     # 0 beats 1 and 1 beats 2; played either way round, the second game starts from a gap of 16 points.
     expected = 1 / (1 + 10 ** (16 / 400))
     second = 32 * (1 - expected)
-    ratings = rated([verdict(0, 1, 1), verdict(1, 2, 1)], {**ELO, "k_factor": 32.0}, 3)
+    ratings = rated([verdict(0, 1, 1), verdict(1, 2, 1)], replace(ELO, k_factor=32.0), 3)
     average = {0: (16 + 32 * (1 - expected)) / 2, 1: (-16 + second + 16 - 32 * (1 - expected)) / 2}
     assert ratings[0] == pytest.approx(1000 + average[0], abs=0.17)
     assert ratings[1] == pytest.approx(1000 + average[1], abs=0.17)
@@ -249,12 +263,12 @@ def test_the_mean_of_elo_stays(drawn: tuple[int, list[Verdict]], seed: int) -> N
 def test_elo_is_decided_by_the_seed_and_hardly_by_its_value() -> None:
     generator = np.random.default_rng(0)
     verdicts = round_robin(8, generator.choice([0.0, 0.5, 1.0], size=56).tolist())
-    config = {**ELO, "num_orders": 50}
-    runs = [rated(verdicts, config, 8, seed) for seed in (0, 0, 1, 2)]
+    rating = replace(ELO, num_orders=50)
+    runs = [rated(verdicts, rating, 8, seed) for seed in (0, 0, 1, 2)]
     assert runs[0] == runs[1]
     for other in runs[2:]:
         assert list(other.values()) == pytest.approx(list(runs[0].values()), abs=0.05)
-    coarse = [rated(verdicts, {**config, "k_factor": 32.0, "num_orders": 1}, 8, seed) for seed in (0, 1)]
+    coarse = [rated(verdicts, replace(rating, k_factor=32.0, num_orders=1), 8, seed) for seed in (0, 1)]
     assert coarse[0] != coarse[1]
 
 
@@ -265,44 +279,42 @@ def test_elo_is_decided_by_the_seed_and_hardly_by_its_value() -> None:
 @given(games(), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_order_of_the_verdicts_does_not_matter_at_all(
-    config: dict[str, Any], drawn: tuple[int, list[Verdict]], random: Any
+    rating: Rating, drawn: tuple[int, list[Verdict]], random: Any
 ) -> None:
     count, verdicts = drawn
     shuffled = random.sample(verdicts, len(verdicts))
-    assert rated(shuffled, config, count) == rated(verdicts, config, count)
+    assert rated(shuffled, rating, count) == rated(verdicts, rating, count)
 
 
 @KINDS
 @given(games())
 @settings(max_examples=40, deadline=None)
-def test_showing_first_what_was_second_changes_nothing(
-    config: dict[str, Any], drawn: tuple[int, list[Verdict]]
-) -> None:
+def test_showing_first_what_was_second_changes_nothing(rating: Rating, drawn: tuple[int, list[Verdict]]) -> None:
     count, verdicts = drawn
     swapped = [
         verdict(row.second_index, row.first_index, None if row.outcome is None else 1 - row.outcome, weight=row.weight)
         for row in verdicts
     ]
-    assert rated(swapped, config, count) == rated(verdicts, config, count)
+    assert rated(swapped, rating, count) == rated(verdicts, rating, count)
 
 
 @pytest.mark.parametrize(
-    ("config", "tolerance"),
+    ("rating", "tolerance"),
     # Elo draws other orders for other names; the drawn ones' effect is below one unit of its rounding, 0.04.
-    [(WIN_COUNT, 0), (BRADLEY_TERRY, 2e-9), ({**ELO, "num_orders": 50}, 0.041)],
+    [(WIN_COUNT, 0), (BRADLEY_TERRY, 2e-9), (replace(ELO, num_orders=50), 0.041)],
     ids=["win_count", "bradley_terry", "elo"],
 )
 @given(games(), st.randoms(use_true_random=False))
 @settings(max_examples=40, deadline=None)
 def test_relabelling_permutes_the_ratings(
-    config: dict[str, Any], tolerance: float, drawn: tuple[int, list[Verdict]], random: Any
+    rating: Rating, tolerance: float, drawn: tuple[int, list[Verdict]], random: Any
 ) -> None:
     count, verdicts = drawn
     names = random.sample(range(count), count)
     renamed = [
         verdict(names[row.first_index], names[row.second_index], row.outcome, weight=row.weight) for row in verdicts
     ]
-    before, after = rated(verdicts, config, count), rated(renamed, config, count)
+    before, after = rated(verdicts, rating, count), rated(renamed, rating, count)
     for index, value in before.items():
         other = after[names[index]]
         assert (value is None) == (other is None)
@@ -313,14 +325,14 @@ def test_relabelling_permutes_the_ratings(
 @KINDS
 @given(games())
 @settings(max_examples=40, deadline=None)
-def test_opposite_outcomes_give_opposite_ratings(config: dict[str, Any], drawn: tuple[int, list[Verdict]]) -> None:
+def test_opposite_outcomes_give_opposite_ratings(rating: Rating, drawn: tuple[int, list[Verdict]]) -> None:
     count, verdicts = drawn
-    center = {"elo": 1000, "bradley_terry": 0, "win_count": 0.5}[config["kind"]]
+    center = {"elo": 1000, "bradley_terry": 0, "win_count": 0.5}[rating.kind]
     opposite = [
         verdict(row.first_index, row.second_index, None if row.outcome is None else 1 - row.outcome, weight=row.weight)
         for row in verdicts
     ]
-    before, after = rated(verdicts, config, count), rated(opposite, config, count)
+    before, after = rated(verdicts, rating, count), rated(opposite, rating, count)
     for index, value in before.items():
         other = after[index]
         assert (value is None) == (other is None)
@@ -329,38 +341,38 @@ def test_opposite_outcomes_give_opposite_ratings(config: dict[str, Any], drawn: 
 
 
 @KINDS
-def test_unscored_verdicts_are_no_games(config: dict[str, Any]) -> None:
+def test_unscored_verdicts_are_no_games(rating: Rating) -> None:
     verdicts = round_robin(4, [1, 1, 0.5, 0, 1, 0, 1, 0, 0.5, 1, 1, 0])
     unscored = [verdict(first, second, None) for first, second in [(0, 1), (3, 0), (3, 1), (4, 0), (4, 3)]]
-    found = rated([*unscored, *verdicts], config, 5)
-    assert found == rated(verdicts, config, 5)
+    found = rated([*unscored, *verdicts], rating, 5)
+    assert found == rated(verdicts, rating, 5)
     assert found[4] is None and None not in [found[index] for index in range(4)]
 
 
 @KINDS
-def test_all_unscored_gives_no_ratings(config: dict[str, Any]) -> None:
-    assert rated([verdict(0, 1, None), verdict(1, 0, None)], config, 2) == {0: None, 1: None}
-    assert rated([], config, 2) == {0: None, 1: None}
+def test_all_unscored_gives_no_ratings(rating: Rating) -> None:
+    assert rated([verdict(0, 1, None), verdict(1, 0, None)], rating, 2) == {0: None, 1: None}
+    assert rated([], rating, 2) == {0: None, 1: None}
 
 
 @KINDS
 @pytest.mark.parametrize("count", [2, 5, 8])
-def test_a_judge_that_prefers_the_first_leaves_all_equal(config: dict[str, Any], count: int) -> None:
-    ratings = rated(round_robin(count, [1.0] * (count * (count - 1))), config, count)
+def test_a_judge_that_prefers_the_first_leaves_all_equal(rating: Rating, count: int) -> None:
+    ratings = rated(round_robin(count, [1.0] * (count * (count - 1))), rating, count)
     assert len(set(ratings.values())) == 1
 
 
 @KINDS
-def test_a_cycle_leaves_all_equal(config: dict[str, Any]) -> None:
-    ratings = rated([verdict(0, 1, 1), verdict(1, 2, 1), verdict(2, 0, 1)], config, 3)
+def test_a_cycle_leaves_all_equal(rating: Rating) -> None:
+    ratings = rated([verdict(0, 1, 1), verdict(1, 2, 1), verdict(2, 0, 1)], rating, 3)
     assert len(set(ratings.values())) == 1
 
 
 @KINDS
-def test_unequal_numbers_of_games(config: dict[str, Any]) -> None:
+def test_unequal_numbers_of_games(rating: Rating) -> None:
     # 0 beats 1 in one of one, 1 beats 2 in seven of eight.
     verdicts = [verdict(0, 1, 1), *[verdict(1, 2, 1)] * 7, verdict(2, 1, 1)]
-    ratings = rated(verdicts, config, 3)
+    ratings = rated(verdicts, rating, 3)
     assert None not in ratings.values()
     assert ratings[1] > ratings[2] and ratings[0] > ratings[2]  # type: ignore[operator]
 
@@ -394,7 +406,7 @@ def test_verdicts_that_are_no_games_are_refused(wrong: Verdict) -> None:
 
 def test_unknown_kind_is_refused() -> None:
     with pytest.raises(ValueError, match=r"rating.kind=glicko"):
-        rated([verdict(0, 1, 1)], {"kind": "glicko"}, 2)
+        load_settings(Rating, {"kind": "glicko"})
 
 
 # --- the stage --------------------------------------------------------------------------------------------------
@@ -427,7 +439,7 @@ def test_every_response_gets_a_score_or_a_reason() -> None:
         verdict(6, 0, None),
         verdict(0, 1, None, prompt_id="r"),
     ]
-    scores = rate_responses(responses, verdicts, config=WIN_COUNT, seed=0)
+    scores = rate_responses(responses, verdicts, rating=WIN_COUNT, seed=0)
     assert [(row.prompt_id, row.sample_index) for row in scores] == [
         (row.prompt_id, row.sample_index) for row in responses
     ]
@@ -461,11 +473,11 @@ def test_every_response_gets_a_score_or_a_reason() -> None:
 def test_verdicts_of_other_responses_are_refused(wrong: Verdict, named: str) -> None:
     responses = [response(0, "a"), response(1, "b"), response(2, "b"), response(3, None, error="why")]
     with pytest.raises(ValueError, match=named):
-        rate_responses(responses, [wrong], config=ELO, seed=0)
+        rate_responses(responses, [wrong], rating=ELO, seed=0)
 
 
-@KINDS
-def test_a_prompts_ratings_are_its_own(config: dict[str, Any]) -> None:
+@pytest.mark.parametrize("rating", [replace(ELO, k_factor=32.0), BRADLEY_TERRY, WIN_COUNT], ids=lambda item: item.kind)
+def test_a_prompts_ratings_are_its_own(rating: Rating) -> None:
     generator = np.random.default_rng(1)
     responses, verdicts = [], []
     for prompt_id in ("p", "q", "r"):
@@ -474,15 +486,15 @@ def test_a_prompts_ratings_are_its_own(config: dict[str, Any]) -> None:
             verdict(i, j, float(generator.choice([0, 0.5, 1])), prompt_id=prompt_id)
             for i, j in itertools.permutations(range(5), 2)
         ]
-    together = rate_responses(responses, verdicts, config={**config, "k_factor": 32.0}, seed=3)
+    together = rate_responses(responses, verdicts, rating=rating, seed=3)
     shuffled = [verdicts[number] for number in generator.permutation(len(verdicts))]
-    backwards = rate_responses(responses[::-1], shuffled, config={**config, "k_factor": 32.0}, seed=3)
+    backwards = rate_responses(responses[::-1], shuffled, rating=rating, seed=3)
     assert backwards[::-1] == together
     for prompt_id in ("p", "q", "r"):
         alone = rate_responses(
             [row for row in responses if row.prompt_id == prompt_id],
             [row for row in verdicts if row.prompt_id == prompt_id],
-            config={**config, "k_factor": 32.0},
+            rating=rating,
             seed=3,
         )
         assert alone == [row for row in together if row.prompt_id == prompt_id]

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from test_imports import HEAVY
 from test_run import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, REPOSITORY, compose_config, tiny_overrides
 
-import tpo.plan.__main__
-from tpo.config.schema import SCHEMAS
+from tpo.config.compose import CONF, composing
 from tpo.pipeline import Pipeline
 from tpo.plan.__main__ import PlanError, compose_jobs, expand, main, make_plan, to_dict
 from tpo.plan.cost import Past, token_budget
@@ -174,10 +171,7 @@ def test_jobs_of_a_thought_and_rho_sweep(tiny_model: Path, tmp_path: Path) -> No
     assert sum(len(row["jobs"]) == 2 for row in summary["stages"]) == 2 * (one_thought + 2)
 
 
-def test_another_rating_asks_a_pairwise_judge_nothing_again(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tpo.config.check.PACKAGES", {})
+def test_another_rating_asks_a_pairwise_judge_nothing_again(tiny_model: Path, tmp_path: Path) -> None:
     own = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith("judge")]
     judge = ["judge=llm_pairwise", "judge.backend=server", "judge.name=x", "rating=elo,win_count", "num_iterations=1"]
     summary = plan(*own, *judge, is_sweep=True)
@@ -246,18 +240,13 @@ def test_jobs_that_keep_artifacts_apart_are_refused(tiny_model: Path, tmp_path: 
     ],
 )
 def test_jobs_are_those_of_the_sweeper(
-    overrides: list[str],
-    is_sweep: bool,
-    expected: list[list[str]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    overrides: list[str], is_sweep: bool, expected: list[list[str]], tmp_path: Path
 ) -> None:
-    shutil.copytree(tpo.plan.__main__.CONF, tmp_path / "conf")
-    (tmp_path / "conf" / "experiment" / "swept.yaml").write_text(
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "swept.yaml").write_text(
         "# @package _global_\nhydra:\n  sweeper:\n    params: {pairs.length_penalty: '0,0.5', seed: range(3)}\n"
     )
-    monkeypatch.setattr(tpo.plan.__main__, "CONF", tmp_path / "conf")
-    assert expand(overrides, is_sweep=is_sweep) == expected
+    assert expand(overrides, is_sweep=is_sweep, config_dir=tmp_path) == expected
 
 
 def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
@@ -265,19 +254,20 @@ def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
     assert [(overrides[-1], config.thought.name) for overrides, config in jobs] == [
         (f"thought={name}", name) for name in ("generic", "none", "specific")
     ]
-    with initialize_config_dir(str(tpo.plan.__main__.CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        found = {group: loader.get_group_options(group) for group in SCHEMAS}
-    assert found == {
-        group: sorted(path.stem for path in (tpo.plan.__main__.CONF / group).glob("*.yaml")) for group in SCHEMAS
-    }
+    groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+    with composing() as loader:
+        found = {group: loader.get_group_options(group) for group in groups}
+    assert found == {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in groups}
 
 
 @pytest.mark.parametrize(
     ("overrides", "is_sweep", "message"),
     [
         pytest.param(
-            ["seed=1", "pairs.length_penalty=0,-1"], True, "seed=1 pairs.length_penalty=-1: .*number from 0", id="range"
+            ["seed=1", "pairs.length_penalty=0,-1"],
+            True,
+            "seed=1 pairs.length_penalty=-1: .*expected a number at least 0",
+            id="range",
         ),
         pytest.param(["seed=1,a"], True, "seed=a: .*could not be converted to Integer", id="type"),
         pytest.param(["seed=1,2"], False, "seed=1,2: .*--multirun", id="sweep_without_m"),

@@ -15,19 +15,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hypothesis import given
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
 import tpo.store.execute
-from tpo.config.schema import register
+from tpo.config.compose import compose_config
+from tpo.config.schema import Config, register
 from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
 from tpo.pairs import DROP_REASONS, PAIRS
-from tpo.results.page.page import escape_json, render_page, write_report
+from tpo.results.page.page import escape_json, render_page, write_page
 from tpo.results.page.samples import choose, held_out_entries
+from tpo.results.read import read_run
 from tpo.results.run import Run
 from tpo.sample.completions import summarize
 from tpo.store.artifacts import Artifact, Store, finish
@@ -149,10 +148,8 @@ class Maker:
 
 def make_run(root: Path) -> Small:
     """Write a run of two iterations through the store and `tpo.results.run.Run`."""
-    GlobalHydra.instance().clear()
     overrides = ["experiment=quickstart", "tracking=none", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
-    with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose("config", overrides=overrides))
+    config = compose_config(Config, overrides)
     make = Maker(root / "artifacts")
     splits = [("test", NUM_TEST), *((f"train-{number + 1}", NUM_TRAIN) for number in range(NUM_ITERATIONS))]
     prompts = make(
@@ -316,17 +313,17 @@ def test_escaped_json_survives_html_and_is_the_same_value(value: dict[str, Any])
 
 def test_same_run_gives_the_same_bytes(small: Small, copied: Small) -> None:
     before = small.page
-    assert write_report(small.path).read_text(encoding="utf-8") == before
-    assert write_report(copied.path).read_text(encoding="utf-8") == before, "places do not show"
+    assert write_page(read_run(small.path)).read_text(encoding="utf-8") == before
+    assert write_page(read_run(copied.path)).read_text(encoding="utf-8") == before, "places do not show"
     again = small.summary
     again["stages"] = [{**stage, "is_reused": True, "seconds": 1.0} for stage in again["stages"]]
     (copied.path / "summary.json").write_text(json.dumps(again))
-    assert write_report(copied.path).read_text(encoding="utf-8") == before, "nor how long it took"
+    assert write_page(read_run(copied.path)).read_text(encoding="utf-8") == before, "nor how long it took"
     assert str(small.artifacts) not in before
 
 
 def test_cap_is_stated_and_kept(copied: Small) -> None:
-    write_report(copied.path, max_instructions=7)
+    write_page(read_run(copied.path), max_instructions=7)
     data = data_of(copied.page)
     for group in data["groups"]:
         there = NUM_TRAIN if group["split"] == "training" else NUM_TEST
@@ -379,13 +376,6 @@ def damage_version(run: Small) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
 
 
-def damage_old_summary(run: Small) -> None:
-    summary = run.summary
-    for entry in summary["iterations"]:
-        del entry["artifacts"]
-    (run.path / "summary.json").write_text(json.dumps(summary))
-
-
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -393,12 +383,11 @@ def damage_old_summary(run: Small) -> None:
         (damage_edited, "differs from manifest.json"),
         (damage_drops, "counts other drops"),
         (damage_version, "another version of tpo.pairs"),
-        (damage_old_summary, "names no artifacts"),
     ],
 )
 def test_page_without_samples_says_why(copied: Small, damage: Any, why: str) -> None:
     damage(copied)
-    write_report(copied.path)
+    write_page(read_run(copied.path))
     elements = Elements(copied.page)
     assert why in "".join(elements.words)
     assert data_of(copied.page)["entries"] == []
@@ -414,7 +403,7 @@ def test_run_without_training_has_a_page(small: Small) -> None:
 
 
 def report_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tpo.results.page", *arguments]
+    command = [sys.executable, "-m", "tpo.results", "--page", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
@@ -423,7 +412,7 @@ def test_command_line(copied: Small, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{copied.path / 'report.html'}\n"), done.stderr
     assert len(data_of(copied.page)["entries"]) == 4 * (2 * NUM_ITERATIONS + 1)
     missing = report_cli(str(tmp_path / "nowhere"))
-    assert missing.returncode == 1 and "summary.json does not exist" in missing.stderr
+    assert missing.returncode == 1 and "there is no such folder" in missing.stderr
     assert "Traceback" not in missing.stderr
     assert report_cli(str(copied.path), "--max-instructions", "0").returncode == 2
 

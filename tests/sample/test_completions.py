@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tpo.sample.engines.torch_engine import TorchEngine
 
 from tpo.config.thought import DIRECT, Enforce, ThoughtFormat
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.completions import make_completion, plan_decoding, summarize, write_completions
 from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.engines.torch import TorchEngineConfig
+from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.preflight import check_lengths
 from tpo.sample.prompts import PromptError, make_prompt
 from tpo.store.records import Completion, Prompt, read_records
 
 GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"
 SETTINGS = {"num_samples": 3, "temperature": 1.0, "top_p": 0.95, "max_thought_tokens": 5, "max_response_tokens": 7}
-ENGINE = {"kind": "torch", "max_sequences": 4, "chunk_prompts": 2}
+ENGINE = TorchEngineConfig(max_sequences=4, chunk_prompts=2)
 TEXTS = ("Name a colour.", "What is 2 + 2?", "Write a haiku about rain.", "Who are you?", "List three rivers.")
 
 
@@ -67,7 +68,7 @@ def test_every_prompt_has_exactly_k_rows_in_order(tiny_model: Path, tmp_path: Pa
 
 def test_rows_do_not_depend_on_chunks_rows_or_other_prompts(tiny_model: Path, tmp_path: Path) -> None:
     rows, _ = run_sample(tmp_path / "a", tiny_model)
-    other = {"kind": "torch", "max_sequences": 64, "chunk_prompts": 64}
+    other = TorchEngineConfig(max_sequences=64, chunk_prompts=64)
     assert run_sample(tmp_path / "b", tiny_model, engine_settings=other)[0] == rows
     assert run_sample(tmp_path / "c", tiny_model, prompts=make_prompts(TEXTS[1:3]))[0] == rows[3:9]
     assert run_sample(tmp_path / "d", tiny_model, seed=1)[0] != rows
@@ -119,7 +120,7 @@ def test_sampled_ids_travel_unchanged(
             Generation([*spelled[:9], *spelled], "length", 3, 9),
         ]
     )
-    monkeypatch.setattr("tpo.sample.completions.load_engine", lambda *_, **__: engine)
+    monkeypatch.setattr(TorchEngineConfig, "make", lambda *_, **__: engine)
     rows, _ = run_sample(tmp_path, tiny_model)
     for position, row in enumerate(rows):
         generation = engine.generations[position % 3]

@@ -1,15 +1,15 @@
 """Which settings of an engine are part of what is sampled, and how the others reach it."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_config import PLAIN, composed
-from tpo.sample.engines.load import join_settings, split_settings
 
 import tpo.sample.completions
-from tpo.config.schema import SCHEMAS, EngineConfig
+from tpo.config.fields import how, identity
+from tpo.config.groups import EngineConfig
+from tpo.config.kinds import kinds, load_settings
 from tpo.plan.__main__ import plan_job
 from tpo.sample.decoding import switch_to_response
 from tpo.store.artifacts import Artifact
@@ -36,13 +36,16 @@ def engine_settings(*overrides: str) -> EngineConfig:
     return composed(*plain, *overrides).engine
 
 
-@pytest.mark.parametrize("kind", SCHEMAS["engine"])
+def test_every_engine_has_an_identity_here() -> None:
+    assert set(kinds(EngineConfig)) == set(IDENTITIES)
+
+
+@pytest.mark.parametrize("kind", IDENTITIES)
 def test_identity_is_what_is_sampled(kind: str) -> None:
     settings = engine_settings(f"engine={kind}")
-    what, how = split_settings(settings)
-    assert what == IDENTITIES[kind]
-    assert join_settings({"engine": what, "split": "test"}, how) == asdict(settings)
-    assert (how == {}) == (kind == "torch"), "nothing is added to the request of an engine that has no such setting"
+    assert identity(settings) == IDENTITIES[kind]
+    assert load_settings(EngineConfig, identity(settings), how(settings)) == settings
+    assert (how(settings) == {}) == (kind == "torch")
 
 
 def sample_steps(*overrides: str) -> list[tuple[str, Any]]:
@@ -79,7 +82,6 @@ def test_where_it_is_sampled_changes_no_artifact(engine: str, changes: list[str]
 
 def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = engine_settings("engine=server", "engine.max_concurrency=9")
-    what, how = split_settings(settings)
     found: dict[str, Any] = {}
     monkeypatch.setattr(tpo.sample.completions, "write_completions", lambda *_, **given: found.update(given) or {})
     form = {"prompt": "{instruction}", "thought_delimiter": None, "response_delimiter": None, "enforce": "none"}
@@ -87,7 +89,7 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "split": "test",
         "thought": form,
         "settings": {},
-        "engine": what,
+        "engine": identity(settings),
         **{"dtype": "float32", "max_model_len": 64, "epoch": 0},
     }
     metrics = {"is_embedded": False, "is_quantized": False, "name": "some/model", "revision": None}
@@ -96,8 +98,8 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "prompts": Artifact("prompts-1", tmp_path, {}, is_reused=True),
         "model": Artifact("model-1", tmp_path, {"metrics": metrics}, is_reused=True),
     }
-    tpo.sample.completions.work(Job(tmp_path, config, inputs, how=how))
-    assert found["engine_settings"] == asdict(settings) and settings.max_concurrency == 9
+    tpo.sample.completions.work(Job(tmp_path, config, inputs, how={"engine": how(settings)}))
+    assert found["engine_settings"] == settings and settings.max_concurrency == 9
 
 
 @pytest.mark.parametrize(

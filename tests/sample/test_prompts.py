@@ -8,15 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tpo.sample.prompts import (
-    PromptError,
-    SplitSizes,
-    _first_user_message,
-    load_builtin,
-    load_json_lines,
-    make_prompt,
-    split_prompts,
-)
+from tpo.sample.prompts import PromptError, SplitSizes, make_prompt, split_prompts
+from tpo.sample.sources.builtin import load_builtin
+from tpo.sample.sources.hub import _first_user_message
+from tpo.sample.sources.jsonl import load_json_lines
 from tpo.store.records import Prompt
 
 SIZES = SplitSizes(num_train=6, num_validation=4, num_test=8)

@@ -11,7 +11,7 @@ from test_torch_engine import assert_drawn_from, generate_greedily, make_engine,
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
 from tpo.sample.decoding import Decoding
-from tpo.sample.prompts import load_builtin
+from tpo.sample.sources.builtin import load_builtin
 
 pytestmark = pytest.mark.slow
 

@@ -17,14 +17,13 @@ from typing import Any
 
 import openai._base_client
 import pytest
-from tpo.sample.engines.load import load_engine
-from tpo.sample.engines.server.engine import ServerEngine
-from tpo.sample.engines.server.vllm import adapter_name
 
 import tpo.model.connection
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.engines.server import ServerEngine, ServerEngineConfig
+from tpo.sample.engines.server.vllm_server import adapter_name
 from tpo.store.errors import TpoError
 
 KEY = "sk-very-secret-0123456789"
@@ -201,15 +200,11 @@ def serve(weights: Path) -> Iterator[Callable[..., FakeVllm]]:
 
 
 def open_engine(weights: Path | str, *urls: str, adapter: Path | None = None, **changes: Any) -> ServerEngine:
-    config = {
-        "kind": "server",
-        "base_urls": list(urls),
-        "api_key_env": "FAKE_KEY",
-        **{"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **changes},
-    }
+    reach = {"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **changes}
+    config = ServerEngineConfig(chunk_prompts=4, base_urls=list(urls), api_key_env="FAKE_KEY", **reach)
     policy = Policy(str(weights), None, "model-1/tokenizer", "bfloat16", 400, adapter, unquantized_path="some/model")
     chat, decoding = Chat(None, frozenset({END})), Decoding(temperature=1.0, top_p=1.0, max_tokens=200)
-    engine = load_engine(config, policy, chat=chat, contexts=[[0] * 100], decoding=decoding, seed=0)
+    engine = config.make(policy, chat=chat, contexts=[[0] * 100], decoding=decoding, seed=0)
     assert isinstance(engine, ServerEngine)
     return engine
 

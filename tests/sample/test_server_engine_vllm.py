@@ -10,21 +10,23 @@ from typing import Any
 import pytest
 from real_vllm import Server
 from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
-from tpo.sample.engines.server_engine import ServerEngine
-from tpo.sample.engines.vllm_server import adapter_name
 
 import tpo.sample.completions
 from tpo.config.thought import DIRECT
 from tpo.model.chat import Chat, load_tokenizer, save_tokenizer
 from tpo.model.policy import Policy
 from tpo.sample.completions import write_completions
-from tpo.sample.prompts import load_builtin
+from tpo.sample.decoding import EngineSettings
+from tpo.sample.engines.server import ServerEngine, ServerEngineConfig
+from tpo.sample.engines.server.vllm_server import adapter_name
+from tpo.sample.engines.torch import TorchEngineConfig
+from tpo.sample.sources.builtin import load_builtin
 from tpo.store.errors import TpoError
 from tpo.store.records import Completion, read_records
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
-TORCH = {"kind": "torch", "max_sequences": 8, "chunk_prompts": 4}
+TORCH = TorchEngineConfig(max_sequences=16, chunk_prompts=4)
 SETTINGS = {"num_samples": 1, "temperature": 0.0, "top_p": 1.0, "max_thought_tokens": 8, "max_response_tokens": 24}
 PROMPTS = [prompt for prompt in load_builtin() if len(prompt.text) < 100][:6]
 
@@ -57,9 +59,9 @@ def policy_of(model: Path, adapter: Path | None = None) -> Policy:
     return Policy(str(model / "model"), None, str(model / "tokenizer"), "float32", 256, adapter)
 
 
-def engine_settings(server: Server) -> dict[str, Any]:
+def engine_settings(server: Server) -> ServerEngineConfig:
     reach = {"max_concurrency": 4, "max_retries": 2, "patience_s": 10.0, "timeout_s": 600.0}
-    return {"kind": "server", "base_urls": [server.url], "api_key_env": "NO_KEY", "chunk_prompts": 4, **reach}
+    return ServerEngineConfig(base_urls=[server.url], api_key_env="NO_KEY", chunk_prompts=4, **reach)
 
 
 def open_engine(server: Server, policy: Policy, *, end_ids: frozenset[int], max_tokens: int = 200) -> ServerEngine:
@@ -71,7 +73,7 @@ def served(server: Server) -> list[str]:
         return [card["id"] for card in json.load(reply)["data"]]
 
 
-def sample_rows(path: Path, policy: Policy, settings: dict[str, Any]) -> list[Completion]:
+def sample_rows(path: Path, policy: Policy, settings: EngineSettings) -> list[Completion]:
     path.mkdir()
     write_completions(path, PROMPTS, policy, DIRECT, settings=SETTINGS, engine_settings=settings, seed=0)
     return [replace(row, seed=-1) for row in read_records(path / "rows.jsonl", Completion)]

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo.sample.prompts import prompt_id
-from tpo.sample.synthetic import filter_candidates, first_item, similarity
+from tpo.sample.sources.synthetic import filter_candidates, similarity
+from tpo.sample.synthetic import first_item
 from tpo.store.records import Prompt
 
 SHOT = Prompt("shot", "Write a poem about the sea", "writing", "builtin", "train")

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 from torch import Tensor
-from tpo.sample.engines.load import load_engine
 
+from tpo.config.kinds import load_settings
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.decoding import Decoding, EngineSettings, Generation
 from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.engines.torch.nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
 from tpo.store.errors import TpoError
@@ -177,16 +177,16 @@ def test_prompt_that_leaves_no_room_is_refused(engine: TorchEngine) -> None:
         engine.generate([[7] * 200], seeds=[[0]], decoding=decoding)
 
 
-def test_load_engine_builds_the_engine_that_is_asked_for(tiny_model: Path) -> None:
+def test_settings_make_the_engine_that_is_asked_for(tiny_model: Path) -> None:
     policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 1024, None)
     decoding = Decoding(temperature=0, top_p=1, max_tokens=29)
     chat = Chat(load_tokenizer(tiny_model), frozenset({1}))
     shared = {"chat": chat, "contexts": [[0] * 70, [0]], "decoding": decoding, "seed": 0}
-    engine = load_engine({"kind": "torch", "max_sequences": 3}, policy, **shared)
+    engine = load_settings(EngineSettings, {"kind": "torch", "max_sequences": 3}).make(policy, **shared)
     assert isinstance(engine, TorchEngine)
     assert (engine.max_sequences, engine.max_len, engine.uses_seeds) == (3, 99, True)
     with pytest.raises(ValueError, match=r"engine\.kind=jax"):
-        load_engine({"kind": "jax"}, policy, **shared)
+        load_settings(EngineSettings, {"kind": "jax"})
 
 
 def make_adapter(model_path: Path, directory: Path, *, seed: int = 5) -> Path:

@@ -7,22 +7,22 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import vllm_settings
 from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
-from tpo.sample.engines.load import load_engine
-from tpo.sample.engines.vllm.workers import VllmWorkers
 
 from tpo.judge.llm.ask import LLM
 from tpo.judge.llm.local import LocalBackend
 from tpo.judge.llm.question import FIRST_TOKEN, Question
+from tpo.judge.llm.settings import LLMConfig, LocalLLMConfig
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.policy import Policy
-from tpo.sample.prompts import load_builtin
+from tpo.sample.engines.vllm import VllmWorkers
+from tpo.sample.sources.builtin import load_builtin
 from tpo.store.errors import TpoError
 from tpo.store.processes import vllm as vllm_process
 
@@ -33,13 +33,15 @@ SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-from tpo.sample.decoding import Decoding, Policy
-from tpo.sample.engines.vllm.engine import VllmEngine
+from tpo.model.policy import Policy
+from tpo.sample.decoding import Decoding
+from tpo.sample.engines.vllm import VllmEngine, VllmEngineConfig
 request = json.loads(sys.stdin.read())
 results, engines = [], []
 for adapter in request["adapters"]:
     policy = Policy(request["model"], None, request["tokenizer"], "float32", 512, Path(adapter) if adapter else None)
-    engines.append(VllmEngine(request["config"], policy, end_ids=frozenset(request["end_ids"]), seed=2**62))
+    settings = VllmEngineConfig(**request["config"])
+    engines.append(VllmEngine(settings, policy, end_ids=frozenset(request["end_ids"]), seed=2**62))
     results.append([])
     for decoding, num_samples in zip(request["decodings"], request["num_samples"]):
         if decoding["switch_ids"] is not None:
@@ -61,7 +63,7 @@ def run_vllm(
         "model": str(weights),
         "tokenizer": str(model),
         "adapters": [str(adapter) if adapter else None for adapter in adapters],
-        "config": vllm_settings(gpu_memory_utilization=0.15),
+        "config": asdict(vllm_settings(gpu_memory_utilization=0.15)),
         "end_ids": END_IDS,
         "decodings": [vars(decoding) for decoding in decodings],
         "num_samples": [1, 3],  # vLLM refuses several greedy samples of one prompt
@@ -129,7 +131,7 @@ def test_several_engines_generate_what_one_does(
     monkeypatch.setattr(vllm_process, "_cached", None)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
-    engine = load_engine(config, policy, chat=chat, contexts=prompts, decoding=GREEDY, seed=2**62)
+    engine = config.make(policy, chat=chat, contexts=prompts, decoding=GREEDY, seed=2**62)
     assert isinstance(engine, VllmWorkers)
     try:
         assert engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) == expected
@@ -171,7 +173,7 @@ def test_several_judges_answer_what_the_torch_engine_does(
         "tensor_parallel_size": 1,
         "data_parallel_size": 2,
     }
-    config = {"backend": "vllm", "name": str(wide_model), "revision": None, "max_calls": None, "vllm": vllm}
+    config = LLMConfig(backend="vllm", name=str(wide_model), vllm=LocalLLMConfig(**vllm))
     questions = [Question(None, prompt.text, 0.0, 24, watch=(FIRST_TOKEN,)) for prompt in load_builtin()[:9]]
     backend = LocalBackend(config, None)
     answers = LLM(backend, tmp_path / "answers.sqlite", max_calls=None).ask(questions)

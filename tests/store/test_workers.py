@@ -19,6 +19,7 @@ from tpo.judge.llm import local
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.cache import Asked
 from tpo.judge.llm.question import Question
+from tpo.judge.llm.settings import LLMConfig, LocalLLMConfig
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding
 from tpo.sample.engines import vllm as vllm_workers
@@ -259,8 +260,8 @@ def test_questions_are_divided_and_answers_kept(
     monkeypatch.setattr(local, "VllmModel", FakeModel)
     monkeypatch.setattr(local, "share_devices", lambda number, **_: shares(number))
     monkeypatch.setattr(vllm_process, "_cached", None)
-    vllm = {"max_model_len": 64, "data_parallel_size": 2, "tensor_parallel_size": 1, "dtype": "float32"}
-    config = {"backend": "vllm", "name": str(tiny_model), "revision": None, "max_calls": None, "vllm": vllm}
+    vllm = LocalLLMConfig(max_model_len=64, data_parallel_size=2, dtype="float32")
+    config = LLMConfig(backend="vllm", name=str(tiny_model), vllm=vllm)
     llm = load_llm(config, policy=None, cache_path=tmp_path / "answers.sqlite")
     questions = [Question(None, f"Number {number}", 0.0, 8) for number in range(5)]
     answers = llm.ask([*questions, Question(None, "word " * 80, 0.0, 8)])

@@ -25,8 +25,8 @@ def to_config(entry: type[E], composed: DictConfig) -> E:
     Raises:
         ConfigError: If a key is unknown, was taken out, or has no value or one of a wrong type.
     """
-    config: E = _build(entry, composed, "")
-    missing = sorted(key for key in OmegaConf.missing_keys(composed) if not key.startswith("hydra."))
+    missing: list[str] = []
+    config: E = _build(entry, composed, "", missing)
     if missing:
         raise ConfigError(f"{', '.join(missing)}: no value; give {missing[0]}=... on the command line")
     return config
@@ -38,51 +38,50 @@ def near(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _build(kind: type[Any], node: DictConfig, at: str) -> Any:
-    """Return the settings of a group, which stands at the key `at`."""
+def _build(kind: type[Any], node: DictConfig, at: str, missing: list[str]) -> Any:
+    """Return the settings of a group, which stands at the key `at`; keys without a value are added to `missing`."""
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    prefix = f"{at}." if at else ""
-    for key in map(str, node):
-        if key not in fields and prefix + key != "hydra":
-            raise ConfigError(f"{prefix}{key}: there is no such key{near(key, fields)}")
-    for name in fields:
-        if name not in node:
-            raise ConfigError(f"{prefix}{name} was taken out of the config, and nothing runs without it")
-    hints = get_type_hints(kind)
+    prefix, present = f"{at}." if at else "", set(map(str, node))
+    for key in sorted(present - fields.keys() - ({"hydra"} if not at else set())):
+        raise ConfigError(f"{prefix}{key}: there is no such key{near(key, fields)}")
+    for name in (name for name in fields if name not in present):
+        raise ConfigError(f"{prefix}{name} was taken out of the config, and nothing runs without it")
     values: dict[str, Any] = {}
-    for name, field in fields.items():
-        hint = hints[name]
+    for name, hint in get_type_hints(kind).items():
+        if name not in fields:
+            continue
+        key, base = f"{prefix}{name}", fields[name].metadata.get("of")
         if OmegaConf.is_missing(node, name):
-            values[name] = field.default
+            missing.append(key)
         elif isinstance(hint, type) and issubclass(hint, Kind):
-            values[name] = build_kind(hint, node[name], f"{prefix}{name}")
+            values[name] = _build_kind(hint, node[name], key, missing)
         elif isinstance(hint, type) and issubclass(hint, Settings):
-            values[name] = _build(hint, node[name], f"{prefix}{name}")
-        elif field.metadata.get("of") is not None:
-            base = field.metadata["of"]
-            values[name] = {key: build_kind(base, node[name][key], f"{prefix}{name}.{key}") for key in node[name]}
+            values[name] = _build(hint, node[name], key, missing)
+        elif base is not None:
+            values[name] = {str(of): _build_kind(base, node[name][of], f"{key}.{of}", missing) for of in node[name]}
         else:
             value = node[name]
             values[name] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
     return kind(**values)
 
 
-def build_kind(base: type[Kind], node: Any, at: str) -> Any:
+def _build_kind(base: type[Kind], node: Any, at: str, missing: list[str]) -> Any:
     """Return the settings of a group that has several kinds.
 
     Args:
         base: The group's base class.
         node: What was composed: of the dataclass that the YAML file names as its schema, or without one.
         at: The key at which the group stands.
+        missing: Where keys without a value are added.
 
     Raises:
         ConfigError: If there is no such kind, or it has other keys.
     """
     if not isinstance(node, DictConfig):
-        raise ConfigError(f"{at}={node}: expected the settings of a group, {at}=<option>")
+        raise ConfigError(f"{at}={node}: expected the settings of a group; {at}=<option> chooses one")
     schema = OmegaConf.get_type(node)
     if isinstance(schema, type) and issubclass(schema, base):
-        return _build(schema, node, at)
+        return _build(schema, node, at, missing)
     name, found = node.get(base.named_by), kinds(base)
     if name is None:
         raise ConfigError(f"{at}.{base.named_by}: no value; it says which kind of {at} this is: {', '.join(found)}")
@@ -90,16 +89,12 @@ def build_kind(base: type[Kind], node: Any, at: str) -> Any:
         raise ConfigError(f"{at}.{base.named_by}={name}: there is no such kind{near(str(name), found)}")
     schema = found[name][0]
     names = [field.name for field in dataclasses.fields(schema)]
-    for key in map(str, node):
-        if key not in names:
-            raise ConfigError(f"{at}.{key}: there is no such key{near(key, names)}")
+    for key in sorted(set(map(str, node)) - set(names)):
+        raise ConfigError(f"{at}.{key}: there is no such key{near(key, names)}")
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), node)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{at}{'.' + error.full_key if error.full_key else ''}: {reason}") from error
     assert isinstance(typed, DictConfig)
-    missing = sorted(OmegaConf.missing_keys(typed))
-    if missing:
-        raise ConfigError(f"{at}.{missing[0]}: no value; give {at}.{missing[0]}=... on the command line")
-    return _build(schema, typed, at)
+    return _build(schema, typed, at, missing)

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from omegaconf import MISSING
-
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
+
+MISSING: Any = "???"  # OmegaConf's mark of a value that has to be given
 
 
 class ConfigError(TpoError):

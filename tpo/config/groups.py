@@ -130,7 +130,8 @@ class TrainConfig(Settings):
         if self.is_full and not has_none:
             raise ConfigError(
                 f"{at}.lora_rank=0 trains all weights without an adapter, so nothing would read {at}.lora_alpha="
-                f"{self.lora_alpha} and {at}.lora_targets={self.lora_targets}: use train=full_dpo, which sets 0 and none"
+                f"{self.lora_alpha} and {at}.lora_targets={self.lora_targets}: use train=full_dpo, which sets 0 and "
+                "none"
             )
 
 

@@ -10,9 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from omegaconf import MISSING
-
-from tpo.config.fields import Kind, restore
+from tpo.config.fields import MISSING, Kind, restore
 
 K = TypeVar("K", bound=Kind)
 

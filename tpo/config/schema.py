@@ -8,7 +8,7 @@ filled by any YAML file, also by one that names no schema; `tpo.config.build` th
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -33,7 +33,13 @@ from tpo.config.kinds import kinds
 
 @dataclass
 class Entry(Settings):
-    """What all entry points have: where things lie, and the seed model."""
+    """What all entry points have: where things lie, and the seed model.
+
+    Attributes:
+        config_name: The YAML file of conf/ that the entry point starts from.
+    """
+
+    config_name: ClassVar[str]
 
     seed: int = setting()
     artifacts_dir: str = setting(how=True)
@@ -48,6 +54,8 @@ E = TypeVar("E", bound=Entry)
 @dataclass
 class Config(Entry):
     """A run of the whole method (`tpo.run`)."""
+
+    config_name: ClassVar[str] = "config"
 
     num_iterations: int = setting(minimum=0)
     prompts: PromptsConfig = setting(PromptsConfig)
@@ -67,6 +75,8 @@ class Config(Entry):
 class EvaluateConfig(Entry):
     """The evaluation of one policy (`tpo.evaluate`)."""
 
+    config_name: ClassVar[str] = "evaluate"
+
     policy: str = setting()
     baseline: str | None = setting()
     prompts: PromptsConfig = setting(PromptsConfig)
@@ -83,6 +93,8 @@ class EvaluateConfig(Entry):
 class AgreementConfig(Entry):
     """A measurement of a judge on labelled preferences (`tpo.evaluate.agreement`)."""
 
+    config_name: ClassVar[str] = "agreement"
+
     data: str = setting(is_file=True)
     name: str | None = setting()
     confidence: float = setting(minimum=0.5, maximum=0.9999)
@@ -91,7 +103,7 @@ class AgreementConfig(Entry):
     rating: RatingConfig = setting(RatingConfig)
 
 
-ENTRIES: dict[str, type[Entry]] = {"config": Config, "evaluate": EvaluateConfig, "agreement": AgreementConfig}
+ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig)
 
 
 def register() -> None:
@@ -100,8 +112,8 @@ def register() -> None:
     Those of a group lie in a group of their own, which a sweep's `<group>=glob(*)` does not find options in.
     """
     store = ConfigStore.instance()
-    for name, entry in ENTRIES.items():
-        store.store(name=f"schema_{name}", node=_open(entry))
+    for entry in ENTRIES:
+        store.store(name=f"schema_{entry.config_name}", node=_open(entry))
     for base in groups_with_kinds():
         for kind, (schema, *_) in kinds(base).items():
             store.store(group=f"{base.group_name}/schema", name=kind, node=schema)
@@ -109,7 +121,7 @@ def register() -> None:
 
 def groups_with_kinds() -> list[type[Kind]]:
     """Return the base classes of the groups that have several kinds."""
-    hints = [hint for entry in ENTRIES.values() for hint in get_type_hints(entry).values()]
+    hints = [hint for entry in ENTRIES for hint in get_type_hints(entry).values()]
     return list(dict.fromkeys(hint for hint in hints if isinstance(hint, type) and issubclass(hint, Kind)))
 
 

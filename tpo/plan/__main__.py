@@ -12,25 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tpo.config.build import to_config
 from tpo.config.check import check
-from tpo.config.schema import Config, register
+from tpo.config.compose import compose_config, composing
+from tpo.config.schema import Config
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
 from tpo.plan.stages import PlannedRun, PlannedStage, distinct_stages, plan_job, stage_kind
 from tpo.plan.tables import print_plan
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
-
-CONF = Path(__file__).parents[2] / "conf"
-register()
 
 
 class PlanError(TpoError):
@@ -48,18 +43,18 @@ class Plan:
     devices: tuple[str, ...]  # that the estimates come from
 
 
-def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
+def expand(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None = None) -> list[list[str]]:
     """Return the overrides of every job that `python -m tpo.run` would start with these.
 
     Args:
         overrides: As on the command line. In a sweep those of `hydra.sweeper.params` come before them.
         is_sweep: Whether there was `-m`; a preset with `hydra.mode=MULTIRUN` needs none.
+        config_dir: A directory with YAML files of the user's own.
 
     Raises:
         PlanError: If the sweeper chooses jobs by the results of others, as a search does.
     """
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
-        loader = GlobalHydra.instance().config_loader()
+    with composing(config_dir) as loader:
         composed: DictConfig = loader.load_configuration(
             "config", list(overrides), run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
         )
@@ -73,35 +68,36 @@ def expand(overrides: Sequence[str], *, is_sweep: bool) -> list[list[str]]:
         return [[*settings.overrides.hydra, *job] for job in grid_jobs(composed, config_loader=loader)]
 
 
-def compose_jobs(overrides: Sequence[str], *, is_sweep: bool) -> list[tuple[list[str], Config]]:
+def compose_jobs(
+    overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None = None
+) -> list[tuple[list[str], Config]]:
     """Return overrides and checked config of every job (see `expand`).
 
     Raises:
         PlanError: If one does not compose or breaks a rule; names its overrides.
     """
     try:
-        jobs = expand(overrides, is_sweep=is_sweep)
+        jobs = expand(overrides, is_sweep=is_sweep, config_dir=config_dir)
     except (HydraException, OmegaConfBaseException) as error:
         raise PlanError(_explain(error)) from error
     found = []
-    with initialize_config_dir(str(CONF), version_base="1.3", job_name="tpo"):
-        for job in jobs:
-            try:
-                config = to_config(Config, compose("config", overrides=job))
-                check(config)
-            except (HydraException, OmegaConfBaseException, TpoError) as error:
-                raise _in_job(job, error) from error
-            found.append((job, config))
+    for job in jobs:
+        try:
+            config = compose_config(Config, job, config_dir=config_dir)
+            check(config)
+        except (HydraException, OmegaConfBaseException, TpoError) as error:
+            raise _in_job(job, error) from error
+        found.append((job, config))
     return found
 
 
-def make_plan(overrides: Sequence[str], *, is_sweep: bool) -> Plan:
+def make_plan(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None = None) -> Plan:
     """Return the plan of what `python -m tpo.run` would do.
 
     Raises:
         PlanError: If a job would fail before its first stage that takes time, or jobs have different `artifacts_dir`s.
     """
-    composed = compose_jobs(overrides, is_sweep=is_sweep)
+    composed = compose_jobs(overrides, is_sweep=is_sweep, config_dir=config_dir)
     roots = sorted({config.artifacts_dir for _, config in composed})
     if len(roots) > 1:
         raise PlanError(f"artifacts_dir differs between jobs, which then share nothing ({', '.join(roots)}): plan each")
@@ -198,11 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tpo.plan", description=__doc__.split("\n\n")[0])
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tpo.run")
     parser.add_argument("-m", "--multirun", action="store_true", help="plan a sweep, as for python -m tpo.run")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a directory with YAML files of your own")
     parser.add_argument("--stages", action="store_true", help="list every stage")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too")
     given = parser.parse_intermixed_args(arguments)
     try:
-        summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun))
+        summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun, config_dir=given.config_dir))
     except TpoError as error:
         sys.exit(f"error: {error}")
     print_plan(summary, with_stages=given.stages)

