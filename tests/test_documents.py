@@ -276,4 +276,4 @@ def test_judge_in_the_manual_scores() -> None:
     namespace: dict[str, Any] = {}
     exec(text.split("```python")[1].split("```")[0], namespace)
     found = namespace["MyJudge"]().score([Candidates("Say hello.", ("Hello.", "Hello? Why?"))])
-    assert [judgement.score for judgement in found[0]] == [0.0, -2.0]
+    assert [judgement.value for judgement in found[0]] == [0.0, -2.0]
