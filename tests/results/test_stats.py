@@ -13,8 +13,8 @@ from scipy import stats as scipy_stats
 from scipy.optimize import brentq
 
 import tpo.results.stats
+from tpo.results.rate import Rate
 from tpo.results.stats import (
-    PairedDifference,
     bootstrap_statistic,
     cluster_bootstrap,
     clustered_error,
@@ -232,7 +232,7 @@ def test_unbounded_difference_is_the_paired_t_test() -> None:
     found = paired_difference(first, second, seed=0, confidence=0.9, is_bounded=False)
     expected = scipy_stats.ttest_rel(first, second).confidence_interval(0.9)
     assert found.interval == pytest.approx((expected.low, expected.high))
-    assert found.difference == pytest.approx(np.mean(first) - np.mean(second))
+    assert found.rate == pytest.approx(np.mean(first) - np.mean(second))
     flips = scipy_stats.permutation_test(
         (first, second), lambda x, y: np.mean(x) - np.mean(y), permutation_type="samples", n_resamples=np.inf
     )
@@ -244,7 +244,7 @@ def test_correct_answers_have_mcnemars_exact_test() -> None:
     # Of 100 instructions both answer 60, neither 20, only the first 15, only the second 5.
     first, second = [1] * 60 + [0] * 20 + [1] * 15 + [0] * 5, [1] * 60 + [0] * 20 + [0] * 15 + [1] * 5
     found = paired_difference(first, second, seed=0)
-    assert found.difference == pytest.approx(0.1)
+    assert found.rate == pytest.approx(0.1)
     assert found.p_value == pytest.approx(scipy_stats.binomtest(15, 20).pvalue)
     error = math.sqrt((15 + 5 - 100 * 0.1**2) / 100**2)
     assert found.interval == pytest.approx((0.1 - 1.96 * error, 0.1 + 1.96 * error), abs=0.01)
@@ -258,8 +258,8 @@ def test_clustered_difference_by_hand() -> None:
     error = math.sqrt(3 / 2 * (0.25**2 + 0.125**2 + 0.375**2)) / 4
     half = scipy_stats.t.ppf(0.975, 2) * error
     assert found.interval == pytest.approx((0.625 - half, 0.625 + half))
-    assert found == PairedDifference(0.625, found.interval, 0.25, 3, 2)
-    assert json.loads(json.dumps(found.to_dict())) == found.to_dict()
+    assert found == Rate(0.625, found.interval, 3, 2, num_rows=4, p_value=0.25)
+    assert Rate.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
 @given(st.lists(st.tuples(st.sampled_from([0, 0.5, 1, None]), st.sampled_from([0, 0.5, 1]), st.sampled_from("abcde"))))
@@ -269,18 +269,18 @@ def test_swapping_sides_mirrors_the_difference(rows: list[tuple[float | None, fl
     found = paired_difference(first, second, seed=0, clusters=clusters)
     mirrored = paired_difference(second, first, seed=0, clusters=clusters)
     assert found.num_unscored == first.count(None)
-    if found.difference is None or found.interval is None:
-        assert found == mirrored == PairedDifference(None, None, None, 0, len(rows))
+    if found.rate is None or found.interval is None:
+        assert found == mirrored == Rate(None, None, 0, len(rows))
         return
-    assert mirrored.difference == -found.difference and mirrored.p_value == pytest.approx(found.p_value)
+    assert mirrored.rate == -found.rate and mirrored.p_value == pytest.approx(found.p_value)
     assert mirrored.interval == pytest.approx((-found.interval[1], -found.interval[0]))
-    assert -1 <= found.interval[0] <= found.difference + 1e-9 and found.difference - 1e-9 <= found.interval[1] <= 1
+    assert -1 <= found.interval[0] <= found.rate + 1e-9 and found.rate - 1e-9 <= found.interval[1] <= 1
     assert found.interval[0] < found.interval[1]
 
 
 def test_equal_values_differ_by_nothing_with_a_width() -> None:
     found = paired_difference([0.5, 1, 0], [0.5, 1, 0], seed=0)
-    assert (found.difference, found.p_value) == (0.0, 1.0)
+    assert (found.rate, found.p_value) == (0.0, 1.0)
     assert found.interval == pytest.approx((-0.582, 0.582), abs=1e-3)
     assert paired_difference([3.0], [2.0], seed=0, is_bounded=False).interval is None
 

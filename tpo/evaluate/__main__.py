@@ -6,7 +6,6 @@ files that a benchmark's official tool reads. All steps are artifacts, so a kill
 """
 
 import logging
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +47,8 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     from tpo.evaluate.steps import Evaluation
     from tpo.results.figures import write_evaluation_figures
     from tpo.results.folder import own_folder
+    from tpo.results.run_tables import evaluation_table
+    from tpo.results.text_table import print_tables
     from tpo.results.tracking import log_evaluation
     from tpo.store.open import open_store
 
@@ -66,7 +67,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
             with translate_disk_errors(path):
                 write_json(path / "summary.json", summary)
                 write_evaluation_figures(summary, path / "figures")
-            print_evaluation(summary)
+            print_tables(evaluation_table(summary))
             labels = evaluation_labels(launch or Launch())
             log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
@@ -91,39 +92,6 @@ def measured(steps: "Evaluation", path: Path) -> dict[str, Any]:
             return measure.thought_budget(steps, settings)
         case _:
             return measure.held_out(steps)
-
-
-def print_evaluation(summary: dict[str, Any]) -> None:
-    """Print what was measured as a table: a line per rate, with n and the interval."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from tpo.results.tables import format_rate
-
-    title = f"{summary['evaluation']}: {summary['policy']}"
-    if "baseline" in summary:
-        title += f" against {summary['baseline']} (judge: {summary['judge']})"
-    table = Table(title=title)
-    for name in ("", "rate", "n", "unscored"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, rate in rates(summary):
-        table.add_row(name, format_rate(rate), str(rate["num_prompts"]), str(rate.get("num_unscored", 0)))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def rates(value: Any, name: str = "") -> list[tuple[str, dict[str, Any]]]:
-    """Return every rate within a summary, with the keys that lead to it as its name."""
-    if isinstance(value, list):
-        parts = [
-            (item.get("name", item.get("max_thought_tokens", "")), item) for item in value if isinstance(item, dict)
-        ]
-    elif isinstance(value, dict) and {"rate", "interval", "num_prompts"} <= set(value):
-        return [(name, value)]
-    elif isinstance(value, dict):
-        parts = list(value.items())
-    else:
-        parts = []
-    return [found for key, item in parts for found in rates(item, f"{name} {key}".strip())]
 
 
 def work(config: EvaluateConfig, hydra: Any) -> Outcome:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tpo.evaluate.interventions import NO_THOUGHT
 from tpo.evaluate.length_control import length_controlled_win_rate
-from tpo.evaluate.winrate import outcome, win_rate, win_rate_by_category
+from tpo.results.winrate import outcome, win_rate, win_rate_by_category
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Comparison, Completion, Prompt, Score, Verdict, write_records
 

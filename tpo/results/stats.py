@@ -8,17 +8,18 @@ same numbers for the same seed and rows. Fractions are in [0, 1].
 import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom, t
 
+from tpo.results.rate import Interval, Rate
+
 #: More sign patterns than this are sampled: 15 differences of different sizes are enumerated, 16 are not.
 MAX_ENUMERATED = 2**15
 
 Values = NDArray[np.float64]
-Interval = tuple[float, float]
 Clusters = Sequence[str] | Sequence[int]
 
 
@@ -132,20 +133,6 @@ def _numbered(clusters: Clusters | None, count: int) -> NDArray[np.intp]:
 # --- pairs ------------------------------------------------------------------------------------------------------
 
 
-class PairedDifference(NamedTuple):
-    """A mean difference with its interval and the p-value of no difference; all None where nothing was scored."""
-
-    difference: float | None
-    interval: Interval | None  # None also where unbounded values are of fewer than two instructions
-    p_value: float | None
-    num_prompts: int  # instructions with a scored pair
-    num_unscored: int  # pairs without one value or both
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {**self._asdict(), "interval": None if self.interval is None else list(self.interval)}
-
-
 def paired_difference(
     first: Sequence[float | None],
     second: Sequence[float | None],
@@ -154,7 +141,7 @@ def paired_difference(
     confidence: float = 0.95,
     clusters: Clusters | None = None,
     is_bounded: bool = True,
-) -> PairedDifference:
+) -> Rate:
     """Return how much higher `first` is than `second` on average, on the rows that both have.
 
     What makes an instruction easy or hard for both cancels, so the interval can exclude 0 where the two means' own
@@ -178,7 +165,7 @@ def paired_difference(
     kept = [row for row, pair in enumerate(pairs) if None not in pair]
     num_unscored = len(pairs) - len(kept)
     if not kept:
-        return PairedDifference(None, None, None, 0, num_unscored)
+        return Rate(None, None, 0, num_unscored)
     ours, theirs = np.array([pairs[row] for row in kept], dtype=np.float64).T
     units = names[kept].tolist()
     num_prompts = len(set(units))
@@ -192,7 +179,8 @@ def paired_difference(
     elif num_prompts > 1:
         interval = student_interval(differences, confidence=confidence, clusters=units)
     p_value = sign_flip_test(differences, seed=seed, clusters=units)
-    return PairedDifference(mean, interval, p_value, num_prompts, num_unscored)
+    num_rows = None if clusters is None else len(kept)
+    return Rate(mean, interval, num_prompts, num_unscored, num_rows, p_value=p_value)
 
 
 def sign_flip_test(

@@ -78,7 +78,7 @@ def report(path: Path) -> None:
 
     from tpo.evaluate.agreement.statistics import agreement_markdown, agreement_table
     from tpo.results.figures import draw_agreement, save
-    from tpo.results.table import read_judges
+    from tpo.results.read import read_judges
 
     results = read_judges(path)
     (path / "agreement.md").write_text(agreement_markdown(results))

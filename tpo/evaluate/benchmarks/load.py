@@ -52,6 +52,7 @@ def reference_work(job: Job) -> Metrics:
 def check_work(job: Job) -> Metrics:
     """Check answers that a program can check."""
     from tpo.evaluate.benchmarks import gsm8k, ifeval
+    from tpo.evaluate.benchmarks.verifiable import count_no_response
 
     checker: Any = {"gsm8k": gsm8k, "ifeval": ifeval}[job.config["benchmark"]]
     keys = read_keys(job.inputs["benchmark"])
@@ -59,7 +60,10 @@ def check_work(job: Job) -> Metrics:
     rows = [check for row in responses for check in checker.checks(row, keys[row.prompt_id])]
     write_records(job.path / "rows.jsonl", rows)
     accuracies = checker.summarize(rows, confidence=job.config["confidence"])
-    return {"accuracy": {name: accuracy.to_dict() for name, accuracy in accuracies.items()}}
+    return {
+        "accuracy": {name: accuracy.to_dict() for name, accuracy in accuracies.items()},
+        "num_no_response": count_no_response(rows),
+    }
 
 
 def load_benchmark(config: dict[str, Any], paths: Mapping[str, Path], *, seed: int) -> Benchmark:

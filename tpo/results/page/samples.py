@@ -35,18 +35,13 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
         are, how many of them are among the entries).
 
     Raises:
-        ArtifactError: If the summary names no artifacts, or one is missing, damaged or of another version.
+        ArtifactError: If an artifact is missing, damaged or of another version.
         RecordError: If a row is of another version.
     """
     entries: list[Entry] = []
     groups: list[dict[str, Any]] = []
     for summed in summary["iterations"]:
         iteration = summed["iteration"]
-        if "artifacts" not in summed:
-            raise ArtifactError(
-                "summary.json names no artifacts: an older version wrote it. Run the experiment again, which takes "
-                "seconds where its artifacts still are"
-            )
         found = {
             role: open_artifact(artifacts_dir / name) for role, name in summed["artifacts"].items() if role in SHOWN
         }

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tpo.config.tracking import WandbTracking
-from tpo.evaluate.winrate import category_gains, win_rate_by_category
 from tpo.model.policy import is_whole_model
+from tpo.results.rate import Rate
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.lineage import Node, lineage
 from tpo.results.tracking.metrics import (
@@ -25,6 +25,8 @@ from tpo.results.tracking.metrics import (
     numbers,
     win_rate_change,
 )
+from tpo.results.tracking.tracker import Tracker
+from tpo.results.winrate import corrected_by_category, win_rate_by_category
 from tpo.store.artifacts import Artifact
 from tpo.store.records import Comparison, Completion, Pair, Score
 from tpo.store.seeds import derive_seed
@@ -32,7 +34,7 @@ from tpo.store.seeds import derive_seed
 OVER_ITERATIONS = ("eval", "sample", "judge", "pairs", "tables", "charts")
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """Tracks in Weights & Biases; offline where no key is found, to be synced later."""
 
     def __init__(self, settings: WandbTracking, *, run_path: Path, config: dict[str, Any], labels: Labels) -> None:
@@ -80,9 +82,8 @@ class WandbTracker:
         """Log every category's gain as a table and as bars."""
         self.compared[iteration] = comparison.rows(Comparison)
         seed, confidence = derive_seed(self.config["seed"], "gains"), self.config["eval"]["confidence"]
-        gains = category_gains(self.compared[iteration], seed=seed, confidence=confidence)
-        before = {name: rate.rate for name, rate in win_rate_by_category(self.compared.get(0, [])).items()}
-        self._log_gains({name: gain.to_dict() for name, gain in gains.items()}, before, {"iteration": iteration})
+        rates = corrected_by_category(self.compared[iteration], seed=seed, confidence=confidence)
+        self._log_gains(rates, win_rate_by_category(self.compared.get(0, [])), {"iteration": iteration})
 
     def log_training(self, iteration: int, checkpoints: Artifact) -> None:
         """Log trl's metrics of every step."""
@@ -142,7 +143,7 @@ class WandbTracker:
     def finish_evaluation(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any]:
         """Log an evaluation's numbers, gains, figures and lineage, and end the run."""
         if summary["evaluation"] == "categories":
-            self._log_gains(summary["categories"], {}, {})
+            self._log_gains({name: Rate.from_dict(rate) for name, rate in summary["categories"].items()}, {}, {})
         return self._end(summary, figures, dict(numbers(summary, "eval")))
 
     def fail(self) -> None:
@@ -160,18 +161,16 @@ class WandbTracker:
         self.run.finish()
         return where
 
-    def _log_gains(
-        self, gains: Mapping[str, Mapping[str, Any]], before: Mapping[str, float | None], axis: dict[str, int]
-    ) -> None:
+    def _log_gains(self, rates: Mapping[str, Rate], before: Mapping[str, Rate], axis: dict[str, int]) -> None:
         import wandb
 
         table = wandb.Table(columns=list(GAIN_COLUMNS))
-        for row in gain_rows(gains, before):
+        for row in gain_rows(rates, before):
             table.add_data(*row)
         bars = wandb.Table(columns=["category", "gain"])
-        for name, gain in gains.items():
-            if gain["gain"] is not None:
-                bars.add_data(name, gain["gain"])
+        for name, rate in rates.items():
+            if rate.rate is not None:
+                bars.add_data(name, rate.rate - 0.5)
         self._log_media(
             {
                 **axis,
