@@ -10,14 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from omegaconf import DictConfig
-
-from tpo.config.build import to_config
 from tpo.config.check import check_evaluate
-from tpo.config.schema import EvaluateConfig, register
+from tpo.config.entry import Outcome, run_entry
+from tpo.config.schema import EvaluateConfig
 from tpo.evaluate.kinds import (
     AlpacaEvalEval,
     ArenaHardEval,
@@ -28,14 +23,20 @@ from tpo.evaluate.kinds import (
     ThoughtValueEval,
 )
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
-from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors, write_json
 
 if TYPE_CHECKING:
     from tpo.evaluate.steps import Evaluation
 
 log = logging.getLogger(__name__)
-register()
+ABOUT = """\
+What is a policy worth? Win rates on held-out instructions, benchmarks, and what its thoughts are worth.
+
+python -m tpo.evaluate policy=seed                                the seed model with the thought prompt, untrained
+python -m tpo.evaluate policy=runs/<run> eval=thought_value       a run's last policy; @2 for that of iteration 2
+python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval         a benchmark, with the judge that it names
+python -m tpo.evaluate policy=Qwen/Qwen3-0.6B judge=reward_model  any other model, any judge
+"""
 
 
 def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> Path:
@@ -93,17 +94,10 @@ def measured(steps: "Evaluation", path: Path) -> dict[str, Any]:
             return measure.held_out(steps)
 
 
-@hydra.main(config_path="../../conf", config_name="evaluate", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    """Compose, check and evaluate; errors that are the user's to mend come without a traceback."""
-    try:
-        config = to_config(EvaluateConfig, composed)
-        check_evaluate(config)
-        path = run_evaluation(config, launch=read_launch(HydraConfig.get()))
-    except TpoError as error:
-        raise CompactHydraException(f"error: {error}") from error
-    print(path)
+def work(config: EvaluateConfig, hydra: Any) -> Outcome:
+    """Evaluate what a job was started with."""
+    return Outcome(run_evaluation(config, launch=read_launch(hydra)))
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(EvaluateConfig, about=ABOUT, check=check_evaluate, work=work)
