@@ -32,7 +32,7 @@ quickstart: setup ## Run the whole method on the embedded model
 	$(BIN)/python -m tpo.run experiment=quickstart
 
 figures: setup ## Draw RUN=runs/..., or compare several: RUN="runs/a runs/b" OUT=folder
-	$(BIN)/python -m tpo.results.figures $(RUN) $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m tpo.results --figures $(RUN) $(if $(OUT),--out $(OUT))
 
 bench: setup ## Time ours against generate, vLLM and stock trl: BENCH="sampling --rounds 3"
 	$(BIN)/python -m experiments.bench.run $(BENCH)

@@ -16,7 +16,8 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from IPython.display import Markdown, display
 
-from tpo.results.table import Run, find, results_table, to_latex, to_markdown
+from tpo.results.read import read_folders
+from tpo.results.table import results_table, to_latex, to_markdown
 
 # %% tags=["parameters"]
 RUNS = ["runs/*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
@@ -25,7 +26,7 @@ OVER = None  # a setting such as "seed": runs that differ in it only are average
 AGAINST = None  # a run's folder or "key=value" such as "thought=none": what the others are compared with
 
 # %%
-runs = find(RUNS, Run)
+runs = read_folders(RUNS).runs
 if runs:
     # Its `frame` is a pandas DataFrame of numbers, rates as fractions, `notes` say how to read it.
     table = results_table(runs, iteration=ITERATION, over=OVER, against=AGAINST)

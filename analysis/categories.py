@@ -13,14 +13,14 @@ import sys
 sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
 
 from tpo.results.figures import draw_categories, draw_category_gains, show
-from tpo.results.table import Evaluation, Run, find
+from tpo.results.read import read_folders
 
 # %% tags=["parameters"]
 EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 RUNS = ["runs/*"]
 
 # %%
-evaluations = [found for found in find(EVALUATIONS, Evaluation) if found.kind == "categories"]
+evaluations = [found for found in read_folders(EVALUATIONS).evaluations if found.kind == "categories"]
 for evaluation in evaluations:
     print(evaluation.path.name)
     show(draw_category_gains(evaluation.summary))
@@ -28,7 +28,7 @@ if not evaluations:
     print(f"No evaluation `categories` in {EVALUATIONS}.")
 
 # %%
-runs = find(RUNS, Run)
+runs = read_folders(RUNS).runs
 for run in runs:
     print(run.path.name)
     show(draw_categories(run.summary))

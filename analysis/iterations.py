@@ -12,13 +12,14 @@ import sys
 sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
 
 from tpo.results.figures import draw_iterations, show
-from tpo.results.table import Run, find, label_runs
+from tpo.results.read import read_folders
+from tpo.results.table import label_runs
 
 # %% tags=["parameters"]
 RUNS = ["runs/*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 
 # %%
-runs = label_runs(find(RUNS, Run))
+runs = label_runs(read_folders(RUNS).runs)
 if runs:
     show(draw_iterations({label: run.summary for label, run in runs.items()}))
 else:

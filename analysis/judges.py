@@ -16,16 +16,16 @@ from IPython.display import Markdown, display
 
 from tpo.evaluate.agreement.statistics import agreement_markdown
 from tpo.results.figures import draw_agreement, show
-from tpo.results.table import Judges, find
+from tpo.results.read import read_folders
 
 # %% tags=["parameters"]
 AGREEMENTS = ["runs/agreement-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 
 # %%
-measured = find(AGREEMENTS, Judges)
-for judges in measured:
-    print(f"{judges.path.name}: {judges.results[0]['data']}")
-    show(draw_agreement(judges.results))
-    display(Markdown(agreement_markdown(judges.results)))
+measured = read_folders(AGREEMENTS).judges
+for found in measured:
+    print(f"{found.path.name}: {found.judges[0]['data']}")
+    show(draw_agreement(found.judges))
+    display(Markdown(agreement_markdown(found.judges)))
 if not measured:
     print(f"No measured judges in {AGREEMENTS}: `python -m tpo.evaluate.agreement judge=length data=...` measures one.")

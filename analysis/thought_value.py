@@ -13,13 +13,13 @@ import sys
 sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
 
 from tpo.results.figures import draw_thought_budget, draw_thought_value, show
-from tpo.results.table import Evaluation, find
+from tpo.results.read import read_folders
 
 # %% tags=["parameters"]
 EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 
 # %%
-evaluations = find(EVALUATIONS, Evaluation)
+evaluations = read_folders(EVALUATIONS).evaluations
 interventions = [found for found in evaluations if found.kind == "thought_value"]
 for evaluation in interventions:
     print(evaluation.path.name)

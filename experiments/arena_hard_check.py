@@ -19,7 +19,7 @@ import numpy as np
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.arena_hard import load, read_answers
 from tpo.evaluate.benchmarks.arena_score import arena_score, complete_verdicts
-from tpo.judge.protocol import Decision, Match
+from tpo.judge.protocol import Candidates, Judgement
 from tpo.judge.score import collect_verdicts
 from tpo.judge.verdicts import parse_verdict
 from tpo.store.records import Response, Verdict, read_records
@@ -38,12 +38,12 @@ MENU = {
 class DistinctWords:
     """Gives one of five verdicts by the ratio of the answers' numbers of distinct words."""
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
-        """Return one decision per match, parsed from the text that a judge would write."""
-        return [self._decide(match) for match in matches]
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
+        """Return one judgement per pair, parsed from the text that a judge would write."""
+        return [self._decide(pair) for pair in pairs]
 
-    def _decide(self, match: Match) -> Decision:
-        first, second = (len(set(re.findall(r"\w+", text.lower()))) for text in (match.first, match.second))
+    def _decide(self, pair: Candidates) -> Judgement:
+        first, second = (len(set(re.findall(r"\w+", text.lower()))) for text in (pair.responses[0], pair.responses[1]))
         ratio = 1.03 * (first + 1) / (second + 1)
         bounds = (1 / 1.6, 1 / 1.1, 1.1, 1.6)
         verdict = ("B>>A", "B>A", "A=B", "A>B", "A>>B")[sum(ratio > bound for bound in bounds)]
@@ -122,15 +122,22 @@ def main() -> None:
         model = path.name.split(".jsonl")[0].split(".model_answer")[0]
         verdicts = play(benchmark, read_answers(path, model=model))
         result = arena_score(verdicts, seed=0)
-        assert result.score is not None and result.interval is not None
+        assert result.score.rate is not None and result.score.interval is not None
         battles = explode(verdicts)
         games = Counter(
             (row.outcome if row.first_index == 0 else 1 - (row.outcome or 0), row.weight) for row in verdicts
         )
-        intervals = [f"[{low:.4f}, {high:.4f}]" for low, high in (result.interval, resample_battles(battles, seed=0))]
+        intervals = [
+            f"[{low:.4f}, {high:.4f}]" for low, high in (result.score.interval, resample_battles(battles, seed=0))
+        ]
         scores = [f"{score:.6f}" for score in (fit_sklearn(battles), fit_scipy(battles))]
-        counts = [result.num_prompts, result.num_games, result.num_unscored, *(games[key] for key in MENU)]
-        print(f"| {' | '.join([model, f'{result.score:.6f}', *intervals, *scores, *map(str, counts)])} |")
+        counts = [
+            result.score.num_prompts,
+            result.score.num_rows,
+            result.score.num_unscored,
+            *(games[key] for key in MENU),
+        ]
+        print(f"| {' | '.join([model, f'{result.score.rate:.6f}', *intervals, *scores, *map(str, counts)])} |")
 
 
 if __name__ == "__main__":

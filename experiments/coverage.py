@@ -2,8 +2,9 @@
 
 python experiments/coverage.py [--num_experiments 1000] [--num_samples 10000] [--seed 0]
 
-Simulates evaluations whose true win rate is known, and runs `tpo.results.stats` on them as `tpo.evaluate.winrate` does. The first table
-is of one mean: how often its 95 % interval holds the truth. The second is of an evaluation in categories, the paper's
+Simulates evaluations whose true win rate is known, and runs `tpo.results.stats` on them as `tpo.results.winrate` does.
+The first table is of one mean: how often its 95 % interval holds the truth. The second is of an evaluation in
+categories, the paper's
 20 of 200 instructions and smaller ones: with true rates from 0.3 to 0.7, how often the intervals hold them, per
 category (pooled, and the worst and best category) and overall; with all true rates one half, in how many evaluations
 at least one category is called different, by plain p-values and intervals, after Holm, and by simultaneous intervals.

@@ -10,13 +10,14 @@ import tokenize
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hydra import compose, initialize_config_dir
 from plugins import marks
 
 from tpo.config.schema import register
+from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
 
 REPOSITORY = Path(__file__).parent.parent
@@ -268,3 +269,11 @@ def test_readme_shows_the_run_that_is_on_record() -> None:
         assert interval == f"[{low:.1f}, {high:.1f}]"
         assert float(controlled) == pytest.approx(100 * float(row["win_rate_length_controlled"]), abs=0.05)
         assert int(n) == int(row["num_prompts"])
+
+
+def test_judge_in_the_manual_scores() -> None:
+    text = (REPOSITORY / "tpo" / "judge" / "README.md").read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {}
+    exec(text.split("```python")[1].split("```")[0], namespace)
+    found = namespace["MyJudge"]().score([Candidates("Say hello.", ("Hello.", "Hello? Why?"))])
+    assert [judgement.value for judgement in found[0]] == [0.0, -2.0]

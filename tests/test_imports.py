@@ -76,12 +76,12 @@ def heavy_imports(module: str, *, absent: tuple[str, ...] = ()) -> set[str]:
 
 
 def test_lists_name_modules_that_exist() -> None:
-    assert len(MODULES) > 25 and {*PURE, "tpo.evaluate.winrate", "tpo.evaluate.length_control", *NEEDS_TORCH} <= set(
+    assert len(MODULES) > 25 and {*PURE, "tpo.results.winrate", "tpo.evaluate.length_control", *NEEDS_TORCH} <= set(
         MODULES
     )
 
 
-@pytest.mark.parametrize("module", [*PURE, "tpo.evaluate.winrate", "tpo.evaluate.length_control"])
+@pytest.mark.parametrize("module", [*PURE, "tpo.results.winrate", "tpo.evaluate.length_control"])
 def test_pure_modules_import_nothing_heavy(module: str) -> None:
     assert heavy_imports(module) == set()
 

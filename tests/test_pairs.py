@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -6,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tpo.config.groups import PairsConfig
 from tpo.pairs import (
     DROP_REASONS,
     Pairs,
-    PairSettings,
     build_pairs,
     length_controlled,
     pair_or_reason,
@@ -17,7 +18,7 @@ from tpo.pairs import (
 )
 from tpo.store.records import Completion, Score
 
-SETTINGS = PairSettings(
+SETTINGS = PairsConfig(
     length_penalty=0.0, length_unit="tokens", min_margin=0.0, max_tokens=100, truncated_responses="keep"
 )
 
@@ -59,7 +60,7 @@ def build(
         for index in range(len(scores))
     ]
     judged = [Score("p", index, score, None if score is not None else "why") for index, score in enumerate(scores)]
-    return build_pairs(rows, judged, SETTINGS._replace(**settings))
+    return build_pairs(rows, judged, replace(SETTINGS, **settings))
 
 
 # --- length control, "Thinking LLMs" section 2.3 ----------------------------------------------------------------
@@ -221,7 +222,7 @@ sample = st.fixed_dictionaries(
 )
 groups_strategy = st.lists(st.lists(sample, min_size=1, max_size=5), max_size=6)
 settings_strategy = st.builds(
-    PairSettings,
+    PairsConfig,
     length_penalty=st.sampled_from([0.0, 0.25, 1.0]),
     length_unit=st.just("tokens"),
     min_margin=st.sampled_from([0.0, 1.0]),
@@ -243,7 +244,7 @@ def to_rows(groups: list[list[dict[str, Any]]]) -> tuple[list[Completion], list[
 @settings(deadline=None)
 @given(groups_strategy, settings_strategy, st.randoms(use_true_random=False))
 def test_every_instruction_is_a_pair_or_a_counted_drop(
-    groups: list[list[dict[str, Any]]], settings: PairSettings, shuffler: random.Random
+    groups: list[list[dict[str, Any]]], settings: PairsConfig, shuffler: random.Random
 ) -> None:
     rows, scores = to_rows(groups)
     pairs, drops = build_pairs(rows, scores, settings)

@@ -19,7 +19,7 @@ from tpo.judge.judges.ensemble import EnsembleJudge
 from tpo.judge.judges.length import LengthJudge
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.judges.random import RandomJudge
-from tpo.judge.protocol import Decision, Match
+from tpo.judge.protocol import Candidates, Judgement
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
@@ -312,10 +312,14 @@ def test_direct_baseline_trains_without_thoughts(tiny_model: Path, finished: Fin
 class LongerWins:
     """A fake pairwise judge: the longer response is better; it never sees a thought."""
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
         return [
-            Decision(0.5 + 0.5 * ((len(m.first) > len(m.second)) - (len(m.first) < len(m.second))), None, "[[A]]")
-            for m in matches
+            Judgement(
+                0.5 + 0.5 * ((len(m.responses[0]) > len(m.responses[1])) - (len(m.responses[0]) < len(m.responses[1]))),
+                None,
+                "[[A]]",
+            )
+            for m in pairs
         ]
 
 

@@ -11,23 +11,24 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from omegaconf import DictConfig
-
-from tpo.config.build import to_config
 from tpo.config.check import check
-from tpo.config.help import asks_for_help
-from tpo.config.schema import Config, register
+from tpo.config.entry import Outcome, run_entry
+from tpo.config.schema import Config
 from tpo.results.tracking.labels import Launch, read_launch
-from tpo.store.errors import TpoError
 
 if TYPE_CHECKING:
     from tpo.pipeline import Pipeline
 
 log = logging.getLogger(__name__)
-register()
+ABOUT = """\
+Thought Preference Optimization ("Thinking LLMs", arXiv 2410.10630): teach an instruct model to think before it answers.
+
+python -m tpo.run                                    which experiments there are
+python -m tpo.run experiment=quickstart              the whole loop on the embedded model
+python -m tpo.run experiment=quickstart seed=1       override any key
+python -m tpo.run -m thought=generic,none            sweep
+python -m tpo.run experiment=tpo_llama3_8b           the paper's setting on one GPU
+"""
 
 
 def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) -> Path:
@@ -74,18 +75,11 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
         )
 
 
-@hydra.main(config_path="../conf", config_name="config", version_base="1.3")
-def main(composed: DictConfig) -> float | None:
-    """Compose, check and run; errors that are the user's to mend come without a traceback. Returns the `objective`."""
-    try:
-        config = to_config(Config, composed)
-        check(config)
-        launch = read_launch(HydraConfig.get())
-        path = run_tpo(config, experiment=launch.choices.get("experiment", "custom"), launch=launch)
-    except TpoError as error:
-        raise CompactHydraException(f"error: {error}") from error
-    print(path)
-    return objective(json.loads((path / "summary.json").read_text()))
+def work(config: Config, hydra: Any) -> Outcome:
+    """Run what a job was started with; a search maximizes the `objective`."""
+    launch = read_launch(hydra)
+    path = run_tpo(config, experiment=launch.choices.get("experiment", "custom"), launch=launch)
+    return Outcome(path, objective(json.loads((path / "summary.json").read_text())))
 
 
 def objective(summary: dict[str, Any]) -> float | None:
@@ -97,5 +91,5 @@ def objective(summary: dict[str, Any]) -> float | None:
     return max(scores.values()) if scores else None
 
 
-if __name__ == "__main__" and not asks_for_help():
-    main()
+if __name__ == "__main__":
+    run_entry(Config, about=ABOUT, check=check, work=work)

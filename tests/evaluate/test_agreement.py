@@ -17,7 +17,7 @@ from tpo.config.schema import AgreementConfig
 from tpo.evaluate.agreement.__main__ import judge_name, measure, report
 from tpo.judge.judges.alpaca_eval import AlpacaEvalJudge
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
-from tpo.judge.protocol import Decision, Match
+from tpo.judge.protocol import Candidates, Judgement
 
 REPOSITORY = Path(__file__).parents[2]
 # Preferred: the longer one in 3 of 4 rows of different lengths; one label is a tie.
@@ -89,11 +89,11 @@ class FirstWins:
     """A fake pairwise judge with nothing but a position bias; it keeps what it was asked."""
 
     def __init__(self) -> None:
-        self.seen: list[Match] = []
+        self.seen: list[Candidates] = []
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
-        self.seen.extend(matches)
-        return [Decision(1.0, None, "[[A]]", num_tokens=10) for _ in matches]
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
+        self.seen.extend(pairs)
+        return [Judgement(1.0, None, "[[A]]", num_tokens=10) for _ in pairs]
 
 
 def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias_shows(
@@ -105,9 +105,9 @@ def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias
     path = measure(configure(data, tmp_path, *overrides), name="biased")
     found = read(path, "biased")
     assert len(judge.seen) == 2 * len(ROWS)
-    assert Match("Q1", "long answer", "short") in judge.seen
-    assert Match("Q1", "short", "long answer") in judge.seen
-    assert Match("Q1", "short", "other") not in judge.seen, "nobody labelled this pair"
+    assert Candidates("Q1", ("long answer", "short")) in judge.seen
+    assert Candidates("Q1", ("short", "long answer")) in judge.seen
+    assert Candidates("Q1", ("short", "other")) not in judge.seen, "nobody labelled this pair"
     assert found["slices"]["all"]["rate"] == 0.5, "orders that contradict each other are a tie"
     assert found["position_bias"]["first_wins"]["rate"] == 1.0
     assert found["tokens_per_judgement"] == 10
@@ -123,7 +123,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
     overrides = ["judge=alpaca_eval", "judge.name=x"]
     path = measure(configure(data, tmp_path, *overrides), name="once")
     found = read(path, "once")
-    shown = [(match.instruction, *sorted((match.first, match.second))) for match in judge.seen]
+    shown = [(pair.instruction, *sorted((pair.responses[0], pair.responses[1]))) for pair in judge.seen]
     assert sorted(shown) == sorted((row[0], *sorted(row[1:3])) for row in ROWS)
     assert found["position_bias"]["first_wins"]["rate"] == 1.0
     assert (found["position_bias"]["consistent"]["rate"], found["slices"]["all"]["num_unscored"]) == (None, 0)

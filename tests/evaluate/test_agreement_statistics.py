@@ -11,23 +11,22 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import binomtest
 
-from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import (
     Agreement,
-    Estimate,
     agreement,
     agreement_markdown,
     agreement_table,
-    format_estimate,
     position_bias,
 )
+from tpo.judge.protocol import Judgement
 from tpo.results.figures import draw_agreement
 from tpo.results.figures.judges import DRAWN, SLICES
+from tpo.results.rate import Rate
 from tpo.store.records import LabelledPair, Verdict
 
 QUICK: dict[str, Any] = {"seed": 0, "num_resamples": 50}
-A, B, TIE = Prediction(1.0, None), Prediction(0.0, None), Prediction(0.5, None)
-UNSCORED = Prediction(None, "too_long")
+A, B, TIE = Judgement(1.0, None), Judgement(0.0, None), Judgement(0.5, None)
+UNSCORED = Judgement(None, "too_long")
 
 
 def pair(
@@ -36,7 +35,7 @@ def pair(
     return LabelledPair(prompt, 0, second, preference, group, *lengths)
 
 
-def measured(pairs: Sequence[LabelledPair], predictions: Sequence[Prediction], **changes: Any) -> Agreement:
+def measured(pairs: Sequence[LabelledPair], predictions: Sequence[Judgement], **changes: Any) -> Agreement:
     return agreement(pairs, predictions, **{**QUICK, **changes})
 
 
@@ -46,7 +45,7 @@ ROWS = [
     (pair("p", 1.0, (50, 100)), A),  # right, shorter
     (pair("p", 0.9, (100, 50)), B),  # wrong, longer
     (pair("q", 0.0, (90, 100), group="h"), TIE),  # half, longer, matched
-    (pair("q", 0.4, (100, 80), group="h"), Prediction(0.25, None)),  # right, shorter, just matched
+    (pair("q", 0.4, (100, 80), group="h"), Judgement(0.25, None)),  # right, shorter, just matched
     (pair("r", 0.0, (100, 79)), A),  # wrong, shorter, just not matched
     (pair("r", 1.0, (70, 70)), A),  # right, equal lengths
     (pair("s", 1.0, (10, 60), group="h"), UNSCORED),  # shorter
@@ -89,7 +88,7 @@ def test_results_are_plain_json() -> None:
     bias = position_bias(verdicts, **QUICK)
     for result in (found, bias):
         assert json.loads(json.dumps(result.to_dict(), allow_nan=False)) == result.to_dict()
-    assert found.to_dict()["slices"]["all"]["interval"] == found.slices["all"].interval
+    assert found.to_dict()["slices"]["all"]["interval"] == list(found.slices["all"].interval or ())
     assert bias.to_dict()["consistent"]["rate"] is None
 
 
@@ -101,18 +100,18 @@ def test_results_are_plain_json() -> None:
         pytest.param([(pair("p", 0.5), A)], 0, id="all_excluded"),
     ],
 )
-def test_without_scored_pairs_there_is_no_rate(rows: list[tuple[LabelledPair, Prediction]], num_unscored: int) -> None:
+def test_without_scored_pairs_there_is_no_rate(rows: list[tuple[LabelledPair, Judgement]], num_unscored: int) -> None:
     found = measured([row for row, _ in rows], [row for _, row in rows])
-    assert found.slices["all"] == Estimate(None, None, 0, 0, num_unscored)
-    assert found.shorter_minus_longer == found.prefers_longer == Estimate(None, None, 0, 0, 0)
+    assert found.slices["all"] == Rate(None, None, 0, num_unscored, 0)
+    assert found.shorter_minus_longer == found.prefers_longer == Rate(None, None, 0, 0, 0)
     assert found.unscored_as_half.rate == (0.5 if num_unscored else None)
-    assert position_bias([], **QUICK).first_wins == Estimate(None, None, 0, 0, 0)
+    assert position_bias([], **QUICK).first_wins == Rate(None, None, 0, 0, 0)
 
 
 def test_one_instruction_has_no_interval() -> None:
     found = measured([pair("p", 1.0), pair("p", 1.0), pair("q", 1.0)], [A, B, UNSCORED])
-    assert found.slices["all"] == Estimate(0.5, None, 2, 1, 1)
-    assert measured([pair("p", 1.0), pair("q", 1.0)], [A, B]).slices["all"].interval == [0, 1]
+    assert found.slices["all"] == Rate(0.5, None, 1, 1, 2)
+    assert measured([pair("p", 1.0), pair("q", 1.0)], [A, B]).slices["all"].interval == (0, 1)
 
 
 def test_length_tolerance_is_a_fraction_of_the_longer() -> None:
@@ -151,11 +150,11 @@ def test_interval_is_as_wide_as_the_clustered_standard_error(is_clustered: bool,
             pairs.append(pair(f"p{prompt}", 1.0))
             predictions.append(A if generator.random() < chance else B)
     found = measured(pairs, predictions, seed=0, confidence=confidence, num_resamples=4000).slices["all"]
-    values = [prediction.outcome or 0.0 for prediction in predictions]
+    values = [prediction.value or 0.0 for prediction in predictions]
     error = clustered_error(values, [row.prompt_id for row in pairs])
     z = {0.8: 1.2816, 0.95: 1.9600}[confidence]
     assert found.rate is not None and found.interval is not None
-    assert found.interval == pytest.approx([found.rate - z * error, found.rate + z * error], abs=0.12 * z * error)
+    assert found.interval == pytest.approx((found.rate - z * error, found.rate + z * error), abs=0.12 * z * error)
     naive = math.sqrt(found.rate * (1 - found.rate) / len(values))
     assert (error > 1.3 * naive) == is_clustered
 
@@ -179,15 +178,15 @@ def test_difference_of_slices_resamples_them_together() -> None:
     pairs = [pair(f"p{number}", 1.0, lengths) for number in range(20) for lengths in ((5, 9), (9, 5))]
     found = measured(pairs, [A] * 24 + [B] * 16)
     assert found.slices["preferred_shorter"].rate == found.slices["preferred_longer"].rate == 0.6
-    assert found.shorter_minus_longer == Estimate(0.0, [0.0, 0.0], 40, 20, 0)
+    assert found.shorter_minus_longer == Rate(0.0, (0.0, 0.0), 20, 0, 40)
 
 
 def test_a_slice_missing_from_some_resamples_keeps_its_interval() -> None:
     # Two instructions of thirty have a shorter preferred response: an eighth of the resamples have neither.
     pairs = [pair(f"p{number}", 1.0, (5, 9) if number < 2 else (9, 5)) for number in range(30)]
     found = measured(pairs, [A, B, *[A] * 28], seed=0, confidence=0.95, num_resamples=500)
-    assert found.slices["preferred_shorter"] == Estimate(0.5, [0.0, 1.0], 2, 2, 0)
-    assert found.shorter_minus_longer == Estimate(-0.5, [-1.0, 0.0], 30, 30, 0)
+    assert found.slices["preferred_shorter"] == Rate(0.5, (0.0, 1.0), 2, 0, 2)
+    assert found.shorter_minus_longer == Rate(-0.5, (-1.0, 0.0), 30, 0, 30)
 
 
 @pytest.mark.parametrize("right", [0, 1])
@@ -195,7 +194,7 @@ def test_interval_of_a_rate_without_exceptions_has_a_width(right: int) -> None:
     pairs = [pair(f"p{number % 8}", 1.0) for number in range(24)]
     found = measured(pairs, [A if right else B] * 24).slices["all"]
     expected = binomtest(8 * right, 8).proportion_ci(0.95, method="wilson")
-    assert found.rate == right and found.interval == pytest.approx([expected.low, expected.high])
+    assert found.rate == right and found.interval == pytest.approx((expected.low, expected.high))
 
 
 def test_bootstrap_is_decided_by_the_seed() -> None:
@@ -222,17 +221,17 @@ LABELLED = st.lists(
             st.integers(0, 12),
             st.integers(0, 12),
         ),
-        st.sampled_from([A, B, TIE, Prediction(0.75, None), UNSCORED, Prediction(None, "empty")]),
+        st.sampled_from([A, B, TIE, Judgement(0.75, None), UNSCORED, Judgement(None, "empty")]),
     ),
     max_size=30,
 )
 
 
-def unzip(rows: Sequence[tuple[LabelledPair, Prediction]]) -> tuple[list[LabelledPair], list[Prediction]]:
+def unzip(rows: Sequence[tuple[LabelledPair, Judgement]]) -> tuple[list[LabelledPair], list[Judgement]]:
     return [row for row, _ in rows], [row for _, row in rows]
 
 
-def swap(row: LabelledPair, prediction: Prediction) -> tuple[LabelledPair, Prediction]:
+def swap(row: LabelledPair, prediction: Judgement) -> tuple[LabelledPair, Judgement]:
     swapped = LabelledPair(
         row.prompt_id,
         row.second_index,
@@ -242,13 +241,13 @@ def swap(row: LabelledPair, prediction: Prediction) -> tuple[LabelledPair, Predi
         row.second_length,
         row.first_length,
     )
-    return swapped, Prediction(None if prediction.outcome is None else 1 - prediction.outcome, prediction[1])
+    return swapped, Judgement(None if prediction.value is None else 1 - prediction.value, prediction[1])
 
 
 @given(LABELLED, st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_order_of_rows_and_of_responses_does_not_matter_at_all(
-    rows: list[tuple[LabelledPair, Prediction]], random: Any
+    rows: list[tuple[LabelledPair, Judgement]], random: Any
 ) -> None:
     found = measured(*unzip(rows))
     assert measured(*unzip(random.sample(rows, len(rows)))) == found
@@ -257,7 +256,7 @@ def test_order_of_rows_and_of_responses_does_not_matter_at_all(
 
 @given(LABELLED)
 @settings(max_examples=60, deadline=None)
-def test_doubling_every_row_changes_nothing_but_counts(rows: list[tuple[LabelledPair, Prediction]]) -> None:
+def test_doubling_every_row_changes_nothing_but_counts(rows: list[tuple[LabelledPair, Judgement]]) -> None:
     once, twice = measured(*unzip(rows)), measured(*unzip(rows * 2))
     for name in SLICES:
         one, two = once.slices[name], twice.slices[name]
@@ -267,7 +266,7 @@ def test_doubling_every_row_changes_nothing_but_counts(rows: list[tuple[Labelled
 
 @given(LABELLED)
 @settings(max_examples=60, deadline=None)
-def test_counts_add_up(rows: list[tuple[LabelledPair, Prediction]]) -> None:
+def test_counts_add_up(rows: list[tuple[LabelledPair, Judgement]]) -> None:
     found = measured(*unzip(rows))
     overall = found.slices["all"]
     assert found.num_pairs == overall.num_rows + overall.num_unscored + sum(found.num_excluded.values()) == len(rows)
@@ -289,14 +288,14 @@ def test_counts_add_up(rows: list[tuple[LabelledPair, Prediction]]) -> None:
 
 @given(LABELLED)
 @settings(max_examples=40, deadline=None)
-def test_the_opposite_judge_agrees_where_this_one_does_not(rows: list[tuple[LabelledPair, Prediction]]) -> None:
+def test_the_opposite_judge_agrees_where_this_one_does_not(rows: list[tuple[LabelledPair, Judgement]]) -> None:
     found = measured(*unzip(rows))
     opposite = measured(*unzip([(row, swap(row, prediction)[1]) for row, prediction in rows]))
     for name in SLICES:
         one, other = found.slices[name], opposite.slices[name]
         if one.rate is not None and other.rate is not None:
             assert other.rate == pytest.approx(1 - one.rate)
-            assert one.interval is None or other.interval == pytest.approx([1 - edge for edge in one.interval[::-1]])
+            assert one.interval is None or other.interval == pytest.approx((1 - one.interval[1], 1 - one.interval[0]))
 
 
 # --- position ---------------------------------------------------------------------------------------------------
@@ -355,26 +354,13 @@ def test_tables_hold_every_judge_and_number() -> None:
     assert lines[0][0] == "| length \\| x" and lines[0][1:3] == ["6", "1"]
     assert lines[0][3].startswith("58.3 % [") and lines[0][-1] == "- |"
     assert lines[1][-2].startswith("50.0 % [") and lines[1][-1].startswith("100.0 % [")
-    assert lines[2][1:5] == ["0", "7", "-", "-"]
+    assert lines[2][1:5] == ["0", "7", "unscored", "unscored"]
     console = Console(width=120, record=True)
     console.print(agreement_table(results(), title="Who agrees"))
     text = console.export_text()
     for cell in ("Who agrees", "length | x", "pairwise", "silent", "58.3 %", "50.0 %", "contradict", "is shorter"):
         assert cell in text
     assert "first shown wins" not in agreement_markdown([results()[0]])
-
-
-@pytest.mark.parametrize(
-    ("estimate", "text"),
-    [
-        (None, "-"),
-        (Estimate(None, None, 0, 0, 3), "-"),
-        (Estimate(0.6124, [0.5701, 0.653], 9, 9, 0), "61.2 % [57.0, 65.3]"),
-        (Estimate(0.5, None, 2, 1, 0), "50.0 %"),
-    ],
-)
-def test_format(estimate: Estimate | None, text: str) -> None:
-    assert format_estimate(None if estimate is None else estimate.to_dict()) == text
 
 
 def test_figure_shows_a_dot_with_its_interval_per_judge() -> None:

@@ -35,8 +35,8 @@ from tpo.evaluate.length_control import (
 from tpo.store.errors import TpoError
 from tpo.store.records import Response
 
-REPOSITORY = Path(__file__).parents[1]
-DATA = Path(os.environ.get("TPO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "alpaca_eval"
+REPOSITORY = Path(__file__).parents[2]
+DATA = Path(os.environ.get("TPO_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "alpaca_eval"
 BASELINE_DATA = DATA / "baseline_gpt4_1106_preview.jsonl.gz"
 needs_data = pytest.mark.skipif(not BASELINE_DATA.is_file(), reason=f"no data in {DATA}: set TPO_SHARED_DATA")
 

@@ -29,8 +29,8 @@ from tpo.judge.rating import bradley_terry, count_wins
 from tpo.sample.prompts import UNCATEGORIZED, prompt_id
 from tpo.store.records import Prompt, Response, Verdict
 
-REPOSITORY = Path(__file__).parents[1]
-SHARED = Path(os.environ.get("TPO_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data")) / "arena_hard"
+REPOSITORY = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("TPO_SHARED_DATA", Path(__file__).parents[3] / "shared" / "data")) / "arena_hard"
 
 
 def load_script() -> Any:
@@ -257,10 +257,14 @@ def test_score_by_hand(
     num_unscored: int,
 ) -> None:
     result = score(games)
-    assert result.score == (expected if expected is None else pytest.approx(expected, abs=1e-15))
-    assert (result.num_prompts, result.num_games, result.num_unscored) == (num_prompts, num_games, num_unscored)
+    assert result.score.rate == (expected if expected is None else pytest.approx(expected, abs=1e-15))
+    assert (result.score.num_prompts, result.score.num_rows, result.score.num_unscored) == (
+        num_prompts,
+        num_games,
+        num_unscored,
+    )
     assert result.unscored_reasons == ({"no_verdict": num_unscored} if num_unscored else {})
-    assert (result.interval is None) == (num_prompts < 2)
+    assert (result.score.interval is None) == (num_prompts < 2)
     assert (result.version, result.baseline) == ("v0.1", "gpt-4-0314")
 
 
@@ -277,7 +281,7 @@ def test_score_is_the_bradley_terry_fit_of_the_rating_module(games: list[tuple[s
     )
     policy, baseline = bradley_terry(np.asarray(wins), prior_precision=0.0)
     result = arena_score(verdicts, seed=0, num_resamples=2)
-    assert result.score == pytest.approx(1 / (1 + math.exp(baseline - policy)), abs=1e-8)
+    assert result.score.rate == pytest.approx(1 / (1 + math.exp(baseline - policy)), abs=1e-8)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -287,7 +291,7 @@ def test_score_is_the_fit_of_other_libraries(seed: int) -> None:
     chances = generator.dirichlet(np.ones(6))
     verdicts = play([tuple(generator.choice(labels, size=2, p=chances)) for _ in range(300)])  # type: ignore[misc]
     battles = check.explode(verdicts)
-    found = arena_score(verdicts, seed=0, num_resamples=2).score
+    found = arena_score(verdicts, seed=0, num_resamples=2).score.rate
     assert found == pytest.approx(check.fit_sklearn(battles), abs=1e-6)
     assert found == pytest.approx(check.fit_scipy(battles), abs=1e-6)
 
@@ -298,12 +302,12 @@ def test_score_mirrors_and_does_not_depend_on_the_order_of_the_rows(
 ) -> None:
     result = score(games)
     mirrored = score([(MIRROR[first], MIRROR[second]) for first, second in games])
-    if result.score is not None:
-        assert mirrored.score == pytest.approx(1 - result.score, abs=1e-12)
-    if result.interval is not None:
-        low, high = result.interval
+    if result.score.rate is not None:
+        assert mirrored.score.rate == pytest.approx(1 - result.score.rate, abs=1e-12)
+    if result.score.interval is not None:
+        low, high = result.score.interval
         assert 0 <= low <= high <= 1
-        assert mirrored.interval == pytest.approx((1 - high, 1 - low), abs=1e-12)
+        assert mirrored.score.interval == pytest.approx((1 - high, 1 - low), abs=1e-12)
     shuffled = play(games)
     generator.shuffle(shuffled)
     assert arena_score(shuffled, seed=0, num_resamples=200) == result
@@ -320,22 +324,22 @@ def test_interval_has_the_width_of_the_linearized_standard_error() -> None:
     # A ratio of sums over questions, r = P / W: var r = sum (p_i - r w_i)^2 / W^2.
     verdicts = play(random_games(400, agree=False))
     result = arena_score(verdicts, seed=0)
-    assert result.score is not None and result.interval is not None
+    assert result.score.rate is not None and result.score.interval is not None
     totals = np.zeros((400, 2))
     for row in verdicts:
         assert row.outcome is not None
         won = row.outcome if row.first_index == 0 else 1 - row.outcome
         totals[int(row.prompt_id[1:])] += [row.weight * won, row.weight]
     points, weights = totals.T
-    error = np.sqrt(((points - result.score * weights) ** 2).sum()) / weights.sum()
-    assert result.interval[1] - result.interval[0] == pytest.approx(2 * 1.95996 * error, rel=0.03)
-    assert sum(result.interval) / 2 == pytest.approx(result.score, abs=0.1 * error)
+    error = np.sqrt(((points - result.score.rate * weights) ** 2).sum()) / weights.sum()
+    assert result.score.interval[1] - result.score.interval[0] == pytest.approx(2 * 1.95996 * error, rel=0.03)
+    assert sum(result.score.interval) / 2 == pytest.approx(result.score.rate, abs=0.1 * error)
 
 
 def test_interval_is_seeded_and_widens_with_confidence() -> None:
     verdicts = play(random_games(100, agree=False))
     intervals = [
-        arena_score(verdicts, seed=seed, confidence=confidence, num_resamples=500).interval
+        arena_score(verdicts, seed=seed, confidence=confidence, num_resamples=500).score.interval
         for seed, confidence in ((0, 0.9), (0, 0.9), (1, 0.9), (0, 0.99))
     ]
     assert intervals[0] == intervals[1] != intervals[2]
@@ -348,34 +352,34 @@ def test_resampling_battles_is_too_sure_of_itself() -> None:
     verdicts = play(random_games(400, agree=True))
     result = arena_score(verdicts, seed=0)
     low, high = check.resample_battles(check.explode(verdicts), seed=0)
-    assert result.interval is not None
-    assert result.interval[1] - result.interval[0] > math.sqrt(2) * (high - low)
+    assert result.score.interval is not None
+    assert result.score.interval[1] - result.score.interval[0] > math.sqrt(2) * (high - low)
 
 
 def test_questions_that_agree_give_an_interval_of_width_zero() -> None:
-    assert score([("=", "=")] * 9).interval == (0.5, 0.5)
-    assert score([(">>", ">")] * 9).interval == (1.0, 1.0)
+    assert score([("=", "=")] * 9).score.interval == (0.5, 0.5)
+    assert score([(">>", ">")] * 9).score.interval == (1.0, 1.0)
 
 
 def test_v2_drops_the_other_game_and_has_a_name_of_its_own() -> None:
     verdicts = play([(">>", None), ("<", "="), (">", "<<")])
     settings: dict[str, Any] = {"seed": 0, "num_resamples": 200}
     result = arena_score_v2(verdicts, baseline="o3-mini-2025-01-31", **settings)
-    assert result.score == pytest.approx((0.5 + 1) / 6)
-    assert (result.num_prompts, result.num_games, result.num_unscored) == (2, 4, 2)
+    assert result.score.rate == pytest.approx((0.5 + 1) / 6)
+    assert (result.score.num_prompts, result.score.num_rows, result.score.num_unscored) == (2, 4, 2)
     assert result.unscored_reasons == {"no_verdict": 1, "other_game_unscored": 1}
     assert (result.version, result.baseline) == ("v2.0", "o3-mini-2025-01-31")
     old = arena_score(verdicts, **settings)
-    assert old.score == pytest.approx((3 + 0.5 + 1) / 9)
-    assert (old.version, old.num_games, old.num_unscored) == ("v0.1", 5, 1)
-    assert old.method != result.method
+    assert old.score.rate == pytest.approx((3 + 0.5 + 1) / 9)
+    assert (old.version, old.score.num_rows, old.score.num_unscored) == ("v0.1", 5, 1)
+    assert old.score.estimator != result.score.estimator
 
 
 def test_score_as_plain_json() -> None:
     result = score([(">", "="), ("<", None)])
     plain = json.loads(json.dumps(result.to_dict()))
     assert plain == result.to_dict()
-    assert plain["interval"] == list(result.interval or ())
+    assert plain["score"]["interval"] == list(result.score.interval or ())
     assert plain["unscored_reasons"] == {"no_verdict": 1}
 
 
@@ -493,7 +497,7 @@ def test_exported_judgements_give_the_official_script_the_same_score(tmp_path: P
     assert write_judgements(path, benchmark, verdicts, model="tpo", judge="rule") == 200
     found = official_scores(path)
     expected = arena_score_v2(verdicts, baseline="o3-mini-2025-01-31", seed=0, num_resamples=2)
-    assert found["tpo"] == pytest.approx(expected.score, abs=1e-12)
+    assert found["tpo"] == pytest.approx(expected.score.rate, abs=1e-12)
 
 
 def test_exported_judgement_shows_the_baseline_first(tmp_path: Path) -> None:
@@ -549,26 +553,26 @@ def test_a_rule_on_published_answers_scores_what_other_fits_say(published: Bench
     model = "gpt-3.5-turbo-0125"
     verdicts = check.play(published, read_answers(SHARED / f"{model}.model_answer.jsonl.gz", model=model))
     result = arena_score(verdicts, seed=0)
-    assert result.score is not None and result.interval is not None
-    assert (result.num_prompts, result.num_games, result.num_unscored) == (500, 1000, 0)
+    assert result.score.rate is not None and result.score.interval is not None
+    assert (result.score.num_prompts, result.score.num_rows, result.score.num_unscored) == (500, 1000, 0)
     battles = check.explode(verdicts)
     assert set(battles) == {0.0, 0.5, 1.0} and len(battles) > 1000  # ties and strong verdicts are among them
-    assert result.score == pytest.approx(check.fit_sklearn(battles), abs=1e-6)
-    assert result.score == pytest.approx(check.fit_scipy(battles), abs=1e-6)
+    assert result.score.rate == pytest.approx(check.fit_sklearn(battles), abs=1e-6)
+    assert result.score.rate == pytest.approx(check.fit_scipy(battles), abs=1e-6)
     low, high = check.resample_battles(battles, seed=0)
-    assert result.interval[0] < low < result.score < high < result.interval[1]
+    assert result.score.interval[0] < low < result.score.rate < high < result.score.interval[1]
     path = tmp_path / "judgement.jsonl"
     write_judgements(path, published, verdicts, model=model, judge="rule")
-    assert official_scores(path)[model] == pytest.approx(result.score, abs=1e-12)
+    assert official_scores(path)[model] == pytest.approx(result.score.rate, abs=1e-12)
 
 
 def test_a_copy_of_the_baseline_scores_one_half(published: Benchmark) -> None:
     model = "gpt-4-0314"
     verdicts = check.play(published, read_answers(SHARED / f"{model}.model_answer.jsonl.gz", model=model))
     result = arena_score(verdicts, seed=0)
-    assert result.score == 0.5
-    assert result.interval is not None and result.interval[0] <= 0.5 <= result.interval[1]
-    assert (result.num_prompts, result.num_games, result.num_unscored) == (500, 1000, 0)
+    assert result.score.rate == 0.5
+    assert result.score.interval is not None and result.score.interval[0] <= 0.5 <= result.score.interval[1]
+    assert (result.score.num_prompts, result.score.num_rows, result.score.num_unscored) == (500, 1000, 0)
 
 
 def test_a_copy_scores_one_half_even_if_a_judge_that_likes_the_first_position_is_asked(published: Benchmark) -> None:
@@ -577,5 +581,5 @@ def test_a_copy_scores_one_half_even_if_a_judge_that_likes_the_first_position_is
         for first in (0, 1):
             rows.append(Verdict(prompt.prompt_id, first, 1 - first, 1.0, 3.0, None, "[[A>>B]]", 0))
     result = arena_score(rows, seed=0)
-    assert result.score == 0.5
-    assert result.interval == (0.5, 0.5)
+    assert result.score.rate == 0.5
+    assert result.score.interval == (0.5, 0.5)

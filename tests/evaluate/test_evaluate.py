@@ -13,10 +13,11 @@ from tpo.config.check import check_evaluate
 from tpo.config.compose import compose_config
 from tpo.config.fields import ConfigError
 from tpo.config.schema import EvaluateConfig
-from tpo.evaluate.__main__ import rates, run_evaluation
+from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.measurements import EvaluationError
 from tpo.evaluate.policies import PolicyError
-from tpo.judge.protocol import Decision, Match
+from tpo.judge.protocol import Candidates, Judgement
+from tpo.results.run_tables import evaluation_table
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Comparison, Completion, Prompt
 
@@ -98,9 +99,9 @@ def test_categories_have_gains_and_corrections(finished: Finished) -> None:
     prompts = opened(finished, summary["prompts"]).rows(Prompt)
     assert len({row.category for row in prompts}) == len(prompts) == len(summary["categories"])
     assert summary["drops"] == {"unclassified": 0, "surplus": NUM_TEST - len(prompts)}
-    for gain in summary["categories"].values():
-        assert {"gain", "interval", "simultaneous_interval", "p_value", "adjusted_p_value"} <= set(gain)
-        assert gain["num_prompts"] + gain["num_unscored"] == 1
+    for rate in summary["categories"].values():
+        assert {"rate", "interval", "simultaneous_interval", "p_value", "adjusted_p_value"} <= set(rate)
+        assert rate["num_prompts"] + rate["num_unscored"] == 1
 
 
 def test_thought_value_compares_with_the_policys_own_thought(finished: Finished) -> None:
@@ -127,7 +128,7 @@ def test_thought_value_compares_with_the_policys_own_thought(finished: Finished)
         if name != "own":
             rates_differ = item["win_rate"]["rate"] - conditions["own"]["win_rate"]["rate"]
             if item["minus_own"]["num_prompts"] == NUM_TEST:
-                assert item["minus_own"]["difference"] == pytest.approx(rates_differ)
+                assert item["minus_own"]["rate"] == pytest.approx(rates_differ)
             assert item["minus_own"]["adjusted_p_value"] >= item["minus_own"]["p_value"]
 
 
@@ -194,9 +195,12 @@ def test_adapter_without_weights(finished: Finished, tmp_path: Path) -> None:
 class FakePairwise:
     """Prefers the longer response, strongly where it is twice as long."""
 
-    def compare(self, matches: list[Match]) -> list[Decision]:
-        outcomes = [0.5 + 0.5 * ((len(m.first) > len(m.second)) - (len(m.first) < len(m.second))) for m in matches]
-        return [Decision(outcome, None, raw="[[A>>B]]", weight=3.0 if outcome != 0.5 else 1.0) for outcome in outcomes]
+    def compare(self, pairs: list[Candidates]) -> list[Judgement]:
+        outcomes = [
+            0.5 + 0.5 * ((len(m.responses[0]) > len(m.responses[1])) - (len(m.responses[0]) < len(m.responses[1])))
+            for m in pairs
+        ]
+        return [Judgement(outcome, None, raw="[[A>>B]]", weight=3.0 if outcome != 0.5 else 1.0) for outcome in outcomes]
 
 
 def write_lines(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -238,8 +242,8 @@ def test_arena_hard_plays_two_games_a_question(
         f"eval.path={write_lines(tmp_path / 'question.jsonl', questions)}",
         f"eval.answers_path={write_lines(tmp_path / 'answers.jsonl', answers)}",
     )
-    assert summary["score"]["score"] == 0.0 and summary["score"]["num_games"] == 8
-    assert summary["score"]["version"] == "v0.1" and summary["baseline"] == "gpt-4-0314"
+    assert summary["score"]["rate"] == 0.0 and summary["score"]["num_rows"] == 8
+    assert summary["version"] == "v0.1" and summary["baseline"] == "gpt-4-0314"
     assert len((path / "model_answer.jsonl").read_text().splitlines()) <= 4
     assert len((path / "model_judgment.jsonl").read_text().splitlines()) == 4
 
@@ -270,17 +274,25 @@ def test_alpaca_eval_exports_what_the_official_tool_reads(finished: Finished, tm
     ]
 
 
-def test_rates_are_found_with_their_names() -> None:
+def test_table_has_a_row_for_every_rate() -> None:
     rate = {"rate": 0.5, "interval": [0.4, 0.6], "num_prompts": 9, "num_unscored": 1}
     summary = {
         "win_rate": rate,
+        "evaluation": "made_up",
         "policy": "p",
         "categories": {"maths": rate},
-        "conditions": [{"name": "own", "win_rate": rate}],
+        "conditions": [{"name": "own", "win_rate": rate, "minus_own": {**rate, "rate": 0.125, "interval": None}}],
         "budgets": [{"max_thought_tokens": 16, "win_rate": rate}],
     }
-    names = ["win_rate", "categories maths", "conditions own win_rate", "budgets 16 win_rate"]
-    assert rates(summary) == [(name, rate) for name in names]
+    table = evaluation_table(summary)
+    assert table.title == "made_up: p"
+    assert table.rows == [
+        ("win_rate", "50.0 % [40.0, 60.0]", "9", "1"),
+        ("categories maths", "50.0 % [40.0, 60.0]", "9", "1"),
+        ("conditions own win_rate", "50.0 % [40.0, 60.0]", "9", "1"),
+        ("conditions own minus_own", "+12.5 %", "9", "1"),
+        ("budgets 16 win_rate", "50.0 % [40.0, 60.0]", "9", "1"),
+    ]
 
 
 def test_config_of_an_evaluation_is_kept(finished: Finished) -> None:

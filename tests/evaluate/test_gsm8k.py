@@ -11,7 +11,8 @@ from scipy.stats import binomtest
 
 from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.benchmarks import gsm8k
-from tpo.evaluate.benchmarks.verifiable import Accuracy, BenchmarkError, accuracy
+from tpo.evaluate.benchmarks.verifiable import BenchmarkError, accuracy, count_no_response
+from tpo.results.rate import Rate
 from tpo.sample.prompts import prompt_id
 from tpo.sample.thought import split
 from tpo.store.records import Check, Response
@@ -240,11 +241,11 @@ def test_summary_by_rule() -> None:
     found = gsm8k.summarize(rows)
     strict, flexible = (binomtest(count, 5).proportion_ci(method="wilson") for count in (3, 4))
     assert found == {
-        "strict": Accuracy(0.6, pytest.approx((strict.low, strict.high)), 5, 5, 1),
-        "flexible": Accuracy(0.8, pytest.approx((flexible.low, flexible.high)), 5, 5, 1),
+        "strict": Rate(0.6, pytest.approx((strict.low, strict.high)), 5, 0, 5),
+        "flexible": Rate(0.8, pytest.approx((flexible.low, flexible.high)), 5, 0, 5),
     }
-    assert json.loads(json.dumps(found["strict"].to_dict()))["num_no_response"] == 1
-    assert gsm8k.summarize([])["strict"] == Accuracy(None, None, 0, 0, 0)
+    assert count_no_response(rows) == 1
+    assert gsm8k.summarize([])["strict"] == Rate(None, None, 0, 0, 0)
 
 
 @pytest.mark.parametrize("passed", [[True] * 7, [False] * 4, [True], [True, False, False, True, False]])
@@ -258,7 +259,7 @@ def test_one_check_a_prompt_gives_wilsons_interval(passed: list[bool]) -> None:
 def test_repeating_each_check_adds_nothing(passed: list[bool]) -> None:
     once, thrice = (accuracy(rows_of([[value] * count for value in passed])) for count in (1, 3))
     assert thrice.rate == once.rate and thrice.interval == pytest.approx(once.interval, abs=1e-12)
-    assert (thrice.num_checks, thrice.num_prompts) == (3 * len(passed), len(passed))
+    assert (thrice.num_rows, thrice.num_prompts) == (3 * len(passed), len(passed))
 
 
 def test_checks_that_even_out_within_prompts_are_worth_more_than_their_number() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from tpo.evaluate.benchmarks import ifeval
-from tpo.evaluate.benchmarks.verifiable import Accuracy, BenchmarkError
+from tpo.evaluate.benchmarks.verifiable import BenchmarkError, count_no_response
+from tpo.results.rate import Rate
 from tpo.sample.prompts import prompt_id
 from tpo.store.records import Check, Response
 
@@ -347,11 +348,11 @@ def test_checks_and_summary_by_hand() -> None:
     assert [(row.is_passed, row.error) for row in rows[8:10]] == [(False, "thought_truncated")] * 2
     found = ifeval.summarize(rows)
     half = binomtest(2, 4).proportion_ci(method="wilson")
-    assert found["prompt_strict"] == Accuracy(0.5, pytest.approx((half.low, half.high)), 4, 4, 1)
+    assert found["prompt_strict"] == Rate(0.5, pytest.approx((half.low, half.high)), 4, 0, 4)
     assert found["prompt_loose"] == found["prompt_strict"]  # q's title is missing loosely too
     strict, loose = found["instruction_strict"], found["instruction_loose"]
-    assert (strict.rate, strict.num_checks, strict.num_prompts, strict.num_no_response) == (0.5, 6, 4, 1)
-    assert (loose.rate, loose.num_checks) == (pytest.approx(4 / 6), 6)
+    assert (strict.rate, strict.num_rows, strict.num_prompts, count_no_response(rows)) == (0.5, 6, 4, 1)
+    assert (loose.rate, loose.num_rows) == (pytest.approx(4 / 6), 6)
     # Residuals by prompt 1, -1, -1/2, 1/2: SE^2 = 2.5 / 36, so (1/4) / SE^2 = 3.6 trials for Wilson's interval.
     z = 1.959963984540054
     margin = z * (0.25 / 3.6 + z**2 / (4 * 3.6**2)) ** 0.5 / (1 + z**2 / 3.6)
@@ -359,4 +360,4 @@ def test_checks_and_summary_by_hand() -> None:
 
 
 def test_summary_of_nothing() -> None:
-    assert set(ifeval.summarize([]).values()) == {Accuracy(None, None, 0, 0, 0)}
+    assert set(ifeval.summarize([]).values()) == {Rate(None, None, 0, 0, 0)}

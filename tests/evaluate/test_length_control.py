@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from tpo.evaluate.length_control import (
-    LengthControlledRate,
     estimate_length_controlled,
     length_controlled_rate,
     length_controlled_win_rate,
 )
+from tpo.results.rate import Rate
 from tpo.results.stats import wilson_interval
 from tpo.store.records import Comparison
 
@@ -172,7 +173,7 @@ def test_counts_and_name_of_the_estimator(
 ) -> None:
     found = length_controlled_win_rate(comparisons(wins), seed=0, slope=slope, num_resamples=5)
     name = "fitted" if slope is None else "slope fixed at 1.1"
-    assert found._replace(interval=None) == LengthControlledRate(rate, None, num_prompts, num_unscored, name)
+    assert replace(found, interval=None) == Rate(rate, None, num_prompts, num_unscored, estimator=name)
     assert (found.interval is None) == (rate is None)
     edges = None if found.interval is None else list(found.interval)
     assert found.to_dict() == {
@@ -232,4 +233,4 @@ def test_unscored_comparisons_do_not_change_the_estimate(slope: float | None) ->
     wins, gaps = simulate(40, intercept=0, slope=1, seed=6)
     how = {"seed": 0, "slope": slope, "num_resamples": 20}
     alone = estimate_length_controlled(wins, gaps, **how)
-    assert estimate_length_controlled([*wins, None, None], [*gaps, 9000, -1], **how) == alone._replace(num_unscored=2)
+    assert estimate_length_controlled([*wins, None, None], [*gaps, 9000, -1], **how) == replace(alone, num_unscored=2)

@@ -10,6 +10,7 @@ from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.policies import PolicyError, find_policy
 from tpo.model.policy import PolicyRef
 from tpo.plan.stages import PlanStore
+from tpo.results.read import ResultError
 from tpo.store.artifacts import finish
 from tpo.store.files import write_json
 
@@ -133,11 +134,11 @@ def test_what_does_not_exist_is_named(run: Path, tmp_path: Path) -> None:
         with pytest.raises(PolicyError, match=message):
             found(text)
     (run / "config.json").unlink()
-    with pytest.raises(PolicyError, match="config.json: not the folder of a run that was finished"):
+    with pytest.raises(ResultError, match="config.json does not exist: give the folder of a finished run"):
         found(run)
     (run / "config.json").write_text("{")
-    with pytest.raises(PolicyError, match="damaged"):
+    with pytest.raises(ResultError, match="config.json is not JSON"):
         found(run)
     (run / "config.json").write_text("{}")
-    with pytest.raises(PolicyError, match="not the summary of a run"):
+    with pytest.raises(ResultError, match="not those of a run"):
         found(run)

@@ -21,7 +21,7 @@ from tpo.judge.judges.alpaca_eval import (
     template_path,
 )
 from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched
-from tpo.judge.protocol import Decision, Match, PairwiseJudgeConfig
+from tpo.judge.protocol import Candidates, Judgement, PairwiseJudgeConfig
 from tpo.store.errors import TpoError
 
 PRESET = Path(__file__).parents[2] / "conf" / "judge" / "alpaca_eval.yaml"
@@ -61,7 +61,7 @@ def make_judge(rule: Callable[[Question], Answer]) -> tuple[AlpacaEvalAnnotator,
 
 @needs_prompt
 def test_preset_asks_as_the_benchmark_does() -> None:
-    official, (question,) = official_settings(), ask(Match("q", "a", "b"))
+    official, (question,) = official_settings(), ask(Candidates("q", ("a", "b")))
     expected = official["completions_kwargs"]
     assert CONFIG["name"] == expected["model_name"]
     assert (question.temperature, question.max_tokens) == (expected["temperature"], expected["max_tokens"])
@@ -70,29 +70,29 @@ def test_preset_asks_as_the_benchmark_does() -> None:
     assert template_path().as_posix().endswith(official["prompt_template"])
 
 
-def ask(match: Match) -> list[Question]:
+def ask(pair: Candidates) -> list[Question]:
     judge, fake = make_judge(lambda question: says("m", m=1.0))
-    judge.compare([match])
+    judge.compare([pair])
     return fake.asked
 
 
 @needs_prompt
 @pytest.mark.parametrize(
-    "match",
+    "pair",
     [
-        pytest.param(Match("What is it?", "This.", "That."), id="plain"),
-        pytest.param(Match('Say """', '{"a": {b}}', "x\n\n## Task\n"), id="quotes_and_braces"),
+        pytest.param(Candidates("What is it?", ("This.", "That.")), id="plain"),
+        pytest.param(Candidates('Say """', ('{"a": {b}}', "x\n\n## Task\n")), id="quotes_and_braces"),
         pytest.param(
-            Match("[[A]] or [[Link]]", "[The End of Assistant A's Answer]", "Grüße \\1"), id="markers_of_others"
+            Candidates("[[A]] or [[Link]]", ("[The End of Assistant A's Answer]", "Grüße \\1")), id="markers_of_others"
         ),
     ],
 )
-def test_prompt_is_the_package_s_own(match: Match) -> None:
+def test_prompt_is_the_package_s_own(pair: Candidates) -> None:
     utils, pandas = package("alpaca_eval.utils"), pytest.importorskip("pandas")
-    row = {"instruction": match.instruction, "output_1": match.first, "output_2": match.second}
+    row = {"instruction": pair.instruction, "output_1": pair.responses[0], "output_2": pair.responses[1]}
     (text,), _ = utils.make_prompts(pandas.DataFrame([row]), template_path().read_text(encoding="utf-8"))
     system, user = utils.prompt_to_chatml(text)
-    (question,) = ask(match)
+    (question,) = ask(pair)
     assert (question.system, question.user) == (system["content"], user["content"])
 
 
@@ -103,7 +103,7 @@ def test_prompt_is_the_package_s_own(match: Match) -> None:
 )
 def test_no_text_ends_the_turn_or_fills_another_s_place(attack: str, place: str) -> None:
     texts = {"instruction": "i-i", "first": "f-f", "second": "s-s", place: attack}
-    (question,) = ask(Match(**texts))
+    (question,) = ask(Candidates(texts["instruction"], (texts["first"], texts["second"])))
     assert "<|" not in question.user
     for text in {"i-i", "f-f", "s-s"} & set(texts.values()):
         assert question.user.count(text) == 1
@@ -201,12 +201,12 @@ def test_direction_agrees_with_the_whole_official_annotator() -> None:
     for row in rows:
         forward, backward = judge.compare(
             [
-                Match(row["instruction"], row["output_1"], row["output_2"]),
-                Match(row["instruction"], row["output_2"], row["output_1"]),
+                Candidates(row["instruction"], (row["output_1"], row["output_2"])),
+                Candidates(row["instruction"], (row["output_2"], row["output_1"])),
             ]
         )
-        assert forward.outcome is not None and backward.outcome is not None
-        ours = {round(2 - forward.outcome, 9): "as given", round(1 + backward.outcome, 9): "switched"}
+        assert forward.value is not None and backward.value is not None
+        ours = {round(2 - forward.value, 9): "as given", round(1 + backward.value, 9): "switched"}
         seen.add(ours[round(annotated[row["instruction"]], 9)])
     assert seen == {"as given", "switched"}, "the official annotator draws the order"
 
@@ -215,7 +215,7 @@ def test_direction_agrees_with_the_whole_official_annotator() -> None:
 
 
 @needs_prompt
-def test_decisions_and_their_reasons() -> None:
+def test_judgements_and_their_reasons() -> None:
     answers = {
         "sure": says("m", m=0.75, M=0.25),
         "else": says("Both", Both=1.0),
@@ -223,11 +223,11 @@ def test_decisions_and_their_reasons() -> None:
         "filtered": Answer("", "content_filter", 300),
     }
     judge, fake = make_judge(lambda question: next(answers[name] for name in answers if f"?{name}" in question.user))
-    assert judge.compare([Match(f"?{name}", "a", "b") for name in answers]) == [
-        Decision(pytest.approx(0.75), None, "m", 1.0, 400),
-        Decision(None, "no_identifier", "Both", 0.0, 400),
-        Decision(None, "too_long", None, 0.0, 0),
-        Decision(None, "no_logprobs", "", 0.0, 300),
+    assert judge.compare([Candidates(f"?{name}", ("a", "b")) for name in answers]) == [
+        Judgement(pytest.approx(0.75), None, "m", 400, 1.0),
+        Judgement(None, "no_identifier", "Both", 400, 0.0),
+        Judgement(None, "too_long", None, 0, 0.0),
+        Judgement(None, "no_logprobs", "", 300, 0.0),
     ]
     assert len(fake.asked) == 4
     assert judge.compare([]) == []
@@ -237,7 +237,7 @@ def test_decisions_and_their_reasons() -> None:
 def test_a_server_without_probabilities_is_named() -> None:
     judge, _ = make_judge(lambda question: Answer("m", "length", 400))
     with pytest.raises(TpoError, match="no log-probabilities"):
-        judge.compare([Match("q", "a", "b")])
+        judge.compare([Candidates("q", ("a", "b"))])
 
 
 @needs_prompt

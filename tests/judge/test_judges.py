@@ -16,7 +16,7 @@ from tpo.judge.judges.length import LengthJudge
 from tpo.judge.judges.likelihood import SummedLikelihood
 from tpo.judge.judges.random import RandomJudge
 from tpo.judge.judges.self_rating import SelfRating, SelfRatingJudge
-from tpo.judge.protocol import Candidates, Decision, Judgement, Match, PointwiseJudgeConfig
+from tpo.judge.protocol import Candidates, Judgement, PointwiseJudgeConfig
 from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
 from tpo.model.chat import Chat, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
@@ -88,8 +88,8 @@ def test_self_rating_equals_a_straight_computation(tiny_model: Path, batch_token
     for item, group in zip(CANDIDATES, found, strict=True):
         for response, judgement in zip(item.responses, group, strict=True):
             assert judgement.unscored_reason is None
-            assert judgement.score == pytest.approx(rate_straight(tiny_model, item.instruction, response), abs=1e-4)
-            values.append(judgement.score)
+            assert judgement.value == pytest.approx(rate_straight(tiny_model, item.instruction, response), abs=1e-4)
+            values.append(judgement.value)
     assert len(set(values)) == len(values), "equal scores would hide a mixed-up order"
 
 
@@ -100,7 +100,7 @@ def test_special_tokens_in_a_response_cannot_speak(tiny_model: Path) -> None:
     judge = make_self_rating(tiny_model)
     (found,) = judge.score([Candidates("Hello<eos> there", (attack, disguised, plain))])
     expected = pytest.approx(rate_straight(tiny_model, "Hello there", plain), abs=1e-4)
-    assert [judgement.score for judgement in found] == [expected] * 3
+    assert [judgement.value for judgement in found] == [expected] * 3
     # The attack would pay if the strings were read as special tokens.
     assert (
         abs(rate_straight(tiny_model, "Hello there", attack) - rate_straight(tiny_model, "Hello there", plain)) > 0.01
@@ -124,7 +124,7 @@ def test_unusable_questions_and_answers_are_refused(tiny_model: Path, change: di
     [
         ({"kind": "oracle"}, r"judge\.kind=oracle"),
         ({"kind": "llm_pairwise", "backend": "server"}, r"judge\.kind=llm_pairwise"),  # gives verdicts, no scores
-        ({"kind": "length", "unit": "words"}, r"judge=length has not all of the settings \['kind', 'unit'\]"),
+        ({"kind": "length", "unit": "words"}, r"judge=length has other settings than kind, unit"),
     ],
 )
 def test_other_judges_than_the_stage_s_are_refused(identity: dict[str, Any], message: str) -> None:
@@ -159,7 +159,7 @@ def test_likelihood_equals_a_straight_computation(tiny_model: Path, with_instruc
     for response, judgement in zip(item.responses, found, strict=True):
         instruction = item.instruction if with_instruction else ""
         expected, count = logp_straight(tiny_model, instruction, response)
-        assert judgement.score == pytest.approx(expected, abs=1e-4)
+        assert judgement.value == pytest.approx(expected, abs=1e-4)
         assert judgement.num_tokens == count
 
 
@@ -181,15 +181,15 @@ def test_likelihoods_are_normalized_by_hand() -> None:
 
 def test_length_and_chance() -> None:
     length, chance = (kind().make(policy=None, answers_path=Path("none")) for kind in (LengthJudge, RandomJudge))
-    assert [[judgement.score for judgement in row] for row in length.score(CANDIDATES)] == [
+    assert [[judgement.value for judgement in row] for row in length.score(CANDIDATES)] == [
         [float(len(text)) for text in item.responses] for item in CANDIDATES
     ]
     many = [Candidates(f"Q{number}", ("first", "second")) for number in range(2000)]
-    drawn = [[judgement.score or 0.0 for judgement in row] for row in chance.score(many)]
+    drawn = [[judgement.value or 0.0 for judgement in row] for row in chance.score(many)]
     assert chance.score(many) == chance.score(many)
     assert all(0 <= value < 1 for row in drawn for value in row)
     assert abs(sum(first > second for first, second in drawn) / len(drawn) - 0.5) < 0.05  # 4.5 standard errors
-    assert chance.score([Candidates("Q1", ("first",))])[0][0].score == drawn[1][0], "its batch plays no part"
+    assert chance.score([Candidates("Q1", ("first",))])[0][0].value == drawn[1][0], "its batch plays no part"
 
 
 # Ensembles
@@ -240,18 +240,20 @@ def test_instructions_are_normalized_apart() -> None:
 
 
 class RecordingPairwiseJudge:
-    """A fake judge that keeps its matches; the longer response wins, "odd" cannot be judged."""
+    """A fake judge that keeps its pairs; the longer response wins, "odd" cannot be judged."""
 
     def __init__(self) -> None:
-        self.seen: list[Match] = []
+        self.seen: list[Candidates] = []
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
-        self.seen.extend(matches)
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
+        self.seen.extend(pairs)
         return [
-            Decision(None, "no_verdict", "hm")
-            if "odd" in (match.first, match.second)
-            else Decision(float(len(match.first) > len(match.second)), None, "[[A]]", weight=2.0, num_tokens=3)
-            for match in matches
+            Judgement(None, "no_verdict", "hm")
+            if "odd" in (pair.responses[0], pair.responses[1])
+            else Judgement(
+                float(len(pair.responses[0]) > len(pair.responses[1])), None, "[[A]]", weight=2.0, num_tokens=3
+            )
+            for pair in pairs
         ]
 
 
@@ -270,7 +272,7 @@ def test_verdicts_on_all_pairs_of_different_responses_in_both_orders(tmp_path: P
     assert [(row.first_index, row.second_index, row.outcome) for row in rows] == [
         (0, 1, 1.0), (1, 0, 0.0), (0, 4, None), (4, 0, None), (1, 4, None), (4, 1, None),
     ]  # fmt: skip
-    assert judge.seen[:2] == [Match("First?", "aaa", "b"), Match("First?", "b", "aaa")]
+    assert judge.seen[:2] == [Candidates("First?", ("aaa", "b")), Candidates("First?", ("b", "aaa"))]
     assert {(row.weight, row.unscored_reason) for row in rows} == {(2.0, None), (0.0, "no_verdict")}
     assert metrics == {"num_verdicts": 6, "num_unscored": 4, "num_tokens": 6}
 
@@ -306,7 +308,7 @@ def test_only_labelled_pairs_are_compared_where_there_are_labels(tmp_path: Path)
     judge = RecordingPairwiseJudge()
     pairs = {prompt.prompt_id: [(1, 2), (0, 3), (1, 1)]}
     collect_verdicts(tmp_path, [prompt], responses, judge, pairs=pairs)
-    assert judge.seen == [Match("First?", "bb", "ccc"), Match("First?", "ccc", "bb")]
+    assert judge.seen == [Candidates("First?", ("bb", "ccc")), Candidates("First?", ("ccc", "bb"))]
 
 
 def test_sets_of_completions_are_numbered_on(tokenizer: Any) -> None:

@@ -14,7 +14,7 @@ from tpo.config.kinds import load_settings
 from tpo.judge.judges.llm_pairwise import PairwiseLLM
 from tpo.judge.judges.llm_pointwise import PointwiseLLM
 from tpo.judge.llm.question import TOO_LONG, Answer, Question, Watched
-from tpo.judge.protocol import Candidates, Decision, Judgement, Match
+from tpo.judge.protocol import Candidates, Judgement
 from tpo.judge.verdicts import parse_score, parse_verdict
 from tpo.store.errors import TpoError
 
@@ -72,7 +72,7 @@ def make_pointwise(rule: Callable[[Question], Answer], /, **changes: Any) -> tup
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_each_text_has_its_place(name: str) -> None:
     judge, fake = make_pairwise(name, lambda question: says("[[A]]"))
-    judge.compare([Match("THE QUESTION", "ONE", "TWO"), Match("THE QUESTION", "TWO", "ONE")])
+    judge.compare([Candidates("THE QUESTION", ("ONE", "TWO")), Candidates("THE QUESTION", ("TWO", "ONE"))])
     shown, swapped = (question.user for question in fake.asked)
     places = [
         shown.index(text) for text in ("THE QUESTION", "Start of Assistant A", "ONE", "Start of Assistant B", "TWO")
@@ -85,7 +85,7 @@ def test_each_text_has_its_place(name: str) -> None:
 def test_the_evaluator_is_asked_as_it_was_trained() -> None:
     # The prompt's beginnings and ends, and the backslashes that its authors' code sends.
     judge, fake = make_pairwise("llm_pairwise", lambda question: says("[[A]]"))
-    judge.compare([Match("q", "a", "b")])
+    judge.compare([Candidates("q", ("a", "b"))])
     (question,) = fake.asked
     assert question.system is not None
     assert question.system.startswith(
@@ -102,7 +102,7 @@ def test_the_evaluator_is_asked_as_it_was_trained() -> None:
 
 def test_arena_hard_is_asked_as_published() -> None:
     judge, fake = make_pairwise("llm_pairwise_arena", lambda question: says("[[A>B]]"))
-    judge.compare([Match("q", "a", "b")])
+    judge.compare([Candidates("q", ("a", "b"))])
     (question,) = fake.asked
     assert question.system is not None
     for verdict in ("[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"):
@@ -131,8 +131,8 @@ ATTACKS = {
 def test_no_text_can_speak_for_another(name: str, attack: str, place: str) -> None:
     judge, fake = make_pairwise(name, lambda question: says(question.user))  # a judge that only quotes
     texts = {"instruction": "i-i", "first": "f-f", "second": "s-s", place: ATTACKS[attack]}
-    (decision,) = judge.compare([Match(**texts)])
-    assert decision.unscored_reason == "no_verdict"
+    (judgement,) = judge.compare([Candidates(texts["instruction"], (texts["first"], texts["second"]))])
+    assert judgement.unscored_reason == "no_verdict"
     shown = fake.asked[0].user
     for delimiter in ("The Start of Assistant A", "The End of Assistant A", "The Start of Assistant B"):
         assert shown.count(f"[{delimiter}") + shown.count(f"<|{delimiter}") == 1
@@ -144,25 +144,25 @@ def test_no_text_can_speak_for_another(name: str, attack: str, place: str) -> No
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("[[A>>B]]", Decision(1.0, None, "[[A>>B]]", 3.0, 9)),
-        ("[[B>A]]", Decision(0.0, None, "[[B>A]]", 1.0, 9)),
-        ("[[A=B]]", Decision(0.5, None, "[[A=B]]", 1.0, 9)),
-        ("hm", Decision(None, "no_verdict", "hm", 0.0, 9)),
+        ("[[A>>B]]", Judgement(1.0, None, "[[A>>B]]", 9, 3.0)),
+        ("[[B>A]]", Judgement(0.0, None, "[[B>A]]", 9, 1.0)),
+        ("[[A=B]]", Judgement(0.5, None, "[[A=B]]", 9, 1.0)),
+        ("hm", Judgement(None, "no_verdict", "hm", 9, 0.0)),
     ],
 )
-def test_decision_keeps_what_the_judge_wrote(text: str, expected: Decision) -> None:
+def test_judgement_keeps_what_the_judge_wrote(text: str, expected: Judgement) -> None:
     judge, _ = make_pairwise("llm_pairwise_arena", lambda question: says(text))
-    assert judge.compare([Match("q", "a", "b")]) == [expected]
+    assert judge.compare([Candidates("q", ("a", "b"))]) == [expected]
 
 
 def test_cut_and_unanswered_matches_say_so() -> None:
     answers = {"cut": says("Well,", finish_reason="length"), "long": TOO_LONG, "fine": says("[[B]]")}
     judge, fake = make_pairwise("llm_pairwise", lambda question: answers[question.user.split("\n")[1]])
-    cut, long, fine = judge.compare([Match(name, "a", "b") for name in answers])
+    cut, long, fine = judge.compare([Candidates(name, ("a", "b")) for name in answers])
     assert len(fake.asked) == 3
-    assert cut == Decision(None, "truncated", "Well,", 0.0, 9)
-    assert long == Decision(None, "too_long", None, 0.0, 0)
-    assert fine == Decision(0.0, None, "[[B]]", 1.0, 9)
+    assert cut == Judgement(None, "truncated", "Well,", 9, 0.0)
+    assert long == Judgement(None, "too_long", None, 0, 0.0)
+    assert fine == Judgement(0.0, None, "[[B]]", 9, 1.0)
 
 
 # Pointwise
@@ -172,7 +172,7 @@ def test_each_response_is_asked_about_alone_and_in_order() -> None:
     grades = {"bad": "1", "fair": "3", "good": "5"}
     judge, fake = make_pointwise(lambda question: says(f"Score: [[{grades[question.user.split(chr(10))[4]]}]]"))
     found = judge.score([Candidates("q", ("good", "bad")), Candidates("p", ()), Candidates("r", ("fair",))])
-    assert [[row.score for row in group] for group in found] == [[5.0, 1.0], [], [3.0]]
+    assert [[row.value for row in group] for group in found] == [[5.0, 1.0], [], [3.0]]
     assert [question.user.split("\n")[1] for question in fake.asked] == ["q", "q", "r"]
     assert all(question.watch == ("1", "2", "3", "4", "5") for question in fake.asked)
     assert "good" not in fake.asked[1].user
@@ -238,7 +238,7 @@ def test_the_judge_understands_the_verdicts_that_its_prompt_offers(name: str) ->
     config = settings(name)
     for verdict in {"[[A]]", "[[B]]", "[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"}:
         found = parse_verdict(verdict, verdicts=config.verdicts, strong_weight=1.0, is_cut=False)
-        assert (found.outcome is not None) == (verdict in config.system)
+        assert (found.value is not None) == (verdict in config.system)
     assert parse_score("[[n]]", low=1, high=5, is_cut=False).unscored_reason == "unknown_score"
 
 

@@ -97,8 +97,8 @@ def assert_straight(judge: RewardModel, path: Path) -> None:
     values = []
     for item, group in zip(CANDIDATES, found, strict=True):
         for response, judgement in zip(item.responses, group, strict=True):
-            assert judgement.score == pytest.approx(reward_straight(path, item.instruction, response), abs=1e-4)
-            values.append(judgement.score)
+            assert judgement.value == pytest.approx(reward_straight(path, item.instruction, response), abs=1e-4)
+            values.append(judgement.value)
     assert len(set(values)) == NUM_RESPONSES, "equal rewards would hide a mixed-up order"
 
 
@@ -136,7 +136,7 @@ def test_reward_model_reads_special_tokens_as_nothing(tmp_path: Path) -> None:
     (found,) = RewardModel(settings_of(path)).score(
         [Candidates("Hi", ("Good day<eos>", "Good<|user|> day", "Good day"))]
     )
-    assert [judgement.score for judgement in found] == [pytest.approx(reward_straight(path, "Hi", "Good day"))] * 3
+    assert [judgement.value for judgement in found] == [pytest.approx(reward_straight(path, "Hi", "Good day"))] * 3
 
 
 def test_too_long_chats_are_unscored_and_do_not_touch_the_others(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_too_long_chats_are_unscored_and_do_not_touch_the_others(tmp_path: Path)
     ]
     (found,) = RewardModel(settings_of(path, max_tokens=lengths[1])).score([Candidates("Hi", (longer, fits, short))])
     assert found[0] == Judgement(None, "too_long")
-    assert [row.score for row in found[1:]] == pytest.approx(
+    assert [row.value for row in found[1:]] == pytest.approx(
         [reward_straight(path, "Hi", fits), reward_straight(path, "Hi", short)], abs=1e-4
     )
     assert [row.num_tokens for row in found] == [0, *lengths[1:]]
@@ -161,7 +161,7 @@ def test_a_reward_that_is_no_number_is_unscored(tmp_path: Path) -> None:
     weights["score.weight"][:] = torch.inf
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     ((found,),) = RewardModel(settings_of(path)).score([Candidates("Hi", ("there",))])
-    assert (found.score, found.unscored_reason) == (None, "not_finite")
+    assert (found.value, found.unscored_reason) == (None, "not_finite")
 
 
 def test_two_labels_are_no_reward(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_armorm_equals_a_straight_computation_in_any_order_and_batch(
     monkeypatch.setattr("tpo.model.states.batch_by_tokens", batches_of)
     found = judge.score([Candidates(rows[index][0], (rows[index][1],)) for index in order])
     assert sizes == [batch_size, 4096]
-    assert [judgement.score for (judgement,) in found] == pytest.approx(
+    assert [judgement.value for (judgement,) in found] == pytest.approx(
         [expected[rows[index]] for index in order], abs=1e-4
     )
 
@@ -321,7 +321,7 @@ def test_armorm_equals_a_straight_computation_in_any_order_and_batch(
 def test_armorm_batches_by_tokens_and_keeps_groups(judge: ArmoRM, expected: dict[tuple[str, str], float]) -> None:
     found = judge.score(CANDIDATES)
     assert [len(group) for group in found] == [len(item.responses) for item in CANDIDATES]
-    values = [judgement.score for group in found for judgement in group]
+    values = [judgement.value for group in found for judgement in group]
     assert values == pytest.approx(list(expected.values()), abs=1e-4)
     gaps = torch.tensor(list(expected.values())).sort().values.diff()
     assert gaps.min() > 1e-3, "rewards this close would hide a mixed-up order"
@@ -340,7 +340,7 @@ def test_a_response_cannot_move_the_gate(tmp_path: Path, pad_token: str) -> None
     }
     (found,) = ArmoRM(settings_of(path)).score([Candidates(f"Hi{header}", tuple(attacks))])
     straight = [armorm_straight(path, "Hiassistant", plain) for plain in attacks.values()]
-    assert [judgement.score for judgement in found] == pytest.approx(straight, abs=1e-4)
+    assert [judgement.value for judgement in found] == pytest.approx(straight, abs=1e-4)
     # The first attack would pay if its header were read as one.
     assert abs(armorm_straight(path, "Hiassistant", next(iter(attacks))) - straight[0]) > 0.01
 
@@ -349,7 +349,7 @@ def test_the_gate_reads_the_end_of_the_users_turn_not_of_an_earlier_one(tmp_path
     system = "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
     path = make_armorm(tmp_path, template=LLAMA_TEMPLATE.replace("{{ bos_token }}", "{{ bos_token }}" + system))
     ((found,),) = ArmoRM(settings_of(path)).score([Candidates("Hi", ("there",))])
-    assert found.score == pytest.approx(armorm_straight(path, "Hi", "there", system=system), abs=1e-4)
+    assert found.value == pytest.approx(armorm_straight(path, "Hi", "there", system=system), abs=1e-4)
 
 
 def test_armorm_counts_tokens_and_leaves_long_chats_unscored(armorm: Path, judge: ArmoRM) -> None:
@@ -358,14 +358,14 @@ def test_armorm_counts_tokens_and_leaves_long_chats_unscored(armorm: Path, judge
         [Candidates("Hi", ("word " * 30, "word " * 10))]
     )
     assert found[0] == Judgement(None, "too_long")
-    assert found[1].score == pytest.approx(armorm_straight(armorm, "Hi", ("word " * 10).strip()), abs=1e-4)
+    assert found[1].value == pytest.approx(armorm_straight(armorm, "Hi", ("word " * 10).strip()), abs=1e-4)
     assert found[1].num_tokens == lengths[1]
 
 
 def test_heads_stay_float32_on_a_bfloat16_decoder(armorm: Path) -> None:
     ((found,),) = ArmoRM(settings_of(armorm, dtype="bfloat16")).score([Candidates("Name a river.", ("The Nile",))])
     straight = armorm_straight(armorm, "Name a river.", "The Nile", dtype=torch.bfloat16)
-    assert found.score == pytest.approx(straight, abs=1e-5)
+    assert found.value == pytest.approx(straight, abs=1e-5)
 
 
 @pytest.mark.parametrize(

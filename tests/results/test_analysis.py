@@ -1,6 +1,7 @@
 """Notebooks run on a real run, and results are found, named and drawn."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,18 +18,10 @@ from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
 from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import agreement
-from tpo.results.figures.__main__ import main
-from tpo.results.table import (
-    Evaluation,
-    Judges,
-    ResultError,
-    Run,
-    find,
-    label_runs,
-    read,
-    swept_settings,
-    with_length_intervals,
-)
+from tpo.results.__main__ import EXAMPLES, main
+from tpo.results.figures import with_length_intervals
+from tpo.results.read import FinishedRun, ResultError, read_folder, read_folders
+from tpo.results.table import label_runs, swept_settings
 from tpo.store.artifacts import finish
 from tpo.store.files import write_json
 from tpo.store.records import Completion, LabelledPair, write_records
@@ -164,27 +157,27 @@ def test_notebook_begins_with_its_question_and_has_parameters(path: Path) -> Non
 
 def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TPO_RUNS_DIR", str(runs_dirs["everything"]))
-    assert [run.path.name for run in find(["runs/*"], Run)] == ["quickstart-bdbd3c7e264f", "quickstart-made_up"]
-    assert [found.kind for found in find(["runs/evaluate-*", "runs/*"], Evaluation)] == [
+    assert [run.path.name for run in read_folders(["runs/*"]).runs] == ["quickstart-bdbd3c7e264f", "quickstart-made_up"]
+    assert [found.kind for found in read_folders(["runs/evaluate-*", "runs/*"]).evaluations] == [
         "categories",
         "thought_budget",
         "thought_value",
     ]
-    [judges] = find(["runs/agreement-*"], Judges)
-    assert [result["judge"] for result in judges.results] == ["better", "worse", "silent"]
-    assert [run.path for run in find(["experiments/quick*"], Run)] == [QUICKSTART]
-    assert read(runs_dirs["everything"] / "quickstart-unfinished") is None
+    [measured] = read_folders(["runs/agreement-*"]).judges
+    assert [judge["judge"] for judge in measured.judges] == ["better", "worse", "silent"]
+    assert [run.path for run in read_folders(["experiments/quick*"]).runs] == [QUICKSTART]
+    assert read_folder(runs_dirs["everything"] / "quickstart-unfinished") is None
 
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"iterations": [')
     with pytest.raises(ResultError, match="summary.json is not JSON"):
-        read(tmp_path)
+        read_folder(tmp_path)
 
 
-def run(name: str, **changes: Any) -> Run:
+def run(name: str, **changes: Any) -> FinishedRun:
     config = {key: {**found, **changes.get(key, {})} for key, found in CONFIG.items() if isinstance(found, dict)}
-    return Run(Path(name), SUMMARY, {**CONFIG, **config})
+    return FinishedRun(Path(name), SUMMARY, {**CONFIG, **config})
 
 
 NONE = {"name": "none", "prompt": None}
@@ -197,20 +190,19 @@ NONE = {"name": "none", "prompt": None}
         ([run("a"), run("b", thought=NONE)], ["thought=generic", "thought=none"]),
         ([run("a"), run("b", train={"beta": 0.2})], ["beta=0.1", "beta=0.2"]),
         ([run("a"), run("b", tracking={"kind": "none"})], ["a", "b"]),
-        ([run("a"), Run(Path("b"), SUMMARY, {})], ["a", "b"]),
         ([run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-name-that-is-longer" * 2})], ["a", "b"]),
         (
             [run("a"), run("b", sample={"temperature": 1.0}, model={"name": "a-name-that-is-longer-still"})],
             ["model=smollm2-135m-instruct temperature=0.8", "model=a-name-that-is-longer-still temperature=1.0"],
         ),
-        ([run("a"), Run(Path("b"), {**SUMMARY, "experiment": "other"}, {})], ["quickstart", "other"]),
+        ([run("a"), FinishedRun(Path("b"), {**SUMMARY, "experiment": "other"}, CONFIG)], ["quickstart", "other"]),
         (
-            [run("a"), run("b", thought=NONE), Run(Path("c"), {**SUMMARY, "experiment": "other"}, {})],
+            [run("a"), run("b", thought=NONE), FinishedRun(Path("c"), {**SUMMARY, "experiment": "other"}, CONFIG)],
             ["quickstart thought=generic", "quickstart thought=none", "other"],
         ),
     ],
 )
-def test_labels_tell_runs_apart(runs: list[Run], labels: list[str]) -> None:
+def test_labels_tell_runs_apart(runs: list[FinishedRun], labels: list[str]) -> None:
     assert list(label_runs(runs)) == labels and list(label_runs(runs).values()) == runs
 
 
@@ -219,13 +211,11 @@ def test_a_named_group_hides_only_what_its_name_determines() -> None:
         {"thought": {"name": "generic", "prompt": "one", "enforce": "switch"}, "seed": 0},
         {"thought": {"name": "generic", "prompt": "one", "enforce": "none"}, "seed": 0},
         {"thought": {"name": "none", "prompt": None}, "seed": 0},
-        {},
     ]
     assert swept_settings(configs) == [
         {"thought": "generic", "thought.enforce": "switch"},
         {"thought": "generic", "thought.enforce": "none"},
         {"thought": "none", "thought.enforce": None},
-        {"thought": None, "thought.enforce": None},
     ]
 
 
@@ -260,15 +250,14 @@ def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
     write_records(path / "rows.jsonl", rows)
     entries = [{**entry, "artifacts": {"answers": path.name}} for entry in SUMMARY["iterations"][:1]]
     config = {**CONFIG, "artifacts_dir": str(path.parent)}
-    found = Run(tmp_path, {**SUMMARY, "iterations": entries}, config)
+    found = FinishedRun(tmp_path, {**SUMMARY, "iterations": entries}, config)
     assert with_length_intervals(found) == found.summary, "an artifact without a manifest does not exist"
     finish(path, metrics={}, started=time.time())
     [entry] = with_length_intervals(found)["iterations"]
-    assert entry["thought_tokens"]["num_prompts"] == 10 and entry["thought_tokens"]["mean"] == pytest.approx(59.8)
-    assert entry["thought_tokens"]["interval"] == pytest.approx(list(ttest_1samp(lengths, 0).confidence_interval(0.95)))
-    assert entry["response_tokens"]["interval"] == [7, 7]
-    elsewhere = Run(QUICKSTART, SUMMARY, {**CONFIG, "artifacts_dir": str(tmp_path / "nowhere")})
-    assert with_length_intervals(elsewhere)["iterations"][0].get("thought_tokens") is None
+    expected = list(ttest_1samp(lengths, 0).confidence_interval(0.95))
+    assert entry["length_intervals"] == {"thought": pytest.approx(expected), "response": [7, 7]}
+    elsewhere = FinishedRun(QUICKSTART, SUMMARY, {**CONFIG, "artifacts_dir": str(tmp_path / "nowhere")})
+    assert "length_intervals" not in with_length_intervals(elsewhere)["iterations"][0]
 
 
 # --- the command ------------------------------------------------------------------------------------------------
@@ -278,7 +267,7 @@ def test_command_draws_a_run_into_its_folder(runs_dirs: dict[str, Path], tmp_pat
     folder = tmp_path / "run"
     shutil.copytree(runs_dirs["real"] / "quickstart-bdbd3c7e264f", folder)
     done = subprocess.run(
-        [sys.executable, "-m", "tpo.results.figures", str(folder)],
+        [sys.executable, "-m", "tpo.results", "--figures", str(folder)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -294,7 +283,7 @@ def test_command_compares_several(
     runs_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folders = sorted(str(path) for path in runs_dirs["everything"].iterdir() if path.is_dir())
-    assert main([*folders, "--out", str(tmp_path), "--formats", "svg"]) == 0
+    assert main(["--figures", *folders, "--out", str(tmp_path), "--formats", "svg"]) == 0
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {
         "agreement-made_up/agreement.svg",
@@ -324,7 +313,7 @@ def test_command_compares_several(
 def test_command_says_what_is_wrong(
     names: list[str], message: str, runs_dirs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(runs_dirs["everything"] / name) for name in names]) == 1
+    assert main(["--figures", *(str(runs_dirs["everything"] / name) for name in names)]) == 1
     assert f"error: {message}" in capsys.readouterr().err
 
 
@@ -332,5 +321,42 @@ def test_command_draws_nothing_of_an_evaluation_without_a_figure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     put(tmp_path / "evaluate-gsm8k", {"evaluation": "gsm8k"})
-    assert main([str(tmp_path / "evaluate-gsm8k")]) == 0
+    assert main(["--figures", str(tmp_path / "evaluate-gsm8k")]) == 0
     assert capsys.readouterr().out.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--figures", "--over", "seed"], "--over says nothing about the figures"),
+        (["--page", "--all-iterations"], "--all-iterations says nothing about the page"),
+        (["--formats", "png"], "--formats says nothing about the table"),
+        (["--figures", "--max-instructions", "3"], "--max-instructions says nothing about the figures"),
+        (["--page", "--out", "x"], "--out says nothing about the page"),
+        (["--page", "--figures"], "not allowed with"),
+    ],
+)
+def test_options_of_another_mode_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_examples_of_the_help_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("quickstart-a", "quickstart-b")):
+        thought = {**CONFIG["thought"], "name": ("generic", "none")[number]}
+        put(tmp_path / "runs" / name, SUMMARY, {**CONFIG, "thought": thought, "seed": number})
+    shutil.copytree(QUICKSTART, tmp_path / "experiments" / "quickstart")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
+    lines = [line.split("  ")[1] for line in EXAMPLES.splitlines()[1:]]
+    assert len(lines) == 7
+    for line in lines:
+        assert main(shlex.split(line.removeprefix("python -m tpo.results"))) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "tables/results.tex\n" in out and "figures/iterations.pdf\n" in out
+    assert out.endswith("runs/quickstart-a/report.html\nruns/quickstart-b/report.html\n")

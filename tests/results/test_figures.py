@@ -212,8 +212,7 @@ def test_what_does_not_compare_is_said(key: str) -> None:
 
 
 def test_lengths_of_runs_have_intervals_where_these_are_known() -> None:
-    measured = {"mean": 40.0, "interval": [35.0, 45.0], "num_prompts": 20}
-    known = summary(entry(0, 0.3, thought_tokens=measured), entry(1, 0.4))
+    known = summary(entry(0, 0.3, length_intervals={"thought": [35.0, 45.0]}), entry(1, 0.4))
     figure = draw_lengths({**RUNS, "known": known})
     thoughts, responses = figure.axes
     assert set(lines(thoughts)) == {"TPO", "known"}, "the direct baseline has no thoughts"
@@ -251,17 +250,17 @@ COMMON = {
 
 
 def gain(value: float | None, *, adjusted: float = 1.0) -> dict[str, Any]:
+    """A category's win rate that is so far from one half."""
     if value is None:
-        nothing = dict.fromkeys(("gain", "interval", "simultaneous_interval", "p_value", "adjusted_p_value"))
-        return {**nothing, "num_prompts": 0, "num_unscored": 2}
+        return {**UNSCORED, "num_unscored": 2}
     return {
-        "gain": value,
-        "interval": [value - 0.05, value + 0.05],
-        "simultaneous_interval": [value - 0.1, value + 0.1],
-        "p_value": adjusted / 4,
-        "adjusted_p_value": adjusted,
+        "rate": 0.5 + value,
+        "interval": [0.45 + value, 0.55 + value],
         "num_prompts": 25,
         "num_unscored": 0,
+        "p_value": adjusted / 4,
+        "adjusted_p_value": adjusted,
+        "simultaneous_interval": [0.4 + value, 0.6 + value],
     }
 
 
@@ -294,22 +293,24 @@ THOUGHT_VALUE = {
                 "none",
                 rate(0.5, 100),
                 {
-                    "difference": -0.1,
+                    "rate": -0.1,
                     "interval": [-0.15, -0.05],
                     "p_value": 0.0001,
                     "adjusted_p_value": 0.0002,
                     "num_prompts": 98,
+                    "num_unscored": 2,
                 },
             ),
             (
                 "cut-0.5",
                 rate(0.58, 100),
                 {
-                    "difference": -0.02,
+                    "rate": -0.02,
                     "interval": [-0.06, 0.02],
                     "p_value": 0.3,
                     "adjusted_p_value": 0.3,
                     "num_prompts": 99,
+                    "num_unscored": 1,
                 },
             ),
             ("seed", UNSCORED, None),

@@ -24,8 +24,9 @@ from tpo.config.schema import Config, register
 from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
 from tpo.pairs import DROP_REASONS, PAIRS
-from tpo.results.page.page import escape_json, render_page, write_report
+from tpo.results.page.page import escape_json, render_page, write_page
 from tpo.results.page.samples import choose, held_out_entries
+from tpo.results.read import read_run
 from tpo.results.run import Run
 from tpo.sample.completions import summarize
 from tpo.store.artifacts import Artifact, Store, finish
@@ -312,17 +313,17 @@ def test_escaped_json_survives_html_and_is_the_same_value(value: dict[str, Any])
 
 def test_same_run_gives_the_same_bytes(small: Small, copied: Small) -> None:
     before = small.page
-    assert write_report(small.path).read_text(encoding="utf-8") == before
-    assert write_report(copied.path).read_text(encoding="utf-8") == before, "places do not show"
+    assert write_page(read_run(small.path)).read_text(encoding="utf-8") == before
+    assert write_page(read_run(copied.path)).read_text(encoding="utf-8") == before, "places do not show"
     again = small.summary
     again["stages"] = [{**stage, "is_reused": True, "seconds": 1.0} for stage in again["stages"]]
     (copied.path / "summary.json").write_text(json.dumps(again))
-    assert write_report(copied.path).read_text(encoding="utf-8") == before, "nor how long it took"
+    assert write_page(read_run(copied.path)).read_text(encoding="utf-8") == before, "nor how long it took"
     assert str(small.artifacts) not in before
 
 
 def test_cap_is_stated_and_kept(copied: Small) -> None:
-    write_report(copied.path, max_instructions=7)
+    write_page(read_run(copied.path), max_instructions=7)
     data = data_of(copied.page)
     for group in data["groups"]:
         there = NUM_TRAIN if group["split"] == "training" else NUM_TEST
@@ -375,13 +376,6 @@ def damage_version(run: Small) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
 
 
-def damage_old_summary(run: Small) -> None:
-    summary = run.summary
-    for entry in summary["iterations"]:
-        del entry["artifacts"]
-    (run.path / "summary.json").write_text(json.dumps(summary))
-
-
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -389,12 +383,11 @@ def damage_old_summary(run: Small) -> None:
         (damage_edited, "differs from manifest.json"),
         (damage_drops, "counts other drops"),
         (damage_version, "another version of tpo.pairs"),
-        (damage_old_summary, "names no artifacts"),
     ],
 )
 def test_page_without_samples_says_why(copied: Small, damage: Any, why: str) -> None:
     damage(copied)
-    write_report(copied.path)
+    write_page(read_run(copied.path))
     elements = Elements(copied.page)
     assert why in "".join(elements.words)
     assert data_of(copied.page)["entries"] == []
@@ -410,7 +403,7 @@ def test_run_without_training_has_a_page(small: Small) -> None:
 
 
 def report_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tpo.results.page", *arguments]
+    command = [sys.executable, "-m", "tpo.results", "--page", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
@@ -419,7 +412,7 @@ def test_command_line(copied: Small, tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"{copied.path / 'report.html'}\n"), done.stderr
     assert len(data_of(copied.page)["entries"]) == 4 * (2 * NUM_ITERATIONS + 1)
     missing = report_cli(str(tmp_path / "nowhere"))
-    assert missing.returncode == 1 and "summary.json does not exist" in missing.stderr
+    assert missing.returncode == 1 and "there is no such folder" in missing.stderr
     assert "Traceback" not in missing.stderr
     assert report_cli(str(copied.path), "--max-instructions", "0").returncode == 2
 

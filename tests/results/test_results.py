@@ -19,10 +19,10 @@ from scipy.stats import ttest_1samp
 
 from tpo.results.__main__ import collect, main, make_parser
 from tpo.results.figures import draw_sweep, swept_number
+from tpo.results.read import REPOSITORY, FinishedRun, ResultError, read_folder, read_folders
 from tpo.results.stats import holm, paired_difference
-from tpo.results.table import ResultError, ResultsTable, Run, results_table, to_csv, to_latex, to_markdown, write_tables
+from tpo.results.table import ResultsTable, results_table, to_csv, to_latex, to_markdown, write_tables
 from tpo.results.table.against import Setting
-from tpo.results.table.find import REPOSITORY, read, sort_folders
 from tpo.store.artifacts import finish
 from tpo.store.files import write_json
 from tpo.store.records import Comparison, write_records
@@ -44,6 +44,7 @@ def entry(iteration: int, value: float | None, **changes: Any) -> dict[str, Any]
         "mean_thought_tokens": 57.25,
         "mean_response_tokens": 64.5,
         "num_pairs": 30 * iteration,
+        "artifacts": {"comparison": "compare-deleted", "answers": "sample-deleted"},
         **changes,
     }
 
@@ -59,7 +60,7 @@ def make_run(
     settings: dict[str, Any] | None = None,
     entries: list[dict[str, Any]] | None = None,
     **summary: Any,
-) -> Run:
+) -> FinishedRun:
     """Write a made-up run whose iterations 0, 1, ... have these win rates; `settings` are dotted keys."""
     config = json.loads(json.dumps({**CONFIG, "artifacts_dir": str(path.parent.parent / "artifacts")}))
     for key, value in (settings or {}).items():
@@ -81,8 +82,8 @@ def make_run(
         **summary,
     }
     write_json(path / "summary.json", found)
-    run = read(path)
-    assert isinstance(run, Run)
+    run = read_folder(path)
+    assert isinstance(run, FinishedRun)
     return run
 
 
@@ -110,10 +111,10 @@ def make_comparison(root: Path, name: str, wins: dict[str, float | None]) -> dic
     write_records(path / "rows.jsonl", rows)
     finish(path, metrics={}, started=time.time())
     known = [win for win in wins.values() if win is not None]
-    return entry(1, sum(known) / len(known), artifacts={"comparison": name})
+    return entry(1, sum(known) / len(known), artifacts={"comparison": name, "answers": "sample-deleted"})
 
 
-def three(tmp_path: Path) -> list[Run]:
+def three(tmp_path: Path) -> list[FinishedRun]:
     """A made-up sweep of rho; 10 comes after 2, though not as text."""
     return [
         make_run(tmp_path / "runs" / f"rho_{rho}", [0.5, value], settings={"pairs.length_penalty": rho})
@@ -169,7 +170,7 @@ def test_csv_of_three_runs(tmp_path: Path) -> None:
 
 
 def test_the_real_run_is_in_the_table_as_it_was() -> None:
-    table = results_table(sort_folders([str(QUICKSTART)]).runs, iteration="all")
+    table = results_table(read_folders([str(QUICKSTART)]).runs, iteration="all")
     summary = json.loads((QUICKSTART / "summary.json").read_text())
     assert list(table.frame["iteration"]) == [0, 1, 2]
     for (_, row), found in zip(table.frame.iterrows(), summary["iterations"], strict=True):
@@ -198,7 +199,7 @@ def test_what_latex_and_markdown_read_as_commands_is_escaped(tmp_path: Path) -> 
     body = [line for line in latex.splitlines() if line.endswith("\\\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1 and len(body) == 3
     assert not any(re.search(r"(?<!\\)[%#$_]", line) for line in body)
-    assert "[a]_b\\|c" in markdown and "| - | - | 0 (+9 unscored) |" in markdown
+    assert "[a]_b\\|c" in markdown and "| unscored | unscored | 0 (+9 unscored) |" in markdown
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines()[:4]}) == 1
 
 
@@ -210,8 +211,8 @@ def test_csv_round_trip(rates: list[float | None], text: str) -> None:
     runs = []
     for number, value in enumerate(rates):
         config = {**CONFIG, "seed": number, "judge": {**CONFIG["judge"], "question": f"{text}{number}"}}
-        summary = {"experiment": "made_up", "judge": "j", "baseline": "b", "confidence": 0.95}
-        runs.append(Run(Path(f"run {number}"), {**summary, "iterations": [entry(0, value)]}, config))
+        summary = {"experiment": "made_up", "judge": "j", "baseline": "b", "confidence": 0.95, "stages": stages("a")}
+        runs.append(FinishedRun(Path(f"run {number}"), {**summary, "iterations": [entry(0, value)]}, config))
     rows = list(csv.DictReader(io.StringIO(to_csv(results_table(runs)), newline="")))
     assert [row["run"] for row in rows] == [run.path.name for run in runs]
     for row, run, value in zip(rows, runs, rates, strict=True):
@@ -228,10 +229,10 @@ def test_csv_round_trip(rates: list[float | None], text: str) -> None:
 def test_order_and_repetition_of_arguments_do_not_matter(tmp_path: Path) -> None:
     runs = three(tmp_path)
     names = [str(run.path) for run in runs]
-    expected = collect(names)
+    expected = collect(read_folders(names))
     for seed in range(5):
         shuffled = random.Random(seed).sample(names, len(names))
-        table = collect([*shuffled, names[0] + "/", str(tmp_path / "runs" / "rho_*")])
+        table = collect(read_folders([*shuffled, names[0] + "/", str(tmp_path / "runs" / "rho_*")]))
         assert to_csv(table) == to_csv(expected) and table.notes == expected.notes
 
 
@@ -253,7 +254,7 @@ def test_what_is_no_finished_run_is_listed(tmp_path: Path) -> None:
     write_json(tmp_path / "c" / "summary.json", {"evaluation": "gsm8k"})
     (tmp_path / "d").mkdir()
     (tmp_path / "exported.csv").write_text("")  # a pattern means folders
-    table = collect([str(tmp_path / "*")])
+    table = collect(read_folders([str(tmp_path / "*")]))
     assert list(table.frame.index) == ["a"]
     assert table.notes[-2:] == (
         "1 unfinished: b. Their command, repeated, finishes them.",
@@ -265,8 +266,8 @@ def test_what_is_no_finished_run_is_listed(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["nowhere/at_all"], "nowhere/at_all: there is no such folder. Name folders below runs/"),
-        (["{tmp}/empty"], "no finished run in .*/empty. 1 not a run: empty .*make quickstart"),
-        (["{tmp}/begun"], "no finished run in .*1 unfinished: begun"),
+        (["{tmp}/empty"], "no finished run among the folders. 1 not a run: empty .*make quickstart"),
+        (["{tmp}/begun"], "no finished run among the folders. 1 unfinished: begun"),
         (["{tmp}/run", "--iteration", "7"], "1 without iteration 7: run. Choose a lower --iteration"),
         (["{tmp}/run", "--over", "sed"], "--over sed: no run's config.json has this key"),
         (["{tmp}/run", "--against", "thought=specific"], "--against thought=specific: no run in the table is that one"),
@@ -294,20 +295,12 @@ def test_command_prints_and_writes(
     monkeypatch.setenv("TPO_RUNS_DIR", str(tmp_path / "runs"))
     assert main(["--out", str(tmp_path / "out" / "deep")]) == 0  # runs/* unless told otherwise
     printed = capsys.readouterr().out
-    assert "│ rho_2  │ 2                    │ 1         │ 75.0 [62.5, 87.5] │" in printed and NOTES[1] in printed
-    table = collect(["runs/*"])
+    assert "│ rho_2  │                    2 │         1 │ 75.0 [62.5, 87.5] │" in printed and NOTES[1] in printed
+    table = collect(read_folders(["runs/*"]))
     for kind, write in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
         assert (tmp_path / "out" / "deep" / f"results.{kind}").read_text() == write(table)
         assert str(tmp_path / "out" / "deep" / f"results.{kind}") in printed
     assert (tmp_path / "out" / "deep" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
-
-
-def test_a_summary_of_an_earlier_version_leaves_the_confidence_to_the_config(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "runs" / "a", [0.5], settings={"eval.confidence": 0.9})
-    del run.summary["confidence"]
-    assert results_table([run]).notes[0] == "Win rates with 90 % intervals; n: instructions."
-    with pytest.raises(ResultError, match="runs/b: no confidence in summary.json or config.json"):
-        results_table([Run(Path("runs/b"), run.summary, {})])
 
 
 def test_peak_memory_needs_all_manifests(tmp_path: Path) -> None:
@@ -331,7 +324,7 @@ WINS: dict[str, dict[str, float | None]] = {
 
 
 @pytest.fixture
-def compared(tmp_path: Path) -> list[Run]:
+def compared(tmp_path: Path) -> list[FinishedRun]:
     return [
         make_run(
             tmp_path / "runs" / name,
@@ -343,7 +336,7 @@ def compared(tmp_path: Path) -> list[Run]:
     ]
 
 
-def test_differences_are_paired_and_corrected(compared: list[Run]) -> None:
+def test_differences_are_paired_and_corrected(compared: list[FinishedRun]) -> None:
     tables = [results_table(compared, against=text) for text in ("thought=none", str(compared[0].path))]
     assert to_csv(tables[0]) == to_csv(tables[1])
     frame = tables[0].frame
@@ -353,7 +346,7 @@ def test_differences_are_paired_and_corrected(compared: list[Run]) -> None:
         first, second = [WINS[name].get(key) for key in both], [WINS["none"].get(key) for key in both]
         expected[name] = paired_difference(first, second, seed=0)
         row = frame.loc[name]
-        assert row["difference"] == expected[name].difference and row["reference"] == "none"
+        assert row["difference"] == expected[name].rate and row["reference"] == "none"
         assert (row["difference_low"], row["difference_high"]) == expected[name].interval
         assert (row["num_paired"], row["num_unpaired"]) == (expected[name].num_prompts, expected[name].num_unscored)
     assert frame.loc["generic", "difference"] == 0.5 and frame.loc["generic", "p_value"] == pytest.approx(2**-11)
@@ -367,7 +360,7 @@ def test_differences_are_paired_and_corrected(compared: list[Run]) -> None:
     assert "by Holm for 2 comparisons" in markdown
 
 
-def test_a_reference_outside_the_table_joins_it(compared: list[Run]) -> None:
+def test_a_reference_outside_the_table_joins_it(compared: list[FinishedRun]) -> None:
     table = results_table(compared[1:], against=str(compared[0].path))
     assert sorted(table.frame.index) == ["generic", "none", "specific"]
 
@@ -394,7 +387,7 @@ def test_each_run_has_the_reference_that_agrees_in_all_else(tmp_path: Path) -> N
     assert set(alone.frame["reference"]) == {"none_0.5"}
 
 
-def test_what_does_not_compare_is_said(compared: list[Run], tmp_path: Path) -> None:
+def test_what_does_not_compare_is_said(compared: list[FinishedRun], tmp_path: Path) -> None:
     reference, ours, _ = compared
     other = make_run(tmp_path / "runs" / "judged", [0.5], settings={"thought.name": "x"}, judge="armorm")
     asked = make_run(tmp_path / "runs" / "asked", [0.5], settings={"judge.question": "made up"})
@@ -437,22 +430,22 @@ def test_settings_are_read_as_the_command_line_has_them(setting: Setting, is_hel
 # --- drawn over a swept number ----------------------------------------------------------------------------------
 
 
-def sweep_of(tmp_path: Path, settings: Sequence[dict[str, Any]]) -> Any:
+def sweep_of(tmp_path: Path, settings: Sequence[dict[str, Any]]) -> ResultsTable:
     return results_table(
         [
             make_run(tmp_path / "runs" / f"job-{number}", [0.5, 0.4 + number / 16], settings=changes)
             for number, changes in enumerate(settings)
         ]
-    ).frame
+    )
 
 
 def test_a_sweep_is_drawn_over_its_number(tmp_path: Path) -> None:
     jobs = [
         {"pairs.length_penalty": rho, "thought.name": name} for name in ("generic", "none") for rho in (0.2, 0.0, 0.4)
     ]
-    frame = sweep_of(tmp_path, jobs)
-    assert swept_number(frame) == "pairs.length_penalty"
-    panels = draw_sweep(frame).axes
+    table = sweep_of(tmp_path, jobs)
+    assert swept_number(table) == "pairs.length_penalty"
+    panels = draw_sweep(table).axes
     assert [axes.get_title(loc="left") for axes in panels] == [
         "win rate (%)",
         "length-controlled (%)",
@@ -483,7 +476,7 @@ def test_what_is_not_a_sweep_over_one_number_is_not_drawn(tmp_path: Path, jobs: 
 # --- repeated runs ----------------------------------------------------------------------------------------------
 
 
-def repeated(tmp_path: Path, rates: dict[str, list[float | None]]) -> list[Run]:
+def repeated(tmp_path: Path, rates: dict[str, list[float | None]]) -> list[FinishedRun]:
     return [
         make_run(tmp_path / "runs" / f"{name}-{seed}", [0.5, value], settings={"seed": seed, "thought.name": name})
         for name, values in rates.items()

@@ -14,8 +14,8 @@ from tpo.config.compose import compose_config
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, register
 from tpo.config.tracking import NoTracking, WandbTracking
-from tpo.evaluate.winrate import category_gains
-from tpo.results.tracking import NullTracker, load_tracker, log_evaluation
+from tpo.results.rate import Rate
+from tpo.results.tracking import Tracker, load_tracker, log_evaluation
 from tpo.results.tracking.labels import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
 from tpo.results.tracking.lineage import lineage
 from tpo.results.tracking.metrics import (
@@ -27,6 +27,7 @@ from tpo.results.tracking.metrics import (
     win_rate_change,
 )
 from tpo.results.tracking.wandb_tracker import find_mode, has_wandb_key
+from tpo.results.winrate import corrected_by_category
 from tpo.store.artifacts import Store, finish
 from tpo.store.records import Comparison
 from tpo.store.stage import Stage, Step
@@ -115,7 +116,7 @@ def test_final_metrics_of_a_run() -> None:
         "stages": [{**stage, "seconds": 2.5, "is_reused": True}, {**stage, "seconds": 4.0, "is_reused": False}],
     }
     change = win_rate_change(FIRST, LAST, seed=0, confidence=0.95)
-    assert (change.difference, change.num_prompts, change.num_unscored) == (0.75, 2, 1)  # 1 - 0 and 1 - 0.5
+    assert (change.rate, change.num_prompts, change.num_unscored) == (0.75, 2, 1)  # 1 - 0 and 1 - 0.5
     found = final_metrics(summary, change)
     low, high = change.interval or (None, None)
     assert found == {
@@ -150,8 +151,8 @@ def test_final_metrics_of_a_run() -> None:
 
 
 def test_gains_by_category() -> None:
-    gains = {name: gain.to_dict() for name, gain in category_gains(LAST, seed=0).items()}
-    code, maths = gain_rows(gains, {"maths": 0.25})
+    before = {"maths": Rate(0.25, None, 2, 0)}
+    code, maths = gain_rows(corrected_by_category(LAST, seed=0), before)
     assert code == ["code", 0, 1, *[None] * (len(GAIN_COLUMNS) - 3)]
     found = dict(zip(GAIN_COLUMNS, maths, strict=True))
     assert (found["num_prompts"], found["win_rate_before"], found["win_rate"], found["gain"]) == (2, 0.25, 1.0, 0.5)
@@ -384,8 +385,8 @@ def test_online_where_there_is_a_key(
 def test_nothing_is_tracked(settings: Any, is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS, is_finished=is_finished)
-    tracker.log_iteration(ENTRY)
-    assert isinstance(tracker, NullTracker) and tracker.finish({}, []) is None
+    tracker.log_iteration(ENTRY, {})
+    assert type(tracker) is Tracker and tracker.finish({}, []) is None
     log_evaluation(NoTracking(), run_path=tmp_path / "nowhere", config={}, summary={}, labels=LABELS)
     assert list(tmp_path.iterdir()) == []
 

@@ -27,11 +27,11 @@ from tpo.config.compose import compose_config
 from tpo.config.schema import Config, EvaluateConfig, register
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.length_control import length_controlled_win_rate
-from tpo.evaluate.winrate import category_gains
 from tpo.model.stages import MODEL
 from tpo.results.tracking.labels import Launch
 from tpo.results.tracking.lineage import lineage
 from tpo.results.tracking.metrics import GAIN_COLUMNS, iteration_metrics
+from tpo.results.winrate import corrected_by_category
 from tpo.run import run_tpo
 from tpo.sample.completions import summarize
 from tpo.sample.stages import PREFLIGHT, SAMPLE
@@ -316,18 +316,19 @@ def test_gains_by_category_at_every_iteration_as_table_and_bars(sweep: Sweep) ->
         assert table["columns"] == list(GAIN_COLUMNS)
         rows = {row[0]: dict(zip(GAIN_COLUMNS, row, strict=True)) for row in table["data"]}
         compared = open_artifact(sweep.root / "artifacts" / entry["artifacts"]["comparison"]).rows(Comparison)
-        gains = category_gains(compared, seed=derive_seed(0, "gains"))
-        assert set(rows) == set(gains) == set(entry["categories"]) and len(rows) > 10
+        tested = corrected_by_category(compared, seed=derive_seed(0, "gains"))
+        assert set(rows) == set(tested) == set(entry["categories"]) and len(rows) > 10
         before = job.summary["iterations"][0]["categories"]
-        for name, gain in gains.items():
+        for name, expected in tested.items():
             found, rate = rows[name], entry["categories"][name]
+            assert expected.interval is not None and expected.simultaneous_interval is not None
             assert (found["num_prompts"], found["num_unscored"]) == (rate["num_prompts"], rate["num_unscored"])
             assert found["win_rate"] == pytest.approx(rate["rate"])
             assert found["win_rate_before"] == pytest.approx(before[name]["rate"])
             assert found["gain"] == pytest.approx(rate["rate"] - 0.5)
-            assert (found["gain_low"], found["gain_high"]) == gain.interval
-            assert (found["gain_low_simultaneous"], found["gain_high_simultaneous"]) == gain.simultaneous_interval
-            assert (found["p_value"], found["adjusted_p_value"]) == (gain.p_value, gain.adjusted_p_value)
+            for suffix, (low, high) in (("", expected.interval), ("_simultaneous", expected.simultaneous_interval)):
+                assert (found[f"gain_low{suffix}"], found[f"gain_high{suffix}"]) == (low - 0.5, high - 0.5)
+            assert (found["p_value"], found["adjusted_p_value"]) == (expected.p_value, expected.adjusted_p_value)
         assert bars["columns"] == ["category", "gain"]
         assert dict(bars["data"]) == {name: row["gain"] for name, row in rows.items()}
     chart = job.shown["charts/category_gains"]

@@ -19,6 +19,7 @@ from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, EngineSettings, Generation
+from tpo.sample.engines.torch import TorchEngineConfig
 from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.engines.torch.nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
 from tpo.store.errors import TpoError
@@ -182,7 +183,7 @@ def test_settings_make_the_engine_that_is_asked_for(tiny_model: Path) -> None:
     decoding = Decoding(temperature=0, top_p=1, max_tokens=29)
     chat = Chat(load_tokenizer(tiny_model), frozenset({1}))
     shared = {"chat": chat, "contexts": [[0] * 70, [0]], "decoding": decoding, "seed": 0}
-    engine = load_settings(EngineSettings, {"kind": "torch", "max_sequences": 3}).make(policy, **shared)
+    engine = TorchEngineConfig(chunk_prompts=2, max_sequences=3).make(policy, **shared)
     assert isinstance(engine, TorchEngine)
     assert (engine.max_sequences, engine.max_len, engine.uses_seeds) == (3, 99, True)
     with pytest.raises(ValueError, match=r"engine\.kind=jax"):

@@ -32,10 +32,16 @@ def to_config(entry: type[E], composed: DictConfig) -> E:
     return config
 
 
-def near(name: str, names: Iterable[str]) -> str:
-    """Return which of `names` may be meant by a wrong one, as the end of a sentence; empty where none is near."""
+def near(name: str, names: Iterable[str], *, prefix: str = "") -> str:
+    """Return which of `names` may be meant by a wrong one, as the end of a sentence; empty where none is near.
+
+    Args:
+        name: The wrong one.
+        names: Those that there are.
+        prefix: What stands before each of them where it is named.
+    """
     found = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {found[0]}?" if found else ""
+    return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
 def _build(kind: type[Any], node: DictConfig, at: str, missing: list[str]) -> Any:
@@ -43,7 +49,7 @@ def _build(kind: type[Any], node: DictConfig, at: str, missing: list[str]) -> An
     fields = {field.name: field for field in dataclasses.fields(kind)}
     prefix, present = f"{at}." if at else "", set(map(str, node))
     for key in sorted(present - fields.keys() - ({"hydra"} if not at else set())):
-        raise ConfigError(f"{prefix}{key}: there is no such key{near(key, fields)}")
+        raise ConfigError(f"{prefix}{key}: there is no such key{near(key, fields, prefix=prefix)}")
     for name in (name for name in fields if name not in present):
         raise ConfigError(f"{prefix}{name} was taken out of the config, and nothing runs without it")
     values: dict[str, Any] = {}
@@ -90,7 +96,7 @@ def _build_kind(base: type[Kind], node: Any, at: str, missing: list[str]) -> Any
     schema = found[name][0]
     names = [field.name for field in dataclasses.fields(schema)]
     for key in sorted(set(map(str, node)) - set(names)):
-        raise ConfigError(f"{at}.{key}: there is no such key{near(key, names)}")
+        raise ConfigError(f"{at}.{key}: there is no such key{near(key, names, prefix=f'{at}.')}")
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), node)
     except OmegaConfBaseException as error:

@@ -1,46 +1,122 @@
-"""What `python -m tpo.run --help` shows: the groups with their options, and the config that the overrides compose.
+"""What the commands say of themselves: `--help`, the experiments that there are, and the key that a wrong one may mean.
 
 Hydra's own help copies everything it has loaded once for each group, which takes two seconds, and lists the schemas.
 """
 
-import sys
+import dataclasses
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from string import Template
+from typing import Any, get_type_hints
 
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
+from hydra import compose
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).parents[2] / "conf"
+from tpo.config.build import near
+from tpo.config.compose import CONF, composing
+from tpo.config.fields import Kind, Settings
+from tpo.config.kinds import kinds
+from tpo.config.schema import Entry
+
+OPTIONS = """\
+--config-dir DIR   YAML files of your own, in folders named as the groups are: DIR/judge/mine.yaml is judge=mine
+-m                 sweep: key=a,b runs each
+"""
+CFG_OPTION = "--cfg job          show the composed config and do nothing\n"
 
 
-def help_text(overrides: list[str]) -> str:
-    """Return conf/config.yaml's `hydra.help.template`, filled in.
+def help_text(
+    entry: type[Entry],
+    about: str,
+    overrides: Sequence[str],
+    *,
+    config_dir: Path | None = None,
+    options: str = OPTIONS + CFG_OPTION,
+) -> str:
+    """Return what `--help` shows: what the command is for, its options, the groups, and the config as composed.
+
+    Args:
+        entry: What the command is configured with.
+        about: What it does, with examples.
+        overrides: As on the command line.
+        config_dir: A directory with YAML files of the user's own.
+        options: Of the command line, a line each.
 
     Raises:
         HydraException: If the overrides do not compose.
+        ConfigError: If there is no such directory.
     """
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        config = compose("config", overrides, return_hydra_config=True)
-    template = config.hydra.help.template
-    OmegaConf.set_struct(config, False)
-    del config["hydra"]
-    groups = {
-        group.relative_to(CONF).as_posix(): sorted(path.stem for path in group.glob("*.yaml"))
-        for group in sorted(CONF.rglob("*"))
-        if group.is_dir()
-    }
-    listed = "\n".join(f"{group}: {', '.join(options)}" for group, options in groups.items() if options)
-    return Template(template).substitute(APP_CONFIG_GROUPS=listed, CONFIG=OmegaConf.to_yaml(config))
+    with composing(config_dir):
+        config = compose(entry.config_name, list(overrides))
+    groups = _groups([CONF] if config_dir is None else [CONF, config_dir])
+    names = {"hydra", *(field.name for field in dataclasses.fields(entry))}
+    names |= {"experiment"} if entry.has_experiments else set()
+    shown = [f"{group}: {', '.join(groups[group])}" for group in groups if group.split("/")[0] in names]
+    parts = [about, "== Options ==", options, "== Groups (choose with group=option) ==", *shown, ""]
+    return "\n".join([*parts, "== Config ==", OmegaConf.to_yaml(config)])
 
 
-def asks_for_help() -> bool:
-    """Return whether the command line does; if so, print it."""
-    flags = {"--help", "-h"}
-    if not flags.intersection(sys.argv[1:]):
-        return False
-    try:
-        print(help_text([word for word in sys.argv[1:] if not word.startswith("-")]))
-    except HydraException as error:
-        sys.exit(str(error))
-    return True
+def _groups(places: Sequence[Path]) -> dict[str, list[str]]:
+    """Return the options of every group in directories of YAML files."""
+    groups: dict[str, set[str]] = {}
+    for place in places:
+        for path in place.rglob("*/*.yaml"):
+            groups.setdefault(path.parent.relative_to(place).as_posix(), set()).add(path.stem)
+    return {group: sorted(groups[group]) for group in sorted(groups)}
+
+
+def experiments_text(*, config_dir: Path | None = None) -> str:
+    """Return the experiments that there are, each with the first sentence of its own comment, and what to type."""
+    places = [CONF] if config_dir is None else [CONF, config_dir]
+    found = {path.stem: _first_sentence(path) for place in places for path in (place / "experiment").glob("*.yaml")}
+    width = max(map(len, found))
+    return "\n".join(
+        [
+            "Which experiment? Start with",
+            "  python -m tpo.run experiment=quickstart",
+            "",
+            *(f"  {name:<{width}}  {found[name]}".rstrip() for name in sorted(found)),
+            "",
+            "python -m tpo.plan experiment=<name>   what it would compute and cost (-m where it is a sweep)",
+            "python -m tpo.run --help               every group, and the config that overrides compose",
+        ]
+    )
+
+
+def _first_sentence(path: Path) -> str:
+    """Return the first sentence of a file's comment, without the package directive of Hydra."""
+    lines = [line for line in path.read_text().splitlines() if line.startswith("#") and "@package" not in line]
+    text = " ".join(line.removeprefix("#").strip() for line in lines)
+    found = re.match(r".*?[.?](?=\s|$)", text)
+    return text if found is None else found.group()
+
+
+def meant(entry: type[Entry], overrides: Iterable[str]) -> list[str]:
+    """Return, for each override of a key that no config has, what may be meant, as a sentence.
+
+    Hydra itself refuses these and names no other key; one with a plus is refused by `tpo.config.build`, which does.
+    """
+    known = sorted({*_keys(entry), *_groups([CONF])})
+    found = []
+    for override in overrides:
+        key = override.lstrip("~").partition("=")[0].partition("@")[0]
+        if key in known or key.startswith(("hydra", "+")):
+            continue
+        parents = [".".join(key.split(".")[:count]) for count in range(1, key.count(".") + 1)]
+        siblings = [name for name in known if name.startswith(f"{parents[-1]}.")] if parents else known
+        guess = near(key, siblings or known)
+        found += [f"{key}: there is no such key{guess}"] if guess else []
+    return found
+
+
+def _keys(kind: type[Any], prefix: str = "") -> set[str]:
+    """Return the dotted keys of settings, those of all kinds of a group."""
+    keys: set[str] = set()
+    for field in dataclasses.fields(kind):
+        hint, key = get_type_hints(kind)[field.name], f"{prefix}{field.name}"
+        keys.add(key)
+        if isinstance(hint, type) and issubclass(hint, Kind):
+            keys |= {name for classes in kinds(hint).values() for each in classes for name in _keys(each, f"{key}.")}
+        elif isinstance(hint, type) and issubclass(hint, Settings):
+            keys |= _keys(hint, f"{key}.")
+    return keys

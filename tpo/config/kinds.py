@@ -44,14 +44,15 @@ def load_settings(base: type[K], identity: Mapping[str, Any], how: Mapping[str, 
         how: What else the work needs.
 
     Raises:
-        ValueError: If there is no such kind below `base`, or it has no such fields.
+        ValueError: If there is no such kind below `base`, or it has not exactly these fields, but for defaults.
     """
     name = identity[base.named_by]
     keys = {*identity, *(how or {})}
     candidates = kinds(base).get(name, ())
     for kind in candidates:
-        if keys <= {field.name for field in dataclasses.fields(kind)}:
+        defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+        if {key for key, default in defaults.items() if default == MISSING} <= keys <= defaults.keys():
             return restore(kind, identity, how)
     if candidates:
-        raise ValueError(f"{base.group_name}={name} has not all of the settings {sorted(keys)}")
+        raise ValueError(f"{base.group_name}={name} has other settings than {', '.join(sorted(keys))}")
     raise ValueError(f"{base.group_name}.{base.named_by}={name}: expected one of {sorted(kinds(base))}")

@@ -37,9 +37,11 @@ class Entry(Settings):
 
     Attributes:
         config_name: The YAML file of conf/ that the entry point starts from.
+        has_experiments: Whether conf/experiment/ is for it.
     """
 
     config_name: ClassVar[str]
+    has_experiments: ClassVar[bool] = False
 
     seed: int = setting()
     artifacts_dir: str = setting(how=True)
@@ -56,6 +58,7 @@ class Config(Entry):
     """A run of the whole method (`tpo.run`)."""
 
     config_name: ClassVar[str] = "config"
+    has_experiments: ClassVar[bool] = True
 
     num_iterations: int = setting(minimum=0)
     prompts: PromptsConfig = setting(PromptsConfig)

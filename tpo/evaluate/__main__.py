@@ -6,19 +6,13 @@ files that a benchmark's official tool reads. All steps are artifacts, so a kill
 """
 
 import logging
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from omegaconf import DictConfig
-
-from tpo.config.build import to_config
 from tpo.config.check import check_evaluate
-from tpo.config.schema import EvaluateConfig, register
+from tpo.config.entry import Outcome, run_entry
+from tpo.config.schema import EvaluateConfig
 from tpo.evaluate.kinds import (
     AlpacaEvalEval,
     ArenaHardEval,
@@ -29,14 +23,20 @@ from tpo.evaluate.kinds import (
     ThoughtValueEval,
 )
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
-from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors, write_json
 
 if TYPE_CHECKING:
     from tpo.evaluate.steps import Evaluation
 
 log = logging.getLogger(__name__)
-register()
+ABOUT = """\
+What is a policy worth? Win rates on held-out instructions, benchmarks, and what its thoughts are worth.
+
+python -m tpo.evaluate policy=seed                                the seed model with the thought prompt, untrained
+python -m tpo.evaluate policy=runs/<run> eval=thought_value       a run's last policy; @2 for that of iteration 2
+python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval         a benchmark, with the judge that it names
+python -m tpo.evaluate policy=Qwen/Qwen3-0.6B judge=reward_model  any other model, any judge
+"""
 
 
 def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> Path:
@@ -47,6 +47,8 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     from tpo.evaluate.steps import Evaluation
     from tpo.results.figures import write_evaluation_figures
     from tpo.results.folder import own_folder
+    from tpo.results.run_tables import evaluation_table
+    from tpo.results.text_table import print_tables
     from tpo.results.tracking import log_evaluation
     from tpo.store.open import open_store
 
@@ -65,7 +67,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
             with translate_disk_errors(path):
                 write_json(path / "summary.json", summary)
                 write_evaluation_figures(summary, path / "figures")
-            print_evaluation(summary)
+            print_tables(evaluation_table(summary))
             labels = evaluation_labels(launch or Launch())
             log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
@@ -92,50 +94,10 @@ def measured(steps: "Evaluation", path: Path) -> dict[str, Any]:
             return measure.held_out(steps)
 
 
-def print_evaluation(summary: dict[str, Any]) -> None:
-    """Print what was measured as a table: a line per rate, with n and the interval."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from tpo.results.tables import format_rate
-
-    title = f"{summary['evaluation']}: {summary['policy']}"
-    if "baseline" in summary:
-        title += f" against {summary['baseline']} (judge: {summary['judge']})"
-    table = Table(title=title)
-    for name in ("", "rate", "n", "unscored"):
-        table.add_column(name, justify="left" if not name else "right")
-    for name, rate in rates(summary):
-        table.add_row(name, format_rate(rate), str(rate["num_prompts"]), str(rate.get("num_unscored", 0)))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-
-
-def rates(value: Any, name: str = "") -> list[tuple[str, dict[str, Any]]]:
-    """Return every rate within a summary, with the keys that lead to it as its name."""
-    if isinstance(value, list):
-        parts = [
-            (item.get("name", item.get("max_thought_tokens", "")), item) for item in value if isinstance(item, dict)
-        ]
-    elif isinstance(value, dict) and {"rate", "interval", "num_prompts"} <= set(value):
-        return [(name, value)]
-    elif isinstance(value, dict):
-        parts = list(value.items())
-    else:
-        parts = []
-    return [found for key, item in parts for found in rates(item, f"{name} {key}".strip())]
-
-
-@hydra.main(config_path="../../conf", config_name="evaluate", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    """Compose, check and evaluate; errors that are the user's to mend come without a traceback."""
-    try:
-        config = to_config(EvaluateConfig, composed)
-        check_evaluate(config)
-        path = run_evaluation(config, launch=read_launch(HydraConfig.get()))
-    except TpoError as error:
-        raise CompactHydraException(f"error: {error}") from error
-    print(path)
+def work(config: EvaluateConfig, hydra: Any) -> Outcome:
+    """Evaluate what a job was started with."""
+    return Outcome(run_evaluation(config, launch=read_launch(hydra)))
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(EvaluateConfig, about=ABOUT, check=check_evaluate, work=work)

@@ -5,7 +5,8 @@ which needs many models' results on the same instructions:
 
     P(win) = sigmoid(a + b tanh(d / std d)),  d = policy's length - baseline's,
 
-evaluated at d = 0. Two estimators, and every result says which one it is:
+evaluated at d = 0. Two estimators, and every `Rate.estimator` says which one it is, or "official": the alpaca_eval
+package's own.
 
 - "fitted": a and b from the comparisons alone, with a weak ridge on b (weight 1 against the sum of log-likelihoods, so
   that estimates from separable data are finite). It assumes nothing about the judge's preference for length, and needs
@@ -15,14 +16,14 @@ evaluated at d = 0. Two estimators, and every result says which one it is:
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq, minimize
 from scipy.special import expit, logit
 
-from tpo.results.stats import Interval, bootstrap_statistic, wilson_interval
+from tpo.results.rate import Interval, Rate
+from tpo.results.stats import bootstrap_statistic, wilson_interval
 from tpo.store.records import Comparison
 
 NUM_RESAMPLES = 1000
@@ -40,20 +41,6 @@ ALPACA_EVAL_SLOPE_ERROR = 0.016
 Values = NDArray[np.float64]
 
 
-class LengthControlledRate(NamedTuple):
-    """A win rate at equal length in [0, 1] with its interval; both None where no comparison was scored."""
-
-    rate: float | None
-    interval: tuple[float, float] | None
-    num_prompts: int  # scored comparisons
-    num_unscored: int
-    estimator: str  # "fitted", "slope fixed at 1.1", or "official": the alpaca_eval package's own
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return self._asdict() | {"interval": None if self.interval is None else list(self.interval)}
-
-
 def length_controlled_win_rate(
     comparisons: Sequence[Comparison],
     *,
@@ -61,7 +48,7 @@ def length_controlled_win_rate(
     slope: float | None = None,
     confidence: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
-) -> LengthControlledRate:
+) -> Rate:
     """Return `estimate_length_controlled` of comparisons, with lengths in characters as AlpacaEval has them.
 
     A side without a response has no length, so such a prompt counts as one of equal lengths.
@@ -90,7 +77,7 @@ def estimate_length_controlled(
     slope: float | None = None,
     confidence: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
-) -> LengthControlledRate:
+) -> Rate:
     """Return the win rate at equal length with its interval, the percentile bootstrap over prompts.
 
     The spread std d is computed anew in every resample: it comes from the same prompts as the wins, so its uncertainty
@@ -110,7 +97,7 @@ def estimate_length_controlled(
     estimator = "fitted" if slope is None else f"slope fixed at {slope:g}"
     num_unscored = len(wins) - len(pairs)
     if not pairs:
-        return LengthControlledRate(None, None, 0, num_unscored, estimator)
+        return Rate(None, None, 0, num_unscored, estimator=estimator)
     kept_wins, kept_gaps = np.array(pairs, dtype=np.float64).T
     rate = length_controlled_rate(kept_wins, kept_gaps, slope=slope)
     interval: Interval | None
@@ -124,7 +111,7 @@ def estimate_length_controlled(
             confidence=confidence,
             num_resamples=num_resamples,
         ).interval
-    return LengthControlledRate(rate, interval, len(pairs), num_unscored, estimator)
+    return Rate(rate, interval, len(pairs), num_unscored, estimator=estimator)
 
 
 def length_controlled_rate(wins: ArrayLike, gaps: ArrayLike, *, slope: float | None = None) -> float:

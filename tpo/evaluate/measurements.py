@@ -15,12 +15,13 @@ from tpo.config.thought import DIRECT
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.load import open_benchmark
 from tpo.evaluate.kinds import AlpacaEvalEval, ArenaHardEval, Gsm8kEval, IfevalEval, ThoughtBudgetEval, ThoughtValueEval
-from tpo.evaluate.length_control import ALPACA_EVAL_SLOPE, LengthControlledRate, estimate_length_controlled
+from tpo.evaluate.length_control import ALPACA_EVAL_SLOPE, estimate_length_controlled
 from tpo.evaluate.steps import Evaluation
-from tpo.evaluate.winrate import category_gains
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.score import visible
+from tpo.results.rate import Rate
 from tpo.results.stats import holm, paired_difference
+from tpo.results.winrate import corrected_by_category
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
 from tpo.store.records import Check, Comparison, Completion, Response, Verdict
@@ -40,17 +41,17 @@ def held_out(steps: Evaluation) -> dict[str, Any]:
 
 
 def categories(steps: Evaluation) -> dict[str, Any]:
-    """The gain of every category: win rate less one half, with what looking at all of them at once takes off."""
+    """The win rate of every category, with tests and intervals that allow for looking at all of them at once."""
     prompts = steps.prompts()
     answers, baseline, comparison = _versus(steps, prompts)
-    gains = category_gains(
+    rates = corrected_by_category(
         comparison.rows(Comparison), seed=steps.seed("gains"), confidence=steps.config.eval.confidence
     )
     return {
         **_sides(prompts, baseline),
         "overall": comparison.metrics["win_rate"],
         "win_rate_length_controlled": comparison.metrics["win_rate_length_controlled"],
-        "categories": {name: gain.to_dict() for name, gain in gains.items()},
+        "categories": {name: rate.to_dict() for name, rate in rates.items()},
         "drops": prompts.metrics["drops"],
         **_lengths(answers),
         **_ids(answers, comparison),
@@ -87,14 +88,15 @@ def thought_value(steps: Evaluation, settings: ThoughtValueEval) -> dict[str, An
         for name, comparison in comparisons.items()
     }
     differences = {name: _minus(wins[name], wins["own"], steps) for name in answers if name != "own"}
-    adjusted = dict(zip(differences, holm([item["p_value"] for item in differences.values()]), strict=True))
+    p_values = dict(zip(differences, holm([item.p_value for item in differences.values()]), strict=True))
+    minus_own = {name: replace(item, adjusted_p_value=p_values[name]) for name, item in differences.items()}
     return {
         **_sides(prompts, baseline.name),
         "conditions": [
             {
                 "name": name,
                 "win_rate": comparisons[name].metrics["win_rate"],
-                "minus_own": differences[name] | {"adjusted_p_value": adjusted[name]} if name != "own" else None,
+                "minus_own": minus_own[name].to_dict() if name != "own" else None,
                 **_lengths(answers[name]),
                 **_ids(answers[name], comparisons[name]),
             }
@@ -138,13 +140,13 @@ def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict
 
     artifact = steps.benchmark({"name": "alpaca_eval", "path": settings.path})
     answers = steps.answers(steps.policy, artifact)
-    name, reference = benchmark_of.BASELINE, steps.reference(artifact)
+    name, reference = benchmark_of.BASELINE, None
     if steps.config.baseline is not None:
         baseline = steps.baseline()
         name, reference = baseline.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
     comparison = steps.compare(artifact, answers, reference)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
-    if steps.config.baseline is not None:
+    if reference is not None:
         texts = visible([reference.rows(Completion)])
         keys = {key: {**value, "generator": name} for key, value in benchmark.keys.items()}
         benchmark = benchmark._replace(baseline=texts, keys=keys)
@@ -172,7 +174,7 @@ def _at_equal_length(
     benchmark: Benchmark,
     responses: Sequence[Response],
     wins: Mapping[str, float | None],
-) -> LengthControlledRate:
+) -> Rate:
     """The length-controlled win rate by the estimator that is asked for or, where that is "auto", can be had.
 
     What the official estimator and the fixed slope know of the annotator's taste for length is GPT-4-turbo's, so any
@@ -216,8 +218,8 @@ def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[s
             "version": settings.version,
         }
     )
-    answers, reference = steps.answers(steps.policy, artifact), steps.reference(artifact)
-    both = {"prompts": artifact, "completions_0": answers, "completions_1": reference}
+    answers = steps.answers(steps.policy, artifact)
+    both = {"prompts": artifact, "completions_0": answers, "references": artifact}
     verdicts = steps.judging.verdicts(both, against=1)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
     games = complete_verdicts(verdicts.rows(Verdict), benchmark, responses, no_response=settings.no_response)
@@ -231,9 +233,8 @@ def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[s
     else:
         score = arena_score(games, seed=seed, confidence=confidence)
     return {
-        "baseline": settings.reference,
         "prompts": artifact.artifact_id,
-        "score": score.to_dict(),
+        **score.to_dict(),
         **_lengths(answers),
         **_ids(answers, verdicts),
     }
@@ -259,7 +260,8 @@ def checked(steps: Evaluation, settings: Gsm8kEval | IfevalEval) -> dict[str, An
         **result,
         "baseline": baseline.name,
         "baseline_accuracy": other.metrics["accuracy"],
-        "minus_baseline": {rule: _minus(ours[rule], theirs[rule], steps) for rule in ours},
+        "baseline_num_no_response": other.metrics["num_no_response"],
+        "minus_baseline": {rule: _minus(ours[rule], theirs[rule], steps).to_dict() for rule in ours},
     }
 
 
@@ -278,12 +280,12 @@ def _versus(steps: Evaluation, prompts: Artifact) -> tuple[Artifact, str, Artifa
     return answers, baseline.name, steps.compare(prompts, answers, reference)
 
 
-def _minus(wins: Mapping[str, float | None], others: Mapping[str, float | None], steps: Evaluation) -> dict[str, Any]:
+def _minus(wins: Mapping[str, float | None], others: Mapping[str, float | None], steps: Evaluation) -> Rate:
     """Return the mean difference over the instructions that were scored on both sides."""
     shared = [(wins[key], others[key]) for key in wins if wins[key] is not None and others[key] is not None]
     confidence = steps.config.eval.confidence
     first, second = ([float(pair[side] or 0.0) for pair in shared] for side in (0, 1))
-    return paired_difference(first, second, seed=steps.seed("difference"), confidence=confidence).to_dict()
+    return paired_difference(first, second, seed=steps.seed("difference"), confidence=confidence)
 
 
 def _sides(prompts: Artifact, baseline: str) -> dict[str, Any]:

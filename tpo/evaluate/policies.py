@@ -9,17 +9,16 @@ Qwen/Qwen3-0.6B, ./my-model       another model, by Hub name or directory
 A run brings its own model, thought format and token budgets; else they are the groups `model`, `thought` and `sample`.
 """
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tpo.config.groups import ModelConfig, SampleConfig, ThoughtConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.stages import import_adapter
 from tpo.model.policy import PolicyRef, is_whole_model
 from tpo.model.stages import prepare_model
+from tpo.results.read import read_run
 from tpo.sample.thought import make_format
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
@@ -74,10 +73,8 @@ def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFor
 
 
 def _from_run(path: Path, iteration: int | None, store: Store) -> PolicyRef:
-    config, summary = (_read(path / name) for name in ("config.json", "summary.json"))
-    if "iterations" not in summary or "thought" not in config:
-        raise PolicyError(f"policy {path}: {path / 'summary.json'} is not the summary of a run of tpo.run")
-    entries = {entry["iteration"]: entry for entry in summary["iterations"]}
+    run = read_run(path)
+    config, entries = run.config, {entry["iteration"]: entry for entry in run.summary["iterations"]}
     number = max(entries) if iteration is None else iteration
     if number not in entries:
         raise PolicyError(f"policy {path}@{number}: the run has iterations {sorted(entries)}")
@@ -128,13 +125,3 @@ def work(job: Job) -> Metrics:
     for name in job.config["files"]:
         shutil.copyfile(source / name, job.path / "epoch-1" / name)
     return {"source": str(source)}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise PolicyError(f"there is no {path}: not the folder of a run that was finished") from error
-    except ValueError as error:
-        raise PolicyError(f"{path} is damaged: {error}") from error
-    return value

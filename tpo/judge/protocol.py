@@ -1,7 +1,7 @@
 """Judges: pointwise ones give each response a score, pairwise ones give two responses a verdict.
 
-`Candidates` and `Match` are the only inputs of a judge and have no field for a thought. So the judge sees responses
-only, as the paper has it (section 2.2), by construction.
+`Candidates` are the only input of a judge and have no field for a thought. So the judge sees responses only, as the
+paper has it (section 2.2), by construction.
 """
 
 from collections.abc import Sequence
@@ -16,45 +16,36 @@ from tpo.model.policy import Policy
 
 @dataclass(frozen=True)
 class Candidates:
-    """Responses to one instruction."""
+    """Responses to one instruction; two of them, in the order in which it sees them, for a judge that compares."""
 
     instruction: str
     responses: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Match:
-    """Two responses to one instruction, in the order in which the judge sees them."""
-
-    instruction: str
-    first: str
-    second: str
-
-
 class Judgement(NamedTuple):
-    """A score, or the reason why there is none; exactly one of the two is None."""
+    """What a judge says of a response, or of the first of two; or the reason why it says nothing.
 
-    score: float | None
+    Attributes:
+        value: A score, higher is better; of two responses, how surely the first is better: 1 better, 0.5 tie, 0 worse.
+            None where there is no judgement.
+        unscored_reason: Why there is none; None where there is one.
+        raw: What a language model wrote.
+        num_tokens: Read and written.
+        weight: How many games a comparison counts for.
+    """
+
+    value: float | None
     unscored_reason: str | None
-    raw: str | None = None  # what a language model wrote
-    num_tokens: int = 0  # read and written
-
-
-class Decision(NamedTuple):
-    """The outcome of a match for its first response, or the reason why there is none; exactly one is None."""
-
-    outcome: float | None  # 1 better, 0.5 tie, 0 worse; or between, how surely it is better
-    unscored_reason: str | None
-    raw: str | None = None  # what the judge wrote
-    weight: float = 1.0  # how many games the verdict counts for
-    num_tokens: int = 0  # read and written
+    raw: str | None = None
+    num_tokens: int = 0
+    weight: float = 1.0
 
 
 class PairwiseJudge(Protocol):
     """Compares responses two at a time."""
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
-        """Return one decision per match, in the order given."""
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
+        """Return one judgement per pair of responses, of its first one, in the order given."""
         ...
 
 

@@ -17,7 +17,7 @@ from tpo.config.kinds import load_settings
 from tpo.judge.protocol import (
     Candidates,
     Judge,
-    Match,
+    Judgement,
     PairwiseJudge,
     PairwiseJudgeConfig,
     PointwiseJudgeConfig,
@@ -97,13 +97,21 @@ def _made_with(job: Job) -> dict[str, Any]:
 
 
 def judged_responses(inputs: Mapping[str, Artifact]) -> tuple[list[Prompt], list[Response]]:
-    """Return what a judge may see: the responses of labelled pairs or of one or more sets of completions."""
+    """Return what a judge may see: the responses of labelled pairs, or of completions and a benchmark's references.
+
+    Samples are numbered on from one set to the next; the references come last.
+    """
     if "labelled" in inputs:
         labelled = inputs["labelled"]
         return labelled.rows(Prompt, "prompts.jsonl"), labelled.rows(Response, "responses.jsonl")
     count = sum(role.startswith("completions_") for role in inputs)
     sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
-    return inputs["prompts"].rows(Prompt), visible(sets)
+    responses = visible(sets)
+    if "references" in inputs:
+        number = 1 + max((row.sample_index for row in responses), default=-1)
+        references = inputs["references"].rows(Response, "references.jsonl")
+        responses += [replace(row, sample_index=number) for row in references]
+    return inputs["prompts"].rows(Prompt), responses
 
 
 def visible(completions: Sequence[Sequence[Completion]]) -> list[Response]:
@@ -140,10 +148,17 @@ def judge_responses(
             for key, item, judged in zip(prompt_ids, candidates, judge.score(candidates), strict=True):
                 found = dict(zip(item.responses, judged, strict=True))
                 for row in groups[key]:
-                    if row.text:
-                        rows.append(Score(key, row.sample_index, *found[row.text]))
-                    else:
-                        rows.append(Score(key, row.sample_index, None, row.error))
+                    judgement = found[row.text] if row.text else Judgement(None, row.error)
+                    rows.append(
+                        Score(
+                            prompt_id=key,
+                            sample_index=row.sample_index,
+                            score=judgement.value,
+                            unscored_reason=judgement.unscored_reason,
+                            raw=judgement.raw,
+                            num_tokens=judgement.num_tokens,
+                        )
+                    )
             progress.update(len(rows))
             return rows
 
@@ -180,7 +195,7 @@ def collect_verdicts(
         path: The artifact's directory.
         prompts: Instructions.
         responses: What is compared.
-        judge: Decides the matches.
+        judge: Decides the pairs.
         orders: "both", or "random": one of the two, which depends on the instruction and the sample indices alone,
             not on the other rows or their order.
         pairs: Instruction id to the pairs of sample indices to compare, where not all are.
@@ -209,8 +224,8 @@ def collect_verdicts(
 
         def compute(chunk: list[str]) -> list[Verdict]:
             games = [(key, first, second) for key in chunk for first, second in schedule[key]]
-            matches = [
-                Match(instructions[key], texts[key][first] or "", texts[key][second] or "")
+            pairs = [
+                Candidates(instructions[key], (texts[key][first] or "", texts[key][second] or ""))
                 for key, first, second in games
             ]
             rows = [
@@ -218,13 +233,13 @@ def collect_verdicts(
                     prompt_id=key,
                     first_index=first,
                     second_index=second,
-                    outcome=decision.outcome,
-                    weight=decision.weight if decision.outcome is not None else 0.0,
-                    unscored_reason=decision.unscored_reason,
-                    raw=decision.raw,
-                    num_tokens=decision.num_tokens,
+                    outcome=judgement.value,
+                    weight=judgement.weight if judgement.value is not None else 0.0,
+                    unscored_reason=judgement.unscored_reason,
+                    raw=judgement.raw,
+                    num_tokens=judgement.num_tokens,
                 )
-                for (key, first, second), decision in zip(games, judge.compare(matches), strict=True)
+                for (key, first, second), judgement in zip(games, judge.compare(pairs), strict=True)
             ]
             progress.update(len(rows))
             return rows

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from tpo.config.fields import ConfigError
-from tpo.judge.protocol import Decision
+from tpo.judge.protocol import Judgement
 
 # Verdict -> outcome of the response shown first, and whether it is a strong one.
 MENUS: dict[str, dict[str, tuple[float, bool]]] = {
@@ -112,7 +112,7 @@ def _rewrite(pattern: re.Pattern[str], text: str, rewrite: Callable[[list[str]],
     return "".join([*pieces, text[end:]])
 
 
-def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: bool) -> Decision:
+def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: bool) -> Judgement:
     """Return the outcome for the response shown first, without `raw` and `num_tokens`.
 
     The last line that holds a `[[...]]` decides. Case, spaces, emphasis and full-width forms make no difference.
@@ -132,14 +132,14 @@ def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: boo
     menu = MENUS[verdicts]
     outcomes = {menu.get(verdict) for verdict in found}
     if not found:
-        return Decision(None, _absence(text, "no_verdict", is_cut=is_cut), weight=0.0)
+        return Judgement(None, _absence(text, "no_verdict", is_cut=is_cut), weight=0.0)
     if len(found) > 1 and (len(outcomes) > 1 or None in outcomes):
-        return Decision(None, "contradictory_verdict", weight=0.0)
+        return Judgement(None, "contradictory_verdict", weight=0.0)
     (outcome,) = outcomes
     if outcome is None:
-        return Decision(None, "unknown_verdict", weight=0.0)
+        return Judgement(None, "unknown_verdict", weight=0.0)
     value, is_strong = outcome
-    return Decision(value, None, weight=strong_weight if is_strong else 1.0)
+    return Judgement(value, None, weight=strong_weight if is_strong else 1.0)
 
 
 def parse_score(text: str, *, low: int, high: int, is_cut: bool) -> ParsedScore:

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from tpo.config import help
 from tpo.config.check import check
 from tpo.config.compose import compose_config, composing
 from tpo.config.schema import Config
@@ -26,6 +27,18 @@ from tpo.plan.stages import PlannedRun, PlannedStage, distinct_stages, plan_job,
 from tpo.plan.tables import print_plan
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
+
+ABOUT = """\
+What a run or a sweep would compute and cost, before anything is computed: it runs nothing and loads no model.
+
+python -m tpo.plan experiment=quickstart                         its stages, tokens and expected time
+python -m tpo.plan -m experiment=quickstart thought=generic,none what two runs share
+python -m tpo.plan -m experiment=main_results_small              a preset that is a sweep
+"""
+OPTIONS = f"""\
+{help.OPTIONS}--stages           list every stage
+--json FILE        write the plan there too
+"""
 
 
 class PlanError(TpoError):
@@ -191,17 +204,21 @@ def _total(values: Sequence[float | None]) -> float | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the plan of the command line's run or sweep."""
-    parser = argparse.ArgumentParser(prog="python -m tpo.plan", description=__doc__.split("\n\n")[0])
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as for python -m tpo.run")
-    parser.add_argument("-m", "--multirun", action="store_true", help="plan a sweep, as for python -m tpo.run")
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="a directory with YAML files of your own")
-    parser.add_argument("--stages", action="store_true", help="list every stage")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the plan there too")
+    parser = argparse.ArgumentParser(prog="python -m tpo.plan", add_help=False)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("-h", "--help", action="store_true")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--config-dir", type=Path, metavar="DIR")
+    parser.add_argument("--stages", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_intermixed_args(arguments)
     try:
+        if given.help:
+            print(help.help_text(Config, ABOUT, given.overrides, config_dir=given.config_dir, options=OPTIONS))
+            return
         summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun, config_dir=given.config_dir))
-    except TpoError as error:
-        sys.exit(f"error: {error}")
+    except (TpoError, HydraException) as error:
+        sys.exit("\n".join([f"error: {error}", *help.meant(Config, given.overrides)]))
     print_plan(summary, with_stages=given.stages)
     if given.json is not None:
         write_json(given.json, summary)

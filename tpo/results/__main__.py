@@ -1,7 +1,8 @@
-"""Collect runs into one table: `python -m tpo.results [runs/...] [--over seed] [--against thought=none] [--out DIR]`.
+"""Show what runs left behind: `python -m tpo.results` puts runs into one table, draws them, or writes their pages.
 
-Printed, and with `--out` written as CSV, Markdown and LaTeX. The columns are the settings in which the runs differ,
-then what came out, with intervals. Where one of these settings is a number, the table is drawn over it too.
+The table has a row for each run: the settings in which the runs differ, then win rates with intervals, lengths, pairs
+and costs. --figures draws what folders of runs, evaluations and measured judges hold; --page writes a run's
+report.html anew, with every sampled instruction.
 """
 
 import argparse
@@ -9,74 +10,193 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tpo.results.figures import draw_sweep, save, swept_number
-from tpo.results.table.find import ResultError, sort_folders
+from tpo.results.figures import (
+    draw_agreement,
+    draw_sweep,
+    save,
+    swept_number,
+    with_length_intervals,
+    write_comparison,
+    write_evaluation_figures,
+    write_figures,
+)
+from tpo.results.figures.style import FORMATS
+from tpo.results.page.page import write_page
+from tpo.results.page.samples import MAX_INSTRUCTIONS
+from tpo.results.read import Folders, ResultError, read_folders
+from tpo.results.table import ResultsTable, label_runs, results_table
 from tpo.results.table.formats import print_table, write_tables
 from tpo.results.table.rows import Iteration
-from tpo.results.table.table import ResultsTable, results_table
 from tpo.store.errors import TpoError
+from tpo.store.files import translate_disk_errors
+
+EXAMPLES = """examples:
+  python -m tpo.results                                               all runs below runs/
+  python -m tpo.results 'runs/quickstart-*' --against thought=none    differences from the runs without thoughts
+  python -m tpo.results --over seed --iteration 2                     means over seeds, after iteration 2
+  python -m tpo.results experiments/quickstart --all-iterations --out tables    and results.csv, .md, .tex
+  python -m tpo.results experiments/quickstart --figures --out figures          the figures of one run
+  python -m tpo.results 'runs/*' --figures --out figures --formats pdf          of all, and those that compare runs
+  python -m tpo.results 'runs/quickstart-*' --page                    a page for each
+"""
+#: Which of table, figures and page an option has a meaning for.
+MODES = {
+    "iteration": ["table"],
+    "all_iterations": ["table"],
+    "over": ["table"],
+    "against": ["table"],
+    "out": ["table", "figures"],
+    "formats": ["figures"],
+    "max_instructions": ["page"],
+}
 
 
 def collect(
-    names: Sequence[str], *, iteration: Iteration = "last", over: str | None = None, against: str | None = None
+    folders: Folders, *, iteration: Iteration = "last", over: str | None = None, against: str | None = None
 ) -> ResultsTable:
-    """Return the table of the runs that folders or glob patterns name; what else is there is named in the notes.
+    """Return the table of the runs among folders; what else is there is named in the notes.
 
     Raises:
-        ResultError: If there is no finished run, none reached the iteration, or a name matches nothing.
+        ResultError: If there is no finished run, or none reached the iteration.
     """
-    found = sort_folders(names)
     notes = []
-    if found.unfinished:
-        unfinished = ", ".join(path.name for path in found.unfinished)
-        notes.append(f"{len(found.unfinished)} unfinished: {unfinished}. Their command, repeated, finishes them.")
-    if found.others:
-        others = ", ".join(f"{path.name} ({what})" for path, what in found.others.items())
-        notes.append(f"{len(found.others)} not a run: {others}.")
-    if not found.runs:
+    if folders.unfinished:
+        unfinished = ", ".join(path.name for path in folders.unfinished)
+        notes.append(f"{len(folders.unfinished)} unfinished: {unfinished}. Their command, repeated, finishes them.")
+    others = [f"{found.path.name} (an evaluation)" for found in folders.evaluations]
+    others += [f"{found.path.name} (measured judges)" for found in folders.judges]
+    others += [f"{path.name} (no run's config.json and summary.json)" for path in folders.others]
+    if others:
+        notes.append(f"{len(others)} not a run: {', '.join(others)}.")
+    if not folders.runs:
         raise ResultError(
-            " ".join([f"no finished run in {', '.join(names)}.", *notes])
+            " ".join(["no finished run among the folders.", *notes])
             + " Name a folder that python -m tpo.run printed, or make one: make quickstart"
         )
-    table = results_table(found.runs, iteration=iteration, over=over, against=against)
-    if not len(table.frame):
+    table = results_table(folders.runs, iteration=iteration, over=over, against=against)
+    if not table.lines:
         raise ResultError(" ".join([*table.notes, "Choose a lower --iteration"]))
     return table._replace(notes=(*table.notes, *notes))
 
 
+def draw(folders: Folders, *, out: Path | None, formats: Sequence[str]) -> list[Path]:
+    """Write the figures of all folders, and those that compare runs, and return their paths.
+
+    One folder's figures go to its own `figures/`, or to `out`. Of several, each has a folder in `out`, and beside these
+    lie the figures that compare the runs.
+
+    Raises:
+        ResultError: If there is nothing to draw, or several folders and no `out`.
+    """
+    for path in (*folders.unfinished, *folders.others):
+        print(f"{path}: nothing to draw", file=sys.stderr)
+    count = len(folders.runs) + len(folders.evaluations) + len(folders.judges)
+    if not count:
+        raise ResultError("no folder holds a finished run, a finished evaluation or measured judges")
+    if count > 1 and out is None:
+        raise ResultError("several folders need --out (make: OUT=...), where the figures that compare them go")
+
+    def target(path: Path) -> Path:
+        return path / "figures" if out is None else out / path.name if count > 1 else out
+
+    paths: list[Path] = []
+    for run in folders.runs:
+        paths += write_figures(with_length_intervals(run), target(run.path), formats=formats)
+    for evaluation in folders.evaluations:
+        paths += write_evaluation_figures(evaluation.summary, target(evaluation.path), formats=formats)
+    for measured in folders.judges:
+        paths += save(draw_agreement(measured.judges), target(measured.path), "agreement", formats=formats)
+    if out is not None and len(folders.runs) > 1:
+        paths += write_comparison(label_runs(folders.runs), out, formats=formats)
+    return paths
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(prog="python -m tpo.results", description=(__doc__ or "").split(":")[0])
-    parser.add_argument(
-        "folders", nargs="*", default=["runs/*"], metavar="RUN", help="folders or quoted glob patterns; default runs/*"
+    parser = argparse.ArgumentParser(
+        prog="python -m tpo.results",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    which = parser.add_mutually_exclusive_group()
+    add, default = parser.add_argument, ["runs/*"]
+    add("folders", nargs="*", default=default, metavar="RUN", help="folders or quoted glob patterns; default runs/*")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--figures", action="store_true", help="draw figures in place of the table")
+    mode.add_argument("--page", action="store_true", help="write report.html into each run's folder, likewise")
+    add(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="the table: write results.csv, .md, .tex there, and sweep.png where runs differ in one number; figures: "
+        "where they go, if not to RUN/figures",
+    )
+    table = parser.add_argument_group("the table")
+    which = table.add_mutually_exclusive_group()
     which.add_argument("--iteration", type=int, metavar="N", help="after iteration N; default: each run's last")
     which.add_argument("--all-iterations", action="store_true", help="a line for every iteration")
-    parser.add_argument("--over", metavar="KEY", help="average runs that differ in this setting only, such as seed")
-    parser.add_argument(
+    table.add_argument("--over", metavar="KEY", help="average runs that differ in this setting only, such as seed")
+    table.add_argument(
         "--against", metavar="RUN or KEY=VALUE", help="add the difference from this run, or from runs with this setting"
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write results.csv, .md, .tex, and sweep.png there")
+    others = parser.add_argument_group("figures and pages")
+    others.add_argument("--formats", nargs="+", choices=[*FORMATS, "pdf"], help="of --figures; default: png svg")
+    others.add_argument(
+        "--max-instructions",
+        type=_count,
+        metavar="N",
+        help="of --page: instructions to show per iteration, of training and of held-out ones each; where there are "
+        f"more, N are drawn with the run's seed; default: {MAX_INSTRUCTIONS}, which keeps a run of the paper's size "
+        "below 20 MB",
+    )
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Collect, print, write, and return the exit status."""
-    chosen = make_parser().parse_args(arguments)
-    iteration: Iteration = "all" if chosen.all_iterations else "last" if chosen.iteration is None else chosen.iteration
+    """Show what is asked for and return the exit status."""
+    parser = make_parser()
+    chosen = parser.parse_args(arguments)
+    mode = "figures" if chosen.figures else "page" if chosen.page else "table"
+    for name, modes in MODES.items():
+        if mode not in modes and getattr(chosen, name) not in (None, False):
+            parser.error(f"--{name.replace('_', '-')} says nothing about the {mode}")
     try:
-        table = collect(chosen.folders, iteration=iteration, over=chosen.over, against=chosen.against)
-        print_table(table)
-        if chosen.out is not None:
-            paths = write_tables(table, chosen.out)
-            if iteration != "all" and swept_number(table.frame) is not None:
-                paths += save(draw_sweep(table.frame), chosen.out, "sweep", formats=["png"])
-            print("\n".join(map(str, paths)))
+        folders = read_folders(chosen.folders)
+        with translate_disk_errors(chosen.out or Path("runs")):
+            if mode == "figures":
+                paths = draw(folders, out=chosen.out, formats=chosen.formats or FORMATS)
+            elif mode == "page":
+                if not folders.runs:
+                    raise ResultError("no folder holds a finished run, with summary.json and config.json")
+                limit = chosen.max_instructions or MAX_INSTRUCTIONS
+                paths = [write_page(run, max_instructions=limit) for run in folders.runs]
+            else:
+                paths = _show_table(folders, chosen)
     except TpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    for path in paths:
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     return 0
+
+
+def _show_table(folders: Folders, chosen: argparse.Namespace) -> list[Path]:
+    iteration: Iteration = "all" if chosen.all_iterations else "last" if chosen.iteration is None else chosen.iteration
+    table = collect(folders, iteration=iteration, over=chosen.over, against=chosen.against)
+    print_table(table)
+    if chosen.out is None:
+        return []
+    paths = write_tables(table, chosen.out)
+    if iteration != "all" and swept_number(table) is not None:
+        paths += save(draw_sweep(table), chosen.out, "sweep", formats=["png"])
+    return paths
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise ValueError("at least 1")
+    return count
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `summary.json`, figures, a report, a table in the terminal, and a W&B run."""
+"""What a run leaves behind: `summary.json`, figures, a page, tables in the terminal, and a W&B run."""
 
 import logging
 from collections.abc import Sequence
@@ -10,7 +10,10 @@ from typing import Any, Self
 from tpo.config.schema import Config
 from tpo.judge.select import Selection
 from tpo.results.folder import own_folder
-from tpo.results.tables import format_rate, print_summary
+from tpo.results.rate import Rate, format_rate
+from tpo.results.read import FinishedRun
+from tpo.results.run_tables import categories_table, iterations_table
+from tpo.results.text_table import print_tables
 from tpo.results.tracking import TRACKED, load_tracker
 from tpo.results.tracking.labels import Launch, run_labels
 from tpo.store.artifacts import Artifact
@@ -29,14 +32,14 @@ class Run:
         the run tracked. As a context, the run is given back at the end, and an error ends tracking as failed.
         """
         self.config, self.experiment = config, experiment
-        plain = asdict(config)
+        self._plain = asdict(config)
         self.iterations: list[dict[str, Any]] = []
         with ExitStack() as stack:  # gives the run back if the rest fails
-            self.path = stack.enter_context(own_folder(experiment, plain))
+            self.path = stack.enter_context(own_folder(experiment, self._plain))
             self.tracker = load_tracker(
                 config.tracking,
                 run_path=self.path,
-                config=plain,
+                config=self._plain,
                 labels=run_labels(launch or Launch(), experiment=experiment),
                 is_finished=(self.path / TRACKED).exists(),
             )
@@ -68,6 +71,15 @@ class Run:
     ) -> None:
         """Add an iteration's results; iteration 0 has no training."""
         sampled = answers.metrics
+        roles = {
+            "answers": answers,
+            "comparison": comparison,
+            "completions": completions,
+            "scores": scores,
+            "pairs": pairs,
+            "train": checkpoints,
+        }
+        artifacts = {role: artifact for role, artifact in roles.items() if artifact is not None}
         entry: dict[str, Any] = {
             "iteration": iteration,
             **comparison.metrics,
@@ -82,33 +94,17 @@ class Run:
             "training": checkpoints.metrics if checkpoints else None,
             "adapter": f"{checkpoints.artifact_id}/epoch-{selection.epoch}" if checkpoints and selection else None,
             "validation_scores": {str(key): value for key, value in selection.mean_scores.items()} if selection else {},
-            "artifacts": {
-                role: artifact.artifact_id
-                for role, artifact in {
-                    "answers": answers,
-                    "comparison": comparison,
-                    "completions": completions,
-                    "scores": scores,
-                    "pairs": pairs,
-                    "train": checkpoints,
-                }.items()
-                if artifact is not None
-            },
+            "artifacts": {role: artifact.artifact_id for role, artifact in artifacts.items()},
         }
         self.iterations.append(entry)
-        self.tracker.log_iteration(entry)
-        self.tracker.log_comparison(iteration, comparison)
-        if completions and scores and pairs and checkpoints and selection:
-            self.tracker.log_training(iteration, checkpoints)
-            self.tracker.log_tables(iteration, completions, scores, pairs)
-            self.tracker.log_adapter(iteration, checkpoints, selection.epoch)
-        rate = entry["win_rate"]
-        log.info("iteration %d: win rate %s, %d pairs", iteration, format_rate(rate), entry["num_pairs"])
+        self.tracker.log_iteration(entry, artifacts)
+        rate = format_rate(Rate.from_dict(entry["win_rate"]))
+        log.info("iteration %d: win rate %s, %d pairs", iteration, rate, entry["num_pairs"])
 
     def finish(self, stages: list[Artifact]) -> Path:
-        """Write `summary.json`, the figures and the report, print the table, end tracking; return the folder."""
+        """Write `summary.json`, the figures and the page, print the tables, end tracking; return the folder."""
         from tpo.results.figures import write_figures
-        from tpo.results.page.page import write_report
+        from tpo.results.page.page import write_page
 
         summary = {
             "experiment": self.experiment,
@@ -123,8 +119,8 @@ class Run:
         with translate_disk_errors(self.path):
             write_json(self.path / "summary.json", summary)
             figures = write_figures(summary, self.path / "figures")
-            write_report(self.path)
-        print_summary(summary)
+            write_page(FinishedRun(self.path, summary, self._plain))
+        print_tables(iterations_table(summary), categories_table(summary))
         num_computed = sum(not artifact.is_reused for artifact in stages)
         log.info("%d stages, of which this process computed %d", len(stages), num_computed)
         where = self.tracker.finish(summary, figures)

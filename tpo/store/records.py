@@ -161,7 +161,7 @@ class Comparison(Record):
     policy_score: float | None  # null where a judge compares without scores
     baseline_score: float | None
     policy_tokens: float  # of the response, thought excluded
-    baseline_tokens: float
+    baseline_tokens: float | None  # null where the baseline is a benchmark's reference answer
     policy_characters: float | None  # null where there is no response
     baseline_characters: float | None
 

@@ -9,23 +9,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
-from omegaconf import DictConfig
-
-from tpo.config.build import to_config
 from tpo.config.check import check_entry
-from tpo.config.schema import AgreementConfig, register
+from tpo.config.entry import Outcome, run_entry
+from tpo.config.schema import AgreementConfig
 from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_verdicts
 from tpo.evaluate.stages import LABELLED
 from tpo.store.artifacts import Artifact
-from tpo.store.errors import TpoError
 from tpo.store.files import file_digest, write_json
 from tpo.store.records import LabelledPair, Score, Verdict
 from tpo.store.seeds import derive_seed
 
-register()
+ABOUT = """\
+How good is a judge? Its agreement with labelled preferences: JSON lines of instruction, response_a, response_b and
+preference, the probability that a is better.
+
+python -m tpo.evaluate.agreement judge=length data=my.jsonl                      what any judge must beat
+python -m tpo.evaluate.agreement judge=self_rating data=my.jsonl                 the seed model's yes or no
+python -m tpo.evaluate.agreement -m judge=length,random,likelihood data=my.jsonl a table of several
+"""
 
 
 def measure(config: AgreementConfig, *, name: str) -> Path:
@@ -77,7 +78,7 @@ def report(path: Path) -> None:
 
     from tpo.evaluate.agreement.statistics import agreement_markdown, agreement_table
     from tpo.results.figures import draw_agreement, save
-    from tpo.results.table import read_judges
+    from tpo.results.read import read_judges
 
     results = read_judges(path)
     (path / "agreement.md").write_text(agreement_markdown(results))
@@ -91,20 +92,13 @@ def judge_name(choice: str, overrides: list[str]) -> str:
     return " ".join([choice, *changed]).replace("/", "-")
 
 
-@hydra.main(config_path="../../../conf", config_name="agreement", version_base="1.3")
-def main(composed: DictConfig) -> None:
-    """Compose, check and measure; errors that are the user's to mend come without a traceback."""
-    try:
-        config = to_config(AgreementConfig, composed)
-        check_entry(config)
-        settings = HydraConfig.get()
-        name = config.name or judge_name(settings.runtime.choices["judge"], list(settings.overrides.task))
-        path = measure(config, name=name)
-        report(path)
-    except TpoError as error:
-        raise CompactHydraException(f"error: {error}") from error
-    print(path)
+def work(config: AgreementConfig, hydra: Any) -> Outcome:
+    """Measure the judge that a job was started with."""
+    name = config.name or judge_name(hydra.runtime.choices["judge"], list(hydra.overrides.task))
+    path = measure(config, name=name)
+    report(path)
+    return Outcome(path)
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(AgreementConfig, about=ABOUT, check=check_entry, work=work)

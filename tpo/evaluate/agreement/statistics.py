@@ -9,15 +9,18 @@ are in [0, 1]. A comparison that the judge did not score is missing: excluded, a
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.evaluate.agreement.labelled import Prediction, by_order
+from tpo.evaluate.agreement.labelled import by_order
+from tpo.judge.protocol import Judgement
 from tpo.results.figures.judges import SLICES
+from tpo.results.rate import Rate, format_rate
 from tpo.results.stats import cluster_bootstrap, percentile_interval, wilson_interval
+from tpo.results.text_table import TextTable, to_markdown
 from tpo.store.records import LabelledPair, Verdict
 from tpo.store.seeds import derive_seed
 
@@ -32,51 +35,47 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Result:
-    """Base of the results below."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Estimate(Result):
-    """A rate, or a difference of rates."""
-
-    rate: float | None  # null where nothing was scored
-    interval: list[float] | None  # low and high; null where fewer than two instructions were scored
-    num_rows: int  # scored ones, which the rate is of
-    num_prompts: int  # instructions that they belong to
-    num_unscored: int  # rows that would count, had the judge scored them
-
-
-@dataclass(frozen=True)
-class Agreement(Result):
+class Agreement:
     """A judge's agreement with labels: how often its preference is the labelled one; a predicted tie is one half.
 
-    Counts add up: num_pairs = slices["all"].num_rows + slices["all"].num_unscored + sum(num_excluded.values()).
+    Every rate has its `num_rows`, which are pairs. Counts add up: num_pairs = slices["all"].num_rows +
+    slices["all"].num_unscored + sum(num_excluded.values()).
     """
 
     num_pairs: int
     num_excluded: dict[str, int]  # keys of EXCLUDED
     unscored_reasons: dict[str, int]  # of the pairs that are not excluded
-    slices: dict[str, Estimate]  # keys of SLICES
-    groups: dict[str, Estimate]  # by the pairs' group, in alphabetical order
-    unscored_as_half: Estimate  # agreement where a coin decides what the judge did not score
-    shorter_minus_longer: Estimate  # agreement where the shorter is preferred minus where the longer is
-    prefers_longer: Estimate  # how often the judge prefers the longer response, where lengths differ
-    labels_prefer_longer: Estimate  # how often the labels do, on the same rows
+    slices: dict[str, Rate]  # keys of SLICES
+    groups: dict[str, Rate]  # by the pairs' group, in alphabetical order
+    unscored_as_half: Rate  # agreement where a coin decides what the judge did not score
+    shorter_minus_longer: Rate  # agreement where the shorter is preferred minus where the longer is
+    prefers_longer: Rate  # how often the judge prefers the longer response, where lengths differ
+    labels_prefer_longer: Rate  # how often the labels do, on the same rows
     confidence: float  # nominal coverage of the intervals
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return _plain(vars(self))
 
 
 @dataclass(frozen=True)
-class PositionBias(Result):
+class PositionBias:
     """What the order in which two responses are shown does to a pairwise judge."""
 
-    first_wins: Estimate  # of verdicts, how often the response shown first wins; a tie is one half
-    consistent: Estimate  # of pairs scored in both orders, how often both say the same: one winner, or a tie
-    contradicting: Estimate  # how often each order has another winner; in the rest only one order is a tie
+    first_wins: Rate  # of verdicts, how often the response shown first wins; a tie is one half
+    consistent: Rate  # of pairs scored in both orders, how often both say the same: one winner, or a tie
+    contradicting: Rate  # how often each order has another winner; in the rest only one order is a tie
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return _plain(vars(self))
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value.to_dict() if isinstance(value, Rate) else _plain(value) if isinstance(value, dict) else value
+        for key, value in fields.items()
+    }
 
 
 # --- statistics -------------------------------------------------------------------------------------------------
@@ -84,7 +83,7 @@ class PositionBias(Result):
 
 def agreement(
     pairs: Sequence[LabelledPair],
-    predictions: Sequence[Prediction],
+    predictions: Sequence[Judgement],
     *,
     seed: int,
     confidence: float = 0.95,
@@ -108,7 +107,7 @@ def agreement(
     excluded.update(reason for pair in pairs if (reason := _excluded(pair)))
     kept = [row for row in zip(pairs, predictions, strict=True) if not _excluded(row[0])]
     labels = _Labels([pair for pair, _ in kept], length_tolerance=length_tolerance)
-    scored, sides = _sides([prediction.outcome for _, prediction in kept])
+    scored, sides = _sides([prediction.value for _, prediction in kept])
     longer = np.sign(labels.gap)
     columns = {
         f"slice {name}": _Column((1 + labels.side * sides) / 2, rows, scored) for name, rows in labels.slices.items()
@@ -216,7 +215,7 @@ def _estimate(
     *,
     bootstrap: _Bootstrap,
     differences: Mapping[str, tuple[str, str]] | None = None,
-) -> dict[str, Estimate]:
+) -> dict[str, Rate]:
     """Return the mean of every column, which is in [0, 1], and of pairs of columns the difference, by name."""
     order = {name: number for number, name in enumerate(columns)}
     means, resampled, counts = cluster_bootstrap(
@@ -227,7 +226,7 @@ def _estimate(
         num_resamples=bootstrap.num_resamples,
     )
 
-    def summarize(mean: float, draws: Values, parts: Sequence[str]) -> Estimate:
+    def summarize(mean: float, draws: Values, parts: Sequence[str]) -> Rate:
         found = [columns[name] for name in parts]
         num_prompts = int((counts[:, [order[name] for name in parts]].sum(axis=1) > 0).sum())
         interval = None
@@ -235,12 +234,12 @@ def _estimate(
             interval = percentile_interval(draws, confidence=bootstrap.confidence)
             if len(parts) == 1 and mean in (0, 1):
                 interval = wilson_interval(mean, num_prompts, confidence=bootstrap.confidence)
-        return Estimate(
+        return Rate(
             rate=None if np.isnan(mean) else mean,
-            interval=None if interval is None else list(interval),
-            num_rows=sum(int((column.rows & column.scored).sum()) for column in found),
+            interval=interval,
             num_prompts=num_prompts,
             num_unscored=sum(int((column.rows & ~column.scored).sum()) for column in found),
+            num_rows=sum(int((column.rows & column.scored).sum()) for column in found),
         )
 
     estimates = {name: summarize(float(means[number]), resampled[:, number], [name]) for name, number in order.items()}
@@ -276,8 +275,7 @@ def agreement_table(results: Results, *, title: str = "Agreement with labels") -
 def agreement_markdown(results: Results) -> str:
     """Return a table in Markdown with a line per judge."""
     lines = _lines(results)
-    rows = [[*lines[0]], ["---", *["---:"] * (len(lines[0]) - 1)], *([*line.values()] for line in lines)]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+    return to_markdown(TextTable("", list(lines[0]), [list(line.values()) for line in lines]))
 
 
 def _lines(results: Results) -> list[dict[str, str]]:
@@ -286,22 +284,13 @@ def _lines(results: Results) -> list[dict[str, str]]:
     lines = []
     for result in results:
         slices, bias = result["slices"], result.get("position_bias") or {}
-        estimates = {title: slices[name] for name, title in SLICES.items()}
-        estimates["judge prefers longer"] = result["prefers_longer"]
-        estimates["labels prefer longer"] = result["labels_prefer_longer"]
+        rates = {title: slices[name] for name, title in SLICES.items()}
+        rates["judge prefers longer"] = result["prefers_longer"]
+        rates["labels prefer longer"] = result["labels_prefer_longer"]
         if is_pairwise:
-            estimates["first shown wins"] = bias.get("first_wins")
-            estimates["orders contradict"] = bias.get("contradicting")
+            rates["first shown wins"] = bias.get("first_wins")
+            rates["orders contradict"] = bias.get("contradicting")
         counts = {"pairs": str(slices["all"]["num_rows"]), "unscored": str(slices["all"]["num_unscored"])}
-        cells = {name: format_estimate(estimate) for name, estimate in estimates.items()}
+        cells = {name: format_rate(rate and Rate.from_dict(rate)) for name, rate in rates.items()}
         lines.append({"judge": result["judge"], **counts, **cells})
     return lines
-
-
-def format_estimate(estimate: dict[str, Any] | None) -> str:
-    """Return a rate in percent with its interval, such as "61.2 % [57.0, 65.3]", or a dash where there is none."""
-    if estimate is None or estimate["rate"] is None:
-        return "-"
-    edges = estimate["interval"]
-    interval = "" if edges is None else f" [{100 * edges[0]:.1f}, {100 * edges[1]:.1f}]"
-    return f"{100 * estimate['rate']:.1f} %{interval}"

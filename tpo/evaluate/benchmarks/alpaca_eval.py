@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tpo.evaluate.benchmarks import Benchmark
-from tpo.evaluate.length_control import LengthControlledRate
+from tpo.results.rate import Rate
 from tpo.results.stats import bootstrap_statistic
 from tpo.sample.prompts import make_prompt
 from tpo.store.errors import TpoError
@@ -233,7 +233,7 @@ def official_length_controlled(
     seed: int,
     confidence: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
-) -> LengthControlledRate:
+) -> Rate:
     """Return the length-controlled win rate as the leaderboard has it: by the `alpaca_eval` package, in [0, 1].
 
     Its model knows the difficulty of each of the 805 instructions and is held near two models that game the annotator;
@@ -258,7 +258,7 @@ def official_length_controlled(
     num_scored = sum(preference is not None for preference in preferences)
     num_unscored = len(preferences) - num_scored
     if num_scored == 0:
-        return LengthControlledRate(None, None, 0, num_unscored, "official")
+        return Rate(None, None, 0, num_unscored, estimator="official")
     if len(set(length_gaps(benchmark, responses))) == 1:
         raise AlpacaEvalError(
             "the responses' lengths differ from the baseline's all by the same number of characters: the package "
@@ -294,7 +294,7 @@ def official_length_controlled(
             confidence=confidence,
             num_resamples=num_resamples,
         )
-    return LengthControlledRate(found.estimate, found.interval, num_scored, num_unscored, "official")
+    return Rate(found.estimate, found.interval, num_scored, num_unscored, estimator="official")
 
 
 def _require_the_instructions(benchmark: Benchmark) -> None:

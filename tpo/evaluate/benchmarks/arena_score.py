@@ -8,16 +8,17 @@ question's two games, and one verdict's three copies, were independent, which ma
 100 resamples for 95 %, v2.0's 100 without a seed for 90 %. The ones here resample questions, seeded.
 """
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tpo.evaluate.benchmarks import Benchmark
+from tpo.results.rate import Interval, Rate
+from tpo.results.stats import percentile_interval
 from tpo.store.records import Response, Verdict
 from tpo.store.seeds import derive_seed
 
@@ -27,24 +28,17 @@ NUM_RESAMPLES = 10_000
 Games = tuple[Verdict, Verdict]  # the baseline shown first, then the policy: the benchmark's order
 
 
-@dataclasses.dataclass(frozen=True)
-class ArenaScore:
-    """A score with its interval; both None where no game was scored."""
+class ArenaScore(NamedTuple):
+    """A score, and what it can be compared with."""
 
+    score: Rate  # the policy's in [0, 1], its own against itself is 0.5; rows are games, one of weight 3 being one
     version: str  # "v0.1" or "v2.0"; scores of different versions cannot be compared
     baseline: str  # nor can those against different baselines
-    score: float | None  # the policy's, in [0, 1]; the baseline's own is 0.5
-    interval: tuple[float, float] | None  # None also where fewer than two questions count
-    confidence: float
-    num_prompts: int  # with at least one game that counts
-    num_games: int  # that count; one of weight 3 is one
-    num_unscored: int  # games that do not
-    unscored_reasons: dict[str, int]  # reason -> how many of them
-    method: str
+    unscored_reasons: dict[str, int]  # reason -> how many of the unscored games
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
-        return {**dataclasses.asdict(self), "interval": None if self.interval is None else list(self.interval)}
+        return {**self._asdict(), "score": self.score.to_dict()}
 
 
 def complete_verdicts(
@@ -217,18 +211,15 @@ def _score(
     reasons.update(game.unscored_reason or "other_game_unscored" for pair in dropped.values() for game in pair)
     totals = [_points(games[key]) for key in sorted(games)]  # so that the interval does not depend on the rows' order
     points, weights = np.array([total for total in totals if total[1] > 0]).reshape(-1, 2).T
-    return ArenaScore(
-        version=version,
-        baseline=baseline,
-        score=math.fsum(points) / math.fsum(weights) if len(points) else None,
+    score = Rate(
+        rate=math.fsum(points) / math.fsum(weights) if len(points) else None,
         interval=_bootstrap(points, weights, seed=seed, confidence=confidence, num_resamples=num_resamples),
-        confidence=confidence,
         num_prompts=len(points),
-        num_games=sum(game.outcome is not None for game in rows),
         num_unscored=reasons.total(),
-        unscored_reasons=dict(sorted(reasons.items())),
-        method=f"{what}, by weight, ties one half; percentile bootstrap over questions, {num_resamples} resamples",
+        num_rows=sum(game.outcome is not None for game in rows),
+        estimator=f"{what}, by weight, ties one half; percentile bootstrap over questions, {num_resamples} resamples",
     )
+    return ArenaScore(score, version, baseline, dict(sorted(reasons.items())))
 
 
 def _points(games: Games) -> tuple[float, float]:
@@ -248,7 +239,7 @@ def _bootstrap(
     seed: int,
     confidence: float,
     num_resamples: int,
-) -> tuple[float, float] | None:
+) -> Interval | None:
     """Return the percentile interval of sum(points) / sum(weights) over resampled questions."""
     count = len(points)
     if count < 2:
@@ -256,5 +247,4 @@ def _bootstrap(
     generator = np.random.default_rng(derive_seed(seed, "arena_hard"))
     copies = generator.multinomial(count, np.full(count, 1 / count), size=num_resamples)  # of each question
     scores = (copies @ points) / (copies @ weights)
-    low, high = np.quantile(scores, [0.5 - confidence / 2, 0.5 + confidence / 2])
-    return float(low), float(high)
+    return percentile_interval(scores, confidence=confidence)

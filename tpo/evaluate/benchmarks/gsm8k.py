@@ -13,7 +13,6 @@ from typing import Any
 
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.verifiable import (
-    Accuracy,
     BenchmarkError,
     HubData,
     Question,
@@ -21,6 +20,7 @@ from tpo.evaluate.benchmarks.verifiable import (
     assemble,
     read_rows,
 )
+from tpo.results.rate import Rate
 from tpo.store.records import Check, Response
 
 HUB = HubData("openai/gsm8k", "main", "test", "e53f048856ff4f594e959d75785d2c2d37b678ee")
@@ -105,6 +105,6 @@ def checks(response: Response, key: Mapping[str, Any]) -> list[Check]:
     ]
 
 
-def summarize(rows: Sequence[Check], *, confidence: float = 0.95) -> dict[str, Accuracy]:
+def summarize(rows: Sequence[Check], *, confidence: float = 0.95) -> dict[str, Rate]:
     """Return the accuracy by rule."""
     return {rule: accuracy([row for row in rows if row.rule == rule], confidence=confidence) for rule in RULES}

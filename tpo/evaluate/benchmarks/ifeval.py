@@ -16,7 +16,6 @@ from typing import Any, TypedDict
 
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.verifiable import (
-    Accuracy,
     BenchmarkError,
     HubData,
     Question,
@@ -24,6 +23,7 @@ from tpo.evaluate.benchmarks.verifiable import (
     assemble,
     read_rows,
 )
+from tpo.results.rate import Rate
 from tpo.store.records import Check, Response
 
 HUB = HubData("google/IFEval", None, "train", "966cd89545d6b6acfd7638bc708b98261ca58e84")
@@ -165,7 +165,7 @@ def checks(response: Response, key: Mapping[str, Any]) -> list[Check]:
     ]
 
 
-def summarize(rows: Sequence[Check], *, confidence: float = 0.95) -> dict[str, Accuracy]:
+def summarize(rows: Sequence[Check], *, confidence: float = 0.95) -> dict[str, Rate]:
     """Return the accuracies "prompt_strict", "prompt_loose", "instruction_strict" and "instruction_loose".
 
     At the prompt level all instructions of a prompt must be followed; at the instruction level each counts, and the

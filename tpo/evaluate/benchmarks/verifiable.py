@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.evaluate.benchmarks import Benchmark
+from tpo.results.rate import Rate
 from tpo.results.stats import mean_interval
 from tpo.sample.prompts import make_prompt
 from tpo.store.errors import TpoError
@@ -29,7 +30,7 @@ class HubData(NamedTuple):
     revision: str  # the full commit
 
 
-class Row(NamedTuple):
+class SourceRow(NamedTuple):
     """One row of a benchmark as its source has it."""
 
     where: str  # the file and the line, or the data set and the row, for messages
@@ -44,21 +45,7 @@ class Question(NamedTuple):
     key: dict[str, Any]
 
 
-class Accuracy(NamedTuple):
-    """The fraction of checks that passed, in [0, 1], with its interval; both None where there are no checks."""
-
-    rate: float | None
-    interval: tuple[float, float] | None
-    num_checks: int
-    num_prompts: int
-    num_no_response: int  # responses that are missing: their checks failed and are among num_checks
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {**self._asdict(), "interval": None if self.interval is None else list(self.interval)}
-
-
-def read_rows(path: Path | None, *, hub: HubData, fields: Sequence[str]) -> list[Row]:
+def read_rows(path: Path | None, *, hub: HubData, fields: Sequence[str]) -> list[SourceRow]:
     """Return the rows of a JSON-lines file, gzipped where its name ends so, or of the Hub's data set.
 
     Args:
@@ -80,18 +67,18 @@ def read_rows(path: Path | None, *, hub: HubData, fields: Sequence[str]) -> list
     return rows
 
 
-def _local_rows(path: Path) -> list[Row]:
+def _local_rows(path: Path) -> list[SourceRow]:
     if not path.is_file():
         raise BenchmarkError(f"there is no file {path}")
     try:
-        return [Row(f"{path}, line {number}", fields) for number, fields in read_json_lines(path)]
+        return [SourceRow(f"{path}, line {number}", fields) for number, fields in read_json_lines(path)]
     except RecordError as error:
         raise BenchmarkError(str(error)) from error
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path}: cannot be read ({error})") from error
 
 
-def _hub_rows(hub: HubData) -> list[Row]:
+def _hub_rows(hub: HubData) -> list[SourceRow]:
     from datasets import load_dataset
 
     try:
@@ -100,7 +87,7 @@ def _hub_rows(hub: HubData) -> list[Row]:
         raise BenchmarkError(
             f"{hub.name} cannot be fetched from the Hub at {hub.revision} ({error}); give a local file instead"
         ) from error
-    return [Row(f"{hub.name}, row {number}", dict(fields)) for number, fields in enumerate(data)]
+    return [SourceRow(f"{hub.name}, row {number}", dict(fields)) for number, fields in enumerate(data)]
 
 
 def assemble(questions: Iterable[Question], *, source: str, num_prompts: int | None, seed: int) -> Benchmark:
@@ -137,18 +124,20 @@ def _requirements(key: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in key.items() if name != "key"}  # IFEval's number of the row
 
 
-def accuracy(rows: Sequence[Check], *, confidence: float = 0.95) -> Accuracy:
+def accuracy(rows: Sequence[Check], *, confidence: float = 0.95) -> Rate:
     """Return the fraction of checks that passed; the interval allows for checks of one prompt going together.
 
     Args:
         rows: Checks by one rule.
         confidence: Nominal coverage in (0, 1).
     """
-    prompt_ids = [row.prompt_id for row in rows]
-    num_prompts = len(set(prompt_ids))
-    num_no_response = len({(row.prompt_id, row.sample_index) for row in rows if row.error is not None})
     if not rows:
-        return Accuracy(None, None, 0, 0, 0)
-    values = [float(row.is_passed) for row in rows]
+        return Rate(None, None, 0, 0, 0)
+    prompt_ids, values = [row.prompt_id for row in rows], [float(row.is_passed) for row in rows]
     interval = mean_interval(values, confidence=confidence, clusters=prompt_ids)
-    return Accuracy(sum(values) / len(values), interval, len(values), num_prompts, num_no_response)
+    return Rate(sum(values) / len(values), interval, len(set(prompt_ids)), 0, len(values))
+
+
+def count_no_response(rows: Sequence[Check]) -> int:
+    """Return how many responses are missing; their checks count as failed."""
+    return len({(row.prompt_id, row.sample_index) for row in rows if row.error is not None})

@@ -20,7 +20,7 @@ from tpo.config.fields import setting
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import FIRST_TOKEN, Answer, Question
 from tpo.judge.llm.settings import LLMConfig
-from tpo.judge.protocol import Decision, Match, PairwiseJudge, PairwiseJudgeConfig
+from tpo.judge.protocol import Candidates, Judgement, PairwiseJudge, PairwiseJudgeConfig
 from tpo.judge.verdicts import fill
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
@@ -70,8 +70,8 @@ class AlpacaEvalAnnotator:
         self.system, self.prompt = read_template(template_path())
         self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
-        """Return one decision per match, in order; equal matches are asked about once.
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
+        """Return one judgement per pair, in order; equal pairs are asked about once.
 
         Unscored are, besides what was not asked: "no_identifier", neither name among the likeliest tokens;
         "no_logprobs", as where a server's filter left no answer.
@@ -79,7 +79,7 @@ class AlpacaEvalAnnotator:
         Raises:
             TpoError: If the model writes but none of its answers has log-probabilities.
         """
-        answers = self.llm.ask([self._question(match) for match in matches])
+        answers = self.llm.ask([self._question(pair) for pair in pairs])
         written = [answer for answer in answers if answer.error is None and answer.text]
         if written and not any(answer.watched for answer in answers):
             raise TpoError(
@@ -88,8 +88,8 @@ class AlpacaEvalAnnotator:
             )
         return [_decide(answer) for answer in answers]
 
-    def _question(self, match: Match) -> Question:
-        texts = {"instruction": match.instruction, "output_1": match.first, "output_2": match.second}
+    def _question(self, pair: Candidates) -> Question:
+        texts = {"instruction": pair.instruction, "output_1": pair.responses[0], "output_2": pair.responses[1]}
         return Question(
             system=self.system,
             user=fill(self.prompt, are_markers_kept=True, **texts),
@@ -99,15 +99,15 @@ class AlpacaEvalAnnotator:
         )
 
 
-def _decide(answer: Answer) -> Decision:
+def _decide(answer: Answer) -> Judgement:
     if answer.error is not None:
-        return Decision(None, answer.error, weight=0.0)
+        return Judgement(None, answer.error, weight=0.0)
     if not answer.watched:
-        return Decision(None, "no_logprobs", answer.text, 0.0, answer.num_tokens)
+        return Judgement(None, "no_logprobs", answer.text, answer.num_tokens, 0.0)
     preference = first_preference(answer.watched[0].alternatives)
     if preference is None:
-        return Decision(None, "no_identifier", answer.text, 0.0, answer.num_tokens)
-    return Decision(preference, None, answer.text, 1.0, answer.num_tokens)
+        return Judgement(None, "no_identifier", answer.text, answer.num_tokens, 0.0)
+    return Judgement(preference, None, answer.text, answer.num_tokens, 1.0)
 
 
 def first_preference(alternatives: Mapping[str, float]) -> float | None:

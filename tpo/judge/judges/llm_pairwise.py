@@ -1,6 +1,6 @@
 """A language model that compares two responses and writes its reasons, then a verdict: the LLM-as-a-judge of the paper.
 
-It decides each match as shown. Against position bias the caller asks for both orders.
+It judges each pair as shown. Against position bias the caller asks for both orders.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tpo.config.fields import setting
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import Answer, Question
 from tpo.judge.llm.settings import PromptedLLMConfig
-from tpo.judge.protocol import Decision, Match, PairwiseJudge, PairwiseJudgeConfig
+from tpo.judge.protocol import Candidates, Judgement, PairwiseJudge, PairwiseJudgeConfig
 from tpo.judge.verdicts import MENUS, fill, parse_verdict, require_places
 from tpo.model.policy import Policy
 
@@ -35,7 +35,7 @@ class PairwiseLLMJudge(PromptedLLMConfig, PairwiseJudgeConfig):
 
 
 class PairwiseLLM:
-    """Asks for a verdict on each match."""
+    """Asks for a verdict on each pair."""
 
     def __init__(self, settings: PairwiseLLMJudge, *, policy: Policy | None, cache_path: Path) -> None:
         """Set up the judge.
@@ -48,25 +48,27 @@ class PairwiseLLM:
         self.settings = settings
         self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
-    def compare(self, matches: Sequence[Match]) -> list[Decision]:
-        """Return one decision per match, in order; equal matches are asked about once."""
-        return [self._decide(answer) for answer in self.llm.ask([self._question(match) for match in matches])]
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
+        """Return one judgement per pair, in order; equal pairs are asked about once."""
+        return [self._decide(answer) for answer in self.llm.ask([self._question(pair) for pair in pairs])]
 
-    def _question(self, match: Match) -> Question:
+    def _question(self, pair: Candidates) -> Question:
         return Question(
             system=self.settings.system,
-            user=fill(self.settings.prompt, instruction=match.instruction, first=match.first, second=match.second),
+            user=fill(
+                self.settings.prompt, instruction=pair.instruction, first=pair.responses[0], second=pair.responses[1]
+            ),
             temperature=self.settings.temperature,
             max_tokens=self.settings.max_tokens,
         )
 
-    def _decide(self, answer: Answer) -> Decision:
+    def _decide(self, answer: Answer) -> Judgement:
         if answer.error is not None:
-            return Decision(None, answer.error, weight=0.0)
-        decision = parse_verdict(
+            return Judgement(None, answer.error, weight=0.0)
+        judgement = parse_verdict(
             answer.text,
             verdicts=self.settings.verdicts,
             strong_weight=self.settings.strong_weight,
             is_cut=answer.is_cut,
         )
-        return decision._replace(raw=answer.text, num_tokens=answer.num_tokens)
+        return judgement._replace(raw=answer.text, num_tokens=answer.num_tokens)

@@ -1,4 +1,4 @@
-"""Figures of results, drawn from what runs leave behind: `python -m tpo.results.figures runs/...`.
+"""Figures of results, drawn from what runs leave behind: `python -m tpo.results --figures runs/...`.
 
 Notebooks in `analysis/`, the figures in a run's folder and `make figures` all draw with these functions. A figure is
 as wide as a paper's column or page, its colours are told apart by colour-blind readers, it says how many instructions
@@ -12,9 +12,16 @@ from tpo.results.figures.evaluation import (
     draw_thought_value,
     write_evaluation_figures,
 )
-from tpo.results.figures.iterations import draw_categories, svg_figures, write_figures
+from tpo.results.figures.iterations import (
+    draw_categories,
+    draw_iterations,
+    draw_lengths,
+    svg_figures,
+    with_length_intervals,
+    write_comparison,
+    write_figures,
+)
 from tpo.results.figures.judges import draw_agreement
-from tpo.results.figures.runs import draw_iterations, draw_lengths
 from tpo.results.figures.style import save, show
 from tpo.results.figures.sweep import draw_sweep, swept_number
 
@@ -31,6 +38,8 @@ __all__ = [
     "show",
     "svg_figures",
     "swept_number",
+    "with_length_intervals",
+    "write_comparison",
     "write_evaluation_figures",
     "write_figures",
 ]

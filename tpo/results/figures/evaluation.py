@@ -16,7 +16,6 @@ from tpo.results.figures.style import (
     PURPLE,
     REFERENCE,
     ROW,
-    caption_text,
     count_text,
     draw_interval,
     draw_points,
@@ -26,6 +25,7 @@ from tpo.results.figures.style import (
     save,
     styled,
 )
+from tpo.results.rate import Interval, Rate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,8 +61,9 @@ def draw_category_gains(summary: dict[str, Any]) -> "Figure":
     Thick bars are intervals for one category, thin ones hold for all categories at once; a marker is filled where the
     gain differs from 0 after Holm's correction. What has no score has its row, which says so.
     """
-    overall, categories = summary["overall"], summary["categories"]
-    names = sorted(categories, key=lambda name: (*_order(categories[name]["gain"]), name))
+    overall = Rate.from_dict(summary["overall"])
+    categories = {name: Rate.from_dict(rate) for name, rate in summary["categories"].items()}
+    names = sorted(categories, key=lambda name: (categories[name].rate is not None, categories[name].rate or 0.0, name))
     figure = new_figure(
         1.3 * COLUMN,
         0.2 * (len(names) + 1) + 1.1,
@@ -73,18 +74,15 @@ def draw_category_gains(summary: dict[str, Any]) -> "Figure":
     axes.axvline(0, color=REFERENCE, linewidth=0.7, linestyle=":")
     for row, name in enumerate(names):
         found = categories[name]
-        if found["gain"] is None:
+        if found.rate is None:
             axes.text(0, row, " nothing scored", va="center", fontsize=7, color=GREY)
             continue
-        draw_interval(axes, row, found["simultaneous_interval"], color=BLUE, linewidth=0.7)
-        draw_interval(axes, row, found["interval"], color=BLUE, linewidth=3, alpha=0.35)
-        p_value = found["adjusted_p_value"]
-        is_significant = p_value is not None and p_value < SIGNIFICANT
-        axes.plot(100 * found["gain"], row, "o", color=BLUE, markerfacecolor=BLUE if is_significant else "white")
-    if overall["rate"] is not None:
-        edges = overall["interval"] and [edge - 0.5 for edge in overall["interval"]]
-        draw_interval(axes, len(names) + 0.3, edges, color=REFERENCE, linewidth=3, alpha=0.35)
-        axes.plot(100 * (overall["rate"] - 0.5), len(names) + 0.3, "D", color=REFERENCE)
+        draw_interval(axes, row, _minus_half(found.simultaneous_interval), color=BLUE, linewidth=0.7)
+        draw_interval(axes, row, _minus_half(found.interval), color=BLUE, linewidth=3, alpha=0.35)
+        axes.plot(100 * (found.rate - 0.5), row, "o", color=BLUE, markerfacecolor=_face(found, BLUE))
+    if overall.rate is not None:
+        draw_interval(axes, len(names) + 0.3, _minus_half(overall.interval), color=REFERENCE, linewidth=3, alpha=0.35)
+        axes.plot(100 * (overall.rate - 0.5), len(names) + 0.3, "D", color=REFERENCE)
     rows = [(f"{name.replace('_', ' ')}, {count_text([categories[name]])}", row) for row, name in enumerate(names)]
     rows.append((f"all, {count_text([overall])}", len(names) + 0.3))  # type: ignore[arg-type]
     axes.set_yticks([row for _, row in rows], [label for label, _ in rows])
@@ -106,26 +104,22 @@ def draw_thought_value(summary: dict[str, Any]) -> "Figure":
     for row, condition in enumerate(conditions):
         for axes in (rates, differences):
             axes.axhline(row, color=ROW, linewidth=0.7, zorder=0)
-        rate, minus_own = condition["win_rate"], condition["minus_own"]
-        is_own = condition["name"] == "own"
+        rate, is_own = Rate.from_dict(condition["win_rate"]), condition["name"] == "own"
         color = BLUE if is_own else PURPLE
-        if rate["rate"] is None:
-            _note(rates, 1.02, row, "nothing scored")
+        if rate.rate is None:
+            _note(rates, row, "nothing scored")
         else:
-            draw_interval(rates, row, rate["interval"], color=color, linewidth=3, alpha=0.4)
-            rates.plot(100 * rate["rate"], row, "D" if is_own else "o", color=color)
-            _note(rates, 1.02, row, f"{100 * rate['rate']:.1f} %\n{count_text([rate])}")
-        if minus_own is None or minus_own["difference"] is None:
-            _note(differences, 1.02, row, "(compared with this)" if is_own else "not compared")
+            draw_interval(rates, row, rate.interval, color=color, linewidth=3, alpha=0.4)
+            rates.plot(100 * rate.rate, row, "D" if is_own else "o", color=color)
+            _note(rates, row, f"{100 * rate.rate:.1f} %\n{count_text([rate])}")
+        minus_own = condition["minus_own"] and Rate.from_dict(condition["minus_own"])
+        if minus_own is None or minus_own.rate is None:
+            _note(differences, row, "(compared with this)" if is_own else "not compared")
             continue
-        draw_interval(differences, row, minus_own["interval"], color=color, linewidth=3, alpha=0.4)
-        p_value = minus_own["adjusted_p_value"]
-        is_significant = p_value is not None and p_value < SIGNIFICANT
-        face = color if is_significant else "white"
-        differences.plot(100 * minus_own["difference"], row, "o", color=color, markerfacecolor=face)
-        tested = "" if p_value is None else f"\n{_p_text(p_value)}"
-        points = f"{100 * minus_own['difference']:+.1f}".replace("-", "\N{MINUS SIGN}")
-        _note(differences, 1.02, row, f"{points}, n = {minus_own['num_prompts']:,}{tested}")
+        draw_interval(differences, row, minus_own.interval, color=color, linewidth=3, alpha=0.4)
+        differences.plot(100 * minus_own.rate, row, "o", color=color, markerfacecolor=_face(minus_own, color))
+        points = f"{100 * minus_own.rate:+.1f}".replace("-", "\N{MINUS SIGN}")
+        _note(differences, row, f"{points}, n = {minus_own.num_prompts:,}{_p_text(minus_own)}")
     labels = [f"{_condition(found['name'])}\n{found['mean_thought_tokens']:.0f} tokens" for found in conditions]
     rates.set_yticks(range(len(conditions)), labels)
     rates.set(xlabel="win rate (%)", xlim=(0, 100), ylim=(len(conditions) - 0.5, -0.5))
@@ -142,7 +136,7 @@ def draw_thought_budget(summary: dict[str, Any]) -> "Figure":
     budgets = sorted(summary["budgets"], key=lambda budget: budget["max_thought_tokens"])
     limits = [budget["max_thought_tokens"] for budget in budgets]
     positions = log_positions(limits)
-    rates = [budget["win_rate"] for budget in budgets]
+    rates = [Rate.from_dict(budget["win_rate"]) for budget in budgets]
     caption = _caption(summary, count_text(rates), interval_text(summary["confidence"]))
     figure = new_figure(COLUMN, 3.5, caption=caption)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(1.7, 1))
@@ -167,14 +161,17 @@ def log_positions(limits: list[int]) -> list[float]:
     return [math.log2(limit or smallest / 2) for limit in limits]
 
 
-def _order(gain: float | None) -> tuple[bool, float]:
-    """Return what sorts gains upwards, after those that are not known."""
-    return gain is not None, gain or 0.0
+def _minus_half(interval: Interval | None) -> Interval | None:
+    return None if interval is None else (interval[0] - 0.5, interval[1] - 0.5)
+
+
+def _face(rate: Rate, color: str) -> str:
+    """Return what fills a marker: the colour where the rate differs after Holm's correction."""
+    return color if rate.adjusted_p_value is not None and rate.adjusted_p_value < SIGNIFICANT else "white"
 
 
 def _caption(summary: dict[str, Any], *parts: str) -> str:
-    against = f"{summary['policy']} against {summary['baseline']}"
-    return caption_text(against, f"judge {summary['judge']}", *parts)
+    return "; ".join([f"{summary['policy']} against {summary['baseline']}", f"judge {summary['judge']}", *parts])
 
 
 def _condition(name: str) -> str:
@@ -183,10 +180,13 @@ def _condition(name: str) -> str:
     return f"own, {100 * float(kept):g} % of it" if kept != name else CONDITIONS.get(name, name)
 
 
-def _p_text(p_value: float) -> str:
-    return "adj. p < 0.001" if p_value < 0.001 else f"adj. p = {p_value:.3f}"
+def _p_text(rate: Rate) -> str:
+    """Return the adjusted p-value as a line of text; nothing where there was no test."""
+    if rate.adjusted_p_value is None:
+        return ""
+    return "\nadj. p < 0.001" if rate.adjusted_p_value < 0.001 else f"\nadj. p = {rate.adjusted_p_value:.3f}"
 
 
-def _note(axes: Any, x: float, row: int, text: str) -> None:
+def _note(axes: Any, row: int, text: str) -> None:
     """Write a number beside the axes, in line with its row."""
-    axes.text(x, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=6.5, color=REFERENCE)
+    axes.text(1.02, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=6.5, color=REFERENCE)

@@ -4,10 +4,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tpo.results.figures.style import BLUE, PAGE, REFERENCE, ROW, draw_interval, interval_text, new_figure, styled
+from tpo.results.rate import Rate, format_count
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+#: The parts of labelled pairs that agreement is measured on, and what they are called.
+SLICES = {
+    "all": "all",
+    "length_matched": "length-matched",
+    "preferred_shorter": "preferred is shorter",
+    "preferred_longer": "preferred is longer",
+}
 DRAWN = ("all", "length_matched", "preferred_shorter")
 
 
@@ -20,7 +28,7 @@ def draw_agreement(results: Sequence[dict[str, Any]]) -> "Figure":
     for axes, name in zip(panels, DRAWN, strict=True):
         axes.axvline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
         for row, result in enumerate(results):
-            _draw_estimate(axes, row, result["slices"][name])
+            _draw_rate(axes, row, Rate.from_dict(result["slices"][name]))
         axes.set(title=SLICES[name], xlim=(0, 100), ylim=(len(results) - 0.5, -0.5), xticks=range(0, 101, 25))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -29,21 +37,12 @@ def draw_agreement(results: Sequence[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def _draw_estimate(axes: Any, row: int, estimate: dict[str, Any]) -> None:
+def _draw_rate(axes: Any, row: int, rate: Rate) -> None:
     note = {"va": "center", "fontsize": 6.5, "color": REFERENCE}
     axes.axhline(row, color=ROW, linewidth=0.7, zorder=0)
-    if estimate["rate"] is None:
+    if rate.rate is None:
         axes.text(104, row, "nothing scored", **note)
         return
-    draw_interval(axes, row, estimate["interval"], color=BLUE, alpha=0.4, linewidth=4, clip_on=False)
-    axes.plot(100 * estimate["rate"], row, "o", color=BLUE, clip_on=False, zorder=3)
-    unscored = f" (+{estimate['num_unscored']:,} unscored)" if estimate["num_unscored"] else ""
-    axes.text(104, row, f"{100 * estimate['rate']:.0f} %\nn = {estimate['num_rows']:,}{unscored}", **note)
-
-
-SLICES = {
-    "all": "all",
-    "length_matched": "length-matched",
-    "preferred_shorter": "preferred is shorter",
-    "preferred_longer": "preferred is longer",
-}
+    draw_interval(axes, row, rate.interval, color=BLUE, alpha=0.4, linewidth=4, clip_on=False)
+    axes.plot(100 * rate.rate, row, "o", color=BLUE, clip_on=False, zorder=3)
+    axes.text(104, row, f"{100 * rate.rate:.0f} %\nn = {format_count(rate.count, rate.num_unscored)}", **note)

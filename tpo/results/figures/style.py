@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
+from tpo.results.rate import Rate
 from tpo.store.files import replacing
 
 if TYPE_CHECKING:
@@ -96,8 +97,6 @@ def svg_text(figure: "Figure") -> str:
 
 def show(figure: "Figure") -> None:
     """Display a figure in a notebook, as it would be saved."""
-    import io
-
     from IPython.display import Image, display
 
     picture = io.BytesIO()
@@ -110,19 +109,12 @@ def appearance(index: int) -> dict[str, Any]:
     return {"color": SERIES[index % len(SERIES)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def count_text(rates: Sequence[dict[str, Any]]) -> str:
-    """Return "n = 60", "n = 57 to 60" or "n = 57 (+3 unscored)" for the win rates that are shown together."""
-    counts = [rate["num_prompts"] for rate in rates if rate["num_prompts"] is not None]
-    if not counts:
-        return "n not given"
+def count_text(rates: Sequence[Rate]) -> str:
+    """Return "n = 60", "n = 57 to 60" or "n = 57 (+3 unscored)" for the rates that are shown together."""
+    counts = [rate.num_prompts for rate in rates]
     spread = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
-    unscored = max(rate.get("num_unscored") or 0 for rate in rates)
+    unscored = max(rate.num_unscored for rate in rates)
     return f"n = {spread}" + (f" (+{'up to ' * (len(counts) > 1)}{unscored:,} unscored)" if unscored else "")
-
-
-def caption_text(*parts: str | None) -> str:
-    """Join what a caption says, without what is not known."""
-    return "; ".join(part for part in parts if part)
 
 
 def interval_text(confidence: float | None) -> str:
@@ -130,19 +122,15 @@ def interval_text(confidence: float | None) -> str:
     return "bars: intervals" if confidence is None else f"bars: {100 * confidence:g} % intervals"
 
 
-def draw_points(axes: Any, positions: Sequence[float], rates: Sequence[dict[str, Any]], **style: Any) -> None:
-    """Draw rates in percent over positions, joined, with their intervals; what is unscored leaves a gap.
+def draw_points(axes: Any, positions: Sequence[float], rates: Sequence[Rate], **style: Any) -> None:
+    """Draw rates in percent over as many positions, joined, with their intervals; what is unscored leaves a gap.
 
-    Args:
-        axes: What is drawn on.
-        positions: Horizontal ones, as many as rates.
-        rates: Dicts with "rate" and "interval", fractions or null.
-        style: Of matplotlib's `errorbar`.
+    `style` is that of matplotlib's `errorbar`.
     """
-    known = [(position, rate) for position, rate in zip(positions, rates, strict=True) if rate["rate"] is not None]
-    values = [100 * rate["rate"] for _, rate in known]
-    edges = [rate["interval"] and [100 * edge for edge in rate["interval"]] for _, rate in known]
-    draw_means(axes, [position for position, _ in known], values, edges, **style)
+    known = [(place, rate) for place, rate in zip(positions, rates, strict=True) if rate.rate is not None]
+    values = [100 * (rate.rate or 0.0) for _, rate in known]
+    edges = [rate.interval and [100 * edge for edge in rate.interval] for _, rate in known]
+    draw_means(axes, [place for place, _ in known], values, edges, **style)
 
 
 def draw_means(
@@ -158,29 +146,6 @@ def draw_means(
         above = [max(0.0, high - mean) for mean, (_, high) in zip(means, bounds, strict=True)]
         style = {"yerr": [below, above], "capsize": 2, "elinewidth": 0.9, **style}
     axes.errorbar(positions, means, **style)
-
-
-def length_means(summary: dict[str, Any], part: str) -> list[tuple[int, float, list[float] | None]]:
-    """Return iteration, mean tokens and interval where they are known; nothing for a run that has no thoughts.
-
-    An entry's "thought_tokens" and "response_tokens" (`tpo.results.table.with_length_intervals`) give the intervals.
-    """
-    found = [
-        (entry["iteration"], entry[f"mean_{part}_tokens"], entry.get(f"{part}_tokens", {}).get("interval"))
-        for entry in summary["iterations"]
-        if entry[f"mean_{part}_tokens"] is not None
-    ]
-    return found if any(mean for _, mean, _ in found) else []
-
-
-def length_bars_text(summaries: Sequence[dict[str, Any]]) -> str:
-    """Return what the bars of a figure of lengths are, or that there are none."""
-    parts = [
-        found for summary in summaries for part in ("thought", "response") for found in length_means(summary, part)
-    ]
-    if any(interval for _, _, interval in parts):
-        return "means over answers with a response; bars: 95 % intervals"
-    return "means over answers with a response; no intervals: the summary holds none"
 
 
 def draw_interval(axes: Any, row: float, edges: Sequence[float] | None, **style: Any) -> None:

@@ -1,72 +1,63 @@
 """The figure of a sweep over a number: what came out, over the values, drawn from the table of `tpo.results.table`."""
 
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tpo.results.figures.style import (
     PAGE,
     REFERENCE,
     appearance,
-    caption_text,
     count_text,
     draw_means,
     draw_points,
     new_figure,
     styled,
 )
+from tpo.results.table.table import Line, ResultsTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from pandas import DataFrame, Series
 
-RATES = {"win_rate": "win rate (%)", "win_rate_length_controlled": "length-controlled (%)"}
+TITLES = {"win_rate": "win rate (%)", "win_rate_length_controlled": "length-controlled (%)"}
 
 
-def swept_number(frame: "DataFrame") -> str | None:
-    """Return the one setting of a table that is a number in every run and takes two values or more, or None.
-
-    Args:
-        frame: Of `tpo.results.table.table.results_table`: the settings are the columns before "iteration".
-    """
-    settings = [str(column) for column in frame.columns[: list(frame.columns).index("iteration")]]
+def swept_number(table: ResultsTable) -> str | None:
+    """Return the one setting of a table that is a number in every run and takes two values or more, or None."""
+    columns = {key: [line[key] for line in table.lines] for key in table.settings}
     numbers = [
         key
-        for key in settings
-        if frame[key].nunique() > 1
-        and all(isinstance(value, Real) and not isinstance(value, bool) for value in frame[key])
+        for key, values in columns.items()
+        if all(isinstance(value, Real) and not isinstance(value, bool) for value in values) and len(set(values)) > 1
     ]
     return numbers[0] if len(numbers) == 1 else None
 
 
 @styled
-def draw_sweep(frame: "DataFrame") -> "Figure":
+def draw_sweep(table: ResultsTable) -> "Figure":
     """Draw win rates and lengths of responses over the number that is swept, one colour for what else differs.
 
     Args:
-        frame: A table for which `swept_number` is not None, one iteration of each run.
+        table: One for which `swept_number` is not None, one iteration of each run.
     """
-    swept = swept_number(frame)
+    swept = swept_number(table)
     assert swept is not None
-    others = [str(key) for key in frame.columns[: list(frame.columns).index("iteration")] if key != swept]
-    iterations = sorted(set(frame["iteration"]))
-    caption = caption_text(
-        f"after iteration {' or '.join(map(str, iterations))}",
-        count_text([_rate(row, "win_rate") for _, row in frame.iterrows()]),
-        "bars: intervals as the table has them",
-    )
+    others = [key for key in table.settings if key != swept]
+    iterations = sorted({line["iteration"] for line in table.lines})
+    counts = count_text([line["win_rate"] for line in table.lines])
+    caption = f"after iteration {' or '.join(map(str, iterations))}; {counts}; bars: intervals as the table has them"
     figure = new_figure(PAGE, 2.5, caption=caption)
     panels = figure.subplots(1, 3)
-    lines = frame.groupby(others, sort=False, dropna=False) if others else [((), frame)]
-    for index, (values, rows) in enumerate(lines):
-        rows = rows.sort_values(swept)
-        places = [float(value) for value in rows[swept]]
-        style = appearance(index) | {"label": ", ".join(str(value) for value in values) or None}
-        for axes, key in zip(panels, RATES, strict=False):
-            draw_points(axes, places, [_rate(row, key) for _, row in rows.iterrows()], **style)
-        lengths = rows.dropna(subset="mean_response_tokens")
-        means = list(lengths["mean_response_tokens"])
-        draw_means(panels[2], [float(value) for value in lengths[swept]], means, [None] * len(means), **style)
-    for axes, title in zip(panels, [*RATES.values(), "response tokens"], strict=True):
+    groups: dict[str, list[Line]] = {}
+    for line in table.lines:
+        groups.setdefault(", ".join(str(line[key]) for key in others), []).append(line)
+    for index, (label, unordered) in enumerate(groups.items()):
+        lines = sorted(unordered, key=lambda line: float(line[swept]))
+        places = [float(line[swept]) for line in lines]
+        style = appearance(index) | {"label": label or None}
+        for axes, key in zip(panels, TITLES, strict=False):
+            draw_points(axes, places, [line[key] for line in lines], **style)
+        draw_means(panels[2], places, [line["mean_response_tokens"] for line in lines], [None] * len(lines), **style)
+    for axes, title in zip(panels, [*TITLES.values(), "response tokens"], strict=True):
         axes.set(title=title, xlabel=swept)
     for axes in panels[:2]:
         axes.axhline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
@@ -75,10 +66,3 @@ def draw_sweep(frame: "DataFrame") -> "Figure":
     if others:
         panels[2].legend(title=", ".join(others), title_fontsize=7, loc="lower left")
     return figure
-
-
-def _rate(row: "Series[Any]", key: str) -> dict[str, Any]:
-    """Return what `draw_points` takes of a table's line; NaN is None there."""
-    value, low, high = (None if found != found else float(found) for found in row[[key, f"{key}_low", f"{key}_high"]])
-    counts = {name: int(row[name]) for name in ("num_prompts", "num_unscored")}
-    return {"rate": value, "interval": None if low is None else (low, high), **counts}

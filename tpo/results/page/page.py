@@ -14,38 +14,36 @@ from string import Template
 from typing import Any
 
 from tpo.results.page.samples import MAX_INSTRUCTIONS, load_samples
-from tpo.results.tables import TextTable, categories_table, format_rate, iterations_table
+from tpo.results.rate import Rate, format_rate
+from tpo.results.read import FinishedRun
+from tpo.results.run_tables import categories_table, iterations_table, pairs_table
+from tpo.results.text_table import TextTable
 from tpo.store.errors import TpoError
 from tpo.store.files import replacing
 
-REPORT = "report.html"
+PAGE = "report.html"
 HERE = Path(__file__).parent
 
 
-class ReportError(TpoError):
-    """A folder that no report can be made of."""
-
-
-def write_report(run_path: Path, *, max_instructions: int = MAX_INSTRUCTIONS) -> Path:
+def write_page(run: FinishedRun, *, max_instructions: int = MAX_INSTRUCTIONS) -> Path:
     """Write `report.html` into a finished run's folder and return its path.
 
     Where an artifact is missing or of another version, for example because the folder was copied from elsewhere, the
     page has no samples and says why.
 
-    Raises:
-        ReportError: If the folder holds no finished run.
+    Args:
+        run: The run, with at least one iteration.
+        max_instructions: To show per iteration, of training and of held-out ones each; see `samples.choose`.
     """
-    summary, config = (_read_json(run_path / name) for name in ("summary.json", "config.json"))
     samples, problem = None, ""
     try:
-        samples = load_samples(summary, Path(config["artifacts_dir"]), max_instructions=max_instructions)
+        samples = load_samples(run.summary, run.artifacts_dir, max_instructions=max_instructions)
     except TpoError as error:
         problem = str(error)
-    path = run_path / REPORT
-    text = render_page(summary, config, name=run_path.resolve().name, samples=samples, problem=problem)
-    with replacing(path) as temporary:
+    text = render_page(run.summary, run.config, name=run.path.resolve().name, samples=samples, problem=problem)
+    with replacing(run.path / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
-    return path
+    return run.path / PAGE
 
 
 def render_page(
@@ -104,33 +102,6 @@ def escape_json(value: Any) -> str:
     return re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def pairs_table(summary: dict[str, Any]) -> TextTable:
-    """Return the pairs and drops of every iteration that trained; pairs and drops add up to the instructions."""
-    trained = [entry for entry in summary["iterations"] if entry["judging"] is not None]
-    reasons = list(trained[0]["drops"]) if trained else []
-    rows = [
-        (
-            str(entry["iteration"]),
-            str(entry["num_pairs"] + sum(entry["drops"].values())),
-            str(entry["num_pairs"]),
-            *(str(entry["drops"][reason]) for reason in reasons),
-        )
-        for entry in trained
-    ]
-    names = ("iteration", "instructions", "pairs", *(reason.replace("_", " ") for reason in reasons))
-    return TextTable("pairs, and instructions without one by reason", names, rows)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ReportError(f"{path} does not exist: give the folder of a finished run, runs/<name>") from error
-    except ValueError as error:
-        raise ReportError(f"{path} is damaged ({error}): run the experiment again") from error
-    return content
-
-
 def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -172,7 +143,7 @@ def _figures(summary: dict[str, Any]) -> dict[str, str]:
     entries = summary["iterations"]
     texts = {
         "win_rate": "Win rate by iteration: "
-        + "; ".join(f"{entry['iteration']}: {format_rate(entry['win_rate'])}" for entry in entries),
+        + "; ".join(f"{entry['iteration']}: {format_rate(Rate.from_dict(entry['win_rate']))}" for entry in entries),
         "lengths": "Mean tokens of thought and response by iteration: "
         + "; ".join(
             f"{entry['iteration']}: {entry['mean_thought_tokens']:.0f} and {entry['mean_response_tokens']:.0f}"

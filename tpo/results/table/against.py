@@ -1,14 +1,13 @@
 """How much better a run is than another on the same instructions: paired differences, corrected for their number."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-from tpo.results.stats import PairedDifference, holm, paired_difference
-from tpo.results.table.find import ResultError, Run, sort_folders
-from tpo.results.table.rows import Row
-from tpo.results.table.settings import flat_settings
-from tpo.results.table.stored import wins
+from tpo.results.rate import Rate
+from tpo.results.read import FinishedRun, ResultError, read_folders
+from tpo.results.stats import holm, paired_difference
+from tpo.results.table.rows import TableRow, flat_settings
 from tpo.store.errors import TpoError
 from tpo.store.seeds import derive_seed
 
@@ -36,16 +35,15 @@ class Setting:
         return {key: value for key, value in settings.items() if key != root and not key.startswith(f"{root}.")}
 
 
-class Compared(NamedTuple):
-    """A line's difference from its reference; the numbers are None where it is the reference or does not compare."""
+class Difference(NamedTuple):
+    """A row's difference from its reference; the rate is None where it is the reference or does not compare."""
 
-    reference: Row | None
-    difference: PairedDifference | None
-    adjusted_p_value: float | None  # Holm's, over all lines
+    reference: TableRow | None
+    rate: Rate | None  # its p-value adjusted by Holm over all rows
     reason: str | None  # why there is no difference
 
 
-def read_reference(text: str) -> Run | Setting:
+def read_reference(text: str) -> FinishedRun | Setting:
     """Return what `--against` names: a run's folder, or `key=value`.
 
     Raises:
@@ -54,56 +52,60 @@ def read_reference(text: str) -> Run | Setting:
     key, separator, value = text.partition("=")
     if separator and "/" not in key:
         return Setting(key, value)
-    found = sort_folders([text]).runs
+    found = read_folders([text]).runs
     if len(found) != 1:
         raise ResultError(f"--against {text}: {len(found)} finished runs. Name the folder of one, or give key=value")
     return found[0]
 
 
-def compare(rows: Sequence[Row], against: Run | Setting, *, same_iteration: bool, averaged: bool) -> list[Compared]:
-    """Return each line's difference from its reference: its win rate less the reference's, on the same instructions.
+def differences(
+    rows: Sequence[TableRow], against: FinishedRun | Setting, *, same_iteration: bool, averaged: bool
+) -> list[Difference]:
+    """Return each row's difference from its reference: its win rate less the reference's, on the same instructions.
 
-    A run is every line's reference. So is the one line that has a setting; where several have it, a line's reference is
-    the one of them that agrees with it in all other settings. Averaged lines are compared by runs that have the same
+    A run is every row's reference. So is the one row that has a setting; where several have it, a row's reference is
+    the one of them that agrees with it in all other settings. Averaged rows are compared by runs that have the same
     value of what is averaged over, not by instructions: sign flips of n runs have a p-value of 2^(1 - n) or more.
 
     Args:
-        rows: All lines of a table.
+        rows: All rows of a table.
         against: The reference.
-        same_iteration: Whether lines are compared with the reference at the same iteration, or with the one it has.
-        averaged: Whether a line may be several runs.
+        same_iteration: Whether rows are compared with the reference at the same iteration, or with the one it has.
+        averaged: Whether a row may be several runs.
 
     Raises:
-        ResultError: If no line is the reference.
+        ResultError: If no row is the reference.
     """
     candidates = [row for row in rows if _is_reference(row, against)]
     if not candidates:
-        name = against.path if isinstance(against, Run) else against
-        hint = "" if isinstance(against, Run) else ": the keys are those of config.json, such as pairs.length_penalty=0"
+        name = against.path if isinstance(against, FinishedRun) else against
+        hint = ": the keys are those of config.json, such as pairs.length_penalty=0" if name is against else ""
         raise ResultError(f"--against {name}: no run in the table is that one{hint}")
-    found: list[tuple[Row | None, PairedDifference | None, str | None]] = []
+    found = []
     for row in rows:
         reference = _reference_of(row, candidates, against, same_iteration=same_iteration)
-        if reference is row:
-            found.append((row, None, None))
-        elif reference is None:
-            found.append((None, None, "no reference that agrees in all else"))
+        if reference is None:
+            found.append(Difference(None, None, "no reference that agrees in all else"))
+        elif reference is row:
+            found.append(Difference(row, None, None))
         else:
-            found.append((reference, *_difference(row, reference, averaged=averaged)))
-    adjusted = holm([difference.p_value if difference else None for _, difference, _ in found])
+            found.append(_difference(row, reference, averaged=averaged))
+    adjusted = holm([difference.rate.p_value if difference.rate else None for difference in found])
     return [
-        Compared(reference, difference, p_value, reason)
-        for (reference, difference, reason), p_value in zip(found, adjusted, strict=True)
+        found_one._replace(rate=found_one.rate and replace(found_one.rate, adjusted_p_value=p_value))
+        for found_one, p_value in zip(found, adjusted, strict=True)
     ]
 
 
-def _is_reference(row: Row, against: Run | Setting) -> bool:
-    if isinstance(against, Run):
-        return any(run.path.resolve() == against.path.resolve() for run in row.runs)
-    return all(against.holds(run.config) for run in row.runs)
+def _is_reference(row: TableRow, against: FinishedRun | Setting) -> bool:
+    if isinstance(against, Setting):
+        return all(against.holds(run.config) for run in row.runs)
+    return any(run.path.resolve() == against.path.resolve() for run in row.runs)
 
 
-def _reference_of(row: Row, candidates: Sequence[Row], against: Run | Setting, *, same_iteration: bool) -> Row | None:
+def _reference_of(
+    row: TableRow, candidates: Sequence[TableRow], against: FinishedRun | Setting, *, same_iteration: bool
+) -> TableRow | None:
     if any(row is candidate for candidate in candidates):
         return row
     found = [candidate for candidate in candidates if not same_iteration or candidate.iteration == row.iteration]
@@ -112,33 +114,33 @@ def _reference_of(row: Row, candidates: Sequence[Row], against: Run | Setting, *
     return found[0] if len(found) == 1 else None
 
 
-def _difference(row: Row, reference: Row, *, averaged: bool) -> tuple[PairedDifference | None, str | None]:
-    """Return the difference, or why there is none."""
+def _difference(row: TableRow, reference: TableRow, *, averaged: bool) -> Difference:
     ours, theirs = row.runs[0], reference.runs[0]
-    if any(ours.summary.get(key) != theirs.summary.get(key) for key in ("judge", "baseline")) or (
-        ours.config.get("judge") != theirs.config.get("judge")
+    if any(ours.summary[key] != theirs.summary[key] for key in ("judge", "baseline")) or (
+        ours.config["judge"] != theirs.config["judge"]
     ):
-        return None, "another judge or baseline"
+        return Difference(reference, None, "another judge or baseline")
     try:
-        values = [_rates(line) if averaged else wins(line.runs[0], line.entries[0]) for line in (row, reference)]
+        first, second = (_rates(part) if averaged else part.runs[0].wins(part.entries[0]) for part in (row, reference))
     except TpoError as error:
-        return None, f"damaged artifacts ({' '.join(str(error).split())})"
-    if values[0] is None or values[1] is None:
-        return None, "the artifact with the comparison is not at hand"
-    first, second = values[0], values[1]
+        return Difference(reference, None, f"damaged artifacts ({' '.join(str(error).split())})")
+    if first is None or second is None:
+        return Difference(reference, None, "the artifact with the comparison is not at hand")
     names = sorted({*first, *second})
-    found = paired_difference(
+    rate = paired_difference(
         [first.get(name) for name in names],
         [second.get(name) for name in names],
         seed=derive_seed(0, "against"),  # of the sign flips, where preferences are soft and the patterns too many
-        confidence=ours.confidence,
+        confidence=ours.summary["confidence"],
         is_bounded=not averaged,
     )
-    what = "runs with the same value" if averaged else "scored instructions in common"
-    return (None, f"no {what}") if found.difference is None else (found, None)
+    if rate.rate is None:
+        what = "runs with the same value" if averaged else "scored instructions in common"
+        return Difference(reference, None, f"no {what}")
+    return Difference(reference, rate, None)
 
 
-def _rates(row: Row) -> dict[str, float | None]:
+def _rates(row: TableRow) -> dict[str, float | None]:
     return {str(value): entry["win_rate"]["rate"] for value, entry in zip(row.values, row.entries, strict=True)}
 
 

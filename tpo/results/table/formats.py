@@ -1,75 +1,66 @@
 """A table of runs for people, in the terminal, Markdown and LaTeX, and for programs, as CSV."""
 
 import csv
-import sys
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tpo.results.table.table import LENGTHS, RATES, ResultsTable
+from tpo.results.rate import format_count, format_rate
+from tpo.results.table.table import LENGTHS, RATES, Line, ResultsTable
+from tpo.results.text_table import TextTable, print_tables
+from tpo.results.text_table import to_markdown as markdown
 from tpo.store.files import translate_disk_errors
-
-if TYPE_CHECKING:
-    from pandas import DataFrame, Series
 
 MISSING = "-"
 LONGEST_SETTING = 40  # characters
-#: Columns of numbers that are shown within another column, or not to people.
-HIDDEN = ("num_unscored", "folders", "reference", "is_reference", "p_value", "num_unpaired")
+#: Columns that are shown within another column, or not to people.
+HIDDEN = ("num_unscored", "folders", "reference", "is_reference")
+#: Title, format and scale of the other columns that are no settings.
+NUMBERS = {
+    **{key: (title, ".0f", 1.0) for key, title in LENGTHS.items()},
+    "num_runs": ("runs", "d", 1),
+    "num_pairs": ("pairs", ",.10g", 1.0),
+    "stage_seconds": ("stages (s)", ",.0f", 1.0),
+    "stages_reused": ("reused (%)", ".0f", 100.0),
+    "peak_host_mib": ("memory (GiB)", ".1f", 1 / 1024),
+    "peak_device_mib": ("GPU memory (GiB)", ".1f", 1 / 1024),
+}
 
 
-def readable(frame: "DataFrame") -> "DataFrame":
+def readable(table: ResultsTable) -> TextTable:
     """Return the table as text: rates in percent with their intervals, unscored instructions beside those counted."""
-    import pandas as pd
-
-    lines = []
-    for name, row in frame.iterrows():
-        line: dict[str, str] = {str(frame.index.name): str(name)}
-        for column, value in row.items():
-            key = str(column)
-            if key not in HIDDEN and not key.endswith(("_low", "_high")):
-                title, text = _cell(key, value, row)
-                line[title] = text
-        lines.append(line)
-    return pd.DataFrame(lines, dtype=str)
+    lines = [
+        {title: text for key, cell in line.items() if key not in HIDDEN for title, text in _cells(key, cell, line)}
+        for line in table.lines
+    ]
+    return TextTable("", list(lines[0]), [list(line.values()) for line in lines])
 
 
-def _cell(key: str, value: Any, row: "Series[Any]") -> tuple[str, str]:
-    """Return what a column is called for people, and its text in one row."""
+def _cells(key: str, cell: Any, line: Line) -> list[tuple[str, str]]:
+    """Return what a column is called for people, and its text; a difference has three."""
     if key in RATES:
-        return f"{RATES[key]} (%)", _percent(value, row[f"{key}_low"], row[f"{key}_high"], sign="")
-    if key in LENGTHS:
-        return LENGTHS[key], _number(value, ".0f")
-    match key:
-        case "num_prompts":
-            return "n", _count(value, row["num_unscored"], "unscored")
-        case "num_runs":
-            return "runs", str(value)
-        case "num_pairs":
-            return "pairs", _number(value, ",.10g")
-        case "stage_seconds":
-            return "stages (s)", _number(value, ",.0f")
-        case "stages_reused":
-            return "reused (%)", _number(100 * value, ".0f")
-        case "peak_host_mib":
-            return "memory (GiB)", _number(value / 1024, ".1f")
-        case "peak_device_mib":
-            return "GPU memory (GiB)", _number(value / 1024, ".1f")
-        case "difference":
-            text = _percent(value, row["difference_low"], row["difference_high"], sign="+")
-            return "difference (points)", "reference" if row["is_reference"] else text
-        case "p_value_holm":
-            return "p (Holm)", "<0.001" if value < 0.001 else _number(value, ".3f")
-        case "num_paired":
-            return "paired", _count(value, row["num_unpaired"], "unpaired")
-    return key, _setting(value)
+        return [(f"{RATES[key]} (%)", format_rate(cell, unit=""))]
+    if key == "difference":
+        text = "reference" if line["is_reference"] else format_rate(cell, unit="", sign="+")
+        if cell is None:
+            return [("difference (points)", text), ("p (Holm)", MISSING), ("paired", MISSING)]
+        p_value = cell.adjusted_p_value
+        return [
+            ("difference (points)", text),
+            ("p (Holm)", "<0.001" if p_value < 0.001 else f"{p_value:.3f}"),
+            ("paired", format_count(cell.num_prompts, cell.num_unscored, "unpaired")),
+        ]
+    if key == "num_prompts":
+        return [("n", format_count(cell, line["num_unscored"]))]
+    if key in NUMBERS:
+        title, form, scale = NUMBERS[key]
+        return [(title, MISSING if cell is None else f"{scale * cell:{form}}")]
+    return [(key, _setting(cell))]
 
 
 def to_markdown(table: ResultsTable) -> str:
     """Return the readable table in Markdown, the notes in paragraphs below it."""
-    text = readable(table.frame)
-    rows = [list(text.columns), ["---"] * len(text.columns), *text.to_numpy().tolist()]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows]
-    return "".join([*lines, *(f"\n{note}\n" for note in table.notes)])
+    return "".join([markdown(readable(table)), *(f"\n{note}\n" for note in table.notes)])
 
 
 def to_latex(table: ResultsTable) -> str:
@@ -78,24 +69,25 @@ def to_latex(table: ResultsTable) -> str:
     The notes are comments above it. A cell that begins with a bracket has {} before it: after the end of a line, LaTeX
     would read it as that command's argument.
     """
-    from pandas.io.formats.style import Styler
+    text = readable(table)
+    head, *rows = (" & ".join(map(_latex, cells)) + " \\\\\n" for cells in (text.names, *text.rows))
+    notes = "".join(f"% {note}\n" for note in table.notes)
+    begin = f"\\begin{{tabular}}{{{'l' * len(text.names)}}}\n\\toprule\n"
+    return f"{notes}{begin}{head}\\midrule\n{''.join(rows)}\\bottomrule\n\\end{{tabular}}\n"
 
-    text = readable(table.frame)
-    latex: str = (
-        Styler(text)
-        .hide(axis="index")
-        .format(_bracketed, escape="latex")
-        .format_index(escape="latex", axis=1)
-        .to_latex(hrules=True, column_format="l" * len(text.columns))
-    )
-    return "".join(f"% {note}\n" for note in table.notes) + latex
+
+def _latex(cell: str) -> str:
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    escaped = re.sub(r"[\\~^&%$#_{}]", lambda found: words.get(found[0], f"\\{found[0]}"), cell)
+    return f"{{}}{escaped}" if escaped.startswith("[") else escaped
 
 
 def to_csv(table: ResultsTable) -> str:
     """Return the numbers as CSV: fractions, intervals in columns "..._low" and "..._high", empty where unknown."""
-    text: str = table.frame.to_csv(lineterminator="\n")
+    frame = table.frame
+    text: str = frame.to_csv(lineterminator="\n")
     if "\r" in text:  # which is quoted only where all text is, and read as the end of a row otherwise
-        text = table.frame.to_csv(lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        text = frame.to_csv(lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     return text
 
 
@@ -112,46 +104,12 @@ def write_tables(table: ResultsTable, out: Path) -> list[Path]:
 
 def print_table(table: ResultsTable) -> None:
     """Print the readable table and the notes; where the output is not a terminal, no line is broken."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    text = readable(table.frame)
-    lines = Table()
-    for name in text.columns:
-        lines.add_column(Text(name), overflow="fold")
-    for row in text.to_numpy().tolist():
-        lines.add_row(*(Text(cell) for cell in row))
-    console = Console(width=None if sys.stdout.isatty() else 1000)
-    if len(text):
-        console.print(lines)
-    for note in table.notes:
-        console.print(Text(note), soft_wrap=not sys.stdout.isatty())
-
-
-def _bracketed(cell: object) -> str:
-    return f"{{}}{cell}" if str(cell).startswith("[") else str(cell)
-
-
-def _percent(value: float, low: float, high: float, *, sign: str) -> str:
-    if value != value:  # NaN
-        return MISSING
-    interval = "" if low != low else f" [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
-    return f"{100 * value:{sign}.1f}{interval}"
-
-
-def _count(value: Any, missing: Any, what: str) -> str:
-    if value is None:
-        return MISSING
-    return f"{value:,}" + (f" (+{missing:,} {what})" if missing else "")
-
-
-def _number(value: float | None, form: str) -> str:
-    return MISSING if value is None or value != value else f"{value:{form}}"
+    print_tables(readable(table), width=1000)
+    print(*table.notes, sep="\n")
 
 
 def _setting(value: Any) -> str:
-    if value is None or value != value:
+    if value is None:
         return MISSING
     text = str(value).replace("\n", " ")
     return text if len(text) <= LONGEST_SETTING else text[: LONGEST_SETTING - 3] + "..."

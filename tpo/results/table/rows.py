@@ -1,22 +1,26 @@
-"""Which lines a table has: a run at an iteration each, or runs that differ in one setting together."""
+"""Which rows a table has, a run at an iteration each or runs that differ in one setting together; how runs differ."""
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tpo.results.table.find import ResultError, Run
-from tpo.results.table.settings import flat_settings, swept_settings
+from tpo.config.schema import flatten
+from tpo.results.folder import NOT_IDENTITY
+from tpo.results.read import FinishedRun, ResultError
 
 #: Each run's last iteration, all iterations, or one by its number.
 Iteration = int | Literal["last", "all"]
 
+LONGEST_LABEL = 56  # characters
+
 
 @dataclass(frozen=True)
-class Row:
-    """One line: a run at an iteration, or several runs that differ in the averaged setting only."""
+class TableRow:
+    """A run at an iteration, or several runs that differ in the averaged setting only."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[FinishedRun, ...]
     entries: tuple[dict[str, Any], ...]  # of each run's summary, the iteration
     values: tuple[Any, ...]  # each run's value of the averaged setting; None where nothing is averaged
     settings: dict[str, Any]  # those in which the table's runs differ
@@ -35,14 +39,14 @@ class Row:
         return iteration
 
 
-def make_rows(runs: Sequence[Run], *, iteration: Iteration = "last", over: str | None = None) -> list[Row]:
-    """Return a table's lines in the order of the settings, then of iterations and names; the runs' order is no matter.
+def make_rows(runs: Sequence[FinishedRun], *, iteration: Iteration = "last", over: str | None = None) -> list[TableRow]:
+    """Return a table's rows in the order of the settings, then of iterations and names; the runs' order is no matter.
 
     Args:
         runs: Those that did not reach the iteration are left out.
         iteration: Which of each run's.
-        over: Dotted key of the setting that is averaged over. Runs that differ in nothing else share a line; of two
-            that do not differ in it either, the first by path counts. A run without a config has its own line.
+        over: Dotted key of the setting that is averaged over. Runs that differ in nothing else share a row; of two
+            that do not differ in it either, the first by path counts.
 
     Raises:
         ResultError: If no run's config has the key `over`.
@@ -52,28 +56,18 @@ def make_rows(runs: Sequence[Run], *, iteration: Iteration = "last", over: str |
     if over is not None and runs and not any(over in config for config in flat):
         raise ResultError(f"--over {over}: no run's config.json has this key. Give one as in conf/, such as seed")
     values = [config.pop(over, None) if over is not None else None for config in flat]
-    lines: dict[tuple[str, int], dict[str, tuple[Run, dict[str, Any], Any, dict[str, Any]]]] = {}
+    parts: dict[tuple[str, int], dict[str, tuple[FinishedRun, dict[str, Any], Any, dict[str, Any]]]] = {}
     for run, config, value, settings in zip(runs, flat, values, swept_settings(flat), strict=True):
-        same = json.dumps(config, sort_keys=True) if over is not None and config else str(run.path)
-        for entry in _entries(run, iteration):
-            line = lines.setdefault((same, entry["iteration"]), {})
-            line.setdefault(json.dumps(value), (run, entry, value, settings))
+        same = json.dumps(config, sort_keys=True) if over is not None else str(run.path)
+        for entry in run.summary["iterations"][-1:] if iteration == "last" else run.summary["iterations"]:
+            if iteration in ("last", "all", entry["iteration"]):
+                part = parts.setdefault((same, entry["iteration"]), {})
+                part.setdefault(json.dumps(value), (run, entry, value, settings))
     rows = []
-    for line in lines.values():
-        found_runs, entries, found_values, (settings, *_) = zip(*line.values(), strict=True)
-        rows.append(Row(found_runs, entries, found_values, settings))
+    for part in parts.values():
+        found_runs, entries, found_values, (settings, *_) = zip(*part.values(), strict=True)
+        rows.append(TableRow(found_runs, entries, found_values, settings))
     return sorted(rows, key=lambda row: ([_place(value) for value in row.settings.values()], row.iteration, row.name))
-
-
-def _entries(run: Run, iteration: Iteration) -> list[dict[str, Any]]:
-    entries: list[dict[str, Any]] = run.summary["iterations"]
-    match iteration:
-        case "all":
-            return entries
-        case "last":
-            return entries[-1:]
-        case _:
-            return [entry for entry in entries if entry["iteration"] == iteration]
 
 
 def _place(value: Any) -> tuple[int, float, str]:
@@ -81,3 +75,58 @@ def _place(value: Any) -> tuple[int, float, str]:
     if isinstance(value, int | float):
         return (0, float(value), "")
     return (2, 0.0, "") if value is None else (1, 0.0, str(value))
+
+
+# --- settings ---------------------------------------------------------------------------------------------------
+
+
+def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config's settings by dotted key, without those that say nothing about the result, such as folders."""
+    return flatten({key: value for key, value in config.items() if key not in NOT_IDENTITY})
+
+
+def swept_settings(configs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return, for each config, the settings in which not all are equal, by dotted key, None where a config lacks one.
+
+    A group whose `name` or `kind` differs is called by it alone (`thought`: "generic"), without the settings that
+    it determines, such as the text of the thought prompt.
+    """
+    flat = [flat_settings(config) for config in configs]
+    keys = dict.fromkeys(key for config in flat for key in config)
+    columns = {key: [config.get(key) for config in flat] for key in keys}
+    swept = {key: values for key, values in columns.items() if any(value != values[0] for value in values)}
+    titles = {key: key for key in swept}
+    for group in {key.split(".")[0] for key in swept}:
+        namer = next((f"{group}.{key}" for key in ("name", "kind") if f"{group}.{key}" in swept), None)
+        if namer is None:
+            continue
+        titles[namer] = group
+        for key in [key for key in titles if key.startswith(f"{group}.") and key != namer]:
+            if _determines(swept[namer], swept[key]):
+                del titles[key]
+    return [{title: swept[key][row] for key, title in titles.items()} for row in range(len(configs))]
+
+
+def _determines(names: Sequence[Any], values: Sequence[Any]) -> bool:
+    by_name: dict[str, Any] = {}
+    return all(by_name.setdefault(str(name), value) == value for name, value in zip(names, values, strict=True))
+
+
+def label_runs(runs: Sequence[FinishedRun]) -> dict[str, FinishedRun]:
+    """Return runs by the shortest name that tells them apart.
+
+    That is the experiment's name, unless all runs share it, and the settings in which runs of an experiment differ;
+    where there are none, or for any of these runs more than fit into a figure, the folder's name.
+    """
+    names = [run.summary["experiment"] for run in runs]
+    is_shared = len(set(names)) == 1
+    for name in [name for name, count in Counter(names).items() if count > 1]:
+        same = [index for index, run in enumerate(runs) if run.summary["experiment"] == name]
+        swept = swept_settings([runs[index].config for index in same])
+        told = [[f"{key.split('.')[-1]}={value}" for key, value in settings.items()] for settings in swept]
+        labels = [" ".join(parts if parts and is_shared else [name, *parts]) for parts in told]
+        do_fit = all(len(label) <= LONGEST_LABEL for label in labels)
+        for index, label in zip(same, labels, strict=True):
+            names[index] = label if do_fit else runs[index].path.name
+    counts = Counter(names)
+    return {run.path.name if counts[name] > 1 else name: run for name, run in zip(names, runs, strict=True)}

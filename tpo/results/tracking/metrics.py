@@ -6,12 +6,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tpo.results.stats import PairedDifference, paired_difference
+from tpo.results.rate import Rate
+from tpo.results.stats import paired_difference
 from tpo.store.records import Comparison
 
+NONE = (None, None)  # an interval that is not there
 RATES = ("win_rate", "win_rate_length_controlled")
 
-#: Columns of `tables/category_gains`; `tpo.evaluate.winrate.CategoryGain` explains them.
+#: Columns of `tables/category_gains`, of which `tpo.results.rate.Rate` explains most.
 GAIN_COLUMNS = (
     "category",
     "num_prompts",
@@ -36,7 +38,7 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
     """
     metrics: dict[str, Any] = {"iteration": entry["iteration"]}
     for key in RATES:
-        metrics |= _rate(f"eval/{key}", entry[key])
+        metrics |= _rate(f"eval/{key}", Rate.from_dict(entry[key]))
     for name, rate in entry["categories"].items():
         metrics[f"eval/category/{name}"] = rate["rate"]
     for key in ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"):
@@ -51,7 +53,7 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
     return _measured(metrics)
 
 
-def final_metrics(summary: dict[str, Any], change: PairedDifference | None) -> dict[str, Any]:
+def final_metrics(summary: dict[str, Any], change: Rate | None) -> dict[str, Any]:
     """Return what a run is compared by, one value each; what was not measured is left out.
 
     Args:
@@ -60,9 +62,10 @@ def final_metrics(summary: dict[str, Any], change: PairedDifference | None) -> d
     """
     last, stages = summary["iterations"][-1], summary["stages"]
     scores = last["validation_scores"]
-    metrics = {
-        "num_iterations": last["iteration"],
-        **{name: value for key in RATES for name, value in _rate(f"final_{key}", last[key]).items()},
+    metrics: dict[str, Any] = {"num_iterations": last["iteration"]}
+    for key in RATES:
+        metrics |= _rate(f"final_{key}", Rate.from_dict(last[key]))
+    metrics |= {
         "final_mean_thought_tokens": last["mean_thought_tokens"],
         "final_mean_response_tokens": last["mean_response_tokens"],
         "final_validation_score": max(scores.values()) if scores else None,
@@ -73,41 +76,39 @@ def final_metrics(summary: dict[str, Any], change: PairedDifference | None) -> d
         "computed_seconds": sum(stage["seconds"] for stage in stages if not stage["is_reused"]),
     }
     if change is not None:
-        rate = {**change.to_dict(), "rate": change.difference}
-        metrics |= _rate("final_minus_iteration_0", rate) | {"final_minus_iteration_0_p_value": change.p_value}
+        metrics |= _rate("final_minus_iteration_0", change) | {"final_minus_iteration_0_p_value": change.p_value}
     return _measured(metrics)
 
 
-def win_rate_change(
-    first: Sequence[Comparison], last: Sequence[Comparison], *, seed: int, confidence: float
-) -> PairedDifference:
+def win_rate_change(first: Sequence[Comparison], last: Sequence[Comparison], *, seed: int, confidence: float) -> Rate:
     """Return how much the win rate rose from one comparison to another of the same instructions."""
     before = {row.prompt_id: row.win for row in first}
     wins = [row.win for row in last]
     return paired_difference(wins, [before[row.prompt_id] for row in last], seed=seed, confidence=confidence)
 
 
-def gain_rows(gains: Mapping[str, Mapping[str, Any]], before: Mapping[str, float | None]) -> list[list[Any]]:
+def gain_rows(rates: Mapping[str, Rate], before: Mapping[str, Rate]) -> list[list[Any]]:
     """Return the rows of `GAIN_COLUMNS`, a category each, None where nothing was scored.
 
     Args:
-        gains: `tpo.evaluate.winrate.CategoryGain` of each category as plain types.
+        rates: Of `tpo.results.winrate.corrected_by_category`.
         before: The win rates of iteration 0; empty where there was none.
     """
     return [
         [
             name,
-            gain["num_prompts"],
-            gain["num_unscored"],
-            before.get(name),
-            None if gain["gain"] is None else gain["gain"] + 0.5,
-            gain["gain"],
-            *(gain["interval"] or (None, None)),
-            *(gain["simultaneous_interval"] or (None, None)),
-            gain["p_value"],
-            gain["adjusted_p_value"],
+            rate.num_prompts,
+            rate.num_unscored,
+            before[name].rate if name in before else None,
+            rate.rate,
+            *(
+                None if value is None else value - 0.5
+                for value in (rate.rate, *(rate.interval or NONE), *(rate.simultaneous_interval or NONE))
+            ),
+            rate.p_value,
+            rate.adjusted_p_value,
         ]
-        for name, gain in gains.items()
+        for name, rate in rates.items()
     ]
 
 
@@ -126,14 +127,14 @@ def numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
             yield from numbers(item, f"{name}/{key}")
 
 
-def _rate(name: str, rate: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = rate["interval"] or (None, None)
+def _rate(name: str, rate: Rate) -> dict[str, Any]:
+    low, high = rate.interval or NONE
     return {
-        name: rate["rate"],
+        name: rate.rate,
         f"{name}_low": low,
         f"{name}_high": high,
-        f"{name}_num_prompts": rate["num_prompts"],
-        f"{name}_num_unscored": rate["num_unscored"],
+        f"{name}_num_prompts": rate.num_prompts,
+        f"{name}_num_unscored": rate.num_unscored,
     }
 
 

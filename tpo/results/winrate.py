@@ -5,53 +5,18 @@ never a loss.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tpo.results.rate import Rate
 from tpo.results.stats import holm, mean_interval, sign_flip_test, simultaneous_confidence
 from tpo.store.records import Comparison
 from tpo.store.seeds import derive_seed
 
 
-class WinRate(NamedTuple):
-    """A win rate in [0, 1] with its interval; both None where no comparison was scored."""
-
-    rate: float | None
-    interval: tuple[float, float] | None
-    num_prompts: int  # scored comparisons
-    num_unscored: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {
-            "rate": self.rate,
-            "interval": None if self.interval is None else list(self.interval),
-            "num_prompts": self.num_prompts,
-            "num_unscored": self.num_unscored,
-        }
-
-
-@dataclass(frozen=True)
-class CategoryGain:
-    """How far a category's win rate is from one half; all but the counts None where no comparison was scored."""
-
-    gain: float | None  # win rate - 0.5
-    interval: tuple[float, float] | None  # of this category alone
-    simultaneous_interval: tuple[float, float] | None  # those of all categories hold at once with the confidence
-    p_value: float | None  # of a win rate of one half, by sign flips
-    adjusted_p_value: float | None  # Holm's, for as many tests as scored categories
-    num_prompts: int  # scored comparisons
-    num_unscored: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
-
-def win_rate(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> WinRate:
+def win_rate(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Rate:
     """Return the fraction of prompts on which the policy beats the baseline; a tie counts one half.
 
     A win may be any value in [0, 1], such as a judge's preference. The interval is `stats.mean_interval`: Wilson's for
@@ -64,8 +29,8 @@ def win_rate(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> 
     wins = _wins(comparisons)
     num_unscored = len(comparisons) - len(wins)
     if len(wins) == 0:
-        return WinRate(None, None, 0, num_unscored)
-    return WinRate(float(wins.mean()), mean_interval(wins, confidence=confidence), len(wins), num_unscored)
+        return Rate(None, None, 0, num_unscored)
+    return Rate(float(wins.mean()), mean_interval(wins, confidence=confidence), len(wins), num_unscored)
 
 
 def _wins(comparisons: Sequence[Comparison]) -> NDArray[np.float64]:
@@ -77,15 +42,13 @@ def outcome(ours: float, theirs: float) -> float:
     return 0.5 + 0.5 * ((ours > theirs) - (ours < theirs))
 
 
-def win_rate_by_category(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> dict[str, WinRate]:
+def win_rate_by_category(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> dict[str, Rate]:
     """Return the win rate of every category, names in alphabetical order."""
     return {name: win_rate(rows, confidence=confidence) for name, rows in _by_category(comparisons).items()}
 
 
-def category_gains(
-    comparisons: Sequence[Comparison], *, seed: int, confidence: float = 0.95
-) -> dict[str, CategoryGain]:
-    """Return every category's gain over even odds, corrected for looking at them all; names in alphabetical order.
+def corrected_by_category(comparisons: Sequence[Comparison], *, seed: int, confidence: float = 0.95) -> dict[str, Rate]:
+    """Return every category's win rate with its p-value, corrected for looking at them all; names in order.
 
     Whoever looks at 20 categories without a gain finds one at 5 % in more than half of all evaluations. With Holm's
     adjusted p-values that is at most one in twenty, with simultaneous intervals (Sidak) about one (measured in
@@ -107,15 +70,7 @@ def category_gains(
         for name, rows in groups.items()
     ]
     return {
-        name: CategoryGain(
-            gain=None if rate.rate is None else rate.rate - 0.5,
-            interval=_minus_half(rate.interval),
-            simultaneous_interval=_minus_half(joint[name].interval),
-            p_value=p_value,
-            adjusted_p_value=adjusted,
-            num_prompts=rate.num_prompts,
-            num_unscored=rate.num_unscored,
-        )
+        name: replace(rate, p_value=p_value, adjusted_p_value=adjusted, simultaneous_interval=joint[name].interval)
         for (name, rate), p_value, adjusted in zip(plain.items(), p_values, holm(p_values), strict=True)
     }
 
@@ -123,7 +78,3 @@ def category_gains(
 def _by_category(comparisons: Sequence[Comparison]) -> dict[str, list[Comparison]]:
     names = sorted({row.category for row in comparisons})
     return {name: [row for row in comparisons if row.category == name] for name in names}
-
-
-def _minus_half(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (interval[0] - 0.5, interval[1] - 0.5)

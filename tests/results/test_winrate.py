@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from tpo.evaluate.winrate import CategoryGain, WinRate, category_gains, win_rate, win_rate_by_category
+from tpo.results.rate import Rate
+from tpo.results.winrate import corrected_by_category, win_rate, win_rate_by_category
 from tpo.store.records import Comparison
 
 
@@ -37,7 +38,7 @@ def test_rate_and_counts(wins: list[float | None], rate: float, num_prompts: int
 
 @pytest.mark.parametrize(("wins", "num_unscored"), [([], 0), ([None, None], 2)], ids=["empty", "none_scored"])
 def test_without_scored_comparisons_there_is_no_rate(wins: list[None], num_unscored: int) -> None:
-    expected = WinRate(None, None, 0, num_unscored)
+    expected = Rate(None, None, 0, num_unscored)
     assert win_rate(comparisons(wins)) == expected
     assert expected.to_dict() == {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": num_unscored}
 
@@ -81,59 +82,56 @@ def test_categories_add_up() -> None:
     assert sum(rate.num_unscored for rate in found.values()) == total.num_unscored
 
 
-def test_gains_by_hand() -> None:
+def test_categories_by_hand() -> None:
     rows = [
         *comparisons([1.0] * 10 + [0.5, None], category="writing"),
         *comparisons([1.0, 1.0, 0.0], category="maths"),
         *comparisons([None], category="code"),
         *comparisons([0.5, 0.5], category="law"),
     ]
-    found = category_gains(rows, seed=0)
+    found = corrected_by_category(rows, seed=0)
     assert list(found) == ["code", "law", "maths", "writing"]
-    assert found["code"] == CategoryGain(None, None, None, None, None, 0, 1)
+    assert found["code"] == Rate(None, None, 0, 1)
     # Ten wins without a loss have 2^(1 - 10), two and one have 1; three of the categories have a test.
     assert [gain.p_value for gain in found.values()] == pytest.approx([None, 1.0, 1.0, 2**-9])
     assert [gain.adjusted_p_value for gain in found.values()] == pytest.approx([None, 1.0, 1.0, 3 * 2**-9])
     assert (found["writing"].num_prompts, found["writing"].num_unscored) == (11, 1)
-    assert found["writing"].gain == pytest.approx(10.5 / 11 - 0.5)
-    assert found["maths"].gain == pytest.approx(1 / 6)
+    assert found["writing"].rate == pytest.approx(10.5 / 11)
+    assert found["maths"].rate == pytest.approx(2 / 3)
     for confidence, interval in (
         (0.95, found["maths"].interval),
         (0.95 ** (1 / 3), found["maths"].simultaneous_interval),
     ):
         expected = binomtest(2, 3).proportion_ci(confidence, method="wilson")
-        assert interval == pytest.approx((expected.low - 0.5, expected.high - 0.5))
-    for gain in found.values():
-        assert json.loads(json.dumps(gain.to_dict(), allow_nan=False)) == gain.to_dict()
+        assert interval == pytest.approx((expected.low, expected.high))
+    for rate in found.values():
+        assert Rate.from_dict(json.loads(json.dumps(rate.to_dict(), allow_nan=False))) == rate
 
 
-def test_gains_are_win_rates_less_one_half_and_mirror() -> None:
+def test_tested_categories_have_their_win_rates_and_mirror() -> None:
     generator = np.random.default_rng(0)
     wins = [generator.choice([0.0, 0.1, 0.35, 0.5, 0.6, 0.85, 1.0], size=30).tolist() for _ in range(4)]
     rows = [row for name, won in zip("abcd", wins, strict=True) for row in comparisons(won, category=name)]
     lost = [
         row for name, won in zip("abcd", wins, strict=True) for row in comparisons([1 - w for w in won], category=name)
     ]
-    found, again, mirrored = (category_gains(each, seed=3, confidence=0.9) for each in (rows, rows[::-1], lost))
-    rates = win_rate_by_category(rows, confidence=0.9)
-    for name, gain in found.items():
-        assert again[name].p_value == gain.p_value and again[name].gain == pytest.approx(gain.gain)
-        rate = rates[name]
-        assert rate.rate is not None and rate.interval is not None and gain.gain is not None
-        assert gain.interval is not None and gain.simultaneous_interval is not None
-        assert (gain.gain, *gain.interval) == pytest.approx([value - 0.5 for value in (rate.rate, *rate.interval)])
-        assert gain.simultaneous_interval[0] < gain.interval[0] < gain.interval[1] < gain.simultaneous_interval[1]
-        other = mirrored[name]
-        assert other.gain == pytest.approx(-gain.gain)
-        assert other.interval == pytest.approx((-gain.interval[1], -gain.interval[0]))
-        assert gain.p_value is not None and gain.adjusted_p_value is not None
-        assert gain.p_value <= gain.adjusted_p_value <= 1
+    found, again, mirrored = (corrected_by_category(each, seed=3, confidence=0.9) for each in (rows, rows[::-1], lost))
+    plain = win_rate_by_category(rows, confidence=0.9)
+    for name, rate in found.items():
+        assert again[name].p_value == rate.p_value and again[name].rate == pytest.approx(rate.rate)
+        assert (rate.rate, rate.interval) == (plain[name].rate, plain[name].interval)
+        assert rate.rate is not None and rate.interval is not None and rate.simultaneous_interval is not None
+        assert rate.simultaneous_interval[0] < rate.interval[0] < rate.interval[1] < rate.simultaneous_interval[1]
+        assert mirrored[name].rate == pytest.approx(1 - rate.rate)
+        assert mirrored[name].interval == pytest.approx((1 - rate.interval[1], 1 - rate.interval[0]))
+        assert rate.p_value is not None and rate.adjusted_p_value is not None
+        assert rate.p_value <= rate.adjusted_p_value <= 1
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_gains_of_nothing(count: int) -> None:
-    found = category_gains(comparisons([None] * count), seed=0)
-    assert [*found.values()] == [CategoryGain(None, None, None, None, None, 0, 1)] * count
+def test_categories_of_nothing(count: int) -> None:
+    found = corrected_by_category(comparisons([None] * count), seed=0)
+    assert [*found.values()] == [Rate(None, None, 0, 1)] * count
 
 
 # --- controlled for length --------------------------------------------------------------------------------------

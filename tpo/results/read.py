@@ -1,0 +1,190 @@
+"""The one reader of results: finished runs, evaluations and measured judges, each a folder below `runs/`."""
+
+import glob
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tpo.store.artifacts import MANIFEST, open_artifact, read_manifest
+from tpo.store.errors import TpoError
+from tpo.store.records import Comparison, Completion
+
+REPOSITORY = Path(__file__).parents[2]
+RUNS_DIR = "TPO_RUNS_DIR"  # an environment variable: the folder that takes the place of runs/
+
+
+class ResultError(TpoError):
+    """A folder holds no results, or damaged ones."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run of `python -m tpo.run`, and what it left in artifacts where these are at hand."""
+
+    path: Path
+    summary: dict[str, Any]
+    config: dict[str, Any]
+
+    def wins(self, entry: dict[str, Any]) -> dict[str, float | None] | None:
+        """Return by prompt_id what the comparison of one of the summary's iterations gave the policy, None if unscored.
+
+        None in place of all where the artifact with the comparison is not at hand.
+        """
+        path = self._artifact(entry["artifacts"]["comparison"])
+        return None if path is None else {row.prompt_id: row.win for row in open_artifact(path).rows(Comparison)}
+
+    def answers(self, entry: dict[str, Any]) -> list[Completion] | None:
+        """Return the held-out answers of one of the summary's iterations, None where their artifact is not at hand."""
+        path = self._artifact(entry["artifacts"]["answers"])
+        return None if path is None else open_artifact(path).rows(Completion)
+
+    def peak_memory(self) -> dict[str, float]:
+        """Return the largest "host" and "device" memory in MiB that a process which computed a stage had used.
+
+        That process may have computed other stages before, of other runs too. Empty where a stage's manifest is not at
+        hand; without "device" where no stage used one.
+        """
+        paths = [self._artifact(stage["artifact_id"]) for stage in self.summary["stages"]]
+        peaks = [read_manifest(path)["peak_memory_mib"] for path in paths if path is not None]
+        if len(peaks) < len(paths):
+            return {}
+        kinds = [kind for kind in ("host", "device") if any(kind in peak for peak in peaks)]
+        return {kind: max(peak[kind] for peak in peaks if kind in peak) for kind in kinds}
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where its artifacts lie: a relative folder as `tpo.run` has it, or else in the repository, for notebooks."""
+        path = Path(self.config["artifacts_dir"])
+        return REPOSITORY / path if not path.exists() and (REPOSITORY / path).exists() else path
+
+    def _artifact(self, name: str) -> Path | None:
+        path = self.artifacts_dir / name
+        return path if (path / MANIFEST).exists() else None
+
+
+@dataclass(frozen=True)
+class FinishedEvaluation:
+    """A finished evaluation of `python -m tpo.evaluate`; `kind` is the summary's "evaluation"."""
+
+    path: Path
+    summary: dict[str, Any]
+
+    @property
+    def kind(self) -> str:
+        """Which evaluation it is."""
+        kind: str = self.summary["evaluation"]
+        return kind
+
+
+@dataclass(frozen=True)
+class MeasuredJudges:
+    """Judges that `python -m tpo.evaluate.agreement` measured on the same data, the best first, unscored ones last."""
+
+    path: Path
+    judges: list[dict[str, Any]]
+
+
+class Folders(NamedTuple):
+    """What folders hold, each list sorted by absolute path."""
+
+    runs: list[FinishedRun]
+    evaluations: list[FinishedEvaluation]
+    judges: list[MeasuredJudges]
+    unfinished: list[Path]  # runs without a summary
+    others: list[Path]  # that hold nothing of these
+
+
+def read_folder(path: Path) -> FinishedRun | FinishedEvaluation | MeasuredJudges | None:
+    """Return what the folder `path` holds, or None if that is nothing that can be shown, or is not finished.
+
+    Raises:
+        ResultError: If a file is not JSON.
+    """
+    if (path / "summary.json").exists():
+        summary = load_json(path / "summary.json")
+        if "iterations" in summary and (path / "config.json").exists():
+            return FinishedRun(path, summary, load_json(path / "config.json"))
+        return FinishedEvaluation(path, summary) if "evaluation" in summary else None
+    judges = read_judges(path)
+    return MeasuredJudges(path, judges) if judges else None
+
+
+def read_run(path: Path) -> FinishedRun:
+    """Return the run in the folder `path`.
+
+    Raises:
+        ResultError: If it holds no finished run, or a file is not JSON.
+    """
+    summary, config = (load_json(path / name) for name in ("summary.json", "config.json"))
+    if "iterations" not in summary or "thought" not in config:
+        raise ResultError(f"{path}: summary.json and config.json are not those of a run of tpo.run. Give runs/<name>")
+    return FinishedRun(path, summary, config)
+
+
+def read_judges(path: Path) -> list[dict[str, Any]]:
+    """Return the judges measured in the folder `path`, the best first, those that scored nothing last."""
+    found = [load_json(file) for file in sorted(path.glob("*.json"))]
+    rates = [
+        (judge["slices"]["all"]["rate"], judge) for judge in found if isinstance(judge, dict) and "slices" in judge
+    ]
+    return [judge for _, judge in sorted(rates, key=lambda item: (item[0] is None, -(item[0] or 0)))]
+
+
+def read_folders(names: Sequence[str]) -> Folders:
+    """Return what folders hold, each once, however often and in whichever order it is named.
+
+    Args:
+        names: Folders, or glob patterns, relative to where the command runs or else to the repository's root. Where the
+            environment variable `TPO_RUNS_DIR` is set, the folder that it names, itself relative to the root or
+            absolute, is meant wherever a pattern starts with `runs/`.
+
+    Raises:
+        ResultError: If a named folder does not exist, or a file is not JSON; patterns may match nothing.
+    """
+    found = Folders([], [], [], [], [])
+    for path in sorted({path.resolve() for name in names for path in _matching(name)}):
+        match read_folder(path):
+            case FinishedRun() as run:
+                found.runs.append(run)
+            case FinishedEvaluation() as evaluation:
+                found.evaluations.append(evaluation)
+            case MeasuredJudges() as judges:
+                found.judges.append(judges)
+            case None:
+                (found.unfinished if _is_unfinished(path) else found.others).append(path)
+    return found
+
+
+def _is_unfinished(path: Path) -> bool:
+    config = path / "config.json"
+    return config.exists() and not (path / "summary.json").exists() and "num_iterations" in load_json(config)
+
+
+def _matching(name: str) -> list[Path]:
+    if Path(name).exists():
+        return [Path(name)]
+    place, below = (os.environ.get(RUNS_DIR, "runs"), name[5:]) if name.startswith("runs/") else (".", name)
+    found = [Path(path) for path in glob.glob(str(REPOSITORY / place / below)) if Path(path).is_dir()]
+    if not found and not set(name) & set("*?["):
+        raise ResultError(
+            f"{name}: there is no such folder. Name folders below runs/, such as runs/quickstart-bdbd3c7e264f, or "
+            "quote a pattern, such as 'runs/quickstart-*'; `make quickstart` makes a run"
+        )
+    return found
+
+
+def load_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        ResultError: If there is none, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ResultError(f"{path} does not exist: give the folder of a finished run, runs/<name>") from error
+    except ValueError as error:
+        raise ResultError(f"{path} is not JSON ({error}). Repeat the command that made it.") from error
