@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 from plugins import marks
 
-from tpo.config.schema import register
+from tpo.config.build import to_config
+from tpo.config.check import check, check_entry, check_evaluate
+from tpo.config.fields import ConfigError
+from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, register
 from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
 
@@ -36,7 +39,13 @@ MANUALS = [
     if "experiments" not in path.parts or path.parent.name == "experiments" and path.name == "README.md"
 ]
 SETTINGS = sorted((REPOSITORY / "conf").rglob("*.yaml"))
-ROOTS = {"run": "config", "plan": "config", "evaluate": "evaluate", "evaluate.agreement": "agreement"}
+ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "run": (Config, check),
+    "plan": (Config, check),
+    "evaluate": (EvaluateConfig, check_evaluate),
+    "evaluate.agreement": (AgreementConfig, check_entry),
+}
+NOT_HERE = ("which is not installed", "there is no file")  # of a machine that follows a document
 FLAGS = {
     "-m",
     "--help",
@@ -88,14 +97,14 @@ def split_flags(words: str) -> tuple[list[str], dict[str, str]]:
 
 
 COMMANDS = documented_commands()
-HYDRA_COMMANDS = [command for command in COMMANDS if command.entry in ROOTS]
-OTHER_COMMANDS = [command for command in COMMANDS if command.entry not in ROOTS]
+HYDRA_COMMANDS = [command for command in COMMANDS if command.entry in ENTRIES]
+OTHER_COMMANDS = [command for command in COMMANDS if command.entry not in ENTRIES]
 
 
 def test_commands_are_found_in_every_document_that_has_some() -> None:
     assert len(HYDRA_COMMANDS) >= 50
     assert len({command.path for command in HYDRA_COMMANDS}) >= 20
-    assert {command.entry for command in COMMANDS} == {*ROOTS, "results"}
+    assert {command.entry for command in COMMANDS} == {*ENTRIES, "results"}
     assert any("-m" in split_flags(command.words)[1] for command in HYDRA_COMMANDS)
 
 
@@ -106,13 +115,21 @@ def test_commands_are_found_in_every_document_that_has_some() -> None:
         for command in HYDRA_COMMANDS
     ],
 )
-def test_documented_command_composes(command: Command) -> None:
+def test_documented_command_composes_and_obeys_the_rules(command: Command) -> None:
     overrides, flags = split_flags(command.words)
     assert flags.keys() <= FLAGS
+    entry, check_settings = ENTRIES[command.entry]
     if "--config-dir" in flags:  # tests/config shows that such a folder is searched
-        overrides = [word for word in overrides if not word.endswith("=mine")]
+        overrides = [word.replace("experiment=mine", "experiment=quickstart") for word in overrides]
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
-        compose(ROOTS[command.entry], overrides=overrides)
+        composed = compose(entry.config_name, overrides=overrides)
+    if not overrides:  # a mention of the command, or it asks for help
+        return
+    try:
+        check_settings(to_config(entry, composed))
+    except ConfigError as error:
+        if not any(reason in str(error) for reason in NOT_HERE):
+            raise
 
 
 @pytest.mark.parametrize("command", [pytest.param(command, id=command.words) for command in OTHER_COMMANDS])
