@@ -83,7 +83,7 @@ class Connection:
                 raise self._explained(failure)
             # Where other requests were answered meanwhile, the server fails on this one or is away only since then.
             num_failures += self._heard_at > started
-            if num_failures > 1:
+            if num_failures > self.settings["max_retries"]:
                 raise self._explained(failure)
             self._wait_for_server(failure)
             await asyncio.sleep(POLL_S)
@@ -138,10 +138,8 @@ class Connection:
             case status if status is not None and status < 500 and status not in PASSING:
                 advice = f"{reason}. The server refuses the request: mend the setting that it names"
             case _:
-                advice = (
-                    f"one {purpose.unit} failed, repeated up to {self.settings['max_retries']} times "
-                    f"({purpose.group}.max_retries), at last with: {reason}"
-                )
+                allowed = f"{purpose.group}.max_retries={self.settings['max_retries']}"
+                advice = f"one {purpose.unit} failed as often as {allowed} allows, at last with: {reason}"
         return TpoError(f"{self.url}: {advice}. {self._progress()}: run the same command again, {purpose.promise}")
 
     def reason(self, failure: Any) -> str:

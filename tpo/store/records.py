@@ -119,13 +119,13 @@ class Verdict(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Preference(Record):
-    """A labelled comparison of two responses to one instruction, for training or measuring judges."""
+    """A labelled comparison of two responses to one instruction, which judges are measured on."""
 
     instruction: str
     response_a: str
     response_b: str
     preference: float  # that `response_a` is better: 1 surely, 0.5 tie, 0 surely not
-    group: str  # where the comparison is from, for example a model's name or how it was made
+    group: str  # where the comparison is from, for example a model's name
 
 
 @dataclasses.dataclass(frozen=True)
