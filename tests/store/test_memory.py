@@ -8,7 +8,7 @@ import pytest
 PROBE = """
 import sys
 import numpy as np
-from tpo.store.memory import keep_freed_memory
+from tpo.store.execute import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 block = np.ones(100 * 2**20 // 8)
