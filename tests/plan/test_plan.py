@@ -77,7 +77,7 @@ def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     with open_store(root / "artifacts") as store:
         tpo = Pipeline(config, store)
         iterate(tpo, lambda *_, **__: None, num_iterations=config.num_iterations)
-    return Ran(root, before, tpo.stages)
+    return Ran(root, before, store.asked)
 
 
 # --- a plan and its run -----------------------------------------------------------------------------------------
