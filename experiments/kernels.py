@@ -22,7 +22,7 @@ from experiments.architecture import RANK, Architecture
 from experiments.bench.results import Spread, speedup, spread
 from tpo.model.lora import UnmergedLinear, fuse_adapter
 from tpo.model.packed import pack
-from tpo.model.trees import Row, join, tree_attention
+from tpo.model.trees import TreeRow, join, tree_attention
 from tpo.sample.engines.torch.nucleus import sample_tokens
 from tpo.sample.engines.torch.rows import Prefix, RowCache, row_attention
 from tpo.store.execute import keep_freed_memory
@@ -96,7 +96,7 @@ class Found(NamedTuple):
 def attention_of_trees(sizes: Sizes) -> Sides:
     """Return the attention of one layer over the pairs' trees; outside of training it goes through fused kernels."""
     model = sizes.model
-    row = Row([join(pair) for pair in pairs_of(sizes)])
+    row = TreeRow([join(pair) for pair in pairs_of(sizes)])
     query, key, value = (
         torch.randn(1, sizes.num_tokens, heads, model.head_dim, dtype=DTYPE).transpose(1, 2).requires_grad_()
         for heads in (model.heads, model.kv_heads, model.kv_heads)

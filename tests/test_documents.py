@@ -7,16 +7,20 @@ import re
 import shlex
 import subprocess
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hydra import compose, initialize_config_dir
 from plugins import marks
 
-from tpo.config.schema import register
+from tpo.config.build import to_config
+from tpo.config.check import check, check_entry, check_evaluate
+from tpo.config.fields import ConfigError
+from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, register
+from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
 
 REPOSITORY = Path(__file__).parent.parent
@@ -35,7 +39,13 @@ MANUALS = [
     if "experiments" not in path.parts or path.parent.name == "experiments" and path.name == "README.md"
 ]
 SETTINGS = sorted((REPOSITORY / "conf").rglob("*.yaml"))
-ROOTS = {"run": "config", "plan": "config", "evaluate": "evaluate", "evaluate.agreement": "agreement"}
+ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
+    "run": (Config, check),
+    "plan": (Config, check),
+    "evaluate": (EvaluateConfig, check_evaluate),
+    "evaluate.agreement": (AgreementConfig, check_entry),
+}
+NOT_HERE = ("which is not installed", "there is no file")  # of a machine that follows a document
 FLAGS = {
     "-m",
     "--help",
@@ -87,14 +97,14 @@ def split_flags(words: str) -> tuple[list[str], dict[str, str]]:
 
 
 COMMANDS = documented_commands()
-HYDRA_COMMANDS = [command for command in COMMANDS if command.entry in ROOTS]
-OTHER_COMMANDS = [command for command in COMMANDS if command.entry not in ROOTS]
+HYDRA_COMMANDS = [command for command in COMMANDS if command.entry in ENTRIES]
+OTHER_COMMANDS = [command for command in COMMANDS if command.entry not in ENTRIES]
 
 
 def test_commands_are_found_in_every_document_that_has_some() -> None:
     assert len(HYDRA_COMMANDS) >= 50
     assert len({command.path for command in HYDRA_COMMANDS}) >= 20
-    assert {command.entry for command in COMMANDS} == {*ROOTS, "results"}
+    assert {command.entry for command in COMMANDS} == {*ENTRIES, "results"}
     assert any("-m" in split_flags(command.words)[1] for command in HYDRA_COMMANDS)
 
 
@@ -105,13 +115,21 @@ def test_commands_are_found_in_every_document_that_has_some() -> None:
         for command in HYDRA_COMMANDS
     ],
 )
-def test_documented_command_composes(command: Command) -> None:
+def test_documented_command_composes_and_obeys_the_rules(command: Command) -> None:
     overrides, flags = split_flags(command.words)
     assert flags.keys() <= FLAGS
+    entry, check_settings = ENTRIES[command.entry]
     if "--config-dir" in flags:  # tests/config shows that such a folder is searched
-        overrides = [word for word in overrides if not word.endswith("=mine")]
+        overrides = [word.replace("experiment=mine", "experiment=quickstart") for word in overrides]
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
-        compose(ROOTS[command.entry], overrides=overrides)
+        composed = compose(entry.config_name, overrides=overrides)
+    if not overrides:  # a mention of the command, or it asks for help
+        return
+    try:
+        check_settings(to_config(entry, composed))
+    except ConfigError as error:
+        if not any(reason in str(error) for reason in NOT_HERE):
+            raise
 
 
 @pytest.mark.parametrize("command", [pytest.param(command, id=command.words) for command in OTHER_COMMANDS])
@@ -268,3 +286,11 @@ def test_readme_shows_the_run_that_is_on_record() -> None:
         assert interval == f"[{low:.1f}, {high:.1f}]"
         assert float(controlled) == pytest.approx(100 * float(row["win_rate_length_controlled"]), abs=0.05)
         assert int(n) == int(row["num_prompts"])
+
+
+def test_judge_in_the_manual_scores() -> None:
+    text = (REPOSITORY / "tpo" / "judge" / "README.md").read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {}
+    exec(text.split("```python")[1].split("```")[0], namespace)
+    found = namespace["MyJudge"]().score([Candidates("Say hello.", ("Hello.", "Hello? Why?"))])
+    assert [judgement.value for judgement in found[0]] == [0.0, -2.0]

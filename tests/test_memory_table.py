@@ -311,7 +311,7 @@ def test_judging(response: int) -> None:
     tree = trees.Tree([1] * script.PROMPT, tuple([1] * response for _ in range(8)))
     model = build(architecture, device="meta", rank=16)
     model.disable_adapter_layers()
-    row = trees.Row([tree]).to("meta")
+    row = trees.TreeRow([tree]).to("meta")
     with torch.no_grad(), Live(model) as counted:
         model.get_base_model().model(**row.inputs)
     head = architecture.vocabulary * architecture.hidden

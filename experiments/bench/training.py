@@ -158,7 +158,7 @@ def train_stock(work: Work, folder: Path, *, seed: int, **changes: Any) -> tuple
 
 
 def train_settings(work: Work, *overrides: str) -> Any:
-    """Return ours' settings as the pipeline makes them from the composed config (`tpo.train.settings.TrainSettings`)."""
+    """Return our settings as the pipeline makes them from the composed config (`tpo.train.settings.TrainSettings`)."""
     from tpo.train.settings import TrainSettings
 
     config = work.config(f"train.beta={BETA}", *overrides)

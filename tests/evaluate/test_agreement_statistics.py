@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy.stats import binomtest
 
-from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import (
     Agreement,
     agreement,
@@ -19,14 +18,15 @@ from tpo.evaluate.agreement.statistics import (
     agreement_table,
     position_bias,
 )
+from tpo.judge.protocol import Judgement
 from tpo.results.figures import draw_agreement
 from tpo.results.figures.judges import DRAWN, SLICES
 from tpo.results.rate import Rate
 from tpo.store.records import LabelledPair, Verdict
 
 QUICK: dict[str, Any] = {"seed": 0, "num_resamples": 50}
-A, B, TIE = Prediction(1.0, None), Prediction(0.0, None), Prediction(0.5, None)
-UNSCORED = Prediction(None, "too_long")
+A, B, TIE = Judgement(1.0, None), Judgement(0.0, None), Judgement(0.5, None)
+UNSCORED = Judgement(None, "too_long")
 
 
 def pair(
@@ -35,7 +35,7 @@ def pair(
     return LabelledPair(prompt, 0, second, preference, group, *lengths)
 
 
-def measured(pairs: Sequence[LabelledPair], predictions: Sequence[Prediction], **changes: Any) -> Agreement:
+def measured(pairs: Sequence[LabelledPair], predictions: Sequence[Judgement], **changes: Any) -> Agreement:
     return agreement(pairs, predictions, **{**QUICK, **changes})
 
 
@@ -45,7 +45,7 @@ ROWS = [
     (pair("p", 1.0, (50, 100)), A),  # right, shorter
     (pair("p", 0.9, (100, 50)), B),  # wrong, longer
     (pair("q", 0.0, (90, 100), group="h"), TIE),  # half, longer, matched
-    (pair("q", 0.4, (100, 80), group="h"), Prediction(0.25, None)),  # right, shorter, just matched
+    (pair("q", 0.4, (100, 80), group="h"), Judgement(0.25, None)),  # right, shorter, just matched
     (pair("r", 0.0, (100, 79)), A),  # wrong, shorter, just not matched
     (pair("r", 1.0, (70, 70)), A),  # right, equal lengths
     (pair("s", 1.0, (10, 60), group="h"), UNSCORED),  # shorter
@@ -100,7 +100,7 @@ def test_results_are_plain_json() -> None:
         pytest.param([(pair("p", 0.5), A)], 0, id="all_excluded"),
     ],
 )
-def test_without_scored_pairs_there_is_no_rate(rows: list[tuple[LabelledPair, Prediction]], num_unscored: int) -> None:
+def test_without_scored_pairs_there_is_no_rate(rows: list[tuple[LabelledPair, Judgement]], num_unscored: int) -> None:
     found = measured([row for row, _ in rows], [row for _, row in rows])
     assert found.slices["all"] == Rate(None, None, 0, num_unscored, 0)
     assert found.shorter_minus_longer == found.prefers_longer == Rate(None, None, 0, 0, 0)
@@ -150,7 +150,7 @@ def test_interval_is_as_wide_as_the_clustered_standard_error(is_clustered: bool,
             pairs.append(pair(f"p{prompt}", 1.0))
             predictions.append(A if generator.random() < chance else B)
     found = measured(pairs, predictions, seed=0, confidence=confidence, num_resamples=4000).slices["all"]
-    values = [prediction.outcome or 0.0 for prediction in predictions]
+    values = [prediction.value or 0.0 for prediction in predictions]
     error = clustered_error(values, [row.prompt_id for row in pairs])
     z = {0.8: 1.2816, 0.95: 1.9600}[confidence]
     assert found.rate is not None and found.interval is not None
@@ -221,17 +221,17 @@ LABELLED = st.lists(
             st.integers(0, 12),
             st.integers(0, 12),
         ),
-        st.sampled_from([A, B, TIE, Prediction(0.75, None), UNSCORED, Prediction(None, "empty")]),
+        st.sampled_from([A, B, TIE, Judgement(0.75, None), UNSCORED, Judgement(None, "empty")]),
     ),
     max_size=30,
 )
 
 
-def unzip(rows: Sequence[tuple[LabelledPair, Prediction]]) -> tuple[list[LabelledPair], list[Prediction]]:
+def unzip(rows: Sequence[tuple[LabelledPair, Judgement]]) -> tuple[list[LabelledPair], list[Judgement]]:
     return [row for row, _ in rows], [row for _, row in rows]
 
 
-def swap(row: LabelledPair, prediction: Prediction) -> tuple[LabelledPair, Prediction]:
+def swap(row: LabelledPair, prediction: Judgement) -> tuple[LabelledPair, Judgement]:
     swapped = LabelledPair(
         row.prompt_id,
         row.second_index,
@@ -241,13 +241,13 @@ def swap(row: LabelledPair, prediction: Prediction) -> tuple[LabelledPair, Predi
         row.second_length,
         row.first_length,
     )
-    return swapped, Prediction(None if prediction.outcome is None else 1 - prediction.outcome, prediction[1])
+    return swapped, Judgement(None if prediction.value is None else 1 - prediction.value, prediction[1])
 
 
 @given(LABELLED, st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_order_of_rows_and_of_responses_does_not_matter_at_all(
-    rows: list[tuple[LabelledPair, Prediction]], random: Any
+    rows: list[tuple[LabelledPair, Judgement]], random: Any
 ) -> None:
     found = measured(*unzip(rows))
     assert measured(*unzip(random.sample(rows, len(rows)))) == found
@@ -256,7 +256,7 @@ def test_order_of_rows_and_of_responses_does_not_matter_at_all(
 
 @given(LABELLED)
 @settings(max_examples=60, deadline=None)
-def test_doubling_every_row_changes_nothing_but_counts(rows: list[tuple[LabelledPair, Prediction]]) -> None:
+def test_doubling_every_row_changes_nothing_but_counts(rows: list[tuple[LabelledPair, Judgement]]) -> None:
     once, twice = measured(*unzip(rows)), measured(*unzip(rows * 2))
     for name in SLICES:
         one, two = once.slices[name], twice.slices[name]
@@ -266,7 +266,7 @@ def test_doubling_every_row_changes_nothing_but_counts(rows: list[tuple[Labelled
 
 @given(LABELLED)
 @settings(max_examples=60, deadline=None)
-def test_counts_add_up(rows: list[tuple[LabelledPair, Prediction]]) -> None:
+def test_counts_add_up(rows: list[tuple[LabelledPair, Judgement]]) -> None:
     found = measured(*unzip(rows))
     overall = found.slices["all"]
     assert found.num_pairs == overall.num_rows + overall.num_unscored + sum(found.num_excluded.values()) == len(rows)
@@ -288,7 +288,7 @@ def test_counts_add_up(rows: list[tuple[LabelledPair, Prediction]]) -> None:
 
 @given(LABELLED)
 @settings(max_examples=40, deadline=None)
-def test_the_opposite_judge_agrees_where_this_one_does_not(rows: list[tuple[LabelledPair, Prediction]]) -> None:
+def test_the_opposite_judge_agrees_where_this_one_does_not(rows: list[tuple[LabelledPair, Judgement]]) -> None:
     found = measured(*unzip(rows))
     opposite = measured(*unzip([(row, swap(row, prediction)[1]) for row, prediction in rows]))
     for name in SLICES:

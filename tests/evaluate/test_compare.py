@@ -2,8 +2,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from tpo.evaluate.compare import Judged, compare, judged_by_scores, judged_by_verdicts, summarize
-from tpo.store.records import Comparison, Completion, Prompt, Score, Verdict
+from tpo.evaluate.compare import SampleComparison, compare, samples_by_scores, samples_by_verdicts, summarize
+from tpo.judge.score import visible
+from tpo.store.records import Comparison, Completion, Prompt, Response, Score, Verdict
 
 PROMPT = Prompt("p", "Why?", "science", "builtin", "test")
 Side = tuple[list[Completion], list[Score]]
@@ -22,8 +23,9 @@ def silent(reason: str) -> Side:
 
 
 def versus(prompts: Sequence[Prompt], policy: Side, baseline: Side, *, no_response: str = "loss") -> list[Comparison]:
-    judged = judged_by_scores(policy[1], baseline[1])
-    return compare(prompts, policy[0], baseline[0], judged, no_response=no_response)
+    judged = samples_by_scores(policy[1], baseline[1])
+    tokens = {row.prompt_id: row.num_response_tokens for row in baseline[0]}
+    return compare(prompts, policy[0], visible([baseline[0]]), judged, no_response=no_response, baseline_tokens=tokens)
 
 
 @pytest.mark.parametrize("no_response", ["loss", "unscored"])
@@ -104,16 +106,16 @@ def several(*texts: str | None) -> list[Completion]:
 def test_wins_of_several_samples_are_averaged() -> None:
     scores = [Score("p", index, score, None) for index, score in enumerate([3.0, 1.0, 2.0])]
     scores.append(Score("p", 3, None, "too_long"))
-    judged = judged_by_scores(scores, [Score("p", 0, 2.0, None)])
-    ours, theirs = several("a", "bb", "ccc", "dddd"), several("z")
-    [found] = compare([PROMPT], ours, theirs, judged, no_response="loss")
+    judged = samples_by_scores(scores, [Score("p", 0, 2.0, None)])
+    ours, theirs = several("a", "bb", "ccc", "dddd"), [Response("p", 0, "z", None)]
+    [found] = compare([PROMPT], ours, theirs, judged, no_response="loss", baseline_tokens={})
     assert (found.win, found.num_samples, found.policy_score, found.unscored_reason) == (0.5, 3, 2.0, None)
     assert (found.policy_tokens, found.policy_characters) == (1.5, 2.5)
-    [lost] = compare([PROMPT], several("a", None), theirs, judged, no_response="loss")
+    [lost] = compare([PROMPT], several("a", None), theirs, judged, no_response="loss", baseline_tokens={})
     assert (lost.win, lost.num_samples, lost.policy_characters) == (0.5, 2, 1)
-    [fewer] = compare([PROMPT], several("a", None), theirs, judged, no_response="unscored")
+    [fewer] = compare([PROMPT], several("a", None), theirs, judged, no_response="unscored", baseline_tokens={})
     assert (fewer.win, fewer.num_samples) == (1.0, 1)
-    [same] = compare([PROMPT], several("z", "z"), theirs, {}, no_response="loss")
+    [same] = compare([PROMPT], several("z", "z"), theirs, {}, no_response="loss", baseline_tokens={})
     assert (same.win, same.num_samples) == (0.5, 2)
 
 
@@ -136,8 +138,8 @@ def verdict(first: int, second: int, outcome: float | None, reason: str | None =
 def test_verdicts_are_of_the_policys_side(
     verdicts: list[Verdict], expected: dict[int, tuple[float | None, str | None]]
 ) -> None:
-    found = judged_by_verdicts(verdicts, baseline_index=2)
-    assert found == {("p", index): Judged(*result) for index, result in expected.items()}
+    found = samples_by_verdicts(verdicts, baseline_index=2)
+    assert found == {("p", index): SampleComparison(*result) for index, result in expected.items()}
 
 
 def test_summary_counts_every_prompt() -> None:

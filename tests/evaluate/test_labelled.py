@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tpo.evaluate.agreement.labelled import (
     LabelError,
-    Prediction,
     load_preferences,
     predict_from_scores,
     predict_from_verdicts,
     to_rows,
 )
+from tpo.judge.protocol import Judgement
 from tpo.sample.prompts import prompt_id
 from tpo.store.records import LabelledPair, Preference, Response, Score, Verdict
 
@@ -186,14 +186,14 @@ def test_predictions_from_scores() -> None:
     ]
     pairs = [pair(0, 2), pair(2, 0), pair(0, 1), pair(0, 3), pair(3, 4), pair(4, 3), pair(3, 3), pair(0, 1, "q")]
     assert predict_from_scores(pairs, scores) == [
-        Prediction(1.0, None),
-        Prediction(0.0, None),
-        Prediction(0.5, None),
-        Prediction(None, "too_long"),
-        Prediction(None, "empty; too_long"),
-        Prediction(None, "empty; too_long"),
-        Prediction(None, "too_long"),
-        Prediction(0.0, None),
+        Judgement(1.0, None),
+        Judgement(0.0, None),
+        Judgement(0.5, None),
+        Judgement(None, "too_long"),
+        Judgement(None, "empty; too_long"),
+        Judgement(None, "empty; too_long"),
+        Judgement(None, "too_long"),
+        Judgement(0.0, None),
     ]
     with pytest.raises(ValueError, match="other responses"):
         predict_from_scores([pair(0, 1, "q"), pair(0, 2, "q")], scores)
@@ -216,8 +216,8 @@ def test_predictions_from_verdicts() -> None:
     for other, found in expected.items():
         forward, backward = predict_from_verdicts([pair(0, other), pair(other, 0)], verdicts)
         if isinstance(found, str):
-            assert forward == backward == Prediction(None, found)
+            assert forward == backward == Judgement(None, found)
         else:
-            assert (forward, backward) == (Prediction(found, None), Prediction(1 - found, None))
+            assert (forward, backward) == (Judgement(found, None), Judgement(1 - found, None))
     with pytest.raises(ValueError, match="1 verdicts repeat"):
         predict_from_verdicts([pair(0, 1)], [*verdicts, verdict(0, 1, 0.5)])

@@ -415,7 +415,7 @@ def test_what_does_not_pass_ends_the_run_after_the_allowed_attempts(
     llm = open_client(server.url, tmp_path, max_concurrency=1, max_retries=3)
     with pytest.raises(
         TpoError,
-        match=r"repeated up to 3 times .*HTTP 500: out of memory.* 1 of 3 questions are answered and kept",
+        match=r"max_retries=3 allows, .*HTTP 500: out of memory.* 1 of 3 questions are answered and kept",
     ):
         llm.ask(make_questions(3))
     assert len(server.requests) == 5
@@ -434,7 +434,7 @@ def test_a_question_that_others_outlive_is_not_tried_for_ever(serve: Callable[..
         ask(handler, body)
 
     server.handle = handle  # type: ignore[method-assign]
-    with pytest.raises(TpoError, match="one question failed, repeated up to 2 times"):
+    with pytest.raises(TpoError, match="one question failed as often as judge.server.max_retries=2 allows"):
         open_client(server.url, tmp_path, max_concurrency=2, max_retries=2).ask(make_questions(400))
 
 
@@ -532,7 +532,9 @@ def test_patience_starts_anew_with_each_outage(serve: Callable[..., FakeServer],
 
 def test_a_slow_server_is_not_away(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
     server = serve([("slow", 0.5)] * 3)
-    with pytest.raises(TpoError, match="one question failed, repeated up to 1 times .*at last with: ReadTimeout"):
+    with pytest.raises(
+        TpoError, match="one question failed as often as .*max_retries=1 allows, at last with: ReadTimeout"
+    ):
         open_client(server.url, tmp_path, timeout_s=0.1, max_retries=1).ask([QUESTION])
     assert len(server.requests) == 2
 

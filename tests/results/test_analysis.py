@@ -1,6 +1,7 @@
 """Notebooks run on a real run, and results are found, named and drawn."""
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
 from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import agreement
-from tpo.results.__main__ import main
+from tpo.results.__main__ import EXAMPLES, main
 from tpo.results.figures import with_length_intervals
 from tpo.results.read import FinishedRun, ResultError, read_folder, read_folders
 from tpo.results.table import label_runs, swept_settings
@@ -327,11 +328,11 @@ def test_command_draws_nothing_of_an_evaluation_without_a_figure(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--figures", "--over", "seed"], "--over belongs to the table"),
-        (["--page", "--all-iterations"], "--all-iterations belongs to the table"),
-        (["--formats", "png"], "--formats belongs to --figures"),
-        (["--figures", "--max-instructions", "3"], "--max-instructions belongs to --page"),
-        (["--page", "--out", "x"], "--out belongs to the table and --figures"),
+        (["--figures", "--over", "seed"], "--over says nothing about the figures"),
+        (["--page", "--all-iterations"], "--all-iterations says nothing about the page"),
+        (["--formats", "png"], "--formats says nothing about the table"),
+        (["--figures", "--max-instructions", "3"], "--max-instructions says nothing about the figures"),
+        (["--page", "--out", "x"], "--out says nothing about the page"),
         (["--page", "--figures"], "not allowed with"),
     ],
 )
@@ -341,3 +342,21 @@ def test_options_of_another_mode_are_refused(
     with pytest.raises(SystemExit):
         main(arguments)
     assert message in capsys.readouterr().err
+
+
+def test_examples_of_the_help_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("quickstart-a", "quickstart-b")):
+        thought = {**CONFIG["thought"], "name": ("generic", "none")[number]}
+        put(tmp_path / "runs" / name, SUMMARY, {**CONFIG, "thought": thought, "seed": number})
+    shutil.copytree(QUICKSTART, tmp_path / "experiments" / "quickstart")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
+    lines = [line.split("  ")[1] for line in EXAMPLES.splitlines()[1:]]
+    assert len(lines) == 7
+    for line in lines:
+        assert main(shlex.split(line.removeprefix("python -m tpo.results"))) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "tables/results.tex\n" in out and "figures/iterations.pdf\n" in out
+    assert out.endswith("runs/quickstart-a/report.html\nruns/quickstart-b/report.html\n")

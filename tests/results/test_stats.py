@@ -17,13 +17,13 @@ from tpo.results.rate import Rate
 from tpo.results.stats import (
     bootstrap_statistic,
     cluster_bootstrap,
-    clustered_error,
     holm,
     mean_interval,
     paired_difference,
     percentile_interval,
     sign_flip_test,
     simultaneous_confidence,
+    student_interval,
     wilson_interval,
 )
 
@@ -133,34 +133,17 @@ def test_values_outside_the_unit_interval_are_an_error(values: list[float]) -> N
         mean_interval(values, confidence=0.95)
 
 
-def test_error_of_independent_values_agrees_with_scipy() -> None:
+def test_student_interval_agrees_with_scipy() -> None:
     values = np.random.default_rng(0).normal(3, 5, size=57)
-    assert clustered_error(values, None) == pytest.approx(scipy_stats.sem(values))
-
-
-@given(CLUSTERED)
-def test_clustered_error_is_the_double_sum(rows: list[tuple[float, str]]) -> None:
-    values, clusters = zip(*rows, strict=True)
-    count = len(set(clusters))
-    if count < 2:
-        with pytest.raises(ValueError, match="two clusters or more, not 1"):
-            clustered_error(values, clusters)
-        return
-    total = double_sum(values, clusters, center=sum(values) / len(values))
-    expected = math.sqrt(max(0.0, total) * count / (count - 1)) / len(values)
-    assert clustered_error(values, clusters) == pytest.approx(expected, abs=1e-9)
-    assert clustered_error(values * 2, clusters * 2) == pytest.approx(expected, abs=1e-9)
-
-
-def test_clustered_error_of_equal_clusters_is_that_of_their_means() -> None:
-    values = np.random.default_rng(1).random((9, 4))
-    clusters = np.repeat(np.arange(9), 4).tolist()
-    assert clustered_error(values.ravel(), clusters) == pytest.approx(scipy_stats.sem(values.mean(axis=1)))
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert student_interval(values, confidence=0.9) == pytest.approx((expected.low, expected.high))
+    with pytest.raises(ValueError, match="two values or more, not 1"):
+        student_interval([1.0], confidence=0.9)
 
 
 def test_clusters_must_be_as_many_as_the_values() -> None:
     with pytest.raises(ValueError, match="2 clusters for 3 rows"):
-        clustered_error([1, 2, 3], ["a", "b"])
+        mean_interval([1, 0, 1], confidence=0.9, clusters=["a", "b"])
 
 
 # --- sign flips -------------------------------------------------------------------------------------------------
@@ -251,23 +234,21 @@ def test_correct_answers_have_mcnemars_exact_test() -> None:
     assert found.interval is not None and found.interval[0] > 0
 
 
-def test_clustered_difference_by_hand() -> None:
-    first, second = [1.0, 0.0, 1.0, None, 1.0, 0.5], [0.0, 0.0, 0.5, 1.0, 0.0, None]
-    found = paired_difference(first, second, seed=0, clusters=[*"aabbcd"], is_bounded=False)
-    # Differences 1, 0 (a), 0.5 (b), 1 (c); mean 0.625; residual sums -0.25, -0.125, 0.375; d has no pair.
-    error = math.sqrt(3 / 2 * (0.25**2 + 0.125**2 + 0.375**2)) / 4
-    half = scipy_stats.t.ppf(0.975, 2) * error
-    assert found.interval == pytest.approx((0.625 - half, 0.625 + half))
-    assert found == Rate(0.625, found.interval, 3, 2, num_rows=4, p_value=0.25)
+def test_unbounded_difference_by_hand() -> None:
+    found = paired_difference([3.0, 1.0, None, 2.0], [1.0, 2.0, 5.0, None], seed=0, is_bounded=False)
+    # Differences 2 and -1, mean 0.5, standard error 1.5: sums of all four sign patterns are 1, 3, -1 and -3.
+    half = scipy_stats.t.ppf(0.975, 1) * 1.5
+    assert found.interval == pytest.approx((0.5 - half, 0.5 + half))
+    assert found == Rate(0.5, found.interval, 2, 2, p_value=1.0)
     assert Rate.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
-@given(st.lists(st.tuples(st.sampled_from([0, 0.5, 1, None]), st.sampled_from([0, 0.5, 1]), st.sampled_from("abcde"))))
+@given(st.lists(st.tuples(st.sampled_from([0, 0.5, 1, None]), st.sampled_from([0, 0.5, 1]))))
 @settings(deadline=None)
-def test_swapping_sides_mirrors_the_difference(rows: list[tuple[float | None, float, str]]) -> None:
-    first, second, clusters = zip(*rows, strict=True) if rows else ((), (), ())
-    found = paired_difference(first, second, seed=0, clusters=clusters)
-    mirrored = paired_difference(second, first, seed=0, clusters=clusters)
+def test_swapping_sides_mirrors_the_difference(rows: list[tuple[float | None, float]]) -> None:
+    first, second = zip(*rows, strict=True) if rows else ((), ())
+    found = paired_difference(first, second, seed=0)
+    mirrored = paired_difference(second, first, seed=0)
     assert found.num_unscored == first.count(None)
     if found.rate is None or found.interval is None:
         assert found == mirrored == Rate(None, None, 0, len(rows))
@@ -308,31 +289,32 @@ def test_bootstrap_agrees_with_scipy() -> None:
 
 
 @pytest.mark.parametrize("num_resamples", [7, 250])
-def test_both_bootstraps_draw_the_same_clusters(num_resamples: int) -> None:
+def test_both_bootstraps_draw_the_same_rows(num_resamples: int) -> None:
     generator = np.random.default_rng(4)
     values, is_used = generator.random((2, 40)), generator.random((2, 40)) < 0.7
-    clusters = generator.integers(12, size=40).astype(str).tolist()
-    found = cluster_bootstrap(values, is_used, clusters, seed=5, num_resamples=num_resamples)
+    found = cluster_bootstrap(values, is_used, range(40), seed=5, num_resamples=num_resamples)
     for column in (0, 1):
 
         def mean(rows: Any, column: int = column) -> float:
             return float(values[column, rows][is_used[column, rows]].mean())
 
-        other = bootstrap_statistic(mean, 40, seed=5, num_resamples=num_resamples, clusters=clusters)
+        other = bootstrap_statistic(mean, 40, seed=5, num_resamples=num_resamples)
         assert found.means[column] == pytest.approx(other.estimate)
         assert found.draws[:, column] == pytest.approx(other.draws)
     assert found.counts.sum(axis=0) == pytest.approx(is_used.sum(axis=1))
 
 
-def test_bootstrap_of_clusters_is_as_wide_as_the_clustered_error() -> None:
+def test_bootstrap_of_clusters_is_that_of_their_sums() -> None:
+    # Clusters of four values: the mean of all is the mean of the clusters' means, which are drawn whole.
     generator = np.random.default_rng(6)
     clusters = np.repeat(np.arange(150), 4)
     values = (generator.random(600) < generator.random(150)[clusters]).astype(float)
-    found = bootstrap_statistic(
-        lambda rows: float(values[rows].mean()), 600, seed=0, num_resamples=3000, clusters=clusters.tolist()
-    )
-    assert found.draws.std() == pytest.approx(clustered_error(values, clusters.tolist()), rel=0.05)
-    assert found.draws.std() > 1.2 * clustered_error(values, None)
+    found = cluster_bootstrap([values], [np.full(600, True)], clusters.tolist(), seed=0, num_resamples=3000)
+    means = values.reshape(150, 4).mean(axis=1)
+    other = bootstrap_statistic(lambda rows: float(means[rows].mean()), 150, seed=0, num_resamples=3000)
+    assert found.draws[:, 0] == pytest.approx(other.draws)
+    assert other.draws.std() == pytest.approx(scipy_stats.sem(means), rel=0.05)
+    assert other.draws.std() > 1.2 * scipy_stats.sem(values), "whole clusters vary more than their values would"
 
 
 def test_bootstrap_is_decided_by_the_seed() -> None:
@@ -347,7 +329,7 @@ def test_bootstrap_is_decided_by_the_seed() -> None:
 def test_resamples_that_say_nothing_are_left_out() -> None:
     assert percentile_interval(np.array([math.nan, 1.0, 3.0, math.nan, 2.0]), confidence=0.5) == (1.5, 2.5)
     assert percentile_interval(np.array([math.nan]), confidence=0.5) is None
-    assert bootstrap_statistic(len, 3, seed=0, clusters=["a"] * 3).interval is None
+    assert bootstrap_statistic(len, 1, seed=0).interval is None
     empty = cluster_bootstrap(np.zeros((1, 0)), np.zeros((1, 0)), [], seed=0, num_resamples=3)
     assert np.isnan(empty.means).all() and np.isnan(empty.draws).all()
 

@@ -385,7 +385,7 @@ def test_online_where_there_is_a_key(
 def test_nothing_is_tracked(settings: Any, is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS, is_finished=is_finished)
-    tracker.log_iteration(ENTRY)
+    tracker.log_iteration(ENTRY, {})
     assert type(tracker) is Tracker and tracker.finish({}, []) is None
     log_evaluation(NoTracking(), run_path=tmp_path / "nowhere", config={}, summary={}, labels=LABELS)
     assert list(tmp_path.iterdir()) == []

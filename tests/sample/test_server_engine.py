@@ -388,7 +388,7 @@ def test_what_passes_is_tried_again_and_what_does_not_ends_it(serve: Callable[..
     server.script = [None] * 3 + [failed(500, f"out of memory {KEY}")] * 4
     with pytest.raises(
         TpoError,
-        match=r"prompt failed, repeated up to 3 times \(engine.max_retries\).*out of memory <key>.* 3 of 20 prompts",
+        match=r"prompt failed as often as engine.max_retries=3 allows.*out of memory <key>.* 3 of 20 prompts",
     ):
         generate(engine, PROMPTS, PLAIN)
     server.script = [failed(400, "n must be 1 when using greedy sampling")]

@@ -67,7 +67,9 @@ def test_a_failure_ends_the_process_and_not_the_next_stage(resident: Resident, t
     with pytest.raises(ArtifactError, match=r"the stage prompts-\w+ failed: .*nowhere.* run the same command again"):
         prompts(store, kind="jsonl", path=str(tmp_path / "nowhere.jsonl"), **fields)
     assert resident._workers is None
-    with pytest.raises(ArtifactError, match="failed: ValueError: prompts=hub has other settings"):  # an error that nobody foresaw
+    with pytest.raises(
+        ArtifactError, match="failed: ValueError: prompts=hub has other settings"
+    ):  # an error that nobody foresaw
         prompts(store, kind="hub")
     assert prompts(store).exists()
 

@@ -216,4 +216,6 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
     package = rule.get("packages", {}).get(value) if isinstance(value, str) else None
     if package is not None and importlib.util.find_spec(package) is None:
         setting = key.removesuffix(".kind")
-        raise ConfigError(f"{setting}={value} needs the package {package}, which is not installed: see README, Set-up")
+        raise ConfigError(
+            f"{setting}={value} needs the package {package}, which is not installed: see README, Troubleshooting"
+        )

@@ -11,28 +11,35 @@ from typing import Any, NamedTuple
 
 from tpo.evaluate.interventions import NO_THOUGHT
 from tpo.evaluate.length_control import length_controlled_win_rate
+from tpo.judge.score import visible
 from tpo.results.winrate import outcome, win_rate, win_rate_by_category
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Comparison, Completion, Prompt, Score, Verdict, write_records
+from tpo.store.records import Comparison, Completion, Prompt, Response, Score, Verdict, write_records
 
 
 def work(job: Job) -> Metrics:
     """Compare the policy's responses to the test instructions with the baseline's."""
     config, inputs = job.config, job.inputs
-    policy, baseline = (inputs[role].rows(Completion) for role in ("completions", "baseline_completions"))
+    policy = inputs["completions"].rows(Completion)
+    if "references" in inputs:  # of a benchmark, whose tokens nobody counted
+        baseline, tokens = inputs["references"].rows(Response, "references.jsonl"), {}
+    else:
+        completions = inputs["baseline_completions"].rows(Completion)
+        baseline = visible([completions])
+        tokens = {row.prompt_id: row.num_response_tokens for row in completions if row.sample_index == 0}
     if "verdicts" in inputs:
-        judged = judged_by_verdicts(inputs["verdicts"].rows(Verdict), baseline_index=config["baseline_index"])
+        judged = samples_by_verdicts(inputs["verdicts"].rows(Verdict), baseline_index=config["baseline_index"])
     else:
         scores, baseline_scores = (inputs[role].rows(Score) for role in ("scores", "baseline_scores"))
-        judged = judged_by_scores(scores, baseline_scores, baseline_index=config["baseline_index"])
+        judged = samples_by_scores(scores, baseline_scores, baseline_index=config["baseline_index"])
     prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
-    rows = compare(prompts, policy, baseline, judged, no_response=config["no_response"])
+    rows = compare(prompts, policy, baseline, judged, no_response=config["no_response"], baseline_tokens=tokens)
     write_records(job.path / "rows.jsonl", rows)
     return summarize(rows, confidence=config["confidence"], seed=job.seed)
 
 
-class Judged(NamedTuple):
-    """What a judge made of one of the policy's samples beside the baseline's response; `win` or `reason` is None."""
+class SampleComparison(NamedTuple):
+    """One of the policy's samples against the baseline's response; `win` or `reason` is None."""
 
     win: float | None
     reason: str | None
@@ -40,9 +47,9 @@ class Judged(NamedTuple):
     baseline_score: float | None = None
 
 
-def judged_by_scores(
+def samples_by_scores(
     policy: Sequence[Score], baseline: Sequence[Score], *, baseline_index: int = 0
-) -> dict[tuple[str, int], Judged]:
+) -> dict[tuple[str, int], SampleComparison]:
     """Return by (prompt_id, sample_index) whether the policy's score is the higher one; equal scores are a tie.
 
     Args:
@@ -55,16 +62,16 @@ def judged_by_scores(
     for ours in policy:
         other = theirs[ours.prompt_id]
         if ours.score is None:
-            judged = Judged(None, f"policy: {ours.unscored_reason}", None, other.score)
+            judged = SampleComparison(None, f"policy: {ours.unscored_reason}", None, other.score)
         elif other.score is None:
-            judged = Judged(None, f"baseline: {other.unscored_reason}", ours.score, None)
+            judged = SampleComparison(None, f"baseline: {other.unscored_reason}", ours.score, None)
         else:
-            judged = Judged(outcome(ours.score, other.score), None, ours.score, other.score)
+            judged = SampleComparison(outcome(ours.score, other.score), None, ours.score, other.score)
         found[ours.prompt_id, ours.sample_index] = judged
     return found
 
 
-def judged_by_verdicts(verdicts: Sequence[Verdict], *, baseline_index: int) -> dict[tuple[str, int], Judged]:
+def samples_by_verdicts(verdicts: Sequence[Verdict], *, baseline_index: int) -> dict[tuple[str, int], SampleComparison]:
     """Return by (prompt_id, sample_index) the mean outcome for the policy over the orders that were scored."""
     games: dict[tuple[str, int], list[float | str]] = defaultdict(list)
     for row in verdicts:
@@ -80,17 +87,18 @@ def judged_by_verdicts(verdicts: Sequence[Verdict], *, baseline_index: int) -> d
     for key, results in games.items():
         wins = [result for result in results if not isinstance(result, str)]
         reasons = [result for result in results if isinstance(result, str)]
-        found[key] = Judged(mean(wins), None) if wins else Judged(None, reasons[0])
+        found[key] = SampleComparison(mean(wins), None) if wins else SampleComparison(None, reasons[0])
     return found
 
 
 def compare(
     prompts: Sequence[Prompt],
     policy: Sequence[Completion],
-    baseline: Sequence[Completion],
-    judged: Mapping[tuple[str, int], Judged],
+    baseline: Sequence[Response],
+    judged: Mapping[tuple[str, int], SampleComparison],
     *,
     no_response: str,
+    baseline_tokens: Mapping[str, int],
 ) -> list[Comparison]:
     """Return one comparison per prompt: the mean over the policy's samples against the baseline's first sample.
 
@@ -105,6 +113,7 @@ def compare(
         no_response: What becomes of a side whose completion holds no response: "loss", since its user got
             nothing (a tie where both hold none), or "unscored". Where there was no thought to intervene on, nobody
             was asked, and the sample is unscored in any case.
+        baseline_tokens: Prompt id to the tokens of the baseline's response, where they are known.
     """
     ours: dict[str, list[Completion]] = {}
     for row in policy:
@@ -125,27 +134,33 @@ def compare(
                 policy_score=_mean(item.policy_score for item in decided),
                 baseline_score=decided[0].baseline_score,
                 policy_tokens=mean(sample.num_response_tokens for sample in samples),
-                baseline_tokens=other.num_response_tokens,
+                baseline_tokens=baseline_tokens.get(prompt.prompt_id),
                 policy_characters=_mean(None if row.response is None else len(row.response) for row in samples),
-                baseline_characters=None if other.response is None else len(other.response),
+                baseline_characters=None if other.text is None else len(other.text),
             )
         )
     return rows
 
 
 def _decide(
-    ours: Completion, theirs: Completion, judged: Mapping[tuple[str, int], Judged], *, no_response: str
-) -> Judged:
+    ours: Completion, theirs: Response, judged: Mapping[tuple[str, int], SampleComparison], *, no_response: str
+) -> SampleComparison:
     if ours.split_error == NO_THOUGHT:
-        return Judged(None, f"policy: {NO_THOUGHT}")
-    has_ours, has_theirs = ours.response is not None, theirs.response is not None
+        return SampleComparison(None, f"policy: {NO_THOUGHT}")
+    has_ours, has_theirs = ours.response is not None, theirs.text is not None
     if not (has_ours and has_theirs):
-        missing = f"baseline: {theirs.split_error}" if has_ours else f"policy: {ours.split_error}"
-        found = judged.get((ours.prompt_id, ours.sample_index), Judged(None, missing))  # a pairwise judge was not asked
+        missing = f"baseline: {theirs.error}" if has_ours else f"policy: {ours.split_error}"
+        found = judged.get(
+            (ours.prompt_id, ours.sample_index), SampleComparison(None, missing)
+        )  # a pairwise judge was not asked
         is_loss = no_response == "loss"
-        return found._replace(win=outcome(has_ours, has_theirs), reason=None) if is_loss else Judged(None, missing)
-    if ours.response == theirs.response:
-        found = judged.get((ours.prompt_id, ours.sample_index), Judged(0.5, None))
+        return (
+            found._replace(win=outcome(has_ours, has_theirs), reason=None)
+            if is_loss
+            else SampleComparison(None, missing)
+        )
+    if ours.response == theirs.text:
+        found = judged.get((ours.prompt_id, ours.sample_index), SampleComparison(0.5, None))
         return found._replace(win=0.5, reason=None)
     return judged[ours.prompt_id, ours.sample_index]
 

@@ -140,13 +140,13 @@ def alpaca_eval(steps: Evaluation, path: Path, settings: AlpacaEvalEval) -> dict
 
     artifact = steps.benchmark({"name": "alpaca_eval", "path": settings.path})
     answers = steps.answers(steps.policy, artifact)
-    name, reference = benchmark_of.BASELINE, steps.reference(artifact)
+    name, reference = benchmark_of.BASELINE, None
     if steps.config.baseline is not None:
         baseline = steps.baseline()
         name, reference = baseline.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
     comparison = steps.compare(artifact, answers, reference)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
-    if steps.config.baseline is not None:
+    if reference is not None:
         texts = visible([reference.rows(Completion)])
         keys = {key: {**value, "generator": name} for key, value in benchmark.keys.items()}
         benchmark = benchmark._replace(baseline=texts, keys=keys)
@@ -218,8 +218,8 @@ def arena_hard(steps: Evaluation, path: Path, settings: ArenaHardEval) -> dict[s
             "version": settings.version,
         }
     )
-    answers, reference = steps.answers(steps.policy, artifact), steps.reference(artifact)
-    both = {"prompts": artifact, "completions_0": answers, "completions_1": reference}
+    answers = steps.answers(steps.policy, artifact)
+    both = {"prompts": artifact, "completions_0": answers, "references": artifact}
     verdicts = steps.judging.verdicts(both, against=1)
     benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
     games = complete_verdicts(verdicts.rows(Verdict), benchmark, responses, no_response=settings.no_response)

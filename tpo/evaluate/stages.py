@@ -16,8 +16,7 @@ from tpo.store.stage import RunsOn, Stage
 
 ADAPTER = Stage("adapter", version=1, work="tpo.evaluate.policies:work")
 CLASSIFY = Stage("classify", version=1, work="tpo.evaluate.categories:work", runs_on=RunsOn.DEVICE)
-BENCHMARK = Stage("benchmark", version=1, work="tpo.evaluate.benchmarks.load:work")
-REFERENCE = Stage("reference", version=1, work="tpo.evaluate.benchmarks.load:reference_work")
+BENCHMARK = Stage("benchmark", version=2, work="tpo.evaluate.benchmarks.load:work")
 CHECK = Stage("check", version=2, work="tpo.evaluate.benchmarks.load:check_work")
 INTERVENE = Stage("intervene", version=3, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
 LABELLED = Stage("labelled", version=1, work="tpo.evaluate.agreement.labelled:work")
@@ -53,11 +52,6 @@ def benchmark(store: Store, settings: Mapping[str, Any], *, seed: int) -> Artifa
     config = {key: value for key, value in settings.items() if not key.endswith("path")}
     config |= {f"{key}_sha256": file_digest(Path(value)) for key, value in paths.items()}
     return store.request(BENCHMARK, config, seed=seed, how=paths)
-
-
-def reference(store: Store, benchmark: Artifact) -> Artifact:
-    """Return the answers that a benchmark compares with, as completions."""
-    return store.request(REFERENCE, {}, {"benchmark": benchmark})
 
 
 def check(store: Store, benchmark: Artifact, answers: Artifact, settings: EvalConfig) -> Artifact:
@@ -115,15 +109,29 @@ def answer_settings(sample: SampleConfig, evaluation: EvalConfig) -> SampleConfi
 
 
 def compare(
-    judging: Judging, prompts: Artifact, answers: Artifact, baseline: Artifact, *, settings: EvalConfig, seed: int
+    judging: Judging,
+    prompts: Artifact,
+    answers: Artifact,
+    baseline: Artifact | None,
+    *,
+    settings: EvalConfig,
+    seed: int,
 ) -> Artifact:
     """Judge two sets of answers to the test instructions and return their comparison.
 
     Judged together where a score means something only beside others; a pairwise judge is asked about the policy's
     samples against the baseline's, not about the samples among themselves.
+
+    Args:
+        judging: The judge.
+        prompts: Instructions, or a benchmark.
+        answers: The policy's completions.
+        baseline: The baseline's completions; None takes the benchmark's own reference answers.
+        settings: How policies are compared.
+        seed: Of the step.
     """
-    both = {"prompts": prompts, "completions_0": answers, "completions_1": baseline}
-    inputs = {"prompts": prompts, "completions": answers, "baseline_completions": baseline}
+    both = {"prompts": prompts, "completions_0": answers, **_answers_of(baseline, prompts, role="completions_1")}
+    inputs = {"prompts": prompts, "completions": answers, **_answers_of(baseline, prompts, role="baseline_completions")}
     index = settings.num_samples  # of the baseline's response beside the policy's samples
     if judging.gives_verdicts:
         inputs["verdicts"] = judging.verdicts(both, against=index)
@@ -131,11 +139,16 @@ def compare(
         inputs["scores"] = inputs["baseline_scores"] = judging.score(both)
     else:
         index = 0
+        alone = _answers_of(baseline, prompts, role="completions_0")
         inputs["scores"] = judging.score({"prompts": prompts, "completions_0": answers})
-        inputs["baseline_scores"] = judging.score({"prompts": prompts, "completions_0": baseline})
+        inputs["baseline_scores"] = judging.score({"prompts": prompts, **alone})
     config = {
         "confidence": settings.confidence,
         "no_response": settings.no_response,
         "baseline_index": index,
     }
     return judging.store.request(COMPARE, config, inputs, seed=seed)
+
+
+def _answers_of(baseline: Artifact | None, benchmark: Artifact, *, role: str) -> dict[str, Artifact]:
+    return {"references": benchmark} if baseline is None else {role: baseline}

@@ -47,10 +47,6 @@ class Evaluation:
         """The instructions of a benchmark (see `stages.benchmark`)."""
         return stages.benchmark(self.store, settings, seed=self.seed("benchmark"))
 
-    def reference(self, benchmark: Artifact) -> Artifact:
-        """The answers that a benchmark compares with, as completions."""
-        return stages.reference(self.store, benchmark)
-
     def answers(self, policy: PolicyRef, prompts: Artifact, *, role: str = "answer", **changes: Any) -> Artifact:
         """A policy's answers to the test instructions; `changes` replace settings of `sample`."""
         settings = replace(stages.answer_settings(policy.sample, self.config.eval), **changes)
@@ -87,8 +83,8 @@ class Evaluation:
             seed=self.seed("intervene"),
         )
 
-    def compare(self, prompts: Artifact, answers: Artifact, baseline: Artifact) -> Artifact:
-        """Win rates of one set of answers against another."""
+    def compare(self, prompts: Artifact, answers: Artifact, baseline: Artifact | None) -> Artifact:
+        """Win rates of one set of answers against another; None: against a benchmark's own."""
         return stages.compare(
             self.judging, prompts, answers, baseline, settings=self.config.eval, seed=self.seed("compare")
         )

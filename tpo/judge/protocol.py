@@ -1,7 +1,7 @@
 """Judges: pointwise ones give each response a score, pairwise ones give two responses a verdict.
 
-`Candidates` and `Candidates` are the only inputs of a judge and have no field for a thought. So the judge sees responses
-only, as the paper has it (section 2.2), by construction.
+`Candidates` are the only input of a judge and have no field for a thought. So the judge sees responses only, as the
+paper has it (section 2.2), by construction.
 """
 
 from collections.abc import Sequence

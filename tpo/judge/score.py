@@ -97,13 +97,21 @@ def _made_with(job: Job) -> dict[str, Any]:
 
 
 def judged_responses(inputs: Mapping[str, Artifact]) -> tuple[list[Prompt], list[Response]]:
-    """Return what a judge may see: the responses of labelled pairs or of one or more sets of completions."""
+    """Return what a judge may see: the responses of labelled pairs, or of completions and a benchmark's references.
+
+    Samples are numbered on from one set to the next; the references come last.
+    """
     if "labelled" in inputs:
         labelled = inputs["labelled"]
         return labelled.rows(Prompt, "prompts.jsonl"), labelled.rows(Response, "responses.jsonl")
     count = sum(role.startswith("completions_") for role in inputs)
     sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
-    return inputs["prompts"].rows(Prompt), visible(sets)
+    responses = visible(sets)
+    if "references" in inputs:
+        number = 1 + max((row.sample_index for row in responses), default=-1)
+        references = inputs["references"].rows(Response, "references.jsonl")
+        responses += [replace(row, sample_index=number) for row in references]
+    return inputs["prompts"].rows(Prompt), responses
 
 
 def visible(completions: Sequence[Sequence[Completion]]) -> list[Response]:

@@ -90,7 +90,7 @@ class Judging:
 def _budget(judge: JudgeConfig, inputs: Mapping[str, Artifact], *, is_against_one: bool) -> Budget | None:
     """The tokens of responses that a judge reads, and of what it may write about them."""
     sets = [artifact.budget for role, artifact in inputs.items() if role.startswith("completions_")]
-    if not sets or None in sets:  # labelled pairs, a benchmark's references
+    if not sets or None in sets or "references" in inputs:  # labelled pairs, a benchmark
         return None
     if not judge.reads_tokens:
         return Budget(0)

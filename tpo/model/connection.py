@@ -1,7 +1,8 @@
-"""A connection to an OpenAI-compatible server, for whatever is asked through it.
+"""A connection to an OpenAI-compatible server, for engines and judges.
 
-openai's client repeats what fails for a moment, at the pace that the server asks for (up to two minutes). Here a server
-that stays away is waited for, and what no repetition can mend ends the run with what to do about it.
+openai's client repeats requests that fail temporarily, after the delay that the server asks for (up to two minutes).
+This module waits for a server that cannot be reached for longer, and turns permanent failures into errors that say what
+to do.
 """
 
 import asyncio
@@ -17,18 +18,18 @@ from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 
-POLL_S = 5.0  # between the attempts at a server that is away, beside the client's own delays
+POLL_S = 5.0  # between attempts to reach a server that is away, in addition to the client's own delays
 CONNECT_TIMEOUT_S = 10.0
 LOG_EVERY_S = 60.0  # while a server is away
 
-AWAY = {502, 503, 504}  # what a gateway says while the server behind it restarts
-PASSING = {408, 409, 429}  # with all of 5xx: what the client repeats
+AWAY = {502, 503, 504}  # statuses of a gateway while the server behind it restarts
+PASSING = {408, 409, 429}  # statuses after which the client repeats a request, as after all of 5xx
 
 T = TypeVar("T")
 
 
 class Purpose(NamedTuple):
-    """What a connection is for, in the words of its messages."""
+    """What a connection is for: the words in which its messages speak of it."""
 
     group: str  # where its settings are: "judge.server"
     address: str  # the key that says where the server is: "judge.server.base_url"
@@ -38,32 +39,32 @@ class Purpose(NamedTuple):
 
 
 class Connection:
-    """Sends requests to one server, each until it is answered or cannot be."""
+    """Sends requests to one server, each until it is answered or has failed permanently."""
 
     def __init__(
-        self, base_url: str | None, settings: Mapping[str, Any], purpose: Purpose, *, kept: Callable[[], str]
+        self, base_url: str | None, settings: Mapping[str, Any], purpose: Purpose, *, progress: Callable[[], str]
     ) -> None:
-        """Remember where the server is; nothing is sent yet.
+        """Store the server's address and settings; nothing is sent yet.
 
         Args:
             base_url: With /v1 at its end; None is OpenAI's own.
             settings: `api_key_env`, `max_retries`, `patience_s`, `timeout_s`.
             purpose: For messages.
-            kept: Says what is done already and will not be lost, for messages.
+            progress: Returns a sentence on what is done and saved already, for messages.
         """
-        self.base_url, self.settings, self.purpose, self._kept = base_url, settings, purpose, kept
-        self._heard_at = time.monotonic()  # the server's last sign of life
-        self._lost_at: float | None = None  # when it was first found to be away
+        self.base_url, self.settings, self.purpose, self._progress = base_url, settings, purpose, progress
+        self._heard_at = time.monotonic()  # when the server last answered
+        self._lost_at: float | None = None  # when it was first found to be away; None while it answers
         self._logged_at = 0.0
         # The client's own logger has a line per request.
         for name in ("httpx", "httpx2", "openai"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
     async def patiently(self, send: Callable[[], Awaitable[T]]) -> T:
-        """Return what `send` brings, after waiting for the server where it is away.
+        """Return the result of `send`; while the server is away, wait for it and send again.
 
         Raises:
-            TpoError: If it cannot be had; says why and what to do.
+            TpoError: If the request fails permanently; says why and what to do.
         """
         import openai
 
@@ -71,7 +72,7 @@ class Connection:
         while True:
             started = time.monotonic()
             try:
-                result = await send()  # the client's repetitions are in it
+                result = await send()  # with the client's own repetitions
             except openai.APIError as error:
                 failure = error
             else:
@@ -80,9 +81,9 @@ class Connection:
             if not self._is_away(failure):
                 self._heard()
                 raise self._explained(failure)
-            # A server that others heard from in the meantime may fail on this very request, or be away only since then.
+            # Where other requests were answered meanwhile, the server fails on this one or is away only since then.
             num_failures += self._heard_at > started
-            if num_failures > 1:
+            if num_failures > self.settings["max_retries"]:
                 raise self._explained(failure)
             self._wait_for_server(failure)
             await asyncio.sleep(POLL_S)
@@ -101,15 +102,15 @@ class Connection:
             self._lost_at = None
 
     def _wait_for_server(self, failure: Any) -> None:
-        """Note that the server is away; raise a TpoError once patience is at its end."""
+        """Log that the server is away; raise a TpoError if it has been for `patience_s`."""
         now, purpose = time.monotonic(), self.purpose
         if self._lost_at is None:
             self._lost_at, self._logged_at = now, -LOG_EVERY_S
         if now - self._lost_at >= self.settings["patience_s"]:
             raise TpoError(
                 f"{self.url} is away for {now - self._lost_at:.0f} s ({self.reason(failure)}), as long as "
-                f"{purpose.group}.patience_s allows. {self._kept()}: start the server again, or set {purpose.address} "
-                f"to where it is now, and run the same command again; {purpose.promise}"
+                f"{purpose.group}.patience_s allows. {self._progress()}: start the server again, or set "
+                f"{purpose.address} to where it is now, and run the same command again; {purpose.promise}"
             )
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
@@ -118,11 +119,11 @@ class Connection:
                 self.url,
                 self.reason(failure),
                 self._lost_at + self.settings["patience_s"] - now,
-                self._kept(),
+                self._progress(),
             )
 
     def _explained(self, failure: Any) -> TpoError:
-        """Return an error that says what to do about a failure that no further attempt will mend."""
+        """Return an error that says what to do about a permanent failure."""
         key_name, reason, purpose = self.settings["api_key_env"], self.reason(failure), self.purpose
         match getattr(failure, "status_code", None):
             case 401 | 403 as status:
@@ -137,14 +138,12 @@ class Connection:
             case status if status is not None and status < 500 and status not in PASSING:
                 advice = f"{reason}. The server refuses the request: mend the setting that it names"
             case _:
-                advice = (
-                    f"one {purpose.unit} failed, repeated up to {self.settings['max_retries']} times "
-                    f"({purpose.group}.max_retries), at last with: {reason}"
-                )
-        return TpoError(f"{self.url}: {advice}. {self._kept()}: run the same command again, {purpose.promise}")
+                allowed = f"{purpose.group}.max_retries={self.settings['max_retries']}"
+                advice = f"one {purpose.unit} failed as often as {allowed} allows, at last with: {reason}"
+        return TpoError(f"{self.url}: {advice}. {self._progress()}: run the same command again, {purpose.promise}")
 
     def reason(self, failure: Any) -> str:
-        """Return what an `openai.APIError` says, as a text that may be shown."""
+        """Return the message of an `openai.APIError`, fit to be shown (see `shown`)."""
         body = failure.body if isinstance(failure.body, dict) else {}
         status = getattr(failure, "status_code", None)
         cause = failure.__cause__ or failure.__context__ if status is None else None
@@ -152,7 +151,7 @@ class Connection:
         return self.shown(f"HTTP {status}: {text}" if status else text)
 
     def shown(self, text: str) -> str:
-        """Return a text that may be shown: short, on one line and without the key."""
+        """Return a text shortened, on one line and without the key."""
         if self._key:
             text = text.replace(self._key, "<key>")
         return " ".join(text.split())[:300]
@@ -170,7 +169,7 @@ class Connection:
         """Return an `openai.AsyncOpenAI` for use within one event loop.
 
         Raises:
-            TpoError: If the key that the environment holds is none.
+            TpoError: If the environment variable of the key holds something that cannot be a key.
         """
         from openai import AsyncOpenAI, Timeout
 

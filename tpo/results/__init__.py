@@ -1,12 +1,15 @@
 """What runs leave behind, and how it is shown: summary, tables, figures, a page, Weights & Biases.
 
+    rate.py, stats.py    a measured number with its interval, n and what was unscored; intervals, differences, tests
+    winrate.py           comparisons -> win rates, overall and by category
     folder.py, run.py    `runs/<experiment>-<hash>/`: config, `summary.json`, figures, `report.html`
-    stats.py             intervals, paired differences, corrections for several tests
-    tables.py            the tables that a run prints
-    table/               `python -m tpo.results`: many runs in one table, with differences and means over seeds
+    read.py              such folders, those of evaluations and of measured judges, read back
+    run_tables.py        what a run and an evaluation print when they are finished; `text_table.py` prints it
+    table/               many runs in one table, with differences and means over seeds
     figures/             PNG and SVG for papers
     page/                one page for a run: numbers, figures, every sample with its thought
     tracking/            metrics in Weights & Biases while a run proceeds
 
-Reads manifests, rows and `summary.json`; loads no model. README.md in this folder has the commands.
+`python -m tpo.results` shows table, figures and page. Reads manifests, rows and `summary.json`; loads no model.
+README.md in this folder has the commands.
 """

@@ -31,15 +31,24 @@ from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors
 
 EXAMPLES = """examples:
-  python -m tpo.results                                                    all runs below runs/
-  python -m tpo.results 'runs/quickstart-*' --against thought=none         differences from the runs without thoughts
-  python -m tpo.results --over seed --iteration 2                          means over seeds, after iteration 2
+  python -m tpo.results                                               all runs below runs/
+  python -m tpo.results 'runs/quickstart-*' --against thought=none    differences from the runs without thoughts
+  python -m tpo.results --over seed --iteration 2                     means over seeds, after iteration 2
   python -m tpo.results experiments/quickstart --all-iterations --out tables    and results.csv, .md, .tex
-  python -m tpo.results --figures experiments/quickstart --out figures     the figures of one run
-  python -m tpo.results --figures runs/* --out figures --formats pdf       of all, and those that compare runs
-  python -m tpo.results --page runs/quickstart-*                           a page for each
+  python -m tpo.results experiments/quickstart --figures --out figures          the figures of one run
+  python -m tpo.results 'runs/*' --figures --out figures --formats pdf          of all, and those that compare runs
+  python -m tpo.results 'runs/quickstart-*' --page                    a page for each
 """
-OF_THE_TABLE = ("iteration", "all_iterations", "over", "against")
+#: Which of table, figures and page an option has a meaning for.
+MODES = {
+    "iteration": ["table"],
+    "all_iterations": ["table"],
+    "over": ["table"],
+    "against": ["table"],
+    "out": ["table", "figures"],
+    "formats": ["figures"],
+    "max_instructions": ["page"],
+}
 
 
 def collect(
@@ -79,16 +88,16 @@ def draw(folders: Folders, *, out: Path | None, formats: Sequence[str]) -> list[
     Raises:
         ResultError: If there is nothing to draw, or several folders and no `out`.
     """
-    results = [*folders.runs, *folders.evaluations, *folders.judges]
     for path in (*folders.unfinished, *folders.others):
         print(f"{path}: nothing to draw", file=sys.stderr)
-    if not results:
+    count = len(folders.runs) + len(folders.evaluations) + len(folders.judges)
+    if not count:
         raise ResultError("no folder holds a finished run, a finished evaluation or measured judges")
-    if len(results) > 1 and out is None:
+    if count > 1 and out is None:
         raise ResultError("several folders need --out (make: OUT=...), where the figures that compare them go")
 
     def target(path: Path) -> Path:
-        return path / "figures" if out is None else out / path.name if len(results) > 1 else out
+        return path / "figures" if out is None else out / path.name if count > 1 else out
 
     paths: list[Path] = []
     for run in folders.runs:
@@ -102,17 +111,6 @@ def draw(folders: Folders, *, out: Path | None, formats: Sequence[str]) -> list[
     return paths
 
 
-def write_pages(folders: Folders, *, max_instructions: int) -> list[Path]:
-    """Write `report.html` of every run into its folder and return the paths.
-
-    Raises:
-        ResultError: If there is no finished run.
-    """
-    if not folders.runs:
-        raise ResultError("no folder holds a finished run, with summary.json and config.json")
-    return [write_page(run, max_instructions=max_instructions) for run in folders.runs]
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
@@ -121,30 +119,29 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "folders", nargs="*", default=["runs/*"], metavar="RUN", help="folders or quoted glob patterns; default runs/*"
-    )
+    add, default = parser.add_argument, ["runs/*"]
+    add("folders", nargs="*", default=default, metavar="RUN", help="folders or quoted glob patterns; default runs/*")
     mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--figures", action="store_true", help="draw, in place of the table")
+    mode.add_argument("--figures", action="store_true", help="draw figures in place of the table")
     mode.add_argument("--page", action="store_true", help="write report.html into each run's folder, likewise")
-    parser.add_argument(
+    add(
         "--out",
         type=Path,
         metavar="DIR",
-        help="the table: write results.csv, .md, .tex there, and sweep.png where runs differ in one number; the "
-        "figures: where they go, if not to RUN/figures",
+        help="the table: write results.csv, .md, .tex there, and sweep.png where runs differ in one number; figures: "
+        "where they go, if not to RUN/figures",
     )
     table = parser.add_argument_group("the table")
     which = table.add_mutually_exclusive_group()
     which.add_argument("--iteration", type=int, metavar="N", help="after iteration N; default: each run's last")
-    which.add_argument("--all-iterations", action="store_true", help="a row for every iteration")
+    which.add_argument("--all-iterations", action="store_true", help="a line for every iteration")
     table.add_argument("--over", metavar="KEY", help="average runs that differ in this setting only, such as seed")
     table.add_argument(
         "--against", metavar="RUN or KEY=VALUE", help="add the difference from this run, or from runs with this setting"
     )
-    figures = parser.add_argument_group("figures and pages")
-    figures.add_argument("--formats", nargs="+", choices=[*FORMATS, "pdf"], help="of --figures; default: png svg")
-    figures.add_argument(
+    others = parser.add_argument_group("figures and pages")
+    others.add_argument("--formats", nargs="+", choices=[*FORMATS, "pdf"], help="of --figures; default: png svg")
+    others.add_argument(
         "--max-instructions",
         type=_count,
         metavar="N",
@@ -159,28 +156,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Show what is asked for and return the exit status."""
     parser = make_parser()
     chosen = parser.parse_args(arguments)
-    for is_mode, names, mode in (
-        (not (chosen.figures or chosen.page), OF_THE_TABLE, "the table"),
-        (chosen.figures, ["formats"], "--figures"),
-        (chosen.page, ["max_instructions"], "--page"),
-        (not chosen.page, ["out"], "the table and --figures"),
-    ):
-        for name in names:
-            if not is_mode and getattr(chosen, name) not in (None, False):
-                parser.error(f"--{name.replace('_', '-')} belongs to {mode}")
+    mode = "figures" if chosen.figures else "page" if chosen.page else "table"
+    for name, modes in MODES.items():
+        if mode not in modes and getattr(chosen, name) not in (None, False):
+            parser.error(f"--{name.replace('_', '-')} says nothing about the {mode}")
     try:
         folders = read_folders(chosen.folders)
         with translate_disk_errors(chosen.out or Path("runs")):
-            if chosen.figures:
+            if mode == "figures":
                 paths = draw(folders, out=chosen.out, formats=chosen.formats or FORMATS)
-            elif chosen.page:
-                paths = write_pages(folders, max_instructions=chosen.max_instructions or MAX_INSTRUCTIONS)
+            elif mode == "page":
+                if not folders.runs:
+                    raise ResultError("no folder holds a finished run, with summary.json and config.json")
+                limit = chosen.max_instructions or MAX_INSTRUCTIONS
+                paths = [write_page(run, max_instructions=limit) for run in folders.runs]
             else:
                 paths = _show_table(folders, chosen)
     except TpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(*map(_shown, paths), sep="\n", end="\n" if paths else "")
+    for path in paths:
+        print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     return 0
 
 
@@ -194,11 +190,6 @@ def _show_table(folders: Folders, chosen: argparse.Namespace) -> list[Path]:
     if iteration != "all" and swept_number(table) is not None:
         paths += save(draw_sweep(table), chosen.out, "sweep", formats=["png"])
     return paths
-
-
-def _shown(path: Path) -> Path:
-    """Return a path as short as it can be typed here."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _count(text: str) -> int:

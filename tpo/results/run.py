@@ -71,6 +71,15 @@ class Run:
     ) -> None:
         """Add an iteration's results; iteration 0 has no training."""
         sampled = answers.metrics
+        roles = {
+            "answers": answers,
+            "comparison": comparison,
+            "completions": completions,
+            "scores": scores,
+            "pairs": pairs,
+            "train": checkpoints,
+        }
+        artifacts = {role: artifact for role, artifact in roles.items() if artifact is not None}
         entry: dict[str, Any] = {
             "iteration": iteration,
             **comparison.metrics,
@@ -85,26 +94,10 @@ class Run:
             "training": checkpoints.metrics if checkpoints else None,
             "adapter": f"{checkpoints.artifact_id}/epoch-{selection.epoch}" if checkpoints and selection else None,
             "validation_scores": {str(key): value for key, value in selection.mean_scores.items()} if selection else {},
-            "artifacts": {
-                role: artifact.artifact_id
-                for role, artifact in {
-                    "answers": answers,
-                    "comparison": comparison,
-                    "completions": completions,
-                    "scores": scores,
-                    "pairs": pairs,
-                    "train": checkpoints,
-                }.items()
-                if artifact is not None
-            },
+            "artifacts": {role: artifact.artifact_id for role, artifact in artifacts.items()},
         }
         self.iterations.append(entry)
-        self.tracker.log_iteration(entry)
-        self.tracker.log_comparison(iteration, comparison)
-        if completions and scores and pairs and checkpoints and selection:
-            self.tracker.log_training(iteration, checkpoints)
-            self.tracker.log_tables(iteration, completions, scores, pairs)
-            self.tracker.log_adapter(iteration, checkpoints, selection.epoch)
+        self.tracker.log_iteration(entry, artifacts)
         rate = format_rate(Rate.from_dict(entry["win_rate"]))
         log.info("iteration %d: win rate %s, %d pairs", iteration, rate, entry["num_pairs"])
 

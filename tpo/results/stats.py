@@ -74,51 +74,27 @@ def mean_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | 
     if not array.size or not ((array >= 0) & (array <= 1)).all():
         raise ValueError("an interval of a mean needs one value or more, all in [0, 1]")
     mean = min(1.0, float(array.mean()))
-    sums, sizes = _residuals(array, clusters)
+    numbers = _numbered(clusters, len(array))
+    sums, sizes = np.bincount(numbers, array - array.mean()), np.bincount(numbers).astype(np.float64)
     squared_sizes = float((sizes**2).sum())
     added = squared_sizes / (2 * len(sizes))
     spread = (float((sums**2).sum()) + added) / (mean * (1 - mean) * squared_sizes + added)
     return wilson_interval(mean, float(sizes.sum()) ** 2 / squared_sizes / spread, confidence=confidence)
 
 
-def clustered_error(values: ArrayLike, clusters: Clusters | None) -> float:
-    """Return the standard error of a mean whose values depend on each other within clusters.
-
-    Liang & Zeger 1986 with the factor G / (G - 1) for G clusters (CR1, whose other factor, (N - 1) / (N - K), is 1 for
-    a mean): sqrt(G / (G - 1) sum r^2) / n, r being the sum of a cluster's deviations from the mean.
-
-    Args:
-        values: Any numbers.
-        clusters: Of each value; None is a cluster for each.
+def student_interval(values: ArrayLike, *, confidence: float) -> Interval:
+    """Return Student's t interval of the mean of independent values, which may be any numbers.
 
     Raises:
-        ValueError: If there are fewer than two clusters.
+        ValueError: If there are fewer than two.
     """
     array = np.asarray(values, dtype=np.float64)
-    sums, _ = _residuals(array, clusters)
-    if len(sums) < 2:
-        raise ValueError(f"a standard error needs two clusters or more, not {len(sums)}")
-    return math.sqrt(len(sums) / (len(sums) - 1) * float((sums**2).sum())) / len(array)
-
-
-def student_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | None = None) -> Interval:
-    """Return Student's t interval of the mean of any numbers, with `clustered_error` and clusters less one as freedom.
-
-    Raises:
-        ValueError: If there are fewer than two clusters.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    count = len(array) if clusters is None else len(set(clusters))
-    half = clustered_error(array, clusters) * float(t.ppf(0.5 + confidence / 2, count - 1))
+    count = len(array)
+    if count < 2:
+        raise ValueError(f"Student's interval needs two values or more, not {count}")
+    error = math.sqrt(count / (count - 1) * float(((array - array.mean()) ** 2).sum())) / count
+    half = error * float(t.ppf(0.5 + confidence / 2, count - 1))
     return float(array.mean()) - half, float(array.mean()) + half
-
-
-def _residuals(values: Values, clusters: Clusters | None) -> tuple[Values, Values]:
-    """Return, per cluster, the sum of deviations from the mean of all values, and the number of values."""
-    numbers = _numbered(clusters, len(values))
-    deviations = values - values.mean() if len(values) else values
-    sizes = np.bincount(numbers).astype(np.float64)
-    return np.asarray(np.bincount(numbers, deviations), dtype=np.float64), sizes
 
 
 def _numbered(clusters: Clusters | None, count: int) -> NDArray[np.intp]:
@@ -139,48 +115,41 @@ def paired_difference(
     *,
     seed: int,
     confidence: float = 0.95,
-    clusters: Clusters | None = None,
     is_bounded: bool = True,
 ) -> Rate:
-    """Return how much higher `first` is than `second` on average, on the rows that both have.
+    """Return how much higher `first` is than `second` on average, on the instructions that have both.
 
     What makes an instruction easy or hard for both cancels, so the interval can exclude 0 where the two means' own
     intervals overlap. Values in [0, 1] differ by -1 to 1, and the interval is `mean_interval`'s, moved to that range:
-    equal values throughout still leave it a width. Other values have Student's t interval with `clustered_error` and as
-    many degrees of freedom as clusters less one. The p-value is `sign_flip_test`'s.
+    equal values throughout still leave it a width. Other values have Student's t interval, none for a single pair. The
+    p-value is `sign_flip_test`'s.
 
     Args:
-        first: A value per row, None where it was not scored.
+        first: A value per instruction, None where it was not scored.
         second: Likewise, in the same order.
         seed: Of the sign flips.
         confidence: Nominal coverage in (0, 1).
-        clusters: The instruction of each row; None where each row is one.
         is_bounded: Whether the values are in [0, 1], as wins and correct answers are, and lengths and scores are not.
 
     Raises:
         ValueError: If the sequences differ in length, or `is_bounded` and a value is outside [0, 1].
     """
     pairs = list(zip(first, second, strict=True))
-    names = _numbered(clusters, len(pairs))
-    kept = [row for row, pair in enumerate(pairs) if None not in pair]
+    kept = [pair for pair in pairs if None not in pair]
     num_unscored = len(pairs) - len(kept)
     if not kept:
         return Rate(None, None, 0, num_unscored)
-    ours, theirs = np.array([pairs[row] for row in kept], dtype=np.float64).T
-    units = names[kept].tolist()
-    num_prompts = len(set(units))
-    differences = ours - theirs
-    mean, interval = float(differences.mean()), None
+    ours, theirs = np.array(kept, dtype=np.float64).T
+    differences, interval = ours - theirs, None
     if is_bounded:
         if min(ours.min(), theirs.min()) < 0 or max(ours.max(), theirs.max()) > 1:
             raise ValueError("values outside [0, 1] need is_bounded=False")
-        low, high = mean_interval((1 + differences) / 2, confidence=confidence, clusters=units)
+        low, high = mean_interval((1 + differences) / 2, confidence=confidence)
         interval = (2 * low - 1, 2 * high - 1)
-    elif num_prompts > 1:
-        interval = student_interval(differences, confidence=confidence, clusters=units)
-    p_value = sign_flip_test(differences, seed=seed, clusters=units)
-    num_rows = None if clusters is None else len(kept)
-    return Rate(mean, interval, num_prompts, num_unscored, num_rows, p_value=p_value)
+    elif len(kept) > 1:
+        interval = student_interval(differences, confidence=confidence)
+    p_value = sign_flip_test(differences, seed=seed)
+    return Rate(float(differences.mean()), interval, len(kept), num_unscored, p_value=p_value)
 
 
 def sign_flip_test(
@@ -234,7 +203,7 @@ class ResampledMeans(NamedTuple):
 
 
 class Bootstrap(NamedTuple):
-    """A statistic with its percentile interval; the interval is None where there are fewer than two clusters."""
+    """A statistic with its percentile interval; the interval is None where there are fewer than two rows."""
 
     estimate: float
     interval: Interval | None
@@ -281,9 +250,8 @@ def bootstrap_statistic(
     seed: int,
     confidence: float = 0.95,
     num_resamples: int = 1000,
-    clusters: Clusters | None = None,
 ) -> Bootstrap:
-    """Return any statistic of rows with its percentile interval over resampled clusters.
+    """Return any statistic of independent rows with its percentile interval over resampled rows.
 
     Args:
         statistic: Gets the indices of rows, repeated where they were drawn more than once, and returns a number, or
@@ -292,18 +260,11 @@ def bootstrap_statistic(
         seed: Of the draws.
         confidence: Nominal coverage in (0, 1).
         num_resamples: How often `statistic` is called, beside once for all rows.
-        clusters: Of each row; None is a cluster for each.
     """
-    numbers = _numbered(clusters, num_rows)
-    members = np.split(np.argsort(numbers, kind="stable"), np.cumsum(np.bincount(numbers))[:-1])
-    draws = [
-        statistic(np.concatenate([members[cluster] for cluster in row]) if clusters is not None else row)
-        for drawn in _draw_clusters(len(members), seed=seed, num_resamples=num_resamples)
-        for row in drawn
-    ]
-    resampled = np.array(draws, dtype=np.float64)
-    interval = percentile_interval(resampled, confidence=confidence) if len(members) > 1 else None
-    return Bootstrap(float(statistic(np.arange(num_rows))), interval, resampled)
+    drawn = _draw_clusters(num_rows, seed=seed, num_resamples=num_resamples)
+    draws = np.array([statistic(rows) for part in drawn for rows in part], dtype=np.float64)
+    interval = percentile_interval(draws, confidence=confidence) if num_rows > 1 else None
+    return Bootstrap(float(statistic(np.arange(num_rows))), interval, draws)
 
 
 def percentile_interval(draws: Values, *, confidence: float) -> Interval | None:

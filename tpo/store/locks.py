@@ -1,22 +1,23 @@
 """Exclusive locks on files, between processes of one machine or of several that share a file system.
 
-flock(2), because the kernel gives the lock back when its holder dies, however it dies: no stale lock, no timeout to
-choose, and no clock. On the file systems that machines share:
+flock(2), because the kernel releases a lock when its holder dies, however it dies: there are no stale locks, no timeout
+and no clock. On file systems that machines share:
 
 - NFS: Linux sends flock to the server as a lock on the whole file. This needs the file open for writing (version 4), a
   lock service on both sides (version 3), and none of the mount options `nolock`, `local_lock=flock`, `local_lock=all`,
-  with which a lock holds on one machine only. A machine that is lost keeps its locks until its lease ends (version 4,
-  90 s by default) or until it is back (version 3). One that is cut off from the server while it computes loses its lock
-  to another, and goes on writing when it is back: nothing here notices.
-- Lustre: `flock` among the mount options; with `localflock` a lock holds on one machine only, with neither flock fails.
-- SMB with `nobrl` and sshfs keep locks to the machine. For others see their documentation.
+  with which a lock holds on one machine only. The locks of a machine that crashes are released when its lease ends
+  (version 4, 90 s by default) or when it is back (version 3). A lock holder that loses its connection to the server
+  loses the lock to another machine, and continues to write when it is connected again: this is not detected.
+- Lustre: needs the mount option `flock`; with `localflock` a lock holds on one machine only, with neither flock fails.
+- SMB with `nobrl` and sshfs: a lock holds on one machine only. For other file systems see their documentation.
 
-Where the file system refuses locks nothing runs. Where they hold on one machine only nothing here can tell: look at the
+Where the file system refuses locks, nothing runs. Whether they hold on one machine only cannot be detected: check the
 mount's options (`findmnt -T artifacts`) before two machines compute in one folder.
 
-Tried with Linux 6.1 on NFS 4.2 and 3, two mounts in one virtual machine that share no cache: one computes and the other
-waits and reuses, a killed holder is followed within 0.1 s from its last chunk, a program keeps the lock of its killed
-parent, four processes on both mounts count to 40. Not tried: separate machines, a server that restarts, Lustre, SMB.
+Tried with Linux 6.1 on NFS 4.2 and 3, two mounts in one virtual machine that share no cache: one process computes, the
+other waits and reuses; a killed holder's work is continued within 0.1 s from its last chunk; a child keeps the lock of
+its killed parent; four processes on both mounts count to 40. Not tried: separate machines, a server that restarts,
+Lustre, SMB.
 """
 
 import fcntl
@@ -34,7 +35,7 @@ from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 0.1  # a wait as short as this is not worth a line in the log, and a new holder has signed by then
+GRACE_S = 0.1  # shorter waits are not logged; a new holder has written its note by then
 
 _held: set[int] = set()  # descriptors of the locks that this process holds or waits for
 
@@ -45,16 +46,16 @@ class LockError(TpoError):
 
 @contextmanager
 def hold(path: Path, *, purpose: str, is_inheritable: bool = False) -> Iterator[None]:
-    """Hold the lock on the file `path`, after waiting for whoever holds it.
+    """Hold the lock on the file `path`; wait until its holder, if there is one, releases it.
 
-    A wait is logged once, with whom it is for. From the start of the context on, this process sees what the last
-    holder wrote beside `path`, on NFS too.
+    A wait is logged once, with the lock holder. Inside the context this process sees what the last holder wrote beside
+    `path`, on NFS too.
 
     Args:
-        path: Made where missing, in a folder that exists, and never removed: who waits has it open.
+        path: Created if missing, in an existing folder, and never deleted, since processes that wait have it open.
         purpose: What the lock is for, the first words of the line in the log.
-        is_inheritable: Whether a program that this process starts with `close_fds=False` keeps the lock when this
-            process is killed. What this process forks never does.
+        is_inheritable: Whether a child started with `close_fds=False` keeps the lock when this process is killed. A
+            forked child never does.
 
     Raises:
         LockError: If the file system refuses to lock.
@@ -64,28 +65,28 @@ def hold(path: Path, *, purpose: str, is_inheritable: bool = False) -> Iterator[
     _held.add(descriptor)
     try:
         _acquire(descriptor, path, purpose)
-        _sign(descriptor)
+        _write_note(descriptor)
         os.set_inheritable(descriptor, is_inheritable)
         _refresh(path.parent)
         yield
     finally:
-        if descriptor in _held:  # not in a fork, which gave up its copy
+        if descriptor in _held:  # not in a forked child, which has closed its copy
             _held.remove(descriptor)
-            with suppress(OSError):  # the end of a lock on the way to an error is not worth another
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing would leave it to copies that others inherited
+            with suppress(OSError):  # must not hide an error that is being raised
+                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave the lock to children's copies
             os.close(descriptor)
 
 
 def adopt(path: Path) -> None:
-    """Take a lock on `path` that this program inherited for its own: what it starts or forks does not keep it.
+    """Make an inherited lock on `path` this process's own, so that its children do not inherit it.
 
-    A worker process of a killed stage may live on, and would keep the lock from the next attempt. Does nothing where no
+    A worker of a killed step may outlive it, and would then keep the lock from the next attempt. Does nothing where no
     lock was inherited.
     """
     with suppress(FileNotFoundError):
         file = path.stat()
         for descriptor in map(int, os.listdir("/dev/fd")):
-            with suppress(OSError):  # the descriptor of the listing itself is closed by now
+            with suppress(OSError):  # the listing's own descriptor is closed by now
                 found = os.fstat(descriptor)
                 if (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino):
                     os.set_inheritable(descriptor, False)
@@ -114,17 +115,17 @@ def _flock(descriptor: int, operation: int, path: Path) -> None:
         ) from error
 
 
-def _sign(descriptor: int) -> None:
-    """Write into the lock's file who holds it; for people only, so that a full disk is no reason to fail."""
+def _write_note(descriptor: int) -> None:
+    """Write the holder into the lock's file; a note for people only, so a full disk is no reason to fail."""
     note = {"process": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat(" ", "seconds")}
     with suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(note).encode(), 0)
-        os.fsync(descriptor)  # on NFS others see it only then
+        os.fsync(descriptor)  # on NFS, other machines see it only then
 
 
 def _holder(descriptor: int) -> str:
-    """Return in words who holds the lock, as far as it is known."""
+    """Return in words which process holds the lock, as far as its note says."""
     try:
         note = json.loads(os.pread(descriptor, 1000, 0))
         process, host, since = int(note["process"]), str(note["host"]), str(note["since"])
@@ -146,18 +147,18 @@ def _is_alive(process: int) -> bool:
 
 
 def _refresh(folder: Path) -> None:
-    """See what others did in a folder.
+    """Make an NFS client see files that other machines have created in a folder.
 
-    An NFS client believes for up to a minute (29 s were measured) that a name is not there if it was not there when it
-    last looked. Opening a folder, like opening a file, makes it ask the server: nfs(5), close-to-open consistency.
+    The client caches for up to a minute (29 s were measured) that a name does not exist. Opening a folder, like opening
+    a file, makes it ask the server: nfs(5), close-to-open consistency.
     """
     os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
-def _leave_to_parent() -> None:
+def _close_in_child() -> None:
     for descriptor in _held:
         os.close(descriptor)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_parent)
+os.register_at_fork(after_in_child=_close_in_child)

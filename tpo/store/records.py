@@ -119,13 +119,13 @@ class Verdict(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Preference(Record):
-    """A labelled comparison of two responses to one instruction, for training or measuring judges."""
+    """A labelled comparison of two responses to one instruction, which judges are measured on."""
 
     instruction: str
     response_a: str
     response_b: str
     preference: float  # that `response_a` is better: 1 surely, 0.5 tie, 0 surely not
-    group: str  # where the comparison is from, for example a model's name or how it was made
+    group: str  # where the comparison is from, for example a model's name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Comparison(Record):
     policy_score: float | None  # null where a judge compares without scores
     baseline_score: float | None
     policy_tokens: float  # of the response, thought excluded
-    baseline_tokens: float
+    baseline_tokens: float | None  # null where the baseline is a benchmark's reference answer
     policy_characters: float | None  # null where there is no response
     baseline_characters: float | None
 

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tpo.judge.protocol import Judgement
 from tpo.sample.prompts import PromptError, make_prompt
 from tpo.store.errors import TpoError
 from tpo.store.job import Job, Metrics
@@ -31,13 +32,6 @@ REQUIRED = ("instruction", "response_a", "response_b", "preference")
 
 class LabelError(TpoError):
     """Labelled preferences that cannot be used; names the file, the line, the field and what to do."""
-
-
-class Prediction(NamedTuple):
-    """What a judge says of a labelled pair; exactly one of the two is None."""
-
-    outcome: float | None  # of response_a: above 0.5 better, 0.5 tie, below 0.5 worse
-    unscored_reason: str | None
 
 
 class LabelledRows(NamedTuple):
@@ -158,7 +152,7 @@ def to_rows(preferences: Iterable[Preference]) -> LabelledRows:
     return LabelledRows(list(prompts.values()), responses, pairs)
 
 
-def predict_from_scores(pairs: Sequence[LabelledPair], scores: Sequence[Score]) -> list[Prediction]:
+def predict_from_scores(pairs: Sequence[LabelledPair], scores: Sequence[Score]) -> list[Judgement]:
     """Return one prediction per pair: the higher score wins, equal scores tie.
 
     Raises:
@@ -175,12 +169,12 @@ def predict_from_scores(pairs: Sequence[LabelledPair], scores: Sequence[Score]) 
             predictions.append(_unscored(row.unscored_reason for row in (first, second) if row.score is None))
         else:
             predictions.append(
-                Prediction(0.5 + 0.5 * (first.score > second.score) - 0.5 * (first.score < second.score), None)
+                Judgement(0.5 + 0.5 * (first.score > second.score) - 0.5 * (first.score < second.score), None)
             )
     return predictions
 
 
-def predict_from_verdicts(pairs: Sequence[LabelledPair], verdicts: Sequence[Verdict]) -> list[Prediction]:
+def predict_from_verdicts(pairs: Sequence[LabelledPair], verdicts: Sequence[Verdict]) -> list[Judgement]:
     """Return one prediction per pair: the mean outcome of its scored orders, so that contradicting orders tie.
 
     The weights of strong verdicts play no part, since labels have none. A pair without any verdict, as where a
@@ -197,15 +191,15 @@ def predict_from_verdicts(pairs: Sequence[LabelledPair], verdicts: Sequence[Verd
         outcomes = [forward.outcome] if forward and forward.outcome is not None else []
         outcomes += [1 - backward.outcome] if backward and backward.outcome is not None else []
         if outcomes:
-            predictions.append(Prediction(sum(outcomes) / len(outcomes), None))
+            predictions.append(Judgement(sum(outcomes) / len(outcomes), None))
         else:
             predictions.append(_unscored([row.unscored_reason for row in (forward, backward) if row] or ["no_verdict"]))
     return predictions
 
 
-def _unscored(reasons: Iterable[str | None]) -> Prediction:
+def _unscored(reasons: Iterable[str | None]) -> Judgement:
     # Sorted, so that it does not matter which response is called the first.
-    return Prediction(None, "; ".join(sorted({reason or "unknown" for reason in reasons})))
+    return Judgement(None, "; ".join(sorted({reason or "unknown" for reason in reasons})))
 
 
 def by_order(verdicts: Sequence[Verdict]) -> dict[tuple[str, int, int], Verdict]:

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tpo.evaluate.agreement.labelled import Prediction, by_order
+from tpo.evaluate.agreement.labelled import by_order
+from tpo.judge.protocol import Judgement
 from tpo.results.figures.judges import SLICES
 from tpo.results.rate import Rate, format_rate
 from tpo.results.stats import cluster_bootstrap, percentile_interval, wilson_interval
+from tpo.results.text_table import TextTable, to_markdown
 from tpo.store.records import LabelledPair, Verdict
 from tpo.store.seeds import derive_seed
 
@@ -81,7 +83,7 @@ def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 def agreement(
     pairs: Sequence[LabelledPair],
-    predictions: Sequence[Prediction],
+    predictions: Sequence[Judgement],
     *,
     seed: int,
     confidence: float = 0.95,
@@ -105,7 +107,7 @@ def agreement(
     excluded.update(reason for pair in pairs if (reason := _excluded(pair)))
     kept = [row for row in zip(pairs, predictions, strict=True) if not _excluded(row[0])]
     labels = _Labels([pair for pair, _ in kept], length_tolerance=length_tolerance)
-    scored, sides = _sides([prediction.outcome for _, prediction in kept])
+    scored, sides = _sides([prediction.value for _, prediction in kept])
     longer = np.sign(labels.gap)
     columns = {
         f"slice {name}": _Column((1 + labels.side * sides) / 2, rows, scored) for name, rows in labels.slices.items()
@@ -273,8 +275,7 @@ def agreement_table(results: Results, *, title: str = "Agreement with labels") -
 def agreement_markdown(results: Results) -> str:
     """Return a table in Markdown with a line per judge."""
     lines = _lines(results)
-    rows = [[*lines[0]], ["---", *["---:"] * (len(lines[0]) - 1)], *([*line.values()] for line in lines)]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+    return to_markdown(TextTable("", list(lines[0]), [list(line.values()) for line in lines]))
 
 
 def _lines(results: Results) -> list[dict[str, str]]:

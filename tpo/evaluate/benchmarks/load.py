@@ -1,4 +1,4 @@
-"""Stages "benchmark", "reference" and "check": a benchmark's instructions and answers, and checks by a program."""
+"""Stages "benchmark" and "check": a benchmark's instructions and reference answers, and what a program checks."""
 
 import json
 from collections.abc import Mapping
@@ -18,35 +18,9 @@ def work(job: Job) -> Metrics:
     paths = {key: Path(value) for key, value in job.how.items()}
     found = load_benchmark(job.config, paths, seed=job.seed)
     write_records(job.path / "rows.jsonl", found.prompts)
-    write_records(job.path / "reference.jsonl", found.baseline)
+    write_records(job.path / "references.jsonl", found.baseline)
     (job.path / "keys.json").write_text(json.dumps(found.keys, ensure_ascii=False))
-    return {"num_prompts": len(found.prompts), "num_reference": len(found.baseline)}
-
-
-def reference_work(job: Job) -> Metrics:
-    """Write a benchmark's reference answers as completions, without ids: nothing was sampled."""
-    rows = [
-        Completion(
-            prompt_id=row.prompt_id,
-            sample_index=0,
-            prompt_ids=[],
-            completion_ids=[],
-            forced_start=0,
-            forced_stop=0,
-            is_prefilled=False,
-            completion=row.text or "",
-            thought=None,
-            response=row.text or None,
-            split_error=None if row.text else "empty_response",
-            finish_reason="stop",
-            num_thought_tokens=0,
-            num_response_tokens=0,
-            seed=-1,
-        )
-        for row in job.inputs["benchmark"].rows(Response, "reference.jsonl")
-    ]
-    write_records(job.path / "rows.jsonl", rows)
-    return {"num_completions": len(rows)}
+    return {"num_prompts": len(found.prompts), "num_references": len(found.baseline)}
 
 
 def check_work(job: Job) -> Metrics:
@@ -100,5 +74,5 @@ def read_keys(benchmark: Artifact) -> dict[str, dict[str, Any]]:
 def open_benchmark(benchmark: Artifact) -> Benchmark:
     """Return the benchmark that an artifact of the stage "benchmark" holds."""
     return Benchmark(
-        prompts=benchmark.rows(Prompt), baseline=benchmark.rows(Response, "reference.jsonl"), keys=read_keys(benchmark)
+        prompts=benchmark.rows(Prompt), baseline=benchmark.rows(Response, "references.jsonl"), keys=read_keys(benchmark)
     )

@@ -41,7 +41,7 @@ class ServerBackend:
                 not_found=f"Is judge.name={self.name} what the server calls the model, and base_url complete?",
                 promise="nothing is asked twice",
             ),
-            kept=lambda: f"{self._num_answered} of {self._num_questions} questions are answered and kept",
+            progress=lambda: f"{self._num_answered} of {self._num_questions} questions are answered and kept",
         )
 
     def identity(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the report's browser of samples shows: a run's artifacts -> plain JSON, an entry per instruction and iteration.
+"""What the page's browser of samples shows: a run's artifacts -> plain JSON, an entry per instruction and iteration.
 
 Nothing is guessed: pairs, and the reasons for none, are found again by `tpo.pairs` and must agree with what the stage
 counted; wins are those of the comparison's rows.
@@ -41,16 +41,17 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
     entries: list[Entry] = []
     groups: list[dict[str, Any]] = []
     for summed in summary["iterations"]:
-        iteration = summed["iteration"]
-        found = {
-            role: open_artifact(artifacts_dir / name) for role, name in summed["artifacts"].items() if role in SHOWN
-        }
-        loaded = {"held-out": _load_held_out(found["comparison"], iteration, summary["seed"], max_instructions)}
+        iteration, names = summed["iteration"], summed["artifacts"]
+        found = {role: open_artifact(artifacts_dir / name) for role, name in names.items() if role in SHOWN}
+        answers = _input(found["comparison"], "completions").rows(Completion)
+        splits = {"held-out": held_out_entries(iteration, found["comparison"].rows(Comparison), answers)}
         if "pairs" in found:
-            loaded = {"training": _load_training(found, iteration, summary["seed"], max_instructions), **loaded}
-        for split, (count, new) in loaded.items():
-            groups.append({"iteration": iteration, "split": split, "num_instructions": count, "num_entries": len(new)})
-            entries += new
+            splits = {"training": training_entries(iteration, found), **splits}
+        for split, all_entries in splits.items():
+            shown = choose([entry["prompt_id"] for entry in all_entries], seed=summary["seed"], limit=max_instructions)
+            counts = {"num_instructions": len(all_entries), "num_entries": len(shown)}
+            groups.append({"iteration": iteration, "split": split, **counts})
+            entries += [entry for entry in all_entries if entry["prompt_id"] in shown]
     shared = found["comparison"]  # instructions and baseline are those of every iteration
     shown = {entry["prompt_id"] for entry in entries}
     held_out = {entry["prompt_id"] for entry in entries if entry["split"] == "held-out"}
@@ -79,31 +80,29 @@ def choose(prompt_ids: Collection[str], *, seed: int, limit: int) -> set[str]:
     return set(sorted(prompt_ids, key=lambda prompt_id: (derive_seed(seed, "report", prompt_id), prompt_id))[:limit])
 
 
-def training_entries(
-    iteration: int,
-    completions: Sequence[Completion],
-    scores: Sequence[Score],
-    outcomes: Mapping[str, Pair | str],
-) -> list[Entry]:
-    """Return one entry for each instruction in `outcomes`, in the order of the completions.
+def training_entries(iteration: int, found: Mapping[str, Artifact]) -> list[Entry]:
+    """Return one entry for each instruction that an iteration sampled, in the order of the completions.
 
-    Args:
-        iteration: From 1.
-        completions: K of each instruction; those of other instructions are left out.
-        scores: One of each completion.
-        outcomes: Of `tpo.pairs.pair_or_reason`, of the instructions to show.
-
-    Returns:
-        `outcome` is "pair" or the reason for none; `chosen` and `rejected` are sample indices, `margin` is that of the
-        length-controlled scores, all three null where there is no pair; `samples` are in the order of their index.
+    `outcome` is "pair" or the reason for none; `chosen` and `rejected` are sample indices, `margin` is that of the
+    length-controlled scores, all three null where there is no pair; `samples` are in the order of their index.
     """
+    pairs, completions, scores = found["pairs"], found["completions"].rows(Completion), found["scores"].rows(Score)
+    if pairs.manifest["version"] != PAIRS.version:
+        raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
+    outcomes = pair_or_reason(completions, scores, PairsConfig(**pairs.manifest["config"]))
+    reasons = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
+    if {reason: reasons.count(reason) for reason in DROP_REASONS} != pairs.metrics["drops"]:
+        raise ArtifactError(
+            f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
+        )
     by_key = {(row.prompt_id, row.sample_index): row for row in scores}
-    samples: dict[str, list[Completion]] = {}
-    for row in completions:
-        if row.prompt_id in outcomes:
-            samples.setdefault(row.prompt_id, []).append(row)
+    samples: dict[str, list[dict[str, Any]]] = {}
+    for row in sorted(completions, key=lambda row: row.sample_index):
+        score = by_key[row.prompt_id, row.sample_index]
+        judged = {"score": score.score, "unscored_reason": score.unscored_reason}
+        samples.setdefault(row.prompt_id, []).append(_sample(row) | judged)
     entries = []
-    for prompt_id, rows in samples.items():
+    for prompt_id in dict.fromkeys(row.prompt_id for row in completions):
         outcome = outcomes[prompt_id]
         pair = outcome if isinstance(outcome, Pair) else None
         entries.append(
@@ -111,14 +110,11 @@ def training_entries(
                 "split": "training",
                 "iteration": iteration,
                 "prompt_id": prompt_id,
-                "outcome": "pair" if isinstance(outcome, Pair) else outcome,
+                "outcome": "pair" if pair else outcome,
                 "chosen": pair and pair.chosen_index,
                 "rejected": pair and pair.rejected_index,
                 "margin": pair and pair.margin,
-                "samples": [
-                    _sample(row) | _judged(by_key[prompt_id, row.sample_index])
-                    for row in sorted(rows, key=lambda row: row.sample_index)
-                ],
+                "samples": samples[prompt_id],
             }
         )
     return entries
@@ -127,9 +123,8 @@ def training_entries(
 def held_out_entries(iteration: int, comparisons: Sequence[Comparison], answers: Sequence[Completion]) -> list[Entry]:
     """Return one entry for each comparison, with the policy's answer; the baseline's is the same in every iteration.
 
-    Returns:
-        `outcome` is "win", "tie", "loss" or "unscored", and `reason` says why it is the latter. Of several samples of
-        the policy, and of a judge's two orders, the majority decides, and the first sample is shown.
+    `outcome` is "win", "tie", "loss" or "unscored", and `reason` says why it is the latter. Of several samples of the
+    policy, and of a judge's two orders, the majority decides, and the first sample is shown.
     """
     first = {row.prompt_id: row for row in answers if row.sample_index == 0}
     return [
@@ -168,34 +163,5 @@ def _sample(row: Completion) -> dict[str, Any]:
     }
 
 
-def _judged(score: Score) -> dict[str, Any]:
-    return {"score": score.score, "unscored_reason": score.unscored_reason}
-
-
 def _input(artifact: Artifact, role: str) -> Artifact:
     return open_artifact(artifact.path.parent / artifact.manifest["inputs"][role])
-
-
-def _load_training(found: Mapping[str, Artifact], iteration: int, seed: int, limit: int) -> tuple[int, list[Entry]]:
-    """Return how many instructions the iteration sampled, and the entries of those to show."""
-    pairs = found["pairs"]
-    if pairs.manifest["version"] != PAIRS.version:
-        raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
-    completions, scores = found["completions"].rows(Completion), found["scores"].rows(Score)
-    outcomes = pair_or_reason(completions, scores, PairsConfig(**pairs.manifest["config"]))
-    reasons = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
-    if {reason: reasons.count(reason) for reason in DROP_REASONS} != pairs.metrics["drops"]:
-        raise ArtifactError(
-            f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
-        )
-    shown = choose(outcomes, seed=seed, limit=limit)
-    chosen = {prompt_id: outcome for prompt_id, outcome in outcomes.items() if prompt_id in shown}
-    return len(outcomes), training_entries(iteration, completions, scores, chosen)
-
-
-def _load_held_out(comparison: Artifact, iteration: int, seed: int, limit: int) -> tuple[int, list[Entry]]:
-    """Return how many held-out instructions there are, and the entries of those to show."""
-    rows = comparison.rows(Comparison)
-    shown = choose([row.prompt_id for row in rows], seed=seed, limit=limit)
-    answers = _input(comparison, "completions").rows(Completion)
-    return len(rows), held_out_entries(iteration, [row for row in rows if row.prompt_id in shown], answers)

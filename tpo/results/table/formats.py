@@ -15,6 +15,16 @@ MISSING = "-"
 LONGEST_SETTING = 40  # characters
 #: Columns that are shown within another column, or not to people.
 HIDDEN = ("num_unscored", "folders", "reference", "is_reference")
+#: Title, format and scale of the other columns that are no settings.
+NUMBERS = {
+    **{key: (title, ".0f", 1.0) for key, title in LENGTHS.items()},
+    "num_runs": ("runs", "d", 1),
+    "num_pairs": ("pairs", ",.10g", 1.0),
+    "stage_seconds": ("stages (s)", ",.0f", 1.0),
+    "stages_reused": ("reused (%)", ".0f", 100.0),
+    "peak_host_mib": ("memory (GiB)", ".1f", 1 / 1024),
+    "peak_device_mib": ("GPU memory (GiB)", ".1f", 1 / 1024),
+}
 
 
 def readable(table: ResultsTable) -> TextTable:
@@ -40,22 +50,12 @@ def _cells(key: str, cell: Any, line: Line) -> list[tuple[str, str]]:
             ("p (Holm)", "<0.001" if p_value < 0.001 else f"{p_value:.3f}"),
             ("paired", format_count(cell.num_prompts, cell.num_unscored, "unpaired")),
         ]
-    match key:
-        case "num_prompts":
-            return [("n", format_count(cell, line["num_unscored"]))]
-        case "num_runs":
-            return [("runs", str(cell))]
-        case "num_pairs":
-            return [("pairs", f"{cell:,.10g}")]
-        case "stage_seconds":
-            return [("stages (s)", f"{cell:,.0f}")]
-        case "stages_reused":
-            return [("reused (%)", f"{100 * cell:.0f}")]
-        case "peak_host_mib":
-            return [("memory (GiB)", MISSING if cell is None else f"{cell / 1024:.1f}")]
-        case "peak_device_mib":
-            return [("GPU memory (GiB)", MISSING if cell is None else f"{cell / 1024:.1f}")]
-    return [(LENGTHS[key], f"{cell:.0f}")] if key in LENGTHS else [(key, _setting(cell))]
+    if key == "num_prompts":
+        return [("n", format_count(cell, line["num_unscored"]))]
+    if key in NUMBERS:
+        title, form, scale = NUMBERS[key]
+        return [(title, MISSING if cell is None else f"{scale * cell:{form}}")]
+    return [(key, _setting(cell))]
 
 
 def to_markdown(table: ResultsTable) -> str:

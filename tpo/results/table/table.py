@@ -35,7 +35,7 @@ class ResultsTable(NamedTuple):
 
     @property
     def frame(self) -> "DataFrame":
-        """The lines as numbers, by the runs' names: a rate in several columns, fractions or NaN (see `results_table`)."""
+        """The lines as numbers, by the runs' names: a rate in several columns, fractions or NaN."""
         import pandas as pd
 
         rows = [

@@ -36,7 +36,7 @@ def log_evaluation(
     done = run_path / TRACKED
     tracker = load_tracker(settings, run_path=run_path, config=config, labels=labels, is_finished=done.exists())
     try:
-        where = tracker.finish_evaluation(summary, sorted((run_path / "figures").glob("*.png")))
+        where = tracker.finish(summary, sorted((run_path / "figures").glob("*.png")))
     except BaseException:
         tracker.fail()
         raise

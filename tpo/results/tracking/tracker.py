@@ -1,5 +1,6 @@
 """What a tracker is told."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,11 @@ class Tracker:
     This one tracks nothing: `summary.json` and the artifacts hold everything.
     """
 
-    def log_iteration(self, entry: dict[str, Any]) -> None:
-        """Log an entry of `summary.json`'s `iterations`."""
-
-    def log_comparison(self, iteration: int, comparison: Artifact) -> None:
-        """Log the gains of the categories."""
-
-    def log_training(self, iteration: int, checkpoints: Artifact) -> None:
-        """Log the training curve."""
-
-    def log_tables(self, iteration: int, completions: Artifact, scores: Artifact, pairs: Artifact) -> None:
-        """Log samples and pairs as tables."""
-
-    def log_adapter(self, iteration: int, checkpoints: Artifact, epoch: int) -> None:
-        """Log the selected adapter."""
+    def log_iteration(self, entry: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
+        """Log an entry of `summary.json`'s `iterations`, and what is in the artifacts that it names by role."""
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:
-        """End the run; return where it was tracked, or None."""
-        return None
-
-    def finish_evaluation(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:
-        """End an evaluation with its only results; return where it was tracked, or None."""
+        """End a run, or an evaluation with its only results; return where it was tracked, or None."""
         return None
 
     def fail(self) -> None:

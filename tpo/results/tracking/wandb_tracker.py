@@ -74,92 +74,91 @@ class WandbTracker(Tracker):
         self.num_steps = 0
         self.compared: dict[int, list[Comparison]] = {}  # by iteration
 
-    def log_iteration(self, entry: dict[str, Any]) -> None:
-        """Log an entry of `summary.json`'s `iterations`."""
+    def log_iteration(self, entry: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
+        """Log metrics, every category's gain as a table and as bars, the training curve, samples and the adapter."""
+        iteration = entry["iteration"]
         self.run.log(iteration_metrics(entry))
-
-    def log_comparison(self, iteration: int, comparison: Artifact) -> None:
-        """Log every category's gain as a table and as bars."""
-        self.compared[iteration] = comparison.rows(Comparison)
+        self.compared[iteration] = artifacts["comparison"].rows(Comparison)
         seed, confidence = derive_seed(self.config["seed"], "gains"), self.config["eval"]["confidence"]
         rates = corrected_by_category(self.compared[iteration], seed=seed, confidence=confidence)
         self._log_gains(rates, win_rate_by_category(self.compared.get(0, [])), {"iteration": iteration})
+        if "train" in artifacts:
+            self._log_training(iteration, artifacts["train"])
+            self._log_tables(iteration, artifacts)
+            self._log_adapter(iteration, artifacts["train"], Path(entry["adapter"]).name)
 
-    def log_training(self, iteration: int, checkpoints: Artifact) -> None:
+    def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any]:
+        """Log figures and lineage, and an evaluation's gains; set the W&B run's summary and end it."""
+        import wandb
+
+        if summary.get("evaluation") == "categories":
+            self._log_gains({name: Rate.from_dict(rate) for name, rate in summary["categories"].items()}, {}, {})
+        self._log_media({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
+        for node in lineage(summary, Path(self.config["artifacts_dir"])):
+            self._log_node(node)
+        is_run = "iterations" in summary
+        self.run.summary.update(final_metrics(summary, self._change()) if is_run else dict(numbers(summary, "eval")))
+        where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url if self.mode == "online" else None}
+        self.run.finish()
+        return where
+
+    def fail(self) -> None:
+        """End the run as failed; does nothing after `finish`."""
+        self.run.finish(exit_code=1)
+
+    def _change(self) -> Rate | None:
+        """Return how much the win rate rose since iteration 0, None where no iteration followed it."""
+        last = max(self.compared)
+        if last == 0:
+            return None
+        seed, confidence = derive_seed(self.config["seed"], "change"), self.config["eval"]["confidence"]
+        return win_rate_change(self.compared[0], self.compared[last], seed=seed, confidence=confidence)
+
+    def _log_training(self, iteration: int, checkpoints: Artifact) -> None:
         """Log trl's metrics of every step."""
         for line in (checkpoints.path / "metrics.jsonl").read_text().splitlines():
             self.num_steps += 1
             values = {f"train/{name}": value for name, value in json.loads(line).items()}
             self.run.log({**values, "train/step": self.num_steps, "train/iteration": iteration})
 
-    def log_tables(self, iteration: int, completions: Artifact, scores: Artifact, pairs: Artifact) -> None:
+    def _log_tables(self, iteration: int, artifacts: Mapping[str, Artifact]) -> None:
         """Log the first `tracking.table_rows` samples and pairs."""
         import wandb
 
         limit = self.settings.table_rows
-        found = {(row.prompt_id, row.sample_index): row for row in scores.rows(Score)}
+        found = {(row.prompt_id, row.sample_index): row for row in artifacts["scores"].rows(Score)}
         samples = wandb.Table(
             columns=["prompt_id", "sample_index", "score", "thought", "response", "split_error", "is_forced"]
         )
-        for row in completions.rows(Completion)[:limit]:
+        for row in artifacts["completions"].rows(Completion)[:limit]:
             score = found[row.prompt_id, row.sample_index].score
             is_forced = row.forced_stop > row.forced_start
             samples.add_data(
                 row.prompt_id, row.sample_index, score, row.thought, row.response, row.split_error, is_forced
             )
         chosen = wandb.Table(columns=["prompt_id", "margin", "chosen_score", "rejected_score", "chosen", "rejected"])
-        for pair in pairs.rows(Pair)[:limit]:
+        for pair in artifacts["pairs"].rows(Pair)[:limit]:
             chosen.add_data(
                 pair.prompt_id, pair.margin, pair.chosen_score, pair.rejected_score, pair.chosen, pair.rejected
             )
         self._log_media({"iteration": iteration, "tables/samples": samples, "tables/pairs": chosen})
 
-    def log_adapter(self, iteration: int, checkpoints: Artifact, epoch: int) -> None:
+    def _log_adapter(self, iteration: int, checkpoints: Artifact, name: str) -> None:
         """Log the selected adapter, not a whole model, as an artifact, unless `tracking.upload_adapters` is off."""
         import wandb
 
-        path = checkpoints.path / f"epoch-{epoch}"
+        path = checkpoints.path / name
         if not self.settings.upload_adapters or is_whole_model(path):
             return
-        source = {"source": checkpoints.artifact_id, "epoch": epoch, "inputs": checkpoints.manifest["inputs"]}
+        source = {
+            "source": checkpoints.artifact_id,
+            "epoch": int(name.removeprefix("epoch-")),
+            "inputs": checkpoints.manifest["inputs"],
+        }
         artifact = wandb.Artifact(f"adapter-{self.run.id}", type="model", metadata={"iteration": iteration, **source})
         with self._staging():
             artifact.add_dir(str(path))
             self.run.log_artifact(artifact, aliases=[f"iteration-{iteration}"])
-
-    def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any] | None:
-        """Log figures and lineage, set the run's summary and end it."""
-        iterations = sorted(self.compared)
-        change = None
-        if iterations and iterations[-1] > 0 == iterations[0]:
-            change = win_rate_change(
-                self.compared[0],
-                self.compared[iterations[-1]],
-                seed=derive_seed(self.config["seed"], "change"),
-                confidence=self.config["eval"]["confidence"],
-            )
-        return self._end(summary, figures, final_metrics(summary, change))
-
-    def finish_evaluation(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any]:
-        """Log an evaluation's numbers, gains, figures and lineage, and end the run."""
-        if summary["evaluation"] == "categories":
-            self._log_gains({name: Rate.from_dict(rate) for name, rate in summary["categories"].items()}, {}, {})
-        return self._end(summary, figures, dict(numbers(summary, "eval")))
-
-    def fail(self) -> None:
-        """End the run as failed; does nothing after `finish`."""
-        self.run.finish(exit_code=1)
-
-    def _end(self, summary: dict[str, Any], figures: list[Path], values: dict[str, Any]) -> dict[str, Any]:
-        import wandb
-
-        self._log_media({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
-        for node in lineage(summary, Path(self.config["artifacts_dir"])):
-            self._log_node(node)
-        self.run.summary.update(values)
-        where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url if self.mode == "online" else None}
-        self.run.finish()
-        return where
 
     def _log_gains(self, rates: Mapping[str, Rate], before: Mapping[str, Rate], axis: dict[str, int]) -> None:
         import wandb

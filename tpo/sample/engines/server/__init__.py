@@ -71,7 +71,7 @@ class ServerEngine:
         self._num_done = self._num_prompts = 0
         self._servers = [
             VllmServer(
-                Connection(url, asdict(settings), PURPOSE, kept=self._progress),
+                Connection(url, asdict(settings), PURPOSE, progress=self._progress),
                 policy,
                 max_tokens=max_tokens,
                 end_ids=end_ids,
