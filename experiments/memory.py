@@ -26,7 +26,7 @@ BEGIN, END = "<!-- tables: python -m experiments.memory --write -->", "<!-- end 
 GIB, CARDS = 2**30, (24, 48, 80)  # of so many GiB
 CHUNK = 512  # tpo.train.pair_trees.CHUNK, which a test compares: importing it would import torch
 PROMPT = 300  # tokens of instruction, thought prompt and chat template: an assumption
-COMPLETION = 2048  # conf/sample/default.yaml: thought and response share it
+COMPLETION = 2048  # conf/sample/paper.yaml: thought and response share it
 JUDGE_TOKENS = 16384  # conf/judge/armorm.yaml, batch_tokens
 TRAINED = 2 + 2 + 4 + 4 + 4  # bytes of a trained weight: itself, gradient, float32 master copy, Adam's two moments
 # Assumptions: CUDA's context, cuBLAS's workspaces, what the driver keeps; a part lost to fragmentation; and what vLLM

@@ -322,7 +322,7 @@ def test_judging(response: int) -> None:
 
 def test_numbers_are_those_of_code_and_conf() -> None:
     conf = REPOSITORY / "conf"
-    sample, judge = (OmegaConf.load(conf / name) for name in ("sample/default.yaml", "judge/armorm.yaml"))
+    sample, judge = (OmegaConf.load(conf / name) for name in ("sample/paper.yaml", "judge/armorm.yaml"))
     assert script.CHUNK == pair_trees.CHUNK
     assert OmegaConf.load(conf / "train" / "qlora_dpo.yaml").lora_rank == script.RANK
     assert sample.max_thought_tokens + sample.max_response_tokens == script.COMPLETION

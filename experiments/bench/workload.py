@@ -93,6 +93,7 @@ def compose_config(options: Options, *, artifacts_dir: Path, overrides: Sequence
         Config,
         [
             *model,
+            "train=qlora_dpo",
             "model.quantization=none",
             "tracking=none",
             "num_iterations=1",

@@ -1,35 +1,110 @@
-"""`python -m tpo.run --help`."""
+"""What the commands say of themselves: `--help` of each, and the experiments that there are."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from omegaconf import OmegaConf
 
-ROOT = Path(__file__).parents[2]
+from tpo.config.compose import CONF, REPOSITORY
+from tpo.config.help import experiments_text, meant
+from tpo.config.schema import Config
+
+ENTRIES = ("tpo.run", "tpo.evaluate", "tpo.evaluate.agreement", "tpo.plan")
 
 
-def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
+def run_cli(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tpo.run", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
-def test_help_lists_the_groups_and_shows_the_composed_config() -> None:
-    overrides = ("experiment=quickstart", "seed=7")
-    helped, composed = run_cli(*overrides, "--help"), run_cli(*overrides, "--cfg", "job")
+def sections(text: str) -> dict[str, str]:
+    """The parts of a help text by their title; that before the first is called about."""
+    about, *others = text.split("\n== ")
+    return {"about": about, **dict(part.split(" ==\n", 1) for part in others)}
+
+
+def test_help_lists_the_groups_and_shows_the_composed_config(tmp_path: Path) -> None:
+    overrides = ("experiment=smoke", "seed=7")
+    helped = run_cli("tpo.run", *overrides, "--help", folder=tmp_path)
+    composed = run_cli("tpo.run", *overrides, "--cfg", "job", folder=tmp_path)
     assert helped.returncode == composed.returncode == 0, helped.stderr
-    head, config = helped.stdout.split("== Config ==\n")
-    assert OmegaConf.create(config) == OmegaConf.create(composed.stdout)
-    lines = dict(line.split(": ", 1) for line in head.split("==\n")[1].strip().splitlines())
-    folders = {path.parent.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*/*.yaml")}
+    parts = sections(helped.stdout)
+    assert OmegaConf.create(parts["Config"]) == OmegaConf.create(composed.stdout)
+    lines = dict(line.split(": ", 1) for line in parts["Groups (choose with group=option)"].strip().splitlines())
+    folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*/*.yaml")}
     assert lines.keys() == folders
     assert lines["thought"] == "generic, none, specific"
     assert "schema" not in helped.stdout
 
 
-def test_overrides_that_do_not_compose_are_one_line_of_error() -> None:
-    done = run_cli("experimen=quickstart", "-h")
+@pytest.mark.parametrize("module", ENTRIES)
+def test_help_of_every_command_has_examples_and_finds_files_of_one_s_own(module: str, tmp_path: Path) -> None:
+    (tmp_path / "own" / "judge").mkdir(parents=True)
+    (tmp_path / "own" / "judge" / "mine.yaml").write_text("kind: length\n")
+    done = run_cli(module, "--config-dir", "own", "judge=mine", "-h", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    parts = sections(done.stdout)
+    assert parts["about"].count(f"\npython -m {module} ") >= 3
+    assert "--config-dir" in parts["Options"]
+    [judges] = [line for line in parts["Groups (choose with group=option)"].splitlines() if line.startswith("judge:")]
+    assert "mine" in judges.removeprefix("judge: ").split(", ")
+    assert OmegaConf.create(parts["Config"]).judge == {"kind": "length"}
+    assert list(tmp_path.iterdir()) == [tmp_path / "own"], "nothing is started"
+
+
+@pytest.mark.parametrize("module", ENTRIES)
+def test_help_of_what_does_not_compose_is_one_line_of_error(module: str, tmp_path: Path) -> None:
+    done = run_cli(module, "modle=nothing", "-h", folder=tmp_path)
     assert done.returncode == 1
-    assert "Could not override 'experimen'" in done.stderr
+    assert "Could not override 'modle'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_without_arguments_the_experiments_are_listed_and_nothing_starts(tmp_path: Path) -> None:
+    (tmp_path / "own" / "experiment").mkdir(parents=True)
+    mine = "# @package _global_\n# Does mine\n# work? It may.\nseed: 1\n"
+    (tmp_path / "own" / "experiment" / "mine.yaml").write_text(mine)
+    done = run_cli("tpo.run", "--config-dir", "own", folder=tmp_path)
+    assert done.returncode == 0 and done.stderr == ""
+    lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
+    assert lines.keys() - {"python"} == {"mine", *(path.stem for path in (CONF / "experiment").glob("*.yaml"))}
+    assert lines["mine"] == "Does mine work?"
+    assert lines["quickstart"] == "Does the whole loop run, and what does it look like?"
+    assert "python -m tpo.run experiment=quickstart" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_every_experiment_says_what_it_asks() -> None:
+    lines = [line.split(maxsplit=1) for line in experiments_text().splitlines() if line.startswith("  ")]
+    assert len(lines) > 10
+    assert all(len(words) == 2 and words[1].endswith((".", "?")) for words in lines if words[0] != "python")
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("sample.num_sample=8", "sample.num_samples"),
+        ("num_iteration=3", "num_iterations"),
+        ("judge.batch_token=1", "judge.batch_tokens"),
+        ("judge.server.base_ulr=x", "judge.server.base_url"),
+        ("thougt=none", "thought"),
+        ("experimen=smoke", "experiment"),
+        ("~sed", "seed"),
+    ],
+)
+def test_the_key_that_is_meant_is_named(override: str, key: str) -> None:
+    [sentence] = meant(Config, [override, "seed=1", "judge=mine", "hydra.job.num=1"])
+    assert sentence.endswith(f"; did you mean {key}?")
+
+
+def test_nothing_is_guessed_where_nothing_is_near() -> None:
+    assert meant(Config, ["xyzzy=1", "sample.qwertz=2"]) == []

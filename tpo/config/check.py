@@ -119,9 +119,9 @@ def _check_training(config: Config) -> None:
         return
     if config.model.quantization != "none":
         raise ConfigError(
-            f"train.lora_rank=0 trains weights that model.quantization={config.model.quantization} fixes: set none"
+            f"train.method=full trains weights that model.quantization={config.model.quantization} fixes: set none"
         )
     if config.engine.kind == "server":
         raise ConfigError(
-            "train.lora_rank=0 makes new models, but a server (engine=server) serves one: use engine=vllm or torch"
+            "train.method=full makes new models, but a server (engine=server) serves one: use engine=vllm or torch"
         )

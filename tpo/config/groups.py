@@ -88,8 +88,12 @@ class PairsConfig(Settings):
 
 @dataclass
 class TrainConfig(Settings):
-    """DPO on LoRA adapters, or with a rank of 0 on all weights."""
+    """DPO on a LoRA adapter, or on all weights.
 
+    The identity of a training of all weights has a rank of 0, and nothing else of an adapter.
+    """
+
+    method: str = setting("lora", choices=("lora", "full"))
     learning_rate: float = setting(minimum=0)
     lr_scheduler: str = setting("linear", choices=SCHEDULERS)
     warmup_ratio: float = setting(0.0, minimum=0, maximum=0.999)
@@ -98,8 +102,8 @@ class TrainConfig(Settings):
     micro_batch_size: int = setting(minimum=1)
     max_grad_norm: float = setting(1.0)
     gradient_checkpointing: bool = setting(True)
-    lora_rank: int = setting(minimum=0)
-    lora_alpha: int = setting(minimum=0)
+    lora_rank: int = setting(minimum=1)
+    lora_alpha: int = setting(minimum=1)
     lora_targets: str = setting("all-linear")
     beta: float = setting(above=0)
     nll_weight: float = setting(0.0, minimum=0)
@@ -111,27 +115,25 @@ class TrainConfig(Settings):
     @property
     def is_full(self) -> bool:
         """Whether all weights are trained."""
-        return self.lora_rank == 0
+        return self.method == "full"
+
+    def __post_init__(self) -> None:
+        """Take the method from an identity, which tells it by the rank."""
+        if self.lora_rank == 0:
+            self.method = "full"
+
+    def identity(self) -> dict[str, Any]:
+        """Return what the trained weights depend on."""
+        found = super().identity()
+        del found["method"]
+        return found | ({"lora_rank": 0, "lora_alpha": 0, "lora_targets": "none"} if self.is_full else {})
 
     def check(self, at: str) -> None:
-        """Check that batches divide evenly, and that an adapter is described where there is one, and else not."""
+        """Check that batches divide evenly."""
         if self.batch_size % (self.micro_batch_size * self.num_processes):
             raise ConfigError(
                 f"{at}.batch_size={self.batch_size} is not a multiple of {at}.micro_batch_size={self.micro_batch_size} "
                 f"x {at}.num_processes={self.num_processes}: each process takes as many micro-batches of a step"
-            )
-        has_adapter = self.lora_alpha != 0 and self.lora_targets != "none"
-        has_none = self.lora_alpha == 0 and self.lora_targets == "none"
-        if not self.is_full and not has_adapter:
-            raise ConfigError(
-                f"{at}.lora_rank={self.lora_rank} makes an adapter, which with {at}.lora_alpha={self.lora_alpha}, "
-                f"{at}.lora_targets={self.lora_targets} would do nothing: train=qlora_dpo has settings for it"
-            )
-        if self.is_full and not has_none:
-            raise ConfigError(
-                f"{at}.lora_rank=0 trains all weights without an adapter, so nothing would read {at}.lora_alpha="
-                f"{self.lora_alpha} and {at}.lora_targets={self.lora_targets}: use train=full_dpo, which sets 0 and "
-                "none"
             )
 
 

@@ -102,9 +102,9 @@ def meant(entry: type[Entry], overrides: Iterable[str]) -> list[str]:
         key = override.lstrip("~").partition("=")[0].partition("@")[0]
         if key in known or key.startswith(("hydra", "+")):
             continue
-        parents = [".".join(key.split(".")[:count]) for count in range(1, key.count(".") + 1)]
-        siblings = [name for name in known if name.startswith(f"{parents[-1]}.")] if parents else known
-        guess = near(key, siblings or known)
+        group, dot, last = key.rpartition(".")
+        siblings = {name.removeprefix(group + dot) for name in known if name.startswith(group + dot)}
+        guess = near(last, siblings, prefix=group + dot) if siblings else near(key, known)
         found += [f"{key}: there is no such key{guess}"] if guess else []
     return found
 

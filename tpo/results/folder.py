@@ -5,12 +5,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tpo.config.fields import how_names
+from tpo.config.schema import Config
 from tpo.store.artifacts import LOCK
 from tpo.store.files import content_hash, translate_disk_errors, write_json
 from tpo.store.locks import hold
 
 # What a run's identity leaves out: where things lie, how stages are started, where metrics go.
-NOT_IDENTITY = ("artifacts_dir", "runs_dir", "export_dir", "isolate_stages", "tracking")
+NOT_IDENTITY = how_names(Config)
 
 
 def run_name(name: str, config: dict[str, Any]) -> str:
