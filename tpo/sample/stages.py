@@ -88,8 +88,8 @@ def sample(
 ) -> Artifact:
     """Return K completions of each instruction of a split: everything that they depend on stands in this call.
 
-    Their identity is `config`, `inputs` and `seed` below: `policy.config` adds dtype, context and epoch, `policy.inputs`
-    the model and the adapter. The other arguments of the request say how it is computed and what it may cost.
+    Their identity is `config`, `inputs` and `seed` below: `policy.config` adds dtype, context and epoch,
+    `policy.inputs` the model and the adapter. The request's other arguments say how it is computed, and its cost.
 
     Args:
         store: Of all artifacts.
