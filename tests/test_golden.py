@@ -24,7 +24,6 @@ from tpo.model.policy import PolicyRef
 from tpo.pairs import build_pairs
 from tpo.plan.stages import PlannedPipeline, PlanStore, distinct_steps, plan_job
 from tpo.run import iterate
-from tpo.sample.thought import split
 from tpo.store.artifacts import Artifact
 from tpo.store.records import Completion, Response, Score, Verdict
 
@@ -58,7 +57,7 @@ def split_rows() -> Iterator[Any]:
 def test_split(settings: dict[str, Any], row: dict[str, Any]) -> None:
     form = ThoughtFormat(**settings)
     text = row["completion"]
-    found = split(text, form, is_prefilled=row["is_prefilled"], finish_reason=row["finish_reason"])
+    found = form.split(text, is_prefilled=row["is_prefilled"], finish_reason=row["finish_reason"])
     expected = {key: row[key] for key in ("thought", "response", "error", "thought_span", "response_span")}
     assert {
         key: list(value) if isinstance(value, tuple) else value for key, value in found._asdict().items()

@@ -16,7 +16,6 @@ from tpo.model.stages import prepare_model
 from tpo.pairs import make_pairs
 from tpo.sample.prompts import PromptError
 from tpo.sample.stages import make_prompts, preflight, sample
-from tpo.sample.thought import make_format
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.records import Score
 from tpo.store.seeds import derive_seed
@@ -33,7 +32,7 @@ class Pipeline:
     def __init__(self, config: Config, store: Store) -> None:
         """Prepare seed model and instructions, so that bad ones fail before anything is sampled."""
         self.config, self.store = config, store
-        form = make_format(config.thought)
+        form = config.thought
         model = prepare_model(store, config.model)
         self.seed_policy = PolicyRef.untrained(model, config.model, form=form, sampling=config.sample)
         self.judging = Judging(store, config.judge, config.rating, model=config.model, seed=self._seed("rate"))

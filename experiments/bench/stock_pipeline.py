@@ -14,7 +14,7 @@ from typing import Any
 from experiments.bench.sampling import policy, start_vllm
 from experiments.bench.scoring import one_chat_at_a_time
 from experiments.bench.training import stock_trainer
-from experiments.bench.workload import Work, thought_format
+from experiments.bench.workload import Work
 
 STEPS = ("sample", "score", "train")
 
@@ -26,7 +26,7 @@ def sample(work: Work, folder: Path, *, seed: int) -> None:
     from tpo.model.chat import load_chat
 
     chat = load_chat(policy(work))
-    form, contexts = thought_format(work.config()), work.contexts(chat.tokenizer)
+    form, contexts = work.config().thought, work.contexts(chat.tokenizer)
     switch = chat.tokenizer.encode(form.switch, add_special_tokens=False)
     sizes = work.sizes
     llm = start_vllm(work, max(map(len, contexts)) + sizes.max_tokens + len(switch), seed=seed)

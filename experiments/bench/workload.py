@@ -74,7 +74,7 @@ class Work:
 
     def contexts(self, tokenizer: Any) -> list[list[int]]:
         """Return the token ids from which a completion to each instruction is sampled, with the thought prompt."""
-        form = thought_format(self.config())
+        form = self.config().thought
         return [render(tokenizer, prompt.text, form) for prompt in self.prompts()]
 
     def config(self, *overrides: str) -> Any:
@@ -121,13 +121,6 @@ def compose_config(options: Options, *, artifacts_dir: Path, overrides: Sequence
     )
     check(config)
     return config
-
-
-def thought_format(config: Any) -> Any:
-    """Return the config's thought format."""
-    from tpo.sample.thought import make_format
-
-    return make_format(config.thought)
 
 
 def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:

@@ -14,7 +14,6 @@ from tpo.evaluate.benchmarks import gsm8k
 from tpo.evaluate.benchmarks.verifiable import BenchmarkError, accuracy, count_no_response
 from tpo.results.rate import Rate
 from tpo.sample.prompts import prompt_id
-from tpo.sample.thought import split
 from tpo.store.records import Check, Response
 
 
@@ -114,9 +113,9 @@ def test_any_text_is_read_as_by_the_harness(response: str) -> None:
 
 def test_a_number_in_the_thought_does_not_count() -> None:
     form = ThoughtFormat("{instruction}", "<T>", "<R>", "none")
-    parts = split("<T>The final answer is 42<R>The final answer is 41", form, is_prefilled=False, finish_reason="stop")
+    parts = form.split("<T>The final answer is 42<R>The final answer is 41", is_prefilled=False, finish_reason="stop")
     assert gsm8k.is_correct(parts.response, "42") == {"strict": False, "flexible": False}
-    cut = split("<T>The final answer is 42", form, is_prefilled=False, finish_reason="length")
+    cut = form.split("<T>The final answer is 42", is_prefilled=False, finish_reason="length")
     (strict, flexible) = gsm8k.checks(Response("p", 0, cut.response, cut.error), {"answer": "42"})
     assert strict == Check("p", 0, 0, "answer", "strict", False, "thought_truncated")
     assert (flexible.rule, flexible.is_passed) == ("flexible", False)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tpo.config.thought import DIRECT, Enforce, ThoughtFormat
+from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.completions import make_completion, plan_decoding, summarize, write_completions
@@ -23,11 +23,11 @@ ENGINE = TorchEngineConfig(max_sequences=4, chunk_prompts=2)
 TEXTS = ("Name a colour.", "What is 2 + 2?", "Write a haiku about rain.", "Who are you?", "List three rivers.")
 
 
-def generic(enforce: Enforce = "switch") -> ThoughtFormat:
+def generic(enforce: str = "switch") -> ThoughtFormat:
     return ThoughtFormat(GENERIC_PROMPT, "Here is my thought process:", "Here is my response:", enforce)
 
 
-def specific(enforce: Enforce = "switch") -> ThoughtFormat:
+def specific(enforce: str = "switch") -> ThoughtFormat:
     return ThoughtFormat(GENERIC_PROMPT, None, "<R>", enforce)
 
 

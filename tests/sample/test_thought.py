@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tpo.config.thought import DIRECT, ThoughtFormat
-from tpo.sample.thought import Split, num_tokens_within, split
+from tpo.config.thought import DIRECT, Split, ThoughtFormat
+from tpo.sample.thought import num_tokens_within
 
 T, R = "Here is my thought process:", "Here is my response:"
 GENERIC = ThoughtFormat(f"Write {T} and {R}. Query: {{instruction}}", T, R, "prefill")
@@ -72,7 +72,7 @@ def test_split(
     response: str | None,
     error: str | None,
 ) -> None:
-    found = split(completion, form, is_prefilled=is_prefilled, finish_reason=finish_reason)
+    found = form.split(completion, is_prefilled=is_prefilled, finish_reason=finish_reason)
     assert found[:3] == (thought, response, error)
     if error is not None:
         assert found == Split(None, None, error)
@@ -91,7 +91,7 @@ def test_response_of_a_cut_completion_never_holds_the_thought(
     opening = "" if is_prefilled else form.thought_delimiter or ""
     whole = f"{opening}{thought}{form.response_delimiter}{response}"
     cut_off = whole[: cut % (len(whole) + 1)]
-    found = split(cut_off, form, is_prefilled=is_prefilled, finish_reason="length")
+    found = form.split(cut_off, is_prefilled=is_prefilled, finish_reason="length")
     visible = cut_off.removeprefix(f"{opening}{thought}{form.response_delimiter}").strip()
     has_response = f"{form.response_delimiter}" in cut_off and visible != ""
     assert found.response == (visible if has_response else None)
@@ -105,7 +105,7 @@ pieces = st.lists(st.sampled_from([T, R, "<R>", "<R", ">", "a", " b ", "\n", ""]
 def test_either_a_clean_response_or_a_reason(
     completion: str, is_prefilled: bool, finish_reason: str, form: ThoughtFormat
 ) -> None:
-    found = split(completion, form, is_prefilled=is_prefilled, finish_reason=finish_reason)
+    found = form.split(completion, is_prefilled=is_prefilled, finish_reason=finish_reason)
     assert (found.response is None) != (found.error is None)
     if found.response is not None and form.has_thought:
         assert found.thought and found.thought_span[1] < found.response_span[0]

@@ -5,14 +5,13 @@ Hydra refuses an unknown key unless it comes with a plus (`+sample.num_sample=8`
 """
 
 import dataclasses
-import difflib
-from collections.abc import Iterable
 from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tpo.config.fields import ConfigError, Kind, Settings
+from tpo.config.custom import TARGET, Custom, lacking, load_class, source_digest
+from tpo.config.fields import ConfigError, Kind, Settings, near
 from tpo.config.kinds import kinds
 from tpo.config.schema import Entry
 
@@ -30,18 +29,6 @@ def to_config(entry: type[E], composed: DictConfig) -> E:
     if missing:
         raise ConfigError(f"{', '.join(missing)}: no value; give {missing[0]}=... on the command line")
     return config
-
-
-def near(name: str, names: Iterable[str], *, prefix: str = "") -> str:
-    """Return which of `names` may be meant by a wrong one, as the end of a sentence; empty where none is near.
-
-    Args:
-        name: The wrong one.
-        names: Those that there are.
-        prefix: What stands before each of them where it is named.
-    """
-    found = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {prefix}{found[0]}?" if found else ""
 
 
 def _build(kind: type[Any], node: DictConfig, at: str, missing: list[str]) -> Any:
@@ -85,22 +72,65 @@ def _build_kind(base: type[Kind], node: Any, at: str, missing: list[str]) -> Any
     """
     if not isinstance(node, DictConfig):
         raise ConfigError(f"{at}={node}: expected the settings of a group; {at}=<option> chooses one")
+    target = None if OmegaConf.is_missing(node, TARGET) else node.get(TARGET)
+    if target is not None:
+        return _build_custom(base, load_class(str(target), at), node, at, missing)
     schema = OmegaConf.get_type(node)
     if isinstance(schema, type) and issubclass(schema, base):
         return _build(schema, node, at, missing)
-    name, found = node.get(base.named_by), kinds(base)
+    return _build(schema := _kind_of(base, node, at), _typed(schema, node, at), at, missing)
+
+
+def _kind_of(base: type[Kind], node: DictConfig, at: str) -> type[Kind]:
+    """Return the dataclass of a node that came without one; a base class of no kinds is the only one."""
+    if OmegaConf.is_missing(node, TARGET):
+        raise ConfigError(f"{at}.{TARGET}: no value; it names a class of your own, such as my_module.MyClass")
+    found = kinds(base)
+    if not found:
+        return base
+    name = node.get(base.named_by)
     if name is None:
         raise ConfigError(f"{at}.{base.named_by}: no value; it says which kind of {at} this is: {', '.join(found)}")
     if name not in found:
         raise ConfigError(f"{at}.{base.named_by}={name}: there is no such kind{near(str(name), found)}")
-    schema = found[name][0]
+    return found[name][0]
+
+
+def _typed(schema: type[Any], node: DictConfig, at: str) -> DictConfig:
+    """Return a node that came without its dataclass with the types and defaults of this one."""
     names = [field.name for field in dataclasses.fields(schema)]
     for key in sorted(set(map(str, node)) - set(names)):
-        raise ConfigError(f"{at}.{key}: there is no such key{near(key, names, prefix=f'{at}.')}")
+        raise ConfigError(f"{at}.{key}: there is no such key{near(key, names, prefix=at + '.')}")
     try:
         typed = OmegaConf.merge(OmegaConf.structured(schema), node)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"{at}{'.' + error.full_key if error.full_key else ''}: {reason}") from error
     assert isinstance(typed, DictConfig)
-    return _build(schema, typed, at, missing)
+    return typed
+
+
+def _build_custom(base: type[Kind], target: type[Any], node: DictConfig, at: str, missing: list[str]) -> Any:
+    """Return the settings of a class of the user's own; keys that the group does not have are its arguments.
+
+    Raises:
+        ConfigError: If the class is not what the group needs.
+    """
+    what, candidates = f"{at}.{TARGET}={node[TARGET]}", kinds(base).get("custom", ())
+    own: dict[str, Any] = {"source_sha256": source_digest(target)}
+    if not candidates:  # a class that is derived from the only one that there is
+        if not issubclass(target, base):
+            raise ConfigError(f"{what}: expected a class derived from {base.__module__}.{base.__name__}")
+        schema: type[Any] = target
+    else:
+        fitting = [kind for kind in candidates if issubclass(kind, Custom) and not lacking(target, kind.needs)]
+        if not fitting:
+            wanted = [" and ".join(kind.needs) for kind in candidates if issubclass(kind, Custom)]
+            raise ConfigError(f"{what}: {target.__name__} has not all that a {at} needs: {', or '.join(wanted)}")
+        schema = fitting[0]
+        names = {field.name for field in dataclasses.fields(schema)} - {"arguments"}
+        given = {str(key): node[key] for key in node if str(key) not in names}
+        own["arguments"] = OmegaConf.to_container(OmegaConf.create(given), resolve=True)
+        node = OmegaConf.create({key: node[key] for key in node if key not in given})
+    plain = OmegaConf.create(OmegaConf.to_container(node, resolve=True) | own)  # type: ignore[operator]
+    return _build(schema, _typed(schema, plain, at), at, missing)

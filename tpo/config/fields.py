@@ -6,8 +6,9 @@ those marked `how`: a server's address, a number of processes. `identity` and `h
 """
 
 import dataclasses
+import difflib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -69,6 +70,7 @@ def setting(
     packages: Mapping[Any, str] | None = None,
     of: type[Kind] | None = None,
     how: bool = False,
+    is_compared: bool = True,
 ) -> Any:
     """Return a dataclass field.
 
@@ -83,6 +85,7 @@ def setting(
         packages: Value to the package that it needs.
         of: The values of a dictionary are groups with this base class.
         how: The result does not depend on it: no part of the identity.
+        is_compared: Whether settings that differ in it are different.
     """
     metadata = {
         "minimum": minimum,
@@ -98,7 +101,7 @@ def setting(
         return dataclasses.field(default_factory=default.copy, metadata=metadata)
     if isinstance(default, type):  # a group within the group
         return dataclasses.field(default_factory=default, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, compare=is_compared, metadata=metadata)
 
 
 def identity(settings: Settings) -> dict[str, Any]:
@@ -219,3 +222,15 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"{setting}={value} needs the package {package}, which is not installed: see README, Troubleshooting"
         )
+
+
+def near(name: str, names: Iterable[str], *, prefix: str = "") -> str:
+    """Return which of `names` may be meant by a wrong one, as the end of a sentence; empty where none is near.
+
+    Args:
+        name: The wrong one.
+        names: Those that there are.
+        prefix: What stands before each of them where it is named.
+    """
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {prefix}{found[0]}?" if found else ""

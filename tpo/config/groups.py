@@ -31,32 +31,6 @@ class ModelConfig(Settings):
 
 
 @dataclass
-class ThoughtConfig(Settings):
-    """Thought prompt and delimiters."""
-
-    name: str = setting()
-    prompt: str = setting()
-    thought_delimiter: str | None = setting(None)
-    response_delimiter: str | None = setting(None)
-    enforce: str = setting("none", choices=("none", "prefill", "switch"))
-
-    def check(self, at: str) -> None:
-        """Check that the instruction is asked for, and that delimiters and `enforce` go together."""
-        if "{instruction}" not in self.prompt:
-            raise ConfigError(f"{at}.prompt has no {{instruction}}: every prompt would be the same")
-        if self.response_delimiter is None and (self.enforce != "none" or self.thought_delimiter is not None):
-            raise ConfigError(
-                f"{at}.response_delimiter is null (direct answers), so {at}.thought_delimiter must be null and "
-                f"{at}.enforce none"
-            )
-        if self.enforce == "prefill" and self.thought_delimiter is None:
-            raise ConfigError(
-                f"{at}.enforce=prefill, but thought={self.name} has no thought delimiter to prefill: use "
-                f"{at}.enforce=switch or none"
-            )
-
-
-@dataclass
 class SampleConfig(Settings):
     """How completions are sampled for training."""
 

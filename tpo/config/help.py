@@ -12,9 +12,8 @@ from typing import Any, get_type_hints
 from hydra import compose
 from omegaconf import OmegaConf
 
-from tpo.config.build import near
 from tpo.config.compose import CONF, composing
-from tpo.config.fields import Kind, Settings
+from tpo.config.fields import Kind, Settings, near
 from tpo.config.kinds import kinds
 from tpo.config.schema import Entry
 
@@ -116,7 +115,8 @@ def _keys(kind: type[Any], prefix: str = "") -> set[str]:
         hint, key = get_type_hints(kind)[field.name], f"{prefix}{field.name}"
         keys.add(key)
         if isinstance(hint, type) and issubclass(hint, Kind):
-            keys |= {name for classes in kinds(hint).values() for each in classes for name in _keys(each, f"{key}.")}
+            classes = [each for found in kinds(hint).values() for each in found] or [hint]
+            keys |= {name for each in classes for name in _keys(each, f"{key}.")}
         elif isinstance(hint, type) and issubclass(hint, Settings):
             keys |= _keys(hint, f"{key}.")
     return keys

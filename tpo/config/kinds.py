@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from tpo.config.custom import load_class, require_same_source, target_of
 from tpo.config.fields import MISSING, Kind, restore
 
 K = TypeVar("K", bound=Kind)
@@ -29,7 +30,7 @@ def kinds(base: type[K]) -> dict[str, tuple[type[K], ...]]:
         for value in vars(importlib.import_module(name)).values():
             if not (inspect.isclass(value) and issubclass(value, base) and value.__module__ == name):
                 continue
-            default = {field.name: field.default for field in dataclasses.fields(value)}[base.named_by]
+            default = {field.name: field.default for field in dataclasses.fields(value)}.get(base.named_by, MISSING)
             if default != MISSING:
                 found[str(default)] = (*found.get(str(default), ()), value)
     return found
@@ -46,13 +47,23 @@ def load_settings(base: type[K], identity: Mapping[str, Any], how: Mapping[str, 
     Raises:
         ValueError: If there is no such kind below `base`, or it has not exactly these fields, but for defaults.
     """
+    found, target = kinds(base), target_of(identity)
+    if not found:  # the base class is the only kind, or what a class of the user's own is derived from
+        return restore(_derived(base, target, identity), identity, how)
     name = identity[base.named_by]
-    keys = {*identity, *(how or {})}
-    candidates = kinds(base).get(name, ())
+    keys, candidates = {*identity, *(how or {})}, found.get(name, ())
     for kind in candidates:
         defaults = {field.name: field.default for field in dataclasses.fields(kind)}
         if {key for key, default in defaults.items() if default == MISSING} <= keys <= defaults.keys():
             return restore(kind, identity, how)
     if candidates:
         raise ValueError(f"{base.group_name}={name} has other settings than {', '.join(sorted(keys))}")
-    raise ValueError(f"{base.group_name}.{base.named_by}={name}: expected one of {sorted(kinds(base))}")
+    raise ValueError(f"{base.group_name}.{base.named_by}={name}: expected one of {sorted(found)}")
+
+
+def _derived(base: type[K], target: str | None, identity: Mapping[str, Any]) -> type[K]:
+    if target is None:
+        return base
+    kind = load_class(target)
+    require_same_source(kind, identity["source_sha256"])
+    return kind

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from tpo.config.custom import Custom
 from tpo.config.fields import Kind, Settings, setting
 from tpo.config.groups import (
     AccelerateConfig,
@@ -24,11 +25,11 @@ from tpo.config.groups import (
     PromptsConfig,
     RatingConfig,
     SampleConfig,
-    ThoughtConfig,
     TrackingConfig,
     TrainConfig,
 )
 from tpo.config.kinds import kinds
+from tpo.config.thought import ThoughtFormat
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Config(Entry):
 
     num_iterations: int = setting(minimum=0)
     prompts: PromptsConfig = setting(PromptsConfig)
-    thought: ThoughtConfig = setting(ThoughtConfig)
+    thought: ThoughtFormat = setting(ThoughtFormat)
     sample: SampleConfig = setting(SampleConfig)
     engine: EngineConfig = setting(EngineConfig)
     judge: JudgeConfig = setting(JudgeConfig)
@@ -83,7 +84,7 @@ class EvaluateConfig(Entry):
     policy: str = setting()
     baseline: str | None = setting()
     prompts: PromptsConfig = setting(PromptsConfig)
-    thought: ThoughtConfig = setting(ThoughtConfig)
+    thought: ThoughtFormat = setting(ThoughtFormat)
     sample: SampleConfig = setting(SampleConfig)
     engine: EngineConfig = setting(EngineConfig)
     judge: JudgeConfig = setting(JudgeConfig)
@@ -118,12 +119,13 @@ def register() -> None:
     for entry in ENTRIES:
         store.store(name=f"schema_{entry.config_name}", node=_open(entry))
     for base in groups_with_kinds():
-        for kind, (schema, *_) in kinds(base).items():
-            store.store(group=f"{base.group_name}/schema", name=kind, node=schema)
+        for kind, (schema, *_) in (kinds(base) or {base.group_name: (base,)}).items():
+            if not issubclass(schema, Custom):  # whose keys only the user's class knows
+                store.store(group=f"{base.group_name}/schema", name=kind, node=schema)
 
 
 def groups_with_kinds() -> list[type[Kind]]:
-    """Return the base classes of the groups that have several kinds."""
+    """Return the base classes of the groups that may be filled by one of several dataclasses."""
     hints = [hint for entry in ENTRIES for hint in get_type_hints(entry).values()]
     return list(dict.fromkeys(hint for hint in hints if isinstance(hint, type) and issubclass(hint, Kind)))
 

@@ -1,30 +1,76 @@
 """A thought format: what asks for a thought, and the delimiters by which a completion is split again.
 
-The group `thought` describes one; `tpo.sample.thought` renders prompts and splits completions with it.
+The formats are the paper's (section 2, figures 2 and 3 of arXiv 2410.10630): a prompt that asks for a thought first,
+and a delimiter after which the response starts. A completion that cannot be split has no response, and a reason; in
+particular a thought that the token limit cut off is never mistaken for a response.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, NamedTuple
 
-Enforce = Literal["none", "prefill", "switch"]
+from tpo.config.fields import ConfigError, Kind, setting
 
 
-@dataclass(frozen=True)
-class ThoughtFormat:
-    """A thought prompt and its delimiters.
+class Split(NamedTuple):
+    """A completion taken apart; either `error` or `response` is None.
+
+    `thought_span` and `response_span` are character offsets into the completion.
+    """
+
+    thought: str | None
+    response: str | None
+    error: str | None
+    thought_span: tuple[int, int] = (0, 0)
+    response_span: tuple[int, int] = (0, 0)
+
+
+@dataclass
+class ThoughtFormat(Kind):
+    """How thoughts are asked for and marked; a class of one's own is derived from this one.
 
     Attributes:
         prompt: The user turn, with `{instruction}` where the instruction goes.
         thought_delimiter: Text before the thought; None where the completion starts with the thought.
         response_delimiter: Text between thought and response; None for direct answers.
-        enforce: "none" samples as is; "prefill" starts the assistant's turn with the thought delimiter; "switch" also
-            appends the response delimiter where the model did not write it.
+        enforce: "none" samples as is; "prefill" puts the thought delimiter in the assistant's mouth;
+            "switch" does that and appends the response delimiter where the model did not write it.
+        name: For people.
+        _target_: The class of one's own, as "module.Name", and the digest of its file; None for this one.
     """
 
-    prompt: str
-    thought_delimiter: str | None
-    response_delimiter: str | None
-    enforce: Enforce
+    group_name: ClassVar[str] = "thought"
+    found_in: ClassVar[str] = "tpo.config.thought"
+
+    prompt: str = setting()
+    thought_delimiter: str | None = setting(None)
+    response_delimiter: str | None = setting(None)
+    enforce: str = setting("none", choices=("none", "prefill", "switch"))
+    name: str = setting("unnamed", how=True, is_compared=False)
+    _target_: str | None = setting(None)
+    source_sha256: str | None = setting(None)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what completions depend on."""
+        return {
+            key: value
+            for key, value in super().identity().items()
+            if self._target_ is not None or key not in {"_target_", "source_sha256"}
+        }
+
+    def check(self, at: str) -> None:
+        """Check that the instruction is asked for, and that delimiters and `enforce` go together."""
+        if "{instruction}" not in self.prompt:
+            raise ConfigError(f"{at}.prompt has no {{instruction}}: every prompt would be the same")
+        if self.response_delimiter is None and (self.enforce != "none" or self.thought_delimiter is not None):
+            raise ConfigError(
+                f"{at}.response_delimiter is null (direct answers), so {at}.thought_delimiter must be null and "
+                f"{at}.enforce none"
+            )
+        if self.enforce == "prefill" and self.thought_delimiter is None:
+            raise ConfigError(
+                f"{at}.enforce=prefill, but thought={self.name} has no thought delimiter to prefill: use "
+                f"{at}.enforce=switch or none"
+            )
 
     @property
     def has_thought(self) -> bool:
@@ -50,5 +96,57 @@ class ThoughtFormat:
         """Return what the user says. `str.format` is avoided: instructions may hold braces."""
         return self.prompt.replace("{instruction}", instruction)
 
+    def split(self, completion: str, *, is_prefilled: bool, finish_reason: str) -> Split:
+        """Return thought and response of a completion, or the reason why there is no response.
 
-DIRECT = ThoughtFormat(prompt="{instruction}", thought_delimiter=None, response_delimiter=None, enforce="none")
+        Args:
+            completion: Text after the context, without EOS.
+            is_prefilled: Whether the context ended with the thought delimiter.
+            finish_reason: "stop" or "length"; tells a cut thought from a missing delimiter.
+
+        Returns:
+            A `Split`; `error` is one of "no_thought_delimiter", "no_response_delimiter", "thought_truncated",
+            "repeated_delimiter" (where the response starts would be a guess, and a wrong one would show the judge part
+            of the thought), "empty_thought", "empty_response".
+        """
+        if self.response_delimiter is None:
+            return _checked(completion, thought_span=None, response_span=(0, len(completion)))
+        start = 0
+        if self.thought_delimiter is not None and not is_prefilled:
+            found = completion.find(self.thought_delimiter)
+            if found < 0:
+                return Split(None, None, "no_thought_delimiter")
+            start = found + len(self.thought_delimiter)
+        stop = completion.find(self.response_delimiter, start)
+        if stop < 0:
+            return Split(None, None, "thought_truncated" if finish_reason == "length" else "no_response_delimiter")
+        response_start = stop + len(self.response_delimiter)
+        delimiters = [self.response_delimiter] + ([self.thought_delimiter] if self.thought_delimiter else [])
+        head = completion[: max(0, start - len(self.thought_delimiter or ""))]
+        rest = "\0".join([head, completion[start:stop], completion[response_start:]])
+        if any(delimiter in rest for delimiter in delimiters):
+            return Split(None, None, "repeated_delimiter")
+        return _checked(completion, thought_span=(start, stop), response_span=(response_start, len(completion)))
+
+
+DIRECT = ThoughtFormat(prompt="{instruction}", name="none")
+
+
+def _checked(completion: str, *, thought_span: tuple[int, int] | None, response_span: tuple[int, int]) -> Split:
+    start, stop = _stripped(completion, response_span)
+    if start == stop:
+        return Split(None, None, "empty_response")
+    if thought_span is None:
+        return Split(None, completion[start:stop], None, (0, 0), (start, stop))
+    thought_start, thought_stop = _stripped(completion, thought_span)
+    if thought_start == thought_stop:
+        return Split(None, None, "empty_thought")
+    thought = completion[thought_start:thought_stop]
+    return Split(thought, completion[start:stop], None, (thought_start, thought_stop), (start, stop))
+
+
+def _stripped(text: str, span: tuple[int, int]) -> tuple[int, int]:
+    """Return the span without the white space at its ends."""
+    part = text[slice(*span)]
+    start = span[0] + len(part) - len(part.lstrip())
+    return start, max(start, span[0] + len(part.rstrip()))

@@ -36,7 +36,7 @@ def work(job: Job) -> Metrics:
         [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == "test"],
         alter(job.inputs["thoughts"].rows(Completion), seed=job.seed, **config["intervention"]),
         open_policy(config, job.inputs),
-        ThoughtFormat(**config["thought"]),
+        load_settings(ThoughtFormat, config["thought"]),
         settings=config["settings"],
         engine_settings=load_settings(EngineSettings, config["engine"], job.how["engine"]),
         seed=job.seed,

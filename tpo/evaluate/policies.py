@@ -13,13 +13,13 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-from tpo.config.groups import ModelConfig, SampleConfig, ThoughtConfig
+from tpo.config.groups import ModelConfig, SampleConfig
+from tpo.config.kinds import load_settings
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.stages import import_adapter
 from tpo.model.policy import PolicyRef, is_whole_model
 from tpo.model.stages import prepare_model
 from tpo.results.read import read_run
-from tpo.sample.thought import make_format
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
@@ -83,7 +83,7 @@ def _from_run(path: Path, iteration: int | None, store: Store) -> PolicyRef:
         name=f"{path.name}@{number}",
         model=prepare_model(store, model),
         settings=model,
-        form=make_format(ThoughtConfig(**config["thought"])),
+        form=load_settings(ThoughtFormat, config["thought"]),
         sampling=SampleConfig(**config["sample"]),
     )
     if entries[number]["adapter"] is None:

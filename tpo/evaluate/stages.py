@@ -1,7 +1,7 @@
 """The stages of an evaluation, and what each of them depends on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def intervene(
         seed: Of the step.
     """
     config = {
-        "thought": asdict(policy.form),
+        "thought": identity(policy.form),
         "settings": {
             "temperature": settings.temperature,
             "top_p": settings.top_p,

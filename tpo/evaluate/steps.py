@@ -15,7 +15,6 @@ from tpo.evaluate.policies import find_policy
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
 from tpo.sample.stages import make_prompts, preflight, sample
-from tpo.sample.thought import make_format
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.seeds import derive_seed
 
@@ -27,7 +26,7 @@ class Evaluation:
         """Prepare the policies, so that one that does not exist fails before anything is sampled."""
         self.config, self.store = config, store
         self.judging = Judging(store, config.judge, config.rating, model=config.model, seed=self.seed("rate"))
-        self.policy = self._find(config.policy, form=make_format(config.thought))
+        self.policy = self._find(config.policy, form=config.thought)
 
     def baseline(self) -> PolicyRef:
         """The configured baseline policy; by default the policy's own model without adapter, direct."""

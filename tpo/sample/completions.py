@@ -16,7 +16,7 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, Tokenizer, load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding, EngineSettings, Generation
-from tpo.sample.thought import num_tokens_within, render, split
+from tpo.sample.thought import num_tokens_within, render
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt
 from tpo.store.rows import grow_rows
@@ -29,7 +29,7 @@ def work(job: Job) -> Metrics:
         job.path,
         [prompt for prompt in job.inputs["prompts"].rows(Prompt) if prompt.split == job.config["split"]],
         open_policy(job.config, job.inputs),
-        ThoughtFormat(**job.config["thought"]),
+        load_settings(ThoughtFormat, job.config["thought"]),
         settings=job.config["settings"],
         engine_settings=load_settings(EngineSettings, job.config["engine"], job.how["engine"]),
         seed=job.seed,
@@ -139,7 +139,7 @@ def make_completion(
     content = chat.content(generation.token_ids)
     text = chat.decode(content)
     is_prefilled = form.prefill is not None
-    parts = split(text, form, is_prefilled=is_prefilled, finish_reason=generation.finish_reason)
+    parts = form.split(text, is_prefilled=is_prefilled, finish_reason=generation.finish_reason)
     has_parts = parts.error is None
     return Completion(
         prompt_id=prompt_id,

@@ -7,6 +7,7 @@ self-rating judge must be single tokens.
 from collections.abc import Sequence
 from typing import Any
 
+from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
@@ -22,7 +23,7 @@ def work(job: Job) -> Metrics:
     return check_lengths(
         job.inputs["prompts"].rows(Prompt),
         open_policy(job.config, job.inputs),
-        [ThoughtFormat(**form) for form in job.config["forms"]],
+        [load_settings(ThoughtFormat, form) for form in job.config["forms"]],
         sample_settings=job.config["sample"],
         judge_settings=job.config["judge"],
     )

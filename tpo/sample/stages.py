@@ -1,7 +1,6 @@
 """The stages that make instructions and completions, and what each of them depends on."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from tpo.config.fields import file_digests, how, identity
@@ -68,7 +67,7 @@ def preflight(
     """
     model = policy.seed_model()
     config = {
-        "forms": [asdict(form) for form in forms],
+        "forms": [identity(form) for form in forms],
         "sample": identity(settings),
         "judge": identity(judge),
         **model.config,
@@ -102,7 +101,7 @@ def sample(
     """
     config = {
         "split": split,
-        "thought": asdict(policy.form),
+        "thought": identity(policy.form),
         "settings": identity(settings),
         "engine": identity(engine),
         **policy.config,

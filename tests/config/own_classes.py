@@ -1,0 +1,110 @@
+"""Classes such as a user writes outside of the repository; no third-party import."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tpo.config.thought import Split, ThoughtFormat
+from tpo.judge.protocol import Candidates, Judgement
+from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.prompts import make_prompt
+from tpo.store.records import Prompt
+
+
+class Vowels:
+    """Scores a response by how many of its letters are vowels, above a threshold."""
+
+    def __init__(self, threshold: float, letters: str = "aeiou") -> None:
+        self.threshold, self.letters = threshold, letters
+
+    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
+        """Return the shares."""
+        return [[Judgement(self._share(response), None) for response in item.responses] for item in candidates]
+
+    def _share(self, response: str) -> float:
+        return max(self.threshold, sum(letter in self.letters for letter in response) / len(response))
+
+
+class Longer:
+    """Prefers the longer of two responses."""
+
+    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
+        """Return 1, 0.5 or 0."""
+        lengths = [[len(response) for response in pair.responses] for pair in pairs]
+        return [Judgement(0.5 + 0.5 * ((first > second) - (first < second)), None) for first, second in lengths]
+
+
+class ReadsTheModel:
+    """A judge that wants the seed model."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy
+
+    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
+        """Return the length of the model's path."""
+        return [[Judgement(float(len(self.policy.model_path)), None) for _ in item.responses] for item in candidates]
+
+
+class Echo:
+    """Completes every prompt with a few of its own tokens."""
+
+    uses_seeds = False
+
+    def __init__(self, chat: Any, max_len: int, count: int = 3) -> None:
+        self.chat, self.max_len, self.count = chat, max_len, count
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
+    ) -> list[list[Generation]]:
+        """Return the same for every sample."""
+        ends = min(self.chat.end_ids)
+        return [
+            [Generation([*prompt[-self.count :], ends], "stop") for _ in group]
+            for prompt, group in zip(prompts, seeds, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class Sums:
+    """Instructions to add two numbers."""
+
+    def __init__(self, upto: int) -> None:
+        self.upto = upto
+
+    def load(self) -> list[Prompt]:
+        """Return one for every number."""
+        numbers = range(self.upto)
+        return [
+            make_prompt(
+                f"What is {number} + {number}?", category="sums", source="sums", split="", where=f"sum {number}"
+            )
+            for number in numbers
+        ]
+
+
+class NoRows:
+    """A source that returns something else."""
+
+    def load(self) -> list[Any]:
+        """Return texts."""
+        return ["What is 1 + 1?"]
+
+
+class LastLine(ThoughtFormat):
+    """Everything but the last line is the thought."""
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether completions hold a thought."""
+        return True
+
+    def split(self, completion: str, *, is_prefilled: bool, finish_reason: str) -> Split:
+        """Return thought and response."""
+        thought, _, response = completion.rpartition("\n")
+        if not thought or not response.strip():
+            return Split(None, None, "one_line")
+        return Split(thought, response, None, (0, len(thought)), (len(thought) + 1, len(completion)))
+
+
+NOT_A_CLASS = 1

@@ -1,0 +1,313 @@
+"""Classes and YAML files of the user's own: composed, refused by name, judged with, part of the identity."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import own_classes
+import pytest
+from own_classes import LastLine, Sums
+from test_run import tiny_overrides
+
+import tpo.run
+from tpo.config.build import to_config
+from tpo.config.check import check, check_entry
+from tpo.config.compose import REPOSITORY, compose_config
+from tpo.config.fields import ConfigError, how, identity
+from tpo.config.kinds import load_settings
+from tpo.config.schema import AgreementConfig, Config
+from tpo.config.thought import ThoughtFormat
+from tpo.evaluate.agreement.__main__ import measure
+from tpo.judge.protocol import Candidates, PairwiseJudgeConfig, PointwiseJudgeConfig
+from tpo.sample.prompts import PromptError
+from tpo.sample.sources.custom import CustomPrompts
+from tpo.store.errors import TpoError
+
+PLAIN = ["experiment=smoke", "model=pretrained", "model.name=x", "model.quantization=none", "judge=length"]
+VOWELS = ["judge=custom", "judge._target_=own_classes.Vowels", "+judge.threshold=0.25"]
+SOURCE = Path(own_classes.__file__)
+
+
+def composed(*overrides: str, **more: Any) -> Config:
+    own = [item for item in PLAIN if not any(item.split("=")[0] == other.split("=")[0] for other in overrides)]
+    return compose_config(Config, [*own, *overrides], **more)
+
+
+def test_further_keys_are_arguments_and_the_file_is_part_of_the_identity() -> None:
+    config = composed(*VOWELS)
+    check(config)
+    settings = load_settings(PointwiseJudgeConfig, json.loads(json.dumps(identity(config.judge))), how(config.judge))
+    assert settings == config.judge
+    assert identity(settings)["arguments"] == {"threshold": 0.25}
+    judge = settings.make(policy=None, answers_path=Path("none"))
+    assert [found.value for found in judge.score([Candidates("q", ("aabb", "bbbb"))])[0]] == [0.5, 0.25]
+    assert (settings.uses_seed_model, settings.gives_verdicts) == (False, False)
+
+
+def test_a_class_that_compares_gives_verdicts() -> None:
+    judge = composed("judge=custom", "judge._target_=own_classes.Longer").judge
+    assert (judge.gives_verdicts, judge.is_comparative) == (True, True)
+    settings = load_settings(PairwiseJudgeConfig, identity(judge))
+    [found] = settings.make(policy=None, answers_path=Path("none")).compare([Candidates("q", ("long", "a"))])
+    assert (found.value, settings.orders) == (1.0, "both")
+
+
+def test_a_judge_whose_constructor_names_it_gets_the_seed_model() -> None:
+    assert composed("judge=custom", "judge._target_=own_classes.ReadsTheModel").judge.uses_seed_model
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["judge=custom"], "judge._target_: no value"),
+        (["judge=custom", "judge._target_=Vowels"], "expected a module and a class"),
+        (["judge=custom", "judge._target_=nowhere.Vowels"], "there is no module nowhere where the command is started"),
+        (["judge=custom", "judge._target_=own_classes.Vowel"], "own_classes has no class Vowel; did you mean Vowels?"),
+        (["judge=custom", "judge._target_=own_classes.NOT_A_CLASS"], "own_classes has no class NOT_A_CLASS"),
+        (["judge=custom", "judge._target_=own_classes.Echo"], "Echo has not all that a judge needs: score, or compare"),
+        (["judge=custom", "judge._target_=own_classes.Vowels"], "judge.threshold: Vowels has to have it"),
+        ([*VOWELS, "+judge.leters=x"], "judge.leters: .* no such argument; did you mean judge.letters?"),
+        (["judge=custom", "judge._target_=own_classes.ReadsTheModel", "+judge.policy=1"], "judge.policy: .* gets it"),
+        (["judge=custom", "judge._target_=builtins.dict"], "expected a class that stands in a Python file"),
+        (["engine=custom", "engine._target_=own_classes.Vowels"], "needs: generate and close and uses_seeds"),
+        (["engine=custom", "engine._target_=own_classes.Echo", "engine.chunk_prompts=many"], "engine.chunk_prompts"),
+        (["engine=custom", "engine._target_=own_classes.Echo", "engine.chunk_prompts=0"], "engine.chunk_prompts=0"),
+        (["prompts=custom", "prompts._target_=own_classes.Vowels"], "Vowels has not all that a prompts needs: load"),
+        (["thought=custom", "thought._target_=own_classes.Vowels"], "derived from tpo.config.thought.ThoughtFormat"),
+        (["thought=custom", "thought._target_=own_classes.LastLine", "+thought.lines=2"], "thought.lines: there is no"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_runs(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("(", r"\(").replace("?", r"\?")):
+        check(composed(*overrides))
+
+
+def test_a_module_that_fails_is_named_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken_judge.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match="broken_judge cannot be imported: ZeroDivisionError"):
+        composed("judge=custom", "judge._target_=broken_judge.Mine")
+
+
+def test_an_edited_class_is_another_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "edited_judge.py"
+    module.write_text(SOURCE.read_text())
+    before = identity(composed("judge=custom", "judge._target_=edited_judge.Longer").judge)
+    module.write_text(SOURCE.read_text() + "\n# edited\n")
+    after = identity(composed("judge=custom", "judge._target_=edited_judge.Longer").judge)
+    assert before.keys() == after.keys()
+    assert {key for key in before if before[key] != after[key]} == {"source_sha256"}
+    with pytest.raises(TpoError, match=r"edited_judge\.Longer was edited while the run went on"):
+        load_settings(PairwiseJudgeConfig, before).make(policy=None, answers_path=Path("none"))
+
+
+def test_a_source_of_one_s_own_returns_rows_or_is_refused() -> None:
+    prompts = composed("prompts=custom", "prompts._target_=own_classes.Sums", "+prompts.upto=40").prompts
+    assert [row.text for row in prompts.load().prompts] == [row.text for row in Sums(40).load()]
+    wrong = CustomPrompts(_target_="own_classes.NoRows", source_sha256=prompts.source_sha256)  # type: ignore[attr-defined]
+    with pytest.raises(PromptError, match=r"NoRows: load\(\) returned 'What is 1 \+ 1\?'; expected rows"):
+        wrong.load()
+
+
+def test_a_thought_format_of_one_s_own_splits_its_own_way() -> None:
+    form = composed("thought=custom", "thought._target_=own_classes.LastLine").thought
+    again = load_settings(ThoughtFormat, identity(form))
+    assert type(again) is LastLine and again == form
+    assert again.split("a thought\nan answer", is_prefilled=False, finish_reason="stop")[:3] == (
+        "a thought",
+        "an answer",
+        None,
+    )
+    generic = composed("thought=generic").thought
+    assert set(identity(generic)) == {"prompt", "thought_delimiter", "response_delimiter", "enforce"}
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("kind: likelihood\nnormalization: sum\nsubtract_prior: false\nbatch_tokens: 8\n", None),
+        ("defaults:\n  - likelihood\nnormalization: sum\n", None),
+        ("_target_: own_classes.Vowels\nthreshold: 0.5\n", None),
+        ("kind: likelihood\nnormalisation: sum\n", "judge.normalisation: .*; did you mean judge.normalization?"),
+        ("kind: likelihod\n", "judge.kind=likelihod: there is no such kind; did you mean likelihood?"),
+        ("normalization: sum\n", "judge.kind: no value"),
+        ("kind: likelihood\nnormalization: sum\nsubtract_prior: 3.5\nbatch_tokens: 8\n", "judge.subtract_prior"),
+        ("kind: likelihood\nnormalization: sum\nbatch_tokens: 8\n", "judge.subtract_prior: no value"),
+        ("_target_: own_classes.Vowels\nthresold: 0.5\n", "did you mean judge.threshold?"),
+    ],
+)
+def test_a_file_of_one_s_own_needs_no_schema_and_obeys_the_same_rules(
+    text: str, key: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "mine.yaml").write_text(text)
+    if key is None:
+        check(composed("judge=mine", config_dir=tmp_path))
+        return
+    with pytest.raises(ConfigError, match=key.replace("?", r"\?")):
+        check(composed("judge=mine", config_dir=tmp_path))
+
+
+def test_members_of_an_ensemble_may_be_one_s_own(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "vowels.yaml").write_text("_target_: own_classes.Vowels\nthreshold: 0.5\n")
+    (tmp_path / "judge" / "both.yaml").write_text(
+        "defaults:\n  - schema/ensemble@_here_\n  - length@members.length\n  - vowels@members.vowels\n"
+        "weights: {length: 1.0, vowels: 2.0}\n"
+    )
+    config = composed("judge=both", config_dir=tmp_path)
+    check(config)
+    assert identity(config.judge)["members"]["vowels"]["arguments"] == {"threshold": 0.5}
+
+
+# --- a run with them -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_with_classes_of_one_s_own(tiny_model: Path, tmp_path: Path) -> None:
+    groups = ("judge", "prompts", "engine", "thought")
+    own = [item for item in tiny_overrides(tiny_model, tmp_path) if item.split("=")[0].split(".")[0] not in groups]
+    config = compose_config(
+        Config,
+        [
+            *own,
+            *VOWELS,
+            "prompts=custom",
+            "prompts._target_=own_classes.Sums",
+            "+prompts.upto=30",
+            "prompts.num_train=4",
+            "prompts.num_validation=2",
+            "prompts.num_test=4",
+            "engine=custom",
+            "engine._target_=own_classes.Echo",
+            "thought=custom",
+            "thought._target_=own_classes.LastLine",
+            "num_iterations=0",
+        ],
+    )
+    check(config)
+    path = tpo.run.run_tpo(config, experiment="own")
+    summary = json.loads((path / "summary.json").read_text())
+    assert summary["judge"] == "custom"
+    assert json.loads((path / "config.json").read_text()) == json.loads(json.dumps(asdict(config)))
+    judged = [stage for stage in summary["stages"] if stage["stage"] == "judge"]
+    assert judged
+    manifest = json.loads((tmp_path / "artifacts" / judged[0]["artifact_id"] / "manifest.json").read_text())
+    assert manifest["config"]["judge"]["_target_"] == "own_classes.Vowels"
+    prompts = next(stage for stage in summary["stages"] if stage["stage"] == "prompts")
+    rows = (tmp_path / "artifacts" / prompts["artifact_id"] / "rows.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["text"].startswith("What is ") for row in rows)
+
+
+def test_agreement_measures_a_judge_of_one_s_own(tmp_path: Path) -> None:
+    row = {"instruction": "Q", "response_a": "aaa", "response_b": "bbb", "preference": 1.0}
+    (tmp_path / "labels.jsonl").write_text(json.dumps(row) + "\n")
+    places = [f"artifacts_dir={tmp_path}/artifacts", f"runs_dir={tmp_path}/runs", f"data={tmp_path}/labels.jsonl"]
+    config = compose_config(AgreementConfig, [*VOWELS, *places])
+    check_entry(config)
+    found = json.loads((measure(config, name="vowels") / "vowels.json").read_text())
+    assert found["slices"]["all"]["rate"] == 1.0
+
+
+ENTRIES = {
+    "tpo.run": ["experiment=smoke", "num_iterations=0", "sample.num_samples=1"],
+    "tpo.evaluate": ["policy=seed", "eval=thought_budget", "eval.budgets=[]"],
+    "tpo.evaluate.agreement": ["data=my_module.py", "rating.k_factor=0"],
+    "tpo.plan": ["experiment=smoke", "sample.num_samples=1"],
+}
+
+
+@pytest.mark.parametrize("module", ENTRIES)
+def test_every_command_finds_files_and_classes_where_it_is_started(module: str, tmp_path: Path) -> None:
+    (tmp_path / "own" / "judge").mkdir(parents=True)
+    (tmp_path / "own" / "judge" / "mine.yaml").write_text("_target_: my_module.Vowels\nthreshold: 0.5\n")
+    shutil.copy(SOURCE, tmp_path / "my_module.py")
+
+    def command(*overrides: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--config-dir", "own", "judge=mine", *ENTRIES[module], *overrides],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr
+
+    assert "judge." not in command(), "what is wrong is another key, which is checked after the judge"
+    assert "judge.thresold: the constructor of Vowels takes no such argument" in command("+judge.thresold=1")
+
+
+# --- a judge in one file, and one YAML file --------------------------------------------------------------------------
+
+JUDGE = '''
+"""The share of words that are not repeated."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tpo.config.fields import setting
+from tpo.judge.protocol import Judgement, PointwiseJudgeConfig
+
+
+@dataclass
+class VarietyJudge(PointwiseJudgeConfig):
+    """Scores a response by its different words, to a power."""
+
+    kind: str = setting("variety")
+    power: float = setting(above=0)
+
+    def make(self, *, policy, answers_path):
+        return self
+
+    def score(self, candidates):
+        return [
+            [Judgement((len(set(text.split())) / len(text.split())) ** self.power, None) for text in item.responses]
+            for item in candidates
+        ]
+'''
+
+
+def test_a_judge_is_one_file_and_one_yaml(tmp_path: Path) -> None:
+    """In a copy of the tree, to which nothing else is done."""
+    shutil.copytree(REPOSITORY / "tpo", tmp_path / "tpo", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPOSITORY / "conf", tmp_path / "conf")
+    (tmp_path / "tpo" / "judge" / "judges" / "variety.py").write_text(JUDGE)
+    (tmp_path / "conf" / "judge" / "variety.yaml").write_text("defaults:\n  - schema/variety@_here_\npower: 2.0\n")
+    rows = [("Q", "one two three", "one one one"), ("P", "a b", "a a")]
+    names = ("instruction", "response_a", "response_b")
+    labels = "".join(json.dumps({**dict(zip(names, row, strict=True)), "preference": 1.0}) + "\n" for row in rows)
+    (tmp_path / "labels.jsonl").write_text(labels)
+
+    def command(*overrides: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "tpo.evaluate.agreement", "judge=variety", "data=labels.jsonl", *overrides],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = command()
+    assert done.returncode == 0, done.stderr
+    [result] = (tmp_path / "runs").glob("agreement-*/variety.json")
+    assert json.loads(result.read_text())["slices"]["all"]["rate"] == 1.0
+    assert "judge.power=0.0: expected a number above 0" in command("judge.power=0").stderr
+    assert "did you mean judge.power?" in command("judge.powr=1").stderr
+
+
+def test_what_is_composed_for_a_job_may_hold_hydra_s_own_node() -> None:
+    from hydra import compose
+
+    from tpo.config.compose import composing
+
+    expected = composed(*VOWELS)
+    with composing():
+        node = compose("config", [*PLAIN[:-1], *VOWELS], return_hydra_config=True)
+    assert to_config(Config, node) == expected
