@@ -16,8 +16,8 @@ from nbformat.v4 import new_code_cell, new_notebook
 from scipy.stats import ttest_1samp
 from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
-from tpo.evaluate.agreement.labelled import Prediction
 from tpo.evaluate.agreement.statistics import agreement
+from tpo.judge.protocol import Judgement
 from tpo.results.__main__ import EXAMPLES, main
 from tpo.results.figures import with_length_intervals
 from tpo.results.read import FinishedRun, ResultError, read_folder, read_folders
@@ -45,8 +45,8 @@ def made_up_judges(path: Path) -> Path:
     pairs = [LabelledPair(str(number), 0, 1, float(number % 2), "g", 10, 10 + number % 3) for number in range(12)]
     path.mkdir(parents=True)
     for name, outcomes in {"worse": [1.0, 0.0, 0.0], "better": [0.0, 1.0, 0.0], "silent": [None] * 3}.items():
-        predictions = [Prediction(outcome, None if outcome is not None else "made up") for outcome in 4 * outcomes]
-        result = agreement(pairs, predictions, seed=0, num_resamples=50)
+        judgements = [Judgement(outcome, None if outcome is not None else "made up") for outcome in 4 * outcomes]
+        result = agreement(pairs, judgements, seed=0, num_resamples=50)
         write_json(path / f"made_up_{name}.json", {"judge": name, "data": "made up", **result.to_dict()})
     return path
 
