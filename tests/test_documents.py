@@ -6,6 +6,7 @@ import functools
 import re
 import shlex
 import subprocess
+import sys
 import tokenize
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -94,6 +95,35 @@ def split_flags(words: str) -> tuple[list[str], dict[str, str]]:
     if "-m" in flags:
         overrides = [re.sub(r",.*", "", word) for word in overrides]
     return overrides, flags
+
+
+MY_MODULE = """
+from own_classes import Echo as MyEngine, LastLine as MyThought, Shouting as MyEval, Sums
+
+
+class MyJudge:
+    def __init__(self, threshold=0.0):
+        self.threshold = threshold
+
+    def score(self, candidates):
+        return []
+
+
+class MyPrompts(Sums):
+    def __init__(self, upto=3):
+        super().__init__(upto)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def my_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The classes of a reader's own that the documents' commands name."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "my_module.py").write_text(MY_MODULE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield
+    sys.modules.pop("my_module", None)
 
 
 COMMANDS = documented_commands()
