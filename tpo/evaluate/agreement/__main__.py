@@ -88,7 +88,8 @@ def report(path: Path) -> None:
 
 def judge_name(choice: str, overrides: list[str]) -> str:
     """Return what the tables call a judge: the option of the group and the keys that were overridden in it."""
-    changed = [override.removeprefix("judge.") for override in overrides if override.startswith("judge.")]
+    given = [override.lstrip("+") for override in overrides]
+    changed = [override.removeprefix("judge.") for override in given if override.startswith("judge.")]
     return " ".join([choice, *changed]).replace("/", "-")
 
 
