@@ -15,7 +15,6 @@ from omegaconf.errors import OmegaConfBaseException
 from test_run import compose_config, run_cli, tiny_overrides
 
 import tpo.run
-import tpo.store.artifacts
 from tpo.config.fields import ConfigError
 from tpo.model.chat import ChatError
 from tpo.sample.prompts import PromptError
@@ -227,7 +226,7 @@ def test_full_disk_keeps_what_was_computed(tiny_model: Path, tmp_path: Path, mon
         fsync(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr(tpo.store.artifacts.os, "fsync", fill_up_while_sampling)
+        patch.setattr(os, "fsync", fill_up_while_sampling)
         with pytest.raises(ArtifactError) as error:
             run_here(overrides)
     assert_one_line(error.value, "no space left", str(tmp_path / "artifacts" / "sample-"), "run the same command again")
@@ -245,7 +244,7 @@ def test_full_disk_under_the_run_folder(tiny_model: Path, tmp_path: Path, monkey
             full_disk()
         fsync(descriptor)
 
-    monkeypatch.setattr(tpo.store.artifacts.os, "fsync", fill_up_the_run_folder)
+    monkeypatch.setattr(os, "fsync", fill_up_the_run_folder)
     with pytest.raises(TpoError) as error:
         run_here(tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=2"))
     assert_one_line(error.value, "no space left", str(tmp_path / "runs"))

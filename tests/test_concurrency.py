@@ -42,7 +42,9 @@ STEP = Step("fake", 1, {"num_chunks": 4})
 FAKE_STAGE = """
 import json, logging, os, sys, time
 from pathlib import Path
-from tpo.store.artifacts import Store, file_digest, finish, grow_rows
+from tpo.store.artifacts import Store, finish
+from tpo.store.files import file_digest
+from tpo.store.rows import grow_rows
 from tpo.store.stage import Step
 from tpo.store.records import Prompt
 

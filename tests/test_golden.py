@@ -22,7 +22,7 @@ from tpo.judge.rating import Rating, rate_responses
 from tpo.judge.select import Selection
 from tpo.model.policy import PolicyRef
 from tpo.pairs import build_pairs
-from tpo.plan.stages import PlannedPipeline, PlanStore, distinct_stages, plan_job
+from tpo.plan.stages import PlannedPipeline, PlanStore, distinct_steps, plan_job
 from tpo.run import iterate
 from tpo.store.artifacts import Artifact
 from tpo.store.records import Completion, Response, Score, Verdict
@@ -153,7 +153,7 @@ def test_artifact_ids_are_those_of_the_recorded_run_but_where_a_reason_stands(na
 @pytest.mark.parametrize("name", names("artifact_ids"))
 def test_a_plan_knows_the_ids_up_to_the_first_selection(name: str, tmp_path: Path) -> None:
     golden = GOLDEN[name]
-    stages = distinct_stages([plan_job(golden_config(golden, tmp_path))])
+    stages = distinct_steps([plan_job(golden_config(golden, tmp_path))])
     known = [stage for stage, planned in stages.items() if not planned.is_open]
     expected = [row.get("now", row["id"]) for row in golden["rows"]]
     assert len(stages) == len(expected) and known == expected[: len(known)]

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from test_config import PLAIN, composed
 
-from tpo.plan.stages import PlannedRun, plan_job
+from tpo.plan.stages import PlannedArtifact, PlannedPipeline, PlannedRun, PlanStore, plan_job
 from tpo.store.artifacts import Store, finish
 from tpo.store.job import load_work
+from tpo.store.records import Score
 from tpo.store.stage import Budget, RunsOn, Stage
 
 SERVERS = ["judge.server.base_url=http://a/v1", "judge.name=some/judge"]
@@ -77,3 +78,13 @@ def test_how_and_where_are_no_part_of_the_identity(tmp_path: Path) -> None:
     for more in ({}, {"how": {"a": 1}}, {"runs_on": RunsOn.VLLM}, {"processes": {"n": 2}}, {"budget": Budget(1)}):
         ids.append(make(Stage("any", 1, "nowhere:work"), {"x": 1}, seed=3, **more).artifact_id)
     assert len(set(ids)) == 1
+
+
+def test_scores_of_policies_that_are_judged_together_come_apart_by_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = composed(*PLAIN, "judge=llm_pairwise", *SERVERS, "eval.num_samples=2", "artifacts_dir=nowhere")
+    pipeline = PlannedPipeline(config, PlanStore(Path("nowhere")))
+    rows = [Score("p", index, float(index), None) for index in range(4)]
+    monkeypatch.setattr(PlannedArtifact, "rows", lambda *_: rows)
+    first, second = pipeline._scores([pipeline.baseline(), pipeline.answer(pipeline.seed_policy)])
+    assert [(row.sample_index, row.score) for row in first] == [(0, 0.0), (1, 1.0)]
+    assert [(row.sample_index, row.score) for row in second] == [(0, 2.0), (1, 3.0)]

@@ -4,7 +4,7 @@ What an artifact depends on stands in its step's `stages.py`; runs share whateve
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
@@ -32,19 +32,17 @@ class Pipeline:
     def __init__(self, config: Config, store: Store) -> None:
         """Prepare seed model and instructions, so that bad ones fail before anything is sampled."""
         self.config, self.store = config, store
-        form = config.thought
-        self.seed_policy = PolicyRef(
-            "seed", prepare_model(store, config.model), config.model, form, config.sample
-        ).seed()
+        model = prepare_model(store, config.model)
+        self.seed_policy = PolicyRef.untrained(model, config.model, form=config.thought, sampling=config.sample)
         self.judging = Judging(store, config.judge, config.rating, model=config.model, seed=self._seed("rate"))
         self.prompts = self._make_prompts()
         preflight(
             store,
             self.seed_policy,
             self.prompts,
-            forms=[form, DIRECT],
+            forms=[config.thought, DIRECT],
             settings=config.sample,
-            judge=asdict(config.judge),
+            judge=config.judge,
         )
 
     def sample(self, policy: PolicyRef, iteration: int) -> Artifact:
@@ -54,7 +52,7 @@ class Pipeline:
             policy,
             self.prompts,
             split=f"train-{iteration}",
-            settings=self.config.sample,
+            settings=policy.sampling,
             engine=self.config.engine,
             seed=self._seed("sample", f"iteration-{iteration}"),
         )
@@ -69,7 +67,7 @@ class Pipeline:
         return make_pairs(self.store, completions, scores, settings=self.config.pairs)
 
     def train(self, policy: PolicyRef, pairs: Artifact, iteration: int) -> Artifact:
-        """The adapters after each epoch of DPO, starting from `policy`."""
+        """What DPO leaves after each epoch, adapters or whole models, starting from `policy`."""
         return train(
             self.store,
             policy,
@@ -90,8 +88,8 @@ class Pipeline:
         return policies[selection.epoch], selection
 
     def baseline(self) -> Artifact:
-        """The seed model's direct answers to the test instructions."""
-        return self._answer(self.seed_policy.seed(DIRECT), "test", role="baseline")
+        """The seed model's direct answers, without a thought prompt, to the test instructions."""
+        return self._answer(self.seed_policy.seed_model(form=DIRECT), "test", role="baseline")
 
     def answer(self, policy: PolicyRef) -> Artifact:
         """The policy's answers to the test instructions."""
@@ -104,15 +102,16 @@ class Pipeline:
         )
 
     def _scores(self, answers: Sequence[Artifact]) -> list[list[Score]]:
-        """The scores of several policies' answers, one sample each."""
+        """The scores of several policies' answers, by policy."""
         if not self.judging.is_comparative:
-            judged = [self.judge(artifact) for artifact in answers]  # all are asked for before one is read
+            # All are requested first: a plan stops at the first rows that are read, and would miss the others.
+            judged = [self.judge(artifact) for artifact in answers]
             return [artifact.rows(Score) for artifact in judged]
-        rows = self.judge(*answers).rows(Score)
-        return [
-            [replace(row, sample_index=0) for row in rows if row.sample_index == position]
-            for position in range(len(answers))
-        ]
+        scores: list[list[Score]] = [[] for _ in answers]
+        for row in self.judge(*answers).rows(Score):  # samples are numbered on from one policy to the next
+            position, index = divmod(row.sample_index, self.config.eval.num_samples)
+            scores[position].append(replace(row, sample_index=index))
+        return scores
 
     def _answer(self, policy: PolicyRef, split: str, *, role: str = "answer") -> Artifact:
         return sample(
@@ -120,7 +119,7 @@ class Pipeline:
             policy,
             self.prompts,
             split=split,
-            settings=answer_settings(policy.sample, self.config.eval),
+            settings=answer_settings(policy.sampling, self.config.eval),
             engine=self.config.engine,
             seed=self._seed("sample", role),
         )
@@ -130,7 +129,7 @@ class Pipeline:
         prompts = make_prompts(
             self.store, config.prompts, policy=self.seed_policy, engine=config.engine, seed=config.seed
         )
-        available = prompts.metrics.get("num_iterations")  # a plan does not know it
+        available = prompts.metrics.get("num_iterations")  # nothing in a plan, which computes nothing
         if available is not None and available < config.num_iterations:
             raise PromptError(
                 f"num_iterations={config.num_iterations}, but the instructions last for "

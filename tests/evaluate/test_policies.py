@@ -70,7 +70,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_seed_is_the_configured_model() -> None:
     policy = found("seed")
-    assert (policy.settings, policy.form, policy.sample, policy.adapter) == (MODEL, FORM, SAMPLE, None)
+    assert (policy.settings, policy.form, policy.sampling, policy.adapter) == (MODEL, FORM, SAMPLE, None)
     assert policy.model.manifest["config"]["name"] == "small"
     assert policy.name == "small, with a thought"
     assert found("seed", form=DIRECT).name == "small, direct"
@@ -92,7 +92,7 @@ def test_run_brings_its_own_model_and_format(run: Path, suffix: str, adapter: st
     assert adapter_of(policy) == (None if adapter is None else artifacts / adapter)
     assert policy.settings.name == policy.model.manifest["config"]["name"] == "big"
     assert policy.form == ThoughtFormat("Draft. {instruction}", None, "<R>", "none")
-    assert policy.sample.max_thought_tokens == 99
+    assert policy.sampling.max_thought_tokens == 99
 
 
 def test_adapter_of_a_moved_run_is_looked_for_in_the_configured_artifacts(run: Path, tmp_path: Path) -> None:

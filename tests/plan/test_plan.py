@@ -13,13 +13,21 @@ from test_imports import HEAVY
 from test_run import NUM_TEST, NUM_TRAIN, NUM_VALIDATION, REPOSITORY, compose_config, tiny_overrides
 
 from tpo.config.compose import CONF, composing
+from tpo.config.groups import EngineConfig, ModelConfig, SampleConfig
+from tpo.config.kinds import load_settings
+from tpo.config.thought import ThoughtFormat
+from tpo.judge.stages import Judging
+from tpo.model.policy import PolicyRef
 from tpo.pipeline import Pipeline
 from tpo.plan.__main__ import PlanError, compose_jobs, expand, main, make_plan, to_dict
 from tpo.plan.cost import Past, token_budget
+from tpo.plan.stages import PlanStore
 from tpo.plan.tables import format_count, format_duration, notes
 from tpo.run import iterate
+from tpo.sample.stages import sample
 from tpo.store.artifacts import Artifact
 from tpo.store.open import open_store
+from tpo.store.stage import Stage
 
 RHO = "pairs.length_penalty=0,0.1,0.2,0.3,0.4,0.5"
 # Stages of a run of two epochs with a pointwise judge and the choice of the epoch by validation.
@@ -77,7 +85,7 @@ def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     with open_store(root / "artifacts") as store:
         tpo = Pipeline(config, store)
         iterate(tpo, lambda *_, **__: None, num_iterations=config.num_iterations)
-    return Ran(root, before, tpo.stages)
+    return Ran(root, before, store.asked)
 
 
 # --- a plan and its run -----------------------------------------------------------------------------------------
@@ -308,48 +316,67 @@ def manifest(stage: str, config: dict[str, Any], **inputs: str) -> dict[str, Any
     return {"stage": stage, "version": 1, "config": config, "inputs": inputs, "seed": 0, "metrics": {}}
 
 
-def sampled(num_samples: int, *, enforce: str) -> dict[str, Any]:
-    form = {"prompt": "{instruction}", "thought_delimiter": None, "response_delimiter": "R:", "enforce": enforce}
-    settings = {"num_samples": num_samples, "max_thought_tokens": 10, "max_response_tokens": 20}
-    return manifest("sample", {"split": "test", "thought": form, "settings": settings}, prompts="prompts-0")
+def sampled(store: PlanStore, prompts: Artifact, num_samples: int, *, enforce: str) -> Artifact:
+    """Completions of at most 10 tokens of thought and 20 of response."""
+    form = ThoughtFormat("{instruction}", None, "R:", enforce)  # type: ignore[arg-type]
+    sampling = SampleConfig(num_samples, 1.0, 1.0, max_thought_tokens=10, max_response_tokens=20)
+    model = store.request(Stage("model", 1, "nowhere:work"), {})
+    policy = PolicyRef.untrained(model, ModelConfig(name="m", max_model_len=64), form=form, sampling=sampling)
+    engine = load_settings(EngineConfig, {"kind": "torch", "chunk_prompts": 1, "max_sequences": 1})
+    return sample(store, policy, prompts, split="test", settings=sampling, engine=engine, seed=0)
+
+
+SERVER = ["judge.name=some/judge", "judge.server.base_url=http://a/v1", "judge.backend=server"]
 
 
 @pytest.mark.parametrize(
-    ("stage", "judge", "against", "expected"),
+    ("overrides", "against", "expected"),
     [
         # Of 5 instructions: 3 samples that share 30 tokens, and 1 of at most 20 tokens after a forced switch.
-        pytest.param("judge", {"kind": "length"}, None, 0, id="no_model"),
-        pytest.param("judge", {"kind": "armorm", "max_tokens": 4096}, None, 5 * (3 * 30 + 20), id="reward_model"),
+        pytest.param(["judge=length"], None, 0, id="no_model"),
+        pytest.param(["judge=armorm", "judge.max_tokens=4096"], None, 5 * (3 * 30 + 20), id="reward_model"),
         pytest.param(
-            *("judge", {"kind": "llm_pointwise", "backend": "vllm", "max_tokens": 7}, None),
+            ["judge=llm_pointwise", *SERVER, "judge.max_tokens=7"],
+            None,
             5 * (3 * (30 + 7) + (20 + 7)),
             id="writes",
         ),
         pytest.param(
-            *("verdicts", {"kind": "llm_pairwise", "backend": "server", "max_tokens": 100, "orders": "both"}, None),
+            ["judge=llm_pairwise", *SERVER, "judge.max_tokens=100", "judge.orders=both"],
+            None,
             5 * 6 * 2 * (2 * 30 + 100),
             id="all_pairs_in_both_orders",
         ),
         pytest.param(
-            *("verdicts", {"kind": "alpaca_eval", "backend": "server", "max_tokens": 1, "orders": "random"}, 3),
+            ["judge=alpaca_eval", *SERVER, "judge.max_tokens=1", "judge.orders=random"],
+            3,
             5 * 3 * (2 * 30 + 1),
             id="against_the_baseline_in_one_order",
         ),
     ],
 )
-def test_budget_of_judges_by_hand(stage: str, judge: dict[str, Any], against: int | None, expected: int) -> None:
-    others = {
-        "prompts-0": manifest("prompts", {"settings": {"num_test": 5}}),
-        "sample-0": sampled(3, enforce="none"),
-        "sample-1": sampled(1, enforce="switch"),
+def test_budget_of_judges_by_hand(overrides: list[str], against: int | None, expected: int) -> None:
+    config, store = compose_config(["experiment=smoke", *overrides]), PlanStore(Path("nowhere"))
+    judging = Judging(store, config.judge, config.rating, model=config.model, seed=0)
+    prompts = store.request(Stage("prompts", 1, "nowhere:work"), {"settings": {"num_test": 5}})
+    inputs = {
+        "prompts": prompts,
+        "completions_0": sampled(store, prompts, 3, enforce="none"),
+        "completions_1": sampled(store, prompts, 1, enforce="switch"),
     }
-    config = {"judge": judge} | ({} if against is None else {"against": against})
-    inputs = {"prompts": "prompts-0", "completions_0": "sample-0", "completions_1": "sample-1"}
-    assert token_budget(manifest(stage, config, **inputs), others) == expected
+    if config.judge.gives_verdicts:
+        assert token_budget(judging.verdicts(inputs, against=against).manifest) == expected
+    else:
+        assert token_budget(judging.score(inputs).manifest) == expected
 
 
 def test_budget_of_what_is_no_run_is_unknown() -> None:
-    assert token_budget(manifest("judge", {"judge": {"kind": "armorm"}}, labelled="labelled-0"), {}) is None
+    config, store = compose_config(["experiment=smoke", "judge=armorm"]), PlanStore(Path("nowhere"))
+    judging = Judging(store, config.judge, config.rating, model=config.model, seed=0)
+    labelled = store.request(Stage("labelled", 1, "nowhere:work"), {})
+    assert judging.score({"labelled": labelled}).budget is None
+    benchmark = store.request(Stage("benchmark", 1, "nowhere:work"), {"name": "ifeval"})
+    assert sampled(store, benchmark, 1, enforce="none").budget is None
 
 
 def test_estimates_come_from_past_stages_alike(tiny_model: Path, ran: Ran) -> None:
@@ -388,7 +415,7 @@ def test_nothing_is_expected_of_what_was_never_run(tiny_model: Path, ran: Ran) -
 def test_past_reads_manifests_of_other_shapes(tmp_path: Path) -> None:
     (tmp_path / "sample-0").mkdir()
     (tmp_path / "sample-0" / "manifest.json").write_text(json.dumps(manifest("sample", {}, prompts="gone")))
-    request = sampled(1, enforce="none")
+    request = manifest("sample", {"engine": {"kind": "torch"}})
     assert Past(tmp_path, ["sample"]).expect(request, budget=10) == (None, None, 0)
 
 

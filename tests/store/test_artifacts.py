@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import tpo.store.artifacts
 from tpo.store.artifacts import Store, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import content_hash, replacing, write_json
@@ -131,7 +130,7 @@ def test_directory_without_manifest_is_computed_again(tmp_path: Path) -> None:
     path = store.run(STEP).path
     (path / "manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"manifest\.json"):
-        store.open(path.name)
+        open_artifact(path)
     assert not store.run(STEP).is_reused and work.num_calls == 2
 
 
@@ -227,7 +226,7 @@ def grow(path: Path, compute: Grower) -> list[Prompt]:
 @pytest.fixture
 def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of interrupted runs need not reach the platter."""
-    monkeypatch.setattr(tpo.store.artifacts.os, "fsync", lambda handle: None)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
 def test_rows_come_in_order_and_chunks_are_cut_from_the_whole_list(tmp_path: Path) -> None:
@@ -345,7 +344,7 @@ def test_disk_full_at_any_write_loses_nothing_written_before(
     compute = Grower()
     store = Store(tmp_path, execute=execute)
     with monkeypatch.context() as patch:
-        patch.setattr(tpo.store.artifacts.os, "fsync", fsync)
+        patch.setattr(os, "fsync", fsync)
         with pytest.raises(ArtifactError, match="no space left"):  # at the request, a chunk or the manifest
             store.run(STEP)
         assert not (tmp_path / STEP.artifact_id / "manifest.json").exists()

@@ -15,7 +15,7 @@ from tpo.sample.stages import PROMPTS
 from tpo.store import resident as resident_module
 from tpo.store.artifacts import Store
 from tpo.store.errors import ArtifactError, TpoError
-from tpo.store.resident import Resident, StageEnd
+from tpo.store.resident import Resident, StepEnd
 from tpo.store.stage import RunsOn, Step
 
 BUILTIN = {"kind": "builtin", "num_train": 2, "num_validation": 2, "num_test": 2}
@@ -77,7 +77,7 @@ def test_a_failure_ends_the_process_and_not_the_next_stage(resident: Resident, t
 class FakeWorkers:
     """In the place of a process: what it says to each stage is given, and what happened is noted."""
 
-    says: list[StageEnd | TpoError] = []
+    says: list[StepEnd | TpoError] = []
     notes: list[str] = []
     are_alive = True
 
@@ -87,10 +87,10 @@ class FakeWorkers:
     def make(self, work: Any, arguments: Any) -> None:
         pass
 
-    def run(self, tasks: dict[int, Path]) -> Iterator[tuple[int, StageEnd]]:
+    def run(self, tasks: dict[int, Path]) -> Iterator[tuple[int, StepEnd]]:
         self.notes.append(tasks[0].name)
         match self.says.pop(0):
-            case StageEnd() as outcome:
+            case StepEnd() as outcome:
                 yield 0, outcome
             case error:
                 raise error
@@ -107,7 +107,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorkers]:
     return FakeWorkers
 
 
-KEEPS, OCCUPIED = StageEnd(has_engine=True), StageEnd(is_occupied=True, has_engine=True)
+KEEPS, OCCUPIED = StepEnd(has_engine=True), StepEnd(is_occupied=True, has_engine=True)
 
 
 def test_a_stage_that_wants_another_vllm_gets_a_fresh_process(fake: type[FakeWorkers]) -> None:
@@ -119,7 +119,7 @@ def test_a_stage_that_wants_another_vllm_gets_a_fresh_process(fake: type[FakeWor
 
 
 def test_room_is_made_once_and_by_what_holds_something(fake: type[FakeWorkers]) -> None:
-    fake.says.extend([StageEnd(), KEEPS, KEEPS])
+    fake.says.extend([StepEnd(), KEEPS, KEEPS])
     found = Resident()
     found.execute(Path("judge-a"))  # all of whose answers were there
     found.make_room()
@@ -132,15 +132,15 @@ def test_room_is_made_once_and_by_what_holds_something(fake: type[FakeWorkers]) 
     assert fake.notes[-2:] == ["start", "sample-c"]
 
 
-FAILURES: list[tuple[list[StageEnd | TpoError], str]] = [
-    ([StageEnd(error="no such file")], "no such file"),
+FAILURES: list[tuple[list[StepEnd | TpoError], str]] = [
+    ([StepEnd(error="no such file")], "no such file"),
     ([TpoError("worker 1 of 1 was killed by SIGKILL")], "worker 1 of 1 was killed by SIGKILL"),
     ([OCCUPIED, OCCUPIED], "it wants two different models in vLLM"),
 ]
 
 
 @pytest.mark.parametrize(("says", "error"), FAILURES)
-def test_what_goes_wrong_is_said(says: list[StageEnd | TpoError], error: str, fake: type[FakeWorkers]) -> None:
+def test_what_goes_wrong_is_said(says: list[StepEnd | TpoError], error: str, fake: type[FakeWorkers]) -> None:
     fake.says.extend([*says, KEEPS])
     found = Resident()
     with pytest.raises(ArtifactError, match=f"the stage sample-a failed: {error}.*run the same command again"):

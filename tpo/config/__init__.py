@@ -1,13 +1,19 @@
-"""What an experiment may be told: the schema of `conf/`, the rules that settings obey, and Hydra's callbacks.
+"""What an experiment may be told: the schema of `conf/`, the rules that settings obey, and the entry points' frame.
 
 The paper's settings (section 3.1) are keys of `conf/`: K, temperature, rho, the judge, the number of iterations. Each
 conf group has one dataclass, which is Hydra's schema and the settings of the stage at once: an unknown key, a wrong
 type or a value outside its range is refused at composition, before anything heavy is imported.
 
-In: YAML files and overrides from the command line. Out: plain dataclasses; nothing below this package sees Hydra.
+    fields.py              a field: its default, its rule, whether a result depends on it
+    groups.py              the groups, and the base classes of groups with several kinds
+    kinds.py               the kinds of a group, found by path beside their work
+    schema.py, build.py    what each entry point is configured with; from Hydra's config to these dataclasses
+    check.py               rules between groups, such as a search that needs epochs to select from
+    entry.py, help.py      beginning and end of every entry point, `--help`
+    sweep.py               Hydra callback: what became of a sweep's jobs
+    devices.py, shared_cores.py    Hydra callbacks: GPUs and CPU threads of jobs on one machine
 
-A field says in its metadata whether a result depends on it. Fields marked `how`, such as a server's address or a
-number of processes, are no part of an artifact's identity. Rules between groups, such as a search that needs epochs to
-select from, stand in `check.py`. The callbacks write down what became of a sweep's jobs and share devices and
-CPU threads among them. conf/README.md is for the user of the settings.
+In: YAML files and overrides from the command line. Out: plain dataclasses; only this package and the entry points
+import Hydra. Fields marked `how`, such as a server's address or a number of processes, are no part of an artifact's
+identity. conf/README.md is for the user of the settings.
 """

@@ -77,7 +77,7 @@ def thought_value(steps: Evaluation, settings: ThoughtValueEval) -> dict[str, An
     for fraction in settings.cuts:
         answers[f"cut-{fraction:g}"] = steps.intervene(policy, prompts, own, {"kind": "cut", "fraction": fraction})
     if policy.adapter is not None:
-        seeds = steps.answers(policy.seed(), prompts)
+        seeds = steps.answers(policy.seed_model(), prompts)
         answers["seed"] = steps.intervene(policy, prompts, seeds, {"kind": "given"})
     direct = replace(policy, form=DIRECT)
     answers["direct"] = steps.answers(direct, prompts)

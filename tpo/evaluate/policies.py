@@ -50,9 +50,9 @@ def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFor
         policy = PolicyRef(name, prepare_model(store, model), model, form, sample)
         return policy if adapter is None else policy.trained(*_trained(adapter, store))
 
-    how = "direct" if form == DIRECT else "with a thought"
+    manner = "direct" if form == DIRECT else "with a thought"
     if text == "seed":
-        return on(model, f"{model.name}, {how}")
+        return on(model, f"{model.name}, {manner}")
     place, _, iteration = text.rpartition("@")
     if place and iteration.isdecimal() and Path(place).is_dir():
         return _from_run(Path(place), int(iteration), store)
@@ -60,7 +60,7 @@ def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFor
     if (path / "summary.json").is_file():
         return _from_run(path, None, store)
     if (path / ADAPTER_CONFIG).is_file() or (is_whole_model(path) and (path.parent / MANIFEST).is_file()):
-        return on(model, f"{model.name} with {path}, {how}", path)
+        return on(model, f"{model.name} with {path}, {manner}", path)
     if path.is_dir() and not (path / "config.json").is_file():
         epochs = sorted(
             found.parent.name for name in (ADAPTER_CONFIG, "config.json") for found in path.glob(f"*/{name}")
@@ -69,7 +69,7 @@ def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFor
         raise PolicyError(f"policy {text}: the directory holds no run, adapter or model{hint}")
     if not path.is_dir() and (path.is_absolute() or text.startswith((".", "runs/", "artifacts/"))):
         raise PolicyError(f"policy {text}: there is no such directory")
-    return on(replace(model, source="pretrained", name=text, revision=None), f"{text}, {how}")
+    return on(replace(model, source="pretrained", name=text, revision=None), f"{text}, {manner}")
 
 
 def _from_run(path: Path, iteration: int | None, store: Store) -> PolicyRef:
@@ -84,7 +84,7 @@ def _from_run(path: Path, iteration: int | None, store: Store) -> PolicyRef:
         model=prepare_model(store, model),
         settings=model,
         form=load_settings(ThoughtFormat, config["thought"]),
-        sample=SampleConfig(**config["sample"]),
+        sampling=SampleConfig(**config["sample"]),
     )
     if entries[number]["adapter"] is None:
         return policy

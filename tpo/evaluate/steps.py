@@ -4,7 +4,7 @@ What a run of `tpo.run` computed already is shared where all that it depends on 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from tpo.config.schema import EvaluateConfig
@@ -20,7 +20,7 @@ from tpo.store.seeds import derive_seed
 
 
 class Evaluation:
-    """The steps of one evaluation: each method asks the store for one artifact."""
+    """The steps of one evaluation, requested one method at a time."""
 
     def __init__(self, config: EvaluateConfig, store: Store) -> None:
         """Prepare the policies, so that one that does not exist fails before anything is sampled."""
@@ -31,7 +31,7 @@ class Evaluation:
     def baseline(self) -> PolicyRef:
         """The configured baseline policy; by default the policy's own model without adapter, direct."""
         if self.config.baseline is None:
-            return self.policy.seed(DIRECT)
+            return self.policy.seed_model(form=DIRECT)
         return self._find(self.config.baseline, form=DIRECT)
 
     def prompts(self) -> Artifact:
@@ -48,14 +48,14 @@ class Evaluation:
 
     def answers(self, policy: PolicyRef, prompts: Artifact, *, role: str = "answer", **changes: Any) -> Artifact:
         """A policy's answers to the test instructions; `changes` replace settings of `sample`."""
-        settings = replace(stages.answer_settings(policy.sample, self.config.eval), **changes)
+        settings = replace(stages.answer_settings(policy.sampling, self.config.eval), **changes)
         preflight(
             self.store,
             policy,
             prompts,
             forms=[policy.form],
             settings=settings,
-            judge=asdict(self.config.judge),
+            judge=self.config.judge,
         )
         return sample(
             self.store,
@@ -77,7 +77,7 @@ class Evaluation:
             prompts,
             thoughts,
             intervention=intervention,
-            settings=stages.answer_settings(policy.sample, self.config.eval),
+            settings=stages.answer_settings(policy.sampling, self.config.eval),
             engine=self.config.engine,
             seed=self.seed("intervene"),
         )

@@ -1,4 +1,4 @@
-"""Stages "judge", "verdicts", "normalize" and "combine": responses -> scores. A judge never gets a thought.
+"""Stages "judge", "verdicts", "rate", "normalize" and "combine": responses -> scores. A judge never gets a thought.
 
 A pointwise judge scores each response ("judge"). A pairwise one gives verdicts on all ordered pairs of an instruction's
 responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble adds up other judges' scores

@@ -53,14 +53,19 @@ class Judging:
         return self.judge.gives_verdicts
 
     def score(self, inputs: Mapping[str, Artifact]) -> Artifact:
-        """Return the scores of all responses that `inputs` hold."""
+        """Return the scores of all responses that `inputs` hold.
+
+        Args:
+            inputs: `prompts` with `completions_0`, `completions_1`, ... and perhaps `references` (a benchmark), whose
+                samples are numbered on in this order; or `labelled`.
+        """
         return self._score(self.judge, inputs)
 
     def verdicts(self, inputs: Mapping[str, Artifact], *, against: int | None = None) -> Artifact:
         """Return a pairwise judge's verdicts on the responses that `inputs` hold.
 
         Args:
-            inputs: Instructions and completions, or labelled pairs.
+            inputs: As for `score`.
             against: Sample index of a response that all others are compared with; None compares all pairs.
         """
         return self._ask(VERDICTS, self.judge, inputs, **({} if against is None else {"against": against}))
@@ -78,6 +83,7 @@ class Judging:
         return self.store.request(RATE, {"rating": identity(self.rating)}, inputs, seed=self._seed)
 
     def _ask(self, stage: Stage, judge: JudgeConfig, inputs: Mapping[str, Artifact], **settings: Any) -> Artifact:
+        # No seed: runs with other seeds share the judgements of equal completions.
         config: dict[str, Any] = {"judge": identity(judge), **settings, **judge.depends_on()}
         inputs = dict(inputs)
         if judge.uses_seed_model:

@@ -41,23 +41,26 @@ class Policy:
 
 @dataclass(frozen=True)
 class PolicyRef:
-    """Which policy, and how it is asked: what a step that samples from it depends on.
+    """Which policy, and how it is asked.
+
+    `config` and `inputs` are the part of a step's identity that all steps with a policy share; a step that samples adds
+    `form` and `sampling`.
 
     Attributes:
         name: For people.
         model: Artifact of the stage "model".
         settings: The seed model's.
         form: The thought format that it is asked with; `DIRECT` where it answers directly.
-        sample: Its token budgets, and how completions for training are sampled.
+        sampling: Its token budgets, and how completions for training are sampled.
         adapter: Artifact that holds what was trained, an adapter or whole models; None for the seed model.
-        epoch: Of the adapter's training; 0 for the seed model.
+        epoch: Whose weights of `adapter`; 0 for the seed model.
     """
 
     name: str
     model: Artifact
     settings: ModelConfig
     form: ThoughtFormat
-    sample: SampleConfig
+    sampling: SampleConfig
     adapter: Artifact | None = None
     epoch: int = 0
 
@@ -71,15 +74,24 @@ class PolicyRef:
         """The policy's part of a step's inputs."""
         return {"model": self.model} | ({} if self.adapter is None else {"adapter": self.adapter})
 
+    @classmethod
+    def untrained(
+        cls, model: Artifact, settings: ModelConfig, *, form: ThoughtFormat, sampling: SampleConfig
+    ) -> "PolicyRef":
+        """Return the seed model as a policy."""
+        manner = "direct" if form == DIRECT else "with a thought"
+        return cls(f"{settings.name}, {manner}", model, settings, form, sampling)
+
     def trained(self, adapter: Artifact, epoch: int) -> "PolicyRef":
-        """Return the policy after an epoch of a training that started from this one's seed model."""
+        """Return the policy that `adapter` holds after `epoch`.
+
+        An adapter holds all training so far, so the policy stands on the seed model, wherever its training started.
+        """
         return replace(self, adapter=adapter, epoch=epoch)
 
-    def seed(self, form: ThoughtFormat | None = None) -> "PolicyRef":
-        """Return the seed model, asked with `form` if one is given."""
-        form = form or self.form
-        how = "direct" if form == DIRECT else "with a thought"
-        return replace(self, name=f"{self.settings.name}, {how}", form=form, adapter=None, epoch=0)
+    def seed_model(self, *, form: ThoughtFormat | None = None) -> "PolicyRef":
+        """Return the policy before any training, asked with another thought format if one is given."""
+        return PolicyRef.untrained(self.model, self.settings, form=form or self.form, sampling=self.sampling)
 
 
 def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Policy:

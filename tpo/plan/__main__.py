@@ -23,7 +23,7 @@ from tpo.config.compose import compose_config, composing
 from tpo.config.schema import Config
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
-from tpo.plan.stages import PlannedRun, PlannedStage, distinct_stages, plan_job, stage_kind
+from tpo.plan.stages import PlannedRun, PlannedStep, distinct_steps, plan_job, stage_kind
 from tpo.plan.tables import print_plan
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
@@ -50,7 +50,7 @@ class Plan:
     """The stages of all jobs with what they cost; `budgets` and `estimates` are by stage id."""
 
     jobs: tuple[PlannedRun, ...]
-    stages: dict[str, PlannedStage]
+    stages: dict[str, PlannedStep]
     budgets: dict[str, int]
     estimates: dict[str, Estimate]
     devices: tuple[str, ...]  # that the estimates come from
@@ -120,7 +120,7 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | No
             jobs.append(plan_job(config, overrides=job))
         except TpoError as error:
             raise _in_job(job, error) from error
-    stages = distinct_stages(jobs)
+    stages = distinct_steps(jobs)
     asked = {name: stage.artifact.manifest for name, stage in stages.items()}
     budgets = {name: token_budget(request) for name, request in asked.items()}
     past = Past(Path(roots[0]), [stage_kind(stage.artifact) for stage in stages.values()])

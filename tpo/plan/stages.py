@@ -90,7 +90,7 @@ def plan_job(config: Config, *, overrides: Sequence[str] = ()) -> PlannedRun:
 
 
 @dataclass(frozen=True)
-class PlannedStage:
+class PlannedStep:
     """A distinct stage of a sweep.
 
     Attributes:
@@ -110,7 +110,7 @@ class PlannedStage:
         return not isinstance(self.artifact, PlannedArtifact)
 
 
-def distinct_stages(jobs: Sequence[PlannedRun]) -> dict[str, PlannedStage]:
+def distinct_steps(jobs: Sequence[PlannedRun]) -> dict[str, PlannedStep]:
     """Return the stages of all jobs by id, in the order in which they are first asked for."""
     artifacts: dict[str, Artifact] = {}
     users: dict[str, list[int]] = {}
@@ -123,7 +123,7 @@ def distinct_stages(jobs: Sequence[PlannedRun]) -> dict[str, PlannedStage]:
         inputs, epoch = artifact.manifest["inputs"], artifact.manifest["config"].get("epoch")
         if ("adapter" in inputs and epoch == NO_EPOCH) or undecided & set(inputs.values()):
             undecided.add(name)
-    return {name: PlannedStage(artifacts[name], tuple(users[name]), name in undecided) for name in artifacts}
+    return {name: PlannedStep(artifacts[name], tuple(users[name]), name in undecided) for name in artifacts}
 
 
 def stage_kind(artifact: Artifact) -> str:

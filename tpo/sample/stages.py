@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tpo.config.fields import file_digests, how, identity
-from tpo.config.groups import EngineConfig, PromptsConfig, SampleConfig
+from tpo.config.groups import EngineConfig, JudgeConfig, PromptsConfig, SampleConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.policy import PolicyRef
 from tpo.sample.sources.synthetic import SyntheticPrompts
@@ -28,12 +28,12 @@ def make_prompts(
         settings: Where they come from, and the sizes of the splits.
         policy: Its seed model generates them where they are synthetic.
         engine: Samples them then.
-        seed: Of the run.
+        seed: The run's; each step derives its own.
     """
     config: dict[str, Any] = {"settings": identity(settings), **file_digests(settings)}
     inputs: dict[str, Artifact] = {}
     if isinstance(settings, SyntheticPrompts):
-        model = policy.seed()
+        model = policy.seed_model()
         inputs["candidates"] = store.request(
             SYNTHESIZE,
             config | {"engine": identity(engine), **model.config},
@@ -53,7 +53,7 @@ def preflight(
     *,
     forms: Sequence[ThoughtFormat],
     settings: SampleConfig,
-    judge: dict[str, Any],
+    judge: JudgeConfig,
 ) -> Artifact:
     """Check that everything fits into the model's context, before anything is sampled.
 
@@ -63,13 +63,13 @@ def preflight(
         prompts: Instructions of all splits.
         forms: Thought formats that they will be asked in.
         settings: Token budgets.
-        judge: The judge's settings, some of whose answers must be single tokens of the model.
+        judge: Some of its answers must be single tokens of the model.
     """
-    model = policy.seed()
+    model = policy.seed_model()
     config = {
         "forms": [identity(form) for form in forms],
         "sample": identity(settings),
-        "judge": judge,
+        "judge": identity(judge),
         **model.config,
     }
     return store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})
@@ -87,6 +87,9 @@ def sample(
 ) -> Artifact:
     """Return K completions of each instruction of a split: everything that they depend on stands in this call.
 
+    Their identity is `config`, `inputs` and `seed` below: `policy.config` adds dtype, context and epoch,
+    `policy.inputs` the model and the adapter. The request's other arguments say how it is computed, and its cost.
+
     Args:
         store: Of all artifacts.
         policy: What is sampled from, and the thought format that it is asked in.
@@ -94,7 +97,7 @@ def sample(
         split: "train-1", "train-2", ..., "validation" or "test".
         settings: K, temperature, nucleus and token budgets.
         engine: What samples.
-        seed: Of the step.
+        seed: The step's; `completions.py` derives each sample's from it.
     """
     config = {
         "split": split,
@@ -116,7 +119,10 @@ def sample(
 
 
 def _budget(prompts: Artifact, *, split: str, form: ThoughtFormat, settings: SampleConfig) -> Budget | None:
-    """Without a forced switch thought and response share their tokens."""
+    """Return the most that sampling a split may take; None where `prompts` does not say its sizes, as a benchmark.
+
+    Without a forced switch the response may use the thought's tokens too.
+    """
     sizes = prompts.manifest["config"].get("settings", {})
     num_prompts = sizes.get(f"num_{split.partition('-')[0]}")  # "train-2" has num_train instructions
     if num_prompts is None:  # of a benchmark

@@ -86,7 +86,7 @@ class Store:
 
     @property
     def asked(self) -> list[Artifact]:
-        """The distinct artifacts that this store was asked for, in the order in which they were first."""
+        """What this store was asked for, each artifact once, in the order in which they were first asked for."""
         return list(self._asked.values())
 
     def request(
@@ -101,7 +101,7 @@ class Store:
         processes: dict[str, Any] | None = None,
         budget: Budget | None = None,
     ) -> Artifact:
-        """Return the artifact of a step of `stage` (see `Step` for its parts), computing it if it is not there yet.
+        """Return the artifact of a step of `stage` (see `Step` for its parts), computing it now if it is not there yet.
 
         Args:
             stage: The kind of computation.

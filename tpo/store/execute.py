@@ -4,7 +4,6 @@ The directory holds `request.json`, which names the work; the manifest is writte
 executes one step and ends gives all of its memory back. A training may be executed by several processes.
 """
 
-import ctypes
 import json
 import logging
 import os
@@ -17,9 +16,8 @@ from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors
 from tpo.store.job import Job, load_work
 from tpo.store.locks import adopt
+from tpo.store.memory import keep_freed_memory
 from tpo.store.processes import launch
-
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 
 
 def execute(path: Path, *, started: float | None = None) -> None:
@@ -43,22 +41,6 @@ def execute(path: Path, *, started: float | None = None) -> None:
     metrics = load_work(request["work"])(job)
     if rank == 0:
         finish(path, metrics=metrics, started=started)
-
-
-def keep_freed_memory() -> None:
-    """Tell glibc to reuse freed memory in place of returning it to the system; elsewhere do nothing.
-
-    A training step on a CPU allocates and frees gigabytes of activations. By default glibc maps and unmaps each
-    large tensor, and the kernel clears every page anew; experiments/LOG.md has what a training gained.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # another C library
-        return
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ Metrics = dict[str, Any]  # what a stage counted and measured, plain JSON types
 
 @dataclass(frozen=True)
 class Job:
-    """One step to compute.
+    """One step to compute, where a job of Hydra's is a whole run.
 
     Attributes:
         path: The artifact's directory, to write to.

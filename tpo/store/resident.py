@@ -22,7 +22,7 @@ from tpo.store.processes.workers import Emit, Workers
 log = logging.getLogger(__name__)
 
 
-class StageEnd(NamedTuple):
+class StepEnd(NamedTuple):
     """How the execution of a step in the child ended."""
 
     error: str | None = None  # what went wrong
@@ -54,7 +54,7 @@ class Resident:
                 self.close()
                 outcome = self._try(path)
         except TpoError as ended:  # the child ended or was killed
-            outcome = StageEnd(error=str(ended))
+            outcome = StepEnd(error=str(ended))
         error = "it wants two different models in vLLM" if outcome.is_occupied else outcome.error
         if error is not None:
             self.close()
@@ -79,10 +79,10 @@ class Resident:
 
     def _start(self) -> Workers:
         self._workers = Workers([{}])
-        self._workers.make(Stages, [{}])
+        self._workers.make(ChildSteps, [{}])
         return self._workers
 
-    def _try(self, path: Path) -> StageEnd:
+    def _try(self, path: Path) -> StepEnd:
         if self._workers is not None and not self._workers.are_alive:
             log.warning(
                 "the process that waited for steps with vLLM is gone, perhaps for want of memory: starting another"
@@ -91,12 +91,12 @@ class Resident:
         workers = self._workers or self._start()
         self._has_engine = True  # must be assumed until the child says what it has
         [(_, outcome)] = workers.run({0: path})
-        found: StageEnd = outcome
+        found: StepEnd = outcome
         self._has_engine = found.has_engine
         return found
 
 
-class Stages:
+class ChildSteps:
     """What the child does: it executes the steps that its parent sends."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Stages:
         self._importing.start()
 
     def __call__(self, path: Path, emit: Emit) -> None:
-        """Execute a step and pass its `StageEnd` to `emit`."""
+        """Execute a step and pass its `StepEnd` to `emit`."""
         from tpo.store.execute import execute
         from tpo.store.processes.vllm import OccupiedError, has_engine
 
@@ -121,7 +121,7 @@ class Stages:
             if not isinstance(failed, TpoError):
                 log.exception("%s failed", path.name)
             error = describe(failed)
-        emit(StageEnd(error, is_occupied, has_engine()))
+        emit(StepEnd(error, is_occupied, has_engine()))
 
 
 def _import_vllm() -> None:

@@ -31,7 +31,10 @@ class Budget(NamedTuple):
 
 
 class RunsOn(StrEnum):
-    """What a step computes with, which decides the process that it runs in (`tpo.store.open`)."""
+    """What a step computes with, which decides the process that it runs in (`tpo.store.open`).
+
+    The child process that keeps vLLM runs steps of VLLM. Before one of DEVICE its engine is ended; HOST lets it be.
+    """
 
     HOST = "host"  # none of the device's memory
     DEVICE = "device"  # the GPU, or the cores where there is none

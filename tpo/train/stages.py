@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tpo.config import fields
+from tpo.config.fields import identity
 from tpo.config.groups import AccelerateConfig, TrainConfig
 from tpo.model.policy import PolicyRef
 from tpo.store.artifacts import Artifact, Store
@@ -18,19 +18,19 @@ def train(
 
     Args:
         store: Of all artifacts.
-        policy: Where training starts, and what the pairs were sampled from.
+        policy: Where training starts, and what the pairs were sampled from; its epoch is part of the identity.
         pairs: Preference pairs.
         settings: Of the training.
         accelerate: How several processes share it.
         seed: Of the step.
     """
-    identity = fields.identity(settings) | {"quantization": policy.settings.quantization}
+    trained_with = identity(settings) | {"quantization": policy.settings.quantization}
     if policy.adapter is None:
-        identity["reference"] = "previous"  # here both are the seed model, so both settings share one artifact
-    config: dict[str, Any] = {"settings": identity, **policy.config}
+        trained_with["reference"] = "previous"  # here both are the seed model, so both settings share one artifact
+    config: dict[str, Any] = {"settings": trained_with, **policy.config}
     processes = None
     if settings.num_processes > 1:  # the result is the same up to rounding only, so it is another artifact
-        sharing = fields.identity(accelerate) | {"num_processes": settings.num_processes}
+        sharing = identity(accelerate) | {"num_processes": settings.num_processes}
         processes = config["accelerate"] = sharing
     sampled = pairs.budget or Budget(0)
     return store.request(
