@@ -14,7 +14,7 @@ from tpo.config.compose import compose_config
 from tpo.config.fields import ConfigError
 from tpo.config.schema import EvaluateConfig
 from tpo.evaluate.__main__ import run_evaluation
-from tpo.evaluate.measurements import EvaluationError
+from tpo.evaluate.measure import EvaluationError
 from tpo.evaluate.policies import PolicyError
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.results.run_tables import evaluation_table
@@ -140,8 +140,8 @@ def test_thought_budget_is_kept(finished: Finished) -> None:
         budget = item["max_thought_tokens"]
         if budget == 0:
             assert {row.thought for row in rows} == {""}
-        else:  # the tiny model never writes a delimiter: each thought was ended by force
-            assert {row.forced_start for row in rows if row.finish_reason == "length"} == {budget}
+        else:  # the tiny model never writes a delimiter: each thought was ended by force, or with the turn before that
+            assert max(row.forced_start for row in rows) == budget
 
 
 @pytest.mark.parametrize(
