@@ -80,7 +80,7 @@ class AlpacaEvalEval(BenchmarkEval):
         responses: Sequence[Response],
         wins: Mapping[str, float | None],
     ) -> Rate:
-        """Return the length-controlled win rate by the estimator that is asked for, or with "auto" by the best there is.
+        """Return the length-controlled win rate by the estimator that is asked for, or by the best there is.
 
         What the official estimator and the fixed slope know of the annotator's taste for length is GPT-4-turbo's, so
         any other judge's is fitted.
