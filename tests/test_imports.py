@@ -35,7 +35,6 @@ NEEDS_TORCH = {
     "tpo.model.packed",
     "tpo.train.pair_trees",
     "tpo.train.reference",
-    "tpo.train.settings",
     "tpo.model.states",
     "tpo.train.trainer",
     "tpo.model.trees",

@@ -32,15 +32,16 @@ class Pipeline:
     def __init__(self, config: Config, store: Store) -> None:
         """Prepare seed model and instructions, so that bad ones fail before anything is sampled."""
         self.config, self.store = config, store
+        form = config.thought
         model = prepare_model(store, config.model)
-        self.seed_policy = PolicyRef.untrained(model, config.model, form=config.thought, sampling=config.sample)
+        self.seed_policy = PolicyRef.untrained(model, config.model, form=form, sampling=config.sample)
         self.judging = Judging(store, config.judge, config.rating, model=config.model, seed=self._seed("rate"))
         self.prompts = self._make_prompts()
         preflight(
             store,
             self.seed_policy,
             self.prompts,
-            forms=[config.thought, DIRECT],
+            forms=[form, DIRECT],
             settings=config.sample,
             judge=config.judge,
         )

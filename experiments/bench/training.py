@@ -162,9 +162,7 @@ def train_settings(work: Work, *overrides: str) -> Any:
     from tpo.train.settings import TrainSettings
 
     config = work.config(f"train.beta={BETA}", *overrides)
-    settings = asdict(config.train) | {"quantization": config.model.quantization}
-    del settings["select"]
-    return TrainSettings(**settings)
+    return TrainSettings(**asdict(config.train), quantization=config.model.quantization)
 
 
 @contextmanager

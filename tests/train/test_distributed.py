@@ -56,8 +56,7 @@ def accelerate_config(option: str, num_processes: int = 2) -> dict[str, Any]:
 
 def train_step(root: Path, tiny_model: Path, accelerate: dict[str, Any] | None, **changes: Any) -> Step:
     """A training of three epochs, two steps each; model and pairs are made where they are missing."""
-    settings = dataclasses.asdict(dataclasses.replace(SETTINGS, batch_size=8, num_epochs=3, **changes))
-    del settings["num_processes"]
+    settings = dataclasses.replace(SETTINGS, batch_size=8, num_epochs=3, **changes).identity()
     model = Step(
         "model",
         1,

@@ -180,7 +180,7 @@ def test_resumed_equals_uninterrupted(tiny_model: Path, tmp_path: Path, monkeypa
 def ran(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Two iterations of one epoch."""
     root = tmp_path_factory.mktemp("ran")
-    changes = ("num_iterations=2", "train=full_dpo", "train.lora_rank=0", "train.num_epochs=1")
+    changes = ("num_iterations=2", "train=full_dpo", "train.num_epochs=1")
     return run_here(root, tiny_overrides(tiny_model, root, *changes))
 
 

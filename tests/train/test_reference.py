@@ -1,6 +1,5 @@
 """The key under which the reference's log-probabilities are kept: it tells apart what their bits depend on."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ MOVES_BITS: dict[str, Any] = {
 
 def path_of(*, inputs: dict[str, str] | None = None, policy: dict[str, Any] | None = None, **settings: Any) -> Path:
     """Where a training keeps them, by what differs from an ordinary one."""
-    given = {name: value for name, value in asdict(SETTINGS).items() if name != "num_processes"}
+    given = SETTINGS.identity()
     assert settings.keys() <= given.keys()
     names = {"model": "model-a", "pairs": "pairs-a", "adapter": "train-a"} | (inputs or {})
     config = {"settings": given | settings, "dtype": "bfloat16", "max_model_len": 512, "epoch": 2} | (policy or {})
@@ -48,7 +47,7 @@ def path_of(*, inputs: dict[str, str] | None = None, policy: dict[str, Any] | No
 
 
 def test_every_setting_is_known_to_move_them_or_not() -> None:
-    assert {*MOVES_NOTHING, *MOVES_BITS, "num_processes"} == set(asdict(SETTINGS))
+    assert {*MOVES_NOTHING, *MOVES_BITS} == set(SETTINGS.identity())
     assert not MOVES_NOTHING.keys() & MOVES_BITS.keys()
 
 

@@ -2,47 +2,30 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import LoraConfig, TaskType
-
+from tpo.config.fields import setting
+from tpo.config.groups import TrainConfig
 from tpo.store.errors import TpoError
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 
 class TrainingError(TpoError):
     """A training that cannot start, or whose first step shows a wrong reference."""
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """The `train` group, without what only concerns the choice of the checkpoint."""
+@dataclass
+class TrainSettings(TrainConfig):
+    """The group `train` as a training gets it: with how the weights are quantized, which the group `model` says."""
 
-    learning_rate: float
-    lr_scheduler: str
-    warmup_ratio: float
-    num_epochs: int
-    batch_size: int
-    micro_batch_size: int
-    max_grad_norm: float
-    gradient_checkpointing: bool
-    lora_rank: int
-    lora_alpha: int
-    lora_targets: str
-    quantization: str
-    beta: float
-    nll_weight: float
-    reference: str
-    mask_forced_tokens: bool
-    num_processes: int = 1
+    quantization: str = setting("none")
 
-    @property
-    def is_full(self) -> bool:
-        """Whether all weights are trained."""
-        return self.lora_rank == 0
-
-    def lora(self) -> LoraConfig:
+    def lora(self) -> "LoraConfig":
         """Return peft's configuration of the adapter."""
+        from peft import LoraConfig, TaskType
+
         names = self.lora_targets
         return LoraConfig(
             task_type=TaskType.CAUSAL_LM,
@@ -54,6 +37,8 @@ class TrainSettings:
 
     def arguments(self, work: Path, *, seed: int) -> dict[str, Any]:
         """Return the arguments of trl's configuration that do not concern the loss."""
+        import torch
+
         return {
             "output_dir": str(work),
             "seed": seed % 2**31,

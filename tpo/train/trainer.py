@@ -25,6 +25,7 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from tpo.config.fields import restore
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.lora import fuse_adapter
@@ -164,7 +165,7 @@ def work(job: Job) -> Metrics:
         job.path,
         job.inputs["pairs"].rows(Pair),
         open_policy(config, job.inputs),
-        TrainSettings(**config["settings"], num_processes=num_processes),
+        restore(TrainSettings, config["settings"], {"num_processes": num_processes}),
         seed=job.seed,
         reference_path=reference_path(job.path.parent, config, job.inputs),
     )

@@ -119,7 +119,7 @@ def agreement(
         "longer": _Column((1 + longer * sides) / 2, labels.gap != 0, scored),
         "labels": _Column((1 + longer * labels.side) / 2, labels.gap != 0, scored),
     }
-    found = _estimate(
+    found = _rates(
         columns,
         [pair.prompt_id for pair, _ in kept],
         bootstrap=_Bootstrap(seed, confidence, num_resamples),
@@ -159,8 +159,8 @@ def position_bias(
     same = _Column((forward == -backward).astype(float), np.full(len(keys), True), forward_scored & backward_scored)
     paired = {"same": same, "opposite": same._replace(values=(forward * backward > 0).astype(float))}
     bootstrap = _Bootstrap(seed, confidence, num_resamples)
-    found = _estimate(paired, [name for name, _, _ in keys], bootstrap=bootstrap)
-    first_wins = _estimate(shown, [name for name, _, _ in by_key], bootstrap=bootstrap)["first"]
+    found = _rates(paired, [name for name, _, _ in keys], bootstrap=bootstrap)
+    first_wins = _rates(shown, [name for name, _, _ in by_key], bootstrap=bootstrap)["first"]
     return PositionBias(first_wins=first_wins, consistent=found["same"], contradicting=found["opposite"])
 
 
@@ -209,7 +209,7 @@ class _Column(NamedTuple):
     scored: Mask
 
 
-def _estimate(
+def _rates(
     columns: Mapping[str, _Column],
     prompt_ids: Sequence[str],
     *,
@@ -242,27 +242,27 @@ def _estimate(
             num_rows=sum(int((column.rows & column.scored).sum()) for column in found),
         )
 
-    estimates = {name: summarize(float(means[number]), resampled[:, number], [name]) for name, number in order.items()}
+    rates = {name: summarize(float(means[number]), resampled[:, number], [name]) for name, number in order.items()}
     for name, (one, other) in (differences or {}).items():
         i, j = order[one], order[other]
-        estimates[name] = summarize(float(means[i] - means[j]), resampled[:, i] - resampled[:, j], [one, other])
-    return estimates
+        rates[name] = summarize(float(means[i] - means[j]), resampled[:, i] - resampled[:, j], [one, other])
+    return rates
 
 
 # --- reports ----------------------------------------------------------------------------------------------------
 
-#: Results as files hold them: "judge" (its name), `Agreement.to_dict()`'s keys, and perhaps "position_bias".
-Results = Sequence[dict[str, Any]]
+#: Measured judges as files hold them: "judge" (its name), `Agreement.to_dict()`'s keys, and perhaps "position_bias".
+Judges = Sequence[dict[str, Any]]
 
 
-def agreement_table(results: Results, *, title: str = "Agreement with labels") -> "Table":
+def agreement_table(judges: Judges, *, title: str = "Agreement with labels") -> "Table":
     """Return a table for the terminal with a line per judge and what matters most; `agreement_markdown` has it all."""
     from rich import box
     from rich.table import Table
 
     lines = [
         {name: cell for name, cell in line.items() if name not in {SLICES["preferred_longer"], "labels prefer longer"}}
-        for line in _lines(results)
+        for line in _lines(judges)
     ]
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in lines[0]:
@@ -272,25 +272,25 @@ def agreement_table(results: Results, *, title: str = "Agreement with labels") -
     return table
 
 
-def agreement_markdown(results: Results) -> str:
+def agreement_markdown(judges: Judges) -> str:
     """Return a table in Markdown with a line per judge."""
-    lines = _lines(results)
+    lines = _lines(judges)
     return to_markdown(TextTable("", list(lines[0]), [list(line.values()) for line in lines]))
 
 
-def _lines(results: Results) -> list[dict[str, str]]:
+def _lines(judges: Judges) -> list[dict[str, str]]:
     """Return the cells of every judge by the name of their column."""
-    is_pairwise = any(result.get("position_bias") for result in results)
+    is_pairwise = any(judge.get("position_bias") for judge in judges)
     lines = []
-    for result in results:
-        slices, bias = result["slices"], result.get("position_bias") or {}
+    for judge in judges:
+        slices, bias = judge["slices"], judge.get("position_bias") or {}
         rates = {title: slices[name] for name, title in SLICES.items()}
-        rates["judge prefers longer"] = result["prefers_longer"]
-        rates["labels prefer longer"] = result["labels_prefer_longer"]
+        rates["judge prefers longer"] = judge["prefers_longer"]
+        rates["labels prefer longer"] = judge["labels_prefer_longer"]
         if is_pairwise:
             rates["first shown wins"] = bias.get("first_wins")
             rates["orders contradict"] = bias.get("contradicting")
         counts = {"pairs": str(slices["all"]["num_rows"]), "unscored": str(slices["all"]["num_unscored"])}
         cells = {name: format_rate(rate and Rate.from_dict(rate)) for name, rate in rates.items()}
-        lines.append({"judge": result["judge"], **counts, **cells})
+        lines.append({"judge": judge["judge"], **counts, **cells})
     return lines

@@ -20,19 +20,19 @@ DRAWN = ("all", "length_matched", "preferred_shorter")
 
 
 @styled
-def draw_agreement(results: Sequence[dict[str, Any]]) -> "Figure":
+def draw_agreement(judges: Sequence[dict[str, Any]]) -> "Figure":
     """Draw a dot with its interval for every judge, a panel for each slice of `DRAWN`."""
-    caption = f"agreement with labels; {interval_text(results[0]['confidence'])} over instructions; n: comparisons"
-    figure = new_figure(PAGE, 0.33 * len(results) + 0.9, caption=caption)
+    caption = f"agreement with labels; {interval_text(judges[0]['confidence'])} over instructions; n: comparisons"
+    figure = new_figure(PAGE, 0.33 * len(judges) + 0.9, caption=caption)
     panels = figure.subplots(1, len(DRAWN), sharex=True, sharey=True)
     for axes, name in zip(panels, DRAWN, strict=True):
         axes.axvline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
-        for row, result in enumerate(results):
-            _draw_rate(axes, row, Rate.from_dict(result["slices"][name]))
-        axes.set(title=SLICES[name], xlim=(0, 100), ylim=(len(results) - 0.5, -0.5), xticks=range(0, 101, 25))
+        for row, judge in enumerate(judges):
+            _draw_rate(axes, row, Rate.from_dict(judge["slices"][name]))
+        axes.set(title=SLICES[name], xlim=(0, 100), ylim=(len(judges) - 0.5, -0.5), xticks=range(0, 101, 25))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    panels[0].set_yticks(range(len(results)), [result["judge"] for result in results])
+    panels[0].set_yticks(range(len(judges)), [judge["judge"] for judge in judges])
     panels[1].set_xlabel("agreement (%)")
     return figure
 
