@@ -7,7 +7,7 @@ from tpo.config.thought import Split, ThoughtFormat
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.sample.decoding import Decoding, Generation
 from tpo.sample.prompts import make_prompt
-from tpo.store.records import Prompt
+from tpo.store.records import Completion, Prompt
 
 
 class Vowels:
@@ -105,6 +105,27 @@ class LastLine(ThoughtFormat):
         if not thought or not response.strip():
             return Split(None, None, "one_line")
         return Split(thought, response, None, (0, len(thought)), (len(thought) + 1, len(completion)))
+
+
+class Shouting:
+    """An evaluation: how many answers are in capitals."""
+
+    def __init__(self, letters: str = "ABC") -> None:
+        self.letters = letters
+
+    def measure(self, steps: Any, path: Any) -> dict[str, Any]:
+        """Return the count."""
+        prompts = steps.prompts()
+        answers = steps.answers(steps.policy, prompts).rows(Completion)
+        return {"num_answers": len(answers), "num_loud": sum((row.response or "").isupper() for row in answers)}
+
+
+class NoJson:
+    """An evaluation that returns what is no JSON."""
+
+    def measure(self, steps: Any, path: Any) -> Any:
+        """Return a set."""
+        return {"kinds": {1, 2}}
 
 
 NOT_A_CLASS = 1

@@ -51,6 +51,7 @@ REQUIRED = {
     "engine/custom": ["engine._target_=own_classes.Echo"],
     "prompts/custom": ["prompts._target_=own_classes.NoRows"],
     "thought/custom": ["thought._target_=own_classes.LastLine"],
+    "eval/custom": ["eval._target_=own_classes.Shouting"],
 }
 # The one composition that needs no optional package.
 PLAIN = ["experiment=smoke", "model=pretrained", "model.name=x", "model.quantization=none", "tracking=none"]

@@ -16,13 +16,15 @@ from test_run import tiny_overrides
 
 import tpo.run
 from tpo.config.build import to_config
-from tpo.config.check import check, check_entry
+from tpo.config.check import check, check_entry, check_evaluate
 from tpo.config.compose import REPOSITORY, compose_config
 from tpo.config.fields import ConfigError, how, identity
 from tpo.config.kinds import load_settings
-from tpo.config.schema import AgreementConfig, Config
+from tpo.config.schema import AgreementConfig, Config, EvaluateConfig
 from tpo.config.thought import ThoughtFormat
+from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.agreement.__main__ import measure
+from tpo.evaluate.measure import EvaluationError
 from tpo.judge.protocol import Candidates, PairwiseJudgeConfig, PointwiseJudgeConfig
 from tpo.sample.prompts import PromptError
 from tpo.sample.sources.custom import CustomPrompts
@@ -78,6 +80,9 @@ def test_a_judge_whose_constructor_names_it_gets_the_seed_model() -> None:
         (["engine=custom", "engine._target_=own_classes.Echo", "engine.chunk_prompts=many"], "engine.chunk_prompts"),
         (["engine=custom", "engine._target_=own_classes.Echo", "engine.chunk_prompts=0"], "engine.chunk_prompts=0"),
         (["prompts=custom", "prompts._target_=own_classes.Vowels"], "Vowels has not all that a prompts needs: load"),
+        (["eval=custom", "eval._target_=own_classes.Vowels"], "Vowels has not all that a eval needs: measure"),
+        (["eval=custom", "eval._target_=own_classes.Shouting", "+eval.leters=x"], "did you mean eval.letters?"),
+        (["eval=custom", "eval._target_=own_classes.Shouting"], "eval=custom is for python -m tpo.evaluate"),
         (["thought=custom", "thought._target_=own_classes.Vowels"], "derived from tpo.config.thought.ThoughtFormat"),
         (["thought=custom", "thought._target_=own_classes.LastLine", "+thought.lines=2"], "thought.lines: there is no"),
     ],
@@ -202,6 +207,24 @@ def test_a_run_with_classes_of_one_s_own(tiny_model: Path, tmp_path: Path) -> No
     prompts = next(stage for stage in summary["stages"] if stage["stage"] == "prompts")
     rows = (tmp_path / "artifacts" / prompts["artifact_id"] / "rows.jsonl").read_text().splitlines()
     assert all(json.loads(row)["text"].startswith("What is ") for row in rows)
+
+
+def test_an_evaluation_of_one_s_own(tiny_model: Path, tmp_path: Path) -> None:
+    left_out = ("train.", "pairs.", "num_iterations")
+    shared = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith(left_out)]
+
+    def evaluate(name: str) -> dict[str, Any]:
+        own = ["eval=custom", f"eval._target_=own_classes.{name}"]
+        config = compose_config(EvaluateConfig, [*shared, "policy=seed", *own])
+        check_evaluate(config)
+        summary: dict[str, Any] = json.loads((run_evaluation(config) / "summary.json").read_text())
+        return summary
+
+    summary = evaluate("Shouting")
+    assert (summary["evaluation"], summary["num_loud"]) == ("custom", 0)
+    assert summary["num_answers"] > 0
+    with pytest.raises(EvaluationError, match=r"NoJson: measure\(\) returned what JSON has no form for"):
+        evaluate("NoJson")
 
 
 def test_agreement_measures_a_judge_of_one_s_own(tmp_path: Path) -> None:

@@ -139,6 +139,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
         ("length", ["data=x.jsonl", "judge=length"], "length"),
         ("likelihood", ["judge=likelihood", "judge.normalization=sum", "seed=1"], "likelihood normalization=sum"),
         ("reward_model", ["judge.name=models/mine"], "reward_model name=models-mine"),
+        ("custom", ["judge._target_=my.Judge", "+judge.weight=2"], "custom _target_=my.Judge weight=2"),
     ],
 )
 def test_judge_is_called_by_its_option_and_what_was_changed(choice: str, overrides: list[str], name: str) -> None:

@@ -14,7 +14,7 @@ from tpo.config.compose import compose_config
 from tpo.config.fields import ConfigError
 from tpo.config.schema import EvaluateConfig
 from tpo.evaluate.__main__ import run_evaluation
-from tpo.evaluate.measurements import EvaluationError
+from tpo.evaluate.measure import EvaluationError
 from tpo.evaluate.policies import PolicyError
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.results.run_tables import evaluation_table

@@ -258,7 +258,9 @@ def test_jobs_are_those_of_the_sweeper(
 
 
 def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
-    jobs = compose_jobs(["experiment=smoke", "model.quantization=none", "thought=glob(*,exclude=custom)"], is_sweep=True)
+    jobs = compose_jobs(
+        ["experiment=smoke", "model.quantization=none", "thought=glob(*,exclude=custom)"], is_sweep=True
+    )
     assert [(overrides[-1], config.thought.name) for overrides, config in jobs] == [
         (f"thought={name}", name) for name in ("generic", "none", "specific")
     ]

@@ -5,9 +5,10 @@ conf group has one dataclass, which is Hydra's schema and the settings of the st
 type or a value outside its range is refused at composition, before anything heavy is imported.
 
     fields.py              a field: its default, its rule, whether a result depends on it
-    groups.py              the groups, and the base classes of groups with several kinds
-    kinds.py               the kinds of a group, found by path beside their work
+    groups.py, thought.py  the groups, and the base classes of groups with several kinds
+    kinds.py, custom.py    the kinds of a group, found by path beside their work; a class of the user's own
     schema.py, build.py    what each entry point is configured with; from Hydra's config to these dataclasses
+    compose.py             a config composed without the command, and where conf/ is
     check.py               rules between groups, such as a search that needs epochs to select from
     entry.py, help.py      beginning and end of every entry point, `--help`
     sweep.py               Hydra callback: what became of a sweep's jobs

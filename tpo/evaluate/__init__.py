@@ -10,7 +10,8 @@ categories to see where thinking helps. Thoughts are taken off before anything i
     interventions.py    responses after the policy's own thought, another's, none
     benchmarks/         AlpacaEval 2, Arena-Hard, GSM8K, IFEval
     agreement/          how good a judge is: its agreement with labelled preferences
-    measurements.py     one function per kind of evaluation; `steps.py` and `stages.py` request what they need
+    kinds/              a module per kind of evaluation; `steps.py` and `stages.py` request what they need
+    measure.py          what kinds have in common
 
 Reads policies and `Prompt` rows, writes `Comparison` and `Check` rows and `runs/evaluate-<eval>-<hash>/summary.json`.
 Every rate has its n, what was left unscored, and an interval. README.md in this folder has the commands.

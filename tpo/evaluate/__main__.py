@@ -8,25 +8,14 @@ files that a benchmark's official tool reads. All steps are artifacts, so a kill
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tpo.config.check import check_evaluate
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import EvaluateConfig
-from tpo.evaluate.kinds import (
-    AlpacaEvalEval,
-    ArenaHardEval,
-    CategoriesEval,
-    Gsm8kEval,
-    IfevalEval,
-    ThoughtBudgetEval,
-    ThoughtValueEval,
-)
+from tpo.evaluate.measure import EvaluationConfig
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
 from tpo.store.files import translate_disk_errors, write_json
-
-if TYPE_CHECKING:
-    from tpo.evaluate.steps import Evaluation
 
 log = logging.getLogger(__name__)
 ABOUT = """\
@@ -52,6 +41,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     from tpo.results.tracking import log_evaluation
     from tpo.store.open import open_store
 
+    assert isinstance(config.eval, EvaluationConfig)
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         steps = Evaluation(config, store)
         plain = asdict(config)
@@ -62,7 +52,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
                 "judge": config.judge.kind,
                 "seed": config.seed,
                 "confidence": config.eval.confidence,
-                **measured(steps, path),
+                **config.eval.measure(steps, path),
             }
             with translate_disk_errors(path):
                 write_json(path / "summary.json", summary)
@@ -71,27 +61,6 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
             labels = evaluation_labels(launch or Launch())
             log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
-
-
-def measured(steps: "Evaluation", path: Path) -> dict[str, Any]:
-    """Return what this kind of evaluation adds to the summary; `path` is for the files of a benchmark's own tool."""
-    from tpo.evaluate import measurements as measure
-
-    match settings := steps.config.eval:
-        case AlpacaEvalEval():
-            return measure.alpaca_eval(steps, path, settings)
-        case ArenaHardEval():
-            return measure.arena_hard(steps, path, settings)
-        case CategoriesEval():
-            return measure.categories(steps)
-        case Gsm8kEval() | IfevalEval():
-            return measure.checked(steps, settings)
-        case ThoughtValueEval():
-            return measure.thought_value(steps, settings)
-        case ThoughtBudgetEval():
-            return measure.thought_budget(steps, settings)
-        case _:
-            return measure.held_out(steps)
 
 
 def work(config: EvaluateConfig, hydra: Any) -> Outcome:

@@ -1,13 +1,13 @@
 """The stages of an evaluation, and what each of them depends on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tpo.config.fields import how, identity
 from tpo.config.groups import EngineConfig, EvalConfig, SampleConfig
-from tpo.evaluate.kinds import CategoriesEval
+from tpo.judge.llm.settings import LLMConfig
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
 from tpo.store.artifacts import Artifact, Store
@@ -28,16 +28,38 @@ def import_adapter(store: Store, path: Path, digests: dict[str, str]) -> Artifac
     return store.request(ADAPTER, {"files": digests}, how={"path": str(path)})
 
 
-def classify(store: Store, prompts: Artifact, settings: CategoriesEval, *, seed: int) -> Artifact:
-    """Return the test instructions by category, as many of each as `settings` ask for."""
-    asked = settings.classifier
+def classify(
+    store: Store,
+    prompts: Artifact,
+    *,
+    categories: Sequence[str],
+    per_category: int,
+    classifier: LLMConfig | None,
+    seed: int,
+) -> Artifact:
+    """Return the test instructions by category.
+
+    Args:
+        store: Of all artifacts.
+        prompts: Instructions, of which the test split counts.
+        categories: What there is to choose from.
+        per_category: The most that are taken of each; 0 takes all.
+        classifier: The language model that sorts; None for the instructions' own categories.
+        seed: Of the step.
+    """
     config = {
-        "categories": settings.categories,
-        "per_category": settings.per_category,
-        "classifier": identity(asked) if settings.classify else None,
+        "categories": list(categories),
+        "per_category": per_category,
+        "classifier": None if classifier is None else identity(classifier),
     }
-    runs_on = asked.runs_on if settings.classify else RunsOn.HOST
-    return store.request(CLASSIFY, config, {"prompts": prompts}, seed=seed, how=how(asked), runs_on=runs_on)
+    return store.request(
+        CLASSIFY,
+        config,
+        {"prompts": prompts},
+        seed=seed,
+        how={} if classifier is None else how(classifier),
+        runs_on=RunsOn.HOST if classifier is None else classifier.runs_on,
+    )
 
 
 def benchmark(store: Store, settings: Mapping[str, Any], *, seed: int) -> Artifact:

@@ -10,7 +10,6 @@ from typing import Any
 from tpo.config.schema import EvaluateConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate import stages
-from tpo.evaluate.kinds import CategoriesEval
 from tpo.evaluate.policies import find_policy
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
@@ -35,12 +34,9 @@ class Evaluation:
         return self._find(self.config.baseline, form=DIRECT)
 
     def prompts(self) -> Artifact:
-        """The instructions of the group `prompts`, of which the test split counts; classified where asked for."""
+        """The instructions of the group `prompts`, of which the test split counts."""
         config = self.config
-        prompts = make_prompts(self.store, config.prompts, policy=self.policy, engine=config.engine, seed=config.seed)
-        if not isinstance(config.eval, CategoriesEval):
-            return prompts
-        return stages.classify(self.store, prompts, config.eval, seed=self.seed("classify"))
+        return make_prompts(self.store, config.prompts, policy=self.policy, engine=config.engine, seed=config.seed)
 
     def benchmark(self, settings: Mapping[str, Any]) -> Artifact:
         """The instructions of a benchmark (see `stages.benchmark`)."""

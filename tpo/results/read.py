@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.store.artifacts import MANIFEST, open_artifact, read_manifest
+from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
 from tpo.store.records import Comparison, Completion
 
-REPOSITORY = Path(__file__).parents[2]
 RUNS_DIR = "TPO_RUNS_DIR"  # an environment variable: the folder that takes the place of runs/
 
 

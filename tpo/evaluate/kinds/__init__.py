@@ -1,0 +1,1 @@
+"""Kinds of evaluations, a module each: settings, rules, and what is measured."""

@@ -1,0 +1,81 @@
+"""What kinds of evaluations have in common: their settings, and the parts of a summary.
+
+Rates are fractions, each with its interval, its number of instructions and how many were unscored.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tpo.config.fields import ConfigError
+from tpo.config.groups import EvalConfig
+from tpo.results.rate import Rate
+from tpo.store.artifacts import Artifact
+from tpo.store.errors import TpoError
+
+if TYPE_CHECKING:
+    from tpo.evaluate.steps import Evaluation
+
+
+class EvaluationError(TpoError):
+    """An evaluation that makes no sense for a policy or judge; says what to change."""
+
+
+@dataclass
+class EvaluationConfig(EvalConfig):
+    """Settings of an evaluation; each kind has a module in `tpo/evaluate/kinds`."""
+
+    def measure(self, steps: "Evaluation", path: Path) -> dict[str, Any]:
+        """Return what this kind adds to `summary.json`, in plain JSON types.
+
+        Args:
+            steps: Requests what is needed.
+            path: The evaluation's folder, for the files that a benchmark's own tool reads.
+
+        Raises:
+            EvaluationError: If it makes no sense for this policy or judge.
+        """
+        raise NotImplementedError
+
+
+def require_one_sample(settings: EvalConfig, at: str) -> None:
+    """Raise unless a benchmark gets the one answer to each instruction that it scores."""
+    if settings.num_samples != 1:
+        raise ConfigError(
+            f"{at}.num_samples={settings.num_samples}: eval={settings.kind} takes one answer to each instruction; set "
+            f"{at}.num_samples=1"
+        )
+
+
+def versus(steps: "Evaluation", prompts: Artifact) -> tuple[Artifact, str, Artifact]:
+    """Return the policy's answers, the baseline's name, and the comparison."""
+    answers, baseline = steps.answers(steps.policy, prompts), steps.baseline()
+    reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
+    return answers, baseline.name, steps.compare(prompts, answers, reference)
+
+
+def minus(wins: Mapping[str, float | None], others: Mapping[str, float | None], steps: "Evaluation") -> Rate:
+    """Return the mean difference over the instructions that were scored on both sides."""
+    shared = [(wins[key], others[key]) for key in wins if wins[key] is not None and others[key] is not None]
+    from tpo.results.stats import paired_difference
+
+    confidence = steps.config.eval.confidence
+    first, second = ([float(pair[side] or 0.0) for pair in shared] for side in (0, 1))
+    return paired_difference(first, second, seed=steps.seed("difference"), confidence=confidence)
+
+
+def sides(prompts: Artifact, baseline: str) -> dict[str, Any]:
+    """Return what was compared with what, and on which instructions."""
+    return {"baseline": baseline, "prompts": prompts.artifact_id}
+
+
+def lengths(answers: Artifact) -> dict[str, Any]:
+    """Return how long answers are, and how many of them could be split."""
+    names = ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate")
+    return {name: answers.metrics[name] for name in names}
+
+
+def ids(answers: Artifact, comparison: Artifact) -> dict[str, Any]:
+    """Return the artifacts that the numbers come from."""
+    return {"artifacts": {"answers": answers.artifact_id, "comparison": comparison.artifact_id}}
