@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from test_run import tiny_overrides
 import tpo.run
 from tpo.config.build import to_config
 from tpo.config.check import check, check_entry, check_evaluate
-from tpo.config.compose import REPOSITORY, compose_config
+from tpo.config.compose import REPOSITORY, check_choices, check_config_dir, compose_config
+from tpo.config.custom import load_class, source_digest
 from tpo.config.fields import ConfigError, how, identity
 from tpo.config.kinds import load_settings
 from tpo.config.schema import AgreementConfig, Config, EvaluateConfig
@@ -25,7 +27,8 @@ from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.agreement.__main__ import measure
 from tpo.evaluate.measure import EvaluationError
-from tpo.judge.protocol import Candidates, PairwiseJudgeConfig, PointwiseJudgeConfig
+from tpo.judge.judges.custom import CheckedJudge, CheckedPairwiseJudge
+from tpo.judge.protocol import Candidates, Judgement, PairwiseJudgeConfig, PointwiseJudgeConfig
 from tpo.sample.prompts import PromptError
 from tpo.sample.sources.custom import CustomPrompts
 from tpo.store.errors import TpoError
@@ -334,3 +337,86 @@ def test_what_is_composed_for_a_job_may_hold_hydra_s_own_node() -> None:
     with composing():
         node = compose("config", [*PLAIN[:-1], *VOWELS], return_hydra_config=True)
     assert to_config(Config, node) == expected
+
+
+def test_files_beside_the_class_that_it_imports_from_are_part_of_the_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own_helper.py").write_text("def scores():\n    return []\n")
+    (tmp_path / "own_base.py").write_text(
+        "from own_helper import scores\n\nclass Base:\n    def score(self, candidates):\n        return scores()\n"
+    )
+    (tmp_path / "own_judge.py").write_text("import json\nimport own_base\n\nclass Own(own_base.Base):\n    pass\n")
+
+    def digest() -> str:
+        for name in ("own_judge", "own_base", "own_helper"):
+            sys.modules.pop(name, None)
+        return source_digest(load_class("own_judge.Own"))
+
+    found = [digest()]
+    assert digest() == found[0]
+    for name in ("own_judge.py", "own_base.py", "own_helper.py"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + "# edited\n")
+        found.append(digest())
+    assert len(set(found)) == 4
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([[Judgement(1.0, None)]], "a judgement for each response"),
+        ([[Judgement(1.0, None), 2.0]], "expected a Judgement, not 2.0"),
+        ([[Judgement(float("nan"), None), Judgement(1.0, None)]], "no finite number"),
+        ([[Judgement(None, None), Judgement(1.0, None)]], "a reason for none"),
+        (5, "expected a list of judgements, not int"),
+    ],
+)
+def test_answers_that_are_none_are_said_in_a_sentence(returned: Any, message: str) -> None:
+    class Wrong:
+        def score(self, candidates: Any) -> Any:
+            return returned
+
+        def compare(self, pairs: Any) -> Any:
+            return 1 / 0
+
+    with pytest.raises(TpoError, match=f"judge._target_=my.Wrong.*{message}"):
+        CheckedJudge(Wrong(), "my.Wrong").score([Candidates("q", ("a", "b"))])
+    with pytest.raises(TpoError, match=r"my.Wrong failed: ZeroDivisionError: division by zero \(.*, line \d+\)"):
+        CheckedPairwiseJudge(Wrong(), "my.Wrong").compare([Candidates("q", ("a", "b"))])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "no YAML mapping"), ("a: 1\na: 2\n", "no YAML mapping"), ("5\n", "no YAML mapping")],
+)
+def test_own_files_that_are_no_yaml_are_named(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=f"mine.yaml: this is {message}"):
+        check_config_dir(tmp_path)
+
+
+def test_own_file_with_the_name_of_an_option_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / "length.yaml").write_text("kind: length\n")
+    with pytest.raises(ConfigError, match="length.yaml: conf/ has an option of this name"):
+        check_config_dir(tmp_path)
+
+
+@pytest.mark.parametrize("override", ["judge=null", "sample=8", "+thought=", "experiment=3.5", "model=true"])
+def test_group_that_is_given_no_option_is_named(override: str) -> None:
+    with pytest.raises(ConfigError, match=f"{re.escape(override)}: expected one of "):
+        check_choices([override])
+    check_choices(["judge=length,random", "seed=8", "judge.name=null", "thought=glob(*)"])
+
+
+def test_kind_that_is_not_the_option_s_is_refused() -> None:
+    with pytest.raises(ConfigError, match="judge.kind=random: the settings are those of length"):
+        composed("judge=length", "judge.kind=random")
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+def test_numbers_are_finite(value: str) -> None:
+    with pytest.raises(ConfigError, match=r"train.beta=-?(inf|nan): expected"):
+        check(composed(f"train.beta={value}"))

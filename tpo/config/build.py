@@ -7,7 +7,7 @@ Hydra refuses an unknown key unless it comes with a plus (`+sample.num_sample=8`
 import dataclasses
 from typing import Any, TypeVar, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tpo.config.custom import TARGET, Custom, lacking, load_class, source_digest
@@ -77,6 +77,10 @@ def _build_kind(base: type[Kind], node: Any, at: str, missing: list[str]) -> Any
         return _build_custom(base, load_class(str(target), at), node, at, missing)
     schema = OmegaConf.get_type(node)
     if isinstance(schema, type) and issubclass(schema, base):
+        name = {field.name: field.default for field in dataclasses.fields(schema)}.get(base.named_by, MISSING)
+        given = node.get(base.named_by)
+        if name != MISSING and given != name:
+            raise ConfigError(f"{at}.{base.named_by}={given}: the settings are those of {name}; {at}=<option> chooses")
         return _build(schema, node, at, missing)
     return _build(schema := _kind_of(base, node, at), _typed(schema, node, at), at, missing)
 

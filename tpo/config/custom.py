@@ -1,15 +1,18 @@
 """A class of the user's own in place of a kind: `judge=custom judge._target_=my_module.MyJudge +judge.threshold=0.5`.
 
 The class is imported and compared with what the group asks of it before anything runs. Keys that the group does not
-have are arguments of its constructor. The digest of the file that it stands in is part of the identity of what it
-computes.
+have are arguments of its constructor. The digest of its source is part of the identity of what it computes: of the file
+that it stands in, and of those in the same folder or below that this file imports from.
 """
 
+import hashlib
 import importlib
 import inspect
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 from tpo.config.fields import ConfigError, Settings, near, setting
@@ -87,7 +90,7 @@ def load_class(path: str, at: str = "") -> type[Any]:
     except ModuleNotFoundError as error:
         place = " where the command is started, or among what is installed" if str(error.name) in module else ""
         raise ConfigError(f"{what}: there is no module {error.name}{place}") from error
-    except Exception as error:  # whatever a module of the user's does
+    except (Exception, SystemExit) as error:  # whatever a module of the user's does
         raise ConfigError(f"{what}: {module} cannot be imported: {type(error).__name__}: {error}") from error
     if not inspect.isclass(found):
         raise ConfigError(f"{what}: {module} has no class {name}{near(name, classes_of(module))}")
@@ -100,7 +103,7 @@ def classes_of(module: str) -> list[str]:
 
 
 def source_digest(kind: type[Any]) -> str:
-    """Return the sha256 of the file that a class stands in.
+    """Return the sha256 of a class's source: its file, and the files beside or below it that it imports from.
 
     Raises:
         ConfigError: If it stands in none, as one that is written in C.
@@ -111,7 +114,29 @@ def source_digest(kind: type[Any]) -> str:
         path = None
     if path is None:
         raise ConfigError(f"{kind.__module__}.{kind.__name__}: expected a class that stands in a Python file")
-    return file_digest(Path(path))
+    own = Path(path).resolve()
+    digests = {file_digest(file) for file in _files_of(sys.modules[kind.__module__], within=own.parent)}
+    if len(digests) <= 1:
+        return file_digest(own)
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
+
+
+def _files_of(module: ModuleType, *, within: Path) -> set[Path]:
+    """Return the files, in a folder or below it, of a module and of all that its names come from."""
+    found: dict[Path, ModuleType] = {}
+    left = [module]
+    while left:
+        each = left.pop()
+        file = getattr(each, "__file__", None)
+        path = None if file is None else Path(file).resolve()
+        if path is None or path in found or not path.is_relative_to(within) or "site-packages" in path.parts:
+            continue
+        found[path] = each
+        for value in list(vars(each).values()):
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name in sys.modules:
+                left.append(sys.modules[name])
+    return set(found)
 
 
 def require_same_source(kind: type[Any], digest: str) -> None:

@@ -3,6 +3,7 @@
 Errors that are the user's to mend become one sentence without a traceback.
 """
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 
 from tpo.config.build import to_config
-from tpo.config.compose import CONF
+from tpo.config.compose import CONF, check_choices, check_config_dir
 from tpo.config.help import experiments_text, help_text, meant
 from tpo.config.schema import Entry, register
 from tpo.store.errors import TpoError
@@ -58,6 +59,12 @@ def run_entry(entry: type[E], *, about: str, check: Callable[[E], None], work: C
     if entry.has_experiments and not (given.overrides or given.cfg or given.info or given.hydra_help):
         _say(lambda: experiments_text(config_dir=config_dir))
     try:
+        if config_dir is not None:
+            check_config_dir(config_dir)
+        check_choices(given.overrides)
+    except TpoError as error:
+        sys.exit(f"error: {error}")
+    try:
         hydra.main(config_path=str(CONF), config_name=entry.config_name, version_base="1.3")(job)()
     except SystemExit as end:
         for sentence in meant(entry, given.overrides) if end.code else []:
@@ -68,7 +75,9 @@ def run_entry(entry: type[E], *, about: str, check: Callable[[E], None], work: C
 def _say(text: Callable[[], str]) -> NoReturn:
     """Print a text in place of doing the work."""
     try:
-        print(text())
+        print(text(), flush=True)
+    except BrokenPipeError:  # of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (HydraException, TpoError) as error:
         sys.exit(f"error: {error}")
     sys.exit(0)

@@ -8,6 +8,7 @@ those marked `how`: a server's address, a number of processes. `identity` and `h
 import dataclasses
 import difflib
 import importlib.util
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
@@ -210,7 +211,8 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
         *([f"above {above:g}"] if above is not None else []),
         *([f"at most {high:g}"] if high is not None else []),
     ]
-    # Comparisons that a NaN fails.
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: expected a finite number")
     is_within = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
     if not is_within:
         raise ConfigError(f"{key}={value}: expected a number {' and '.join(limits)}")
