@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from plugins import marks, needs_plugin
 from test_sweep import app
 
 from tpo.config.check import check
-from tpo.config.compose import CONF, compose_config
+from tpo.config.compose import CONF, compose_config, composing
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, register
 from tpo.config.sweep import SweepReport, grid_jobs
@@ -43,6 +44,15 @@ register()
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=list(overrides), return_hydra_config=hydra)
+
+
+def sweep_of(overrides: list[str]) -> DictConfig:
+    """What Hydra composes before it divides a sweep into jobs."""
+    with composing() as loader:
+        found: DictConfig = loader.load_configuration(
+            "config", overrides, run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
+        )
+    return found
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -89,6 +99,15 @@ def test_each_sweep_exists_at_the_embedded_scale(name: str) -> None:
     assert list(swept(name)) == list(swept(f"{name}_small"))
     assert composed(f"experiment={name}").model.name == "meta-llama/Meta-Llama-3-8B-Instruct"
     assert composed(f"experiment={name}_small").model.source == "embedded"
+
+
+@pytest.mark.parametrize("swept", ["thought=generic,none", "train.method=lora,full", "pairs.length_penalty=0,0.5"])
+def test_what_runs_without_a_preset_can_be_swept(swept: str) -> None:
+    overrides = ["model.quantization=none", "tracking=none", swept]
+    jobs = grid_jobs(sweep_of(overrides))
+    assert len(jobs) == 2
+    for job in jobs:
+        check(compose_config(Config, job))
 
 
 def test_rho_is_swept_as_in_the_paper() -> None:
