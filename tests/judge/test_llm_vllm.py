@@ -60,7 +60,7 @@ SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/judge"]
 from test_llm_vllm import BOTH_ORDERS, CANDIDATES, PLAIN
 from tpo.config.groups import JudgeConfig
 from tpo.config.kinds import load_settings
@@ -219,7 +219,7 @@ def test_a_killed_server_is_waited_for_and_nothing_is_asked_twice(
 ASK = """
 import json, sys
 from pathlib import Path
-sys.path.insert(0, "tests")
+sys.path[:0] = ["tests", "tests/judge"]
 from test_llm_vllm import MATCHES
 from tpo.config.groups import JudgeConfig
 from tpo.config.kinds import load_settings
