@@ -8,15 +8,15 @@ import pytest
 from omegaconf import OmegaConf
 
 import tpo.config.devices
-from tpo.config.devices import OneGpuPerWorker, hold
+from tpo.config.devices import OneGpuPerWorker
 from tpo.store.errors import TpoError
 
 REPOSITORY = Path(__file__).parents[2]
 WORKER = """
 import sys, time
 from pathlib import Path
-from tpo.config.devices import hold
-file = hold(["0", "1"], folder=Path(sys.argv[1]), poll_s=0.05)
+from tpo.config.devices import claim
+file = claim(["0", "1"], folder=Path(sys.argv[1]), poll_s=0.05)
 print(Path(file.name).name[-1], flush=True)
 time.sleep(60)
 """
@@ -50,7 +50,7 @@ def test_devices_are_those_that_are_visible(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(tpo.config.devices, "_held", [])
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-8f1c,5")
-    first = hold(["3"], folder=tmp_path)
+    first = claim(["3"], folder=tmp_path)
     callback = OneGpuPerWorker(num_gpus=2)
     callback.on_job_start(OmegaConf.create())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-8f1c"

@@ -10,7 +10,7 @@ from hydra.types import RunMode
 
 from tpo.config.fields import ConfigError
 from tpo.config.schema import register
-from tpo.config.sweep import Job, refuse_secrets, summary
+from tpo.config.sweep import SweepJob, refuse_secrets, summary
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = """
@@ -188,7 +188,11 @@ def test_single_run_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_summary_tells_failed_jobs_from_those_that_left_no_word() -> None:
-    jobs = [Job(0, ["x=1"], ""), Job(1, ["x=2", "a=b c"], "OSError: disk\nfull", "/out/job-1"), Job(2, ["x=3"])]
+    jobs = [
+        SweepJob(0, ["x=1"], ""),
+        SweepJob(1, ["x=2", "a=b c"], "OSError: disk\nfull", "/out/job-1"),
+        SweepJob(2, ["x=3"]),
+    ]
     assert summary(jobs) == (
         "sweep of 3 jobs: 1 completed\n"
         "  #1 failed: x=2 a=b c\n"

@@ -38,14 +38,14 @@ class OneGpuPerWorker(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Hold a GPU, unless this process has one already."""
         if not _held:
-            _held.append(hold(self._devices, folder=Path(tempfile.gettempdir())))
+            _held.append(claim(self._devices, folder=Path(tempfile.gettempdir())))
             os.environ["CUDA_VISIBLE_DEVICES"] = Path(_held[0].name).name.removeprefix(f"tpo-gpu-{os.getuid()}-")
 
 
 _held: list[IO[str]] = []  # open for as long as this process lives
 
 
-def hold(devices: Sequence[str], *, folder: Path, poll_s: float = 1.0) -> IO[str]:
+def claim(devices: Sequence[str], *, folder: Path, poll_s: float = 1.0) -> IO[str]:
     """Return the lock file of a device that was free, after waiting for one if need be.
 
     The lock goes with the process, however it ends.

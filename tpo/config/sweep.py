@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
-class Job(NamedTuple):
+class SweepJob(NamedTuple):
     """How a job of a sweep ended.
 
     Attributes:
@@ -120,7 +120,9 @@ class SweepReport(Callback):
             log.error("job %d failed:\n%s", hydra.job.num, text)
             reason = str(error) if is_plain else f"{type(error).__name__}: {error}"
             job_return.return_value = JobFailedError(reason)
-        job = Job(int(hydra.job.num), [str(item) for item in hydra.overrides.task], reason, hydra.runtime.output_dir)
+        job = SweepJob(
+            int(hydra.job.num), [str(item) for item in hydra.overrides.task], reason, hydra.runtime.output_dir
+        )
         write_json(self._ends / f"{job.num}.json", job._asdict())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -128,13 +130,13 @@ class SweepReport(Callback):
         if any(job.reason != "" for job in self._report()):
             sys.exit(1)
 
-    def _report(self) -> list[Job]:
+    def _report(self) -> list[SweepJob]:
         """Print which jobs failed, once, and return all: those planned ahead, and those that ended."""
         atexit.unregister(self._report)
         if self._ends is None:
             return []
-        jobs = {num: Job(num, overrides) for num, overrides in enumerate(self._planned)}
-        ended = [Job(**json.loads(path.read_text())) for path in self._ends.glob("*.json")]
+        jobs = {num: SweepJob(num, overrides) for num, overrides in enumerate(self._planned)}
+        ended = [SweepJob(**json.loads(path.read_text())) for path in self._ends.glob("*.json")]
         jobs |= {job.num: job for job in ended}
         shutil.rmtree(self._ends, ignore_errors=True)
         found = [jobs[num] for num in sorted(jobs)]
@@ -210,7 +212,7 @@ def warn_of_params(config: DictConfig) -> None:
         log.warning("one job, without %s being swept: add -m for the sweep", ", ".join(params))
 
 
-def summary(jobs: Sequence[Job]) -> str:
+def summary(jobs: Sequence[SweepJob]) -> str:
     """Return what is said at the end of a sweep: how many jobs completed, and of each of the others what is known."""
     left = [job for job in jobs if job.reason != ""]
     lines = [f"sweep of {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {len(jobs) - len(left)} completed"]

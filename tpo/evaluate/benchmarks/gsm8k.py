@@ -15,7 +15,7 @@ from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.verifiable import (
     BenchmarkError,
     HubData,
-    Question,
+    VerifiableQuestion,
     accuracy,
     assemble,
     read_rows,
@@ -58,7 +58,7 @@ def load(path: Path | None, *, num_prompts: int | None = None, seed: int = 0) ->
         if not isinstance(question, str) or not question.strip():
             raise BenchmarkError(f"{where}: the question is {question!r}; expected text that is not empty")
         key = {"question": question, "answer": _gold(fields["answer"], where=where)}
-        questions.append(Question(where, INSTRUCTION.replace("{question}", question.strip()), key))
+        questions.append(VerifiableQuestion(where, INSTRUCTION.replace("{question}", question.strip()), key))
     return assemble(questions, source="gsm8k", num_prompts=num_prompts, seed=seed)
 
 

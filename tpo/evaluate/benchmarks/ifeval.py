@@ -18,7 +18,7 @@ from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.verifiable import (
     BenchmarkError,
     HubData,
-    Question,
+    VerifiableQuestion,
     accuracy,
     assemble,
     read_rows,
@@ -33,7 +33,7 @@ SEED = 0
 _PACKAGES = ("lm_eval", "langdetect", "immutabledict", "nltk")  # the last three are lm-eval's extra "ifeval"
 
 
-class Outcome(TypedDict):
+class Followed(TypedDict):
     """Which instructions a response follows; the prompt's are followed where all are."""
 
     prompt_strict: bool
@@ -69,7 +69,7 @@ def load(path: Path | None, *, num_prompts: int | None = None, seed: int = 0) ->
             raise BenchmarkError(f"{where}: {len(names)} instructions, but {len(arguments)} kwargs; expected as many")
         given = [{name: value for name, value in entry.items() if value is not None} for entry in arguments]
         key = {"key": fields["key"], "prompt": fields["prompt"], "instruction_id_list": names, "kwargs": given}
-        questions.append(Question(where, fields["prompt"], key))
+        questions.append(VerifiableQuestion(where, fields["prompt"], key))
     return assemble(questions, source="ifeval", num_prompts=num_prompts, seed=seed)
 
 
@@ -100,7 +100,7 @@ def require(keys: Iterable[Mapping[str, Any]] = ()) -> None:
         check("word", key)
 
 
-def check(response: str | None, key: Mapping[str, Any]) -> Outcome:
+def check(response: str | None, key: Mapping[str, Any]) -> Followed:
     """Return which of the row's instructions the response follows; a missing or blank one follows none.
 
     A text in which langdetect finds no language (figures, for example) counts as being in the language asked for, as in
@@ -118,7 +118,7 @@ def check(response: str | None, key: Mapping[str, Any]) -> Outcome:
         for name, arguments in zip(key["instruction_id_list"], key["kwargs"], strict=True)
     ]
     strict, loose = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    return Outcome(
+    return Followed(
         prompt_strict=all(strict), prompt_loose=all(loose), instructions_strict=strict, instructions_loose=loose
     )
 

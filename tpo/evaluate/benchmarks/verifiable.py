@@ -37,7 +37,7 @@ class SourceRow(NamedTuple):
     fields: dict[str, Any]
 
 
-class Question(NamedTuple):
+class VerifiableQuestion(NamedTuple):
     """One instruction and what its response is checked with."""
 
     where: str
@@ -90,7 +90,7 @@ def _hub_rows(hub: HubData) -> list[SourceRow]:
     return [SourceRow(f"{hub.name}, row {number}", dict(fields)) for number, fields in enumerate(data)]
 
 
-def assemble(questions: Iterable[Question], *, source: str, num_prompts: int | None, seed: int) -> Benchmark:
+def assemble(questions: Iterable[VerifiableQuestion], *, source: str, num_prompts: int | None, seed: int) -> Benchmark:
     """Return the benchmark of these questions, or of a seeded choice of them, in their order.
 
     Questions of equal text are one question.
