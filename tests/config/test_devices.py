@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import tpo.config.devices
-from tpo.config.devices import OneGpuPerWorker
+from tpo.config.devices import OneGpuPerWorker, claim
 from tpo.store.errors import TpoError
 
 REPOSITORY = Path(__file__).parents[2]
