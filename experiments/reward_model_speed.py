@@ -79,7 +79,7 @@ def compare(path: Path, dtype: str, options: argparse.Namespace) -> None:
             ]
 
     def ours() -> list[float]:
-        return [float(judgement.score or 0.0) for group in judge.score(candidates) for judgement in group]
+        return [float(judgement.value or 0.0) for group in judge.score(candidates) for judgement in group]
 
     contenders: dict[str, Callable[[], list[float]]] = {"one at a time": one_at_a_time, "ours": ours}
     judge.score(candidates[:1])  # kernels are set up at the first call

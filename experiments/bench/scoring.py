@@ -58,7 +58,7 @@ def measure(request: Request) -> Timed:
         keep_freed_memory()
         judge = our_judge(work, dtype, is_rating=is_rating)
         chats = chat_renderer(judge, is_rating=is_rating)
-        scorer: Scorer = lambda items: [float(one.score) for group in judge.score(items) for one in group]  # noqa: E731
+        scorer: Scorer = lambda items: [float(one.value) for group in judge.score(items) for one in group]  # noqa: E731
     else:
         chats, scorer = one_rating_at_a_time(work, dtype) if is_rating else one_chat_at_a_time(work, dtype)
     responses: dict[str, list[str]] = {}

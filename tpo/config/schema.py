@@ -34,7 +34,7 @@ from tpo.config.thought import ThoughtFormat
 
 @dataclass
 class Entry(Settings):
-    """What all entry points have: where things lie, and the seed model.
+    """What all entry points have: where things lie, the seed model and the judge.
 
     Attributes:
         config_name: The YAML file of conf/ that the entry point starts from.
@@ -49,48 +49,46 @@ class Entry(Settings):
     runs_dir: str = setting(how=True)
     isolate_stages: bool = setting(how=True)
     model: ModelConfig = setting(ModelConfig)
+    judge: JudgeConfig = setting(JudgeConfig)
+    rating: RatingConfig = setting(RatingConfig)
 
 
 E = TypeVar("E", bound=Entry)
 
 
 @dataclass
-class Config(Entry):
+class SamplingEntry(Entry):
+    """What entry points have that sample from policies and compare them."""
+
+    prompts: PromptsConfig = setting(PromptsConfig)
+    thought: ThoughtFormat = setting(ThoughtFormat)
+    sample: SampleConfig = setting(SampleConfig)
+    engine: EngineConfig = setting(EngineConfig)
+    eval: EvalConfig = setting(EvalConfig)
+    tracking: TrackingConfig = setting(TrackingConfig, how=True)
+
+
+@dataclass
+class Config(SamplingEntry):
     """A run of the whole method (`tpo.run`)."""
 
     config_name: ClassVar[str] = "config"
     has_experiments: ClassVar[bool] = True
 
     num_iterations: int = setting(minimum=0)
-    prompts: PromptsConfig = setting(PromptsConfig)
-    thought: ThoughtFormat = setting(ThoughtFormat)
-    sample: SampleConfig = setting(SampleConfig)
-    engine: EngineConfig = setting(EngineConfig)
-    judge: JudgeConfig = setting(JudgeConfig)
-    rating: RatingConfig = setting(RatingConfig)
     pairs: PairsConfig = setting(PairsConfig)
     train: TrainConfig = setting(TrainConfig)
     accelerate: AccelerateConfig = setting(AccelerateConfig)
-    eval: EvalConfig = setting(EvalConfig)
-    tracking: TrackingConfig = setting(TrackingConfig, how=True)
 
 
 @dataclass
-class EvaluateConfig(Entry):
+class EvaluateConfig(SamplingEntry):
     """The evaluation of one policy (`tpo.evaluate`)."""
 
     config_name: ClassVar[str] = "evaluate"
 
     policy: str = setting()
     baseline: str | None = setting()
-    prompts: PromptsConfig = setting(PromptsConfig)
-    thought: ThoughtFormat = setting(ThoughtFormat)
-    sample: SampleConfig = setting(SampleConfig)
-    engine: EngineConfig = setting(EngineConfig)
-    judge: JudgeConfig = setting(JudgeConfig)
-    rating: RatingConfig = setting(RatingConfig)
-    eval: EvalConfig = setting(EvalConfig)
-    tracking: TrackingConfig = setting(TrackingConfig, how=True)
 
 
 @dataclass
@@ -103,8 +101,6 @@ class AgreementConfig(Entry):
     name: str | None = setting()
     confidence: float = setting(minimum=0.5, maximum=0.9999)
     length_tolerance: float = setting(minimum=0, maximum=1)
-    judge: JudgeConfig = setting(JudgeConfig)
-    rating: RatingConfig = setting(RatingConfig)
 
 
 ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig)
