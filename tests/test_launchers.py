@@ -182,14 +182,6 @@ def basic(folder: Path, smoke: tuple[str, ...]) -> Any:
 
 
 @pytest.mark.launchers
-def test_summaries_depend_on_the_threads(basic: Any, folder: Path, smoke: tuple[str, ...]) -> None:
-    # Otherwise it would say little that they are equal below.
-    limited = environment() | {"OMP_NUM_THREADS": "1" if (os.cpu_count() or 1) > 1 else "2"}
-    swept = script.sweep(script.BASIC, smoke, out=Path("limited"), cwd=folder, env=limited)
-    assert None not in script.differences(swept, basic).values()
-
-
-@pytest.mark.launchers
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_summaries_are_those_of_the_basic_launcher(
     launcher: str, basic: Any, folder: Path, smoke: tuple[str, ...]
