@@ -1,6 +1,6 @@
 """Sampling engines behind one protocol; the engines are in `tpo.sample.engines`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -48,16 +48,33 @@ class Generation:
     forced_stop: int = 0
 
 
+class Request(NamedTuple):
+    """A prompt to sample from, once for each of its seeds."""
+
+    key: str  # what the caller knows it by
+    prompt_ids: Sequence[int]
+    seeds: Mapping[int, int]  # sample index to the seed of that sample
+
+
+class Sample(NamedTuple):
+    """One finished sample of a request."""
+
+    key: str  # of the request
+    sample_index: int
+    generation: Generation
+
+
 class Engine(Protocol):
     """Samples completions of token-id prompts."""
 
-    #: Whether each sample is drawn with its own seed; vLLM has one random stream for all.
+    #: Whether a sample is drawn with its own seed; otherwise the engine has one random stream for all.
     uses_seeds: bool
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
-    ) -> list[list[Generation]]:
-        """Return for each prompt one generation per seed, in order."""
+    def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        """Yield every sample of every request as it is finished, in any order.
+
+        Requests are taken as there is room for them, so the engine is never empty before the last one.
+        """
         ...
 
     def close(self) -> None:
@@ -69,27 +86,20 @@ class Engine(Protocol):
 class EngineSettings(EngineConfig):
     """Settings of an engine; each kind has a module or a package in `tpo/sample/engines`."""
 
-    def make(
-        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
-    ) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
         """Return the engine.
 
         Args:
             policy: What to sample from.
             chat: The policy's tokenizer and end ids.
-            contexts: All token-id prompts that will be asked for.
-            decoding: How they will be decoded.
+            max_len: Tokens of the longest prompt plus completion that will be asked for.
+            decoding: How all requests will be decoded.
             seed: For engines with one random stream for all samples.
 
         Raises:
             TpoError: If the engine cannot sample here.
         """
         raise NotImplementedError
-
-
-def longest(contexts: Iterable[Sequence[int]], decoding: Decoding) -> int:
-    """Return the number of tokens of the longest prompt plus the longest possible completion."""
-    return max(map(len, contexts), default=0) + decoding.max_total
 
 
 class Thought(NamedTuple):
