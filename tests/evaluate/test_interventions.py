@@ -12,12 +12,11 @@ from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.interventions import alter, opening, write_interventions
 from tpo.model.policy import Policy
 from tpo.sample.engines.torch import TorchEngineConfig
-from tpo.store.records import Completion, Prompt
-from tpo.store.rows import grow_rows
+from tpo.store.records import Completion, Prompt, read_records
 
 FORM = ThoughtFormat("Think: {instruction}", "Thought:", "Response:", "switch")
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "max_response_tokens": 6}
-ENGINE = TorchEngineConfig(max_sequences=8, chunk_prompts=2)
+ENGINE = TorchEngineConfig(max_sequences=8, num_workers=1)
 
 
 def completion(name: str, index: int, thought: str | None) -> Completion:
@@ -85,7 +84,7 @@ def ask(path: Path, policy: Policy, thoughts: dict[tuple[str, int], str | None],
     write_interventions(
         path, prompts, thoughts, policy, FORM, settings=SETTINGS | changes, engine_settings=ENGINE, seed=3
     )
-    return grow_rows(path, Completion, prompt_ids=[], chunk_size=1, compute=lambda _: [])
+    return list(read_records(path / "rows.jsonl", Completion))
 
 
 def test_context_holds_the_thought_and_only_the_response_is_sampled(
@@ -120,15 +119,16 @@ def test_a_sample_has_the_same_random_numbers_under_every_intervention(tmp_path:
 
 
 def test_a_response_that_goes_on_thinking_is_none(tmp_path: Path, policy: Policy, monkeypatch: Any) -> None:
-    from tpo.sample.decoding import Generation
+    from tpo.sample.decoding import Generation, Sample
     from tpo.sample.engines.torch.engine import TorchEngine
 
     def says(text: str) -> None:
-        def generate(self: Any, prompts: Any, **_: Any) -> Any:
+        def stream(self: Any, requests: Any, **_: Any) -> Any:
             ids = self.tokenizer.encode(text, add_special_tokens=False)
-            return [[Generation(ids, "length")] for _ in prompts]
+            for request in requests:
+                yield Sample(request.key, 0, Generation(ids, "length"))
 
-        monkeypatch.setattr(TorchEngine, "generate", generate)
+        monkeypatch.setattr(TorchEngine, "stream", stream)
 
     expected = {"Yes. Thought: no": "repeated_delimiter", "Response: x": "repeated_delimiter", " \n": "empty_response"}
     for number, (text, error) in enumerate(expected.items()):

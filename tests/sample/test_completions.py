@@ -1,6 +1,6 @@
 """The sample stage: exactly K rows a prompt, ids untouched, budgets as configured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.completions import make_completion, plan_decoding, summarize, write_completions
-from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.decoding import Decoding, Generation, Request, Sample
 from tpo.sample.engines.torch import TorchEngineConfig
 from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.preflight import check_lengths
@@ -19,7 +19,7 @@ from tpo.store.records import Completion, Prompt, read_records
 
 GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"
 SETTINGS = {"num_samples": 3, "temperature": 1.0, "top_p": 0.95, "max_thought_tokens": 5, "max_response_tokens": 7}
-ENGINE = TorchEngineConfig(max_sequences=4, chunk_prompts=2)
+ENGINE = TorchEngineConfig(max_sequences=4, num_workers=1)
 TEXTS = ("Name a colour.", "What is 2 + 2?", "Write a haiku about rain.", "Who are you?", "List three rivers.")
 
 
@@ -52,7 +52,7 @@ def run_sample(path: Path, model: Path, **changes: Any) -> tuple[list[Completion
     }
     prompts, policy, form = (arguments.pop(name) for name in ("prompts", "policy", "form"))
     metrics = write_completions(path, prompts, policy, form, **arguments)
-    return read_records(path / "rows.jsonl", Completion), metrics
+    return list(read_records(path / "rows.jsonl", Completion)), metrics
 
 
 def test_every_prompt_has_exactly_k_rows_in_order(tiny_model: Path, tmp_path: Path) -> None:
@@ -66,9 +66,9 @@ def test_every_prompt_has_exactly_k_rows_in_order(tiny_model: Path, tmp_path: Pa
     assert len({tuple(row.completion_ids) for row in rows}) == 15
 
 
-def test_rows_do_not_depend_on_chunks_rows_or_other_prompts(tiny_model: Path, tmp_path: Path) -> None:
+def test_rows_do_not_depend_on_sequences_or_other_prompts(tiny_model: Path, tmp_path: Path) -> None:
     rows, _ = run_sample(tmp_path / "a", tiny_model)
-    other = TorchEngineConfig(max_sequences=64, chunk_prompts=64)
+    other = TorchEngineConfig(max_sequences=64, num_workers=1)
     assert run_sample(tmp_path / "b", tiny_model, engine_settings=other)[0] == rows
     assert run_sample(tmp_path / "c", tiny_model, prompts=make_prompts(TEXTS[1:3]))[0] == rows[3:9]
     assert run_sample(tmp_path / "d", tiny_model, seed=1)[0] != rows
@@ -88,20 +88,20 @@ def test_contexts_have_one_bos_and_end_with_the_prefill(
 
 
 class FixedEngine:
-    """Stands in for an engine: the generations of each prompt are given."""
+    """Stands in for an engine: the generations of each prompt are given, and finished last to first."""
 
     uses_seeds = False
 
     def __init__(self, generations: Sequence[Generation]) -> None:
         self.generations = list(generations)
-        self.calls: list[list[list[int]]] = []
+        self.requests: list[Request] = []
         self.is_closed = False
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
-    ) -> list[list[Generation]]:
-        self.calls.append([list(prompt) for prompt in prompts])
-        return [self.generations[: len(group)] for group in seeds]
+    def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        self.requests = list(requests)
+        for request in reversed(self.requests):
+            for index in reversed(request.seeds):
+                yield Sample(request.key, index, self.generations[index])
 
     def close(self) -> None:
         self.is_closed = True
@@ -133,28 +133,32 @@ def test_sampled_ids_travel_unchanged(
     assert (rows[0].thought, rows[0].response) == ("a thought", "hello")
     assert rows[0].num_response_tokens == len("hello"), "one token a letter, white space around it and EOS not counted"
     assert engine.is_closed
-    assert [len(chunk) for chunk in engine.calls] == [2, 2, 1]
-    assert [ids for chunk in engine.calls for ids in chunk] == [row.prompt_ids for row in rows[::3]]
+    assert [list(request.prompt_ids) for request in engine.requests] == [row.prompt_ids for row in rows[::3]]
+    assert [request.key for request in engine.requests] == [prompt.prompt_id for prompt in make_prompts()]
 
 
-def test_interrupted_sampling_goes_on_after_its_last_chunk(
+def test_interrupted_sampling_asks_for_what_is_missing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = run_sample(tmp_path / "undisturbed", tiny_model)
-    generate, calls = TorchEngine.generate, []
+    stream, asked, finished = TorchEngine.stream, [], []
 
-    def failing(self: TorchEngine, prompts: Any, **arguments: Any) -> Any:
-        calls.append(len(prompts))
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return generate(self, prompts, **arguments)
+    def failing(self: TorchEngine, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        requests = list(requests)
+        asked.append({(request.key, index) for request in requests for index in request.seeds})
+        for number, sample in enumerate(stream(self, requests, decoding=decoding)):
+            if len(asked) == 1 and number == 7:
+                raise KeyboardInterrupt
+            finished.append((sample.key, sample.sample_index))
+            yield sample
 
-    monkeypatch.setattr(TorchEngine, "generate", failing)
+    monkeypatch.setattr(TorchEngine, "stream", failing)
     with pytest.raises(KeyboardInterrupt):
         run_sample(tmp_path / "killed", tiny_model)
+    kept = set(finished)
     rows, metrics = run_sample(tmp_path / "killed", tiny_model)
     assert rows == expected
-    assert calls == [2, 2, 2, 1], "the first chunk was computed once"
+    assert len(kept) == 7 and asked[1] == asked[0] - kept, "what was finished is not sampled again"
     assert metrics["num_completions"] == 15, "counts cover the rows of both attempts"
 
 

@@ -7,25 +7,23 @@ numbers under every intervention.
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
-from tpo.model.chat import Chat, chat_ids, load_chat
+from tpo.model.chat import Chat, Tokenizer, chat_ids, load_chat
 from tpo.model.policy import Policy, open_policy
-from tpo.sample.completions import summarize
-from tpo.sample.decoding import Decoding, EngineSettings, Generation
+from tpo.sample.completions import Key, summarize
+from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request, longest
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Completion, Prompt
+from tpo.store.records import Completion, Prompt, read_records
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
 NO_THOUGHT = "no_thought"  # why a completion has no response: there was no thought to put before it
-
-Key = tuple[str, int]  # prompt_id, sample_index
 
 
 def work(job: Job) -> Metrics:
@@ -44,7 +42,7 @@ def work(job: Job) -> Metrics:
 
 
 def alter(
-    completions: Sequence[Completion], *, kind: str, fraction: float = 1.0, seed: int = 0
+    completions: Iterable[Completion], *, kind: str, fraction: float = 1.0, seed: int = 0
 ) -> dict[Key, str | None]:
     """Return the thought that each response is to follow; None where the completion has no thought to alter.
 
@@ -112,60 +110,54 @@ def write_interventions(
         engine_settings: What samples.
         seed: Of the stage.
     """
-    from tqdm import tqdm
-
     chat = load_chat(policy)
     decoding = Decoding(
         temperature=settings["temperature"], top_p=settings["top_p"], max_tokens=settings["max_response_tokens"]
     )
     texts = {prompt.prompt_id: prompt.text for prompt in prompts}
-    contexts = {
-        key: chat_ids(chat.tokenizer, form.user_turn(texts[key[0]]), assistant=opening(thought, form))
-        for key, thought in thoughts.items()
-        if thought is not None
-    }
-    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
-    keys_of: dict[str, list[Key]] = {prompt.prompt_id: [] for prompt in prompts}
-    for key in thoughts:
-        keys_of[key[0]].append(key)
-    with closing(engine), tqdm(total=len(thoughts), desc=path.name, unit="completion") as progress:
 
-        def compute(prompt_ids: list[str]) -> list[Completion]:
-            keys = [key for prompt_id in prompt_ids for key in keys_of[prompt_id]]
-            asked = [key for key in keys if key in contexts]
-            seeds = {key: derive_seed(seed, "intervene", *key) for key in asked}
-            found = dict(
-                zip(
-                    asked,
-                    engine.generate(
-                        [contexts[key] for key in asked], seeds=[[seeds[key]] for key in asked], decoding=decoding
-                    ),
-                    strict=True,
-                )
-            )
-            rows = [
-                _completion(
+    def context(key: Key) -> list[int]:
+        thought = thoughts[key]
+        return [] if thought is None else _context(chat.tokenizer, form, texts[key[0]], thought)
+
+    def seed_of(key: Key) -> int:
+        return derive_seed(seed, "intervene", *key)
+
+    max_len = longest(map(context, thoughts), decoding)
+    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, decoding=decoding, seed=seed)) as engine:
+
+        def compute(keys: Sequence[Key]) -> Iterator[Completion]:
+            for key in keys:
+                if thoughts[key] is None:
+                    yield _completion(chat, form, key, thought=None, prompt_ids=[], generation=None, seed=-1)
+            asked = (key for key in keys if thoughts[key] is not None)
+            requests = (Request(key[0], context(key), {key[1]: seed_of(key)}) for key in asked)
+            for prompt_id, index, generation in engine.stream(requests, decoding=decoding):
+                key = (prompt_id, index)
+                yield _completion(
                     chat,
                     form,
                     key,
                     thought=thoughts[key],
-                    prompt_ids=contexts.get(key, []),
-                    generation=found[key][0] if key in found else None,
-                    seed=seeds[key] if key in seeds and engine.uses_seeds else -1,
+                    prompt_ids=context(key),
+                    generation=generation,
+                    seed=seed_of(key) if engine.uses_seeds else -1,
                 )
-                for key in keys
-            ]
-            progress.update(len(rows))
-            return rows
 
-        rows = grow_rows(
+        order = {prompt.prompt_id: position for position, prompt in enumerate(prompts)}
+        grow_rows(
             path,
             Completion,
-            prompt_ids=list(keys_of),
-            chunk_size=engine_settings.chunk_prompts,
+            keys=sorted(thoughts, key=lambda key: order[key[0]]),
             compute=compute,
+            unit="completion",
+            count_tokens=lambda row: len(row.completion_ids),
         )
-    return summarize(rows)
+    return summarize(read_records(path / "rows.jsonl", Completion))
+
+
+def _context(tokenizer: Tokenizer, form: ThoughtFormat, instruction: str, thought: str) -> list[int]:
+    return chat_ids(tokenizer, form.user_turn(instruction), assistant=opening(thought, form))
 
 
 def _completion(

@@ -5,9 +5,12 @@ training reads: no completion is tokenized again.
 """
 
 import time
+from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,14 @@ from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, Tokenizer, load_chat
 from tpo.model.policy import Policy, open_policy
-from tpo.sample.decoding import Decoding, EngineSettings, Generation
+from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request, longest
 from tpo.sample.thought import num_tokens_within, render
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Completion, Prompt
+from tpo.store.records import Completion, Prompt, read_records
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
+
+Key = tuple[str, int]  # prompt_id, sample_index
 
 
 def work(job: Job) -> Metrics:
@@ -60,48 +65,46 @@ def write_completions(
     Returns:
         The metrics of `summarize`, with tokens per second of this attempt.
     """
-    from tqdm import tqdm
-
     chat = load_chat(policy)
     decoding = plan_decoding(chat.tokenizer, form, settings)
-    contexts = {prompt.prompt_id: render(chat.tokenizer, prompt.text, form) for prompt in prompts}
-    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
-    num_samples = settings["num_samples"]
+    # An array takes a tenth of a list's memory, and all contexts are held until the last one is sampled from.
+    contexts = {prompt.prompt_id: array("I", render(chat.tokenizer, prompt.text, form)) for prompt in prompts}
     num_tokens, started = 0, time.monotonic()
-    with closing(engine), tqdm(total=len(prompts) * num_samples, desc=path.name, unit="completion") as progress:
 
-        def compute(prompt_ids: list[str]) -> list[Completion]:
+    def seed_of(prompt_id: str, index: int) -> int:
+        return derive_seed(seed, "sample", prompt_id, index)
+
+    def requests(keys: Sequence[Key]) -> Iterator[Request]:
+        for prompt_id, group in groupby(keys, key=itemgetter(0)):
+            yield Request(prompt_id, contexts[prompt_id], {index: seed_of(prompt_id, index) for _, index in group})
+
+    max_len = longest(contexts.values(), decoding)
+    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, decoding=decoding, seed=seed)) as engine:
+
+        def compute(keys: Sequence[Key]) -> Iterator[Completion]:
             nonlocal num_tokens
-            seeds = [
-                [derive_seed(seed, "sample", prompt_id, index) for index in range(num_samples)]
-                for prompt_id in prompt_ids
-            ]
-            groups = engine.generate([contexts[key] for key in prompt_ids], seeds=seeds, decoding=decoding)
-            rows = [
-                make_completion(
+            for prompt_id, index, generation in engine.stream(requests(keys), decoding=decoding):
+                num_tokens += len(generation.token_ids)
+                yield make_completion(
                     chat,
                     form,
                     prompt_id=prompt_id,
                     sample_index=index,
-                    prompt_ids=contexts[prompt_id],
+                    prompt_ids=contexts[prompt_id].tolist(),
                     generation=generation,
-                    seed=seeds[position][index] if engine.uses_seeds else -1,
+                    seed=seed_of(prompt_id, index) if engine.uses_seeds else -1,
                 )
-                for position, prompt_id in enumerate(prompt_ids)
-                for index, generation in enumerate(groups[position])
-            ]
-            num_tokens += sum(len(row.completion_ids) for row in rows)
-            progress.update(len(rows))
-            return rows
 
-        rows = grow_rows(
+        grow_rows(
             path,
             Completion,
-            prompt_ids=[prompt.prompt_id for prompt in prompts],
-            chunk_size=engine_settings.chunk_prompts,
+            keys=[(prompt_id, index) for prompt_id in contexts for index in range(settings["num_samples"])],
             compute=compute,
+            unit="completion",
+            count_tokens=lambda row: len(row.completion_ids),
         )
-    return {**summarize(rows), "tokens_per_second": num_tokens / (time.monotonic() - started)}
+    found = summarize(read_records(path / "rows.jsonl", Completion))
+    return {**found, "tokens_per_second": num_tokens / (time.monotonic() - started)}
 
 
 def plan_decoding(tokenizer: Tokenizer, form: ThoughtFormat, settings: dict[str, Any]) -> Decoding:
@@ -160,24 +163,35 @@ def make_completion(
     )
 
 
-def summarize(rows: Sequence[Completion]) -> dict[str, Any]:
-    """Return counts and means over completions.
+def summarize(rows: Iterable[Completion]) -> dict[str, Any]:
+    """Return counts and means over completions, which are read once.
 
     `format_rate` is the fraction that could be split into thought and response and has no forced delimiter: the model
     wrote every delimiter that was not prefilled. `parse_rate` is the fraction that could be split at all. Means are
     over the completions that could be split.
     """
-    parsed = [row for row in rows if row.split_error is None]
-    unforced = [row for row in parsed if row.forced_start == row.forced_stop]
-    mean = max(len(parsed), 1)
+    counts: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    for row in rows:
+        counts["rows"] += 1
+        counts["tokens"] += len(row.completion_ids)
+        counts["prefilled"] += row.is_prefilled
+        counts["truncated"] += row.finish_reason == "length"
+        if row.split_error is not None:
+            errors[row.split_error] += 1
+            continue
+        counts["parsed"] += 1
+        counts["unforced"] += row.forced_start == row.forced_stop
+        counts["thought_tokens"] += row.num_thought_tokens
+        counts["response_tokens"] += row.num_response_tokens
     return {
-        "num_completions": len(rows),
-        "num_tokens": sum(len(row.completion_ids) for row in rows),
-        "format_rate": len(unforced) / len(rows),
-        "parse_rate": len(parsed) / len(rows),
-        "prefill_rate": sum(row.is_prefilled for row in rows) / len(rows),
-        "truncated_rate": sum(row.finish_reason == "length" for row in rows) / len(rows),
-        "split_errors": dict(sorted(Counter(row.split_error for row in rows if row.split_error).items())),
-        "mean_thought_tokens": sum(row.num_thought_tokens for row in parsed) / mean,
-        "mean_response_tokens": sum(row.num_response_tokens for row in parsed) / mean,
+        "num_completions": counts["rows"],
+        "num_tokens": counts["tokens"],
+        "format_rate": counts["unforced"] / counts["rows"],
+        "parse_rate": counts["parsed"] / counts["rows"],
+        "prefill_rate": counts["prefilled"] / counts["rows"],
+        "truncated_rate": counts["truncated"] / counts["rows"],
+        "split_errors": dict(sorted(errors.items())),
+        "mean_thought_tokens": counts["thought_tokens"] / max(counts["parsed"], 1),
+        "mean_response_tokens": counts["response_tokens"] / max(counts["parsed"], 1),
     }

@@ -6,13 +6,15 @@ numbered list of instructions drawn from a given set. `tpo.sample.sources.synthe
 
 import random
 import re
+from array import array
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from tpo.config.kinds import load_settings
 from tpo.model.chat import chat_ids, load_chat
 from tpo.model.policy import Policy, open_policy
-from tpo.sample.decoding import Decoding, EngineSettings
+from tpo.sample.decoding import Decoding, EngineSettings, Request, longest
 from tpo.sample.sources.synthetic import SyntheticPrompts
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Prompt
@@ -53,26 +55,24 @@ def write_candidates(
     decoding = Decoding(settings.temperature, settings.top_p, settings.max_tokens)
     names = [f"candidate-{number}" for number in range(settings.num_candidates)]
     number = settings.num_shots + 1
-    contexts: dict[str, list[int]] = {}
+    contexts: dict[str, array[int]] = {}
     for name in names:
         drawn = random.Random(derive_seed(seed, name)).sample(shots, settings.num_shots)
         listed = "\n".join(f"{position}. {shot.text}" for position, shot in enumerate(drawn, start=1))
         request = REQUEST.replace("{shots}", listed).replace("{number}", str(number))
-        contexts[name] = chat_ids(chat.tokenizer, request, assistant=f"{number}.")
-    engine = engine_settings.make(policy, chat=chat, contexts=contexts.values(), decoding=decoding, seed=seed)
+        contexts[name] = array("I", chat_ids(chat.tokenizer, request, assistant=f"{number}."))
+    max_len = longest(contexts.values(), decoding)
+    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, decoding=decoding, seed=seed)) as engine:
 
-    def compute(chunk: list[str]) -> list[Prompt]:
-        seeds = [[derive_seed(seed, "sample", name)] for name in chunk]
-        groups = engine.generate([contexts[name] for name in chunk], seeds=seeds, decoding=decoding)
-        texts = [chat.tokenizer.decode(group[0].token_ids, skip_special_tokens=True) for group in groups]
-        return [
-            Prompt(name, first_item(text), "uncategorized", f"synthetic:{policy.model_path}", group[0].finish_reason)
-            for name, text, group in zip(chunk, texts, groups, strict=True)
-        ]
+        def compute(keys: Sequence[tuple[str]]) -> Iterator[Prompt]:
+            requests = (Request(name, contexts[name], {0: derive_seed(seed, "sample", name)}) for (name,) in keys)
+            for name, _, generation in engine.stream(requests, decoding=decoding):
+                text = chat.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+                source = f"synthetic:{policy.model_path}"
+                yield Prompt(name, first_item(text), "uncategorized", source, generation.finish_reason)
 
-    with closing(engine):
-        rows = grow_rows(path, Prompt, prompt_ids=names, chunk_size=engine_settings.chunk_prompts, compute=compute)
-    return {"num_candidates": len(rows)}
+        grow_rows(path, Prompt, keys=[(name,) for name in names], compute=compute, unit="candidate")
+    return {"num_candidates": len(names)}
 
 
 def first_item(text: str) -> str:

@@ -15,7 +15,7 @@ Where the file system refuses locks, nothing runs. Whether they hold on one mach
 mount's options (`findmnt -T artifacts`) before two machines compute in one folder.
 
 Tried with Linux 6.1 on NFS 4.2 and 3, two mounts in one virtual machine that share no cache: one process computes, the
-other waits and reuses; a killed holder's work is continued within 0.1 s from its last chunk; a child keeps the lock of
+other waits and reuses; a killed holder's work is continued within 0.1 s from its last row; a child keeps the lock of
 its killed parent; four processes on both mounts count to 40. Not tried: separate machines, a server that restarts,
 Lustre, SMB.
 """
