@@ -5,13 +5,13 @@ responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble 
 ("combine").
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from tpo.config.kinds import load_settings
 from tpo.judge.protocol import (
@@ -64,13 +64,13 @@ def verdicts_work(job: Job) -> Metrics:
 
 def combine_work(job: Job) -> Metrics:
     """Add up the scores of an ensemble's members."""
-    members = {role.removeprefix("member_"): artifact.rows(Score) for role, artifact in job.inputs.items()}
+    members = {role.removeprefix("member_"): list(artifact.rows(Score)) for role, artifact in job.inputs.items()}
     return _write_scores(job.path, combine(members, job.config["weights"]))
 
 
 def normalize_work(job: Job) -> Metrics:
     """Turn log-likelihoods into scores."""
-    parts = {role: artifact.rows(Score) for role, artifact in job.inputs.items()}
+    parts = {role: list(artifact.rows(Score)) for role, artifact in job.inputs.items()}
     scores = normalize_likelihoods(parts["likelihoods"], parts.get("priors"), per_token=job.config["per_token"])
     return _write_scores(job.path, scores)
 
@@ -78,7 +78,7 @@ def normalize_work(job: Job) -> Metrics:
 def rate_work(job: Job) -> Metrics:
     """Turn verdicts into scores."""
     _, responses = judged_responses(job.inputs)
-    verdicts = job.inputs["verdicts"].rows(Verdict)
+    verdicts = list(job.inputs["verdicts"].rows(Verdict))
     rating = load_settings(Rating, job.config["rating"])
     return _write_scores(job.path, rate_responses(responses, verdicts, rating=rating, seed=job.seed))
 
@@ -103,7 +103,7 @@ def judged_responses(inputs: Mapping[str, Artifact]) -> tuple[list[Prompt], list
     """
     if "labelled" in inputs:
         labelled = inputs["labelled"]
-        return labelled.rows(Prompt, "prompts.jsonl"), labelled.rows(Response, "responses.jsonl")
+        return list(labelled.rows(Prompt, "prompts.jsonl")), list(labelled.rows(Response, "responses.jsonl"))
     count = sum(role.startswith("completions_") for role in inputs)
     sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
     responses = visible(sets)
@@ -111,10 +111,10 @@ def judged_responses(inputs: Mapping[str, Artifact]) -> tuple[list[Prompt], list
         number = 1 + max((row.sample_index for row in responses), default=-1)
         references = inputs["references"].rows(Response, "references.jsonl")
         responses += [replace(row, sample_index=number) for row in references]
-    return inputs["prompts"].rows(Prompt), responses
+    return list(inputs["prompts"].rows(Prompt)), responses
 
 
-def visible(completions: Sequence[Sequence[Completion]]) -> list[Response]:
+def visible(completions: Sequence[Iterable[Completion]]) -> list[Response]:
     """Return what judges may see of one or more sets of completions of the same instructions.
 
     Sample indices continue from set to set: with K samples in the first set, the second set's start at K.
@@ -286,6 +286,7 @@ def combine(scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float])
                 sample_index=group[0].sample_index,
                 score=combined.get(position),
                 unscored_reason="; ".join(reasons) or None,
+                raw=None,
                 num_tokens=sum(row.num_tokens for row in group),
             )
         )
