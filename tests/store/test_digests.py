@@ -150,6 +150,15 @@ def test_touched_file_is_read_once_more(trained: Artifact, reads: Reads) -> None
     assert reads.names == []
 
 
+@pytest.mark.parametrize("position", range(4), ids=["size", "inode", "mtime", "ctime"])
+def test_digest_of_another_state_is_not_trusted(position: int, trained: Artifact, reads: Reads) -> None:
+    entries = json.loads((trained.path / DIGESTS).read_text())
+    entries["epoch-3/adapter.bin"][0][position] += 1
+    (trained.path / DIGESTS).write_text(json.dumps(entries))
+    assert trained.verified("epoch-3") and trained.verified("epoch-4")
+    assert reads.names == ["epoch-3/adapter.bin"]
+
+
 def test_repaired_file_is_accepted(trained: Artifact) -> None:
     file = trained.path / "epoch-3" / "adapter.bin"
     content = file.read_bytes()

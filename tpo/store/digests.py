@@ -37,7 +37,14 @@ class FileState(NamedTuple):
     ctime_ns: int
 
 
-_computed: dict[FileState, str] = {}  # by this process
+class Known(NamedTuple):
+    """A digest, and the state in which the file has it."""
+
+    state: FileState
+    digest: str
+
+
+_computed: dict[Path, Known] = {}  # by this process
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -54,18 +61,16 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     """
     remembered = _recall(folder)
     found: dict[str, str] = {}
-    new: dict[str, tuple[FileState, str]] = {}
+    new: dict[str, Known] = {}
     for name in names:
-        if not (folder / name).is_file():
+        file = folder / name
+        if not file.is_file():
             continue
-        state, digest = remembered.get(name, (None, ""))
-        current = _state(folder / name)
-        if state != current:
-            if current not in _computed:
-                _computed[current] = _compute(folder / name, current)
-            digest = _computed[current]
-            new[name] = current, digest
-        found[name] = digest
+        state = _state(file)
+        known = next((it for it in (remembered.get(name), _computed.get(file)) if it and it.state == state), None)
+        if known is None:
+            known = new[name] = _computed[file] = Known(state, _compute(file, state))
+        found[name] = known.digest
     if new:
         _remember(folder, new)
     return found
@@ -86,16 +91,16 @@ def _compute(file: Path, state: FileState) -> str:
     return file_digest(file)
 
 
-def _recall(folder: Path) -> dict[str, tuple[FileState, str]]:
+def _recall(folder: Path) -> dict[str, Known]:
     """Return what is remembered of a folder's files, nothing where that cannot be read."""
     try:
         entries = json.loads((folder / DIGESTS).read_text())
-        return {name: (FileState(*state), digest) for name, (state, digest) in entries.items()}
+        return {name: Known(FileState(*state), digest) for name, (state, digest) in entries.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
 
 
-def _remember(folder: Path, new: dict[str, tuple[FileState, str]]) -> None:
-    """Write new entries beside those of other processes; what two write at once, one of them computes again."""
+def _remember(folder: Path, new: dict[str, Known]) -> None:
+    """Add entries to those that are there; one that another process adds at the same moment may be lost."""
     with suppress(OSError), replacing(folder / DIGESTS) as temporary:
         temporary.write_text(json.dumps(_recall(folder) | new, indent=1) + "\n")
