@@ -221,10 +221,10 @@ def read_only(request: pytest.FixtureRequest, trained: Artifact) -> Artifact:
     """The artifact without remembered digests, which cannot be written either."""
     (trained.path / DIGESTS).unlink()
     if request.param == "permissions":
-        if os.geteuid() == 0:
-            pytest.skip("root may write anywhere")
         trained.path.chmod(0o555)
         request.addfinalizer(lambda: trained.path.chmod(0o755))
+        if os.access(trained.path, os.W_OK):
+            pytest.skip("root may write anywhere")
     else:  # renaming a file to the name of a directory fails for root too
         (trained.path / DIGESTS).mkdir()
     return trained
