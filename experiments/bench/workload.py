@@ -145,8 +145,8 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     work = Work(
         folder=str(folder),
         artifacts_dir=str(artifacts_dir),
-        model_path=str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"],
-        tokenizer_path=str(model.path / "tokenizer"),
+        model_path=str(model.verified("model")) if model.metrics["is_embedded"] else model.metrics["name"],
+        tokenizer_path=str(model.verified("tokenizer")),
         options=asdict(options),
     )
     if len(pairs) < options.num_pairs:

@@ -13,6 +13,7 @@ from tpo.config.kinds import kinds, load_settings
 from tpo.plan.__main__ import plan_job
 from tpo.sample.decoding import switch_to_response
 from tpo.store.artifacts import Artifact
+from tpo.store.digests import digests
 from tpo.store.job import Job
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
@@ -93,11 +94,10 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         **{"dtype": "float32", "max_model_len": 64, "epoch": 0},
     }
     metrics = {"is_embedded": False, "is_quantized": False, "name": "some/model", "revision": None}
-    (tmp_path / "rows.jsonl").write_text("")
-    inputs = {
-        "prompts": Artifact("prompts-1", tmp_path, {}, is_reused=True),
-        "model": Artifact("model-1", tmp_path, {"metrics": metrics}, is_reused=True),
-    }
+    (tmp_path / "rows.jsonl").touch()
+    (tmp_path / "tokenizer").touch()
+    manifest = {"metrics": metrics, "files": digests(tmp_path, ["rows.jsonl", "tokenizer"])}
+    inputs = {role: Artifact(f"{role}-1", tmp_path, manifest, is_reused=True) for role in ("prompts", "model")}
     tpo.sample.completions.work(Job(tmp_path, config, inputs, how={"engine": how(settings)}))
     assert found["engine_settings"] == settings and settings.max_concurrency == 9
 

@@ -161,8 +161,24 @@ def test_damaged_file_is_named(name: str, damage: Callable[[Path], None], tmp_pa
     path = store.run(STEP).path
     damage(path / name)
     with pytest.raises(ArtifactError, match="Delete") as caught:
-        store.run(STEP)
+        store.run(STEP).verified(Path(name).parts[0])
     assert str(path / name) in str(caught.value)
+
+
+def test_missing_file_is_found_at_once(tmp_path: Path) -> None:
+    store = Store(tmp_path, execute=Work())
+    path = store.run(STEP).path
+    (path / "epoch-1" / "adapter.bin").unlink()
+    with pytest.raises(ArtifactError, match="adapter"):
+        store.run(STEP)
+
+
+def test_what_an_artifact_does_not_have_is_named(tmp_path: Path) -> None:
+    artifact = Store(tmp_path, execute=Work()).run(STEP)
+    (artifact.path / "added.jsonl").touch()
+    for name in ("epoch-2", "epoch", "added.jsonl", "request.json"):
+        with pytest.raises(ArtifactError, match=rf"has no {name}: .* lists epoch-1/adapter\.bin, rows\.jsonl"):
+            artifact.verified(name)
 
 
 @pytest.mark.parametrize("text", ["", '{"stage": "sam'], ids=["empty", "cut_off"])

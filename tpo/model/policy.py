@@ -95,16 +95,20 @@ class PolicyRef:
 
 
 def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Policy:
-    """Return the policy that a step's config and inputs describe (`PolicyRef.config`, `PolicyRef.inputs`)."""
+    """Return the policy that a step's config and inputs describe (`PolicyRef.config`, `PolicyRef.inputs`).
+
+    Raises:
+        ArtifactError: If its files are missing or were changed; those of other epochs are not looked at.
+    """
     model = inputs["model"]
     adapter = inputs.get("adapter")
-    weights = str(model.path / "model") if model.metrics["is_embedded"] else model.metrics["name"]
+    weights = str(model.verified("model")) if model.metrics["is_embedded"] else model.metrics["name"]
     is_quantized = model.metrics["is_quantized"]
-    trained = adapter.path / f"epoch-{config['epoch']}" if adapter else None
+    trained = adapter.verified(f"epoch-{config['epoch']}") if adapter else None
     policy = Policy(
-        model_path=str(model.path / "quantized") if is_quantized else weights,
+        model_path=str(model.verified("quantized")) if is_quantized else weights,
         revision=model.metrics["revision"],
-        tokenizer_path=str(model.path / "tokenizer"),
+        tokenizer_path=str(model.verified("tokenizer")),
         dtype=config["dtype"],
         max_model_len=config["max_model_len"],
         adapter_path=trained,

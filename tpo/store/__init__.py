@@ -5,7 +5,7 @@ hash of the request names a directory, `artifacts/<stage>-<hash>/`:
 
     request.json     written before the work
     *.jsonl, ...     rows (`records.py` is the data dictionary), weights, checkpoints
-    manifest.json    written last, by rename
+    manifest.json    written last, by rename; has the digest of every file, which `digests.py` computes once
 
 A directory without a manifest does not exist for a reader, and a stage that finds one continues from the rows in it. So
 a killed run continues, two runs that agree on a step share it, and nothing is ever edited. While one process computes

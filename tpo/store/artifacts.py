@@ -6,6 +6,10 @@ such a directory continues from the rows in it. The hash covers the stage, its v
 ids of its inputs. So two runs with the same request share the artifact, and a setting that does not change the result
 must not be in the request's config. Processes with the same request at the same time compute it once, on several
 machines too where their shared file system passes locks on (`tpo.store.locks`).
+
+The manifest holds the digest of every file. An artifact is open when all of them are there; `Artifact.verified` hands
+out what is to be read of them, and compares its content with the manifest, in general without reading it
+(`tpo.store.digests`).
 """
 
 import json
@@ -17,9 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tpo.store.digests import DIGESTS, digests
 from tpo.store.environment import environment, peak_memory_mib
 from tpo.store.errors import ArtifactError
-from tpo.store.files import file_digest, translate_disk_errors, write_json
+from tpo.store.files import translate_disk_errors, write_json
 from tpo.store.locks import hold
 from tpo.store.records import Record, read_records
 from tpo.store.stage import Budget, RunsOn, Stage, Step
@@ -34,7 +39,14 @@ R = TypeVar("R", bound=Record)
 
 @dataclass(frozen=True)
 class Artifact:
-    """A completed step on disk."""
+    """A completed step on disk.
+
+    Attributes:
+        artifact_id: Name of its directory.
+        path: Its directory. What lies in it is read through `verified` and `rows` only.
+        manifest: What was requested, computed and measured.
+        is_reused: Whether an earlier request computed it.
+    """
 
     artifact_id: str
     path: Path
@@ -58,9 +70,31 @@ class Artifact:
         found = self.manifest.get("budget")
         return None if found is None else Budget(**found)
 
+    def verified(self, name: str) -> Path:
+        """Return the path of a file or a folder of the artifact, after comparing its content with the manifest.
+
+        A file is read for that only where its size, inode or times differ from when its digest was last computed.
+        `tpo.store.digests` says what this does not detect. Files that were added to a folder are not detected either.
+
+        Raises:
+            ArtifactError: If the artifact has nothing of this name, or a file of it is missing or was changed.
+        """
+        expected = {
+            file: digest
+            for file, digest in self.manifest["files"].items()
+            if file == name or file.startswith(f"{name}/")
+        }
+        if not expected:
+            raise ArtifactError(f"{self.path} has no {name}: its {MANIFEST} lists {', '.join(self.manifest['files'])}")
+        found = digests(self.path, expected)
+        for file, digest in expected.items():
+            if found.get(file) != digest:
+                raise _damaged(self.path / file, self.path)
+        return self.path / name
+
     def rows(self, kind: type[R], name: str = "rows.jsonl") -> Iterator[R]:
         """Yield the artifact's rows as records, one in memory at a time."""
-        return read_records(self.path / name, kind)
+        return read_records(self.verified(name), kind)
 
 
 class Store:
@@ -114,7 +148,7 @@ class Store:
             budget: What is known of its cost.
 
         Raises:
-            ArtifactError: If the artifact on disk is damaged or the computation failed.
+            ArtifactError: If the artifact on disk lacks a file or the computation failed.
             LockError: If the file system has no locks.
         """
         step = Step(
@@ -139,7 +173,7 @@ class Store:
         second continues at once from the rows that the first had saved.
 
         Raises:
-            ArtifactError: If the artifact on disk is damaged or the computation failed.
+            ArtifactError: If the artifact on disk lacks a file or the computation failed.
             LockError: If the file system has no locks.
         """
         path = self.root / step.artifact_id
@@ -161,19 +195,22 @@ class Store:
 
 
 def open_artifact(path: Path, *, is_reused: bool = True) -> Artifact:
-    """Return the completed artifact in the directory `path` after checking its files against the manifest.
+    """Return the completed artifact in the directory `path`, all files of which are there, their content unchecked.
 
     Raises:
-        ArtifactError: If it is incomplete, or a file is missing or was changed.
+        ArtifactError: If it is incomplete, or a file is missing.
     """
     manifest = read_manifest(path)
-    for name, digest in manifest["files"].items():
-        if not (path / name).exists() or file_digest(path / name) != digest:
-            raise ArtifactError(
-                f"{path / name} is missing or differs from {MANIFEST}: artifacts are never edited. "
-                f"Delete {path} to compute it again."
-            )
+    for name in manifest["files"]:
+        if not (path / name).is_file():
+            raise _damaged(path / name, path)
     return Artifact(artifact_id=path.name, path=path, manifest=manifest, is_reused=is_reused)
+
+
+def _damaged(file: Path, path: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{file} is missing or differs from {MANIFEST}: artifacts are never edited. Delete {path} to compute it again."
+    )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -194,6 +231,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
     """Write the manifest of a computed step: from now on the artifact exists.
 
+    Each file is read once for its digest, which is remembered.
+
     Args:
         path: The artifact's directory with `request.json` and the stage's files.
         metrics: Counts and measurements of the stage, plain JSON types.
@@ -203,14 +242,14 @@ def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
     files = sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")
-        if file.is_file() and file.name not in {"request.json", MANIFEST, LOCK} and file.suffix != ".tmp"
+        if file.is_file() and file.name not in {"request.json", MANIFEST, LOCK, DIGESTS} and file.suffix != ".tmp"
     )
     write_json(
         path / MANIFEST,
         {
             **request,
             "metrics": metrics,
-            "files": {name: file_digest(path / name) for name in files},
+            "files": digests(path, files),
             "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
             "seconds": round(time.time() - started, 3),
             "peak_memory_mib": peak_memory_mib(),

@@ -86,7 +86,7 @@ def passed(checks: Artifact) -> dict[str, dict[str, float | None]]:
 
 def read_keys(benchmark: Artifact) -> dict[str, dict[str, Any]]:
     """Return a benchmark's keys by prompt id."""
-    keys: dict[str, dict[str, Any]] = json.loads((benchmark.path / "keys.json").read_text())
+    keys: dict[str, dict[str, Any]] = json.loads(benchmark.verified("keys.json").read_text())
     return keys
 
 

@@ -118,7 +118,7 @@ class WandbTracker(Tracker):
 
     def _log_training(self, iteration: int, checkpoints: Artifact) -> None:
         """Log trl's metrics of every step."""
-        for line in (checkpoints.path / "metrics.jsonl").read_text().splitlines():
+        for line in checkpoints.verified("metrics.jsonl").read_text().splitlines():
             self.num_steps += 1
             values = {f"train/{name}": value for name, value in json.loads(line).items()}
             self.run.log({**values, "train/step": self.num_steps, "train/iteration": iteration})
@@ -148,8 +148,7 @@ class WandbTracker(Tracker):
         """Log the selected adapter, not a whole model, as an artifact, unless `tracking.upload_adapters` is off."""
         import wandb
 
-        path = checkpoints.path / name
-        if not self.settings.upload_adapters or is_whole_model(path):
+        if not self.settings.upload_adapters or is_whole_model(checkpoints.path / name):
             return
         source = {
             "source": checkpoints.artifact_id,
@@ -158,7 +157,7 @@ class WandbTracker(Tracker):
         }
         artifact = wandb.Artifact(f"adapter-{self.run.id}", type="model", metadata={"iteration": iteration, **source})
         with self._staging():
-            artifact.add_dir(str(path))
+            artifact.add_dir(str(checkpoints.verified(name)))
             self.run.log_artifact(artifact, aliases=[f"iteration-{iteration}"])
 
     def _log_gains(self, rates: Mapping[str, Rate], before: Mapping[str, Rate], axis: dict[str, int]) -> None:
