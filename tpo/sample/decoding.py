@@ -102,6 +102,11 @@ class EngineSettings(EngineConfig):
         raise NotImplementedError
 
 
+def longest(contexts: Iterable[Sequence[int]], decoding: Decoding) -> int:
+    """Return the number of tokens of the longest prompt plus the longest possible completion."""
+    return max(map(len, contexts), default=0) + decoding.max_total
+
+
 class Thought(NamedTuple):
     """A sampled thought, followed by the response delimiter, which was appended where it had not been sampled."""
 
