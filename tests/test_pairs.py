@@ -280,7 +280,7 @@ def test_every_instruction_is_a_pair_or_a_counted_drop(
         assert chosen.response != rejected.response and pair.margin >= max(settings.min_margin, 1e-9)
         assert (pair.chosen_ids, pair.rejected_ids) == (chosen.completion_ids, rejected.completion_ids)
         assert max(len(pair.chosen_ids), len(pair.rejected_ids)) + len(pair.prompt_ids) <= settings.max_tokens
-    order = {f"p{number}": shuffler.random() for number in range(len(groups))}
+    order = {f"p{number}": place for number, place in enumerate(shuffler.sample(range(len(groups)), len(groups)))}
     for rows_of in (rows, scores):  # instructions in another order, the same of both, and samples in any
         shuffler.shuffle(rows_of)
         rows_of.sort(key=lambda row: order[row.prompt_id])
