@@ -116,7 +116,7 @@ class Shouting:
     def measure(self, steps: Any, path: Any) -> dict[str, Any]:
         """Return the count."""
         prompts = steps.prompts()
-        answers = steps.answers(steps.policy, prompts).rows(Completion)
+        answers = list(steps.answers(steps.policy, prompts).rows(Completion))
         return {"num_answers": len(answers), "num_loud": sum((row.response or "").isupper() for row in answers)}
 
 

@@ -164,8 +164,16 @@ def test_likelihood_equals_a_straight_computation(tiny_model: Path, with_instruc
 
 
 def test_likelihoods_are_normalized_by_hand() -> None:
-    likelihoods = [Score("p", 0, -6.0, None, num_tokens=3), Score("p", 1, None, "too_long"), Score("p", 2, -1.0, None)]
-    priors = [Score("p", 0, -9.0, None, num_tokens=3), Score("p", 1, -1.0, None), Score("p", 2, None, "too_long")]
+    likelihoods = [
+        Score("p", 0, -6.0, None, num_tokens=3, raw=None),
+        Score("p", 1, None, "too_long", None, 0),
+        Score("p", 2, -1.0, None, None, 0),
+    ]
+    priors = [
+        Score("p", 0, -9.0, None, num_tokens=3, raw=None),
+        Score("p", 1, -1.0, None, None, 0),
+        Score("p", 2, None, "too_long", None, 0),
+    ]
     found = [
         [row.score for row in normalize_likelihoods(likelihoods[:2], prior, per_token=per_token)]
         for prior in (None, priors[:2])
@@ -197,7 +205,7 @@ def test_length_and_chance() -> None:
 
 def score_rows(values: Sequence[float | None], *, prompt_id: str = "p") -> list[Score]:
     return [
-        Score(prompt_id, index, value, None if value is not None else "lost", num_tokens=index)
+        Score(prompt_id, index, value, None if value is not None else "lost", num_tokens=index, raw=None)
         for index, value in enumerate(values)
     ]
 
@@ -268,7 +276,7 @@ def test_verdicts_on_all_pairs_of_different_responses_in_both_orders(tmp_path: P
     ]
     judge = RecordingPairwiseJudge()
     metrics = collect_verdicts(tmp_path, prompts, responses[::-1], judge)  # the order of the rows plays no part
-    rows = read_records(tmp_path / "rows.jsonl", Verdict)
+    rows = list(read_records(tmp_path / "rows.jsonl", Verdict))
     assert [(row.first_index, row.second_index, row.outcome) for row in rows] == [
         (0, 1, 1.0), (1, 0, 0.0), (0, 4, None), (4, 0, None), (1, 4, None), (4, 1, None),
     ]  # fmt: skip
@@ -288,7 +296,7 @@ def test_one_order_of_each_pair_is_decided_by_the_instruction_and_the_pair(tmp_p
     for name, rows in (("all", responses), ("backwards", responses[::-1]), ("some", responses[30:90])):
         (tmp_path / name).mkdir()
         collect_verdicts(tmp_path / name, prompts, rows, RecordingPairwiseJudge(), orders="random")
-        verdicts = read_records(tmp_path / name / "rows.jsonl", Verdict)
+        verdicts = list(read_records(tmp_path / name / "rows.jsonl", Verdict))
         found.append([(row.prompt_id, row.first_index, row.second_index) for row in verdicts])
         for key in {row.prompt_id for row in rows}:
             shown = [(first, second) for name, first, second in found[-1] if name == key]
@@ -357,7 +365,7 @@ def judge_texts(tokenizer: Any, path: Path, texts: dict[str, list[str]]) -> tupl
     rows = [row for prompt in prompts for row in make_rows(tokenizer, prompt, texts[prompt.text])]
     judge = RecordingJudge()
     metrics = judge_responses(path, prompts, visible([rows]), judge)
-    scores = read_records(path / "rows.jsonl", Score)
+    scores = list(read_records(path / "rows.jsonl", Score))
     assert [(row.prompt_id, row.sample_index) for row in scores] == [(row.prompt_id, row.sample_index) for row in rows]
     return judge, scores, metrics
 
