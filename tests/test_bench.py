@@ -487,6 +487,15 @@ def test_of_two_files_with_the_same_work_the_later_counts() -> None:
     assert table([early, late]) == table([late, early]) == table([late])
 
 
+def test_the_latest_file_names_and_orders_the_rows() -> None:
+    early, late = made_result(), made_result()
+    early["machine"] |= {"cpu": "Other CPU"}
+    early["parts"]["sampling"]["date"] = "2020-02-02T00:00:00"
+    early["parts"]["sampling"]["descriptions"] = {"ours": "we", "generate": "they"}
+    rows = [line.split("|")[1].strip() for line in table([early, late]).splitlines()[3:]]
+    assert rows == [sampling.PART.contenders["generate"], "ours"]
+
+
 def test_answers_are_compared_with_several_samples_each() -> None:
     result = made_result({"quiet": {**QUIET, "answers_ours": [entry(0, 180.0), entry(1, 240.0)]}})
     (line,) = [line for line in table([result]).splitlines() if "one sample each" in line]

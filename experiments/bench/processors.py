@@ -35,9 +35,9 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
         rows.append([f"**{name}**", *(measured(by_processor.get(owner), when) for owner, when in columns)])
         descriptions: dict[str, str] = {}
         for part in reversed(by_processor.values()):  # the latest has the last word on names and their order
-            descriptions = {
-                key: text for key, text in part["descriptions"].items() if has_value(part, key)
-            } | descriptions
+            for contender, text in part["descriptions"].items():
+                if has_value(part, contender):
+                    descriptions.setdefault(contender, text)
         rows += [
             [text, *(cell(by_processor.get(owner), when, contender) for owner, when in columns)]
             for contender, text in descriptions.items()
