@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,7 +71,7 @@ class Work:
         return self._prompts(self.sizes.num_instructions * self.sizes.num_samples)
 
     def _prompts(self, count: int) -> list[Prompt]:
-        return list(read_records(Path(self.folder) / "prompts.jsonl", Prompt))[:count]
+        return list(islice(read_records(Path(self.folder) / "prompts.jsonl", Prompt), count))
 
     def completions(self) -> list[Completion]:
         """Return K completions of each instruction, with thought and response."""
@@ -80,7 +81,7 @@ class Work:
 
     def pairs(self) -> list[Pair]:
         """Return the pairs to train on."""
-        return list(read_records(Path(self.folder) / "pairs.jsonl", Pair))[: self.sizes.num_pairs]
+        return list(islice(read_records(Path(self.folder) / "pairs.jsonl", Pair), self.sizes.num_pairs))
 
     def contexts(self, tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the token ids from which a completion to each instruction is sampled, with the thought prompt."""
