@@ -34,7 +34,7 @@ quickstart: setup ## Run the whole method on the embedded model
 figures: setup ## Draw RUN=runs/..., or compare several: RUN="runs/a runs/b" OUT=folder
 	$(BIN)/python -m tpo.results --figures $(RUN) $(if $(OUT),--out $(OUT))
 
-bench: setup ## Time ours against generate, vLLM and stock trl: BENCH="sampling --rounds 3"
+bench: setup ## Time ours against generate, vLLM and stock trl, quiet and busy: BENCH="sampling --rounds 3"
 	$(BIN)/python -m experiments.bench.run $(BENCH)
 
 test: setup ## Run the default tests: CPU, no network, minutes

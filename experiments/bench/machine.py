@@ -10,23 +10,33 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from experiments.architecture import Architecture
 
 SECONDS = 1.0  # to repeat each measurement for
+# What multiplies matrices, the fastest first, as the system names it and as people do.
+INSTRUCTION_SETS = {
+    "amx_bf16": "AMX",
+    "avx512_bf16": "AVX-512 bf16",
+    "avx512f": "AVX-512",
+    "avx2": "AVX2",
+    "asimd": "Neon",
+}
 
 
 def describe() -> dict[str, Any]:
-    """Return the processor, its cores that this process may use, memory, the GPU if there is one, and the system."""
+    """Return the processor, what it can do, its cores that this process may use, memory, GPU if any, and the system."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found: dict[str, Any] = {
-        "cpu": cpu_name(),
+        "cpu": cpu_entry("model name") or platform.processor() or platform.machine(),
+        "cpu_generation": {key: cpu_entry(key) for key in ("cpu family", "model")},  # several are called "AMD EPYC"
+        "instruction_sets": instruction_sets(cpu_entry("flags") or cpu_entry("Features") or ""),
         "num_cores": cores,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_gib": round(memory / 2**30, 1),
@@ -39,19 +49,32 @@ def describe() -> dict[str, Any]:
     return found
 
 
-def cpu_name() -> str:
-    """Return the processor's name as the system gives it."""
+def cpu_entry(key: str) -> str | None:
+    """Return what the system says of its first core under a key, None where it says nothing."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        found = re.search(rf"^{key}\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found.group(1) if found else platform.processor() or platform.machine()
+        return None
+    return found.group(1) if found else None
 
 
-def file_name(machine: dict[str, Any]) -> str:
-    """Return the name of the machine's files: its GPU, or its processor and how many cores."""
-    text = machine["gpu"] or f"{machine['cpu']} {machine['num_cores']} cores"
-    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\(R\)|\(TM\)", "", text).lower()).strip("-")
+def instruction_sets(flags: str) -> list[str]:
+    """Return those of `INSTRUCTION_SETS` that are among a processor's flags, the fastest first."""
+    return [name for name in INSTRUCTION_SETS if name in flags.split()]
+
+
+def processor_text(machine: Mapping[str, Any]) -> str:
+    """Return the name of the GPU, or of the processor with its best instruction set and its cores."""
+    if machine["gpu"]:
+        return str(machine["gpu"])
+    best = [INSTRUCTION_SETS[name] for name in machine["instruction_sets"][:1]]
+    name = re.sub(r"\((R|TM)\)", "", machine["cpu"])
+    return ", ".join([name, *best, f"{machine['num_cores']} cores"])
+
+
+def file_name(machine: Mapping[str, Any]) -> str:
+    """Return the name of the machine's files, after its processor."""
+    return re.sub(r"[^a-z0-9]+", "-", processor_text(machine).lower()).strip("-")
 
 
 def probe(*, weight_bytes: int) -> dict[str, float]:

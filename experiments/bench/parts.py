@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+NAMES = ("sampling", "training", "scoring", "iteration")  # of the parts and their modules
+# What a contender runs beside. On "two", the value of a round is the slower one's.
+CONDITIONS = {
+    "quiet": "nothing beside it",
+    "busy": "one spinning process beside it",
+    "two": "two of it at once",
+}
+
 
 class Part(NamedTuple):
     """A part of the benchmark.
@@ -24,6 +32,11 @@ class Part(NamedTuple):
     contenders: Mapping[str, str]
     comparisons: tuple[tuple[str, str], ...]
     checks: Mapping[str, tuple[str, str]] = {}
+
+    @property
+    def ours(self) -> tuple[str, ...]:
+        """The contenders that are compared with others."""
+        return tuple(dict.fromkeys(ours for ours, _ in self.comparisons))
 
 
 @dataclass(frozen=True)

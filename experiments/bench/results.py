@@ -48,7 +48,7 @@ def summarize_contender(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return a contender's entry in the file, without its runs: status, spreads of value, seconds, start-up, memory.
 
     Args:
-        runs: As `process.run_contender` returns them, each with its "round". The status is "ok" where all are.
+        runs: As `process.run_contenders` returns them, each with its "round". The status is "ok" where all are.
     """
     done = [run for run in runs if run["status"] == "ok"]
     faults = sorted({run["status"] for run in runs} - {"ok"})
@@ -63,19 +63,52 @@ def summarize_contender(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def summarize_part(
+def value_of_rounds(runs: Sequence[Mapping[str, Any]], *, is_rate: bool) -> dict[int, float]:
+    """Return round to value, that of the slowest where several ran at a time."""
+    values: dict[int, float] = {}
+    for run in runs:
+        if run["status"] == "ok":
+            number, value = run["round"], run["value"]
+            slowest = min if is_rate else max
+            values[number] = slowest(values.get(number, value), value)
+    return values
+
+
+def kept_speed(
+    quiet: Mapping[str, Sequence[Mapping[str, Any]]],
+    other: Mapping[str, Sequence[Mapping[str, Any]]],
+    *,
+    is_rate: bool,
+) -> dict[str, Any]:
+    """Return for each contender the share of its quiet speed that it keeps under another condition.
+
+    Args:
+        quiet: Contender to its runs.
+        other: Likewise, under the other condition.
+        is_rate: Of the part's value.
+    """
+    found = {
+        name: speedup(
+            value_of_rounds(runs, is_rate=is_rate),
+            value_of_rounds(quiet.get(name, ()), is_rate=is_rate),
+            is_rate=is_rate,
+        )
+        for name, runs in other.items()
+    }
+    return {name: share._asdict() for name, share in found.items() if share is not None}
+
+
+def summarize_condition(
     runs: Mapping[str, Sequence[Mapping[str, Any]]], comparisons: Sequence[tuple[str, str]], *, is_rate: bool
 ) -> dict[str, Any]:
-    """Return "contenders" and "speedups" of a part of the benchmark.
+    """Return "contenders" and "speedups" of a part of the benchmark under one condition.
 
     Args:
         runs: Contender to its runs.
         comparisons: (ours, other) whose ratio is wanted.
         is_rate: Of the part's value.
     """
-    values = {
-        name: {run["round"]: run["value"] for run in found if run["status"] == "ok"} for name, found in runs.items()
-    }
+    values = {name: value_of_rounds(found, is_rate=is_rate) for name, found in runs.items()}
     return {
         "contenders": {name: {**summarize_contender(found), "runs": list(found)} for name, found in runs.items()},
         "speedups": [

@@ -13,21 +13,22 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from experiments.bench import iteration, sampling, scoring, training
+from experiments.bench.figure import write_figure
 from experiments.bench.floors import Load, floor
 from experiments.bench.machine import file_name, limits
-from experiments.bench.parts import Options, Part
-from experiments.bench.process import REPOSITORY, Request, environment, run_contender
-from experiments.bench.report import part_text, reaches_text, write_figure
-from experiments.bench.results import compare_values, summarize_part
+from experiments.bench.parts import CONDITIONS, NAMES, Options, Part
+from experiments.bench.process import REPOSITORY, Request, environment, run_contenders
+from experiments.bench.report import part_text, reaches_text
+from experiments.bench.results import compare_values, kept_speed, summarize_condition
 from tpo.store.environment import environment as provenance
 from tpo.store.files import content_hash, write_json
 
-PARTS: dict[str, Part] = {module.PART.name: module.PART for module in (sampling, training, scoring, iteration)}
-Runs = dict[str, list[dict[str, Any]]]
+PARTS: dict[str, Part] = {name: import_module(f"experiments.bench.{name}").PART for name in NAMES}
+Runs = dict[str, dict[str, list[dict[str, Any]]]]  # condition to contender to its runs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,10 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(reaches_text(result), flush=True)
     for name in told.parts or PARTS:
         part = chosen(PARTS[name], told.contenders)
-        runs: Runs = {contender: [] for contender in part.contenders}
+        runs = empty_runs(part, told.conditions)
         values: dict[str, list[float]] = {}
         for number in range(told.rounds):
-            run_round(part, runs, values, work, folder=folder / name, number=number)
+            run_round(part, runs, values, work, folder=folder / name, number=number, limit_s=told.limit_s)
             result["parts"][name] = summarize(part, runs, {}, told=told, options=options, reaches=probed["reaches"])
             write_json(path, result)
         checks = {} if told.skip_checks else run_checks(part, values, work, folder=folder / name)
@@ -67,6 +68,15 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], metavar="part", help=f"of {', '.join(PARTS)}; all")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--contenders", help="only these, with commas between them")
+    parser.add_argument(
+        "--conditions",
+        type=read_conditions,
+        default=("quiet", "busy"),
+        metavar="NAMES",
+        help="with commas between them (quiet,busy): "
+        + "; ".join(f"{name}, {text}" for name, text in CONDITIONS.items()),
+    )
+    parser.add_argument("--limit-s", type=float, default=float("inf"), metavar="S", help="end a contender's run then")
     parser.add_argument("--skip-checks", action="store_true", help="do not compare scores and losses")
     for flag, name, text in (
         ("--instructions", "num_instructions", "of sampling, scoring and the iteration"),
@@ -117,27 +127,71 @@ def chosen(part: Part, names: str | None) -> Part:
     )
 
 
+def read_conditions(text: str) -> tuple[str, ...]:
+    """Return the conditions that a text names.
+
+    Raises:
+        argparse.ArgumentTypeError: If there is no such condition.
+    """
+    names = tuple(text.split(","))
+    if unknown := sorted(set(names) - set(CONDITIONS)):
+        raise argparse.ArgumentTypeError(f"unknown: {', '.join(unknown)}; there are {', '.join(CONDITIONS)}")
+    return names
+
+
+def empty_runs(part: Part, conditions: Sequence[str]) -> Runs:
+    """Return no runs of each contender under each condition; ours alone run two at once."""
+    return {
+        condition: {name: [] for name in part.contenders if condition != "two" or name in part.ours}
+        for condition in conditions
+    }
+
+
 def run_round(
-    part: Part, runs: Runs, values: dict[str, list[float]], work: dict[str, Any], *, folder: Path, number: int
+    part: Part,
+    runs: Runs,
+    values: dict[str, list[float]],
+    work: dict[str, Any],
+    *,
+    folder: Path,
+    number: int,
+    limit_s: float,
 ) -> None:
-    """Add a run of every contender; one that could not run is not tried again."""
+    """Add a run of every contender under every condition; what could not run is not tried again."""
     for contender in part.contenders:
-        if runs[contender] and runs[contender][-1]["status"] != "ok":
-            continue
-        found = start(part, contender, work, folder=folder / f"{contender}-{number}", seed=number)
-        values.setdefault(contender, found.pop("values", []))
-        runs[contender].append({"round": number, **found})
-        shown = f"{found['value']:.4g}, {found['seconds']:.1f} s" if found["status"] == "ok" else found["status"]
-        if shown.startswith("failed"):
-            shown += f" ({folder / f'{contender}-{number}' / 'log.txt'})"
-        print(f"{part.title}, round {number + 1}, {contender}: {shown}", flush=True)
+        for condition, so_far in runs.items():
+            if contender not in so_far or any(run["status"] != "ok" for run in so_far[contender]):
+                continue
+            place = folder / f"{contender}-{condition}-{number}"
+            for found in start(part, contender, work, condition, folder=place, seed=number, limit_s=limit_s):
+                values.setdefault(contender, found.pop("values", []))
+                so_far[contender].append({"round": number, **found})
+                shown = (
+                    f"{found['value']:.4g}, {found['seconds']:.1f} s" if found["status"] == "ok" else found["status"]
+                )
+                if shown.startswith("failed"):
+                    shown += f" ({place})"
+                print(f"{part.title}, round {number + 1}, {contender}, {condition}: {shown}", flush=True)
 
 
-def start(part: Part, contender: str, work: dict[str, Any], *, folder: Path, seed: int) -> dict[str, Any]:
-    """Run one contender in an empty folder."""
+def start(
+    part: Part,
+    contender: str,
+    work: dict[str, Any],
+    condition: str,
+    *,
+    folder: Path,
+    seed: int,
+    limit_s: float = float("inf"),
+) -> list[dict[str, Any]]:
+    """Run one contender in empty folders; twice at the same time with different seeds under the condition "two"."""
     if folder.exists():
         folder.rename(unused(folder))
-    return run_contender(f"experiments.bench.{part.name}", Request(contender, work, seed, folder))
+    requests = [Request(contender, work, seed, folder)]
+    if condition == "two":
+        requests = [Request(contender, work, 2 * seed + twin, folder / str(twin)) for twin in range(2)]
+    module = f"experiments.bench.{part.name}"
+    return run_contenders(module, requests, is_busy=condition == "busy", limit_s=limit_s)
 
 
 def unused(folder: Path) -> Path:
@@ -157,7 +211,7 @@ def run_checks(
         faults = []
         for contender in pair:
             if contender not in known:
-                found = start(part, contender, work, folder=folder / contender, seed=0)
+                (found,) = start(part, contender, work, "quiet", folder=folder / contender, seed=0)
                 known[contender] = found.get("values", [])
                 if found["status"] != "ok":
                     faults.append(found["status"])
@@ -194,7 +248,15 @@ def summarize(
         },
         "reaches": reaches,
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
-        **summarize_part(runs, part.comparisons, is_rate=part.is_rate),
+        "conditions": {
+            condition: summarize_condition(found, part.comparisons, is_rate=part.is_rate)
+            for condition, found in runs.items()
+        },
+        "kept": {
+            condition: kept_speed(runs["quiet"], found, is_rate=part.is_rate)
+            for condition, found in runs.items()
+            if condition != "quiet" and "quiet" in runs
+        },
         "floors": floors_of(part, runs, reaches),
         "checks": checks,
     }
@@ -203,8 +265,9 @@ def summarize(
 def floors_of(part: Part, runs: Runs, reaches: dict[str, float]) -> dict[str, dict[str, float]]:
     """Return for each of our contenders the floor of its first run, in seconds and in the part's unit."""
     found = {}
-    for name in dict.fromkeys(ours for ours, _ in part.comparisons):
-        done = [run for run in runs.get(name, []) if run["status"] == "ok" and "operations" in run["details"]]
+    for name in part.ours:
+        tried = [run for so_far in runs.values() for run in so_far.get(name, [])]
+        done = [run for run in tried if run["status"] == "ok" and "operations" in run["details"]]
         if not done:
             continue
         details = done[0]["details"]

@@ -2,16 +2,22 @@
 
 All contenders get the same token ids and the same distribution (temperature, top-p, no top-k) and return token ids. A
 token counts up to and including the end token; padding does not. Rounds draw with different seeds.
+
+Contenders named `answers_` sample one completion of each of as many different instructions as there are completions
+otherwise, as evaluations do: no two share a prompt's cache.
 """
 
-import time
-from collections.abc import Callable, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from experiments.architecture import Architecture
 from experiments.bench.floors import sampling_load
-from experiments.bench.parts import Part, Timed
-from experiments.bench.process import Request, serve
+from experiments.bench.parts import Options, Part, Timed
+from experiments.bench.process import Request, serve, start_clock
 from experiments.bench.workload import Work
 
 PART = Part(
@@ -24,6 +30,9 @@ PART = Part(
         "vllm": "vLLM, n = K, prefix caching",
         "ours": "ours",
         "ours_adapter": "ours, with a LoRA adapter unmerged",
+        "answers_generate": "generate, left-padded batches, one sample each",
+        "answers_vllm": "vLLM, one sample each",
+        "answers_ours": "ours, one sample each",
     },
     comparisons=(
         ("ours", "generate"),
@@ -31,8 +40,12 @@ PART = Part(
         ("ours", "vllm"),
         ("ours_adapter", "generate"),
         ("ours_adapter", "vllm"),
+        ("answers_ours", "answers_generate"),
+        ("answers_ours", "answers_vllm"),
+        ("answers_ours", "ours"),
     ),
 )
+ANSWERS = "answers_"
 WARM_UP_TOKENS = 8
 
 Ids = list[int]
@@ -47,34 +60,41 @@ def measure(request: Request) -> Timed:
 
     work = Work.of(request.work)
     chat = load_chat(policy(work))
-    contexts = work.contexts(chat.tokenizer)
-    match request.contender:
-        case "generate":
-            sampler = with_generate(work, chat, seed=request.seed, num_rows=work.sizes.generate_rows)
-        case "generate_one":
-            sampler = with_generate(work, chat, seed=request.seed, num_rows=work.sizes.num_samples)
-        case "vllm":
-            sampler = with_vllm(work, chat, seed=request.seed, longest=max(map(len, contexts)))
-        case _:
-            keep_freed_memory()
-            is_adapted = request.contender == "ours_adapter"
-            sampler = with_ours(work, chat, seed=request.seed, longest=max(map(len, contexts)), is_adapted=is_adapted)
-    unrelated = chat.tokenizer.encode("Say something else.", add_special_tokens=False)
-    sampler([unrelated], WARM_UP_TOKENS)
-    began, started = time.time(), time.perf_counter()
-    found = sampler(contexts, work.sizes.max_tokens)
-    seconds = time.perf_counter() - started
+    contender = request.contender.removeprefix(ANSWERS)
+    prompts, sizes = work.prompts(), work.sizes
+    if request.contender.startswith(ANSWERS):
+        prompts, sizes = work.answer_prompts(), replace(sizes, num_samples=1)
+    contexts = work.contexts(chat.tokenizer, prompts)
+    longest = max(map(len, contexts))
+    with ExitStack() as stack:
+        match contender:
+            case "generate":
+                sampler = with_generate(work, chat, sizes, seed=request.seed, num_rows=sizes.generate_rows)
+            case "generate_one":
+                sampler = with_generate(work, chat, sizes, seed=request.seed, num_rows=sizes.num_samples)
+            case "vllm":
+                sampler = with_vllm(work, chat, sizes, seed=request.seed, longest=longest)
+            case _:
+                keep_freed_memory()
+                start = policy(work, adapter=contender == "ours_adapter")
+                sampler = stack.enter_context(with_ours(work, chat, sizes, start, seed=request.seed, longest=longest))
+        unrelated = chat.tokenizer.encode("Say something else.", add_special_tokens=False)
+        sampler([unrelated] * (os.cpu_count() or 1), WARM_UP_TOKENS)  # one for each worker process that there may be
+        clock = start_clock(request)
+        found = sampler(contexts, sizes.max_tokens)
+        seconds = clock.seconds
     lengths = [[len(ids) for ids in group] for group in found]
     num_tokens = sum(map(sum, lengths))
-    load = sampling_load(Architecture.of_model(work.model_path), contexts, lengths, num_rows=work.sizes.rows)
+    load = sampling_load(Architecture.of_model(work.model_path), contexts, lengths, num_rows=sizes.rows)
     details = {
         "num_tokens": num_tokens,
+        "num_prompts": len(contexts),
         "num_completions": sum(map(len, lengths)),
         "num_stopped": sum(ids[-1] in chat.end_ids for group in found for ids in group),
         "num_prompt_tokens": sum(map(len, contexts)),
         **load._asdict(),
     }
-    return Timed(num_tokens / seconds, seconds, began, details)
+    return Timed(num_tokens / seconds, seconds, clock.began, details)
 
 
 def policy(work: Work, *, adapter: bool = False) -> Any:
@@ -91,14 +111,14 @@ def policy(work: Work, *, adapter: bool = False) -> Any:
     )
 
 
-def with_generate(work: Work, chat: Any, *, seed: int, num_rows: int) -> Sampler:
+def with_generate(work: Work, chat: Any, sizes: Options, *, seed: int, num_rows: int) -> Sampler:
     """Return a sampler of `generate` on batches of so many rows in the given order, K rows a prompt."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from tpo.model.load import default_device
 
-    sizes, tokenizer = work.sizes, chat.tokenizer
+    tokenizer = chat.tokenizer
     dtype = getattr(torch, policy(work).dtype)
     model = AutoModelForCausalLM.from_pretrained(work.model_path, dtype=dtype).to(default_device()).eval()
     tokenizer.padding_side = "left"
@@ -132,11 +152,10 @@ def up_to_end(ids: Ids, end_ids: frozenset[int]) -> Ids:
     return ids[: next((position for position, token in enumerate(ids, start=1) if token in end_ids), len(ids))]
 
 
-def with_vllm(work: Work, chat: Any, *, seed: int, longest: int) -> Sampler:
+def with_vllm(work: Work, chat: Any, sizes: Options, *, seed: int, longest: int) -> Sampler:
     """Return a sampler of vLLM, which samples K completions a prompt with the prompt's cache shared."""
     from vllm import SamplingParams
 
-    sizes = work.sizes
     llm = start_vllm(work, longest + sizes.max_tokens, seed=seed)
 
     def sample(prompts: Sequence[Ids], max_tokens: int) -> list[list[Ids]]:
@@ -175,31 +194,43 @@ def start_vllm(work: Work, max_len: int, *, seed: int) -> Any:
     )
 
 
-def with_ours(work: Work, chat: Any, *, seed: int, longest: int, is_adapted: bool) -> Sampler:
-    """Return a sampler of `tpo.sample.engines.torch.engine`."""
+@contextmanager
+def with_ours(work: Work, chat: Any, sizes: Options, start: Any, *, seed: int, longest: int) -> Iterator[Sampler]:
+    """Yield a sampler of the engine that conf/ selects, with its settings, as a run has it; close the engine then.
+
+    Args:
+        work: Names the model.
+        chat: Of the model.
+        sizes: Of the work.
+        start: `tpo.model.policy.Policy`.
+        seed: Of the samples.
+        longest: Tokens of the longest prompt.
+    """
     from tpo.sample.decoding import Decoding
-    from tpo.sample.engines.torch.engine import TorchEngine
+    from tpo.sample.decoding import Request as Prompted
     from tpo.store.seeds import derive_seed
 
-    sizes = work.sizes
-    engine = TorchEngine(
-        policy(work, adapter=is_adapted),
-        tokenizer=chat.tokenizer,
-        end_ids=chat.end_ids,
-        max_sequences=sizes.rows,
-        max_len=longest + sizes.max_tokens,
+    decoding = Decoding(temperature=sizes.temperature, top_p=sizes.top_p, max_tokens=sizes.max_tokens)
+    engine = work.config().engine.make(
+        start, chat=chat, max_len=longest + sizes.max_tokens, decoding=decoding, seed=seed
     )
 
     def sample(prompts: Sequence[Ids], max_tokens: int) -> list[list[Ids]]:
-        decoding = Decoding(temperature=sizes.temperature, top_p=sizes.top_p, max_tokens=max_tokens)
-        seeds = [
-            [derive_seed(seed, "bench", position, index) for index in range(sizes.num_samples)]
-            for position in range(len(prompts))
-        ]
-        groups = engine.generate(prompts, seeds=seeds, decoding=decoding)
-        return [[generation.token_ids for generation in group] for group in groups]
+        requests = (
+            Prompted(
+                str(position),
+                prompt,
+                {index: derive_seed(seed, "bench", position, index) for index in range(sizes.num_samples)},
+            )
+            for position, prompt in enumerate(prompts)
+        )
+        found: dict[str, dict[int, Ids]] = defaultdict(dict)
+        for sample in engine.stream(requests, decoding=replace(decoding, max_tokens=max_tokens)):
+            found[sample.key][sample.sample_index] = sample.generation.token_ids
+        return [[found[str(position)][index] for index in range(sizes.num_samples)] for position in range(len(prompts))]
 
-    return sample
+    with closing(engine):
+        yield sample
 
 
 if __name__ == "__main__":

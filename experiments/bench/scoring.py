@@ -5,7 +5,6 @@ own yes or no. Each by transformers' forward on one chat at a time in the given 
 is part of the work. The check: equal scores, in float32 and in 16 bits, where beside it stands what 16 bits do to each.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 from experiments.architecture import Architecture
 from experiments.bench.floors import scoring_load
 from experiments.bench.parts import Part, Timed
-from experiments.bench.process import Request, serve
+from experiments.bench.process import Request, serve, start_clock
 from experiments.bench.sampling import policy
 from experiments.bench.workload import Work
 
@@ -68,9 +67,9 @@ def measure(request: Request) -> Timed:
     texts = {prompt.prompt_id: prompt.text for prompt in work.prompts()}
     candidates = [Candidates(texts[key], tuple(found)) for key, found in responses.items()]
     scorer([Candidates("Say something.", ("Something.", "Something else."))])
-    began, started = time.time(), time.perf_counter()
+    clock = start_clock(request)
     scores = scorer(candidates)
-    seconds = time.perf_counter() - started
+    seconds = clock.seconds
     groups = [[chats(item.instruction, response) for response in item.responses] for item in candidates]
     lengths = [len(chat) for group in groups for chat in group]
     details = {
@@ -79,7 +78,7 @@ def measure(request: Request) -> Timed:
         "num_tokens": sum(lengths),
         **scoring_load(Architecture.of_model(work.model_path), groups)._asdict(),
     }
-    return Timed(len(scores) / seconds, seconds, began, details, scores)
+    return Timed(len(scores) / seconds, seconds, clock.began, details, scores)
 
 
 def our_judge(work: Work, dtype: str, *, is_rating: bool) -> Any:

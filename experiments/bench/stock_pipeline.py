@@ -26,7 +26,7 @@ def sample(work: Work, folder: Path, *, seed: int) -> None:
     from tpo.model.chat import load_chat
 
     chat = load_chat(policy(work))
-    form, contexts = work.config().thought, work.contexts(chat.tokenizer)
+    form, contexts = work.config().thought, work.contexts(chat.tokenizer, work.prompts())
     switch = chat.tokenizer.encode(form.switch, add_special_tokens=False)
     sizes = work.sizes
     llm = start_vllm(work, max(map(len, contexts)) + sizes.max_tokens + len(switch), seed=seed)

@@ -20,7 +20,7 @@ from typing import Any
 from experiments.architecture import Architecture
 from experiments.bench.floors import training_load
 from experiments.bench.parts import Part, Timed
-from experiments.bench.process import Request, serve
+from experiments.bench.process import Request, serve, start_clock
 from experiments.bench.sampling import policy
 from experiments.bench.workload import ALPHA, BATCH_SIZE, LEARNING_RATE, MICRO_BATCH_SIZE, RANK, Work
 
@@ -51,7 +51,7 @@ def measure(request: Request) -> Timed:
         case "losses_ours":
             return our_losses(work, request.folder)
         case "ours":
-            began, seconds, epochs = train_ours(work, request.folder, seed=request.seed)
+            began, seconds, epochs = train_ours(work, request)
         case name:
             changes = {"stock": {}, "stock_precomputed": {"precompute_ref_log_probs": True}}.get(
                 name, {"precompute_ref_log_probs": True, "gradient_checkpointing": False}
@@ -192,23 +192,22 @@ def watched(module: ModuleType, name: str, *, seconds: list[float], after: Any =
         setattr(module, name, function)
 
 
-def train_ours(work: Work, folder: Path, *, seed: int) -> tuple[float, float, list[float]]:
+def train_ours(work: Work, request: Request) -> tuple[float, float, list[float]]:
     """Train as the stage does; return when it began, its seconds without loading, and the seconds of each epoch."""
     import tpo.train.trainer
     from tpo.store.execute import keep_freed_memory
 
     keep_freed_memory()
     settings = train_settings(work, f"train.num_epochs={work.sizes.num_epochs}")
-    pairs, clock = work.pairs(), epoch_clock()
+    pairs, epoch_times = work.pairs(), epoch_clock()
     loading: list[float] = []
-    began, started = time.time(), time.perf_counter()
+    clock = start_clock(request)
     with (
         watched(tpo.train.trainer, "load_model", seconds=loading),
-        watched(tpo.train.trainer, "make_trainer", seconds=[], after=lambda trainer: trainer.add_callback(clock)),
+        watched(tpo.train.trainer, "make_trainer", seconds=[], after=lambda trainer: trainer.add_callback(epoch_times)),
     ):
-        tpo.train.trainer.train_on_pairs(folder, pairs, policy(work), settings, seed=seed)
-    seconds = time.perf_counter() - started - sum(loading)
-    return began + sum(loading), seconds, clock.epochs
+        tpo.train.trainer.train_on_pairs(request.folder, pairs, policy(work), settings, seed=request.seed)
+    return clock.began + sum(loading), clock.seconds - sum(loading), epoch_times.epochs
 
 
 def check_pairs(work: Work) -> list[Any]:

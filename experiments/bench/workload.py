@@ -61,7 +61,17 @@ class Work:
 
     def prompts(self) -> list[Prompt]:
         """Return the instructions."""
-        return list(islice(read_records(Path(self.folder) / "prompts.jsonl", Prompt), self.sizes.num_instructions))
+        return self._prompts(self.sizes.num_instructions)
+
+    def answer_prompts(self) -> list[Prompt]:
+        """Return as many different instructions as there are completions otherwise, if the source has so many.
+
+        The instructions of `prompts` are among them; the others are of later iterations, then of validation and test.
+        """
+        return self._prompts(self.sizes.num_instructions * self.sizes.num_samples)
+
+    def _prompts(self, count: int) -> list[Prompt]:
+        return list(islice(read_records(Path(self.folder) / "prompts.jsonl", Prompt), count))
 
     def completions(self) -> list[Completion]:
         """Return K completions of each instruction, with thought and response."""
@@ -73,10 +83,10 @@ class Work:
         """Return the pairs to train on."""
         return list(islice(read_records(Path(self.folder) / "pairs.jsonl", Pair), self.sizes.num_pairs))
 
-    def contexts(self, tokenizer: Any) -> list[list[int]]:
+    def contexts(self, tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the token ids from which a completion to each instruction is sampled, with the thought prompt."""
         form = self.config().thought
-        return [render(tokenizer, prompt.text, form) for prompt in self.prompts()]
+        return [render(tokenizer, prompt.text, form) for prompt in prompts]
 
     def config(self, *overrides: str) -> Any:
         """Return the composed config of a run on this work (`tpo.config.schema.Config`)."""
@@ -138,7 +148,7 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
     config = compose_config(options, artifacts_dir=artifacts_dir)
     with open_store(artifacts_dir, isolate=True) as store:
         pipeline = Pipeline(config, store)
-        prompts = [prompt for prompt in pipeline.prompts.rows(Prompt) if prompt.split == "train-1"]
+        prompts = sorted(pipeline.prompts.rows(Prompt), key=order_of_use)
         completions = pipeline.sample(pipeline.seed_policy, 1)
         pairs = list(pipeline.pairs(completions, pipeline.judge(completions)).rows(Pair))
     model = pipeline.seed_policy.model
@@ -150,7 +160,7 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
         options=asdict(options),
     )
     if len(pairs) < options.num_pairs:
-        sys.exit(f"error: {len(prompts)} instructions gave {len(pairs)} pairs, not --pairs {options.num_pairs}")
+        sys.exit(f"error: the instructions gave {len(pairs)} pairs, not --pairs {options.num_pairs}")
     write_records(folder / "prompts.jsonl", prompts)
     write_records(folder / "completions.jsonl", completions.rows(Completion))
     write_records(folder / "pairs.jsonl", pairs)
@@ -160,6 +170,12 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
         save_classifier(work)
     write_json(folder / "work.json", asdict(work))
     return work
+
+
+def order_of_use(prompt: Prompt) -> tuple[bool, int]:
+    """Return what sorts instructions by iteration, those of validation and test last; of a split they keep theirs."""
+    kind, _, number = prompt.split.partition("-")
+    return kind != "train", int(number or 0)
 
 
 def save_adapter(work: Work) -> None:

@@ -16,7 +16,7 @@ from tpo.store.records import Completion, Prompt, read_records
 
 FORM = ThoughtFormat("Think: {instruction}", "Thought:", "Response:", "switch")
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "max_response_tokens": 6}
-ENGINE = TorchEngineConfig(max_sequences=8, num_workers=1)
+ENGINE = TorchEngineConfig(max_sequences=8)
 
 
 def completion(name: str, index: int, thought: str | None) -> Completion:

@@ -19,7 +19,7 @@ from tpo.store.records import Completion, Prompt, read_records
 
 GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"
 SETTINGS = {"num_samples": 3, "temperature": 1.0, "top_p": 0.95, "max_thought_tokens": 5, "max_response_tokens": 7}
-ENGINE = TorchEngineConfig(max_sequences=4, num_workers=1)
+ENGINE = TorchEngineConfig(max_sequences=4)
 TEXTS = ("Name a colour.", "What is 2 + 2?", "Write a haiku about rain.", "Who are you?", "List three rivers.")
 
 
@@ -68,7 +68,7 @@ def test_every_prompt_has_exactly_k_rows_in_order(tiny_model: Path, tmp_path: Pa
 
 def test_rows_do_not_depend_on_sequences_or_other_prompts(tiny_model: Path, tmp_path: Path) -> None:
     rows, _ = run_sample(tmp_path / "a", tiny_model)
-    other = TorchEngineConfig(max_sequences=64, num_workers=1)
+    other = TorchEngineConfig(max_sequences=64)
     assert run_sample(tmp_path / "b", tiny_model, engine_settings=other)[0] == rows
     assert run_sample(tmp_path / "c", tiny_model, prompts=make_prompts(TEXTS[1:3]))[0] == rows[3:9]
     assert run_sample(tmp_path / "d", tiny_model, seed=1)[0] != rows
