@@ -317,6 +317,7 @@ def test_killed_at_every_line_of_the_code_that_writes(tmp_path: Path) -> None:
         missing = 0 if was_final else len(KEYS) - num_saved
         assert [len(asked) for asked in compute.asked] == [missing][: missing > 0], "rows were computed again"
         num_kills += 1
+    print(f"{num_kills} kills")
     assert num_kills >= 100
 
 
@@ -335,19 +336,27 @@ def test_killed_again_and_again_it_comes_to_its_end(tmp_path: Path) -> None:
 def test_killed_at_any_instant_by_another_process(tmp_path: Path) -> None:
     keys: list[Key] = [(f"prompt-{number}",) for number in range(400)]
     whole = grow(tmp_path / "whole", Compute(), keys)
+
+    def compute(missing: Sequence[Key]) -> Iterator[Prompt]:
+        for row in Compute(number)(missing):
+            time.sleep(1e-5)  # until the next clock tick of the kernel, so that rows take 20 ms or more
+            yield row
+
     moments = random.Random(0)
-    num_kills = 0
-    for number in range(30):
+    num_kills, number = 0, 0
+    while num_kills < 20:
+        number += 1
+        assert number < 200, "the child is always faster than the kill"
         path = tmp_path / str(number)
         path.mkdir()
         child = os.fork()
         if child == 0:
-            grow_rows(path, Prompt, keys=keys, compute=Compute(number), unit="prompt")
+            with contextlib.suppress(BaseException):  # whatever happens, this copy of pytest ends here
+                grow_rows(path, Prompt, keys=keys, compute=compute, unit="prompt")
             os._exit(0)
-        time.sleep(moments.uniform(0.0, 0.02))
+        time.sleep(moments.uniform(0.0, 0.03))
         os.kill(child, signal.SIGKILL)
         num_kills += os.waitpid(child, 0)[1] == signal.SIGKILL
         for leftover in path.glob("*.tmp"):
             leftover.unlink()
         assert grow(path, Compute(number + 1), keys) == whole
-    assert num_kills > 5
