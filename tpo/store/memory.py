@@ -1,4 +1,4 @@
-"""Host memory: large pages, and what was freed is kept, because asking the operating system for it again is slow."""
+"""Host memory: keep what was freed, because asking the operating system for it again is slow."""
 
 import ctypes
 import sys
