@@ -31,6 +31,24 @@ class Layer(NamedTuple):
         shape = (number, self.keys.shape[1], window)
         return Layer(*(part.new_zeros(*shape, part.shape[3]) for part in self))
 
+    def grown(self, number: int, window: int, filled: int) -> "Layer":
+        """Return a copy with room for more entries and positions, zero where they are new.
+
+        Args:
+            number: Entries of the copy.
+            window: Positions of the copy.
+            filled: Positions of this layer.
+        """
+        parts = []
+        for part in self:
+            entries, kv_heads, _, dim = part.shape
+            new = part.new_empty(number, kv_heads, window, dim)
+            new[:entries, :, :filled] = part
+            new[:entries, :, filled:] = 0
+            new[entries:] = 0
+            parts.append(new)
+        return Layer(*parts)
+
     def put(self, entry: int, start: int, other: "Layer", of: int, begin: int, stop: int) -> None:
         """Copy [begin, stop) of an entry of another layer to `start`."""
         for target, source in zip(self, other, strict=True):
@@ -75,12 +93,8 @@ class Block:
     def fit(self, longest: int) -> None:
         """Make room for rows of `longest` tokens."""
         if longest > self.window:
-            number, window = len(self.drafts), self.window
-            self.window = _round_up(longest, STEP)
-            for index, layer in enumerate(self.layers):
-                self.layers[index] = layer.zeros(self.capacity, self.window)
-                for new, old in zip(self.layers[index], layer, strict=True):
-                    new[:number, :, :window] = old[:number]
+            window, self.window = self.window, _round_up(longest, STEP)
+            self.layers = [layer.grown(self.capacity, self.window, window) for layer in self.layers]
 
     def remove(self, index: int) -> None:
         """Free a row, into which the last one moves."""
@@ -106,11 +120,9 @@ class Slots:
         window = max(self.window, _round_up(prefix.length, STEP))
         capacity = self.capacity if len(self.used) <= self.capacity else 2 * len(self.used)
         if (window, capacity) != (self.window, self.capacity):
-            grown = [layer.zeros(capacity, window) for layer in prefix.layers]
-            for new, old in zip(grown, self.layers, strict=False):
-                for target, source in zip(new, old, strict=True):
-                    target[: self.capacity, :, : self.window] = source
-            self.layers, self.window, self.capacity = grown, window, capacity
+            layers = self.layers or [layer.zeros(0, 0) for layer in prefix.layers]
+            self.layers = [layer.grown(capacity, window, self.window) for layer in layers]
+            self.window, self.capacity = window, capacity
         prefix.copy_to(self.layers, prompt.slot)
 
     def remove(self, prompt: Prompt) -> None:

@@ -1,14 +1,13 @@
 """Continuous batching in plain torch, through transformers' own forward pass and its attention interface.
 
-Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.model.trees`), and each
-prompt's keys and values are stored once for its K samples. Each sample has a row of the cache (`rows.py`); when it
-ends, the next sample gets the row. All rows decode together with one query token each: a row attends to its prompt and
-to its own first `length` positions, whatever the lengths of the other rows. The forced switch from thought to response
-feeds the delimiter through the same decoding steps, without a second prefill.
+Requests are taken as rows become free and prefilled several at a time, as branches of the template that they begin with
+(`tpo.model.trees`). Each sample has a row of the cache (`cache.py`); when it ends, the next one gets the row. All rows
+decode together with one query token each, whatever their lengths (`rows.py`). The forced switch from thought to
+response feeds the delimiter through the same decoding steps, without a second prefill (`draft.py`).
 
 Every sample has a seeded stream of uniforms of its own, one a token, from which tokens are drawn by inverting the
 distribution function. So a sample does not depend on which others share its batch, up to the rounding of the matrix
-products.
+products; oneDNN's on a CPU were found to round a row alike in every batch.
 """
 
 from collections import deque
@@ -27,7 +26,7 @@ from tpo.sample.decoding import Decoding, Request, Sample
 from tpo.sample.engines.torch.cache import Prefix, RowCache
 from tpo.sample.engines.torch.draft import Draft, Prompt, Rules
 from tpo.sample.engines.torch.nucleus import sample_tokens
-from tpo.sample.engines.torch.rows import ATTENTION, Step
+from tpo.sample.engines.torch.rows import ATTENTION, DecodingStep
 from tpo.store.errors import TpoError
 
 PREFILL_TOKENS = 1024  # of prompts that are prefilled together, or slightly more
@@ -148,7 +147,7 @@ class TorchEngine:
     def _decode(self, cache: RowCache) -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""
         cache.begin_decoding()
-        step = Step(cache, dtype=self.model.dtype)
+        step = DecodingStep(cache, dtype=self.model.dtype)
         logits: Tensor = self.model(
             input_ids=torch.tensor([[draft.pending] for draft in cache.active], device=self.device),
             position_ids=step.positions[:, None],

@@ -27,7 +27,7 @@ def row_attention(
     attention_mask: Tensor | None,
     *,
     row: TreeRow | None = None,
-    step: "Step | None" = None,
+    step: "DecodingStep | None" = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -68,8 +68,8 @@ def row_attention(
 AttentionInterface.register(ATTENTION, row_attention)
 
 
-class Step:
-    """One step of decoding: which positions of which blocks, and which shared prompts, the rows attend to."""
+class DecodingStep:
+    """What one step of decoding attends to: which positions of which blocks, and which shared prompts."""
 
     def __init__(self, cache: RowCache, *, dtype: torch.dtype) -> None:
         """Lay out the rows of the cache, of which each stores one token and attends to itself."""
@@ -81,7 +81,7 @@ class Step:
         self.sizes = [len(block.drafts) for block in self.blocks]
         self.masks = [
             _additive(torch.arange(block.window, device=device) <= own[:, None], dtype)
-            for block, own in zip(self.blocks, lengths.split(self.sizes), strict=True)
+            for block, own in zip(self.blocks, torch.split(lengths, self.sizes), strict=True)
         ]
         self.sharing = None
         if cache.prompts.used:
@@ -97,7 +97,7 @@ class Step:
         if self.sharing is None:
             parts = [
                 _own_values(torch.softmax(_own_scores(part, block.layers[layer], mask), dim=-1), block.layers[layer])
-                for part, block, mask in zip(query.split(self.sizes), self.blocks, self.masks, strict=True)
+                for part, block, mask in zip(torch.split(query, self.sizes), self.blocks, self.masks, strict=True)
             ]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
         before = self.sharing.scores(query, layer)
