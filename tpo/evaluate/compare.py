@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from tpo.evaluate.interventions import NO_THOUGHT
 from tpo.evaluate.length_control import length_controlled_win_rate
-from tpo.judge.score import visible
+from tpo.judge.responses import visible
 from tpo.results.winrate import outcome, win_rate, win_rate_by_category
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Comparison, Completion, Prompt, Response, Score, Verdict, write_records
@@ -25,7 +25,7 @@ def work(job: Job) -> Metrics:
         baseline, tokens = inputs["references"].rows(Response, "references.jsonl"), {}
     else:
         completions = inputs["baseline_completions"].rows(Completion)
-        baseline = visible([completions])
+        baseline = list(visible(completions))
         tokens = {row.prompt_id: row.num_response_tokens for row in completions if row.sample_index == 0}
     if "verdicts" in inputs:
         judged = samples_by_verdicts(inputs["verdicts"].rows(Verdict), baseline_index=config["baseline_index"])

@@ -85,7 +85,8 @@ class AlpacaEvalAnnotator:
             if answer.error is None and answer.text and not has_logprobs:
                 raise TpoError(
                     f"judge.name={self.settings.name}: the answers have no log-probabilities, from which AlpacaEval's "
-                    "annotator is read: take a server that gives them (logprobs and top_logprobs), or judge.backend=vllm"
+                    "annotator is read: take a server that gives them (logprobs and top_logprobs), or "
+                    "judge.backend=vllm"
                 )
             yield _decide(answer)
 
