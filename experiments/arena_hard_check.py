@@ -57,7 +57,7 @@ def play(benchmark: Benchmark, answers: dict[str, str]) -> list[Verdict]:
     opponents = [Response(row.prompt_id, 1, row.text, row.error) for row in benchmark.baseline]
     with tempfile.TemporaryDirectory() as folder:
         collect_verdicts(Path(folder), benchmark.prompts, [*responses, *opponents], DistinctWords())
-        verdicts = read_records(Path(folder) / "rows.jsonl", Verdict)
+        verdicts = list(read_records(Path(folder) / "rows.jsonl", Verdict))
     return complete_verdicts(verdicts, benchmark, responses, no_response="loss")
 
 

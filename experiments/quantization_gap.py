@@ -28,7 +28,7 @@ def main(path: Path) -> None:
     policy = open_policy(request["config"], {"model": inputs["model"]})
     if policy.unquantized_path is None:
         sys.exit(f"{path}: the policy is not quantized (model.quantization=none)")
-    pairs = inputs["pairs"].rows(Pair)
+    pairs = list(inputs["pairs"].rows(Pair))
     sequences = [(pair.prompt_ids, ids) for pair in pairs for ids in (pair.chosen_ids, pair.rejected_ids)]
     lengths = np.array([len(completion) for _, completion in sequences])
     forms = {

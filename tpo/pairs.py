@@ -4,8 +4,9 @@ Best against worst after length control (section 2.3 of arXiv 2410.10630); pure 
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,18 +15,18 @@ from tpo.config.fields import identity, restore
 from tpo.config.groups import PairsConfig
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Completion, Pair, Score, write_records
+from tpo.store.records import Completion, Pair, Score, by_prompt, write_records
 from tpo.store.stage import Stage
 
 PAIRS = Stage("pairs", version=1, work="tpo.pairs:work")
 DROP_REASONS = ("too_few_scored", "tied", "identical_responses", "margin_too_small", "pair_too_long")
 
 
-class Pairs(NamedTuple):
-    """Pairs and, for every instruction without one, why; `len(pairs) + sum(drops) == instructions`."""
+class Judged(NamedTuple):
+    """A completion and what the judge made of its response."""
 
-    pairs: list[Pair]
-    drops: dict[str, int]
+    completion: Completion
+    score: Score
 
 
 def make_pairs(store: Store, completions: Artifact, scores: Artifact, *, settings: PairsConfig) -> Artifact:
@@ -38,10 +39,20 @@ def make_pairs(store: Store, completions: Artifact, scores: Artifact, *, setting
 
 def work(job: Job) -> Metrics:
     """Pair the best with the worst completion of each instruction."""
-    completions = job.inputs["completions"].rows(Completion)
-    pairs, drops = build_pairs(completions, job.inputs["scores"].rows(Score), restore(PairsConfig, job.config))
-    write_records(job.path / "rows.jsonl", pairs)
-    return {"num_pairs": len(pairs), "drops": drops, "num_prompts": len({row.prompt_id for row in completions})}
+    settings = restore(PairsConfig, job.config)
+    drops: Counter[str] = Counter()
+
+    def pairs() -> Iterator[Pair]:
+        completions, scores = job.inputs["completions"].rows(Completion), job.inputs["scores"].rows(Score)
+        for outcome in build_pairs(completions, scores, settings):
+            if isinstance(outcome, Pair):
+                yield outcome
+            else:
+                drops[outcome] += 1
+
+    num_pairs = write_records(job.path / "rows.jsonl", pairs())
+    counts = {reason: drops[reason] for reason in DROP_REASONS}
+    return {"num_pairs": num_pairs, "drops": counts, "num_prompts": num_pairs + drops.total()}
 
 
 def length_controlled(
@@ -74,51 +85,46 @@ def normalized(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return result
 
 
-def build_pairs(completions: Sequence[Completion], scores: Sequence[Score], settings: PairsConfig) -> Pairs:
-    """Return the best-against-worst pair of every instruction that has one, and count the reasons of the others.
-
-    Among equals the lowest sample index is taken, so the result does not depend on the order of the rows.
-
-    Raises:
-        ValueError: If a completion has no score row.
-    """
-    pairs: list[Pair] = []
-    drops: Counter[str] = Counter(dict.fromkeys(DROP_REASONS, 0))
-    for result in pair_or_reason(completions, scores, settings).values():
-        if isinstance(result, Pair):
-            pairs.append(result)
-        else:
-            drops[result] += 1
-    return Pairs(pairs, dict(drops))
-
-
-def pair_or_reason(
-    completions: Sequence[Completion], scores: Sequence[Score], settings: PairsConfig
-) -> dict[str, Pair | str]:
-    """Return the pair of every instruction, or the one of `DROP_REASONS` why it has none, by prompt id.
+def build_pairs(
+    completions: Iterable[Completion], scores: Iterable[Score], settings: PairsConfig
+) -> Iterator[Pair | str]:
+    """Yield the pair of every instruction, best against worst, or the one of `DROP_REASONS` why it has none.
 
     Raises:
-        ValueError: If a completion has no score row.
+        ValueError: If completions and scores are not of the same responses, instruction by instruction.
     """
-    by_key = {(score.prompt_id, score.sample_index): score for score in scores}
-    groups: dict[str, list[tuple[Completion, float]]] = {}
-    for completion in completions:
-        key = (completion.prompt_id, completion.sample_index)
-        if key not in by_key:
-            raise ValueError(f"completion {key} has no score row: the scores belong to other completions")
-        group = groups.setdefault(completion.prompt_id, [])
-        value = by_key[key].score
-        is_allowed = settings.truncated_responses == "keep" or completion.finish_reason == "stop"
-        if value is not None and is_allowed:
-            group.append((completion, value))
-    return {
-        prompt_id: _pair(sorted(group, key=lambda item: item[0].sample_index), settings)
-        for prompt_id, group in groups.items()
-    }
+    return (pair_or_reason(group, settings) for group in judged_groups(completions, scores))
 
 
-def _pair(group: list[tuple[Completion, float]], settings: PairsConfig) -> Pair | str:
-    """Return the pair of one instruction, or the reason why there is none."""
+def judged_groups(completions: Iterable[Completion], scores: Iterable[Score]) -> Iterator[list[Judged]]:
+    """Yield the completions of each instruction with their scores, in the order of the sample indices.
+
+    Both are read side by side, so that one instruction's rows are in memory at a time.
+
+    Raises:
+        ValueError: If completions and scores are not of the same responses, instruction by instruction.
+    """
+    nothing: tuple[None, list[Any]] = (None, [])
+    for (_, group), (_, judged) in zip_longest(by_prompt(completions), by_prompt(scores), fillvalue=nothing):
+        rows, found = {row.key: row for row in group}, {row.key: row for row in judged}
+        for key in rows.keys() ^ found.keys():
+            there, missing = ("completion", "score") if key in rows else ("score", "completion")
+            raise ValueError(f"{there} {key} has no {missing} row beside it: the scores belong to other completions")
+        yield [Judged(rows[key], found[key]) for key in sorted(rows)]
+
+
+def pair_or_reason(judged: Sequence[Judged], settings: PairsConfig) -> Pair | str:
+    """Return the pair of one instruction, or the one of `DROP_REASONS` why it has none.
+
+    Args:
+        judged: Its completions in the order of their sample indices: among equals the first is taken.
+        settings: Of the length control and the choice.
+    """
+    group = [
+        (row, score.score)
+        for row, score in judged
+        if score.score is not None and (settings.truncated_responses == "keep" or row.finish_reason == "stop")
+    ]
     if len(group) < 2:
         return "too_few_scored"
     lengths = np.array([response_length(completion, settings.length_unit) for completion, _ in group])

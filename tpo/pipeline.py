@@ -3,8 +3,9 @@
 What an artifact depends on stands in its step's `stages.py`; runs share whatever they agree on.
 """
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+
+from msgspec.structs import replace
 
 from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
@@ -102,7 +103,7 @@ class Pipeline:
             self.judging, self.prompts, answers, baseline, settings=self.config.eval, seed=self._seed("compare")
         )
 
-    def _scores(self, answers: Sequence[Artifact]) -> list[list[Score]]:
+    def _scores(self, answers: Sequence[Artifact]) -> Sequence[Iterable[Score]]:
         """The scores of several policies' answers, by policy."""
         if not self.judging.is_comparative:
             # All are requested first: a plan stops at the first rows that are read, and would miss the others.

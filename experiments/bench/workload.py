@@ -11,6 +11,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -60,7 +61,7 @@ class Work:
 
     def prompts(self) -> list[Prompt]:
         """Return the instructions."""
-        return read_records(Path(self.folder) / "prompts.jsonl", Prompt)[: self.sizes.num_instructions]
+        return list(islice(read_records(Path(self.folder) / "prompts.jsonl", Prompt), self.sizes.num_instructions))
 
     def completions(self) -> list[Completion]:
         """Return K completions of each instruction, with thought and response."""
@@ -70,7 +71,7 @@ class Work:
 
     def pairs(self) -> list[Pair]:
         """Return the pairs to train on."""
-        return read_records(Path(self.folder) / "pairs.jsonl", Pair)[: self.sizes.num_pairs]
+        return list(islice(read_records(Path(self.folder) / "pairs.jsonl", Pair), self.sizes.num_pairs))
 
     def contexts(self, tokenizer: Any) -> list[list[int]]:
         """Return the token ids from which a completion to each instruction is sampled, with the thought prompt."""
@@ -139,7 +140,7 @@ def prepare(options: Options, folder: Path, *, artifacts_dir: Path) -> Work:
         pipeline = Pipeline(config, store)
         prompts = [prompt for prompt in pipeline.prompts.rows(Prompt) if prompt.split == "train-1"]
         completions = pipeline.sample(pipeline.seed_policy, 1)
-        pairs = pipeline.pairs(completions, pipeline.judge(completions)).rows(Pair)
+        pairs = list(pipeline.pairs(completions, pipeline.judge(completions)).rows(Pair))
     model = pipeline.seed_policy.model
     work = Work(
         folder=str(folder),

@@ -7,8 +7,10 @@ import random
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from tpo.config.fields import restore, setting
 from tpo.judge.llm.ask import load_llm

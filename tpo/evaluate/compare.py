@@ -5,34 +5,36 @@ the one that a pairwise judge's verdicts prefer. Judges get responses only, neve
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any, NamedTuple
 
 from tpo.evaluate.interventions import NO_THOUGHT
 from tpo.evaluate.length_control import length_controlled_win_rate
-from tpo.judge.responses import visible
 from tpo.results.winrate import outcome, win_rate, win_rate_by_category
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Comparison, Completion, Prompt, Response, Score, Verdict, write_records
+from tpo.store.records import Comparison, Completion, Prompt, Response, Score, Verdict, by_prompt, write_records
 
 
 def work(job: Job) -> Metrics:
     """Compare the policy's responses to the test instructions with the baseline's."""
     config, inputs = job.config, job.inputs
-    policy = inputs["completions"].rows(Completion)
+    baseline: list[Response] = []
+    tokens: dict[str, int] = {}
     if "references" in inputs:  # of a benchmark, whose tokens nobody counted
-        baseline, tokens = inputs["references"].rows(Response, "references.jsonl"), {}
+        baseline += inputs["references"].rows(Response, "references.jsonl")
     else:
-        completions = inputs["baseline_completions"].rows(Completion)
-        baseline = list(visible(completions))
-        tokens = {row.prompt_id: row.num_response_tokens for row in completions if row.sample_index == 0}
+        for row in inputs["baseline_completions"].rows(Completion):
+            if row.sample_index == 0:
+                baseline.append(Response(row.prompt_id, 0, row.response, row.split_error))
+                tokens[row.prompt_id] = row.num_response_tokens
     if "verdicts" in inputs:
         judged = samples_by_verdicts(inputs["verdicts"].rows(Verdict), baseline_index=config["baseline_index"])
     else:
         scores, baseline_scores = (inputs[role].rows(Score) for role in ("scores", "baseline_scores"))
         judged = samples_by_scores(scores, baseline_scores, baseline_index=config["baseline_index"])
     prompts = [prompt for prompt in inputs["prompts"].rows(Prompt) if prompt.split == "test"]
+    policy = inputs["completions"].rows(Completion)
     rows = compare(prompts, policy, baseline, judged, no_response=config["no_response"], baseline_tokens=tokens)
     write_records(job.path / "rows.jsonl", rows)
     return summarize(rows, confidence=config["confidence"], seed=job.seed)
@@ -48,7 +50,7 @@ class SampleComparison(NamedTuple):
 
 
 def samples_by_scores(
-    policy: Sequence[Score], baseline: Sequence[Score], *, baseline_index: int = 0
+    policy: Iterable[Score], baseline: Iterable[Score], *, baseline_index: int = 0
 ) -> dict[tuple[str, int], SampleComparison]:
     """Return by (prompt_id, sample_index) whether the policy's score is the higher one; equal scores are a tie.
 
@@ -71,7 +73,7 @@ def samples_by_scores(
     return found
 
 
-def samples_by_verdicts(verdicts: Sequence[Verdict], *, baseline_index: int) -> dict[tuple[str, int], SampleComparison]:
+def samples_by_verdicts(verdicts: Iterable[Verdict], *, baseline_index: int) -> dict[tuple[str, int], SampleComparison]:
     """Return by (prompt_id, sample_index) the mean outcome for the policy over the orders that were scored."""
     games: dict[tuple[str, int], list[float | str]] = defaultdict(list)
     for row in verdicts:
@@ -93,8 +95,8 @@ def samples_by_verdicts(verdicts: Sequence[Verdict], *, baseline_index: int) -> 
 
 def compare(
     prompts: Sequence[Prompt],
-    policy: Sequence[Completion],
-    baseline: Sequence[Response],
+    policy: Iterable[Completion],
+    baseline: Iterable[Response],
     judged: Mapping[tuple[str, int], SampleComparison],
     *,
     no_response: str,
@@ -107,21 +109,24 @@ def compare(
 
     Args:
         prompts: The instructions.
-        policy: One or more samples of each.
+        policy: One or more samples of each, in the order of the instructions; one instruction's are in memory at a
+            time.
         baseline: Its sample 0 counts.
         judged: What the judge made of each of the policy's samples.
         no_response: What becomes of a side whose completion holds no response: "loss", since its user got
             nothing (a tie where both hold none), or "unscored". Where there was no thought to intervene on, nobody
             was asked, and the sample is unscored in any case.
         baseline_tokens: Prompt id to the tokens of the baseline's response, where they are known.
+
+    Raises:
+        ValueError: If the policy's samples are not of the instructions, in their order.
     """
-    ours: dict[str, list[Completion]] = {}
-    for row in policy:
-        ours.setdefault(row.prompt_id, []).append(row)
     theirs = {row.prompt_id: row for row in baseline if row.sample_index == 0}
     rows = []
-    for prompt in prompts:
-        samples, other = ours[prompt.prompt_id], theirs[prompt.prompt_id]
+    for prompt, (prompt_id, samples) in zip(prompts, by_prompt(policy), strict=True):
+        if prompt_id != prompt.prompt_id:
+            raise ValueError(f"samples of prompt {prompt_id} stand where those of {prompt.prompt_id} should")
+        other = theirs[prompt_id]
         decided = [_decide(sample, other, judged, no_response=no_response) for sample in samples]
         wins = [item.win for item in decided if item.win is not None]
         rows.append(

@@ -1,6 +1,6 @@
 """The best checkpoint of an iteration by judge score on validation instructions, as in the paper (section 3.1)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from tpo.store.records import Score
@@ -14,7 +14,7 @@ class Selection(NamedTuple):
     num_scores: int  # responses scored at every epoch
 
 
-def best_epoch(scores: Mapping[int, Sequence[Score]]) -> Selection:
+def best_epoch(scores: Mapping[int, Iterable[Score]]) -> Selection:
     """Return the epoch with the highest mean score; equal means go to the earlier epoch.
 
     Means are over the (prompt, sample) keys scored at *every* epoch, so that an epoch cannot win by leaving hard

@@ -1,10 +1,11 @@
 """Chats as token ids: rendered once through the chat template, with one BOS and the template's EOS, and decoded."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tpo.model.decoder import Decoder
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
@@ -31,9 +32,10 @@ class Chat:
         """Return a completion's ids without the end token, if it has one."""
         return token_ids[:-1] if token_ids and token_ids[-1] in self.end_ids else token_ids
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """Return the text of token ids exactly: special tokens are kept, spaces are not cleaned up."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+    @cached_property
+    def decode(self) -> Decoder:
+        """Returns the text of token ids exactly: `chat.decode(token_ids)`."""
+        return Decoder(self.tokenizer)
 
 
 def load_chat(policy: Policy) -> Chat:

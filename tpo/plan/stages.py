@@ -5,7 +5,7 @@ request the same artifacts as the run would. Only the epoch that validation sele
 later stages are planned without an epoch, counted, and never taken for existing ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -32,7 +32,7 @@ class NotComputedError(ArtifactError):
 class PlannedArtifact(Artifact):
     """A step that would have to be computed: its manifest is its request, without a metric."""
 
-    def rows(self, kind: type[R], name: str = "rows.jsonl") -> list[R]:
+    def rows(self, kind: type[R], name: str = "rows.jsonl") -> Iterator[R]:
         """Raise, since there are none.
 
         Raises:

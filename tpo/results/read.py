@@ -3,7 +3,7 @@
 import glob
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ class FinishedRun:
         path = self._artifact(entry["artifacts"]["comparison"])
         return None if path is None else {row.prompt_id: row.win for row in open_artifact(path).rows(Comparison)}
 
-    def answers(self, entry: dict[str, Any]) -> list[Completion] | None:
+    def answers(self, entry: dict[str, Any]) -> Iterator[Completion] | None:
         """Return the held-out answers of one of the summary's iterations, None where their artifact is not at hand."""
         path = self._artifact(entry["artifacts"]["answers"])
         return None if path is None else open_artifact(path).rows(Completion)

@@ -21,7 +21,7 @@ from tpo.store.records import Prompt
 def work(job: Job) -> Metrics:
     """Check the instructions, the token budgets and the judge's answers against the model's tokenizer and context."""
     return check_lengths(
-        job.inputs["prompts"].rows(Prompt),
+        list(job.inputs["prompts"].rows(Prompt)),
         open_policy(job.config, job.inputs),
         [load_settings(ThoughtFormat, form) for form in job.config["forms"]],
         sample_settings=job.config["sample"],

@@ -8,8 +8,10 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from tpo.config.groups import PromptsConfig
 from tpo.config.kinds import load_settings
@@ -37,7 +39,7 @@ class SplitSizes:
 def work(job: Job) -> Metrics:
     """Read or filter the instructions of the group `prompts` and split them."""
     settings = load_settings(PromptsConfig, job.config["settings"])
-    found, drops = settings.load(job.inputs["candidates"].rows(Prompt) if settings.are_generated else ())
+    found, drops = settings.load(list(job.inputs["candidates"].rows(Prompt)) if settings.are_generated else ())
     sizes = SplitSizes(settings.num_train, settings.num_validation, settings.num_test)
     rows = split_prompts(found, sizes=sizes, seed=job.seed)
     write_records(job.path / "rows.jsonl", rows)

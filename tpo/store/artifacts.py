@@ -11,7 +11,7 @@ machines too where their shared file system passes locks on (`tpo.store.locks`).
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,8 +58,8 @@ class Artifact:
         found = self.manifest.get("budget")
         return None if found is None else Budget(**found)
 
-    def rows(self, kind: type[R], name: str = "rows.jsonl") -> list[R]:
-        """Return the artifact's rows as records."""
+    def rows(self, kind: type[R], name: str = "rows.jsonl") -> Iterator[R]:
+        """Yield the artifact's rows as records, one in memory at a time."""
         return read_records(self.path / name, kind)
 
 

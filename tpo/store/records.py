@@ -1,57 +1,47 @@
-"""One frozen dataclass per row that a stage writes; the field comments are the data dictionary.
+"""One immutable class per row that a stage writes; the field comments are the data dictionary.
 
-Rows travel as JSON lines. Reading is strict: an unknown, missing or mistyped field is an error that
-names the file and the line, so a row of another version is never half understood.
+Rows travel as JSON lines. Reading is strict: an unknown, missing or mistyped field is an error that names the file and
+the line, so a row of another version is never half understood.
 """
 
-import dataclasses
 import gzip
 import json
-import types
-import typing
+import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import msgspec
 
 from tpo.store.errors import TpoError
 
-R = typing.TypeVar("R", bound="Record")
+Key = tuple[str | int, ...]
 
 
 class RecordError(TpoError):
     """A row that cannot be read; the message names the file, the line and the field."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """Base of all rows: strict conversion to and from plain dictionaries."""
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all rows. No field has a default, since a field with one could be missing in a file."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the row as a dictionary of plain JSON types."""
-        return dataclasses.asdict(self)
+    key_fields: ClassVar[tuple[str, ...]]  # what tells a row from the others of its file
 
-    @classmethod
-    def from_dict(cls, row: dict[str, Any]) -> Self:
-        """Return the record held by `row`.
-
-        Raises:
-            RecordError: If a field is unknown, missing or of the wrong type.
-        """
-        hints = typing.get_type_hints(cls)
-        unknown = sorted(set(row) - set(hints))
-        missing = sorted(set(hints) - set(row))
-        if unknown or missing:
-            raise RecordError(f"{cls.__name__}: unknown fields {unknown}, missing fields {missing}")
-        for name, hint in hints.items():
-            if not _matches(row[name], hint):
-                raise RecordError(f"{cls.__name__}.{name}: expected {hint}, got {row[name]!r}")
-        return cls(**row)
+    @property
+    def key(self) -> Key:
+        """The values of the key fields."""
+        return tuple([getattr(self, name) for name in self.key_fields])
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompt(Record):
+R = TypeVar("R", bound=Record)
+
+
+class Prompt(Record, frozen=True):
     """One user instruction."""
+
+    key_fields = ("prompt_id",)
 
     prompt_id: str  # first 16 hex digits of the sha256 of the text
     text: str  # the instruction as the user would type it
@@ -60,9 +50,10 @@ class Prompt(Record):
     split: str  # "train-<iteration>", "validation" or "test"
 
 
-@dataclasses.dataclass(frozen=True)
-class Completion(Record):
+class Completion(Record, frozen=True):
     """One sampled output: a hidden thought and a visible response."""
+
+    key_fields = ("prompt_id", "sample_index")
 
     prompt_id: str
     sample_index: int  # 0 to K - 1
@@ -81,9 +72,10 @@ class Completion(Record):
     seed: int  # of the uniforms that sampled it; -1 where the engine keeps its own stream
 
 
-@dataclasses.dataclass(frozen=True)
-class Response(Record):
+class Response(Record, frozen=True):
     """What a judge may know of a completion: never its thought."""
+
+    key_fields = ("prompt_id", "sample_index")
 
     prompt_id: str
     sample_index: int
@@ -91,21 +83,23 @@ class Response(Record):
     error: str | None  # why there is none
 
 
-@dataclasses.dataclass(frozen=True)
-class Score(Record):
+class Score(Record, frozen=True):
     """A judgement of one response: pointwise, or rated from verdicts."""
+
+    key_fields = ("prompt_id", "sample_index")
 
     prompt_id: str
     sample_index: int
     score: float | None  # in the judge's own unit, higher is better; null where unscored, never 0
     unscored_reason: str | None
-    raw: str | None = None  # what a language model wrote as judge
-    num_tokens: int = 0  # that the judge read and wrote for this judgement
+    raw: str | None  # what a language model wrote as judge
+    num_tokens: int  # that the judge read and wrote for this judgement
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict(Record):
+class Verdict(Record, frozen=True):
     """A judge's verdict on two responses, shown in this order."""
+
+    key_fields = ("prompt_id", "first_index", "second_index")
 
     prompt_id: str
     first_index: int  # sample_index of the response shown first
@@ -117,9 +111,10 @@ class Verdict(Record):
     num_tokens: int  # that the judge read and wrote
 
 
-@dataclasses.dataclass(frozen=True)
-class Preference(Record):
+class Preference(Record, frozen=True):
     """A labelled comparison of two responses to one instruction, which judges are measured on."""
+
+    key_fields = ("instruction", "response_a", "response_b")
 
     instruction: str
     response_a: str
@@ -128,9 +123,24 @@ class Preference(Record):
     group: str  # where the comparison is from, for example a model's name
 
 
-@dataclasses.dataclass(frozen=True)
-class Pair(Record):
+class LabelledPair(Record, frozen=True):
+    """A labelled comparison of two `Response` rows of one prompt."""
+
+    key_fields = ("prompt_id", "first_index", "second_index")
+
+    prompt_id: str
+    first_index: int  # sample_index of `response_a`
+    second_index: int  # of `response_b`; equal to first_index where the two texts are equal
+    preference: float  # that the first is better: 1 surely, 0.5 tie, 0 surely not
+    group: str  # of the `Preference`
+    first_length: int  # characters
+    second_length: int
+
+
+class Pair(Record, frozen=True):
     """A preference pair in trl's terms: two completions, thoughts included, of one prompt."""
+
+    key_fields = ("prompt_id",)
 
     prompt_id: str
     prompt_ids: list[int]
@@ -149,9 +159,10 @@ class Pair(Record):
     rejected_length: float
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison(Record):
+class Comparison(Record, frozen=True):
     """The policy's response to one held-out instruction against the baseline's; means where it has several samples."""
+
+    key_fields = ("prompt_id",)
 
     prompt_id: str
     category: str
@@ -166,9 +177,10 @@ class Comparison(Record):
     baseline_characters: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Check(Record):
+class Check(Record, frozen=True):
     """Whether a response passes one check that needs no judge."""
+
+    key_fields = ("prompt_id", "sample_index", "check_index", "rule")
 
     prompt_id: str
     sample_index: int
@@ -177,20 +189,6 @@ class Check(Record):
     rule: str  # how: "strict", or the benchmark's lenient one: "flexible" (GSM8K), "loose" (IFEval)
     is_passed: bool  # False where there is no response
     error: str | None  # why there is no response
-
-
-def _matches(value: Any, hint: Any) -> bool:
-    origin = typing.get_origin(hint)
-    if origin is types.UnionType:
-        return any(_matches(value, part) for part in typing.get_args(hint))
-    if origin is list:
-        (item,) = typing.get_args(hint)
-        return isinstance(value, list) and all(_matches(entry, item) for entry in value)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -212,39 +210,100 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
 
 
-def read_records(path: Path, kind: type[R]) -> list[R]:
-    """Return the rows of `path` as records of one kind.
+class RowFormat(Generic[R]):
+    """One kind of record as lines of JSON, one row each."""
+
+    def __init__(self, kind: type[R]) -> None:
+        """Prepare to read and write rows of one kind."""
+        self._decoder = msgspec.json.Decoder(kind)
+        self._encoder = msgspec.json.Encoder(enc_hook=_plain)
+        self._name = kind.__name__
+        numbers = (float, float | None)
+        self._floats = [field.name for field in msgspec.structs.fields(kind) if field.type in numbers]
+
+    def encode(self, row: R) -> bytes:
+        """Return the line, with its line break.
+
+        Raises:
+            ValueError: If a number is not finite: JSON has none, and null would say something else.
+        """
+        for name in self._floats:
+            value = getattr(row, name)
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{self._name}.{name} of {row.key} is {value}, which JSON does not have")
+        return self._encoder.encode(row) + b"\n"
+
+    def decode(self, line: bytes) -> R:
+        """Return the row of a line, with or without its line break.
+
+        Raises:
+            RecordError: If the line is not one JSON object, or a field is unknown, missing or mistyped.
+        """
+        try:
+            return self._decoder.decode(line)
+        except msgspec.ValidationError as error:
+            raise RecordError(f"{self._name}: {error}") from error
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RecordError(f"not JSON ({error})") from error
+
+
+def _plain(value: Any) -> float:
+    """Return the float that a float of numpy is."""
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"a row cannot hold a {type(value).__name__}")
+
+
+@cache
+def row_format(kind: type[R]) -> RowFormat[R]:
+    """Return the format of a kind of record, made once."""
+    return RowFormat(kind)
+
+
+def read_records(path: Path, kind: type[R]) -> Iterator[R]:
+    """Yield the rows of `path` as records of one kind, one row in memory at a time; blank lines are skipped.
 
     Raises:
         RecordError: Naming the file and the line of the first bad row.
     """
-    records = []
-    for number, row in read_json_lines(path):
-        try:
-            records.append(kind.from_dict(row))
-        except RecordError as error:
-            raise RecordError(f"{path}, line {number}: {error}") from error
-    return records
+    decode = row_format(kind).decode
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.isspace():
+                continue
+            try:
+                yield decode(line)
+            except RecordError as error:
+                raise RecordError(f"{path}, line {number}: {error}") from error
+
+
+class _OfPrompt(Protocol):
+    @property
+    def prompt_id(self) -> str: ...
+
+
+P = TypeVar("P", bound=_OfPrompt)
+
+
+def by_prompt(rows: Iterable[P]) -> Iterator[tuple[str, list[P]]]:
+    """Yield each prompt's id and rows, which stand together in the files of artifacts, in the order of the file.
+
+    Raises:
+        ValueError: If the rows of a prompt do not stand together.
+    """
+    seen = set()
+    for prompt_id, group in groupby(rows, key=lambda row: row.prompt_id):
+        if prompt_id in seen:
+            raise ValueError(f"the rows of prompt {prompt_id} do not stand together")
+        seen.add(prompt_id)
+        yield prompt_id, list(group)
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
     """Write the records as JSON lines and return how many there were."""
     count = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         for record in records:
-            file.write(json.dumps(record.to_dict(), ensure_ascii=False, allow_nan=False) + "\n")
+            file.write(row_format(type(record)).encode(record))
             count += 1
     return count
-
-
-@dataclass(frozen=True)
-class LabelledPair(Record):
-    """A labelled comparison of two `Response` rows of one prompt."""
-
-    prompt_id: str
-    first_index: int  # sample_index of `response_a`
-    second_index: int  # of `response_b`; equal to first_index where the two texts are equal
-    preference: float  # that the first is better: 1 surely, 0.5 tie, 0 surely not
-    group: str  # of the `Preference`
-    first_length: int  # characters
-    second_length: int

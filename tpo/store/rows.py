@@ -1,76 +1,149 @@
-"""Rows that grow chunk by chunk, so that a killed stage loses at most one chunk."""
+"""Rows that grow one by one in any order, so that a killed stage loses only what it was computing.
 
-import json
+Each row is appended to `rows.partial.jsonl` as it comes and handed to the operating system before the next one, so a
+kill of the process loses none of them. At the end the lines are copied to `rows.jsonl` in the order of the keys, byte
+for byte. Memory holds where in the file each row lies, never the rows.
+"""
+
 import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Generic
 
-from tpo.store.records import Record, RecordError, read_records
+from tpo.store.files import replacing
+from tpo.store.records import Key, R, RecordError, row_format
 
 log = logging.getLogger(__name__)
-R = TypeVar("R", bound=Record)
+
+SYNC_SECONDS = 1.0  # a crash of the machine, which a kill of the process is not, loses at most the rows of this time
+MISSING = -1
 
 
 def grow_rows(
-    path: Path, kind: type[R], *, prompt_ids: Sequence[str], chunk_size: int, compute: Callable[[list[str]], list[R]]
-) -> list[R]:
-    """Compute the rows of all prompts chunk by chunk, continuing after the chunks that a killed process saved.
+    path: Path,
+    kind: type[R],
+    *,
+    keys: Sequence[Key],
+    compute: Callable[[Sequence[Key]], Iterable[R]],
+    unit: str,
+    count_tokens: Callable[[R], int] | None = None,
+) -> None:
+    """Write the rows of all keys to `rows.jsonl`, computing those that a killed process before this one did not save.
 
-    Chunks are cut from the whole list. So which prompts are computed together, and with it the rounding of the results,
-    does not depend on where an earlier attempt was killed.
+    Shows a progress bar with rows, their rate and the time left.
 
     Args:
-        path: The artifact's directory; `rows.partial.jsonl` in it becomes `rows.jsonl` at the end.
-        kind: The record; it has a `prompt_id`.
-        prompt_ids: All prompts in order.
-        chunk_size: Prompts per chunk; at most this many are lost to a kill.
-        compute: Rows of the given prompts, at least one for each.
+        path: The artifact's directory; `rows.partial.jsonl` in it grows, and `rows.jsonl` takes its place at the end.
+        kind: The record.
+        keys: `row.key` of all rows, in the order that the file is to have.
+        compute: Yields the rows of the keys that it is given, which are those that are missing, in order; each once,
+            in any order. Not called where none is missing.
+        unit: What the progress bar calls a row.
+        count_tokens: Tokens of a row, for the progress bar's tokens a second.
 
-    Returns:
-        All rows, in the order of the prompts.
+    Raises:
+        ValueError: If a key repeats, or `compute` yields a row that is not missing or leaves one out.
     """
+    from tqdm import tqdm
+
     partial, final = path / "rows.partial.jsonl", path / "rows.jsonl"
-    if final.exists():  # killed between the rename below and the manifest
-        partial.unlink(missing_ok=True)
-        return read_records(final, kind)
-    chunks = [list(prompt_ids[start : start + chunk_size]) for start in range(0, len(prompt_ids), chunk_size)]
-    rows, num_done = _recover(partial, kind, chunks)
-    with partial.open("a", encoding="utf-8") as file:
-        for chunk in chunks[num_done:]:
-            new = compute(chunk)
-            rows.extend(new)
-            lines = [json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) for row in new]
-            file.write("".join(line + "\n" for line in [*lines, json.dumps({"chunk_done": len(new)})]))
-            file.flush()
+    if not final.exists():  # otherwise an earlier process was killed between the rename and the manifest
+        saved = _SavedRows(partial, kind, keys)
+        missing = saved.missing()
+        if missing:
+            num_saved = len(keys) - len(missing)
+            with tqdm(total=len(keys), initial=num_saved, desc=path.name, unit=unit) as progress:
+                saved.append(_shown(compute(missing), progress, count_tokens))
+        saved.copy_in_order(final)
+    partial.unlink(missing_ok=True)
+
+
+class _SavedRows(Generic[R]):
+    """The partial file, and where in it the row of each key lies."""
+
+    def __init__(self, path: Path, kind: type[R], keys: Sequence[Key]) -> None:
+        """Find the rows that an earlier process saved, and cut off what comes after them."""
+        self._path, self._format, self._keys = path, row_format(kind), keys
+        self._positions = {key: position for position, key in enumerate(keys)}
+        if len(self._positions) < len(keys):
+            raise ValueError(f"{len(keys) - len(self._positions)} of the {len(keys)} keys repeat another one")
+        self._offsets = array("q", [MISSING]) * len(keys)  # by position
+        if path.exists():
+            self._recover()
+
+    def missing(self) -> list[Key]:
+        """Return the keys without a row, in order."""
+        return [key for key, offset in zip(self._keys, self._offsets, strict=True) if offset == MISSING]
+
+    def append(self, rows: Iterable[R]) -> None:
+        """Write rows as they come.
+
+        Raises:
+            ValueError: If a row is not one of the missing, or one of these does not come.
+        """
+        with self._path.open("ab") as file:
+            offset, synced = file.tell(), time.monotonic()
+            for row in rows:
+                position = self._positions.get(row.key, MISSING)
+                if position == MISSING or self._offsets[position] != MISSING:
+                    raise ValueError(
+                        f"row {row.key} came {'twice' if position != MISSING else 'but was not asked for'}"
+                    )
+                line = self._format.encode(row)
+                file.write(line)
+                file.flush()
+                self._offsets[position] = offset
+                offset += len(line)
+                if time.monotonic() - synced > SYNC_SECONDS:
+                    os.fsync(file.fileno())
+                    synced = time.monotonic()
             os.fsync(file.fileno())
-    with final.with_suffix(".tmp").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row.to_dict(), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    final.with_suffix(".tmp").replace(final)
-    partial.unlink()
-    return rows
+        if missing := self.missing():
+            raise ValueError(
+                f"{len(missing)} of the {len(self._keys)} rows did not come, the first of them {missing[0]}"
+            )
+
+    def copy_in_order(self, target: Path) -> None:
+        """Write all rows to `target` in the order of the keys."""
+        with replacing(target) as temporary, temporary.open("wb") as ordered:
+            if self._keys:
+                with self._path.open("rb") as file:
+                    for offset in self._offsets:
+                        file.seek(offset)
+                        ordered.write(file.readline())
+            ordered.flush()
+            os.fsync(ordered.fileno())
+
+    def _recover(self) -> None:
+        """Find the rows up to the first line that is not a missing row, and cut the file there.
+
+        Such a line was being written when the process died, or was damaged when the machine crashed.
+        """
+        stop = 0
+        with self._path.open("rb") as file:
+            for line in file:
+                try:
+                    position = self._positions.get(self._format.decode(line).key, MISSING)
+                except RecordError:
+                    break
+                if position == MISSING or self._offsets[position] != MISSING or not line.endswith(b"\n"):
+                    break
+                self._offsets[position] = stop
+                stop += len(line)
+        os.truncate(self._path, stop)
+        log.info("continuing after %d of %d rows", len(self._keys) - self._offsets.count(MISSING), len(self._keys))
 
 
-def _recover(partial: Path, kind: type[R], chunks: list[list[str]]) -> tuple[list[R], int]:
-    """Return the rows of the chunks that were written whole, and cut the file after the last of them."""
-    rows: list[R] = []
-    pending: list[R] = []
-    num_done, good_bytes, position = 0, 0, 0
-    if partial.exists():
-        for line in partial.read_bytes().splitlines(keepends=True):
-            position += len(line)
-            if not line.endswith(b"\n"):
-                break  # the line that was being written when the process died
-            try:
-                row = json.loads(line)
-                if "chunk_done" in row:
-                    rows.extend(pending)
-                    pending, num_done, good_bytes = [], num_done + 1, position
-                else:
-                    pending.append(kind.from_dict(row))
-            except (ValueError, RecordError):
-                break  # damaged by a crash of the machine
-        os.truncate(partial, good_bytes)
-        log.info("continuing after %d of %d chunks", num_done, len(chunks))
-    return rows, num_done
+def _shown(rows: Iterable[R], progress: Any, count_tokens: Callable[[R], int] | None) -> Iterator[R]:
+    """Yield the rows and show their number, that of each when the next one is asked for: it is saved then."""
+    num_tokens, started = 0, time.monotonic()
+    for row in rows:
+        yield row
+        if count_tokens is not None:
+            num_tokens += count_tokens(row)
+            speed = num_tokens / (time.monotonic() - started)
+            progress.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
+        progress.update()

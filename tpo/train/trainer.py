@@ -163,7 +163,7 @@ def work(job: Job) -> Metrics:
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
     return train_on_pairs(
         job.path,
-        job.inputs["pairs"].rows(Pair),
+        list(job.inputs["pairs"].rows(Pair)),
         open_policy(config, job.inputs),
         restore(TrainSettings, config["settings"], {"num_processes": num_processes}),
         seed=job.seed,

@@ -40,11 +40,11 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
         digest = file_digest(data)
         labelled = store.request(LABELLED, {"sha256": digest}, how={"path": str(data)})
         judging = Judging(store, config.judge, config.rating, model=config.model, seed=derive_seed(config.seed, "rate"))
-        pairs = labelled.rows(LabelledPair, "pairs.jsonl")
+        pairs = list(labelled.rows(LabelledPair, "pairs.jsonl"))
         bias = None
         if config.judge.gives_verdicts:  # asked about the labelled pairs themselves: no rating in between
             judged = judging.verdicts({"labelled": labelled})
-            verdicts = judged.rows(Verdict)
+            verdicts = list(judged.rows(Verdict))
             predictions = predict_from_verdicts(pairs, verdicts)
             bias = position_bias(verdicts, seed=config.seed, confidence=config.confidence).to_dict()
         else:

@@ -7,7 +7,6 @@ comparison that points to them. `predict_from_scores` and `predict_from_verdicts
 
 import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +82,7 @@ def _parse(row: dict[str, Any], *, default_group: str, where: str) -> Preference
     for name in REQUIRED:
         if name not in row:
             raise LabelError(f"{where}: no field {name!r}; it has {sorted(row)}")
-    allowed = [field.name for field in fields(Preference)]
+    allowed = list(Preference.__struct_fields__)
     for name in sorted(row):
         if name not in allowed:
             # An optional field of a mistyped name would otherwise be ignored without a word.
@@ -152,7 +151,7 @@ def to_rows(preferences: Iterable[Preference]) -> LabelledRows:
     return LabelledRows(list(prompts.values()), responses, pairs)
 
 
-def predict_from_scores(pairs: Sequence[LabelledPair], scores: Sequence[Score]) -> list[Judgement]:
+def predict_from_scores(pairs: Sequence[LabelledPair], scores: Iterable[Score]) -> list[Judgement]:
     """Return one prediction per pair: the higher score wins, equal scores tie.
 
     Raises:

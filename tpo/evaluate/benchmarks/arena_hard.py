@@ -9,9 +9,10 @@ v0.1 and v2.0 are two benchmarks with other questions and other baselines: a sco
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.arena_score import pair_games

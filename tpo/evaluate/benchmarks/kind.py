@@ -93,5 +93,7 @@ def read_keys(benchmark: Artifact) -> dict[str, dict[str, Any]]:
 def open_benchmark(benchmark: Artifact) -> Benchmark:
     """Return the benchmark that an artifact of the stage "benchmark" holds."""
     return Benchmark(
-        prompts=benchmark.rows(Prompt), baseline=benchmark.rows(Response, "references.jsonl"), keys=read_keys(benchmark)
+        prompts=list(benchmark.rows(Prompt)),
+        baseline=list(benchmark.rows(Response, "references.jsonl")),
+        keys=read_keys(benchmark),
     )

@@ -65,7 +65,7 @@ class ArenaHardEval(BenchmarkEval):
         both = {"prompts": artifact, "completions_0": answers, "references": artifact}
         verdicts = steps.judging.verdicts(both, against=1)
         benchmark, responses = open_benchmark(artifact), list(visible(answers.rows(Completion)))
-        games = complete_verdicts(verdicts.rows(Verdict), benchmark, responses, no_response=self.no_response)
+        games = complete_verdicts(list(verdicts.rows(Verdict)), benchmark, responses, no_response=self.no_response)
         assert isinstance(steps.config.judge, PairwiseLLMJudge)  # checked by tpo.config.check
         model, judge = steps.policy.name, str(steps.config.judge.name)
         benchmark_of.write_answers(path / "model_answer.jsonl", benchmark, responses, model=model)

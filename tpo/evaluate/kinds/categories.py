@@ -50,7 +50,7 @@ class CategoriesEval(EvaluationConfig):
         )
         answers, baseline, comparison = versus(steps, prompts)
         rates = corrected_by_category(
-            comparison.rows(Comparison), seed=steps.seed("gains"), confidence=steps.config.eval.confidence
+            list(comparison.rows(Comparison)), seed=steps.seed("gains"), confidence=steps.config.eval.confidence
         )
         return {
             **sides(prompts, baseline),

@@ -188,11 +188,11 @@ def with_length_intervals(run: FinishedRun) -> dict[str, Any]:
     """
     entries = []
     for entry in run.summary["iterations"]:
-        answers = [row for row in run.answers(entry) or [] if row.response is not None]
-        lengths = {
-            "thought": [row.num_thought_tokens for row in answers],
-            "response": [row.num_response_tokens for row in answers],
-        }
+        lengths: dict[str, list[int]] = {"thought": [], "response": []}
+        for row in run.answers(entry) or ():
+            if row.response is not None:
+                lengths["thought"].append(row.num_thought_tokens)
+                lengths["response"].append(row.num_response_tokens)
         known = {part: list(student_interval(found, confidence=0.95)) for part, found in lengths.items() if found[1:]}
         entries.append({**entry, "length_intervals": known} if known else entry)
     return {**run.summary, "iterations": entries}

@@ -4,15 +4,15 @@ Nothing is guessed: pairs, and the reasons for none, are found again by `tpo.pai
 counted; wins are those of the comparison's rows.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tpo.config.groups import PairsConfig
-from tpo.pairs import DROP_REASONS, PAIRS, pair_or_reason
+from tpo.pairs import DROP_REASONS, PAIRS, judged_groups, pair_or_reason
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
-from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
+from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
 from tpo.store.seeds import derive_seed
 
 MAX_INSTRUCTIONS = 100
@@ -43,15 +43,19 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
     for summed in summary["iterations"]:
         iteration, names = summed["iteration"], summed["artifacts"]
         found = {role: open_artifact(artifacts_dir / name) for role, name in names.items() if role in SHOWN}
-        answers = _input(found["comparison"], "completions").rows(Completion)
-        splits = {"held-out": held_out_entries(iteration, found["comparison"].rows(Comparison), answers)}
+        compared = list(found["comparison"].rows(Comparison))
+        splits = {"held-out": [row.prompt_id for row in compared]}
         if "pairs" in found:
-            splits = {"training": training_entries(iteration, found), **splits}
-        for split, all_entries in splits.items():
-            shown = choose([entry["prompt_id"] for entry in all_entries], seed=summary["seed"], limit=max_instructions)
-            counts = {"num_instructions": len(all_entries), "num_entries": len(shown)}
+            splits = {"training": [key for key, _ in by_prompt(found["scores"].rows(Score))], **splits}
+        for split, prompt_ids in splits.items():
+            shown = choose(prompt_ids, seed=summary["seed"], limit=max_instructions)
+            counts = {"num_instructions": len(prompt_ids), "num_entries": len(shown)}
             groups.append({"iteration": iteration, "split": split, **counts})
-            entries += [entry for entry in all_entries if entry["prompt_id"] in shown]
+            if split == "training":
+                entries += training_entries(iteration, found, shown)
+            else:
+                answers = _input(found["comparison"], "completions").rows(Completion)
+                entries += held_out_entries(iteration, compared, answers, shown)
     shared = found["comparison"]  # instructions and baseline are those of every iteration
     shown = {entry["prompt_id"] for entry in entries}
     held_out = {entry["prompt_id"] for entry in entries if entry["split"] == "held-out"}
@@ -80,33 +84,28 @@ def choose(prompt_ids: Collection[str], *, seed: int, limit: int) -> set[str]:
     return set(sorted(prompt_ids, key=lambda prompt_id: (derive_seed(seed, "report", prompt_id), prompt_id))[:limit])
 
 
-def training_entries(iteration: int, found: Mapping[str, Artifact]) -> list[Entry]:
-    """Return one entry for each instruction that an iteration sampled, in the order of the completions.
+def training_entries(iteration: int, found: Mapping[str, Artifact], shown: Collection[str]) -> Iterator[Entry]:
+    """Yield one entry for each instruction of `shown` that an iteration sampled, in the order of the completions.
 
     `outcome` is "pair" or the reason for none; `chosen` and `rejected` are sample indices, `margin` is that of the
     length-controlled scores, all three null where there is no pair; `samples` are in the order of their index.
+
+    Raises:
+        ArtifactError: If the pairs are of another version, or count other drops than completions and scores give.
     """
-    pairs, completions, scores = found["pairs"], found["completions"].rows(Completion), found["scores"].rows(Score)
+    pairs = found["pairs"]
     if pairs.manifest["version"] != PAIRS.version:
         raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
-    outcomes = pair_or_reason(completions, scores, PairsConfig(**pairs.manifest["config"]))
-    reasons = [outcome for outcome in outcomes.values() if isinstance(outcome, str)]
-    if {reason: reasons.count(reason) for reason in DROP_REASONS} != pairs.metrics["drops"]:
-        raise ArtifactError(
-            f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
-        )
-    by_key = {(row.prompt_id, row.sample_index): row for row in scores}
-    samples: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(completions, key=lambda row: row.sample_index):
-        score = by_key[row.prompt_id, row.sample_index]
-        judged = {"score": score.score, "unscored_reason": score.unscored_reason}
-        samples.setdefault(row.prompt_id, []).append(_sample(row) | judged)
-    entries = []
-    for prompt_id in dict.fromkeys(row.prompt_id for row in completions):
-        outcome = outcomes[prompt_id]
+    settings = PairsConfig(**pairs.manifest["config"])
+    drops = dict.fromkeys(DROP_REASONS, 0)
+    for judged in judged_groups(found["completions"].rows(Completion), found["scores"].rows(Score)):
+        outcome = pair_or_reason(judged, settings)
         pair = outcome if isinstance(outcome, Pair) else None
-        entries.append(
-            {
+        if isinstance(outcome, str):
+            drops[outcome] += 1
+        prompt_id = judged[0].completion.prompt_id
+        if prompt_id in shown:
+            yield {
                 "split": "training",
                 "iteration": iteration,
                 "prompt_id": prompt_id,
@@ -114,32 +113,39 @@ def training_entries(iteration: int, found: Mapping[str, Artifact]) -> list[Entr
                 "chosen": pair and pair.chosen_index,
                 "rejected": pair and pair.rejected_index,
                 "margin": pair and pair.margin,
-                "samples": samples[prompt_id],
+                "samples": [
+                    _sample(row) | {"score": score.score, "unscored_reason": score.unscored_reason}
+                    for row, score in judged
+                ],
             }
+    if drops != pairs.metrics["drops"]:
+        raise ArtifactError(
+            f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
         )
-    return entries
 
 
-def held_out_entries(iteration: int, comparisons: Sequence[Comparison], answers: Sequence[Completion]) -> list[Entry]:
-    """Return one entry for each comparison, with the policy's answer; the baseline's is the same in every iteration.
+def held_out_entries(
+    iteration: int, comparisons: Iterable[Comparison], answers: Iterable[Completion], shown: Collection[str]
+) -> Iterator[Entry]:
+    """Yield one entry for each comparison of an instruction of `shown`, with the policy's answer.
 
     `outcome` is "win", "tie", "loss" or "unscored", and `reason` says why it is the latter. Of several samples of the
-    policy, and of a judge's two orders, the majority decides, and the first sample is shown.
+    policy, and of a judge's two orders, the majority decides, and the first sample is shown. The baseline's answer is
+    the same in every iteration.
     """
-    first = {row.prompt_id: row for row in answers if row.sample_index == 0}
-    return [
-        {
-            "split": "held-out",
-            "iteration": iteration,
-            "prompt_id": row.prompt_id,
-            "outcome": _outcome(row.win),
-            "reason": row.unscored_reason,
-            "policy": _sample(first[row.prompt_id]),
-            "policy_score": row.policy_score,
-            "baseline_score": row.baseline_score,
-        }
-        for row in comparisons
-    ]
+    first = {row.prompt_id: _sample(row) for row in answers if row.prompt_id in shown and row.sample_index == 0}
+    for row in comparisons:
+        if row.prompt_id in shown:
+            yield {
+                "split": "held-out",
+                "iteration": iteration,
+                "prompt_id": row.prompt_id,
+                "outcome": _outcome(row.win),
+                "reason": row.unscored_reason,
+                "policy": first[row.prompt_id],
+                "policy_score": row.policy_score,
+                "baseline_score": row.baseline_score,
+            }
 
 
 def _outcome(win: float | None) -> str:

@@ -9,11 +9,13 @@ import netrc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from tpo.config.tracking import WandbTracking
 from tpo.model.policy import is_whole_model
+from tpo.pairs import judged_groups
 from tpo.results.rate import Rate
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.lineage import Node, lineage
@@ -78,7 +80,7 @@ class WandbTracker(Tracker):
         """Log metrics, every category's gain as a table and as bars, the training curve, samples and the adapter."""
         iteration = entry["iteration"]
         self.run.log(iteration_metrics(entry))
-        self.compared[iteration] = artifacts["comparison"].rows(Comparison)
+        self.compared[iteration] = list(artifacts["comparison"].rows(Comparison))
         seed, confidence = derive_seed(self.config["seed"], "gains"), self.config["eval"]["confidence"]
         rates = corrected_by_category(self.compared[iteration], seed=seed, confidence=confidence)
         self._log_gains(rates, win_rate_by_category(self.compared.get(0, [])), {"iteration": iteration})
@@ -126,18 +128,17 @@ class WandbTracker(Tracker):
         import wandb
 
         limit = self.settings.table_rows
-        found = {(row.prompt_id, row.sample_index): row for row in artifacts["scores"].rows(Score)}
+        judged = judged_groups(artifacts["completions"].rows(Completion), artifacts["scores"].rows(Score))
         samples = wandb.Table(
             columns=["prompt_id", "sample_index", "score", "thought", "response", "split_error", "is_forced"]
         )
-        for row in artifacts["completions"].rows(Completion)[:limit]:
-            score = found[row.prompt_id, row.sample_index].score
+        for row, score in islice(chain.from_iterable(judged), limit):
             is_forced = row.forced_stop > row.forced_start
             samples.add_data(
-                row.prompt_id, row.sample_index, score, row.thought, row.response, row.split_error, is_forced
+                row.prompt_id, row.sample_index, score.score, row.thought, row.response, row.split_error, is_forced
             )
         chosen = wandb.Table(columns=["prompt_id", "margin", "chosen_score", "rejected_score", "chosen", "rejected"])
-        for pair in artifacts["pairs"].rows(Pair)[:limit]:
+        for pair in islice(artifacts["pairs"].rows(Pair), limit):
             chosen.add_data(
                 pair.prompt_id, pair.margin, pair.chosen_score, pair.rejected_score, pair.chosen, pair.rejected
             )
