@@ -1,6 +1,6 @@
 """The torch engine against transformers' `generate`, exact top-p probabilities and scripted samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +245,45 @@ def test_sample_does_not_depend_on_its_batch_neighbours(engine: TorchEngine) -> 
     backwards = generate(engine, prompts[::-1], seeds=seeds[::-1], decoding=decoding)
     assert backwards[::-1] == together
     assert len({tuple(generation.token_ids) for generation in together[0]}) == 3, "seeds must make a difference"
+
+
+def test_requests_are_taken_as_rows_become_free_and_rows_never_drain(tiny_model: Path) -> None:
+    # Many end tokens, so that samples end at different times.
+    end_ids = np.random.default_rng(3).choice(np.arange(5, 500), size=30, replace=False).tolist()
+    engine = make_engine(tiny_model, end_ids=end_ids, max_sequences=6)
+    prompts = random_prompts(5, lengths=[3, 30, 7, 12, 60, 2, 9, 25] * 3)
+    num_samples, taken, finished = 2, 0, 0
+    num_open = []  # samples that were taken and not finished, when the next request was taken
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for index, prompt in enumerate(prompts):
+            num_open.append(taken * num_samples - finished)
+            taken += 1
+            yield Request(str(index), prompt, dict.fromkeys(range(num_samples), index))
+
+    taken_at = []
+    for _ in engine.stream(requests(), decoding=GREEDY):
+        finished += 1
+        taken_at.append(taken)
+    assert finished == len(prompts) * num_samples
+    assert max(num_open) < 6, "a request was taken while all rows were in use"
+    assert min(num_open[3:]) > 0, "the engine drained before it took the next request"
+    assert taken_at[0] < len(prompts) // 2, "the first sample came only after most requests were taken"
+
+
+def test_a_stream_without_samples_ends(engine: TorchEngine) -> None:
+    assert list(engine.stream([], decoding=GREEDY)) == []
+    assert list(engine.stream([Request("none", [7, 8], {})], decoding=GREEDY)) == []
+
+
+def test_a_stream_that_is_left_does_not_disturb_the_next(engine: TorchEngine) -> None:
+    (prompt,) = random_prompts(8, lengths=(9,))
+    ((expected,),) = generate(engine, [prompt], seeds=[[3]], decoding=GREEDY)
+    left = engine.stream((Request(str(index), prompt, {0: index}) for index in range(20)), decoding=GREEDY)
+    next(left)
+    assert generate(engine, [prompt], seeds=[[3]], decoding=GREEDY) == [[expected]]
+    assert len(list(left)) == 19
 
 
 # The sampler

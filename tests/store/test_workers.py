@@ -12,27 +12,12 @@ from typing import Any
 
 import pytest
 import torch
-from fake_workers import Counter, Who, shares, take_three
+from fake_workers import Counter, Who, await_end, is_alive, shares, take_three
 
 from tpo.store.errors import TpoError
 from tpo.store.processes.workers import Workers, share_devices
 
 REPOSITORY = Path(__file__).parents[2]
-
-
-def is_alive(pid: int) -> bool:
-    """Return whether a process runs; a zombie, which nobody has waited for, does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def await_end(pids: Sequence[int]) -> bool:
-    end = time.monotonic() + 30
-    while any(map(is_alive, pids)) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not any(map(is_alive, pids))
 
 
 @pytest.fixture

@@ -111,19 +111,15 @@ class Pool(ABC):
         return message
 
     def _raise_lost(self, number: int) -> NoReturn:
-        code = self._exit_code(number)
-        how = f"ended with exit code {code}"
-        if code is not None and code < 0:
-            how = f"was killed by {_signal_name(-code)}"
+        how = describe_end(self._exit_code(number))
         raise TpoError(f"{self._name(number)} {how}; what it wrote is above. Is there enough memory?") from None
 
 
-def _signal_name(number: int) -> str:
-    """Return a signal's name, or its number where it has none."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+def describe_end(code: int | None) -> str:
+    """Return how a process ended, as a message says it; None where that is not known."""
+    if code is not None and code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return "is gone" if code is None else f"ended with exit code {code}"
 
 
 def serve(connection: Connection, stream: Stream | None = None, *, orphaned: Callable[[], None]) -> None:

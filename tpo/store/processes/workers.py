@@ -97,7 +97,7 @@ class Workers(Pool):
         with there:
             process = context.Process(target=_work, args=(there,))
             # In its environment from the start: the parent's main module, which spawning imports, may import torch.
-            with _environment(share):
+            with environment(share):
                 process.start()
         self._processes.append(process)
         self._connections.append(here)
@@ -128,7 +128,7 @@ def pid_of(process: Any) -> int:
 
 
 @contextlib.contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for the processes that are started in the context."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
