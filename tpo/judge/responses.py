@@ -6,15 +6,13 @@ long as its instruction's turn lasts.
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
-from itertools import groupby
-from operator import attrgetter
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
-from tpo.store.records import Completion, Prompt, Response, Score, Verdict
+from tpo.store.records import Completion, Prompt, Response, by_prompt
 
-R = TypeVar("R", Response, Score, Verdict)
+END: tuple[str, list[Response]] = ("", [])  # behind the last prompt of a set
 
 
 class Group(NamedTuple):
@@ -50,18 +48,18 @@ class JudgedResponses:
             yield from self._labelled()
             return
         sets = [by_prompt(rows) for rows in self._sets()]
-        heads = [next(groups, None) for groups in sets]
+        heads = [next(groups, END) for groups in sets]
         for prompt in self._inputs["prompts"].rows(Prompt):
             found: list[Response] = []
-            for number, head in enumerate(heads):
-                if head is not None and head[0].prompt_id == prompt.prompt_id:
-                    found += head
-                    heads[number] = next(sets[number], None)
+            for number, (prompt_id, rows) in enumerate(heads):
+                if prompt_id == prompt.prompt_id:
+                    found += rows
+                    heads[number] = next(sets[number], END)
             if found:
                 yield Group(prompt.prompt_id, prompt.text, found)
-        for head in heads:
-            if head is not None:
-                raise TpoError(f"the responses to {head[0].prompt_id} are not where its instruction stands")
+        for prompt_id, rows in heads:
+            if rows:
+                raise TpoError(f"the responses to {prompt_id} do not stand in the order of the instructions")
 
     def _labelled(self) -> Iterator[Group]:
         """Labelled pairs may come back to an instruction: they are held as a whole."""
@@ -108,9 +106,3 @@ def visible(completions: Iterable[Completion], *, offset: int = 0) -> Iterator[R
     """
     for row in completions:
         yield Response(row.prompt_id, offset + row.sample_index, row.response, row.split_error)
-
-
-def by_prompt(rows: Iterable[R]) -> Iterator[list[R]]:
-    """Yield the rows of one instruction after the other, which stand together."""
-    for _, group in groupby(rows, key=attrgetter("prompt_id")):
-        yield list(group)

@@ -24,11 +24,11 @@ from tpo.judge.protocol import (
     blocks,
 )
 from tpo.judge.rating import Rating, rate_responses
-from tpo.judge.responses import Group, JudgedResponses, by_prompt
+from tpo.judge.responses import Group, JudgedResponses
 from tpo.model.policy import open_policy
 from tpo.pairs import normalized
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Key, LabelledPair, Score, Verdict, read_records, write_records
+from tpo.store.records import Key, LabelledPair, Score, Verdict, by_prompt, read_records, write_records
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
@@ -74,7 +74,7 @@ def normalize_work(job: Job) -> Metrics:
 def rate_work(job: Job) -> Metrics:
     """Turn verdicts into scores."""
     rating = load_settings(Rating, job.config["rating"])
-    verdicts = by_prompt(job.inputs["verdicts"].rows(Verdict))
+    verdicts = job.inputs["verdicts"].rows(Verdict)
     return _write_scores(job.path, rate_groups(JudgedResponses(job.inputs), verdicts, rating=rating, seed=job.seed))
 
 
@@ -235,30 +235,29 @@ def ordered_pairs(group: Group, *, orders: str, pairs: Sequence[Pair] | None) ->
     return [order for first, second in chosen for order in ((first, second), (second, first))]
 
 
-def rate_groups(
-    groups: Iterable[Group], verdicts: Iterator[list[Verdict]], *, rating: Rating, seed: int
-) -> Iterator[Score]:
+def rate_groups(groups: Iterable[Group], verdicts: Iterable[Verdict], *, rating: Rating, seed: int) -> Iterator[Score]:
     """Yield the scores of `tpo.judge.rating.rate_responses`, one instruction after the other.
 
     Args:
         groups: Responses.
-        verdicts: Those on each instruction, in the order of `groups`; some may have none.
+        verdicts: Those on an instruction together, and instructions in the order of `groups`; some may have none.
         rating: How games become ratings.
         seed: Of the orders in which Elo plays the games.
 
     Raises:
         ValueError: If a verdict is on another instruction.
     """
-    found = next(verdicts, [])
+    end: tuple[str, list[Verdict]] = ("", [])
+    games = by_prompt(verdicts)
+    prompt_id, found = next(games, end)
     for group in groups:
-        games: list[Verdict] = []
-        if found and found[0].prompt_id == group.prompt_id:
-            games, found = found, next(verdicts, [])
-        yield from rate_responses(group.responses, games, rating=rating, seed=seed)
+        played: list[Verdict] = []
+        if prompt_id == group.prompt_id:
+            played = found
+            prompt_id, found = next(games, end)
+        yield from rate_responses(group.responses, played, rating=rating, seed=seed)
     if found:
-        raise ValueError(
-            f"a verdict on prompt {found[0].prompt_id}, which has no response here: other responses' verdicts"
-        )
+        raise ValueError(f"a verdict on prompt {prompt_id}, which has no response: other responses' verdicts")
 
 
 def combine(scores: Mapping[str, Iterable[Score]], weights: Mapping[str, float]) -> Iterator[Score]:
@@ -275,7 +274,7 @@ def combine(scores: Mapping[str, Iterable[Score]], weights: Mapping[str, float])
     names = sorted(scores)
     shares = np.array([weights[name] for name in names]) / sum(weights[name] for name in names)
     for groups in zip(*(by_prompt(scores[name]) for name in names), strict=True):
-        rows = list(zip(*groups, strict=True))
+        rows = list(zip(*(group for _, group in groups), strict=True))
         complete = [position for position, row in enumerate(rows) if all(part.score is not None for part in row)]
         combined: dict[int, float] = {}
         if complete:

@@ -13,21 +13,16 @@ from tpo.store.errors import TpoError
 T = TypeVar("T")
 R = TypeVar("R")
 
-Emit = Callable[[R], Awaitable[None]]  # hands over a result, and waits while there is no room for it
+Emit = Callable[[R], Awaitable[None]]  # hands over a result, and waits until the consumer is done with it
 
 
 class Flow(Generic[T, R]):
     """Tasks that coroutines take one by one, and the results that they hand over."""
 
-    def __init__(self, tasks: Iterable[T], *, room: int) -> None:
-        """Take nothing yet.
-
-        Args:
-            tasks: Taken as coroutines become free.
-            room: Results that may wait for the consumer; while there are as many, nobody takes another task.
-        """
+    def __init__(self, tasks: Iterable[T]) -> None:
+        """Take nothing yet."""
         self._tasks = iter(tasks)
-        self._results: asyncio.Queue[R] = asyncio.Queue(room)
+        self._results: asyncio.Queue[tuple[R, asyncio.Future[None]]] = asyncio.Queue()
         self.failure: TpoError | None = None
 
     async def work(self, do: Callable[[T, Emit[R]], Awaitable[None]]) -> None:
@@ -38,7 +33,7 @@ class Flow(Generic[T, R]):
             except StopIteration:
                 return
             try:
-                await do(task, self._results.put)
+                await do(task, self._emit)
             except TpoError as error:
                 self.fail(error)
 
@@ -46,34 +41,39 @@ class Flow(Generic[T, R]):
         """Have no further task taken; those under way are finished."""
         self.failure = self.failure or error
 
-    async def next(self, work: "asyncio.Task[None]") -> list[R]:
-        """Return the next result, or none where `work`, which hands them over, has ended and all were returned."""
+    async def next(self, work: "asyncio.Task[None]") -> "tuple[R, asyncio.Future[None]] | None":
+        """Return the next result, and what to set when it is dealt with; None when `work` has ended without another."""
         result = asyncio.ensure_future(self._results.get())
         await asyncio.wait({result, work}, return_when=asyncio.FIRST_COMPLETED)
         if result.done():
-            return [result.result()]
+            return result.result()
         result.cancel()
-        return []
+        return None
+
+    async def _emit(self, result: R) -> None:
+        # Whoever emits takes no other task before the consumer has saved this result: a kill loses what is under way.
+        is_taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._results.put_nowait((result, is_taken))
+        await is_taken
 
 
-def stream_concurrently(
-    tasks: Iterable[T], run: Callable[[Flow[T, R]], Coroutine[Any, Any, None]], *, room: int
-) -> Iterator[R]:
+def stream_concurrently(tasks: Iterable[T], run: Callable[[Flow[T, R]], Coroutine[Any, Any, None]]) -> Iterator[R]:
     """Yield what `run` makes of the tasks, as it hands it over; a caller that stops early cancels what is under way.
 
     Args:
-        tasks: Taken as there is room for them.
+        tasks: Taken as coroutines become free.
         run: Awaits as many `Flow.work` as there are to be tasks under way at a time.
-        room: As for `Flow`.
 
     Raises:
         TpoError: The first with which a task failed, after the results of all that were under way with it.
     """
-    flow = Flow[T, R](tasks, room=room)
+    flow = Flow[T, R](tasks)
     with asyncio.Runner() as runner:  # cancels at its end whatever is left
         work = runner.get_loop().create_task(run(flow))
-        while found := runner.run(flow.next(work)):
-            yield found[0]
+        while (found := runner.run(flow.next(work))) is not None:
+            result, is_taken = found
+            yield result
+            is_taken.set_result(None)
         work.result()
     if flow.failure is not None:
         raise flow.failure

@@ -55,7 +55,7 @@ class ServerBackend:
             TpoError: If a question cannot be asked; those under way with it are answered first.
         """
         self._num_answered = 0
-        yield from stream_concurrently(questions, self._answer, room=self.settings.max_concurrency)
+        yield from stream_concurrently(questions, self._answer)
 
     async def _answer(self, flow: Flow[tuple[str, Question], tuple[str, Answer]]) -> None:
         async with self.connection.client() as client:

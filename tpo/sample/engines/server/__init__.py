@@ -101,7 +101,7 @@ class ServerEngine:
         async def run(flow: Flow[Request, Sample]) -> None:
             await asyncio.gather(*(self._use(server, flow, decoding) for server in self._servers))
 
-        yield from stream_concurrently(requests, run, room=self._settings.max_concurrency * len(self._servers))
+        yield from stream_concurrently(requests, run)
 
     async def _use(self, server: VllmServer, flow: Flow[Request, Sample], decoding: Decoding) -> None:
         async with server.connection.client() as client:
