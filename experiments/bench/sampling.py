@@ -211,9 +211,7 @@ def with_ours(work: Work, chat: Any, sizes: Options, start: Any, *, seed: int, l
     from tpo.store.seeds import derive_seed
 
     decoding = Decoding(temperature=sizes.temperature, top_p=sizes.top_p, max_tokens=sizes.max_tokens)
-    engine = work.config().engine.make(
-        start, chat=chat, max_len=longest + sizes.max_tokens, decoding=decoding, seed=seed
-    )
+    engine = work.config().engine.make(start, chat=chat, max_len=longest + sizes.max_tokens, seed=seed)
 
     def sample(prompts: Sequence[Ids], max_tokens: int) -> list[list[Ids]]:
         requests = (

@@ -204,8 +204,7 @@ def open_engine(weights: Path | str, *urls: str, adapter: Path | None = None, **
     reach = {"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **changes}
     config = ServerEngineConfig(base_urls=list(urls), api_key_env="FAKE_KEY", **reach)
     policy = Policy(str(weights), None, "model-1/tokenizer", "bfloat16", 400, adapter, unquantized_path="some/model")
-    chat, decoding = Chat(None, frozenset({END})), Decoding(temperature=1.0, top_p=1.0, max_tokens=200)
-    engine = config.make(policy, chat=chat, max_len=300, decoding=decoding, seed=0)
+    engine = config.make(policy, chat=Chat(None, frozenset({END})), max_len=300, seed=0)
     assert isinstance(engine, ServerEngine)
     return engine
 

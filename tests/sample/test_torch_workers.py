@@ -26,7 +26,7 @@ def make(path: Path, num_workers: int, *, adapter_path: Path | None = None) -> E
     policy = Policy(str(path), None, str(path), "float32", 1024, adapter_path)
     chat = Chat(tokenizer, frozenset({tokenizer.eos_token_id}))
     settings = TorchEngineConfig(max_sequences=6, num_workers=num_workers)
-    return settings.make(policy, chat=chat, max_len=256, decoding=DECODING, seed=0)
+    return settings.make(policy, chat=chat, max_len=256, seed=0)
 
 
 def requests() -> Iterator[Request]:
@@ -67,7 +67,7 @@ def test_what_the_engine_refuses_is_said(tiny_model: Path) -> None:
         missing = Policy("nowhere", None, "nowhere", "float32", 1024, None)
         chat = Chat(load_tokenizer(tiny_model), frozenset({1}))
         settings = TorchEngineConfig(max_sequences=6, num_workers=2)
-        settings.make(missing, chat=chat, max_len=256, decoding=DECODING, seed=0)
+        next(settings.make(missing, chat=chat, max_len=256, seed=0).stream([], decoding=DECODING))
 
 
 def test_several_workers_are_for_cpus(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_several_workers_are_for_cpus(tiny_model: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("num_workers", [0, -1, 1.5, "many", None, True])
 def test_wrong_numbers_are_refused(num_workers: Any) -> None:
     with pytest.raises(ConfigError, match="engine.num_workers="):
-        check_fields(TorchEngineConfig(max_sequences=6, num_workers=num_workers, chunk_prompts=1), "engine")
+        check_fields(TorchEngineConfig(max_sequences=6, num_workers=num_workers), "engine")
 
 
 def test_the_number_of_workers_is_no_part_of_the_identity() -> None:

@@ -139,7 +139,7 @@ def test_several_engines_generate_what_one_does(
     monkeypatch.setattr(vllm_process, "_cached", None)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
-    engine = config.make(policy, chat=chat, max_len=200, decoding=GREEDY, seed=2**62)
+    engine = config.make(policy, chat=chat, max_len=200, seed=2**62)
     assert isinstance(engine, VllmWorkers)
     try:
         assert generate(engine, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) == expected

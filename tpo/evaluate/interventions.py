@@ -124,7 +124,7 @@ def write_interventions(
         return derive_seed(seed, "intervene", *key)
 
     max_len = longest(map(context, thoughts), decoding)
-    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, decoding=decoding, seed=seed)) as engine:
+    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, seed=seed)) as engine:
 
         def compute(keys: Sequence[Key]) -> Iterator[Completion]:
             for key in keys:

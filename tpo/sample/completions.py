@@ -79,7 +79,7 @@ def write_completions(
             yield Request(prompt_id, contexts[prompt_id], {index: seed_of(prompt_id, index) for _, index in group})
 
     max_len = longest(contexts.values(), decoding)
-    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, decoding=decoding, seed=seed)) as engine:
+    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, seed=seed)) as engine:
 
         def compute(keys: Sequence[Key]) -> Iterator[Completion]:
             nonlocal num_tokens

@@ -86,14 +86,13 @@ class Engine(Protocol):
 class EngineSettings(EngineConfig):
     """Settings of an engine; each kind has a module or a package in `tpo/sample/engines`."""
 
-    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
         """Return the engine.
 
         Args:
             policy: What to sample from.
             chat: The policy's tokenizer and end ids.
             max_len: Tokens of the longest prompt plus completion that will be asked for.
-            decoding: How all requests will be decoded.
             seed: For engines with one random stream for all samples.
 
         Raises:

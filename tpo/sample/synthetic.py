@@ -62,7 +62,7 @@ def write_candidates(
         request = REQUEST.replace("{shots}", listed).replace("{number}", str(number))
         contexts[name] = array("I", chat_ids(chat.tokenizer, request, assistant=f"{number}."))
     max_len = longest(contexts.values(), decoding)
-    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, decoding=decoding, seed=seed)) as engine:
+    with closing(engine_settings.make(policy, chat=chat, max_len=max_len, seed=seed)) as engine:
 
         def compute(keys: Sequence[tuple[str]]) -> Iterator[Prompt]:
             requests = (Request(name, contexts[name], {0: derive_seed(seed, "sample", name)}) for (name,) in keys)

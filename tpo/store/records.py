@@ -36,6 +36,7 @@ class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 R = TypeVar("R", bound=Record)
+K = TypeVar("K", bound=Key)
 
 
 class Prompt(Record, frozen=True):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from tpo.store.files import replacing
-from tpo.store.records import Key, R, RecordError, row_format
+from tpo.store.records import K, Key, R, RecordError, row_format
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,8 @@ def grow_rows(
     path: Path,
     kind: type[R],
     *,
-    keys: Sequence[Key],
-    compute: Callable[[Sequence[Key]], Iterable[R]],
+    keys: Sequence[K],
+    compute: Callable[[Sequence[K]], Iterable[R]],
     unit: str,
     count_tokens: Callable[[R], int] | None = None,
 ) -> None:
@@ -61,20 +61,20 @@ def grow_rows(
     partial.unlink(missing_ok=True)
 
 
-class _SavedRows(Generic[R]):
+class _SavedRows(Generic[R, K]):
     """The partial file, and where in it the row of each key lies."""
 
-    def __init__(self, path: Path, kind: type[R], keys: Sequence[Key]) -> None:
+    def __init__(self, path: Path, kind: type[R], keys: Sequence[K]) -> None:
         """Find the rows that an earlier process saved, and cut off what comes after them."""
         self._path, self._format, self._keys = path, row_format(kind), keys
-        self._positions = {key: position for position, key in enumerate(keys)}
+        self._positions: dict[Key, int] = {key: position for position, key in enumerate(keys)}
         if len(self._positions) < len(keys):
             raise ValueError(f"{len(keys) - len(self._positions)} of the {len(keys)} keys repeat another one")
         self._offsets = array("q", [MISSING]) * len(keys)  # by position
         if path.exists():
             self._recover()
 
-    def missing(self) -> list[Key]:
+    def missing(self) -> list[K]:
         """Return the keys without a row, in order."""
         return [key for key, offset in zip(self._keys, self._offsets, strict=True) if offset == MISSING]
 

@@ -7,7 +7,7 @@ from tpo.config.custom import Custom
 from tpo.config.fields import setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Engine, EngineSettings
+from tpo.sample.decoding import Engine, EngineSettings
 
 
 @dataclass
@@ -19,7 +19,7 @@ class CustomEngine(Custom, EngineSettings):
 
     kind: str = setting("custom")
 
-    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
         """Return an instance of the class."""
         engine: Engine = self.create(policy=policy, chat=chat, max_len=max_len, seed=seed)
         return engine

@@ -53,7 +53,7 @@ class VllmEngineConfig(EngineSettings):
     tensor_parallel_size: int = setting(1, minimum=1)
     data_parallel_size: int = setting(1, minimum=1, how=True)
 
-    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
         """Return the engine; vLLM is started, or the process's cached one is used."""
         engine = VllmWorkers if self.data_parallel_size > 1 else VllmEngine
         return engine(self, policy, end_ids=chat.end_ids, seed=seed)

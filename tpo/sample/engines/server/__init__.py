@@ -53,7 +53,7 @@ class ServerEngineConfig(EngineSettings):
         if not self.base_urls:
             raise ConfigError(f"{at}.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
 
-    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
         """Return the engine; nothing is sent before the first prompt, and the seed is not used."""
         return ServerEngine(self, policy, end_ids=chat.end_ids, max_tokens=max_len)
 

@@ -6,7 +6,7 @@ from typing import Any
 from tpo.config.fields import ConfigError, setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Engine, EngineSettings
+from tpo.sample.decoding import Engine, EngineSettings
 from tpo.store.processes.cores import AUTO, count_workers
 
 
@@ -30,7 +30,7 @@ class TorchEngineConfig(EngineSettings):
         if self.num_workers != AUTO and not (is_number and self.num_workers >= 1):
             raise ConfigError(f"{at}.num_workers={self.num_workers}: {AUTO}, or a number of processes from 1")
 
-    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
         """Return the engine, the policy loaded; the seed is not used, since every sample has its own.
 
         Raises:
@@ -47,7 +47,7 @@ class TorchEngineConfig(EngineSettings):
         if count > 1:
             from tpo.sample.engines.torch.workers import TorchWorkers
 
-            return TorchWorkers(count, decoding=decoding, **arguments)
+            return TorchWorkers(count, **arguments)
         from tpo.sample.engines.torch.engine import TorchEngine
 
         return TorchEngine(**arguments)

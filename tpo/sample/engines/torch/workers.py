@@ -18,36 +18,36 @@ class TorchWorkers:
 
     uses_seeds = True
 
-    def __init__(self, count: int, *, decoding: Decoding, max_sequences: int, **arguments: Any) -> None:
-        """Load the policy and start the engines.
+    def __init__(self, count: int, *, max_sequences: int, **arguments: Any) -> None:
+        """Start nothing yet: engines are started for one way of decoding, with the first request.
 
         Args:
             count: Number of engines.
-            decoding: How all requests will be decoded.
             max_sequences: Rows that decode together, of all engines.
             arguments: Further ones of `TorchEngine`.
-
-        Raises:
-            TpoError: If the engine cannot sample here.
         """
-        self.decoding = decoding
-        rows = -(-max_sequences // count)
-        self._workers = ForkedWorkers(
-            make_stream, {"decoding": decoding, "max_sequences": rows, **arguments}, count=count
-        )
+        self._count = count
+        self._arguments = {"max_sequences": -(-max_sequences // count), **arguments}
+        self._decoding: Decoding | None = None  # that the engines were started for
+        self._workers: ForkedWorkers | None = None
 
     def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
         """Yield samples as they end, of whichever engine.
 
         Raises:
-            TpoError: If an engine fails or is killed.
+            TpoError: If the engine cannot sample here, or one fails or is killed.
         """
-        assert decoding == self.decoding
+        if self._workers is None or decoding != self._decoding:
+            self.close()
+            arguments = {"decoding": decoding, **self._arguments}
+            self._workers, self._decoding = ForkedWorkers(make_stream, arguments, count=self._count), decoding
         yield from self._workers.run(requests)
 
     def close(self) -> None:
         """End the processes."""
-        self._workers.close()
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
 
 def make_stream(*, decoding: Decoding, **arguments: Any) -> Stream:
