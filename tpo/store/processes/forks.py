@@ -39,12 +39,12 @@ def preload() -> None:
     """Start the fork server, which imports what every step needs; return at once. Nothing happens the second time."""
     multiprocessing.set_forkserver_preload(IMPORTED)
     resource_tracker.ensure_running()  # here, since it unblocks SIGINT
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: Ctrl-C reaches the parent only
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: Ctrl-C reaches the parent only
     try:
         with environment(ONE_THREAD):
             forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class ForkedWorkers(Pool):
