@@ -222,7 +222,7 @@ def layers_of_one_input(sizes: Sizes) -> Sides:
 def attention_of_samples(sizes: Sizes) -> Sides:
     """Return one layer's attention in the middle of a completion: a copy of the prompt for each sample, or one."""
     model, num_own = sizes.model, sizes.completion // 2
-    cache = RowCache(sizes.num_rows, num_slots=sizes.num_prompts)
+    cache = RowCache()
     shape = (1, model.kv_heads, sizes.prompt, model.head_dim)
     prompts = [(torch.randn(shape, dtype=DTYPE), torch.randn(shape, dtype=DTYPE)) for _ in range(sizes.num_prompts)]
     for slot, prompt in enumerate(prompts):

@@ -1,19 +1,17 @@
 """What worker processes hold in tests. A module of its own, since every worker imports it: no torch, no pytest."""
 
 import atexit
+import itertools
 import os
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tpo.judge.llm.question import Answer
-from tpo.sample.decoding import Generation
 from tpo.store.errors import TpoError
-from tpo.store.processes.workers import Emit
 
 TESTS = Path(__file__).parent
 
@@ -22,6 +20,55 @@ def shares(count: int) -> list[dict[str, str]]:
     """Return an environment per worker: its number, and where it finds this module."""
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     return [{"SHARE": str(number), "PYTHONPATH": path} for number in range(count)]
+
+
+def is_alive(pid: int) -> bool:
+    """Return whether a process runs; a zombie, which nobody has waited for, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def await_end(pids: Sequence[int]) -> bool:
+    end = time.monotonic() + 30
+    while any(map(is_alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not any(map(is_alive, pids))
+
+
+class Who(NamedTuple):
+    """A worker: its process, the child of that, its share, and how many tasks it has had."""
+
+    pid: int
+    child: int
+    share: str
+    count: int
+
+
+def do(task: Any) -> Iterator[Any]:
+    """Do what a task says."""
+    match task:
+        case "raise":
+            raise ValueError("out of memory")
+        case "refuse":
+            raise TpoError("this cannot be sampled: lower the temperature")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "leave":
+            os._exit(3)
+        case "wait":
+            time.sleep(600)
+        case "note_end":
+            atexit.register((Path(tempfile.gettempdir()) / f"ended-{os.getpid()}").write_text, "in order")
+        case "twice":
+            yield "first"
+            yield "second"
+        case float():
+            time.sleep(task)
+            yield task
+        case bytes():
+            yield task
 
 
 class Counter:
@@ -33,53 +80,66 @@ class Counter:
         self.count = start
         self.child = subprocess.Popen(["sleep", "600"])  # as vLLM has processes of its own
 
-    def __call__(self, task: str, emit: Emit) -> None:
-        self.count += 1
-        match task:
-            case "who":
-                emit((os.getpid(), self.child.pid, os.environ["SHARE"], self.count))
-            case "raise":
-                raise ValueError("out of memory")
-            case "refuse":
-                raise TpoError("this cannot be sampled: lower the temperature")
-            case "die":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "leave":
-                os._exit(3)
-            case "wait":
-                time.sleep(600)
-            case "note_end":
-                atexit.register((Path(tempfile.gettempdir()) / f"ended-{os.getpid()}").write_text, "in order")
-            case "twice":
-                emit("first")
-                emit("second")
+    def __call__(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        for task in tasks:
+            self.count += 1
+            if task == "who":
+                yield Who(os.getpid(), self.child.pid, os.environ["SHARE"], self.count)
+            else:
+                yield from do(task)
 
 
-class FakeEngine:
-    """In vLLM's place: a completion is its prompt, the number of the sample, the engine's seed and its share."""
+def take_three() -> Callable[[Iterable[Any]], Iterator[list[Any]]]:
+    """Return a stream function that takes tasks by threes."""
 
-    def __init__(self, *, seed: int, **_: Any) -> None:
-        self.seed = seed
+    def run(tasks: Iterable[Any]) -> Iterator[list[Any]]:
+        source = iter(tasks)
+        while group := list(itertools.islice(source, 3)):
+            yield group
 
-    def __call__(self, task: Any, emit: Emit) -> None:
-        tail = [self.seed, int(os.environ["SHARE"])]
-        emit(
-            [
-                [Generation([*prompt, number, *tail], "stop") for number in range(len(group))]
-                for prompt, group in zip(task.prompts, task.seeds, strict=True)
-            ]
-        )
+    return run
+
+
+class Forked(NamedTuple):
+    """A forked worker: its process, its parent, who made the model, what it has of it, and its threads."""
+
+    pid: int
+    stem: int
+    made_by: int
+    sum: int
+    private: int  # bytes that it shares with no other process
+    threads: int
 
 
 class FakeModel:
-    """In vLLM's place as a judge: says which share answered; the second dies at its third deadly question."""
+    """A stream function that holds `size` bytes of ones and does what each task says."""
 
-    def __init__(self, settings: Mapping[str, Any], *, seed: int) -> None:
-        assert "data_parallel_size" not in settings and seed == int(os.environ["SHARE"])
-
-    def __call__(self, asked: Mapping[str, Any], emit: Emit) -> None:
-        for number, (key, (ids, question)) in enumerate(asked.items()):
-            if os.environ["SHARE"] == "1" and "deadly" in question.user and number == 2:
-                time.sleep(0.5)  # the other share is done by then
+    def __init__(self, *, size: int = 0) -> None:
+        match size:
+            case -1:
+                raise TpoError("no model of a negative size: give another")
+            case -2:
+                raise ValueError("a fault")
+            case -3:
                 os.kill(os.getpid(), signal.SIGKILL)
-            emit((key, Answer(f"{os.environ['SHARE']}: {question.user}", "stop", len(ids))))
+        self.ones, self.made_by = b"\1" * size, os.getpid()
+
+    def __call__(self, tasks: Iterable[Any]) -> Iterator[Any]:
+        for task in tasks:
+            match task:
+                case "who":
+                    time.sleep(0.2)  # as long as the others read theirs
+                    yield self._who()
+                case "kill_stem":
+                    os.kill(os.getppid(), signal.SIGKILL)
+                    time.sleep(600)
+                case _:
+                    yield from do(task)
+
+    def _who(self) -> Forked:
+        count = self.ones.count(1)
+        rollup = Path("/proc/self/smaps_rollup").read_text()
+        private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
+        import torch
+
+        return Forked(os.getpid(), os.getppid(), self.made_by, count, private * 1024, torch.get_num_threads())

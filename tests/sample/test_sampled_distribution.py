@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_torch_engine import assert_drawn_from, generate_greedily, make_engine, nucleus, softmax
+from test_torch_engine import assert_drawn_from, generate, generate_greedily, make_engine, nucleus, softmax
 
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
@@ -34,7 +34,7 @@ def test_greedy_ids_equal_generates_on_50_prompts(embedded_model: Path, model: A
     engine = make_engine(embedded_model, max_sequences=50)
     prompts = prompts_of(embedded_model, 50)
     decoding = Decoding(temperature=0, top_p=1, max_tokens=32)
-    groups = engine.generate(prompts, seeds=[[0]] * 50, decoding=decoding)
+    groups = generate(engine, prompts, seeds=[[0]] * 50, decoding=decoding)
     for prompt, (generation,) in zip(prompts, groups, strict=True):
         expected = generate_greedily(model, prompt, end_ids=sorted(engine.end_ids), max_tokens=32)
         assert generation.token_ids == expected
@@ -79,7 +79,7 @@ def test_first_and_third_tokens_have_their_exact_frequencies(embedded_model: Pat
     nuclei = [next_nuclei(model, prompt, [()])[0] for prompt in prompts]
     chosen = min((index for index in range(40) if len(nuclei[index]) >= 8), key=lambda index: len(nuclei[index]))
     decoding = Decoding(temperature=0.8, top_p=0.9, max_tokens=3)
-    (group,) = engine.generate([prompts[chosen]], seeds=[list(range(NUM_SAMPLES))], decoding=decoding)
+    (group,) = generate(engine, [prompts[chosen]], seeds=[list(range(NUM_SAMPLES))], decoding=decoding)
     assert_drawn_from([row.token_ids[0] for row in group], nuclei[chosen])
     third = [row.token_ids[2] if len(row.token_ids) == 3 else NO_TOKEN for row in group]
     assert_drawn_from(third, exact_third_tokens(model, prompts[chosen], engine.end_ids))

@@ -1,6 +1,6 @@
 """The torch engine against transformers' `generate`, exact top-p probabilities and scripted samples."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from tpo.config.kinds import load_settings
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, EngineSettings, Generation
+from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request
 from tpo.sample.engines.torch import TorchEngineConfig
 from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.engines.torch.nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
@@ -52,6 +52,21 @@ def engine(tiny_model: Path) -> TorchEngine:
     return make_engine(tiny_model)
 
 
+def generate(
+    engine: TorchEngine, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
+) -> list[list[Generation]]:
+    """Return for each prompt one generation a seed, in order, of a stream that yields them in any order."""
+    requests = (
+        Request(str(index), prompt, dict(enumerate(group)))
+        for index, (prompt, group) in enumerate(zip(prompts, seeds, strict=True))
+    )
+    found = {
+        (sample.key, sample.sample_index): sample.generation for sample in engine.stream(requests, decoding=decoding)
+    }
+    assert len(found) == sum(map(len, seeds))
+    return [[found[str(index), position] for position in range(len(group))] for index, group in enumerate(seeds)]
+
+
 def random_prompts(seed: int, lengths: Sequence[int] = PROMPT_LENGTHS) -> list[list[int]]:
     generator = np.random.default_rng(seed)
     return [generator.integers(5, 500, size=length).tolist() for length in lengths]
@@ -73,7 +88,7 @@ def generate_greedily(model: Any, prompt: list[int], *, end_ids: Sequence[int], 
 
 def assert_greedy_equal(engine: TorchEngine, model: Any, prompts: list[list[int]]) -> set[str]:
     """Compare with `generate`, two samples a prompt; return the finish reasons that occurred."""
-    groups = engine.generate(prompts, seeds=[[0, 1]] * len(prompts), decoding=GREEDY)
+    groups = generate(engine, prompts, seeds=[[0, 1]] * len(prompts), decoding=GREEDY)
     reasons = set()
     for prompt, group in zip(prompts, groups, strict=True):
         expected = generate_greedily(model, prompt, end_ids=sorted(engine.end_ids), max_tokens=GREEDY.max_tokens)
@@ -157,7 +172,7 @@ def test_attention_of_another_kind_is_computed_or_refused(kind: str, tmp_path: P
     prompts = random_prompts(1, lengths=(30, 64, 70))
     try:
         engine = make_engine(path, max_len=96)
-        engine.generate(prompts[:1], seeds=[[0]], decoding=GREEDY)
+        generate(engine, prompts[:1], seeds=[[0]], decoding=GREEDY)
     except (TpoError, ValueError):
         return
     assert_greedy_equal(engine, model, prompts)
@@ -173,17 +188,17 @@ def test_sliding_window_shorter_than_the_longest_sequence_is_refused(kind: str, 
 
 def test_prompt_that_leaves_no_room_is_refused(engine: TorchEngine) -> None:
     decoding = Decoding(temperature=0, top_p=1, max_tokens=57)
-    assert len(engine.generate([[7] * 199], seeds=[[0]], decoding=decoding)[0]) == 1
+    assert len(generate(engine, [[7] * 199], seeds=[[0]], decoding=decoding)[0]) == 1
     with pytest.raises(ValueError, match="may take 257 tokens; the engine has 256"):
-        engine.generate([[7] * 200], seeds=[[0]], decoding=decoding)
+        generate(engine, [[7] * 200], seeds=[[0]], decoding=decoding)
 
 
 def test_settings_make_the_engine_that_is_asked_for(tiny_model: Path) -> None:
     policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 1024, None)
     decoding = Decoding(temperature=0, top_p=1, max_tokens=29)
     chat = Chat(load_tokenizer(tiny_model), frozenset({1}))
-    shared = {"chat": chat, "contexts": [[0] * 70, [0]], "decoding": decoding, "seed": 0}
-    engine = TorchEngineConfig(chunk_prompts=2, max_sequences=3).make(policy, **shared)
+    shared = {"chat": chat, "max_len": 99, "decoding": decoding, "seed": 0}
+    engine = TorchEngineConfig(max_sequences=3).make(policy, **shared)
     assert isinstance(engine, TorchEngine)
     assert (engine.max_sequences, engine.max_len, engine.uses_seeds) == (3, 99, True)
     with pytest.raises(ValueError, match=r"engine\.kind=jax"):
@@ -213,7 +228,7 @@ def test_unmerged_adapter_generates_what_peft_generates(tiny_model: Path, tmp_pa
     prompts = random_prompts(2, lengths=(3, 20, 66))
     without = [generate_greedily(base, prompt, end_ids=[1], max_tokens=24) for prompt in prompts]
     assert_greedy_equal(engine, PeftModel.from_pretrained(base, str(adapter_path)).eval(), prompts)
-    groups = engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
+    groups = generate(engine, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
     assert [group[0].token_ids for group in groups] != without, "an adapter without effect tests nothing"
     names = [name for name, _ in engine.model.named_parameters()]
     assert any(name.endswith("q_proj.down") for name in names), "the adapter was merged"
@@ -223,13 +238,52 @@ def test_sample_does_not_depend_on_its_batch_neighbours(engine: TorchEngine) -> 
     decoding = Decoding(temperature=1.0, top_p=0.95, max_tokens=20)
     prompts = random_prompts(4, lengths=(4, 60, 31))
     seeds = [[100 * position + index for index in range(3)] for position in range(len(prompts))]
-    together = engine.generate(prompts, seeds=seeds, decoding=decoding)
+    together = generate(engine, prompts, seeds=seeds, decoding=decoding)
     for prompt, group_seeds, group in zip(prompts, seeds, together, strict=True):
         for seed, generation in zip(group_seeds, group, strict=True):
-            assert engine.generate([prompt], seeds=[[seed]], decoding=decoding) == [[generation]]
-    backwards = engine.generate(prompts[::-1], seeds=seeds[::-1], decoding=decoding)
+            assert generate(engine, [prompt], seeds=[[seed]], decoding=decoding) == [[generation]]
+    backwards = generate(engine, prompts[::-1], seeds=seeds[::-1], decoding=decoding)
     assert backwards[::-1] == together
     assert len({tuple(generation.token_ids) for generation in together[0]}) == 3, "seeds must make a difference"
+
+
+def test_requests_are_taken_as_rows_become_free_and_rows_never_drain(tiny_model: Path) -> None:
+    # Many end tokens, so that samples end at different times.
+    end_ids = np.random.default_rng(3).choice(np.arange(5, 500), size=30, replace=False).tolist()
+    engine = make_engine(tiny_model, end_ids=end_ids, max_sequences=6)
+    prompts = random_prompts(5, lengths=[3, 30, 7, 12, 60, 2, 9, 25] * 3)
+    num_samples, taken, finished = 2, 0, 0
+    num_open = []  # samples that were taken and not finished, when the next request was taken
+
+    def requests() -> Iterator[Request]:
+        nonlocal taken
+        for index, prompt in enumerate(prompts):
+            num_open.append(taken * num_samples - finished)
+            taken += 1
+            yield Request(str(index), prompt, dict.fromkeys(range(num_samples), index))
+
+    taken_at = []
+    for _ in engine.stream(requests(), decoding=GREEDY):
+        finished += 1
+        taken_at.append(taken)
+    assert finished == len(prompts) * num_samples
+    assert max(num_open) < 6, "a request was taken while all rows were in use"
+    assert min(num_open[3:]) > 0, "the engine drained before it took the next request"
+    assert taken_at[0] < len(prompts) // 2, "the first sample came only after most requests were taken"
+
+
+def test_a_stream_without_samples_ends(engine: TorchEngine) -> None:
+    assert list(engine.stream([], decoding=GREEDY)) == []
+    assert list(engine.stream([Request("none", [7, 8], {})], decoding=GREEDY)) == []
+
+
+def test_a_stream_that_is_left_does_not_disturb_the_next(engine: TorchEngine) -> None:
+    (prompt,) = random_prompts(8, lengths=(9,))
+    ((expected,),) = generate(engine, [prompt], seeds=[[3]], decoding=GREEDY)
+    left = engine.stream((Request(str(index), prompt, {0: index}) for index in range(20)), decoding=GREEDY)
+    next(left)
+    assert generate(engine, [prompt], seeds=[[3]], decoding=GREEDY) == [[expected]]
+    assert len(list(left)) == 19
 
 
 # The sampler
@@ -285,7 +339,7 @@ def test_engine_first_tokens_have_top_p_frequencies(tiny_model: Path) -> None:
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
     decoding = Decoding(temperature=0.8, top_p=0.9, max_tokens=1)
-    (group,) = engine.generate([prompt], seeds=[list(range(1200))], decoding=decoding)
+    (group,) = generate(engine, [prompt], seeds=[list(range(1200))], decoding=decoding)
     assert_drawn_from([row.token_ids[0] for row in group], nucleus(softmax(logits, 0.8), 0.9))
 
 
@@ -372,7 +426,7 @@ def generate_scripted(
     engine: TorchEngine, monkeypatch: pytest.MonkeyPatch, script: Sequence[int], decoding: Decoding
 ) -> Generation:
     monkeypatch.setattr("tpo.sample.engines.torch.engine.sample_tokens", ScriptedSampler(script))
-    return engine.generate([[0, 3, 20, 21]], seeds=[[0]], decoding=decoding)[0][0]
+    return generate(engine, [[0, 3, 20, 21]], seeds=[[0]], decoding=decoding)[0][0]
 
 
 def switching(tokenizer: Any, *, thought: int, response: int) -> Decoding:
@@ -475,7 +529,7 @@ def test_sampled_switches_keep_their_invariants(tiny_model: Path, tokenizer: Any
     prompts = random_prompts(6, lengths=(3, 50, 10, 70))
     # Dozens of end tokens make some thoughts end early and some responses stop.
     engine = make_engine(tiny_model, end_ids=range(5, 60))
-    groups = engine.generate(prompts, seeds=[list(range(12))] * 4, decoding=decoding)
+    groups = generate(engine, prompts, seeds=[list(range(12))] * 4, decoding=decoding)
     flat = [generation for group in groups for generation in group]
     for generation in flat:
         ids = generation.token_ids

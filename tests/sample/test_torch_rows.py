@@ -23,7 +23,7 @@ def test_a_step_attends_to_the_prompt_and_to_the_row(slots: list[int], seed: int
         return torch.randn(*shape, generator=generator)
 
     prompts = [some(2, KV_HEADS, 3 + 40 * slot, DIM) for slot in range(max(slots) + 1)]  # keys and values
-    cache = RowCache(len(slots), num_slots=len(prompts))
+    cache = RowCache()
     for slot, (keys, values) in enumerate(prompts):
         # As prefill leaves it: a trunk of two tokens, what belongs to another prompt, and the branch.
         other = some(KV_HEADS, 5, DIM)
@@ -67,7 +67,7 @@ def test_rows_come_back_from_their_slots(slots: list[int]) -> None:
 
 
 def test_a_cache_grows_and_moves_without_losing_anything() -> None:
-    cache = RowCache(3, num_slots=1)
+    cache = RowCache()
     stored = torch.randn(2 * WINDOW_STEP + 5, 2, 3, KV_HEADS, 1, DIM)
     for length, (key, value) in enumerate(stored):
         cache.begin_decoding(torch.full((3,), length), length)

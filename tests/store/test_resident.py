@@ -36,7 +36,7 @@ def prompts(store: Store, **settings: Any) -> Path:
 def pid_of(resident: Resident) -> int:
     assert resident._workers is not None
     (process,) = resident._workers._processes
-    assert process.poll() is None
+    assert process.is_alive() and process.pid is not None
     return process.pid
 
 
@@ -53,7 +53,7 @@ def test_stages_follow_each_other_in_one_process(resident: Resident, tmp_path: P
     assert pid_of(resident) == pid, "it holds nothing: these stages start no vLLM"
     os.kill(pid, signal.SIGKILL)
     assert resident._workers is not None
-    resident._workers._processes[0].wait(timeout=10)
+    resident._workers._processes[0].join(timeout=10)
     prompts(store, num_test=4)
     assert pid_of(resident) != pid, "one that died while it waited is replaced"
     pid = pid_of(resident)
@@ -87,11 +87,11 @@ class FakeWorkers:
     def make(self, work: Any, arguments: Any) -> None:
         pass
 
-    def run(self, tasks: dict[int, Path]) -> Iterator[tuple[int, StepEnd]]:
+    def run(self, tasks: list[Path]) -> Iterator[StepEnd]:
         self.notes.append(tasks[0].name)
         match self.says.pop(0):
             case StepEnd() as outcome:
-                yield 0, outcome
+                yield outcome
             case error:
                 raise error
 

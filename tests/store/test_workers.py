@@ -6,26 +6,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from operator import length_hint
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import vllm_settings
-from fake_workers import Counter, FakeEngine, FakeModel, shares
+from fake_workers import Counter, Who, await_end, is_alive, shares, take_three
 
-from tpo.judge.llm import local
-from tpo.judge.llm.ask import load_llm
-from tpo.judge.llm.cache import Asked
-from tpo.judge.llm.question import Question
-from tpo.judge.llm.settings import LLMConfig, LocalLLMConfig
-from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding
-from tpo.sample.engines import vllm as vllm_workers
 from tpo.store.errors import TpoError
-from tpo.store.processes import vllm as vllm_process
-from tpo.store.processes.vllm import OccupiedError
 from tpo.store.processes.workers import Workers, share_devices
 
 REPOSITORY = Path(__file__).parents[2]
@@ -45,45 +34,60 @@ def start() -> Iterator[Callable[..., Workers]]:
         pool.close()
 
 
-def is_alive(pid: int) -> bool:
-    """Return whether a process runs; a zombie, which nobody has waited for, does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def await_end(pids: Sequence[int]) -> bool:
-    end = time.monotonic() + 30
-    while any(map(is_alive, pids)) and time.monotonic() < end:
-        time.sleep(0.02)
-    return not any(map(is_alive, pids))
+def ask(workers: Workers, count: int) -> list[Who]:
+    """Who the workers are, by their shares: no worker gets a second task before every one has had its first."""
+    found = sorted(workers.run(["who"] * count), key=lambda who: who.share)
+    assert [who.share for who in found] == [str(number) for number in range(count)]
+    return found
 
 
 def pids_of(workers: Workers, count: int) -> list[int]:
-    return [pid for _, found in workers.run(dict.fromkeys(range(count), "who")) for pid in found[:2]]
+    return [pid for who in ask(workers, count) for pid in (who.pid, who.child)]
 
 
 def test_every_worker_sees_its_share_and_keeps_what_it_holds(start: Callable[..., Workers]) -> None:
     workers = start(2, arguments=[{"start": 10}, {"start": 20}])
-    first = dict(workers.run({0: "who", 1: "who"}))
-    assert [first[number][2:] for number in (0, 1)] == [("0", 11), ("1", 21)]
-    assert os.getpid() not in {first[0][0], first[1][0]} and first[0][0] != first[1][0]
-    ((number, found),) = workers.run({1: "who"})
-    assert (number, found[0], found[3]) == (1, first[1][0], 22), "the same process, and the other did nothing"
-    assert sorted(workers.run({0: "twice", 1: "twice"})) == [(0, "first"), (0, "second"), (1, "first"), (1, "second")]
-    assert list(workers.run({})) == []
+    first = ask(workers, 2)
+    assert [who.count for who in first] == [11, 21]
+    assert len({os.getpid(), *(who.pid for who in first)}) == 3
+    assert [who.count for who in ask(workers, 2)] == [12, 22]
+    assert sorted(workers.run(["twice", "twice"])) == ["first", "first", "second", "second"]
+    assert list(workers.run([])) == []
     workers.make(Counter, [{"start": 30}, {"start": 40}])
-    anew = dict(workers.run({0: "who", 1: "who"}))
-    assert [anew[number][0] for number in (0, 1)] == [first[number][0] for number in (0, 1)], "the same processes"
-    assert [anew[number][2:] for number in (0, 1)] == [("0", 31), ("1", 41)]
+    anew = ask(workers, 2)
+    assert [who.pid for who in anew] == [who.pid for who in first], "the same processes"
+    assert [who.count for who in anew] == [31, 41]
+
+
+def test_whoever_is_free_takes_the_next_task(start: Callable[..., Workers]) -> None:
+    workers = start(2)
+    found = list(workers.run([0.5, *["who"] * 9]))
+    assert found[-1] == 0.5 and len({who.pid for who in found[:-1]}) == 1, "nine by the other meanwhile"
+    assert sorted(who.count for who in found[:-1]) == list(range(1, 10))
+
+
+def test_tasks_are_taken_when_there_is_room_for_them(start: Callable[..., Workers]) -> None:
+    """So an endless source does not fill memory, and a worker holds as many as its stream function wants."""
+    workers = start(2)
+    workers.make(take_three, [{}, {}])
+    source = iter(range(1000))
+    results = workers.run(source)
+    first = next(results)
+    assert len(first) == 3 and length_hint(source) > 980, "each has given three at most, and holds three"
+    assert sorted(task for group in [first, *results] for task in group) == list(range(1000))
+
+
+def test_large_tasks_and_results_do_not_block_each_other(start: Callable[..., Workers]) -> None:
+    workers = start(2)
+    tasks: list[Any] = [os.urandom(2**20) for _ in range(8)]
+    assert sorted(map(len, workers.run(tasks))) == [2**20] * 8
 
 
 FAILURES = {
-    "raise": r"worker 2 of 2 \(SHARE=1, .*\) failed: ValueError: out of memory",
-    "refuse": r"worker 2 of 2 .* failed: this cannot be sampled: lower the temperature",
-    "die": r"worker 2 of 2 .* was killed by SIGKILL",
-    "leave": r"worker 2 of 2 .* ended with exit code 3",
+    "raise": r"worker . of 2 \(SHARE=., .*\) failed: ValueError: out of memory",
+    "refuse": r"worker . of 2 .* failed: this cannot be sampled: lower the temperature",
+    "die": r"worker . of 2 .* was killed by SIGKILL",
+    "leave": r"worker . of 2 .* ended with exit code 3",
 }
 
 
@@ -92,16 +96,31 @@ def test_the_first_failure_ends_all(start: Callable[..., Workers], task: str) ->
     workers = start(2)
     pids = pids_of(workers, 2)
     assert all(map(is_alive, pids))
+    began = time.monotonic()
     with pytest.raises(TpoError, match=FAILURES[task]):
-        list(workers.run({0: "wait", 1: task}))
+        list(workers.run(["wait", task]))
     assert await_end(pids), "processes of the workers too"
+    assert time.monotonic() - began < 5
+
+
+def test_an_error_of_the_source_ends_all(start: Callable[..., Workers]) -> None:
+    workers = start(2)
+    pids = pids_of(workers, 2)
+
+    def tasks() -> Iterator[str]:
+        yield "wait"
+        raise KeyboardInterrupt  # as Ctrl-C, which reaches the parent wherever it is
+
+    with pytest.raises(KeyboardInterrupt):
+        list(workers.run(tasks()))
+    assert await_end(pids)
 
 
 def test_whoever_stops_reading_ends_all(start: Callable[..., Workers]) -> None:
     workers = start(2)
     pids = pids_of(workers, 2)
-    results = workers.run({0: "twice", 1: "wait"})
-    assert [next(results), next(results)] == [(0, "first"), (0, "second")], "as they come"
+    results = workers.run(["twice", "wait"])
+    assert [next(results), next(results)] == ["first", "second"], "as they come"
     results.close()
     assert await_end(pids)
 
@@ -118,9 +137,9 @@ from fake_workers import Counter, shares
 from tpo.store.processes.workers import Workers
 workers = Workers(shares(2))
 workers.make(Counter, [{}, {}])
-print(*[pid for _, found in workers.run({0: "who", 1: "who"}) for pid in found[:2]], flush=True)
+print(*[pid for who in workers.run(["who", "who"]) for pid in who[:2]], flush=True)
 if sys.argv[1] == "busy":
-    list(workers.run({0: "wait", 1: "wait"}))
+    list(workers.run(["wait", "wait"]))
 elif sys.argv[1] == "idle":
     time.sleep(600)
 """
@@ -140,16 +159,20 @@ def test_no_worker_outlives_its_parent(state: str) -> None:
     assert await_end(pids)
 
 
+def test_ctrl_c_reaches_the_parent_only(start: Callable[..., Workers]) -> None:
+    workers = start(2)
+    assert all(os.getsid(who.pid) == who.pid for who in ask(workers, 2)), "a terminal signals its own session"
+
+
 def test_idle_workers_end_like_any_program(start: Callable[..., Workers]) -> None:
     workers = start(2)
-    pids = pids_of(workers, 2)
+    found = ask(workers, 2)
     assert workers.are_alive
-    (first, _, second, _) = pids
-    list(workers.run({0: "note_end", 1: "note_end"}))
+    list(workers.run(["note_end", "note_end"]))
     workers.end()
-    assert not workers.are_alive and not any(map(is_alive, pids))
-    for pid in (first, second):
-        note = Path(tempfile.gettempdir()) / f"ended-{pid}"
+    assert not workers.are_alive and not any(is_alive(pid) for who in found for pid in (who.pid, who.child))
+    for who in found:
+        note = Path(tempfile.gettempdir()) / f"ended-{who.pid}"
         assert note.read_text() == "in order"
         note.unlink()
 
@@ -221,59 +244,3 @@ def set_visible(monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-
-
-# What divides its work among them
-
-
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_completions_are_in_the_order_of_the_prompts(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vllm_workers, "VllmWorker", FakeEngine)
-    monkeypatch.setattr(vllm_workers, "share_devices", lambda number, **_: shares(number))
-    monkeypatch.setattr(vllm_process, "_cached", None)
-    policy = Policy("model", None, "model", "float32", 512, None)
-    config = vllm_settings(data_parallel_size=count)
-    engine = vllm_workers.VllmWorkers(config, policy, end_ids=frozenset(), seed=3)
-    try:
-        for num_prompts in (5, 1):
-            prompts = [[100 + number] for number in range(num_prompts)]
-            seeds = [[0] * (1 + number % 2) for number in range(num_prompts)]
-            groups = engine.generate(prompts, seeds=seeds, decoding=Decoding(0, 1, 8))
-            found = [[generation.token_ids[:2] for generation in group] for group in groups]
-            assert found == [[[100 + at, sample] for sample in range(1 + at % 2)] for at in range(num_prompts)]
-            tails = {tuple(generation.token_ids[2:]) for group in groups for generation in group}
-            assert len(tails) == min(count, num_prompts) == len({seed for seed, _ in tails}), "a stream for each"
-        engine.close()
-        other = vllm_workers.VllmWorkers(config, policy, end_ids=frozenset(), seed=4)
-        assert other._workers is engine._workers, "kept for the next stage"
-        ((again,),) = other.generate([[100]], seeds=[[0]], decoding=Decoding(0, 1, 8))
-        assert tuple(again.token_ids[2:]) not in tails, "with a stream of its own"
-        with pytest.raises(OccupiedError):
-            vllm_workers.VllmWorkers(config, replace(policy, model_path="other"), end_ids=frozenset(), seed=3)
-    finally:
-        engine._workers.close()
-
-
-def test_questions_are_divided_and_answers_kept(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local, "VllmModel", FakeModel)
-    monkeypatch.setattr(local, "share_devices", lambda number, **_: shares(number))
-    monkeypatch.setattr(vllm_process, "_cached", None)
-    vllm = LocalLLMConfig(max_model_len=64, data_parallel_size=2, dtype="float32")
-    config = LLMConfig(backend="vllm", name=str(tiny_model), vllm=vllm)
-    llm = load_llm(config, policy=None, cache_path=tmp_path / "answers.sqlite")
-    questions = [Question(None, f"Number {number}", 0.0, 8) for number in range(5)]
-    answers = llm.ask([*questions, Question(None, "word " * 80, 0.0, 8)])
-    assert [answer.text for answer in answers] == [*(f"{at % 2}: Number {at}" for at in range(5)), ""]
-    assert answers[-1].error == "too_long"
-
-    deadly = [Question(None, f"A deadly number {number}", 0.0, 8) for number in range(10)]
-    with pytest.raises(TpoError, match="worker 2 of 2 .* was killed by SIGKILL"):
-        llm.ask(deadly)
-    kept = [item.text for item in llm.cache.find(_keys(llm, deadly)).values()]
-    assert {"1: A deadly number 1", "1: A deadly number 3"} <= set(kept) and len(kept) == 7
-
-
-def _keys(llm: Any, questions: Sequence[Question]) -> list[str]:
-    return [Asked(llm.backend.identity(), question).key for question in questions]

@@ -11,13 +11,14 @@ import importlib
 import logging
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tpo.store.errors import TpoError, describe
 from tpo.store.files import translate_disk_errors
 from tpo.store.processes.launch import failure
-from tpo.store.processes.workers import Emit, Workers
+from tpo.store.processes.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +91,8 @@ class Resident:
             self.close()
         workers = self._workers or self._start()
         self._has_engine = True  # must be assumed until the child says what it has
-        [(_, outcome)] = workers.run({0: path})
-        found: StepEnd = outcome
+        found: StepEnd
+        [found] = workers.run([path])
         self._has_engine = found.has_engine
         return found
 
@@ -104,8 +105,12 @@ class ChildSteps:
         self._importing = threading.Thread(target=_import_vllm, daemon=True)
         self._importing.start()
 
-    def __call__(self, path: Path, emit: Emit) -> None:
-        """Execute a step and pass its `StepEnd` to `emit`."""
+    def __call__(self, paths: Iterable[Path]) -> Iterator[StepEnd]:
+        """Execute steps and yield how each ended."""
+        for path in paths:
+            yield self._execute(path)
+
+    def _execute(self, path: Path) -> StepEnd:
         from tpo.store.execute import execute
         from tpo.store.processes.vllm import OccupiedError, has_engine
 
@@ -121,7 +126,7 @@ class ChildSteps:
             if not isinstance(failed, TpoError):
                 log.exception("%s failed", path.name)
             error = describe(failed)
-        emit(StepEnd(error, is_occupied, has_engine()))
+        return StepEnd(error, is_occupied, has_engine())
 
 
 def _import_vllm() -> None:

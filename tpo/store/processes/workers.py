@@ -3,36 +3,30 @@
 vLLM has data parallelism only behind its server: `LLM(data_parallel_size=...)` refuses, since its engines would have to
 run in lockstep, which only mixture-of-experts models need. The workers here are independent of each other.
 
-A worker (`python -m tpo.store.processes.workers`) ends when its socket to the parent closes, so it cannot outlive the
-parent, however the parent ends. It kills its whole process group then, since vLLM starts processes too.
+A worker is spawned and ends when its connection to the parent closes, so it cannot outlive the parent, however the
+parent ends. It leads a session and kills its whole process group then, since vLLM starts processes too.
 """
 
 import atexit
 import contextlib
 import logging
+import multiprocessing
 import os
-import queue
 import signal
-import socket
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from typing import Any
 
-from tpo.store.errors import TpoError, describe
+from tpo.store.errors import TpoError
+from tpo.store.processes.streams import Pool, Stream, serve
 
-LAST_S = 10.0  # for a process to end after its socket has closed
+LAST_S = 10.0  # for a process to end after its connection has closed
 ORDERLY_S = 30.0  # for a process and its children to end by themselves
-POLL_S = 1.0  # how often to look whether a worker is alive: its children may keep the socket of a dead one open
-
-Emit = Callable[[Any], None]
-Work = Callable[[Any, Emit], None]  # does a task and hands over its results one by one
 
 
-class Workers:
+class Workers(Pool):
     """One worker per share of the devices; when one fails, all are ended."""
 
     def __init__(self, shares: Sequence[Mapping[str, str]]) -> None:
@@ -42,8 +36,8 @@ class Workers:
             shares: Environment variables that show a worker its devices, per worker (see `share_devices`).
         """
         self._shares = shares
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._connections: list[Connection] = []
+        self._processes: list[SpawnProcess] = []
+        self._connections = []
         atexit.register(self.end)
         try:
             for share in shares:
@@ -52,47 +46,35 @@ class Workers:
             self.close()
             raise
 
-    def make(self, work: Callable[..., Work], arguments: Sequence[Mapping[str, Any]]) -> None:
-        """Create in every worker, in parallel, the object that does its tasks from now on; return when all are created.
+    def make(self, factory: Callable[..., Stream], arguments: Sequence[Mapping[str, Any]]) -> None:
+        """Create in every worker, in parallel, the stream function for the tasks from now on; return when all have one.
 
         Args:
-            work: Its class or factory, called in each worker; importable by name.
-            arguments: For `work`, per worker.
+            factory: Its class or factory, called in each worker; importable by name.
+            arguments: For `factory`, per worker.
 
         Raises:
             TpoError: If one fails.
         """
-        orders = {number: (work, dict(values)) for number, values in enumerate(arguments)}
-        for _ in self._exchange("make", orders):
+        for _ in self._exchange([("make", (factory, dict(values))) for values in arguments]):
             pass
-
-    def run(self, tasks: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
-        """Yield (worker, result) as results arrive, until every task is done.
-
-        Args:
-            tasks: By the number of the worker that is to do it, from 0.
-
-        Raises:
-            TpoError: If a worker fails or is killed. Results yielded before are valid; the other workers are ended.
-        """
-        yield from self._exchange("do", tasks)
 
     @property
     def are_alive(self) -> bool:
         """Whether every worker was started and runs."""
-        return bool(self._processes) and all(process.poll() is None for process in self._processes)
+        return bool(self._processes) and all(process.is_alive() for process in self._processes)
 
     def end(self) -> None:
         """Ask idle workers to end, and wait; their children are then ended in order too.
 
         A vLLM engine core that is killed leaves files behind.
         """
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        with contextlib.suppress(OSError):
             for connection in self._connections:
                 connection.send(("end", None))
             deadline = time.monotonic() + ORDERLY_S
             for process in self._processes:
-                process.wait(timeout=max(0.0, deadline - time.monotonic()))
+                process.join(timeout=max(0.0, deadline - time.monotonic()))
         self.close()
 
     def close(self) -> None:
@@ -101,73 +83,63 @@ class Workers:
         for connection in self._connections:
             connection.close()
         for process in self._processes:
+            process.kill()  # in case that it does not lead its group yet
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # started in a new session: the group's id is the process's
-            process.wait()
-            _await_end_of_group(process.pid)
+                os.killpg(pid_of(process), signal.SIGKILL)
+            process.join()
+            _await_end_of_group(pid_of(process))
         self._connections.clear()
         self._processes.clear()
 
     def _start(self, share: Mapping[str, str]) -> None:
-        here, there = socket.socketpair()
-        with here, there:
-            self._processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", "tpo.store.processes.workers", str(there.fileno())],
-                    env={**os.environ, **share},
-                    pass_fds=[there.fileno()],
-                    start_new_session=True,  # Ctrl-C reaches this process only, which then ends the workers
-                )
-            )
-            self._connections.append(Connection(here.detach()))
+        context = multiprocessing.get_context("spawn")
+        here, there = context.Pipe()
+        with there:
+            process = context.Process(target=_work, args=(there,))
+            # In its environment from the start: the parent's main module, which spawning imports, may import torch.
+            with environment(share):
+                process.start()
+        self._processes.append(process)
+        self._connections.append(here)
 
-    def _exchange(self, kind: str, messages: Mapping[int, Any]) -> Iterator[tuple[int, Any]]:
-        try:
-            self._busy = set(messages)
-            for number, message in messages.items():
-                try:
-                    self._connections[number].send((kind, message))
-                except OSError:
-                    raise self._lost(number) from None
-            yield from self._results()
-        except BaseException:
-            self.close()
-            raise
+    def _is_alive(self, number: int) -> bool:
+        return self._processes[number].is_alive()
 
-    def _results(self) -> Iterator[tuple[int, Any]]:
-        while self._busy:
-            numbers = {self._connections[number]: number for number in self._busy}
-            ready = wait(list(numbers), timeout=POLL_S)
-            for connection in ready:
-                number = numbers[connection]  # type: ignore[index]  # wait gives back what it was given
-                try:
-                    kind, value = self._connections[number].recv()
-                except (EOFError, OSError):
-                    raise self._lost(number) from None
-                match kind:
-                    case "result":
-                        yield number, value
-                    case "done":
-                        self._busy.remove(number)
-                    case _:
-                        raise TpoError(f"{self._name(number)} failed: {value}")
-            for number in self._busy if not ready else ():
-                if self._processes[number].poll() is not None:
-                    raise self._lost(number)
-
-    def _lost(self, number: int) -> TpoError:
-        try:
-            code = self._processes[number].wait(timeout=LAST_S)
-        except subprocess.TimeoutExpired:
-            code = None
-        how = f"ended with exit code {code}"
-        if code is not None and code < 0:
-            how = f"was killed by {signal.Signals(-code).name}"
-        return TpoError(f"{self._name(number)} {how}; what it wrote is above. Is there enough memory?")
+    def _exit_code(self, number: int) -> int | None:
+        self._processes[number].join(timeout=LAST_S)
+        return self._processes[number].exitcode
 
     def _name(self, number: int) -> str:
         share = ", ".join(f"{key}={value}" for key, value in self._shares[number].items())
         return f"worker {number + 1} of {len(self._shares)}" + (f" ({share})" if share else "")
+
+
+def _work(connection: Connection) -> None:
+    os.setsid()  # Ctrl-C reaches the parent only, which then ends the workers
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    serve(connection, orphaned=lambda: os.killpg(0, signal.SIGKILL))
+
+
+def pid_of(process: Any) -> int:
+    """Return the id of a process that has been started."""
+    assert process.pid is not None
+    pid: int = process.pid
+    return pid
+
+
+@contextlib.contextmanager
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that are started in the context."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _await_end_of_group(number: int) -> None:
@@ -209,40 +181,3 @@ def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict
             f"{num_workers * size} {kind}, and there are {len(devices)} (CUDA_VISIBLE_DEVICES={visible}): lower either"
         )
     return [{variable: ",".join(devices[start * size : (start + 1) * size])} for start in range(num_workers)]
-
-
-def main() -> None:
-    """Carry out the parent's messages in order, until one of them is "end" or the socket closes."""
-    connection = Connection(int(sys.argv[1]))
-    messages: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, messages), daemon=True).start()
-    work: Work | None = None
-    try:
-        while True:
-            match messages.get():
-                case "make", (make, arguments):
-                    work = make(**arguments)
-                case "do", task:
-                    assert work is not None
-                    work(task, lambda result: connection.send(("result", result)))
-                case _:
-                    return
-            connection.send(("done", None))
-    except Exception as error:
-        if not isinstance(error, TpoError):
-            logging.getLogger(__name__).exception("a worker failed")
-        connection.send(("failed", describe(error)))
-        raise SystemExit(1) from None
-
-
-def _receive(connection: Connection, messages: "queue.SimpleQueue[tuple[str, Any]]") -> None:
-    """Queue the parent's messages; when the socket closes, kill this process and its children."""
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            messages.put(connection.recv())
-    os.killpg(os.getpid(), signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
-    main()

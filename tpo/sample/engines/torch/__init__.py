@@ -1,12 +1,11 @@
 """Sampling in plain torch: continuous batching on any device, no extra package."""
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from tpo.config.fields import setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Engine, EngineSettings, longest
+from tpo.sample.decoding import Decoding, Engine, EngineSettings
 
 
 @dataclass
@@ -16,9 +15,7 @@ class TorchEngineConfig(EngineSettings):
     kind: str = setting("torch")
     max_sequences: int = setting(minimum=1)
 
-    def make(
-        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
-    ) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
         """Return the engine, the policy loaded; the seed is not used, since every sample has its own."""
         from tpo.sample.engines.torch.engine import TorchEngine
 
@@ -27,5 +24,5 @@ class TorchEngineConfig(EngineSettings):
             tokenizer=chat.tokenizer,
             end_ids=chat.end_ids,
             max_sequences=self.max_sequences,
-            max_len=longest(contexts, decoding),
+            max_len=max_len,
         )

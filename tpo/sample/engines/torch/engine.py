@@ -12,12 +12,10 @@ products.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,40 +23,14 @@ from tpo.model.load import load_policy
 from tpo.model.packed import pack
 from tpo.model.policy import Policy
 from tpo.model.trees import TreeRow, join
-from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.decoding import Decoding, Request, Sample
+from tpo.sample.engines.torch.draft import Draft, Prompt, Rules
 from tpo.sample.engines.torch.nucleus import sample_tokens
 from tpo.sample.engines.torch.rows import ATTENTION, Prefix, RowCache
 from tpo.store.errors import TpoError
 
-PREFILL_TOKENS = 1024  # of prompts that are prefilled together
-
-
-@dataclass
-class _Prompt:
-    """A prompt with unfinished samples; `slot` is its index in the cache, -1 before it is stored there."""
-
-    index: int
-    length: int
-    num_unfinished: int
-    slot: int = -1
-
-
-@dataclass
-class _Sequence:
-    """One unfinished sample. `length` counts its cached tokens after the prompt; `pending` is the next to be cached."""
-
-    prompt: _Prompt
-    sample_index: int
-    uniforms: np.ndarray[Any, np.dtype[np.float64]]
-    length: int = 0
-    pending: int = -1
-    token_ids: list[int] = field(default_factory=list)
-    forced: deque[int] = field(default_factory=deque)
-    forced_start: int = 0
-    forced_stop: int = 0
-    is_thinking: bool = False
-    budget: int = 0
-    finish_reason: str = ""
+PREFILL_TOKENS = 1024  # of prompts that are prefilled together, or slightly more
+REFILL_SHARE = 16  # rows are refilled when one in so many is free, so that several prompts are prefilled together
 
 
 class TorchEngine:
@@ -99,78 +71,83 @@ class TorchEngine:
         self.device = self.model.device
 
     @torch.inference_mode()
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
-    ) -> list[list[Generation]]:
-        """Return for each prompt one generation per seed, in order.
+    def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        """Yield samples as they end; no more requests are taken than there are free rows for.
+
+        Rows stand still while the next request is waited for, so `requests` should have one ready.
 
         Raises:
             ValueError: If a prompt and its longest completion exceed `max_len`.
         """
-        longest = max(len(prompt) for prompt in prompts) + decoding.max_total
-        if longest > self.max_len:
-            raise ValueError(f"a prompt with its completion may take {longest} tokens; the engine has {self.max_len}")
-        num_rows = min(self.max_sequences, sum(len(group) for group in seeds))
-        cache = RowCache(num_rows, num_slots=min(num_rows, len(prompts)))
-        results: list[list[Generation | None]] = [[None] * len(group) for group in seeds]
-        waiting = self._admissions(prompts, seeds, decoding, cache)
-        active: list[_Sequence] = []
-        in_slots: list[_Prompt] = []
+        source = iter(requests)
+        rules = Rules(decoding, self.end_ids, self.tokenizer)
+        cache = RowCache()
+        batch = _Batch(cache)
+        waiting: deque[tuple[Draft, Tensor]] = deque()  # without a row, with the logits of their first tokens
+        min_free = max(1, self.max_sequences // REFILL_SHARE)
         is_exhausted = False
         while True:
-            while len(active) < num_rows and not is_exhausted:
-                entered = next(waiting, None)
-                if entered is None:
-                    is_exhausted = True
-                    break
-                sequence, prefix, logits = entered
-                if sequence.prompt.slot < 0:
-                    sequence.prompt.slot = len(in_slots)
-                    in_slots.append(sequence.prompt)
-                    cache.put_prompt(sequence.prompt.slot, prefix)
-                active.append(sequence)
-                self._advance([sequence], logits, decoding)
-                self._retire(active, in_slots, cache, results)
-            if not active:
-                break
-            self._advance(active, self._decode(active, cache), decoding)
-            self._retire(active, in_slots, cache, results)
-        return [[generation for generation in group if generation is not None] for group in results]
+            while (num_free := self.max_sequences - len(batch.active)) >= min_free and not (
+                is_exhausted and not waiting
+            ):
+                while len(waiting) < num_free and not is_exhausted:
+                    taken = self._take(source, num_free - len(waiting), decoding)
+                    is_exhausted = not taken
+                    if taken:
+                        waiting += self._prefill(taken, batch, decoding)
+                entering = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
+                if entering:
+                    drafts = [draft for draft, _ in entering]
+                    batch.active += drafts
+                    _advance(drafts, torch.stack([logits for _, logits in entering]), rules)
+                    yield from batch.retire()
+            if not batch.active:
+                return
+            _advance(batch.active, self._decode(batch), rules)
+            yield from batch.retire()
 
     def close(self) -> None:
         """Do nothing: the engine's memory is freed with the object."""
 
-    def _admissions(self, prompts: Any, seeds: Any, decoding: Decoding, cache: RowCache) -> Any:
-        """Yield (sequence, prefilled prompt, first logits); prompts are prefilled in batches as they are needed."""
-        for batch in _prefill_batches(prompts):
-            tree = join([list(prompts[index]) for index in batch])
-            row = TreeRow([tree], device=self.device)
-            span = row.spans[0]
-            layers = cache.begin_prefill()
-            ends = [span.place(branch, len(prompts[index]) - 1) for branch, index in enumerate(batch)]
-            logits = self.model(
-                **row.inputs | {"past_key_values": cache, "use_cache": True},
-                logits_to_keep=torch.tensor(ends, device=self.device),
-            ).logits[0]
-            for prompt_index, own, first in zip(batch, pairwise((span.fork, *span.stops)), logits, strict=True):
-                prefix = Prefix(layers, ((span.start, span.fork), own))
-                samples = seeds[prompt_index]
-                prompt = _Prompt(prompt_index, prefix.length, num_unfinished=len(samples))
-                for sample_index, seed in enumerate(samples):
-                    sequence = _Sequence(
-                        prompt,
-                        sample_index,
-                        uniforms=np.random.default_rng(seed).random(decoding.max_total),
-                        is_thinking=decoding.switch_ids is not None,
-                        budget=decoding.max_tokens,
-                    )
-                    yield sequence, prefix, first[None]
+    def _take(self, source: Iterator[Request], num_free: int, decoding: Decoding) -> list[Request]:
+        """Return the next requests: enough for the free rows or for a batch of prefill; none after the last one."""
+        taken: list[Request] = []
+        while sum(len(request.seeds) for request in taken) < num_free:
+            request = next(source, None)
+            if request is None:
+                break
+            longest = len(request.prompt_ids) + decoding.max_total
+            if longest > self.max_len:
+                raise ValueError(
+                    f"a prompt with its completion may take {longest} tokens; the engine has {self.max_len}"
+                )
+            if request.seeds:
+                taken.append(request)
+            if sum(len(request.prompt_ids) for request in taken) >= PREFILL_TOKENS:
+                break
+        return taken
 
-    def _decode(self, active: list[_Sequence], cache: RowCache) -> Tensor:
+    def _prefill(self, requests: list[Request], batch: "_Batch", decoding: Decoding) -> Iterator[tuple[Draft, Tensor]]:
+        """Store prompts in slots; yield their samples, without tokens, and the logits of the first token of each."""
+        row = TreeRow([join([list(request.prompt_ids) for request in requests])], device=self.device)
+        (span,) = row.spans
+        layers = batch.cache.begin_prefill()
+        ends = [span.place(branch, len(request.prompt_ids) - 1) for branch, request in enumerate(requests)]
+        logits = self.model(
+            **row.inputs | {"past_key_values": batch.cache, "use_cache": True},
+            logits_to_keep=torch.tensor(ends, device=self.device),
+        ).logits[0]
+        for request, own, first in zip(requests, pairwise((span.fork, *span.stops)), logits, strict=True):
+            prompt = batch.add_prompt(request, Prefix(layers, ((span.start, span.fork), own)))
+            for sample_index, seed in request.seeds.items():
+                yield Draft.begin(prompt, sample_index, seed=seed, decoding=decoding), first
+
+    def _decode(self, batch: "_Batch") -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""
-        own = torch.tensor([sequence.length for sequence in active], device=self.device)
-        before = torch.tensor([sequence.prompt.length for sequence in active], device=self.device)
-        cache.begin_decoding(own, max(sequence.length for sequence in active))
+        active, cache = batch.active, batch.cache
+        own = torch.tensor([draft.length for draft in active], device=self.device)
+        before = torch.tensor([draft.prompt.length for draft in active], device=self.device)
+        cache.begin_decoding(own, max(draft.length for draft in active))
         visible = torch.cat(
             [
                 torch.arange(cache.prompts.window, device=self.device) < before[:, None],
@@ -180,98 +157,57 @@ class TorchEngine:
         )
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device).masked_fill(~visible, -torch.inf)
         logits: Tensor = self.model(
-            input_ids=torch.tensor([[sequence.pending] for sequence in active], device=self.device),
+            input_ids=torch.tensor([[draft.pending] for draft in active], device=self.device),
             position_ids=(before + own)[:, None],
             attention_mask=mask[:, None, None],
             past_key_values=cache,
             use_cache=True,
-            sharing=cache.sharing([sequence.prompt.slot for sequence in active]),
+            sharing=cache.sharing([draft.prompt.slot for draft in active]),
         ).logits[:, -1]
-        for sequence in active:
-            sequence.length += 1
+        for draft in active:
+            draft.length += 1
         return logits
 
-    def _advance(self, active: list[_Sequence], logits: Tensor, decoding: Decoding) -> None:
-        """Append the next token to every sequence: the next forced one if there is any, else a sampled one."""
-        uniforms = [sequence.uniforms[len(sequence.token_ids)] for sequence in active]
-        sampled = sample_tokens(
-            logits, torch.tensor(uniforms, device=logits.device), decoding.temperature, decoding.top_p
-        ).tolist()
-        for sequence, token in zip(active, sampled, strict=True):
-            if sequence.forced:
-                self._take(sequence, sequence.forced.popleft())
-            elif token in self.end_ids:
-                self._end_of_turn(sequence, token, decoding)
-            else:
-                self._take(sequence, token)
-                sequence.budget -= 1
-                if sequence.is_thinking and self._wrote_delimiter(sequence, decoding):
-                    sequence.is_thinking, sequence.budget = False, decoding.max_response_tokens
-                elif sequence.budget == 0:
-                    self._out_of_budget(sequence, decoding)
 
-    def _take(self, sequence: _Sequence, token: int) -> None:
-        sequence.token_ids.append(token)
-        sequence.pending = token
+class _Batch:
+    """The drafts in the rows of a cache and the prompts in its slots, both without gaps."""
 
-    def _end_of_turn(self, sequence: _Sequence, token: int, decoding: Decoding) -> None:
-        if sequence.is_thinking:  # the EOS is dropped: the turn continues with the response
-            self._force_switch(sequence, decoding)
-            self._take(sequence, sequence.forced.popleft())
-        else:
-            self._take(sequence, token)
-            sequence.finish_reason = "stop"
+    def __init__(self, cache: RowCache) -> None:
+        self.cache = cache
+        self.active: list[Draft] = []
+        self.prompts: list[Prompt] = []
 
-    def _out_of_budget(self, sequence: _Sequence, decoding: Decoding) -> None:
-        if sequence.is_thinking:
-            self._force_switch(sequence, decoding)
-        else:
-            sequence.finish_reason = "length"
+    def add_prompt(self, request: Request, prefix: Prefix) -> Prompt:
+        """Store a prefilled prompt in the next slot."""
+        prompt = Prompt(request.key, prefix.length, num_unfinished=len(request.seeds), slot=len(self.prompts))
+        self.prompts.append(prompt)
+        self.cache.put_prompt(prompt.slot, prefix)
+        return prompt
 
-    def _force_switch(self, sequence: _Sequence, decoding: Decoding) -> None:
-        assert decoding.switch_ids is not None
-        sequence.forced = deque(decoding.switch_ids)
-        sequence.forced_start = len(sequence.token_ids)
-        sequence.forced_stop = sequence.forced_start + len(decoding.switch_ids)
-        sequence.is_thinking, sequence.budget = False, decoding.max_response_tokens
-
-    def _wrote_delimiter(self, sequence: _Sequence, decoding: Decoding) -> bool:
-        delimiter = decoding.response_delimiter
-        assert delimiter is not None
-        # A token has at least one byte of text, and the first may begin before the delimiter.
-        tail = sequence.token_ids[-(len(delimiter.encode()) + 1) :]
-        return delimiter in self.tokenizer.decode(tail, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def _retire(
-        self, active: list[_Sequence], in_slots: list[_Prompt], cache: RowCache, results: list[list[Generation | None]]
-    ) -> None:
-        """Remove finished sequences; the last row or slot moves into each gap, so that those in use stay contiguous."""
-        for row in range(len(active) - 1, -1, -1):
-            sequence, prompt = active[row], active[row].prompt
-            if not sequence.finish_reason:
+    def retire(self) -> Iterator[Sample]:
+        """Remove and yield finished samples; the last row or slot moves into each gap."""
+        for row in range(len(self.active) - 1, -1, -1):
+            draft, prompt = self.active[row], self.active[row].prompt
+            if not draft.finish_reason:
                 continue
-            results[prompt.index][sequence.sample_index] = Generation(
-                sequence.token_ids, sequence.finish_reason, sequence.forced_start, sequence.forced_stop
-            )
-            last = active.pop()
-            if last is not sequence:
-                cache.own.move(len(active), row, last.length)
-                active[row] = last
+            last = self.active.pop()
+            if last is not draft:
+                self.cache.own.move(len(self.active), row, last.length)
+                self.active[row] = last
             prompt.num_unfinished -= 1
             if prompt.num_unfinished == 0:
-                last_prompt = in_slots.pop()
+                last_prompt = self.prompts.pop()
                 if last_prompt is not prompt:
-                    cache.prompts.move(last_prompt.slot, prompt.slot, last_prompt.length)
-                    in_slots[prompt.slot], last_prompt.slot = last_prompt, prompt.slot
+                    self.cache.prompts.move(last_prompt.slot, prompt.slot, last_prompt.length)
+                    self.prompts[prompt.slot], last_prompt.slot = last_prompt, prompt.slot
+            yield draft.finish()
 
 
-def _prefill_batches(prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Yield indices of prompts in batches of at most `PREFILL_TOKENS` tokens; a longer prompt is a batch of its own."""
-    batch: list[int] = []
-    for index, prompt in enumerate(prompts):
-        if batch and sum(len(prompts[member]) for member in batch) + len(prompt) > PREFILL_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _advance(drafts: list[Draft], logits: Tensor, rules: Rules) -> None:
+    """Append the next token to every draft, given the logits of each."""
+    uniforms = torch.tensor([draft.uniform for draft in drafts], device=logits.device)
+    decoding = rules.decoding
+    for draft, token in zip(
+        drafts, sample_tokens(logits, uniforms, decoding.temperature, decoding.top_p).tolist(), strict=True
+    ):
+        draft.advance(token, rules)

@@ -132,9 +132,9 @@ class RowCache:
 
     is_compileable = False
 
-    def __init__(self, num_rows: int, *, num_slots: int) -> None:
+    def __init__(self) -> None:
         """Make an empty cache; memory is allocated as prompts and tokens are stored."""
-        self.prompts, self.own = _Block(num_slots), _Block(num_rows)
+        self.prompts, self.own = _Block(), _Block()
         self.prefilled: list[tuple[Tensor, Tensor]] | None = None
         self.rows = torch.empty(0, dtype=torch.long)
         self.positions = torch.empty(0, dtype=torch.long)
@@ -153,7 +153,7 @@ class RowCache:
         self.prefilled = None
         self.rows = torch.arange(len(lengths), device=lengths.device)
         self.positions = lengths
-        self.own.fit(longest + 1, num_filled=len(lengths))
+        self.own.fit(len(lengths), longest + 1)
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store new keys and values; return those that the new queries attend to, without their prompts'."""
@@ -178,7 +178,7 @@ class RowCache:
         if not self.prompts.layers:
             for layer in prefix.layers:
                 self.prompts.add_layer(*layer)
-        self.prompts.fit(max(prefix.length, self.prompts.window), num_filled=slot)
+        self.prompts.fit(slot + 1, max(prefix.length, self.prompts.window))
         start = 0
         for begin, stop in prefix.parts:
             for (keys, values), (key, value) in zip(self.prompts.layers, prefix.layers, strict=True):
@@ -194,8 +194,8 @@ class _Block:
     attention reads them whole, since a CPU's matrix product would first copy a slice.
     """
 
-    def __init__(self, number: int) -> None:
-        self.number, self.window = number, 0
+    def __init__(self) -> None:
+        self.number, self.window = 0, 0
         self.layers: list[tuple[Tensor, Tensor]] = []
 
     def add_layer(self, key: Tensor, value: Tensor) -> None:
@@ -203,18 +203,19 @@ class _Block:
         keys, values = (part.new_zeros(self.number, part.shape[1], self.window, part.shape[3]) for part in (key, value))
         self.layers.append((keys, values))
 
-    def fit(self, length: int, *, num_filled: int) -> None:
-        """Reallocate for `length` positions, copying the first `num_filled` entries; the rest is zero."""
+    def fit(self, number: int, length: int) -> None:
+        """Reallocate for at least `number` entries of `length` positions; what is new is zero."""
+        number = self.number if number <= self.number else max(number, 2 * self.number)
         window = -(-length // WINDOW_STEP) * WINDOW_STEP
-        if window == self.window:
+        if (number, window) == (self.number, self.window):
             return
         common = min(window, self.window)
         for index, layer in enumerate(self.layers):
-            keys, values = (part.new_zeros(*part.shape[:2], window, part.shape[3]) for part in layer)
+            keys, values = (part.new_zeros(number, part.shape[1], window, part.shape[3]) for part in layer)
             for new, old in zip((keys, values), layer, strict=True):
-                new[:num_filled, :, :common] = old[:num_filled, :, :common]
+                new[: self.number, :, :common] = old[:, :, :common]
             self.layers[index] = keys, values
-        self.window = window
+        self.number, self.window = number, window
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` positions of an entry to another."""
