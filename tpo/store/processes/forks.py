@@ -106,9 +106,7 @@ class ForkedWorkers(Pool):
             error: str | None = self._link.recv()
         except (EOFError, OSError):
             self._stem.join(timeout=LAST_S)
-            return (
-                f"the process that loads the model {describe_end(self._stem.exitcode)}. Is there enough memory?"
-            )
+            return f"the process that loads the model {describe_end(self._stem.exitcode)}. Is there enough memory?"
         return error
 
     def _is_alive(self, number: int) -> bool:
