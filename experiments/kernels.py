@@ -94,20 +94,20 @@ class Found(NamedTuple):
 
 
 def attention_of_trees(sizes: Sizes) -> Sides:
-    """Return the attention of one layer over the pairs' trees; outside of training it goes through fused kernels."""
+    """Return the attention of one layer over the pairs' trees, which have no common root."""
     model = sizes.model
-    row = TreeRow([join(pair) for pair in pairs_of(sizes)])
+    trees = [join(pair) for pair in pairs_of(sizes)]
     query, key, value = (
         torch.randn(1, sizes.num_tokens, heads, model.head_dim, dtype=DTYPE).transpose(1, 2).requires_grad_()
         for heads in (model.heads, model.kv_heads, model.kv_heads)
     )
     upstream = torch.randn(1, sizes.num_tokens, model.heads, model.head_dim, dtype=DTYPE)
 
-    def side(is_training: bool) -> Step:
-        module = nn.Module().train(is_training)
+    def side(is_dense: bool) -> Step:
+        row = TreeRow(trees, is_dense=is_dense)
 
         def step() -> Tensor:
-            out, _ = tree_attention(module, query, key, value, None, row=row)
+            out, _ = tree_attention(nn.Module(), query, key, value, None, row=row)
             return torch.autograd.grad(out, (query, key, value), upstream)[0]
 
         return step
@@ -144,11 +144,11 @@ def _adapted(sizes: Sizes, layer: nn.Linear) -> Sides:
     def side(is_fused: bool) -> Step:
         torch.manual_seed(1)  # of the adapter
         holder: Any = nn.Module()
-        holder.layer = layer
+        holder.layer, holder.device, holder.dtype = layer, x.device, DTYPE
         holder.is_loaded_in_4bit = type(layer) is not nn.Linear
         adapted = get_peft_model(holder, config, autocast_adapter_dtype=False).to(DTYPE).train()
         if is_fused:
-            fuse_adapter(adapted)
+            fuse_adapter(adapted, reorders=True)
         trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
         return lambda: torch.autograd.grad(holder.layer(x), (x, *trained), upstream)[0]
 
@@ -174,7 +174,7 @@ def head_of_pairs(sizes: Sizes) -> Sides:
     model = LlamaForCausalLM(config).to(DTYPE).requires_grad_(False).train()
     model.enable_input_require_grads()
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
-    assert add_pair_head(model)
+    assert add_pair_head(model, reorders=True)
     rows = [
         {"prompt_ids": one[: sizes.prompt], "chosen_ids": one[sizes.prompt :], "rejected_ids": other[sizes.prompt :]}
         for one, other in pairs_of(sizes)
@@ -191,7 +191,7 @@ def head_of_pairs(sizes: Sizes) -> Sides:
 
         return step
 
-    return Sides(side(), side(pair_row=lay_out(batch)))
+    return Sides(side(), side(pair_row=lay_out(batch, is_dense=True)))
 
 
 # --- sampling: a step of many rows --------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ from test_torch_engine import make_adapter
 
 from tpo.model.load import load_policy
 from tpo.model.lora import UnmergedLinear
-from tpo.model.packed import PackedLinear, _is_supported, _Sibling, pack
+from tpo.model.onednn import has_kernels
+from tpo.model.packed import PackedLinear, _Sibling, pack
 
-pytestmark = pytest.mark.skipif(not _is_supported(), reason="this CPU has no bfloat16 kernels")
+pytestmark = pytest.mark.skipif(not has_kernels(), reason="this CPU has no bfloat16 kernels")
 
 
 def make_layer(num_out: int, *, rank: int, has_bias: bool, scaling: float = 2.0) -> torch.nn.Linear | UnmergedLinear:

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tpo.model.load import load_model
-from tpo.model.trees import Tree, TreeRow, computes_trees, join
+from tpo.model.trees import Segment, Tree, TreeRow, computes_trees, join
 
 token_ids = st.lists(st.integers(5, 500), max_size=12)
 
@@ -36,15 +36,21 @@ def test_what_sequences_share_is_the_trunk() -> None:
         st.tuples(st.lists(st.integers(5, 500), min_size=1, max_size=12), st.lists(token_ids, min_size=1, max_size=4)),
         min_size=1,
         max_size=4,
-    )
+    ),
+    common=token_ids,
+    is_dense=st.booleans(),
 )
 def test_states_equal_those_of_one_sequence_at_a_time(
-    decoders: tuple[torch.nn.Module, torch.nn.Module], groups: list[tuple[list[int], list[list[int]]]]
+    decoders: tuple[torch.nn.Module, torch.nn.Module],
+    groups: list[tuple[list[int], list[list[int]]]],
+    common: list[int],
+    is_dense: bool,
 ) -> None:
     plain, decoder = decoders
-    trees = [Tree(trunk, tuple(branches)) for trunk, branches in groups]
-    row = TreeRow(trees)
-    assert row.inputs["input_ids"].shape == (1, sum(tree.num_tokens for tree in trees))
+    trees = [Tree(common + trunk, tuple(branches)) for trunk, branches in groups]
+    row = TreeRow(trees, is_dense=is_dense)
+    num_tokens = sum(tree.num_tokens for tree in trees)
+    assert row.inputs["input_ids"].shape[1] <= num_tokens - is_dense * (len(trees) - 1) * len(common)
     with torch.inference_mode():
         states = decoder(**row.inputs).last_hidden_state[0]
         for tree, span in zip(trees, row.spans, strict=True):
@@ -55,32 +61,50 @@ def test_states_equal_those_of_one_sequence_at_a_time(
                 torch.testing.assert_close(found, expected, atol=2e-5, rtol=2e-5)
 
 
-def test_gradients_equal_those_of_one_sequence_at_a_time(tiny_model: Path) -> None:
-    tree = Tree([7, 8, 9], ([10, 11], [12, 13, 14, 15]))
+@pytest.mark.parametrize("is_dense", [False, True])
+def test_gradients_equal_those_of_one_sequence_at_a_time(tiny_model: Path, is_dense: bool) -> None:
+    trees = [Tree([7, 8, 9], ([10, 11], [12, 13, 14, 15])), Tree([7, 8], ([16], [17, 18]))]
     plain, decoder = (load_model(tiny_model, revision=None, dtype="float32").get_decoder() for _ in range(2))
     assert computes_trees(decoder)
     weights = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
-    row = TreeRow([tree])
+    row = TreeRow(trees, is_dense=is_dense)
     states = decoder(**row.inputs).last_hidden_state[0]
-    for number, branch in enumerate(tree.branches):
-        chosen = [row.spans[0].place(number, 3 + position) for position in range(len(branch))]
-        (states[chosen] * weights[: len(branch)]).sum().backward(retain_graph=True)
-        straight = plain(input_ids=torch.tensor([tree.trunk + branch])).last_hidden_state[0, 3:]
-        (straight * weights[: len(branch)]).sum().backward()
+    for tree, span in zip(trees, row.spans, strict=True):
+        for number, branch in enumerate(tree.branches):
+            ids = tree.trunk + branch
+            chosen = [span.place(number, len(tree.trunk) + position) for position in range(len(branch))]
+            (states[chosen] * weights[: len(branch)]).sum().backward(retain_graph=True)
+            straight = plain(input_ids=torch.tensor([ids])).last_hidden_state[0, len(tree.trunk) :]
+            (straight * weights[: len(branch)]).sum().backward()
     for (name, found), expected in zip(decoder.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, atol=1e-4, rtol=1e-4, msg=name)
 
 
 def test_a_dense_mask_by_hand() -> None:
     row = TreeRow([Tree([5], ()), Tree([5, 6], ([7], [8, 9]))])
-    sees = ["1....", "11...", "111..", "11.1.", "11.11"]
-    mask = row.dense_mask(row.spans[1], 2, None, torch.float32)
-    assert ["".join(".1"[int(value == 0)] for value in line) for line in mask] == sees * 2
-    near = ["1....", "11...", ".11..", ".1.1.", "...11"]
-    mask = row.dense_mask(row.spans[1], 1, 2, torch.float32)
-    assert ["".join(".1"[int(value == 0)] for value in line) for line in mask] == near
+    assert row.segments == [Segment(0, 1, ()), Segment(1, 4, ()), Segment(4, 6, ((1, 3),))]
+    mask = row.dense_mask(row.segments[2], 2, None, torch.float32)
+    assert ["".join(".1"[int(value == 0)] for value in line) for line in mask] == ["111.", "1111"] * 2
     assert set(mask.unique().tolist()) == {0, -torch.inf}
-    assert row.dense_mask(row.spans[1], 1, 2, torch.float32) is mask
+    assert row.dense_mask(row.segments[2], 2, None, torch.float32) is mask
+    near = row.dense_mask(row.segments[2], 1, 2, torch.float32)
+    assert ["".join(".1"[int(value == 0)] for value in line) for line in near] == [".11.", "..11"]
+
+
+def test_what_all_trunks_begin_with_is_laid_out_once() -> None:
+    trees = [Tree([5, 6, 7], ([8], [9])), Tree([5, 6], ([10], [])), Tree([5, 6, 11], ())]
+    row = TreeRow(trees, is_dense=True)
+    assert row.inputs["input_ids"].tolist() == [[5, 6, 7, 8, 9, 10, 11]]
+    assert row.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 3, 2, 2]]
+    root = (0, 2)
+    assert row.segments == [
+        Segment(0, 2, ()),
+        Segment(2, 4, (root,)),
+        Segment(4, 5, (root, (2, 3))),
+        Segment(5, 6, (root,)),
+        Segment(6, 7, (root,)),
+    ]
+    assert [row.spans[0].place(1, position) for position in range(4)] == [0, 1, 2, 4]
 
 
 @pytest.mark.parametrize("window", [2, 4, 7, 30])

@@ -32,7 +32,7 @@ def heads(tiny_model: Path) -> tuple[Any, Any]:
     for model in models:
         model.get_output_embeddings().weight.requires_grad_(False)
         add_fused_lm_head(model, outputs=FIELDS)
-    assert add_pair_head(models[1])
+    assert add_pair_head(models[1], reorders=True)
     return models[0], models[1]
 
 
@@ -47,9 +47,14 @@ def padded(pairs: list[tuple[list[int], list[int], list[int]]], **forced: Any) -
     pairs=st.lists(st.tuples(token_ids, token_ids, token_ids), min_size=1, max_size=3),
     shared=token_ids,
     masked=st.integers(0, 40),
+    is_dense=st.booleans(),
 )
 def test_a_row_of_trees_equals_trls_padded_batch(
-    heads: tuple[Any, Any], pairs: list[tuple[list[int], list[int], list[int]]], shared: list[int], masked: int
+    heads: tuple[Any, Any],
+    pairs: list[tuple[list[int], list[int], list[int]]],
+    shared: list[int],
+    masked: int,
+    is_dense: bool,
 ) -> None:
     prompt, chosen, rejected = pairs[0]
     batch = padded([(prompt, shared + chosen, shared + rejected), *pairs[1:]])  # completions that begin alike
@@ -59,7 +64,7 @@ def test_a_row_of_trees_equals_trls_padded_batch(
     given = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
     plain, trees = heads
     expected = plain(**given, fused_lm_head=True)
-    found = trees(**given, fused_lm_head=True, pair_row=lay_out(batch))
+    found = trees(**given, fused_lm_head=True, pair_row=lay_out(batch, is_dense=is_dense))
     for field in FIELDS:
         torch.testing.assert_close(getattr(found, field), getattr(expected, field), atol=3e-5, rtol=3e-5, msg=field)
     weights = torch.linspace(-1, 1, columns - 1)
@@ -124,7 +129,7 @@ def test_a_head_that_is_more_than_linear_is_left_to_trl(tmp_path: Path) -> None:
         attn_logit_softcapping=None,
         initializer_range=0.5,
     )
-    assert not add_pair_head(Gemma2ForCausalLM(config))
+    assert not add_pair_head(Gemma2ForCausalLM(config), reorders=True)
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
@@ -136,7 +141,7 @@ def test_a_fused_adapter_computes_what_peft_does(tmp_path: Path, quantization: s
         base = load_model(path, revision=None, dtype="float32", quantization=quantization)
         torch.manual_seed(1)
         models.append(get_peft_model(base, config).train())
-    fuse_adapter(models[1])
+    fuse_adapter(models[1], reorders=True)
     ids = torch.arange(5, 25)[None]
     logits = [model(input_ids=ids).logits for model in models]
     torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=1e-5)

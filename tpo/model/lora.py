@@ -4,11 +4,13 @@ peft computes base(x) + B(A(dropout(x))) * scaling as separate operations, sever
 result again. Here the last product is accumulated into the base's result; `experiments/kernels.py` compares both.
 """
 
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from tpo.model.frozen import FrozenLinear, can_reorder
 
 
 class UnmergedLinear(nn.Module):
@@ -35,23 +37,27 @@ class UnmergedLinear(nn.Module):
         return result
 
 
-def fuse_adapter(model: Any) -> None:
+def fuse_adapter(model: Any, *, reorders: bool) -> None:
     """Replace the forward pass of a `PeftModel`'s plain LoRA layers by the fused one, over 16-bit and 4-bit bases.
 
     4-bit bases that FSDP may shard keep peft's: their weight exists only while FSDP has gathered it.
+
+    Args:
+        model: The model.
+        reorders: Whether to copy what bases in bfloat16 multiply with, in the order of a CPU's kernels, where there are
+            such kernels and the model is small: 4 bytes more for each of their parameters.
     """
+    reorders = reorders and can_reorder(model)
     for layer in _lora_layers(model).values():
         if _is_plain(layer, model.active_adapter) and (
             type(layer.base_layer) is nn.Linear or layer.base_layer.weight.dtype == torch.uint8
         ):
-            layer.forward = MethodType(_fused_forward, layer)
+            layer.forward = partial(_fused_forward, layer, FrozenLinear(layer.base_layer, reorders=reorders))
 
 
-def _fused_forward(self: Any, x: Tensor) -> Tensor:
-    base = self.base_layer
+def _fused_forward(self: Any, base: FrozenLinear, x: Tensor) -> Tensor:
     if self.disable_adapters:  # the same kernels, so that the reference is rounded like the policy
-        plain: Tensor = nn.functional.linear(x, _weight(base, x.dtype), base.bias)
-        return plain
+        return base.forward(x)
     (name,) = self.active_adapters
     adapter = (self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
     fused: Tensor = _AdaptedLinear.apply(x, base, *adapter)  # type: ignore[no-untyped-call]
@@ -62,10 +68,10 @@ class _AdaptedLinear(torch.autograd.Function):
     """A frozen linear layer in 16 or 4 bits and its adapter, accumulated into one result."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, base: Any, down: Tensor, up: Tensor, scaling: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: FrozenLinear, down: Tensor, up: Tensor, scaling: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
         inner = flat @ down.T
-        result = nn.functional.linear(flat, _weight(base, x.dtype), base.bias)
+        result = base.forward(flat)
         result.addmm_(inner, up.T, alpha=scaling)
         ctx.save_for_backward(flat, inner, down, up)
         ctx.base, ctx.scaling = base, scaling
@@ -79,19 +85,8 @@ class _AdaptedLinear(torch.autograd.Function):
         grad_up = (given.T @ inner).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (given @ _weight(ctx.base, grad.dtype)).addmm_(grad_inner, down).view(*grad.shape[:-1], -1)
+            grad_x = ctx.base.backward(given).addmm_(grad_inner, down).view(*grad.shape[:-1], -1)
         return grad_x, None, grad_inner.T @ flat, grad_up, None
-
-
-def _weight(base: Any, dtype: torch.dtype) -> Tensor:
-    """Return a layer's weight (out, in); one of 4 bits is dequantized, as bitsandbytes' own training does."""
-    if type(base) is nn.Linear:
-        weight: Tensor = base.weight
-        return weight
-    from bitsandbytes.functional import dequantize_4bit
-
-    values: Tensor = dequantize_4bit(base.weight.data, base.weight.quant_state).to(dtype)
-    return values
 
 
 def unwrap_adapter(model: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tpo.model.lora import UnmergedLinear
+from tpo.model.onednn import is_supported, product, reorder
 
 SIBLINGS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))  # called in this order, with one input
 
@@ -33,8 +34,8 @@ class PackedLinear(nn.Module):
         if downs:
             ups: Tensor = torch.block_diag(*map(_scaled_up, layers))  # type: ignore[no-untyped-call]
             weight = torch.cat([weight, ups], dim=1)
-        self.down = _reorder(torch.cat(downs), num_rows) if downs else None
-        self.weight = _reorder(weight, num_rows)
+        self.down = reorder(torch.cat(downs), num_rows=num_rows) if downs else None
+        self.weight = reorder(weight, num_rows=num_rows)
         self.bias = None
         if any(base.bias is not None for base in bases):
             zeros = weight.new_zeros
@@ -43,8 +44,8 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (..., all outs) of (..., in); for inference only."""
         if self.down is not None:
-            x = torch.cat([x, _product(x, self.down, None)], dim=-1)
-        return _product(x, self.weight, self.bias)
+            x = torch.cat([x, product(x, self.down)], dim=-1)
+        return product(x, self.weight, self.bias)
 
 
 class _Siblings:
@@ -78,7 +79,7 @@ class _Sibling(nn.Module):
 
 def pack(model: Any, *, num_rows: int) -> None:
     """Pack the linear layers of a bfloat16 model on a CPU with kernels for it; leave any other model unchanged."""
-    if model.device.type != "cpu" or model.dtype != torch.bfloat16 or not _is_supported():
+    if not is_supported(model):
         return
     for parent in [module for module in model.modules() if not isinstance(module, UnmergedLinear)]:
         for names in SIBLINGS:
@@ -106,22 +107,3 @@ def _scaled_up(layer: nn.Linear | UnmergedLinear) -> Tensor:
     if isinstance(layer, UnmergedLinear):
         return layer.up.detach() * layer.scaling
     return layer.weight.new_zeros(layer.out_features, 0)
-
-
-def _reorder(weight: Tensor, num_rows: int) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), num_rows)
-    return packed
-
-
-def _product(x: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-    return result
-
-
-def _is_supported() -> bool:
-    operations = torch.ops.mkldnn
-    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
-    has_names = torch.backends.mkldnn.is_available() and all(  # type: ignore[no-untyped-call]
-        hasattr(operations, name) for name in names
-    )
-    return has_names and bool(operations._is_mkldnn_bf16_supported())

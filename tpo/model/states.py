@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from tpo.model.packed import pack
 from tpo.model.trees import TreeRow, computes_trees, join
 
 
@@ -20,7 +21,7 @@ class StateReader:
     """Computes hidden states; a prefix that sequences share is computed once, where the decoder allows it."""
 
     def __init__(self, decoder: Any, *, batch_tokens: int) -> None:
-        """Prepare the decoder.
+        """Prepare the decoder; on a CPU its linear layers are packed.
 
         Args:
             decoder: A model without heads, in eval mode; its attention is replaced if it computes trees.
@@ -28,6 +29,7 @@ class StateReader:
         """
         self.decoder, self.batch_tokens = decoder, batch_tokens
         self.is_shared = computes_trees(decoder)
+        pack(decoder, num_rows=batch_tokens)
         self.needs_mask = not self.is_shared and not is_causal(decoder)
 
     @torch.inference_mode()
@@ -63,7 +65,9 @@ class StateReader:
             yield part
 
     def _trees(self, parts: Sequence[Sequence[Reading]]) -> list[Tensor]:
-        row = TreeRow([join([reading.ids for reading in part]) for part in parts], device=self.decoder.device)
+        device = self.decoder.device
+        trees = [join([reading.ids for reading in part]) for part in parts]
+        row = TreeRow(trees, is_dense=device.type == "cpu", device=device)
         hidden = self.decoder(**row.inputs).last_hidden_state[0]
         return [
             hidden[[span.place(branch, position) for position in reading.positions]]

@@ -3,11 +3,12 @@
 The completions of a pair share their prompt, the chats of a judge share the instruction. A token's hidden state
 depends only on the tokens before it, so one forward pass over trunk, branch, branch, ... gives the states of every
 sequence: in each branch, positions continue from the trunk's, and tokens attend to the trunk and to their branch. Trees
-are concatenated in one row, and `tree_attention` keeps them apart. This works for any causal decoder that transformers
-runs through its attention interface; `computes_trees` tests whether a model does.
+are concatenated in one row, and `tree_attention` keeps them apart; what all of them begin with, such as a thought
+prompt, can be computed once for the row. This works for any causal decoder that transformers runs through its attention
+interface; `computes_trees` tests whether a model does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from itertools import accumulate, pairwise
 from os.path import commonprefix
@@ -40,23 +41,56 @@ def join(sequences: Sequence[list[int]]) -> Tree:
 
 
 class Span(NamedTuple):
-    """A tree's indices in its row: [start, fork) is the trunk, and each branch ends at one of `stops`."""
+    """A tree's indices in its row: [start, fork) is the trunk, and each branch ends at one of `stops`.
+
+    `root` of its first tokens are elsewhere: they are the row's [0, root), which its trees share.
+    """
 
     start: int
     fork: int
     stops: tuple[int, ...]
-
-    @property
-    def stop(self) -> int:
-        """Where the tree ends."""
-        return self.stops[-1] if self.stops else self.fork
+    root: int = 0
 
     def place(self, branch: int, position: int) -> int:
         """Return the index in the row of a position of a branch's sequence, which begins with the trunk."""
-        trunk = self.fork - self.start
-        if position < trunk:
-            return self.start + position
-        return (self.fork, *self.stops)[branch] + position - trunk
+        if position < self.root:
+            return position
+        own, trunk = position - self.root, self.fork - self.start
+        if own < trunk:
+            return self.start + own
+        return (self.fork, *self.stops)[branch] + own - trunk
+
+    def segments(self) -> Iterator["Segment"]:
+        """Yield what attention computes: the trunk and the first branch as one sequence, then each other branch."""
+        root, trunk = (0, self.root), (self.start, self.fork)
+        edges = [self.start, *self.stops] if self.stops else trunk
+        for begin, stop in pairwise(edges):
+            seen = [root] if begin == self.start else [root, trunk]
+            yield Segment(begin, stop, tuple(part for part in seen if part[0] < part[1]))
+
+
+class Segment(NamedTuple):
+    """Tokens [begin, stop) of a row; each attends to all tokens of the ranges `seen`, and to those before it here."""
+
+    begin: int
+    stop: int
+    seen: tuple[tuple[int, int], ...]
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """All that its last token attends to."""
+        return (*self.seen, (self.begin, self.stop))
+
+    @property
+    def num_seen(self) -> int:
+        """How many tokens come before."""
+        return sum(stop - begin for begin, stop in self.seen)
+
+    def visible(self, part: Tensor) -> Tensor:
+        """Return (heads, num_seen + own tokens, head_dim) of (1, heads, tokens of the row, head_dim)."""
+        if not self.seen:
+            return part[0, :, self.begin : self.stop]
+        return torch.cat([part[0, :, begin:stop] for begin, stop in self.ranges], dim=1)
 
 
 class TreeRow:
@@ -64,67 +98,68 @@ class TreeRow:
 
     Attributes:
         spans: Of each tree.
+        segments: Of all trees together, none of them empty.
         inputs: What the model is called with: `input_ids` and `position_ids`, both (1, tokens), and the row itself.
     """
 
-    def __init__(self, trees: Sequence[Tree], *, device: torch.device | str = "cpu") -> None:
-        """Lay out `trees`."""
-        self.device = device
+    def __init__(self, trees: Sequence[Tree], *, is_dense: bool = False, device: torch.device | str = "cpu") -> None:
+        """Lay out the trees.
+
+        Args:
+            trees: The trees.
+            is_dense: For a CPU: what all trunks begin with is computed once, before the trees, and a segment's scores
+                are one matrix. On a GPU the fastest kernels are those for ordinary sequences, with which trees without
+                that common root begin.
+            device: Of the tensors.
+        """
+        self.device, self.is_dense = device, is_dense
+        root = commonprefix([tree.trunk for tree in trees]) if is_dense and len(trees) > 1 else []
+        ids, positions = list(root), list(range(len(root)))
         self.spans: list[Span] = []
-        ids: list[int] = []
-        positions: list[int] = []
-        for trunk, branches in trees:
+        for tree in trees:
+            trunk, branches = tree.trunk[len(root) :], tree.branches
             start, fork = len(ids), len(ids) + len(trunk)
             stops = tuple(accumulate(map(len, branches), initial=fork))[1:]
-            self.spans.append(Span(start, fork, stops))
-            for part, first in ((trunk, 0), *((branch, len(trunk)) for branch in branches)):
+            self.spans.append(Span(start, fork, stops, len(root)))
+            for part, first in ((trunk, len(root)), *((branch, len(tree.trunk)) for branch in branches)):
                 ids += part
                 positions += range(first, first + len(part))
+        segments = [Segment(0, len(root), ()), *(segment for span in self.spans for segment in span.segments())]
+        self.segments = [segment for segment in segments if segment.begin < segment.stop]
         self.inputs: dict[str, Any] = {
             "input_ids": torch.tensor([ids], device=device),
             "position_ids": torch.tensor([positions], device=device),
             "row": self,
             "use_cache": False,
         }
-        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
-        self._dense_masks: dict[tuple[Span, int, int | None, torch.dtype], Tensor] = {}
+        self._masks: dict[tuple[Any, ...], Tensor] = {}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TreeRow":
         """Return the same row on a device."""
         moved = copy(self)
-        moved.device, moved._masks, moved._dense_masks = device, {}, {}
+        moved.device, moved._masks = device, {}
         moved.inputs = {
             name: value.to(device, non_blocking=non_blocking) if isinstance(value, Tensor) else value
             for name, value in self.inputs.items()
         } | {"row": moved}
         return moved
 
-    def mask(self, trunk: int, branch: int, window: int | None) -> Tensor:
-        """Return (branch, trunk + branch), True where a branch's token attends; cached, as all layers share it."""
-        key = (trunk, branch, window)
+    def mask(self, segment: Segment, window: int | None) -> Tensor:
+        """Return (tokens of the segment, visible tokens), True where one attends to another; cached for all layers."""
+        seen, own = segment.num_seen, segment.stop - segment.begin
+        key = (seen, own, window)
         if key not in self._masks:
-            mask = torch.ones(branch, trunk + branch, dtype=torch.bool, device=self.device).tril(trunk)
-            self._masks[key] = mask if window is None else mask.triu(trunk - window + 1)
+            mask = torch.ones(own, seen + own, dtype=torch.bool, device=self.device).tril(seen)
+            self._masks[key] = mask if window is None else mask.triu(seen - window + 1)
         return self._masks[key]
 
-    def dense_mask(self, span: Span, groups: int, window: int | None, dtype: torch.dtype) -> Tensor:
-        """Return (groups x tokens of the tree, tokens of the tree), 0 where a token attends to another and else -inf.
-
-        Cached, as all layers share it, and repeated for each of the query heads that share a key-value head.
-        """
-        key = (span, groups, window, dtype)
-        if key not in self._dense_masks:
-            size = span.stop - span.start
-            places = torch.full((size,), -1, device=self.device)  # of which branch a token is
-            for branch, (begin, stop) in enumerate(pairwise((span.fork, *span.stops))):
-                places[begin - span.start : stop - span.start] = branch
-            sees = (places[:, None] == places) | (places == -1)
-            positions = self.inputs["position_ids"][0, span.start : span.stop]
-            behind = positions[:, None] - positions
-            sees &= (behind >= 0) & (behind < (size if window is None else window))
-            mask = torch.zeros(size, size, dtype=dtype, device=self.device).masked_fill_(~sees, -torch.inf)
-            self._dense_masks[key] = mask.repeat(groups, 1)
-        return self._dense_masks[key]
+    def dense_mask(self, segment: Segment, groups: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        """Return `mask` as 0 and -inf, repeated for each of the query heads that share a key-value head; cached too."""
+        key = (segment.num_seen, segment.stop - segment.begin, window, groups, dtype)
+        if key not in self._masks:
+            mask = self.mask(segment, window)
+            self._masks[key] = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, -torch.inf).repeat(groups, 1)
+        return self._masks[key]
 
 
 def tree_attention(
@@ -142,7 +177,7 @@ def tree_attention(
     """Return attention within each tree, a softmax over scaled scores.
 
     Args:
-        module: The attention layer; in train mode on a CPU, scores are whole matrices.
+        module: The attention layer.
         query: (1, heads, tokens, head_dim).
         key: (1, kv_heads, tokens, head_dim).
         value: Like `key`.
@@ -161,47 +196,38 @@ def tree_attention(
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TypeError(f"attention with {name}")
-    # Also where no gradient is needed, so that the reference is rounded like the policy.
-    if query.device.type == "cpu" and module.training:
+    if row.is_dense:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         out: Tensor = _DenseTrees.apply(query, key, value, row, scale, sliding_window)  # type: ignore[no-untyped-call]
         return out, None
     outs = []
-    for start, fork, stops in row.spans:
-        # The trunk and the first branch are one ordinary sequence.
-        for begin, stop in pairwise([start, *stops] if stops else [start, fork]):
-            if begin == stop:
-                continue
-            if begin == start:
-                trunk, keys, values = 0, key[:, :, begin:stop], value[:, :, begin:stop]
-            else:
-                trunk = fork - start
-                keys, values = (torch.cat([of[:, :, start:fork], of[:, :, begin:stop]], dim=2) for of in (key, value))
-            window = sliding_window if sliding_window is not None and sliding_window < keys.shape[2] else None
-            is_plain = trunk == 0 and window is None  # a mask takes longer
-            # On a GPU no fused kernel supports both a mask and fewer key-value heads.
-            is_grouped = is_plain or query.device.type == "cpu"
-            if not is_grouped:
-                keys, values = (of.repeat_interleave(query.shape[1] // of.shape[1], dim=1) for of in (keys, values))
-            outs.append(
-                scaled_dot_product_attention(
-                    query[:, :, begin:stop],
-                    keys,
-                    values,
-                    attn_mask=None if is_plain else row.mask(trunk, stop - begin, window),
-                    is_causal=is_plain,
-                    scale=scaling,
-                    enable_gqa=is_grouped,
-                )
+    for segment in row.segments:
+        keys, values = segment.visible(key)[None], segment.visible(value)[None]
+        window = sliding_window if sliding_window is not None and sliding_window < keys.shape[2] else None
+        is_plain = not segment.seen and window is None  # a mask takes longer
+        # On a GPU no fused kernel supports both a mask and fewer key-value heads.
+        is_grouped = is_plain or query.device.type == "cpu"
+        if not is_grouped:
+            keys, values = (of.repeat_interleave(query.shape[1] // of.shape[1], dim=1) for of in (keys, values))
+        outs.append(
+            scaled_dot_product_attention(
+                query[:, :, segment.begin : segment.stop],
+                keys,
+                values,
+                attn_mask=None if is_plain else row.mask(segment, window),
+                is_causal=is_plain,
+                scale=scaling,
+                enable_gqa=is_grouped,
             )
+        )
     return torch.cat(outs, dim=2).transpose(1, 2), None
 
 
 class _DenseTrees(torch.autograd.Function):
-    """Each tree's scores as one matrix, for training on a CPU, where this is faster (`experiments/kernels.py`).
+    """Each segment's scores as one matrix, which is faster on a CPU (`experiments/kernels.py`).
 
-    The fused kernels' backward pass is slow there, and so is autograd's backward pass of slices, each of which
-    allocates a whole row of zeros. The scores between different branches are computed and masked.
+    The fused kernels are slow there, above all their backward pass, and so is autograd's backward pass of slices, each
+    of which allocates a whole row of zeros.
     """
 
     @staticmethod
@@ -210,47 +236,50 @@ class _DenseTrees(torch.autograd.Function):
     ) -> Tensor:
         _, heads, tokens, dim = query.shape
         kv_heads = key.shape[1]
+        both = torch.cat([key, value], dim=1)
         out = query.new_empty(1, tokens, heads, dim)
         weights = []
-        for span in row.spans:
-            asked, keys, values = (_of_tree(part, span, kv_heads) for part in (query, key, value))
-            mask = row.dense_mask(span, heads // kv_heads, window, query.dtype)
-            scores = torch.baddbmm(mask, asked, keys.transpose(1, 2), alpha=scaling)
+        for segment in row.segments:
+            keys, values = segment.visible(both).chunk(2)
+            mask = row.dense_mask(segment, heads // kv_heads, window, query.dtype)
+            scores = torch.baddbmm(mask, _of_segment(query, segment, kv_heads), keys.transpose(1, 2), alpha=scaling)
             weights.append(torch.softmax(scores, dim=-1))
-            _put_tree(out, span, torch.bmm(weights[-1], values))
-        ctx.save_for_backward(query, key, value, *weights)
+            _put(out, segment, torch.bmm(weights[-1], values))
+        ctx.save_for_backward(query, both, *weights)
         ctx.row, ctx.scaling = row, scaling
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, key, value, *weights = ctx.saved_tensors
-        kv_heads = key.shape[1]
+        query, both, *weights = ctx.saved_tensors
+        kv_heads = both.shape[1] // 2
         # In the memory layout of the model's projections.
-        grads = [
-            torch.empty_like(part.transpose(1, 2), memory_format=torch.contiguous_format)
-            for part in (query, key, value)
-        ]
-        for span, weight in zip(ctx.row.spans, weights, strict=True):
-            asked, keys, values = (_of_tree(part, span, kv_heads) for part in (query, key, value))
-            given = _of_tree(grad.transpose(1, 2), span, kv_heads)
+        grad_query = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        grad_both = torch.zeros_like(both[0], dtype=torch.float32)  # a sum over segments
+        for segment, weight in zip(ctx.row.segments, weights, strict=True):
+            keys, values = segment.visible(both).chunk(2)
+            asked, given = (_of_segment(part, segment, kv_heads) for part in (query, grad.transpose(1, 2)))
             grad_weight = torch.bmm(given, values.transpose(1, 2))
-            grad_scores = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype)
-            _put_tree(grads[0], span, torch.bmm(grad_scores, keys).mul_(ctx.scaling))
-            _put_tree(grads[1], span, torch.bmm(grad_scores.transpose(1, 2), asked).mul_(ctx.scaling))
-            _put_tree(grads[2], span, torch.bmm(weight.transpose(1, 2), given))
-        return *(part.transpose(1, 2) for part in grads), None, None, None
+            grad_scores = torch._softmax_backward_data(grad_weight, weight, -1, weight.dtype).mul_(ctx.scaling)
+            _put(grad_query, segment, torch.bmm(grad_scores, keys))
+            found = torch.cat([torch.bmm(grad_scores.transpose(1, 2), asked), torch.bmm(weight.transpose(1, 2), given)])
+            first = 0
+            for begin, stop in segment.ranges:
+                grad_both[:, begin:stop] += found[:, first : first + stop - begin]
+                first += stop - begin
+        grad_key, grad_value = grad_both.to(both.dtype)[None].chunk(2, dim=1)
+        return grad_query.transpose(1, 2), grad_key, grad_value, None, None, None
 
 
-def _of_tree(part: Tensor, span: Span, kv_heads: int) -> Tensor:
+def _of_segment(part: Tensor, segment: Segment, kv_heads: int) -> Tensor:
     """Return (kv_heads, its query heads x tokens, head_dim) of (1, heads, tokens of the row, head_dim)."""
-    return part[0, :, span.start : span.stop].reshape(kv_heads, -1, part.shape[-1])
+    return part[0, :, segment.begin : segment.stop].reshape(kv_heads, -1, part.shape[-1])
 
 
-def _put_tree(row: Tensor, span: Span, values: Tensor) -> None:
-    """Write what `_of_tree` laid out to (1, tokens of the row, heads, head_dim)."""
+def _put(row: Tensor, segment: Segment, values: Tensor) -> None:
+    """Write what `_of_segment` laid out to (1, tokens of the row, heads, head_dim)."""
     _, _, heads, dim = row.shape
-    row[0, span.start : span.stop] = values.view(heads, -1, dim).transpose(0, 1)
+    row[0, segment.begin : segment.stop] = values.view(heads, -1, dim).transpose(0, 1)
 
 
 AttentionInterface.register(ATTENTION, tree_attention)

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.functional import linear
 from trl.trainer.utils import FusedCausalLMOutput
 
+from tpo.model.frozen import FrozenLinear, can_reorder
 from tpo.model.trees import TreeRow, computes_trees, join
 
 CHUNK = 512  # tokens whose logits exist at one time
@@ -48,14 +49,20 @@ class PairRow:
         return replace(self, row=self.row.to(device, non_blocking=non_blocking), **moved)
 
 
-def lay_out(batch: dict[str, Tensor]) -> PairRow:
-    """Return the row of trl's batch: `input_ids`, `attention_mask` and `completion_mask`, chosen above rejected."""
+def lay_out(batch: dict[str, Tensor], *, is_dense: bool) -> PairRow:
+    """Return the row of trl's batch: `input_ids`, `attention_mask` and `completion_mask`, chosen above rejected.
+
+    Args:
+        batch: The batch.
+        is_dense: Whether to lay it out for a CPU (`TreeRow`).
+    """
     sequences = [
         ids[:length]
         for ids, length in zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(dim=1).tolist(), strict=True)
     ]
     num_pairs = len(sequences) // 2
-    row = TreeRow([join(sequences[pair::num_pairs]) for pair in range(num_pairs)])
+    trees = [join(sequences[pair::num_pairs]) for pair in range(num_pairs)]
+    row = TreeRow(trees, is_dense=is_dense)
     rows, columns = torch.nonzero(batch["completion_mask"][:, 1:], as_tuple=True)
     sources = [
         row.spans[index % num_pairs].place(index // num_pairs, position)
@@ -71,24 +78,30 @@ def lay_out(batch: dict[str, Tensor]) -> PairRow:
     )
 
 
-def add_pair_head(model: Any) -> bool:
+def add_pair_head(model: Any, *, reorders: bool) -> bool:
     """Add the argument `pair_row` to a causal language model that trl has prepared; return False if that is impossible.
 
     Called with it, the model returns what trl's own head returns for the batch, and zeros at masked positions. It is
     impossible for models whose decoder does not compute trees, or whose logits are more than a linear function of its
     states (Gemma 2's cap, Granite's scale).
+
+    Args:
+        model: The model.
+        reorders: Whether to copy a head that is not trained in the order of a CPU's kernels, as `fuse_adapter` does.
     """
     decoder, head = model.base_model, model.get_output_embeddings()
     if not _is_linear(model, decoder, head) or not computes_trees(decoder):
         return False
     padded: Callable[..., Any] = model.forward
+    is_copied = reorders and not head.weight.requires_grad and can_reorder(model)
+    frozen = FrozenLinear(head, reorders=True) if is_copied else None
 
     def forward(self: Any, *args: Any, pair_row: PairRow | None = None, **kwargs: Any) -> Any:
         if pair_row is None:
             return padded(*args, **kwargs)
         states = self.base_model(**pair_row.row.inputs).last_hidden_state[0, pair_row.sources]
         head = self.get_output_embeddings()
-        values = completion_statistics(states, _whole(head.weight), _whole(_bias(head)), pair_row.targets)
+        values = completion_statistics(states, _whole(head.weight), _whole(_bias(head)), pair_row.targets, frozen)
         empty = states.new_zeros(pair_row.shape).flatten()
         return FusedCausalLMOutput(
             **{
@@ -118,7 +131,7 @@ def _whole(parameter: Any) -> Any:
 
 
 def completion_statistics(
-    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, frozen: FrozenLinear | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return four statistics of each target under the head, all (tokens,), the first three float32, the last bool.
 
@@ -131,8 +144,9 @@ def completion_statistics(
         weight: (vocabulary, hidden).
         bias: (vocabulary,) or None.
         targets: (tokens,) ids.
+        frozen: What multiplies with the weight, where it was copied.
     """
-    found: tuple[Tensor, Tensor, Tensor, Tensor] = _Head.apply(states, weight, bias, targets)  # type: ignore[no-untyped-call]
+    found: tuple[Tensor, Tensor, Tensor, Tensor] = _Head.apply(states, weight, bias, targets, frozen)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -140,10 +154,12 @@ class _Head(torch.autograd.Function):
     """The gradient of log p(target) with respect to a state is the target's row of the head less the expected row."""
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, frozen: FrozenLinear | None
+    ) -> tuple[Tensor, ...]:
         parts, rows = [], []
         for some, ids in zip(_chunks(states), _chunks(targets), strict=True):
-            logits = linear(some, weight, bias).float()
+            logits = (linear(some, weight, bias) if frozen is None else frozen.forward(some)).float()
             mean, top = logits.mean(dim=-1), logits.amax(dim=-1)
             logits.sub_(top[:, None])
             chosen = logits.gather(-1, ids[:, None]).squeeze(-1)
@@ -152,7 +168,9 @@ class _Head(torch.autograd.Function):
             entropy = total.log() - logits.mul_(masses).sum(dim=-1) / total
             parts.append((chosen - total.log(), entropy, mean, chosen == 0))
             if states.requires_grad:
-                rows.append(weight[ids] - masses.to(weight.dtype) @ weight / total.to(weight.dtype)[:, None])
+                masses = masses.to(weight.dtype)
+                expected = masses @ weight if frozen is None else frozen.backward(masses)
+                rows.append(weight[ids] - expected / total.to(weight.dtype)[:, None])
         ctx.save_for_backward(torch.cat(rows) if rows else None, states, weight, bias, targets)
         results = tuple(torch.cat(part) for part in zip(*parts, strict=True))
         ctx.mark_non_differentiable(*results[1:])
@@ -163,7 +181,7 @@ class _Head(torch.autograd.Function):
         rows, states, weight, bias, targets = ctx.saved_tensors
         grad_states = None if rows is None else (grad_logps[:, None] * rows).to(states.dtype)
         if not weight.requires_grad:
-            return grad_states, None, None, None
+            return grad_states, None, None, None, None
         grad_weight = torch.zeros_like(weight)
         grad_bias = None if bias is None else torch.zeros_like(bias)
         for some, ids, grads in zip(*map(_chunks, (states, targets, grad_logps)), strict=True):
@@ -172,7 +190,7 @@ class _Head(torch.autograd.Function):
             grad_weight.addmm_(grad_logits.T.to(weight.dtype), some)
             if grad_bias is not None:
                 grad_bias += grad_logits.sum(dim=0)
-        return grad_states, grad_weight, grad_bias, None
+        return grad_states, grad_weight, grad_bias, None, None
 
 
 def _chunks(values: Tensor) -> tuple[Tensor, ...]:

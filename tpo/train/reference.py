@@ -26,7 +26,7 @@ from tpo.train.pair_trees import add_pair_head
 if TYPE_CHECKING:
     from tpo.train.settings import TrainSettings
 
-VERSION = 2  # of the kernels in tpo/ that compute them: raised when these round differently
+VERSION = 3  # of the kernels in tpo/ that compute them: raised when these round differently
 # Of the training, on which they depend.
 SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")
 
@@ -103,7 +103,7 @@ def load_seed(policy: Policy) -> Any:
     model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)
     disable_dropout_in_model(model)
     add_fused_lm_head(model)
-    add_pair_head(model)
+    add_pair_head(model, reorders=False)
     return model
 
 

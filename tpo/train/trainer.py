@@ -78,7 +78,7 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
                 start, stop = (len(example["prompt_ids"]) + edge for edge in example[f"{side}_forced"])
                 batch["completion_mask"][offset + row, start:stop] = 0
         if self.has_trees:
-            batch["pair_row"] = lay_out(batch)
+            batch["pair_row"] = lay_out(batch, is_dense=not torch.cuda.is_available())
         return batch
 
 
@@ -282,9 +282,11 @@ def make_trainer(
     # In eval mode on a CPU bitsandbytes repacks 4-bit weights at the first use, for good; training would then use a
     # kernel without a backward pass. No dropout is active in either mode.
     model.train()
-    fuse_adapter(model)
+    # What is sharded later must stay the only copy.
+    is_sharded = is_deepspeed or trainer.is_fsdp_enabled
+    fuse_adapter(model, reorders=not is_sharded)
     # Not with DeepSpeed, for which trl gathers a sharded head in its own forward pass.
-    trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base)
+    trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base, reorders=not is_sharded)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
     trainer.optimizer = kind(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would start trl's own pass over the reference. That one hashes every
