@@ -116,5 +116,5 @@ def vllm_settings(**more: Any) -> Any:
     """The group `engine` for a small model on vLLM."""
     from tpo.sample.engines.vllm import VllmEngineConfig
 
-    given = {"chunk_prompts": 64, "max_num_seqs": 16, "enforce_eager": True, "gpu_memory_utilization": 0.1, **more}
+    given = {"max_num_seqs": 16, "enforce_eager": True, "gpu_memory_utilization": 0.1, **more}
     return VllmEngineConfig(**given)

@@ -66,7 +66,7 @@ def test_unknown_keys_groups_and_types_do_not_compose(tiny_model: Path, override
         (["sample.temperature=0"], ["sample.temperature"]),
         (["sample.top_p=1.5"], ["sample.top_p=1.5"]),
         (["engine.max_sequences=0"], ["engine.max_sequences=0"]),
-        (["engine.chunk_prompts=0"], ["engine.chunk_prompts=0"]),
+        (["engine.max_sequences=0"], ["engine.max_sequences=0"]),
         (["train.batch_size=3"], ["train.batch_size=3", "micro_batch_size"]),
         (["train.batch_size=0"], ["train.batch_size=0"]),
         (["train.lr_scheduler=sideways"], ["train.lr_scheduler=sideways"]),

@@ -153,7 +153,7 @@ def test_five_kills_at_random_moments_change_nothing(tiny_model: Path, tmp_path:
     sizes = (
         *("prompts.num_train=16", "prompts.num_validation=8", "prompts.num_test=20", "sample.num_samples=6"),
         *("sample.max_thought_tokens=40", "sample.max_response_tokens=60", "train.num_epochs=4"),
-        *("engine.max_sequences=8", "engine.chunk_prompts=2"),
+        "engine.max_sequences=8",
     )
     undisturbed = tmp_path / "undisturbed"
     process, log = start_cli(undisturbed, tiny_overrides(tiny_model, undisturbed, *sizes))

@@ -45,7 +45,6 @@ def tiny_overrides(model: Path, root: Path, *more: str) -> list[str]:
         "sample.max_thought_tokens=6",
         "sample.max_response_tokens=8",
         "engine.max_sequences=16",
-        "engine.chunk_prompts=3",
         "judge=self_rating",
         "judge.positive=' Yes'",  # with the space, single tokens of the tiny tokenizer
         "judge.negative=' No'",

@@ -266,7 +266,7 @@ FSDP = FsdpAccelerate(fsdp_config=OPTIONS)
 
 
 def server(*urls: str) -> Any:
-    return ServerEngineConfig(chunk_prompts=8, max_concurrency=1, base_urls=list(urls))
+    return ServerEngineConfig(max_concurrency=1, base_urls=list(urls))
 
 
 def alpaca_eval(**changes: Any) -> Any:
@@ -302,22 +302,21 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"sample.top_p": 1.01}, "sample.top_p"),
         ({"sample.max_thought_tokens": 0}, "sample.max_thought_tokens"),
         ({"sample.max_response_tokens": 0}, "sample.max_response_tokens"),
-        ({"engine.chunk_prompts": 0}, "engine.chunk_prompts"),
         ({"engine.max_sequences": 0}, "engine.max_sequences"),
         (
-            {"engine": VllmEngineConfig(chunk_prompts=8, data_parallel_size=0)},
+            {"engine": VllmEngineConfig(data_parallel_size=0)},
             "engine.data_parallel_size",
         ),
         (
-            {"engine": VllmEngineConfig(chunk_prompts=8, tensor_parallel_size=0)},
+            {"engine": VllmEngineConfig(tensor_parallel_size=0)},
             "tensor_parallel_size",
         ),
         (
-            {"engine": ServerEngineConfig(chunk_prompts=8, max_concurrency=0)},
+            {"engine": ServerEngineConfig(max_concurrency=0)},
             "engine.max_concurrency",
         ),
         (
-            {"engine": ServerEngineConfig(chunk_prompts=8, max_concurrency=1)},
+            {"engine": ServerEngineConfig(max_concurrency=1)},
             "engine.base_urls is empty",
         ),
         (

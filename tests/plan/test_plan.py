@@ -324,7 +324,7 @@ def sampled(store: PlanStore, prompts: Artifact, num_samples: int, *, enforce: s
     sampling = SampleConfig(num_samples, 1.0, 1.0, max_thought_tokens=10, max_response_tokens=20)
     model = store.request(Stage("model", 1, "nowhere:work"), {})
     policy = PolicyRef.untrained(model, ModelConfig(name="m", max_model_len=64), form=form, sampling=sampling)
-    engine = load_settings(EngineConfig, {"kind": "torch", "chunk_prompts": 1, "max_sequences": 1})
+    engine = load_settings(EngineConfig, {"kind": "torch", "max_sequences": 1})
     return sample(store, policy, prompts, split="test", settings=sampling, engine=engine, seed=0)
 
 

@@ -17,7 +17,7 @@ from tpo.store.job import Job
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
 IDENTITIES = {
-    "torch": {"kind": "torch", "max_sequences": 256, "chunk_prompts": 64},
+    "torch": {"kind": "torch", "max_sequences": 256},
     "vllm": {
         "kind": "vllm",
         "max_num_seqs": 256,
@@ -25,9 +25,8 @@ IDENTITIES = {
         "enforce_eager": False,
         "enable_prefix_caching": True,
         "tensor_parallel_size": 1,
-        "chunk_prompts": 512,
     },
-    "server": {"kind": "server", "chunk_prompts": 256},
+    "server": {"kind": "server"},
 }
 
 
@@ -72,12 +71,15 @@ def sample_steps(*overrides: str) -> list[tuple[str, Any]]:
         ),
     ],
 )
-def test_where_it_is_sampled_changes_no_artifact(engine: str, changes: list[str], monkeypatch: Any) -> None:
+def test_where_it_is_sampled_changes_no_artifact(engine: str, changes: list[str]) -> None:
     plain = sample_steps(f"engine={engine}")
     assert plain and all(settings == IDENTITIES[engine] for _, settings in plain)
     assert sample_steps(f"engine={engine}", *changes) == plain
-    others = sample_steps(f"engine={engine}", "engine.chunk_prompts=7")
-    assert not {name for name, _ in others} & {name for name, _ in plain}
+
+
+def test_how_vllm_computes_is_part_of_what_is_sampled() -> None:
+    plain, others = sample_steps("engine=vllm"), sample_steps("engine=vllm", "engine.max_num_seqs=7")
+    assert plain and not {name for name, _ in others} & {name for name, _ in plain}
 
 
 def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,10 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 import tpo.model.connection
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.decoding import Decoding, Generation, Request
 from tpo.sample.engines.server import ServerEngine, ServerEngineConfig
 from tpo.sample.engines.server.vllm_server import adapter_name
 from tpo.store.errors import TpoError
@@ -201,16 +202,25 @@ def serve(weights: Path) -> Iterator[Callable[..., FakeVllm]]:
 
 def open_engine(weights: Path | str, *urls: str, adapter: Path | None = None, **changes: Any) -> ServerEngine:
     reach = {"max_concurrency": 4, "max_retries": 3, "patience_s": 5.0, "timeout_s": 5.0, **changes}
-    config = ServerEngineConfig(chunk_prompts=4, base_urls=list(urls), api_key_env="FAKE_KEY", **reach)
+    config = ServerEngineConfig(base_urls=list(urls), api_key_env="FAKE_KEY", **reach)
     policy = Policy(str(weights), None, "model-1/tokenizer", "bfloat16", 400, adapter, unquantized_path="some/model")
     chat, decoding = Chat(None, frozenset({END})), Decoding(temperature=1.0, top_p=1.0, max_tokens=200)
-    engine = config.make(policy, chat=chat, contexts=[[0] * 100], decoding=decoding, seed=0)
+    engine = config.make(policy, chat=chat, max_len=300, decoding=decoding, seed=0)
     assert isinstance(engine, ServerEngine)
     return engine
 
 
-def generate(engine: ServerEngine, prompts: Sequence[Sequence[int]], decoding: Decoding, count: int = 3) -> Any:
-    return engine.generate(prompts, seeds=[[0] * count] * len(prompts), decoding=decoding)
+def requests_of(prompts: Iterable[Sequence[int]], count: int = 3) -> Iterator[Request]:
+    for number, prompt in enumerate(prompts):
+        yield Request(str(number), prompt, dict.fromkeys(range(count), 0))
+
+
+def generate(engine: ServerEngine, prompts: Sequence[Sequence[int]], decoding: Decoding) -> list[list[Generation]]:
+    """A group for each prompt, in order."""
+    samples = list(engine.stream(requests_of(prompts), decoding=decoding))
+    found = {(sample.key, sample.sample_index): sample.generation for sample in samples}
+    assert len(found) == len(samples), "a sample came twice"
+    return [[found[str(at), index] for index in range(3)] for at in range(len(prompts))]
 
 
 def expected(model: str, prompt: list[int], number: int, *, max_tokens: int, ends: Sequence[int]) -> list[int]:
@@ -322,7 +332,7 @@ def test_an_adapter_of_another_run_is_used_and_left(
     first.close()
     assert generate(second, PROMPTS, PLAIN) == groups, "loaded again"
     server.script = [None] * 5 + [server.cards.pop]  # as a run that is done unloads it while this one samples
-    assert generate(second, PROMPTS, PLAIN) == groups, "even in the middle of a chunk"
+    assert generate(second, PROMPTS, PLAIN) == groups, "even while it samples"
     assert len(server.sent("load_lora_adapter")) == 3
 
 
@@ -369,14 +379,16 @@ def test_a_restarted_server_is_waited_for(
     wanted = [[expected(name, prompt, number, max_tokens=6, ends=[END]) for number in range(3)] for prompt in PROMPTS]
     assert [[generation.token_ids for generation in group] for group in groups] == wanted
     waits = [record.message for record in caplog.records if "waiting up to" in record.message]
-    assert waits and all("prompts of this chunk are sampled, earlier chunks are kept" in line for line in waits)
+    assert waits and all("prompts are sampled and kept" in line for line in waits)
 
 
 def test_patience_has_an_end(weights: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
-    with pytest.raises(TpoError, match=r"is away for .*engine.patience_s.*0 of 20 prompts.*set engine.base_urls"):
+    with pytest.raises(
+        TpoError, match=r"is away for .*engine.patience_s.*0 prompts are sampled and kept.*set engine.base_urls"
+    ):
         generate(open_engine(weights, url, patience_s=0.2), PROMPTS, PLAIN)
 
 
@@ -388,12 +400,74 @@ def test_what_passes_is_tried_again_and_what_does_not_ends_it(serve: Callable[..
     server.script = [None] * 3 + [failed(500, f"out of memory {KEY}")] * 4
     with pytest.raises(
         TpoError,
-        match=r"prompt failed as often as engine.max_retries=3 allows.*out of memory <key>.* 3 of 20 prompts",
+        match=r"prompt failed as often as engine.max_retries=3 allows.*out of memory <key>.* 3 prompts are sampled",
     ):
         generate(engine, PROMPTS, PLAIN)
     server.script = [failed(400, "n must be 1 when using greedy sampling")]
     with pytest.raises(TpoError, match="n must be 1 when using greedy sampling"):
         generate(engine, PROMPTS, PLAIN)
+
+
+# Streaming
+
+
+def test_prompts_are_taken_as_the_servers_have_room(serve: Callable[..., FakeVllm], weights: Path) -> None:
+    servers = [serve(), serve()]
+    taken = []
+
+    def endless() -> Iterator[Request]:
+        for request in requests_of([5, 6, number] for number in count()):
+            taken.append(request)
+            yield request
+
+    engine = open_engine(weights, *(server.url for server in servers), max_concurrency=2)
+    stream = engine.stream(endless(), decoding=TWO_PHASES)
+    for number in range(1, 61):
+        next(stream)
+        assert len(taken) <= (number - 1) // 3 + 4, "four at a time"
+    assert len({next(stream).key for _ in range(30)}) > 5
+    stream.close()
+    num_asked = sum(len(server.sent("completions")) for server in servers)
+    time.sleep(0.1)
+    assert sum(len(server.sent("completions")) for server in servers) == num_asked, "nothing goes on"
+
+
+def test_a_response_does_not_wait_for_another_thought(serve: Callable[..., FakeVllm], weights: Path) -> None:
+    server = serve()
+    hold = threading.Event()
+    handle = server.handle
+
+    def held(handler: BaseHTTPRequestHandler, body: Any) -> None:
+        if body and body.get("prompt") == PROMPTS[0]:
+            hold.wait(10)
+        handle(handler, body)
+
+    server.handle = held  # type: ignore[method-assign]
+    stream = open_engine(weights, server.url, max_concurrency=2).stream(requests_of(PROMPTS[:5]), decoding=TWO_PHASES)
+    first = [next(stream).key for _ in range(12)]
+    assert sorted(set(first)) == ["1", "2", "3", "4"] and not hold.is_set()
+    hold.set()
+    assert [sample.key for sample in stream] == ["0"] * 3
+
+
+def test_what_was_finished_comes_before_the_error(serve: Callable[..., FakeVllm], weights: Path) -> None:
+    server = serve()
+    server.script = [None] * 5 + [failed(400, "no more")]
+    stream = open_engine(weights, server.url, max_concurrency=3).stream(requests_of(PROMPTS), decoding=PLAIN)
+    samples = []
+    with pytest.raises(TpoError, match="no more"):
+        for sample in stream:
+            samples.append(sample)
+    assert len(samples) in {15, 18, 21}, "those under way with it too"
+
+
+def test_an_error_of_the_prompts_reaches_the_caller(serve: Callable[..., FakeVllm], weights: Path) -> None:
+    def broken() -> Iterator[Request]:
+        yield from requests_of(PROMPTS[:2])
+        raise KeyError("prompt")
+
+    with pytest.raises(KeyError, match="prompt"):
+        list(open_engine(weights, serve().url).stream(broken(), decoding=PLAIN))
 
 
 # What the server says of itself

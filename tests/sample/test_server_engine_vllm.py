@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from real_vllm import Server
-from test_torch_engine import DELIMITER, make_adapter, random_prompts, switching
+from test_torch_engine import DELIMITER, generate, make_adapter, random_prompts, switching
 
 import tpo.sample.completions
 from tpo.config.thought import DIRECT
@@ -26,7 +27,7 @@ from tpo.store.records import Completion, read_records
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
-TORCH = TorchEngineConfig(max_sequences=16, chunk_prompts=4)
+TORCH = TorchEngineConfig(max_sequences=16)
 SETTINGS = {"num_samples": 1, "temperature": 0.0, "top_p": 1.0, "max_thought_tokens": 8, "max_response_tokens": 24}
 PROMPTS = [prompt for prompt in load_builtin() if len(prompt.text) < 100][:6]
 
@@ -61,7 +62,7 @@ def policy_of(model: Path, adapter: Path | None = None) -> Policy:
 
 def engine_settings(server: Server) -> ServerEngineConfig:
     reach = {"max_concurrency": 4, "max_retries": 2, "patience_s": 10.0, "timeout_s": 600.0}
-    return ServerEngineConfig(base_urls=[server.url], api_key_env="NO_KEY", chunk_prompts=4, **reach)
+    return ServerEngineConfig(base_urls=[server.url], api_key_env="NO_KEY", **reach)
 
 
 def open_engine(server: Server, policy: Policy, *, end_ids: frozenset[int], max_tokens: int = 200) -> ServerEngine:
@@ -76,7 +77,7 @@ def served(server: Server) -> list[str]:
 def sample_rows(path: Path, policy: Policy, settings: EngineSettings) -> list[Completion]:
     path.mkdir()
     write_completions(path, PROMPTS, policy, DIRECT, settings=SETTINGS, engine_settings=settings, seed=0)
-    return [replace(row, seed=-1) for row in read_records(path / "rows.jsonl", Completion)]
+    return [structs.replace(row, seed=-1) for row in read_records(path / "rows.jsonl", Completion)]
 
 
 def test_the_server_samples_what_the_torch_engine_does(
@@ -101,7 +102,7 @@ def test_thoughts_are_switched(model: Path, server: Server, adapter: Path) -> No
     assert switch.switch_ids is not None and DELIMITER in tokenizer.decode(switch.switch_ids)
     ends = frozenset({tokenizer.eos_token_id, *tokenizer.encode(" the and of to a in , .")})
     engine = open_engine(server, policy_of(model, adapter), end_ids=ends)
-    groups = engine.generate(random_prompts(0, lengths=(2, 9, 33, 90)), seeds=[[0] * 4] * 4, decoding=switch)
+    groups = generate(engine, random_prompts(0, lengths=(2, 9, 33, 90)), seeds=[[0] * 4] * 4, decoding=switch)
     assert adapter_name(adapter) in served(server)
     engine.close()
     flat = [generation for group in groups for generation in group]
@@ -120,9 +121,8 @@ def test_the_server_is_refused_where_it_is_another(model: Path, server: Server, 
     def message(policy: Policy, **changes: Any) -> str:
         engine = open_engine(server, policy, end_ids=frozenset({2}), **changes)
         with pytest.raises(TpoError) as caught:
-            engine.generate(
-                [[5, 6, 7]], seeds=[[0]], decoding=switching(load_tokenizer(model / "tokenizer"), thought=2, response=2)
-            )
+            switch = switching(load_tokenizer(model / "tokenizer"), thought=2, response=2)
+            generate(engine, [[5, 6, 7]], seeds=[[0]], decoding=switch)
         engine.close()
         return str(caught.value)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import vllm_settings
-from test_torch_engine import DELIMITER, GREEDY, make_adapter, make_engine, random_prompts, switching
+from test_torch_engine import DELIMITER, GREEDY, generate, make_adapter, make_engine, random_prompts, switching
 
 from tpo.judge.llm.ask import LLM
 from tpo.judge.llm.local import LocalBackend
@@ -28,11 +28,15 @@ from tpo.store.processes import vllm as vllm_process
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
+REPOSITORY = Path(__file__).parents[2]
+
 # For one policy after the other: greedy for the comparison, then sampled thoughts with the forced switch.
 SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
+sys.path[:0] = ["tests", "tests/sample"]
+from test_torch_engine import generate
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding
 from tpo.sample.engines.vllm import VllmEngine, VllmEngineConfig
@@ -47,7 +51,7 @@ for adapter in request["adapters"]:
         if decoding["switch_ids"] is not None:
             decoding["switch_ids"] = tuple(decoding["switch_ids"])
         seeds = [[0] * num_samples] * len(request["prompts"])
-        groups = engines[-1].generate(request["prompts"], seeds=seeds, decoding=Decoding(**decoding))
+        groups = generate(engines[-1], request["prompts"], seeds=seeds, decoding=Decoding(**decoding))
         results[-1].append([[asdict(generation) for generation in group] for group in groups])
 assert len({id(engine.llm) for engine in engines}) == 1
 Path(request["out"]).write_text(json.dumps(results))
@@ -66,12 +70,17 @@ def run_vllm(
         "config": asdict(vllm_settings(gpu_memory_utilization=0.15)),
         "end_ids": END_IDS,
         "decodings": [vars(decoding) for decoding in decodings],
-        "num_samples": [1, 3],  # vLLM refuses several greedy samples of one prompt
+        "num_samples": [2, 3],
         "prompts": prompts,
         "out": str(out),
     }
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], input=json.dumps(request), capture_output=True, text=True, check=False
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps(request),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(out.read_text())
@@ -95,11 +104,11 @@ def test_vllm_generates_what_the_torch_engine_does(wide_model: Path, tmp_path: P
     expected = []
     for adapter, (group, _) in zip(policies, found, strict=True):
         engine = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS)
-        expected.append(engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY))
-        assert group == [[vars(wanted)] for (wanted,) in expected[-1]]
+        expected.append(generate(engine, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY))
+        assert group == [[vars(wanted)] * 2 for (wanted,) in expected[-1]]
     if has_adapter:
         base = make_engine(wide_model, end_ids=END_IDS)
-        assert base.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) not in expected
+        assert generate(base, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) not in expected
         assert expected[0] != expected[1]
     else:
         assert {wanted.finish_reason for (wanted,) in expected[0]} == {"stop", "length"}
@@ -124,19 +133,18 @@ def test_several_engines_generate_what_one_does(
     pytest.importorskip("vllm")
     adapter = make_adapter(wide_model, tmp_path / "adapter")
     prompts = random_prompts(0, lengths=(2, 9, 33, 64, 90))
-    expected = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS).generate(
-        prompts, seeds=[[0]] * len(prompts), decoding=GREEDY
-    )
+    alone = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS)
+    expected = generate(alone, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
     config = vllm_settings(gpu_memory_utilization=0.05, data_parallel_size=2)
     monkeypatch.setattr(vllm_process, "_cached", None)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
-    engine = config.make(policy, chat=chat, contexts=prompts, decoding=GREEDY, seed=2**62)
+    engine = config.make(policy, chat=chat, max_len=200, decoding=GREEDY, seed=2**62)
     assert isinstance(engine, VllmWorkers)
     try:
-        assert engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) == expected
+        assert generate(engine, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) == expected
         hot = replace(GREEDY, temperature=1.0)
-        same = engine.generate([prompts[1]] * 2, seeds=[[0] * 4] * 2, decoding=hot)
+        same = generate(engine, [prompts[1]] * 2, seeds=[[0] * 4] * 2, decoding=hot)
         assert same[0] != same[1], "two engines that draw the same numbers"
         num_done = 0
         with pytest.raises(
@@ -145,7 +153,7 @@ def test_several_engines_generate_what_one_does(
             while num_done < 100:
                 if num_done == 1:  # while it computes: vLLM itself would wait for ever
                     threading.Timer(0.5, kill_engine_of, [engine._workers._processes[1].pid]).start()
-                engine.generate(prompts, seeds=[[0] * 16] * len(prompts), decoding=replace(hot, max_tokens=400))
+                generate(engine, prompts, seeds=[[0] * 16] * len(prompts), decoding=replace(hot, max_tokens=400))
                 num_done += 1
         assert num_done < 4
     finally:
@@ -176,11 +184,11 @@ def test_several_judges_answer_what_the_torch_engine_does(
     config = LLMConfig(backend="vllm", name=str(wide_model), vllm=LocalLLMConfig(**vllm))
     questions = [Question(None, prompt.text, 0.0, 24, watch=(FIRST_TOKEN,)) for prompt in load_builtin()[:9]]
     backend = LocalBackend(config, None)
-    answers = LLM(backend, tmp_path / "answers.sqlite", max_calls=None).ask(questions)
+    answers = list(LLM(backend, tmp_path / "answers.sqlite", max_calls=None).ask(questions))
     engine, tokenizer = make_engine(wide_model), load_tokenizer(wide_model)
     prompts = [backend.render(question) for question in questions]
     for prompt, answer, (expected,) in zip(
-        prompts, answers, engine.generate(prompts, seeds=[[0]] * len(prompts), decoding=GREEDY), strict=True
+        prompts, answers, generate(engine, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY), strict=True
     ):
         text = tokenizer.decode(expected.token_ids, skip_special_tokens=True)
         assert answer.text == text.rstrip("\ufffd"), "vLLM leaves out a character that is not whole at the end"

@@ -146,11 +146,7 @@ class PromptsConfig(Kind):
 
 @dataclass
 class EngineConfig(Kind):
-    """What samples: the part that all kinds share. `tpo.sample.decoding.EngineSettings` says what a kind has to do.
-
-    Attributes:
-        chunk_prompts: Instructions that are sampled together; a kill loses at most these.
-    """
+    """What samples: the part that all kinds share. `tpo.sample.decoding.EngineSettings` says what a kind has to do."""
 
     group_name: ClassVar[str] = "engine"
     found_in: ClassVar[str] = "tpo.sample.engines"
@@ -158,7 +154,6 @@ class EngineConfig(Kind):
     runs_on: ClassVar[RunsOn] = RunsOn.DEVICE
 
     kind: str = setting()
-    chunk_prompts: int = setting(minimum=1)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Sampling with vLLM: n = K with a shared prefix, adapters served unmerged, each under an id of its own.
+"""Sampling with vLLM: continuous batching, prompts computed once, adapters served unmerged, each under its own id.
 
 vLLM keeps the device's memory until its process ends, so steps with this engine run in a child process
 (`tpo.store.resident`), which ends before a training begins. The child has one engine, or several in child processes of
@@ -6,17 +6,30 @@ its own, each with the whole model on its own GPUs.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from tpo.config.fields import setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Engine, EngineSettings, Generation, Thought, switch_to_response
+from tpo.sample.decoding import (
+    Decoding,
+    Engine,
+    EngineSettings,
+    Generation,
+    Request,
+    Sample,
+    Thought,
+    switch_to_response,
+)
+from tpo.store.processes.in_flight import FIRST, InFlight
 from tpo.store.processes.vllm import cached_engine, start_vllm
-from tpo.store.processes.workers import Emit, Workers, share_devices
+from tpo.store.processes.workers import Workers, share_devices
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import RunsOn
 
@@ -26,7 +39,8 @@ class VllmEngineConfig(EngineSettings):
     """How vLLM is started.
 
     The number of copies is no part of the identity: each copy computes as a single one does. Tensor parallelism sums in
-    another order, and other settings of vLLM may change a last bit too.
+    another order, and other settings of vLLM may change a last bit too. Whether samples have seeds of their own follows
+    from the machine (`draws_by_seed`), and so is no part of it either; a completion's row has its seed, or -1.
     """
 
     runs_on: ClassVar[RunsOn] = RunsOn.VLLM
@@ -39,18 +53,39 @@ class VllmEngineConfig(EngineSettings):
     tensor_parallel_size: int = setting(1, minimum=1)
     data_parallel_size: int = setting(1, minimum=1, how=True)
 
-    def make(
-        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
-    ) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
         """Return the engine; vLLM is started, or the process's cached one is used."""
         engine = VllmWorkers if self.data_parallel_size > 1 else VllmEngine
         return engine(self, policy, end_ids=chat.end_ids, seed=seed)
 
 
-class VllmEngine:
-    """Samples with vLLM in this process."""
+def draws_by_seed() -> bool:
+    """Return whether vLLM draws a request's tokens by the request's own seed here, whatever shares its batch.
 
-    uses_seeds = False  # vLLM's per-request seeds are not reproducible across batches, and kill its CPU build
+    It does on CUDA: vLLM 0.32 places each draw by seed and position (Model Runner V2), or has a generator for each
+    request (its predecessor). Its CPU build ends at a request with a seed.
+    """
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@dataclass
+class _Draw:
+    """A sample under way: its request, and the thought once that is finished."""
+
+    request: Request
+    sample_index: int
+    seed: int
+    thought: Thought | None = None
+
+
+class VllmEngine:
+    """Samples with vLLM in this process.
+
+    Each sample is a request of its own, which is what vLLM makes of several samples of a request too; the prompt that
+    they share is computed once, where prefixes are cached.
+    """
 
     def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
         """Start vLLM, or use the one that this process has cached.
@@ -59,84 +94,77 @@ class VllmEngine:
             settings: Of the engine.
             policy: Seed model and adapter.
             end_ids: Token ids that end a completion.
-            seed: Of vLLM's own random stream.
+            seed: Of vLLM's own random stream, for samples without a seed.
 
         Raises:
             OccupiedError: If this process's vLLM was started with other arguments.
         """
+        self.uses_seeds = draws_by_seed()
         self.end_ids = end_ids
+        self.max_in_flight = 2 * settings.max_num_seqs  # so that as many wait as decode
         self.lora = None if policy.adapter_path is None else _lora_request(policy.adapter_path)
         self.llm = start_vllm(seed=seed % 2**31, **llm_arguments(settings, policy))
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
-    ) -> list[list[Generation]]:
-        """Return for each prompt one generation per seed, in order; the seeds' values are not used."""
-        if decoding.switch_ids is None:
-            groups = self._sample(prompts, [len(group) for group in seeds], decoding.max_tokens, decoding, stop=None)
-            return [[Generation(ids, reason) for ids, reason in group] for group in groups]
-        thoughts = self._sample(
-            prompts, [len(group) for group in seeds], decoding.max_tokens, decoding, stop=decoding.response_delimiter
-        )
-        switched: list[Thought] = []
-        contexts: list[list[int]] = []
-        for prompt, group in zip(prompts, thoughts, strict=True):
-            for token_ids, reason in group:
-                thought = switch_to_response(
-                    token_ids,
-                    is_delimited=reason == "delimiter",
-                    switch_ids=decoding.switch_ids,
-                    end_ids=self.end_ids,
-                )
-                switched.append(thought)
-                contexts.append([*prompt, *thought.token_ids])
-        responses = self._sample(contexts, [1] * len(contexts), decoding.max_response_tokens, decoding, stop=None)
-        flat = iter(
-            Generation([*thought.token_ids, *response], reason, thought.forced_start, thought.forced_stop)
-            for thought, [(response, reason)] in zip(switched, responses, strict=True)
-        )
-        return [[next(flat) for _ in group] for group in seeds]
+    def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        """Yield every sample of every request as it is finished.
+
+        A thought that has ended is continued with its response at once, before samples that have not begun.
+        """
+        draws = (_Draw(request, index, seed) for request in requests for index, seed in request.seeds.items())
+        with closing(InFlight[_Draw](self.llm, lora=self.lora)) as in_flight:
+            while True:
+                for draw in islice(draws, self.max_in_flight - len(in_flight)):
+                    self._begin(in_flight, draw, decoding)
+                if not len(in_flight):
+                    return
+                for draw, output in in_flight.step():
+                    (found,) = output.outputs
+                    token_ids = list(found.token_ids)
+                    if decoding.switch_ids is not None and draw.thought is None:
+                        draw.thought = switch_to_response(
+                            token_ids,
+                            is_delimited=found.stop_reason == decoding.response_delimiter,
+                            switch_ids=decoding.switch_ids,
+                            end_ids=self.end_ids,
+                        )
+                        self._respond(in_flight, draw, draw.thought, decoding)
+                        continue
+                    thought = draw.thought or Thought([], 0, 0)
+                    reason = "length" if found.finish_reason == "length" else "stop"
+                    generation = Generation(
+                        [*thought.token_ids, *token_ids], reason, thought.forced_start, thought.forced_stop
+                    )
+                    yield Sample(draw.request.key, draw.sample_index, generation)
 
     def close(self) -> None:
         """Do nothing: the process caches vLLM for later steps."""
 
-    def _sample(
-        self,
-        prompts: Sequence[Sequence[int]],
-        counts: Sequence[int],
-        max_tokens: int,
-        decoding: Decoding,
-        *,
-        stop: str | None,
-    ) -> list[list[tuple[list[int], str]]]:
-        """Return (token ids, reason) per prompt and sample; reason is "stop", "length" or "delimiter"."""
-        from vllm import SamplingParams
+    def _begin(self, in_flight: InFlight[_Draw], draw: _Draw, decoding: Decoding) -> None:
+        prompt_ids = list(draw.request.prompt_ids)
+        stop = None if decoding.switch_ids is None else decoding.response_delimiter
+        in_flight.add(draw, prompt_ids, **self._decoding(decoding, decoding.max_tokens, seed=draw.seed, stop=stop))
 
-        settings = [
-            SamplingParams(
-                n=count,
-                temperature=decoding.temperature,
-                top_p=decoding.top_p,
-                max_tokens=max_tokens,
-                stop=[stop] if stop else None,
-                include_stop_str_in_output=True,
-                stop_token_ids=sorted(self.end_ids),
-                skip_special_tokens=False,
-            )
-            for count in counts
-        ]
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-        outputs = self.llm.generate(requests, settings, lora_request=self.lora, use_tqdm=False)
-        groups = []
-        for output in outputs:
-            group = []
-            for sample in sorted(output.outputs, key=lambda sample: sample.index):
-                reason = "length" if sample.finish_reason == "length" else "stop"
-                if stop is not None and sample.stop_reason == stop:
-                    reason = "delimiter"
-                group.append((list(sample.token_ids), reason))
-            groups.append(group)
-        return groups
+    def _respond(self, in_flight: InFlight[_Draw], draw: _Draw, thought: Thought, decoding: Decoding) -> None:
+        # With the thought's seed, draws could repeat the thought's.
+        seed = derive_seed(draw.seed, "response")
+        in_flight.add(
+            draw,
+            [*draw.request.prompt_ids, *thought.token_ids],
+            priority=FIRST,
+            **self._decoding(decoding, decoding.max_response_tokens, seed=seed, stop=None),
+        )
+
+    def _decoding(self, decoding: Decoding, max_tokens: int, *, seed: int, stop: str | None) -> dict[str, Any]:
+        return {
+            "temperature": decoding.temperature,
+            "top_p": decoding.top_p,
+            "max_tokens": max_tokens,
+            "seed": seed if self.uses_seeds else None,
+            "stop": [stop] if stop else None,
+            "include_stop_str_in_output": True,
+            "stop_token_ids": sorted(self.end_ids),
+            "skip_special_tokens": False,
+        }
 
 
 def llm_arguments(settings: VllmEngineConfig, policy: Policy) -> dict[str, Any]:
@@ -183,67 +211,45 @@ def adapter_rank(path: Path) -> int:
     raise ValueError(f"{path}: rank {rank} is above vLLM's largest, 512")
 
 
-class Task(NamedTuple):
-    """Arguments of `VllmEngine.generate`."""
-
-    prompts: list[list[int]]
-    seeds: list[list[int]]
-    decoding: Decoding
-
-
-class VllmWorker:
-    """One of the engines, in its own process."""
-
-    def __init__(self, **arguments: Any) -> None:
-        """Start vLLM, or use the cached one; the arguments are those of `VllmEngine`."""
-        self.engine = VllmEngine(**arguments)
-
-    def __call__(self, task: Task, emit: Emit) -> None:
-        """Sample the completions of a task's prompts."""
-        emit(self.engine.generate(task.prompts, seeds=task.seeds, decoding=task.decoding))
+def vllm_stream(*, decoding: Decoding, **arguments: Any) -> Callable[[Iterable[Request]], Iterator[Sample]]:
+    """Return what one of several engines does in its own process; further arguments are those of `VllmEngine`."""
+    return partial(VllmEngine(**arguments).stream, decoding=decoding)
 
 
 class VllmWorkers:
-    """Divides prompts among engines; a prompt's samples stay on one engine, which caches their common prefix.
+    """Several engines, each in a process of its own, that take requests as they have room for them.
 
-    Greedy completions do not depend on the number of engines, up to rounding, which in vLLM depends on the batch;
-    sampled ones do, since every engine has a random stream of its own.
+    A request's samples stay on one engine, which computes their common prompt once. Greedy completions, and those that
+    are drawn by their own seeds, do not depend on the number of engines, up to rounding, which in vLLM depends on the
+    batch; others do, since every engine has a random stream of its own.
     """
 
-    uses_seeds = VllmEngine.uses_seeds
-
     def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
-        """Start `data_parallel_size` engines, or use the cached ones; the arguments are those of `VllmEngine`.
+        """Start `data_parallel_size` processes, or use the cached ones; the arguments are those of `VllmEngine`.
 
         Raises:
-            TpoError: If there are not enough GPUs, or an engine does not start.
+            TpoError: If there are not enough GPUs, or a process does not start.
             OccupiedError: If this process's engines were started with other arguments.
         """
-        count = self._count = settings.data_parallel_size
+        self.uses_seeds = draws_by_seed()
+        count = settings.data_parallel_size
         shares = share_devices(count, per_worker=settings.tensor_parallel_size, group="engine")
         self._workers = cached_engine((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
         shared = {"settings": settings, "policy": policy, "end_ids": end_ids}
         # Engines with one seed would draw the same numbers for different prompts.
-        own = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
-        self._workers.make(VllmWorker, own)
+        self._arguments = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
+        self._decoding: Decoding | None = None  # that the engines were made for
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
-    ) -> list[list[Generation]]:
-        """Return for each prompt one generation per seed, in order; the seeds' values are not used.
+    def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        """Yield every sample of every request as it is finished.
 
         Raises:
-            TpoError: If an engine fails or is killed.
+            TpoError: If an engine does not start, fails or is killed.
         """
-        shares = {number: range(number, len(prompts), self._count) for number in range(min(self._count, len(prompts)))}
-        tasks = {
-            number: Task([list(prompts[at]) for at in share], [list(seeds[at]) for at in share], decoding)
-            for number, share in shares.items()
-        }
-        groups: dict[int, list[Generation]] = {}
-        for number, found in self._workers.run(tasks):
-            groups.update(zip(shares[number], found, strict=True))
-        return [groups[at] for at in range(len(prompts))]
+        if decoding != self._decoding:
+            self._workers.make(vllm_stream, [{**values, "decoding": decoding} for values in self._arguments])
+            self._decoding = decoding
+        yield from self._workers.run(requests)
 
     def close(self) -> None:
         """Do nothing: the process caches the engines for later steps."""

@@ -6,6 +6,7 @@ share one child, which keeps the engine from step to step and ends before a step
 
     launch.py      one step in a child process, or in several started by `accelerate launch`
     vllm.py        vLLM inside a process, kept from step to step
+    in_flight.py   requests under way in it, added and finished one by one
     workers.py     copies of a model, each in a process with its own share of the GPUs
 
 When the parent is killed, workers and the child with vLLM see their socket closed and end, and the ranks of a training

@@ -90,10 +90,13 @@ class RandomStream:
 def _start(arguments: dict[str, Any]) -> Any:
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
+    # FlashInfer's sampler compiles itself at the first request, and vLLM ends where that fails for want of a compiler.
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     from vllm import LLM
 
     log.info("starting vLLM with %s", arguments["model"])
-    llm = LLM(worker_extension_cls=f"{__name__}.{RandomStream.__name__}", **arguments)
+    extension = f"{__name__}.{RandomStream.__name__}"
+    llm = LLM(worker_extension_cls=extension, scheduling_policy="priority", **arguments)  # for `in_flight`
     threading.Thread(target=_watch, args=(llm.llm_engine.engine_core,), daemon=True).start()
     return llm
 

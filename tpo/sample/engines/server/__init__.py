@@ -1,17 +1,26 @@
 """Sampling through vLLM's server, or several that serve the same model (`vllm_server`)."""
 
 import asyncio
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, ClassVar
 
 from tpo.config.fields import ConfigError, setting
 from tpo.model.chat import Chat
+from tpo.model.concurrent import Emit, Flow, stream_concurrently
 from tpo.model.connection import Connection, Purpose
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Decoding, Engine, EngineSettings, Generation, longest, switch_to_response
+from tpo.sample.decoding import (
+    Decoding,
+    Engine,
+    EngineSettings,
+    Generation,
+    Request,
+    Sample,
+    Thought,
+    switch_to_response,
+)
 from tpo.sample.engines.server.vllm_server import VllmServer
 from tpo.store.errors import TpoError
 from tpo.store.stage import RunsOn
@@ -44,17 +53,15 @@ class ServerEngineConfig(EngineSettings):
         if not self.base_urls:
             raise ConfigError(f"{at}.base_urls is empty: give the address of a server, see conf/engine/server.yaml")
 
-    def make(
-        self, policy: Policy, *, chat: Chat, contexts: Iterable[Sequence[int]], decoding: Decoding, seed: int
-    ) -> Engine:
+    def make(self, policy: Policy, *, chat: Chat, max_len: int, decoding: Decoding, seed: int) -> Engine:
         """Return the engine; nothing is sent before the first prompt, and the seed is not used."""
-        return ServerEngine(self, policy, end_ids=chat.end_ids, max_tokens=longest(contexts, decoding))
+        return ServerEngine(self, policy, end_ids=chat.end_ids, max_tokens=max_len)
 
 
 class ServerEngine:
-    """Samples by requests to servers, many prompts concurrently."""
+    """Samples by requests to servers, many prompts concurrently; the servers take them from one queue."""
 
-    uses_seeds = False  # as `VllmEngine`
+    uses_seeds = False  # what the server computes with is not known here, and a CPU's would end at a seed
 
     def __init__(
         self, settings: ServerEngineConfig, policy: Policy, *, end_ids: frozenset[int], max_tokens: int
@@ -68,7 +75,7 @@ class ServerEngine:
             max_tokens: The longest prompt plus completion that will be asked for.
         """
         self._settings, self._end_ids = settings, end_ids
-        self._num_done = self._num_prompts = 0
+        self._num_done = 0
         self._servers = [
             VllmServer(
                 Connection(url, asdict(settings), PURPOSE, progress=self._progress),
@@ -80,73 +87,62 @@ class ServerEngine:
         ]
 
     def _progress(self) -> str:
-        return f"{self._num_done} of {self._num_prompts} prompts of this chunk are sampled, earlier chunks are kept"
+        return f"{self._num_done} prompts are sampled and kept"
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
-    ) -> list[list[Generation]]:
-        """Return for each prompt one generation per seed, in order; the seeds' values are not used.
+    def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        """Yield every sample of every request as it is finished; a prompt's seeds are not used.
 
         Raises:
-            TpoError: If a server serves another model, returns no token ids, or cannot be reached for too long.
+            TpoError: If a server serves another model, returns no token ids, or cannot be reached for too long; after
+                what was under way with the other requests.
         """
-        self._num_done, self._num_prompts = 0, len(prompts)
-        return asyncio.run(self._generate(prompts, [len(group) for group in seeds], decoding))
+        self._num_done = 0
 
-    async def _generate(
-        self, prompts: Sequence[Sequence[int]], counts: Sequence[int], decoding: Decoding
-    ) -> list[list[Generation]]:
-        waiting = deque(range(len(prompts)))
-        groups: dict[int, list[Generation]] = {}
-        failures: list[TpoError] = []
+        async def run(flow: Flow[Request, Sample]) -> None:
+            await asyncio.gather(*(self._use(server, flow, decoding) for server in self._servers))
 
-        async def work(server: VllmServer, client: Any) -> None:
-            while waiting and not failures:
-                at = waiting.popleft()
-                try:
-                    groups[at] = await self._sample(server, client, list(prompts[at]), counts[at], decoding)
-                    self._num_done += 1
-                except TpoError as error:
-                    failures.append(error)
+        yield from stream_concurrently(requests, run)
 
-        async def use(server: VllmServer) -> None:
-            async with server.connection.client() as client:
-                try:
-                    await server.prepare(client)
-                except TpoError as error:
-                    failures.append(error)
-                await asyncio.gather(*(work(server, client) for _ in range(self._settings.max_concurrency)))
-
-        await asyncio.gather(*(use(server) for server in self._servers))
-        if failures:
-            raise failures[0]
-        return [groups[at] for at in range(len(prompts))]
+    async def _use(self, server: VllmServer, flow: Flow[Request, Sample], decoding: Decoding) -> None:
+        async with server.connection.client() as client:
+            try:
+                await server.prepare(client)
+            except TpoError as error:
+                flow.fail(error)
+            sample = partial(self._sample, server, client, decoding)
+            await asyncio.gather(*(flow.work(sample) for _ in range(self._settings.max_concurrency)))
 
     async def _sample(
-        self, server: VllmServer, client: Any, prompt: list[int], count: int, decoding: Decoding
-    ) -> list[Generation]:
+        self, server: VllmServer, client: Any, decoding: Decoding, request: Request, emit: Emit[Sample]
+    ) -> None:
+        prompt = list(request.prompt_ids)
         ask = partial(server.complete, client, decoding=decoding)
-        if decoding.switch_ids is None:
-            whole = await ask(prompt, count=count, max_tokens=decoding.max_tokens)
-            return [Generation(token_ids, reason) for token_ids, reason in whole]
-        sampled = await ask(prompt, count=count, max_tokens=decoding.max_tokens, stop=decoding.response_delimiter)
-        thoughts = [
-            switch_to_response(
-                token_ids,
-                is_delimited=reason == "delimiter",
-                switch_ids=decoding.switch_ids,
-                end_ids=self._end_ids,
-            )
-            for token_ids, reason in sampled
-        ]
-        contexts = [[*prompt, *thought.token_ids] for thought in thoughts]
-        responses = await asyncio.gather(
-            *(ask(context, count=1, max_tokens=decoding.max_response_tokens) for context in contexts)
+        stop = None if decoding.switch_ids is None else decoding.response_delimiter
+        sampled = await ask(prompt, count=len(request.seeds), max_tokens=decoding.max_tokens, stop=stop)
+
+        async def finish(sample_index: int, token_ids: list[int], reason: str) -> None:
+            thought = Thought([], 0, 0)
+            if decoding.switch_ids is not None:
+                thought = switch_to_response(
+                    token_ids,
+                    is_delimited=reason == "delimiter",
+                    switch_ids=decoding.switch_ids,
+                    end_ids=self._end_ids,
+                )
+                context = [*prompt, *thought.token_ids]
+                [(token_ids, reason)] = await ask(context, count=1, max_tokens=decoding.max_response_tokens)
+            token_ids = [*thought.token_ids, *token_ids]
+            generation = Generation(token_ids, reason, thought.forced_start, thought.forced_stop)
+            await emit(Sample(request.key, sample_index, generation))
+
+        ends = await asyncio.gather(
+            *(finish(index, *found) for index, found in zip(request.seeds, sampled, strict=True)),
+            return_exceptions=True,  # so that all are finished before one's failure is told
         )
-        return [
-            Generation([*thought.token_ids, *token_ids], reason, thought.forced_start, thought.forced_stop)
-            for thought, [(token_ids, reason)] in zip(thoughts, responses, strict=True)
-        ]
+        for error in ends:
+            if error is not None:
+                raise error
+        self._num_done += 1
 
     def close(self) -> None:
         """Unload the adapter from the servers that this engine loaded it to."""

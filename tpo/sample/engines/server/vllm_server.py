@@ -57,7 +57,7 @@ class VllmServer:
     async def prepare(self, client: Any) -> None:
         """Check that the server serves the policy's model, and load the adapter unless it is loaded.
 
-        Called before every chunk, since a server may have been restarted.
+        Called at the start of every stream, since a server may have been restarted.
 
         Raises:
             TpoError: If it serves another model, with too short a context, or refuses the adapter.

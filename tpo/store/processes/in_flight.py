@@ -1,0 +1,64 @@
+"""Requests under way in a vLLM of this process.
+
+`LLM.generate` takes all requests at once and returns when the last is finished. Here they are added while others are
+computed, and come back one by one, so that the engine always has requests that wait for a place in its batch.
+"""
+
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+FIRST, LATER = 0, 1  # priorities of requests that wait for a place in the batch
+
+
+class InFlight(Generic[T]):
+    """Requests that vLLM computes, each with what the caller knows of it."""
+
+    def __init__(self, llm: Any, *, lora: Any = None) -> None:
+        """Start with none.
+
+        Args:
+            llm: A `vllm.LLM` that nobody else uses meanwhile.
+            lora: A `LoRARequest` for all requests.
+        """
+        self._engine, self._lora = llm.llm_engine, lora
+        self._members: dict[str, T] = {}
+        self._num_added = 0
+
+    def __len__(self) -> int:
+        """Return how many are under way."""
+        return len(self._members)
+
+    def add(self, member: T, prompt_ids: list[int], *, priority: int = LATER, **decoding: Any) -> None:
+        """Add a request.
+
+        Args:
+            member: Comes back with the output.
+            prompt_ids: The prompt.
+            priority: Of those that wait, `FIRST` come before `LATER`, and of equal ones the first that was added.
+            decoding: Arguments of `vllm.SamplingParams`.
+        """
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        name = str(self._num_added)
+        self._engine.add_request(
+            name,
+            TokensPrompt(prompt_token_ids=prompt_ids),
+            SamplingParams(output_kind=RequestOutputKind.FINAL_ONLY, **decoding),
+            lora_request=self._lora,
+            priority=priority,
+        )
+        self._num_added += 1
+        self._members[name] = member
+
+    def step(self) -> list[tuple[T, Any]]:
+        """Wait for the engine's next step and return what it finished: (member, `vllm.RequestOutput`)."""
+        done = [request for request in self._engine.step() if request.finished]
+        return [(self._members.pop(request.request_id), request) for request in done]
+
+    def close(self) -> None:
+        """Abort what is under way."""
+        if self._members:
+            self._engine.abort_request(list(self._members))
+            self._members.clear()
