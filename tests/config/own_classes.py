@@ -1,11 +1,11 @@
 """Classes such as a user writes outside of the repository; no third-party import."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tpo.config.thought import Split, ThoughtFormat
 from tpo.judge.protocol import Candidates, Judgement
-from tpo.sample.decoding import Decoding, Generation
+from tpo.sample.decoding import Decoding, Generation, Request, Sample
 from tpo.sample.prompts import make_prompt
 from tpo.store.records import Completion, Prompt
 
@@ -16,9 +16,10 @@ class Vowels:
     def __init__(self, threshold: float, letters: str = "aeiou") -> None:
         self.threshold, self.letters = threshold, letters
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return the shares."""
-        return [[Judgement(self._share(response), None) for response in item.responses] for item in candidates]
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield the shares."""
+        for item in candidates:
+            yield [Judgement(self._share(response), None) for response in item.responses]
 
     def _share(self, response: str) -> float:
         return max(self.threshold, sum(letter in self.letters for letter in response) / len(response))
@@ -27,10 +28,11 @@ class Vowels:
 class Longer:
     """Prefers the longer of two responses."""
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        """Return 1, 0.5 or 0."""
-        lengths = [[len(response) for response in pair.responses] for pair in pairs]
-        return [Judgement(0.5 + 0.5 * ((first > second) - (first < second)), None) for first, second in lengths]
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        """Yield 1, 0.5 or 0."""
+        for pair in pairs:
+            first, second = map(len, pair.responses)
+            yield Judgement(0.5 + 0.5 * ((first > second) - (first < second)), None)
 
 
 class ReadsTheModel:
@@ -39,9 +41,10 @@ class ReadsTheModel:
     def __init__(self, policy: Any) -> None:
         self.policy = policy
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return the length of the model's path."""
-        return [[Judgement(float(len(self.policy.model_path)), None) for _ in item.responses] for item in candidates]
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield the length of the model's path."""
+        for item in candidates:
+            yield [Judgement(float(len(self.policy.model_path)), None) for _ in item.responses]
 
 
 class Echo:
@@ -52,15 +55,12 @@ class Echo:
     def __init__(self, chat: Any, max_len: int, count: int = 3) -> None:
         self.chat, self.max_len, self.count = chat, max_len, count
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], *, seeds: Sequence[Sequence[int]], decoding: Decoding
-    ) -> list[list[Generation]]:
-        """Return the same for every sample."""
-        ends = min(self.chat.end_ids)
-        return [
-            [Generation([*prompt[-self.count :], ends], "stop") for _ in group]
-            for prompt, group in zip(prompts, seeds, strict=True)
-        ]
+    def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
+        """Yield the same for every sample."""
+        for request in requests:
+            token_ids = [*request.prompt_ids[-self.count :], min(self.chat.end_ids)]
+            for sample_index in request.seeds:
+                yield Sample(request.key, sample_index, Generation(token_ids, "stop"))
 
     def close(self) -> None:
         """Do nothing."""
@@ -116,7 +116,7 @@ class Shouting:
     def measure(self, steps: Any, path: Any) -> dict[str, Any]:
         """Return the count."""
         prompts = steps.prompts()
-        answers = steps.answers(steps.policy, prompts).rows(Completion)
+        answers = list(steps.answers(steps.policy, prompts).rows(Completion))
         return {"num_answers": len(answers), "num_loud": sum((row.response or "").isupper() for row in answers)}
 
 

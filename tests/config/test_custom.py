@@ -50,7 +50,7 @@ def test_further_keys_are_arguments_and_the_file_is_part_of_the_identity() -> No
     assert settings == config.judge
     assert identity(settings)["arguments"] == {"threshold": 0.25}
     judge = settings.make(policy=None, answers_path=Path("none"))
-    assert [found.value for found in judge.score([Candidates("q", ("aabb", "bbbb"))])[0]] == [0.5, 0.25]
+    assert [found.value for found in list(judge.score([Candidates("q", ("aabb", "bbbb"))]))[0]] == [0.5, 0.25]
     assert (settings.uses_seed_model, settings.gives_verdicts) == (False, False)
 
 
@@ -79,9 +79,8 @@ def test_a_judge_whose_constructor_names_it_gets_the_seed_model() -> None:
         ([*VOWELS, "+judge.leters=x"], "judge.leters: .* no such argument; did you mean judge.letters?"),
         (["judge=custom", "judge._target_=own_classes.ReadsTheModel", "+judge.policy=1"], "judge.policy: .* gets it"),
         (["judge=custom", "judge._target_=builtins.dict"], "expected a class that stands in a Python file"),
-        (["engine=custom", "engine._target_=own_classes.Vowels"], "needs: generate and close and uses_seeds"),
-        (["engine=custom", "engine._target_=own_classes.Echo", "engine.chunk_prompts=many"], "engine.chunk_prompts"),
-        (["engine=custom", "engine._target_=own_classes.Echo", "engine.chunk_prompts=0"], "engine.chunk_prompts=0"),
+        (["engine=custom", "engine._target_=own_classes.Vowels"], "needs: stream and close and uses_seeds"),
+        (["engine=custom", "engine._target_=own_classes.Echo", "+engine.cuont=2"], "did you mean engine.count?"),
         (["prompts=custom", "prompts._target_=own_classes.Vowels"], "Vowels has not all that a prompts needs: load"),
         (["eval=custom", "eval._target_=own_classes.Vowels"], "Vowels has not all that a eval needs: measure"),
         (["eval=custom", "eval._target_=own_classes.Shouting", "+eval.leters=x"], "did you mean eval.letters?"),
@@ -293,10 +292,9 @@ class VarietyJudge(PointwiseJudgeConfig):
         return self
 
     def score(self, candidates):
-        return [
-            [Judgement((len(set(text.split())) / len(text.split())) ** self.power, None) for text in item.responses]
-            for item in candidates
-        ]
+        for item in candidates:
+            words = [text.split() for text in item.responses]
+            yield [Judgement((len(set(text)) / len(text)) ** self.power, None) for text in words]
 '''
 
 
@@ -365,25 +363,54 @@ def test_files_beside_the_class_that_it_imports_from_are_part_of_the_identity(
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        ([[Judgement(1.0, None)]], "a judgement for each response"),
+        ([[Judgement(1.0, None)]], "expected a list of 2 judgements, one for each response, not"),
+        ([Judgement(1.0, None)], "expected a list of 2 judgements, one for each response, not Judgement"),
         ([[Judgement(1.0, None), 2.0]], "expected a Judgement, not 2.0"),
         ([[Judgement(float("nan"), None), Judgement(1.0, None)]], "no finite number"),
         ([[Judgement(None, None), Judgement(1.0, None)]], "a reason for none"),
-        (5, "expected a list of judgements, not int"),
+        (5, "expected judgements that are yielded, not int"),
+        (None, "expected judgements that are yielded, not NoneType"),
+        ([[Judgement(1.0, None)] * 2] * 2, "more was yielded than an answer for each"),
+        ([], "less was yielded than an answer for each"),
     ],
 )
 def test_answers_that_are_none_are_said_in_a_sentence(returned: Any, message: str) -> None:
     class Wrong:
         def score(self, candidates: Any) -> Any:
+            list(candidates)
             return returned
 
-        def compare(self, pairs: Any) -> Any:
-            return 1 / 0
-
     with pytest.raises(TpoError, match=f"judge._target_=my.Wrong.*{message}"):
-        CheckedJudge(Wrong(), "my.Wrong").score([Candidates("q", ("a", "b"))])
-    with pytest.raises(TpoError, match=r"my.Wrong failed: ZeroDivisionError: division by zero \(.*, line \d+\)"):
-        CheckedPairwiseJudge(Wrong(), "my.Wrong").compare([Candidates("q", ("a", "b"))])
+        list(CheckedJudge(Wrong(), "my.Wrong").score([Candidates("q", ("a", "b"))]))
+
+
+def test_a_judge_that_fails_is_named_with_its_line_after_what_it_judged() -> None:
+    class Fails:
+        def compare(self, pairs: Any) -> Any:
+            for number, _ in enumerate(pairs):
+                yield Judgement(1 / (2 - number), None)
+
+    found = CheckedPairwiseJudge(Fails(), "my.Fails").compare([Candidates("q", ("a", "b"))] * 4)
+    assert [next(found).value for _ in range(2)] == [0.5, 1.0]
+    with pytest.raises(TpoError, match=r"my.Fails failed: ZeroDivisionError: division by zero \(.*, line \d+\)"):
+        next(found)
+
+
+def test_a_judge_that_answers_before_it_reads_or_stops_early_is_refused() -> None:
+    class Guesses:
+        def compare(self, pairs: Any) -> Any:
+            yield Judgement(1.0, None)
+
+    class Stops:
+        def compare(self, pairs: Any) -> Any:
+            next(pairs)
+            yield Judgement(1.0, None)
+
+    pairs = [Candidates("q", ("a", "b"))] * 2
+    with pytest.raises(TpoError, match="more was yielded"):
+        list(CheckedPairwiseJudge(Guesses(), "my.Guesses").compare(pairs))
+    with pytest.raises(TpoError, match="less was yielded"):
+        list(CheckedPairwiseJudge(Stops(), "my.Stops").compare(pairs))
 
 
 @pytest.mark.parametrize(

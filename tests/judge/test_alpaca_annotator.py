@@ -72,7 +72,7 @@ def test_preset_asks_as_the_benchmark_does() -> None:
 
 def ask(pair: Candidates) -> list[Question]:
     judge, fake = make_judge(lambda question: says("m", m=1.0))
-    judge.compare([pair])
+    list(judge.compare([pair]))
     return fake.asked
 
 
@@ -199,11 +199,13 @@ def test_direction_agrees_with_the_whole_official_annotator() -> None:
     )
     seen = set()
     for row in rows:
-        forward, backward = judge.compare(
-            [
-                Candidates(row["instruction"], (row["output_1"], row["output_2"])),
-                Candidates(row["instruction"], (row["output_2"], row["output_1"])),
-            ]
+        forward, backward = list(
+            judge.compare(
+                [
+                    Candidates(row["instruction"], (row["output_1"], row["output_2"])),
+                    Candidates(row["instruction"], (row["output_2"], row["output_1"])),
+                ]
+            )
         )
         assert forward.value is not None and backward.value is not None
         ours = {round(2 - forward.value, 9): "as given", round(1 + backward.value, 9): "switched"}
@@ -223,21 +225,29 @@ def test_judgements_and_their_reasons() -> None:
         "filtered": Answer("", "content_filter", 300),
     }
     judge, fake = make_judge(lambda question: next(answers[name] for name in answers if f"?{name}" in question.user))
-    assert judge.compare([Candidates(f"?{name}", ("a", "b")) for name in answers]) == [
+    assert list(judge.compare([Candidates(f"?{name}", ("a", "b")) for name in answers])) == [
         Judgement(pytest.approx(0.75), None, "m", 400, 1.0),
         Judgement(None, "no_identifier", "Both", 400, 0.0),
         Judgement(None, "too_long", None, 0, 0.0),
         Judgement(None, "no_logprobs", "", 300, 0.0),
     ]
     assert len(fake.asked) == 4
-    assert judge.compare([]) == []
+    assert list(judge.compare([])) == []
 
 
 @needs_prompt
 def test_a_server_without_probabilities_is_named() -> None:
     judge, _ = make_judge(lambda question: Answer("m", "length", 400))
     with pytest.raises(TpoError, match="no log-probabilities"):
-        judge.compare([Candidates("q", ("a", "b"))])
+        list(judge.compare([Candidates("q", ("a", "b"))]))
+
+
+@needs_prompt
+def test_one_answer_without_probabilities_among_others_is_unscored() -> None:
+    answers = iter([Answer("", "content_filter", 300), says("m", m=1.0), Answer("m", "length", 400)])
+    judge, _ = make_judge(lambda question: next(answers))
+    found = judge.compare([Candidates(f"{number}", ("a", "b")) for number in range(3)])
+    assert [judgement.unscored_reason for judgement in found] == ["no_logprobs", None, "no_logprobs"]
 
 
 @needs_prompt

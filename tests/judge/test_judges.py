@@ -1,7 +1,8 @@
 """Judges against straight-line computations, and what the judge stage lets them see."""
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from tpo.judge.judges.length import LengthJudge
 from tpo.judge.judges.likelihood import SummedLikelihood
 from tpo.judge.judges.random import RandomJudge
 from tpo.judge.judges.self_rating import SelfRating, SelfRatingJudge
-from tpo.judge.protocol import Candidates, Judgement, PointwiseJudgeConfig
-from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, visible
+from tpo.judge.protocol import BLOCK, Candidates, Judgement, PointwiseJudgeConfig
+from tpo.judge.rating import WinCountRating
+from tpo.judge.responses import Group, JudgedResponses, visible
+from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, rate_groups
 from tpo.model.chat import Chat, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
@@ -25,8 +28,9 @@ from tpo.model.states import batch_by_tokens
 from tpo.sample.completions import make_completion
 from tpo.sample.decoding import Generation
 from tpo.sample.prompts import make_prompt
+from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
-from tpo.store.records import Completion, Prompt, Response, Score, Verdict, read_records
+from tpo.store.records import Completion, Prompt, Record, Response, Score, Verdict, read_records, write_records
 
 QUESTION = "Instruction:\n{instruction}\n\nResponse:\n{response}\n\nIs this response helpful? Answer Yes or No."
 YES, NO = " Yes", " No"  # with the space, single tokens of the tiny tokenizer
@@ -82,7 +86,7 @@ def rate_straight(path: Path, instruction: str, response: str) -> float:
 
 @pytest.mark.parametrize("batch_tokens", [1, 150, 100_000], ids=["one_by_one", "few", "all"])
 def test_self_rating_equals_a_straight_computation(tiny_model: Path, batch_tokens: int) -> None:
-    found = make_self_rating(tiny_model, batch_tokens=batch_tokens).score(CANDIDATES)
+    found = list(make_self_rating(tiny_model, batch_tokens=batch_tokens).score(CANDIDATES))
     assert [len(group) for group in found] == [3, 2, 0, 2]
     values = []
     for item, group in zip(CANDIDATES, found, strict=True):
@@ -91,6 +95,25 @@ def test_self_rating_equals_a_straight_computation(tiny_model: Path, batch_token
             assert judgement.value == pytest.approx(rate_straight(tiny_model, item.instruction, response), abs=1e-4)
             values.append(judgement.value)
     assert len(set(values)) == len(values), "equal scores would hide a mixed-up order"
+
+
+def test_blocks_are_judged_by_themselves_and_taken_as_needed(tiny_model: Path) -> None:
+    judge = make_self_rating(tiny_model)
+    many = [Candidates(f"What is {number} + {number}?", ("4", "I do not know.")) for number in range(2 * BLOCK + 3)]
+    taken = []
+
+    def watched() -> Iterator[Candidates]:
+        for number, item in enumerate(many):
+            taken.append(number)
+            yield item
+
+    scores = judge.score(watched())
+    found = [next(scores) for _ in range(BLOCK)]
+    assert len(taken) == BLOCK
+    found += scores
+    assert len(found) == len(many)
+    for start in range(0, len(many), BLOCK):  # bit for bit: a stage that was killed enters at any block
+        assert list(judge.score(many[start : start + BLOCK])) == found[start : start + BLOCK]
 
 
 def test_special_tokens_in_a_response_cannot_speak(tiny_model: Path) -> None:
@@ -164,10 +187,13 @@ def test_likelihood_equals_a_straight_computation(tiny_model: Path, with_instruc
 
 
 def test_likelihoods_are_normalized_by_hand() -> None:
-    likelihoods = [Score("p", 0, -6.0, None, num_tokens=3), Score("p", 1, None, "too_long"), Score("p", 2, -1.0, None)]
-    priors = [Score("p", 0, -9.0, None, num_tokens=3), Score("p", 1, -1.0, None), Score("p", 2, None, "too_long")]
+    def row(index: int, score: float | None, *, tokens: int = 0) -> Score:
+        return Score("p", index, score, None if score is not None else "too_long", None, tokens)
+
+    likelihoods = [row(0, -6.0, tokens=3), row(1, None), row(2, -1.0)]
+    priors = [row(0, -9.0, tokens=3), row(1, -1.0), row(2, None)]
     found = [
-        [row.score for row in normalize_likelihoods(likelihoods[:2], prior, per_token=per_token)]
+        [found.score for found in normalize_likelihoods(likelihoods[:2], prior, per_token=per_token)]
         for prior in (None, priors[:2])
         for per_token in (False, True)
     ]
@@ -186,10 +212,10 @@ def test_length_and_chance() -> None:
     ]
     many = [Candidates(f"Q{number}", ("first", "second")) for number in range(2000)]
     drawn = [[judgement.value or 0.0 for judgement in row] for row in chance.score(many)]
-    assert chance.score(many) == chance.score(many)
+    assert list(chance.score(many)) == list(chance.score(iter(many)))
     assert all(0 <= value < 1 for row in drawn for value in row)
     assert abs(sum(first > second for first, second in drawn) / len(drawn) - 0.5) < 0.05  # 4.5 standard errors
-    assert chance.score([Candidates("Q1", ("first",))])[0][0].value == drawn[1][0], "its batch plays no part"
+    assert list(chance.score([Candidates("Q1", ("first",))]))[0][0].value == drawn[1][0], "its batch plays no part"
 
 
 # Ensembles
@@ -197,13 +223,13 @@ def test_length_and_chance() -> None:
 
 def score_rows(values: Sequence[float | None], *, prompt_id: str = "p") -> list[Score]:
     return [
-        Score(prompt_id, index, value, None if value is not None else "lost", num_tokens=index)
+        Score(prompt_id, index, value, None if value is not None else "lost", None, index)
         for index, value in enumerate(values)
     ]
 
 
 def test_combination_by_hand() -> None:
-    rows = combine({"a": score_rows([1.0, 2.0, 3.0]), "b": score_rows([30.0, 10.0, 20.0])}, {"a": 3.0, "b": 1.0})
+    rows = list(combine({"a": score_rows([1.0, 2.0, 3.0]), "b": score_rows([30.0, 10.0, 20.0])}, {"a": 3.0, "b": 1.0}))
     unit = 1.5**0.5  # N of (1, 2, 3) is (-1, 0, 1) times this
     assert [row.score for row in rows] == pytest.approx([(-3 + 1) / 4 * unit, -1 / 4 * unit, 3 / 4 * unit])
     assert [row.num_tokens for row in rows] == [0, 2, 4]
@@ -223,8 +249,8 @@ def test_units_of_a_member_do_not_matter(values: list[int], scale: float, shift:
 
 
 def test_response_that_a_member_could_not_score_is_unscored_and_moves_no_other() -> None:
-    rows = combine({"a": score_rows([1.0, None, 5.0]), "b": score_rows([2.0, 9.0, 4.0])}, {"a": 1.0, "b": 1.0})
-    alone = combine({"a": score_rows([1.0, 5.0]), "b": score_rows([2.0, 4.0])}, {"a": 1.0, "b": 1.0})
+    rows = list(combine({"a": score_rows([1.0, None, 5.0]), "b": score_rows([2.0, 9.0, 4.0])}, {"a": 1.0, "b": 1.0}))
+    alone = list(combine({"a": score_rows([1.0, 5.0]), "b": score_rows([2.0, 4.0])}, {"a": 1.0, "b": 1.0}))
     assert rows[1].score is None
     assert rows[1].unscored_reason == "a: lost"
     assert [rows[0].score, rows[2].score] == [row.score for row in alone]
@@ -232,11 +258,22 @@ def test_response_that_a_member_could_not_score_is_unscored_and_moves_no_other()
 
 def test_instructions_are_normalized_apart() -> None:
     first, second = score_rows([0.0, 1.0]), score_rows([500.0, 100.0], prompt_id="q")
-    rows = combine({"a": first + second}, {"a": 2.0})
+    rows = list(combine({"a": first + second}, {"a": 2.0}))
     assert [row.score for row in rows] == [-1.0, 1.0, 1.0, -1.0]
 
 
 # The stages
+
+
+def groups_of(prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Group]:
+    found = {prompt.prompt_id: Group(prompt.prompt_id, prompt.text, []) for prompt in prompts}
+    for row in responses:
+        found[row.prompt_id].responses.append(row)
+    return [group for group in found.values() if group.responses]
+
+
+def make_prompts(texts: Iterable[str]) -> list[Prompt]:
+    return [make_prompt(text, category=None, source="here", split="test", where="here") for text in texts]
 
 
 class RecordingPairwiseJudge:
@@ -245,20 +282,18 @@ class RecordingPairwiseJudge:
     def __init__(self) -> None:
         self.seen: list[Candidates] = []
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        self.seen.extend(pairs)
-        return [
-            Judgement(None, "no_verdict", "hm")
-            if "odd" in (pair.responses[0], pair.responses[1])
-            else Judgement(
-                float(len(pair.responses[0]) > len(pair.responses[1])), None, "[[A]]", weight=2.0, num_tokens=3
-            )
-            for pair in pairs
-        ]
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        for pair in pairs:
+            self.seen.append(pair)
+            first, second = pair.responses
+            if "odd" in pair.responses:
+                yield Judgement(None, "no_verdict", "hm")
+            else:
+                yield Judgement(float(len(first) > len(second)), None, "[[A]]", weight=2.0, num_tokens=3)
 
 
 def test_verdicts_on_all_pairs_of_different_responses_in_both_orders(tmp_path: Path) -> None:
-    prompts = [make_prompt(text, category=None, source="h", split="test", where="h") for text in ("First?", "Second?")]
+    prompts = make_prompts(["First?", "Second?"])
     first, second = (prompt.prompt_id for prompt in prompts)
     texts = {first: ["aaa", "b", None, "aaa", "odd"], second: ["only", None, "only"]}
     responses = [
@@ -267,8 +302,9 @@ def test_verdicts_on_all_pairs_of_different_responses_in_both_orders(tmp_path: P
         for index, text in enumerate(group)
     ]
     judge = RecordingPairwiseJudge()
-    metrics = collect_verdicts(tmp_path, prompts, responses[::-1], judge)  # the order of the rows plays no part
-    rows = read_records(tmp_path / "rows.jsonl", Verdict)
+    groups = groups_of(prompts, responses[::-1])  # the order of the rows plays no part
+    metrics = collect_verdicts(tmp_path, groups, judge)
+    rows = list(read_records(tmp_path / "rows.jsonl", Verdict))
     assert [(row.first_index, row.second_index, row.outcome) for row in rows] == [
         (0, 1, 1.0), (1, 0, 0.0), (0, 4, None), (4, 0, None), (1, 4, None), (4, 1, None),
     ]  # fmt: skip
@@ -278,7 +314,7 @@ def test_verdicts_on_all_pairs_of_different_responses_in_both_orders(tmp_path: P
 
 
 def test_one_order_of_each_pair_is_decided_by_the_instruction_and_the_pair(tmp_path: Path) -> None:
-    prompts = [make_prompt(f"Task {n}", category=None, source="h", split="test", where="h") for n in range(120)]
+    prompts = make_prompts(f"Task {n}" for n in range(120))
     responses = [
         Response(prompt.prompt_id, index, text, None)
         for prompt in prompts
@@ -287,7 +323,7 @@ def test_one_order_of_each_pair_is_decided_by_the_instruction_and_the_pair(tmp_p
     found = []
     for name, rows in (("all", responses), ("backwards", responses[::-1]), ("some", responses[30:90])):
         (tmp_path / name).mkdir()
-        collect_verdicts(tmp_path / name, prompts, rows, RecordingPairwiseJudge(), orders="random")
+        collect_verdicts(tmp_path / name, groups_of(prompts, rows), RecordingPairwiseJudge(), orders="random")
         verdicts = read_records(tmp_path / name / "rows.jsonl", Verdict)
         found.append([(row.prompt_id, row.first_index, row.second_index) for row in verdicts])
         for key in {row.prompt_id for row in rows}:
@@ -296,44 +332,42 @@ def test_one_order_of_each_pair_is_decided_by_the_instruction_and_the_pair(tmp_p
     assert set(found[0]) == set(found[1]) and set(found[2]) < set(found[0])
     for pair in ((0, 1), (0, 2), (1, 2)):  # each order about as often: 3 standard deviations
         assert 60 - 17 <= sum((first, second) == pair for _, first, second in found[0]) <= 60 + 17
-    # The order of one pair does not decide that of another: all in one direction is 1 in 4 instructions.
     upward = [sum(first < second for name, first, second in found[0] if name == prompt.prompt_id) for prompt in prompts]
     assert 15 <= sum(count in (0, 3) for count in upward) <= 45
 
 
-def test_only_labelled_pairs_are_compared_where_there_are_labels(tmp_path: Path) -> None:
-    prompt = make_prompt("First?", category=None, source="h", split="test", where="h")
+def test_only_wanted_pairs_are_compared_where_not_all_are(tmp_path: Path) -> None:
+    [prompt] = make_prompts(["First?"])
     responses = [Response(prompt.prompt_id, index, text, None) for index, text in enumerate(["a", "bb", "ccc"])]
     responses.append(Response(prompt.prompt_id, 3, None, "empty"))
     judge = RecordingPairwiseJudge()
-    pairs = {prompt.prompt_id: [(1, 2), (0, 3), (1, 1)]}
-    collect_verdicts(tmp_path, [prompt], responses, judge, pairs=pairs)
+    groups = groups_of([prompt], responses)
+    collect_verdicts(tmp_path, groups, judge, wanted=lambda group: [(1, 2), (0, 3), (1, 1)])
     assert judge.seen == [Candidates("First?", ("bb", "ccc")), Candidates("First?", ("ccc", "bb"))]
 
 
-def test_sets_of_completions_are_numbered_on(tokenizer: Any) -> None:
-    prompt = make_prompt("Q?", category=None, source="h", split="test", where="h")
-    first = make_rows(tokenizer, prompt, ["t <R> a", "t <R> b"])
-    second = make_rows(tokenizer, prompt, ["t <R> c", "lost"])
-    assert [(row.sample_index, row.text, row.error) for row in visible([first, second])] == [
-        (0, "a", None),
-        (1, "b", None),
-        (2, "c", None),
-        (3, None, "no_response_delimiter"),
-    ]
-
-
 class RecordingJudge:
-    """A fake judge that keeps what it was shown; a response's score is its length."""
+    """A fake judge that keeps what it was shown, `behind` instructions before it judges one; the score is a length."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, behind: int = 0, dies_at: int | None = None) -> None:
+        self.behind, self.dies_at = behind, dies_at
         self.seen: list[Candidates] = []
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        self.seen.extend(candidates)
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        waiting: deque[Candidates] = deque()
+        for item in candidates:
+            if len(self.seen) == self.dies_at:
+                raise RuntimeError("killed")
+            self.seen.append(item)
+            waiting.append(item)
+            if len(waiting) > self.behind:
+                yield self._judge(waiting.popleft())
+        yield from map(self._judge, waiting)
+
+    def _judge(self, item: Candidates) -> list[Judgement]:
         return [
-            [Judgement(None, "too_long") if "long" in text else Judgement(float(len(text)), None) for text in texts]
-            for texts in (item.responses for item in candidates)
+            Judgement(None, "too_long") if "long" in text else Judgement(float(len(text)), None)
+            for text in item.responses
         ]
 
 
@@ -353,11 +387,11 @@ def make_rows(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> list[Comp
 
 
 def judge_texts(tokenizer: Any, path: Path, texts: dict[str, list[str]]) -> tuple[RecordingJudge, list[Score], Any]:
-    prompts = [make_prompt(text, category=None, source="here", split="test", where="here") for text in texts]
+    prompts = make_prompts(texts)
     rows = [row for prompt in prompts for row in make_rows(tokenizer, prompt, texts[prompt.text])]
-    judge = RecordingJudge()
-    metrics = judge_responses(path, prompts, visible([rows]), judge)
-    scores = read_records(path / "rows.jsonl", Score)
+    judge = RecordingJudge(behind=1)
+    metrics = judge_responses(path, groups_of(prompts, list(visible(rows))), judge)
+    scores = list(read_records(path / "rows.jsonl", Score))
     assert [(row.prompt_id, row.sample_index) for row in scores] == [(row.prompt_id, row.sample_index) for row in rows]
     return judge, scores, metrics
 
@@ -397,6 +431,99 @@ def test_thought_never_reaches_the_judge(tokenizer: Any, tmp_path: Path) -> None
 def test_nothing_scored_has_no_mean(tokenizer: Any, tmp_path: Path) -> None:
     _, _, metrics = judge_texts(tokenizer, tmp_path, {"Q?": ["nothing", "at all"]})
     assert metrics == {"num_scores": 2, "num_unscored": 2, "mean_score": None, "num_tokens": 0}
+
+
+@pytest.mark.parametrize("dies_at", [0, 1, 15, 16, 17, 39, 40])
+def test_a_killed_stage_goes_on_at_the_block_that_it_was_in(tmp_path: Path, dies_at: int) -> None:
+    prompts = make_prompts(f"Task {number}" for number in range(41))
+    responses = [Response(p.prompt_id, at, "x" * (at + 1), None) for p in prompts for at in range(3)]
+    groups = groups_of(prompts, responses)
+    (tmp_path / "whole").mkdir()
+    judge_responses(tmp_path / "whole", groups, RecordingJudge())
+    with pytest.raises(RuntimeError, match="killed"):
+        judge_responses(tmp_path, groups, RecordingJudge(dies_at=dies_at))
+    judge = RecordingJudge()
+    judge_responses(tmp_path, groups, judge)
+    assert (tmp_path / "rows.jsonl").read_bytes() == (tmp_path / "whole" / "rows.jsonl").read_bytes()
+    assert [item.instruction for item in judge.seen] == [p.text for p in prompts[dies_at // BLOCK * BLOCK :]]
+
+
+def test_killed_verdicts_are_not_asked_for_again(tmp_path: Path) -> None:
+    prompts = make_prompts(f"Task {number}" for number in range(5))
+    groups = groups_of(prompts, [Response(p.prompt_id, at, "x" * at, None) for p in prompts for at in range(1, 4)])
+    judge, again = RecordingPairwiseJudge(), RecordingPairwiseJudge()
+
+    class Killed(RecordingPairwiseJudge):
+        def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+            yield from islice(super().compare(pairs), 13)
+            raise RuntimeError("killed")
+
+    (tmp_path / "whole").mkdir()
+    collect_verdicts(tmp_path / "whole", groups, judge)
+    with pytest.raises(RuntimeError, match="killed"):
+        collect_verdicts(tmp_path, groups, Killed())
+    collect_verdicts(tmp_path, groups, again)
+    assert again.seen == judge.seen[13:] and len(judge.seen) == 30
+    assert (tmp_path / "rows.jsonl").read_bytes() == (tmp_path / "whole" / "rows.jsonl").read_bytes()
+
+
+# What is judged
+
+
+def artifact(path: Path, **files: Sequence[Record]) -> Artifact:
+    path.mkdir()
+    for name, rows in files.items():
+        write_records(path / f"{name}.jsonl", rows)
+    return Artifact(path.name, path, {}, is_reused=True)
+
+
+def test_sets_of_responses_are_joined_by_instruction_and_numbered_on(tokenizer: Any, tmp_path: Path) -> None:
+    prompts = make_prompts(["Unused?", "First?", "Second?", "Third?"])
+    first, second = (
+        [row for prompt, group in zip(prompts[1:], texts, strict=True) for row in make_rows(tokenizer, prompt, group)]
+        for texts in ([["t <R> a", "t <R> b"], ["t <R> c"], ["t <R> d"]], [["t <R> e"], [], ["lost", "t <R> f"]])
+    )
+    references = [Response(prompts[2].prompt_id, 0, "ref", None), Response(prompts[3].prompt_id, 0, None, "empty")]
+    sets = {
+        "prompts": artifact(tmp_path / "prompts", rows=prompts),
+        "completions_0": artifact(tmp_path / "first", rows=first),
+        "completions_1": artifact(tmp_path / "second", rows=second),
+        "references": artifact(tmp_path / "references", references=references),
+    }
+    groups = JudgedResponses(sets)
+    expected = [
+        ("First?", [(0, "a", None), (1, "b", None), (2, "e", None)]),
+        ("Second?", [(0, "c", None), (4, "ref", None)]),
+        ("Third?", [(0, "d", None), (2, None, "no_response_delimiter"), (3, "f", None), (4, None, "empty")]),
+    ]
+    for _ in range(2):
+        found = [(group.instruction, [(r.sample_index, r.text, r.error) for r in group.responses]) for group in groups]
+        assert found == expected
+    write_records(tmp_path / "second" / "rows.jsonl", second[::-1])
+    with pytest.raises(TpoError, match="do not stand in the order of the instructions"):
+        list(groups)
+
+
+def test_labelled_responses_may_come_back_to_an_instruction(tmp_path: Path) -> None:
+    prompts = make_prompts(["First?", "Second?"])
+    one, two = (prompt.prompt_id for prompt in prompts)
+    rows = [Response(key, at, text, None) for key, at, text in [(one, 0, "a"), (two, 0, "b"), (one, 1, "c")]]
+    labelled = artifact(tmp_path / "labelled", prompts=prompts, responses=rows)
+    groups = JudgedResponses({"labelled": labelled})
+    assert [(group.instruction, [row.text for row in group.responses]) for group in groups] == [
+        ("First?", ["a", "c"]),
+        ("Second?", ["b"]),
+    ]
+
+
+def test_verdicts_of_another_step_are_refused() -> None:
+    prompts = make_prompts(["First?", "Second?", "Third?"])
+    groups = groups_of(prompts, [Response(p.prompt_id, at, "x" * at, None) for p in prompts for at in range(1, 3)])
+    verdicts = [Verdict(p.prompt_id, 1, 2, 1.0, 1.0, None, None, 0) for p in (prompts[0], prompts[2])]
+    scores = list(rate_groups(groups, verdicts, rating=WinCountRating(), seed=0))
+    assert [row.score for row in scores] == [1.0, 0.0, None, None, 1.0, 0.0]
+    with pytest.raises(ValueError, match=f"a verdict on prompt {prompts[2].prompt_id}"):
+        list(rate_groups(groups[:2], verdicts, rating=WinCountRating(), seed=0))
 
 
 def test_stripping_special_tokens_reaches_a_fixed_point(tokenizer: Any) -> None:

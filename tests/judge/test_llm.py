@@ -9,9 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -39,23 +40,38 @@ def make_questions(count: int) -> list[Question]:
 
 
 class FakeBackend:
-    """Answers with the number of the call; can die at a call."""
+    """Answers with the number of the call, `room` questions at a time, the last of them first; can die at a call."""
 
-    def __init__(self, *, model: str = "fake", dies_at: int | None = None) -> None:
-        self.model, self.dies_at = model, dies_at
+    def __init__(self, *, model: str = "fake", dies_at: int | None = None, room: int = 4) -> None:
+        self.model, self.dies_at, self.room = model, dies_at, room
         self.asked: list[Question] = []
+        self.peak = self.num_streams = 0
+        self.is_closed = False
 
     def identity(self) -> dict[str, Any]:
         return {"model": self.model, "revision": None}
 
-    def answer(self, questions: Mapping[str, Question], keep: Callable[[str, Answer], None]) -> None:
-        for key, question in reversed(questions.items()):  # any order will do
-            if len(self.asked) == self.dies_at:
-                raise RuntimeError("killed")
-            self.asked.append(question)
-            watched = (Watched(3, {"4": -0.5, " 4": -2.0}),) if question.watch else ()
-            too_long = "too long" in question.user
-            keep(key, TOO_LONG if too_long else Answer(f"re: {question.user}", "stop", len(self.asked), watched))
+    def stream(self, questions: Iterable[tuple[str, Question]]) -> Iterator[tuple[str, Answer]]:
+        self.num_streams += 1
+        left, under_way = iter(questions), list[tuple[str, Question]]()
+        try:
+            while True:
+                under_way += islice(left, self.room - len(under_way))
+                if not under_way:
+                    return
+                self.peak = max(self.peak, len(under_way))
+                assert len(dict(under_way)) == len(under_way), "a question is under way twice"
+                yield self.answer(*under_way.pop())
+        finally:
+            self.is_closed = True
+
+    def answer(self, key: str, question: Question) -> tuple[str, Answer]:
+        if len(self.asked) == self.dies_at:
+            raise RuntimeError("killed")
+        self.asked.append(question)
+        watched = (Watched(3, {"4": -0.5, " 4": -2.0}),) if question.watch else ()
+        too_long = "too long" in question.user
+        return key, TOO_LONG if too_long else Answer(f"re: {question.user}", "stop", len(self.asked), watched)
 
 
 def open_fake(path: Path, *, max_calls: int | None = None, **settings: Any) -> tuple[LLM, FakeBackend]:
@@ -67,31 +83,93 @@ def test_answers_are_in_the_order_of_the_questions(tmp_path: Path) -> None:
     llm, _ = open_fake(tmp_path)
     questions = make_questions(5)
     assert [answer.text for answer in llm.ask(questions)] == [f"re: {question.user}" for question in questions]
-    assert llm.ask([]) == []
+    assert list(llm.ask([])) == []
 
 
 def test_a_second_run_asks_nothing_and_reads_the_same(tmp_path: Path) -> None:
     questions = [*make_questions(4), replace(QUESTION, watch=("4",))]
     first, _ = open_fake(tmp_path)
-    answers = first.ask(questions)
+    answers = list(first.ask(questions))
     assert answers[-1].watched == (Watched(3, {"4": -0.5, " 4": -2.0}),)
     second, backend = open_fake(tmp_path)
-    assert second.ask(questions) == answers
+    assert list(second.ask(questions)) == answers
     assert backend.asked == []
 
 
 def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
     llm, backend = open_fake(tmp_path)
-    answers = llm.ask([QUESTION, *make_questions(2), QUESTION, replace(QUESTION)])
+    answers = list(llm.ask([QUESTION, *make_questions(2), QUESTION, replace(QUESTION)]))
     assert len(backend.asked) == 3
     assert answers[0] == answers[3] == answers[4]
+
+
+def test_an_endless_stream_of_questions_is_taken_as_needed(tmp_path: Path) -> None:
+    llm, backend = open_fake(tmp_path, room=5)
+    taken = []
+
+    def endless() -> Iterator[Question]:
+        for number in count():
+            taken.append(number)
+            yield replace(QUESTION, user=f"Question {number}")
+
+    answers = llm.ask(endless())
+    assert taken == [] and backend.num_streams == 0
+    for number in range(40):
+        assert next(answers).text == f"re: Question {number}"
+        assert len(taken) <= len(backend.asked) + 5
+    assert backend.peak == 5 and backend.num_streams == 1, "never drained between"
+    answers.close()  # type: ignore[attr-defined]
+    assert backend.is_closed
+
+
+def test_cached_answers_come_at_once_and_start_no_model(tmp_path: Path) -> None:
+    first, _ = open_fake(tmp_path)
+    list(first.ask(make_questions(6)))
+    llm, backend = open_fake(tmp_path)
+    answers = llm.ask([*make_questions(6), QUESTION])
+    assert [next(answers).text for _ in range(6)] == [f"re: Question {number}" for number in range(6)]
+    assert backend.num_streams == 0
+    assert next(answers).text == f"re: {QUESTION.user}" and backend.num_streams == 1
+
+
+@pytest.mark.parametrize("room", [1, 3, 50])
+def test_order_is_kept_among_cached_repeated_and_unfitting_questions(tmp_path: Path, room: int) -> None:
+    first, _ = open_fake(tmp_path)
+    list(first.ask(make_questions(30)[::3]))
+    order = [number * 7 % 30 for number in range(90)]
+    questions = [replace(QUESTION, user=f"Question {at}" + " too long" * (at == 11)) for at in order]
+    llm, backend = open_fake(tmp_path, room=room)
+    expected = ["" if at == 11 else f"re: Question {at}" for at in order]
+    assert [answer.text for answer in llm.ask(questions)] == expected
+    assert len({question.user for question in backend.asked}) == 20
+    assert sum("too long" not in question.user for question in backend.asked) == 19, "each once"
+
+
+def test_a_question_that_takes_long_holds_back_only_so_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpo.judge.llm.ask.LOOK_AHEAD", 10)
+    llm, backend = open_fake(tmp_path, room=2)  # the last first: question 0 comes when no more are taken
+    found = []
+    most = 0
+    for answer in llm.ask(make_questions(35)):
+        most = max(most, len(backend.asked) - len(found))
+        found.append(answer.text)
+    assert found == [f"re: Question {number}" for number in range(35)]
+    assert most == 10 and len(backend.asked) == 35
+
+
+def test_answers_before_the_budget_s_end_are_yielded(tmp_path: Path) -> None:
+    llm, _ = open_fake(tmp_path, max_calls=3)
+    answers = llm.ask(make_questions(5))
+    assert [next(answers).text for _ in range(3)] == [f"re: Question {number}" for number in range(3)]
+    with pytest.raises(TpoError, match="budget is spent: 3 calls"):
+        next(answers)
 
 
 def test_what_was_answered_before_a_crash_is_kept(tmp_path: Path) -> None:
     questions = make_questions(6)
     llm, first = open_fake(tmp_path, dies_at=4)
     with pytest.raises(RuntimeError):
-        llm.ask(questions)
+        list(llm.ask(questions))
     llm, second = open_fake(tmp_path)
     assert [answer.text for answer in llm.ask(questions)] == [f"re: {question.user}" for question in questions]
     assert len(first.asked) == 4 and len(second.asked) == 2
@@ -113,14 +191,14 @@ CHANGES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CHANGES)
 def test_another_setting_is_another_question(tmp_path: Path, name: str) -> None:
     llm, backend = open_fake(tmp_path)
-    llm.ask([QUESTION, replace(QUESTION, **CHANGES[name])])
+    list(llm.ask([QUESTION, replace(QUESTION, **CHANGES[name])]))
     assert len(backend.asked) == 2
 
 
 def test_another_model_is_asked_anew(tmp_path: Path) -> None:
     for model in ("one", "two"):
         llm, backend = open_fake(tmp_path, model=model)
-        llm.ask([QUESTION])
+        list(llm.ask([QUESTION]))
         assert len(backend.asked) == 1
     assert Asked({"model": "a", "revision": None}, QUESTION).key != Asked({"model": "a", "revision": "b"}, QUESTION).key
 
@@ -137,24 +215,24 @@ def test_a_question_that_does_not_fit_is_asked_again(tmp_path: Path, caplog: pyt
 def test_budget_is_over_all_runs_and_raising_it_goes_on(tmp_path: Path) -> None:
     questions = make_questions(5)
     llm, _ = open_fake(tmp_path, max_calls=2)
-    assert len(llm.ask(questions[:1])) == 1
-    with pytest.raises(TpoError, match=r"2 calls were made, judge.max_calls=2, and 3 questions are still open.*raise"):
-        llm.ask(questions)
+    assert len(list(llm.ask(questions[:1]))) == 1
+    with pytest.raises(TpoError, match=r"2 calls were made, judge.max_calls=2, and questions are still open.*raise"):
+        list(llm.ask(questions))
     llm, backend = open_fake(tmp_path, max_calls=2)
     with pytest.raises(TpoError, match="budget is spent"):
-        llm.ask(questions)
+        list(llm.ask(questions))
     assert backend.asked == []
-    assert len(llm.ask(questions[:1])) == 1, "what is there costs nothing"
+    assert len(list(llm.ask(questions[:1]))) == 1, "what is there costs nothing"
     other, _ = open_fake(tmp_path, max_calls=2, model="another")
-    assert len(other.ask(questions[:2])) == 2, "another model has a budget of its own"
+    assert len(list(other.ask(questions[:2]))) == 2, "another model has a budget of its own"
     llm, backend = open_fake(tmp_path, max_calls=5)
-    assert len(llm.ask(questions)) == 5
+    assert len(list(llm.ask(questions))) == 5
     assert len(backend.asked) == 3
 
 
 def test_people_can_read_what_was_asked(tmp_path: Path) -> None:
     llm, _ = open_fake(tmp_path)
-    llm.ask([replace(QUESTION, user="Was heißt 例?")])
+    list(llm.ask([replace(QUESTION, user="Was heißt 例?")]))
     with sqlite3.connect(tmp_path / "answers.sqlite") as database:
         ((model, request, answer),) = database.execute("SELECT model, request, answer FROM answers").fetchall()
     assert "fake" in model and "Was heißt 例?" in request and "re: Was heißt 例?" in answer
@@ -164,7 +242,7 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "answers.sqlite").write_text("no database at all, but long enough to look at" * 50)
     llm, _ = open_fake(tmp_path)
     with pytest.raises(TpoError, match=r"answers\.sqlite.*not a database"):
-        llm.ask([QUESTION])
+        list(llm.ask([QUESTION]))
 
 
 # Watched tokens
@@ -351,7 +429,7 @@ def open_client(url: str, path: Path, **settings: Any) -> LLM:
 
 def test_what_is_sent_is_what_was_asked(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
     server = serve()
-    answers = open_client(server.url, tmp_path).ask([QUESTION, replace(QUESTION, system=None, temperature=0.5)])
+    answers = list(open_client(server.url, tmp_path).ask([QUESTION, replace(QUESTION, system=None, temperature=0.5)]))
     assert answers[0] == Answer("re: What is 2 + 2?", "stop", 11)
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is 2 + 2?"}]
     expected = {"model": "fake-model", "messages": turns, "temperature": 0.0, "max_tokens": 16}
@@ -377,7 +455,7 @@ def test_an_answer_may_be_cut_or_empty(serve: Callable[..., FakeServer], tmp_pat
 def test_never_more_at_once_than_allowed(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
     server = serve(seconds=0.02)
     questions = make_questions(20)
-    answers = open_client(server.url, tmp_path, max_concurrency=3).ask(questions)
+    answers = list(open_client(server.url, tmp_path, max_concurrency=3).ask(questions))
     assert [answer.text for answer in answers] == [f"re: {question.user}" for question in questions]
     assert server.peak == 3
 
@@ -404,7 +482,7 @@ def test_what_passes_is_tried_again(serve: Callable[..., FakeServer], tmp_path: 
 def test_a_server_that_asks_to_wait_is_given_the_time(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
     server = serve([(*failed(429), {"Retry-After": "0.4"})])
     started = time.monotonic()
-    open_client(server.url, tmp_path).ask([QUESTION])
+    list(open_client(server.url, tmp_path).ask([QUESTION]))
     assert time.monotonic() - started >= 0.4
 
 
@@ -415,9 +493,9 @@ def test_what_does_not_pass_ends_the_run_after_the_allowed_attempts(
     llm = open_client(server.url, tmp_path, max_concurrency=1, max_retries=3)
     with pytest.raises(
         TpoError,
-        match=r"max_retries=3 allows, .*HTTP 500: out of memory.* 1 of 3 questions are answered and kept",
+        match=r"max_retries=3 allows, .*HTTP 500: out of memory.* 1 questions are answered and kept",
     ):
-        llm.ask(make_questions(3))
+        list(llm.ask(make_questions(3)))
     assert len(server.requests) == 5
     assert [answer.text for answer in llm.ask(make_questions(1))] == ["fine"]
     assert len(server.requests) == 5
@@ -435,7 +513,7 @@ def test_a_question_that_others_outlive_is_not_tried_for_ever(serve: Callable[..
 
     server.handle = handle  # type: ignore[method-assign]
     with pytest.raises(TpoError, match="one question failed as often as judge.server.max_retries=2 allows"):
-        open_client(server.url, tmp_path, max_concurrency=2, max_retries=2).ask(make_questions(400))
+        list(open_client(server.url, tmp_path, max_concurrency=2, max_retries=2).ask(make_questions(400)))
 
 
 REFUSALS = {
@@ -457,7 +535,7 @@ def test_what_cannot_pass_ends_the_run_at_once(serve: Callable[..., FakeServer],
     reply, message = REFUSALS[name]
     server = serve([reply] * 4)
     with pytest.raises(TpoError, match=message) as caught:
-        open_client(server.url, tmp_path, max_concurrency=1).ask(make_questions(3))
+        list(open_client(server.url, tmp_path, max_concurrency=1).ask(make_questions(3)))
     assert len(server.requests) == 1 + 3 * (name == "no_credit"), "a status that the client repeats"
     assert KEY not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__context__ is None, "their messages may hold the key"
@@ -498,24 +576,24 @@ def test_a_server_that_is_away_is_waited_for(
     timer = threading.Timer(0.5, lambda: serve(port=port))
     timer.start()
     url = f"http://user:password@127.0.0.1:{port}/v1"
-    answers = open_client(url, tmp_path).ask(make_questions(8))
+    answers = list(open_client(url, tmp_path).ask(make_questions(8)))
     timer.join()
     assert len(answers) == 8
     waits = [record.message for record in caplog.records if "waiting up to" in record.message]
     assert len(waits) == 1, "one line, however many questions wait"
-    assert f"127.0.0.1:{port}" in waits[0] and "0 of 8 questions are answered and kept" in waits[0]
+    assert f"127.0.0.1:{port}" in waits[0] and "0 questions are answered and kept" in waits[0]
     assert "is back after" in caplog.text and "password" not in caplog.text
 
 
 def test_patience_has_an_end_and_answers_are_kept(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
     port = free_port()
     server = serve([completion("kept")], port=port)
-    open_client(server.url, tmp_path).ask(make_questions(1))
+    list(open_client(server.url, tmp_path).ask(make_questions(1)))
     server.close()
     with pytest.raises(
-        TpoError, match=r"is away for .*ConnectError.*0 of 2 questions.*start the server again.*same command"
+        TpoError, match=r"is away for .*ConnectError.*0 questions.*start the server again.*same command"
     ):
-        open_client(server.url, tmp_path, patience_s=0.3).ask(make_questions(3))
+        list(open_client(server.url, tmp_path, patience_s=0.3).ask(make_questions(3)))
     again = serve(port=port)
     assert [answer.text for answer in open_client(again.url, tmp_path).ask(make_questions(3))][0] == "kept"
     assert len(again.requests) == 2
@@ -525,7 +603,7 @@ def test_patience_starts_anew_with_each_outage(serve: Callable[..., FakeServer],
     server = serve(["hang_up", completion("one"), "hang_up", completion("two")])
     llm = open_client(server.url, tmp_path, patience_s=0.3, max_retries=0)
     for question in make_questions(2):
-        llm.ask([question])
+        list(llm.ask([question]))
         time.sleep(0.4)
     assert len(server.requests) == 4
 
@@ -535,14 +613,14 @@ def test_a_slow_server_is_not_away(serve: Callable[..., FakeServer], tmp_path: P
     with pytest.raises(
         TpoError, match="one question failed as often as .*max_retries=1 allows, at last with: ReadTimeout"
     ):
-        open_client(server.url, tmp_path, timeout_s=0.1, max_retries=1).ask([QUESTION])
+        list(open_client(server.url, tmp_path, timeout_s=0.1, max_retries=1).ask([QUESTION]))
     assert len(server.requests) == 2
 
 
 def test_address_and_concurrency_are_no_part_of_a_question(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
-    open_client(serve().url, tmp_path).ask([QUESTION])
+    list(open_client(serve().url, tmp_path).ask([QUESTION]))
     other = serve()
-    open_client(other.url, tmp_path, max_concurrency=9, timeout_s=1.0, patience_s=1.0).ask([QUESTION])
+    list(open_client(other.url, tmp_path, max_concurrency=9, timeout_s=1.0, patience_s=1.0).ask([QUESTION]))
     assert other.requests == []
 
 
@@ -552,7 +630,7 @@ def test_the_key_is_sent_and_is_nowhere_else(
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("FAKE_KEY", f"{KEY}\n")  # as `$(cat file)` in quotes leaves it
     server = serve([failed(500, f"bad key {KEY}")])
-    open_client(server.url, tmp_path).ask([QUESTION])
+    list(open_client(server.url, tmp_path).ask([QUESTION]))
     assert server.keys == [f"Bearer {KEY}"] * 2
     assert KEY not in caplog.text
     assert KEY.encode() not in (tmp_path / "answers.sqlite").read_bytes()
@@ -561,7 +639,7 @@ def test_the_key_is_sent_and_is_nowhere_else(
 def test_a_key_that_is_none_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_KEY", "sk-\u2026")
     with pytest.raises(TpoError, match="FAKE_KEY holds no key") as caught:
-        open_client("http://127.0.0.1:9/v1", tmp_path).ask([QUESTION])
+        list(open_client("http://127.0.0.1:9/v1", tmp_path).ask([QUESTION]))
     assert "sk-" not in str(caught.value)
 
 
@@ -572,8 +650,8 @@ def test_no_key_is_needed_where_the_server_wants_none(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-for-someone-else")
     server = serve([failed(401)])
     with pytest.raises(TpoError, match="it is not set"):
-        open_client(server.url, tmp_path).ask([QUESTION])
-    assert len(open_client(server.url, tmp_path).ask([QUESTION])) == 1
+        list(open_client(server.url, tmp_path).ask([QUESTION]))
+    assert len(list(open_client(server.url, tmp_path).ask([QUESTION]))) == 1
     assert "sk-for-someone-else" not in "".join(server.keys)
 
 
@@ -588,7 +666,7 @@ from tpo.judge.llm.question import Question
 from tpo.judge.llm.settings import LLMConfig
 config, users, path = json.loads(sys.argv[1])
 llm = load_llm(restore(LLMConfig, config), policy=None, cache_path=Path(path))
-answers = llm.ask([Question(None, user, 0.0, 8) for user in users])
+answers = list(llm.ask([Question(None, user, 0.0, 8) for user in users]))
 print(json.dumps([answer.text for answer in answers]))
 """
 
@@ -612,7 +690,7 @@ def test_a_killed_process_keeps_what_it_was_told(serve: Callable[..., FakeServer
         (num_kept,) = database.execute("SELECT COUNT(*) FROM answers").fetchone()
     assert num_kept >= 3
     num_before = len(server.requests)
-    answers = open_client(server.url, tmp_path).ask([Question(None, user, 0.0, 8) for user in users])
+    answers = list(open_client(server.url, tmp_path).ask([Question(None, user, 0.0, 8) for user in users]))
     assert [answer.text for answer in answers] == [f"re: {user}" for user in users]
     assert len(server.requests) - num_before == len(users) - num_kept
 

@@ -1,7 +1,8 @@
 """LLM judges over a fake model: what it is shown, and what its answers become."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ class FakeLLM:
         self.rule = rule
         self.asked: list[Question] = []
 
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        self.asked.extend(questions)
-        return [self.rule(question) for question in questions]
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        for question in questions:
+            self.asked.append(question)
+            yield self.rule(question)
 
 
 def says(text: str, **fields: Any) -> Answer:
@@ -72,7 +74,7 @@ def make_pointwise(rule: Callable[[Question], Answer], /, **changes: Any) -> tup
 @pytest.mark.parametrize("name", PAIRWISE)
 def test_each_text_has_its_place(name: str) -> None:
     judge, fake = make_pairwise(name, lambda question: says("[[A]]"))
-    judge.compare([Candidates("THE QUESTION", ("ONE", "TWO")), Candidates("THE QUESTION", ("TWO", "ONE"))])
+    list(judge.compare([Candidates("THE QUESTION", ("ONE", "TWO")), Candidates("THE QUESTION", ("TWO", "ONE"))]))
     shown, swapped = (question.user for question in fake.asked)
     places = [
         shown.index(text) for text in ("THE QUESTION", "Start of Assistant A", "ONE", "Start of Assistant B", "TWO")
@@ -85,7 +87,7 @@ def test_each_text_has_its_place(name: str) -> None:
 def test_the_evaluator_is_asked_as_it_was_trained() -> None:
     # The prompt's beginnings and ends, and the backslashes that its authors' code sends.
     judge, fake = make_pairwise("llm_pairwise", lambda question: says("[[A]]"))
-    judge.compare([Candidates("q", ("a", "b"))])
+    list(judge.compare([Candidates("q", ("a", "b"))]))
     (question,) = fake.asked
     assert question.system is not None
     assert question.system.startswith(
@@ -102,7 +104,7 @@ def test_the_evaluator_is_asked_as_it_was_trained() -> None:
 
 def test_arena_hard_is_asked_as_published() -> None:
     judge, fake = make_pairwise("llm_pairwise_arena", lambda question: says("[[A>B]]"))
-    judge.compare([Candidates("q", ("a", "b"))])
+    list(judge.compare([Candidates("q", ("a", "b"))]))
     (question,) = fake.asked
     assert question.system is not None
     for verdict in ("[[A>>B]]", "[[A>B]]", "[[A=B]]", "[[B>A]]", "[[B>>A]]"):
@@ -152,7 +154,7 @@ def test_no_text_can_speak_for_another(name: str, attack: str, place: str) -> No
 )
 def test_judgement_keeps_what_the_judge_wrote(text: str, expected: Judgement) -> None:
     judge, _ = make_pairwise("llm_pairwise_arena", lambda question: says(text))
-    assert judge.compare([Candidates("q", ("a", "b"))]) == [expected]
+    assert list(judge.compare([Candidates("q", ("a", "b"))])) == [expected]
 
 
 def test_cut_and_unanswered_matches_say_so() -> None:
@@ -171,11 +173,33 @@ def test_cut_and_unanswered_matches_say_so() -> None:
 def test_each_response_is_asked_about_alone_and_in_order() -> None:
     grades = {"bad": "1", "fair": "3", "good": "5"}
     judge, fake = make_pointwise(lambda question: says(f"Score: [[{grades[question.user.split(chr(10))[4]]}]]"))
-    found = judge.score([Candidates("q", ("good", "bad")), Candidates("p", ()), Candidates("r", ("fair",))])
+    found = list(judge.score([Candidates("q", ("good", "bad")), Candidates("p", ()), Candidates("r", ("fair",))]))
     assert [[row.value for row in group] for group in found] == [[5.0, 1.0], [], [3.0]]
     assert [question.user.split("\n")[1] for question in fake.asked] == ["q", "q", "r"]
     assert all(question.watch == ("1", "2", "3", "4", "5") for question in fake.asked)
     assert "good" not in fake.asked[1].user
+
+
+def test_instructions_without_responses_keep_their_places() -> None:
+    judge, _ = make_pointwise(lambda question: says("[[2]]"))
+    shapes = [0, 0, 1, 0, 2, 0, 0]
+    found = judge.score(Candidates(f"q{at}", ("a", "b")[:count]) for at, count in enumerate(shapes))
+    assert [len(group) for group in found] == shapes
+    assert list(judge.score([Candidates("q", ())])) == [[]]
+
+
+def test_judges_take_what_they_are_asked_for() -> None:
+    taken = []
+
+    def endless() -> Iterator[Candidates]:
+        for number in count():
+            taken.append(number)
+            yield Candidates(f"q{number}", ("a", "b"))
+
+    scores = make_pointwise(lambda question: says("[[2]]"))[0].score(endless())
+    assert [len(next(scores)) for _ in range(5)] == [2] * 5 and len(taken) == 5
+    verdicts = make_pairwise("llm_pairwise", lambda question: says("[[A]]"))[0].compare(endless())
+    assert [next(verdicts).value for _ in range(5)] == [1.0] * 5 and len(taken) == 10
 
 
 def watched(text: str, position: int, **probabilities: float) -> Answer:

@@ -72,7 +72,8 @@ pairwise, pointwise = load_settings(JudgeConfig, pairwise), load_settings(JudgeC
 options = {"policy": Policy(**policy), "cache_path": Path(cache)}
 first, second = PairwiseLLM(pairwise, **options), PointwiseLLM(pointwise, **options)
 second.llm = first.llm  # one vLLM is enough
-results = [first.compare(BOTH_ORDERS), second.score(CANDIDATES), [asdict(answer) for answer in first.llm.ask(PLAIN)]]
+answers = [asdict(answer) for answer in first.llm.ask(PLAIN)]
+results = [list(first.compare(BOTH_ORDERS)), list(second.score(CANDIDATES)), answers]
 Path(out).write_text(json.dumps(results))
 """
 
@@ -148,10 +149,10 @@ def test_in_process_and_server_give_the_same_answers(model: Path, server: Server
     judge = PairwiseLLM(settings("llm_pairwise", **client(server)), **options)
     assert [list(judgement) for judgement in judge.compare(BOTH_ORDERS)] == verdicts
     assert len({raw for _, _, raw, _, _ in verdicts}) > 6, "many different texts, or equality says little"
-    found = PointwiseLLM(settings("llm_pointwise", **client(server)), **options).score(CANDIDATES)
+    found = list(PointwiseLLM(settings("llm_pointwise", **client(server)), **options).score(CANDIDATES))
     assert [[list(judgement) for judgement in group] for group in found] == scores
 
-    asked = judge.llm.ask(PLAIN)
+    asked = list(judge.llm.ask(PLAIN))
     for here, there in zip(asked, answers, strict=True):
         assert (here.text, here.num_tokens, here.finish_reason, here.error) == (
             there["text"],
@@ -210,7 +211,7 @@ def test_a_killed_server_is_waited_for_and_nothing_is_asked_twice(
         waiting = [record.getMessage() for record in caplog.records if "waiting up to" in record.getMessage()]
     num_kept = count_kept(path)
     assert 5 <= num_kept < len(MATCHES) and run.is_alive()
-    assert len(waiting) == 1 and f"{num_kept} of {len(MATCHES)} questions are answered and kept" in waiting[0]
+    assert len(waiting) == 1 and f"{num_kept} questions are answered and kept" in waiting[0]
 
     server.start()
     run.join(timeout=200)
@@ -229,7 +230,7 @@ from tpo.config.kinds import load_settings
 from tpo.judge.judges.llm_pairwise import PairwiseLLM
 config, path = json.loads(sys.argv[1])
 config = load_settings(JudgeConfig, config)
-PairwiseLLM(config, policy=None, cache_path=Path(path)).compare(MATCHES)
+list(PairwiseLLM(config, policy=None, cache_path=Path(path)).compare(MATCHES))
 """
 
 
@@ -245,8 +246,8 @@ def test_a_killed_run_asks_only_the_rest(server: Server, tmp_path: Path) -> None
     num_kept, num_before = count_kept(path), server.num_answered()
     assert num_kept < len(MATCHES)
     judge = PairwiseLLM(config, policy=None, cache_path=path)
-    judgements = judge.compare(MATCHES)
+    judgements = list(judge.compare(MATCHES))
     assert server.num_answered() - num_before == len(MATCHES) - num_kept
     judge = PairwiseLLM(config, policy=None, cache_path=path)
-    assert judge.compare(MATCHES) == judgements
+    assert list(judge.compare(MATCHES)) == judgements
     assert server.num_answered() - num_before == len(MATCHES) - num_kept, "a third run asks nothing"

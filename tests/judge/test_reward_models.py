@@ -93,7 +93,7 @@ def reward_straight(path: Path, instruction: str, response: str) -> float:
 
 
 def assert_straight(judge: RewardModel, path: Path) -> None:
-    found = judge.score(CANDIDATES)
+    found = list(judge.score(CANDIDATES))
     values = []
     for item, group in zip(CANDIDATES, found, strict=True):
         for response, judgement in zip(item.responses, group, strict=True):
@@ -311,15 +311,15 @@ def test_armorm_equals_a_straight_computation_in_any_order_and_batch(
         return [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
 
     monkeypatch.setattr("tpo.model.states.batch_by_tokens", batches_of)
-    found = judge.score([Candidates(rows[index][0], (rows[index][1],)) for index in order])
-    assert sizes == [batch_size, 4096]
+    found = list(judge.score(Candidates(rows[index][0], (rows[index][1],)) for index in order))
+    assert set(sizes) == {batch_size, 4096}
     assert [judgement.value for (judgement,) in found] == pytest.approx(
         [expected[rows[index]] for index in order], abs=1e-4
     )
 
 
 def test_armorm_batches_by_tokens_and_keeps_groups(judge: ArmoRM, expected: dict[tuple[str, str], float]) -> None:
-    found = judge.score(CANDIDATES)
+    found = list(judge.score(CANDIDATES))
     assert [len(group) for group in found] == [len(item.responses) for item in CANDIDATES]
     values = [judgement.value for group in found for judgement in group]
     assert values == pytest.approx(list(expected.values()), abs=1e-4)
@@ -394,13 +394,13 @@ def test_a_template_that_rewrites_the_user_turn_is_refused(tmp_path: Path) -> No
         tmp_path, template=LLAMA_TEMPLATE.replace("{{ bos_token }}", "{{ bos_token }}{{ messages|length }}")
     )
     with pytest.raises(TpoError, match=rf"{path}.*is not how the whole chat begins"):
-        ArmoRM(settings_of(path)).score(CANDIDATES)
+        list(ArmoRM(settings_of(path)).score(CANDIDATES))
 
 
 def test_a_template_without_an_end_of_turn_is_refused(tmp_path: Path) -> None:
     path = make_armorm(tmp_path, template=TEMPLATE.replace("{{ eos_token }}", ""))
     with pytest.raises(TpoError, match=rf"{path}.*no token for the gate to read"):
-        ArmoRM(settings_of(path)).score(CANDIDATES)
+        list(ArmoRM(settings_of(path)).score(CANDIDATES))
 
 
 def test_a_tokenizer_without_the_end_of_turn_is_refused(tmp_path: Path) -> None:

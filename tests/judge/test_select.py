@@ -5,7 +5,10 @@ from tpo.store.records import Score
 
 
 def scores(*values: float | None) -> list[Score]:
-    return [Score(f"p{number}", 0, value, None if value is not None else "why") for number, value in enumerate(values)]
+    return [
+        Score(f"p{number}", 0, value, None if value is not None else "why", None, 0)
+        for number, value in enumerate(values)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,6 @@ def test_best_epoch(found: dict[int, list[Score]], expected: Selection) -> None:
 
 
 def test_samples_of_one_prompt_count_separately() -> None:
-    first = [Score("p", 0, 1.0, None), Score("p", 1, 5.0, None)]
-    second = [Score("p", 1, 4.0, None), Score("p", 0, 1.5, None)]
+    first = [Score("p", 0, 1.0, None, None, 0), Score("p", 1, 5.0, None, None, 0)]
+    second = [Score("p", 1, 4.0, None, None, 0), Score("p", 0, 1.5, None, None, 0)]
     assert best_epoch({1: first, 2: second}) == Selection(1, {1: 3.0, 2: 2.75}, 2)

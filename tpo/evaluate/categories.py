@@ -69,7 +69,7 @@ def categorize(
         )
         for prompt in prompts
     ]
-    answers = load_llm(classifier, policy=None, cache_path=answers_path).ask(questions)
+    answers = list(load_llm(classifier, policy=None, cache_path=answers_path).ask(questions))
     found = [parse_category(answer.text, categories) if answer.error is None else None for answer in answers]
     return [
         None if category is None else replace(prompt, category=category)

@@ -1,17 +1,23 @@
 """Judges: pointwise ones give each response a score, pairwise ones give two responses a verdict.
 
 `Candidates` are the only input of a judge and have no field for a thought. So the judge sees responses only, as the
-paper has it (section 2.2), by construction.
+paper has it (section 2.2), by construction. Both kinds read a stream of them and yield a stream in the same order:
+nobody holds all responses, and rows are written as they are judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 from tpo.config.fields import setting
 from tpo.config.groups import JudgeConfig
 from tpo.model.policy import Policy
+
+BLOCK = 16  # instructions whose responses a judge with a model of its own computes together
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,17 +50,29 @@ class Judgement(NamedTuple):
 class PairwiseJudge(Protocol):
     """Compares responses two at a time."""
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        """Return one judgement per pair of responses, of its first one, in the order given."""
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        """Yield one judgement per pair of responses, of its first one, in the order given; take pairs as needed."""
         ...
 
 
 class Judge(Protocol):
     """Scores responses pointwise; higher is better."""
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return one judgement per response, in the order given."""
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield for each instruction one judgement per response, in the order given; take instructions as needed."""
         ...
+
+
+def blocks(items: Iterable[T]) -> Iterator[list[T]]:
+    """Yield `BLOCK` items at a time, and the rest at the end.
+
+    A block is what is batched, and nothing is batched across blocks: a batch's shape decides how its sums round. Where
+    a stream is entered only at the start of a block, scores depend neither on where an earlier attempt was killed nor
+    on which process computes which block.
+    """
+    left = iter(items)
+    while block := list(islice(left, BLOCK)):
+        yield block
 
 
 @dataclass

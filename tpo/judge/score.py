@@ -2,16 +2,16 @@
 
 A pointwise judge scores each response ("judge"). A pairwise one gives verdicts on all ordered pairs of an instruction's
 responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble adds up other judges' scores
-("combine").
+("combine"). All of them read the responses of one instruction at a time (`tpo.judge.responses`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec.structs import replace
 
 from tpo.config.kinds import load_settings
 from tpo.judge.protocol import (
@@ -21,71 +21,66 @@ from tpo.judge.protocol import (
     PairwiseJudge,
     PairwiseJudgeConfig,
     PointwiseJudgeConfig,
+    blocks,
 )
 from tpo.judge.rating import Rating, rate_responses
+from tpo.judge.responses import Group, JudgedResponses
 from tpo.model.policy import open_policy
 from tpo.pairs import normalized
-from tpo.store.artifacts import Artifact
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Completion, LabelledPair, Prompt, Response, Score, Verdict, write_records
+from tpo.store.records import Key, LabelledPair, Score, Verdict, by_prompt, read_records, write_records
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
 
-CHUNK_PROMPTS = 64  # instructions judged together; at most these are lost to a kill
+Pair = tuple[int, int]  # sample indices
 
 
 def judge_work(job: Job) -> Metrics:
     """Score responses one by one."""
-    prompts, responses = judged_responses(job.inputs)
     settings = load_settings(PointwiseJudgeConfig, job.config["judge"], job.how)
-    return judge_responses(job.path, prompts, responses, settings.make(**_made_with(job)))
+    return judge_responses(job.path, JudgedResponses(job.inputs), settings.make(**_made_with(job)))
 
 
 def verdicts_work(job: Job) -> Metrics:
     """Compare responses two at a time."""
-    prompts, responses = judged_responses(job.inputs)
-    pairs: dict[str, list[tuple[int, int]]] | None = None
+    wanted: Callable[[Group], Sequence[Pair]] | None = None
     if "labelled" in job.inputs:  # only the pairs that have a label
-        pairs = {}
+        labelled: dict[str, dict[Pair, None]] = {}
         for pair in job.inputs["labelled"].rows(LabelledPair, "pairs.jsonl"):
-            indices = (min(pair.first_index, pair.second_index), max(pair.first_index, pair.second_index))
-            if indices not in pairs.setdefault(pair.prompt_id, []):
-                pairs[pair.prompt_id].append(indices)
+            low, high = sorted((pair.first_index, pair.second_index))
+            labelled.setdefault(pair.prompt_id, {})[low, high] = None
+        wanted = lambda group: list(labelled[group.prompt_id])  # noqa: E731
     elif "against" in job.config:
-        indices_of: dict[str, list[int]] = {}
-        for row in responses:
-            indices_of.setdefault(row.prompt_id, []).append(row.sample_index)
         other = job.config["against"]
-        pairs = {key: [(index, other) for index in found if index != other] for key, found in indices_of.items()}
+        wanted = lambda group: [(row.sample_index, other) for row in group.responses if row.sample_index != other]  # noqa: E731
     settings = load_settings(PairwiseJudgeConfig, job.config["judge"], job.how)
     judge = settings.make(**_made_with(job))
-    return collect_verdicts(job.path, prompts, responses, judge, orders=settings.orders, pairs=pairs)
+    return collect_verdicts(job.path, JudgedResponses(job.inputs), judge, orders=settings.orders, wanted=wanted)
 
 
 def combine_work(job: Job) -> Metrics:
     """Add up the scores of an ensemble's members."""
-    members = {role.removeprefix("member_"): list(artifact.rows(Score)) for role, artifact in job.inputs.items()}
+    members = {role.removeprefix("member_"): artifact.rows(Score) for role, artifact in job.inputs.items()}
     return _write_scores(job.path, combine(members, job.config["weights"]))
 
 
 def normalize_work(job: Job) -> Metrics:
     """Turn log-likelihoods into scores."""
-    parts = {role: list(artifact.rows(Score)) for role, artifact in job.inputs.items()}
+    parts = {role: artifact.rows(Score) for role, artifact in job.inputs.items()}
     scores = normalize_likelihoods(parts["likelihoods"], parts.get("priors"), per_token=job.config["per_token"])
     return _write_scores(job.path, scores)
 
 
 def rate_work(job: Job) -> Metrics:
     """Turn verdicts into scores."""
-    _, responses = judged_responses(job.inputs)
-    verdicts = list(job.inputs["verdicts"].rows(Verdict))
     rating = load_settings(Rating, job.config["rating"])
-    return _write_scores(job.path, rate_responses(responses, verdicts, rating=rating, seed=job.seed))
+    verdicts = job.inputs["verdicts"].rows(Verdict)
+    return _write_scores(job.path, rate_groups(JudgedResponses(job.inputs), verdicts, rating=rating, seed=job.seed))
 
 
-def _write_scores(path: Path, scores: list[Score]) -> Metrics:
+def _write_scores(path: Path, scores: Iterable[Score]) -> Metrics:
     write_records(path / "rows.jsonl", scores)
-    return count_scores(scores)
+    return count_scores(read_records(path / "rows.jsonl", Score))
 
 
 def _made_with(job: Job) -> dict[str, Any]:
@@ -96,95 +91,74 @@ def _made_with(job: Job) -> dict[str, Any]:
     }
 
 
-def judged_responses(inputs: Mapping[str, Artifact]) -> tuple[list[Prompt], list[Response]]:
-    """Return what a judge may see: the responses of labelled pairs, or of completions and a benchmark's references.
-
-    Samples are numbered on from one set to the next; the references come last.
-    """
-    if "labelled" in inputs:
-        labelled = inputs["labelled"]
-        return list(labelled.rows(Prompt, "prompts.jsonl")), list(labelled.rows(Response, "responses.jsonl"))
-    count = sum(role.startswith("completions_") for role in inputs)
-    sets = [inputs[f"completions_{position}"].rows(Completion) for position in range(count)]
-    responses = visible(sets)
-    if "references" in inputs:
-        number = 1 + max((row.sample_index for row in responses), default=-1)
-        references = inputs["references"].rows(Response, "references.jsonl")
-        responses += [replace(row, sample_index=number) for row in references]
-    return list(inputs["prompts"].rows(Prompt)), responses
-
-
-def visible(completions: Sequence[Iterable[Completion]]) -> list[Response]:
-    """Return what judges may see of one or more sets of completions of the same instructions.
-
-    Sample indices continue from set to set: with K samples in the first set, the second set's start at K.
-    """
-    responses = []
-    offset = 0
-    for rows in completions:
-        responses += [Response(row.prompt_id, offset + row.sample_index, row.response, row.split_error) for row in rows]
-        offset = 1 + max(row.sample_index for row in responses)
-    return responses
-
-
-def judge_responses(
-    path: Path, prompts: Sequence[Prompt], responses: Sequence[Response], judge: Judge
-) -> dict[str, Any]:
+def judge_responses(path: Path, groups: Iterable[Group], judge: Judge) -> dict[str, Any]:
     """Write a score, or the reason for none, for every response; return the stage's metrics.
 
     Equal responses to one instruction are judged once.
+
+    Args:
+        path: The artifact's directory.
+        groups: Can be iterated more than once.
+        judge: Scores them.
     """
-    from tqdm import tqdm
 
-    instructions, groups = _by_prompt(prompts, responses)
-    with tqdm(total=len(responses), desc=path.name, unit="response") as progress:
+    def compute(missing: Sequence[Key]) -> Iterator[Score]:
+        wanted = set(missing)
+        waiting: deque[Group] = deque()
 
-        def compute(prompt_ids: list[str]) -> list[Score]:
-            candidates = [
-                Candidates(instructions[key], tuple(dict.fromkeys(row.text for row in groups[key] if row.text)))
-                for key in prompt_ids
-            ]
-            rows = []
-            for key, item, judged in zip(prompt_ids, candidates, judge.score(candidates), strict=True):
-                found = dict(zip(item.responses, judged, strict=True))
-                for row in groups[key]:
+        def candidates() -> Iterator[Candidates]:
+            for block in blocks(groups):
+                # Whole blocks, of which some rows may be there: see `blocks`.
+                if any(row.key in wanted for group in block for row in group.responses):
+                    for group in block:
+                        waiting.append(group)
+                        texts = dict.fromkeys(row.text for row in group.responses if row.text)
+                        yield Candidates(group.instruction, tuple(texts))
+
+        for judged in judge.score(candidates()):
+            group = waiting.popleft()
+            texts = dict.fromkeys(row.text for row in group.responses if row.text)
+            found = dict(zip(texts, judged, strict=True))
+            for row in group.responses:
+                if row.key in wanted:
                     judgement = found[row.text] if row.text else Judgement(None, row.error)
-                    rows.append(
-                        Score(
-                            prompt_id=key,
-                            sample_index=row.sample_index,
-                            score=judgement.value,
-                            unscored_reason=judgement.unscored_reason,
-                            raw=judgement.raw,
-                            num_tokens=judgement.num_tokens,
-                        )
+                    yield Score(
+                        prompt_id=row.prompt_id,
+                        sample_index=row.sample_index,
+                        score=judgement.value,
+                        unscored_reason=judgement.unscored_reason,
+                        raw=judgement.raw,
+                        num_tokens=judgement.num_tokens,
                     )
-            progress.update(len(rows))
-            return rows
 
-        scores = grow_rows(path, Score, prompt_ids=list(groups), chunk_size=CHUNK_PROMPTS, compute=compute)
-    return count_scores(scores)
+    keys = [row.key for group in groups for row in group.responses]
+    grow_rows(path, Score, keys=keys, compute=compute, unit="response", count_tokens=lambda row: row.num_tokens)
+    return count_scores(read_records(path / "rows.jsonl", Score))
 
 
-def count_scores(scores: Sequence[Score]) -> dict[str, Any]:
+def count_scores(scores: Iterable[Score]) -> dict[str, Any]:
     """Return how many scores there are, how many are missing, and their mean."""
-    scored = [score.score for score in scores if score.score is not None]
+    num_scores = num_scored = num_tokens = 0
+    total = 0.0
+    for row in scores:
+        num_scores, num_tokens = num_scores + 1, num_tokens + row.num_tokens
+        if row.score is not None:
+            num_scored, total = num_scored + 1, total + row.score
     return {
-        "num_scores": len(scores),
-        "num_unscored": len(scores) - len(scored),
-        "mean_score": sum(scored) / len(scored) if scored else None,
-        "num_tokens": sum(score.num_tokens for score in scores),
+        "num_scores": num_scores,
+        "num_unscored": num_scores - num_scored,
+        "mean_score": total / num_scored if num_scored else None,
+        "num_tokens": num_tokens,
     }
 
 
 def collect_verdicts(
     path: Path,
-    prompts: Sequence[Prompt],
-    responses: Sequence[Response],
+    groups: Iterable[Group],
     judge: PairwiseJudge,
     *,
     orders: str = "both",
-    pairs: Mapping[str, Sequence[tuple[int, int]]] | None = None,
+    wanted: Callable[[Group], Sequence[Pair]] | None = None,
 ) -> dict[str, Any]:
     """Write verdicts on every pair of an instruction's different responses; return the stage's metrics.
 
@@ -193,130 +167,156 @@ def collect_verdicts(
 
     Args:
         path: The artifact's directory.
-        prompts: Instructions.
-        responses: What is compared.
+        groups: What is compared; can be iterated more than once.
         judge: Decides the pairs.
         orders: "both", or "random": one of the two, which depends on the instruction and the sample indices alone,
             not on the other rows or their order.
-        pairs: Instruction id to the pairs of sample indices to compare, where not all are.
+        wanted: Returns the pairs of a group that are compared, where not all are.
     """
-    from tqdm import tqdm
 
-    instructions, groups = _by_prompt(prompts, responses)
-    texts = {key: {row.sample_index: row.text for row in rows} for key, rows in groups.items()}
+    def games(group: Group) -> list[Pair]:
+        return ordered_pairs(group, orders=orders, pairs=None if wanted is None else wanted(group))
 
-    def ordered_pairs(key: str) -> list[tuple[int, int]]:
-        if pairs is not None:
-            wanted = [pair for pair in pairs[key] if all(texts[key][index] for index in pair) and pair[0] != pair[1]]
-        else:
-            ordered = sorted(groups[key], key=lambda row: -row.sample_index)
-            distinct = {row.text: row.sample_index for row in ordered if row.text}
-            wanted = list(combinations(sorted(distinct.values()), 2))
-        if orders == "random":
-            return [
-                (low, high) if derive_seed(0, "orders", key, low, high) % 2 else (high, low)
-                for low, high in map(sorted, wanted)
-            ]
-        return [order for first, second in wanted for order in ((first, second), (second, first))]
+    def compute(missing: Sequence[Key]) -> Iterator[Verdict]:
+        left = set(missing)
+        waiting: deque[tuple[str, int, int]] = deque()
 
-    schedule = {key: found for key in groups if (found := ordered_pairs(key))}
-    with tqdm(total=sum(map(len, schedule.values())), desc=path.name, unit="verdict") as progress:
+        def pairs() -> Iterator[Candidates]:
+            for group in groups:
+                texts = {row.sample_index: row.text or "" for row in group.responses}
+                for first, second in games(group):
+                    key = (group.prompt_id, first, second)
+                    if key in left:
+                        waiting.append(key)
+                        yield Candidates(group.instruction, (texts[first], texts[second]))
 
-        def compute(chunk: list[str]) -> list[Verdict]:
-            games = [(key, first, second) for key in chunk for first, second in schedule[key]]
-            pairs = [
-                Candidates(instructions[key], (texts[key][first] or "", texts[key][second] or ""))
-                for key, first, second in games
-            ]
-            rows = [
-                Verdict(
-                    prompt_id=key,
-                    first_index=first,
-                    second_index=second,
-                    outcome=judgement.value,
-                    weight=judgement.weight if judgement.value is not None else 0.0,
-                    unscored_reason=judgement.unscored_reason,
-                    raw=judgement.raw,
-                    num_tokens=judgement.num_tokens,
-                )
-                for (key, first, second), judgement in zip(games, judge.compare(pairs), strict=True)
-            ]
-            progress.update(len(rows))
-            return rows
+        for judgement in judge.compare(pairs()):
+            prompt_id, first, second = waiting.popleft()
+            yield Verdict(
+                prompt_id=prompt_id,
+                first_index=first,
+                second_index=second,
+                outcome=judgement.value,
+                weight=judgement.weight if judgement.value is not None else 0.0,
+                unscored_reason=judgement.unscored_reason,
+                raw=judgement.raw,
+                num_tokens=judgement.num_tokens,
+            )
 
-        verdicts = grow_rows(path, Verdict, prompt_ids=list(schedule), chunk_size=CHUNK_PROMPTS, compute=compute)
-    return {
-        "num_verdicts": len(verdicts),
-        "num_unscored": sum(verdict.outcome is None for verdict in verdicts),
-        "num_tokens": sum(verdict.num_tokens for verdict in verdicts),
-    }
+    keys = [(group.prompt_id, first, second) for group in groups for first, second in games(group)]
+    grow_rows(path, Verdict, keys=keys, compute=compute, unit="verdict", count_tokens=lambda row: row.num_tokens)
+    metrics = {"num_verdicts": len(keys), "num_unscored": 0, "num_tokens": 0}
+    for row in read_records(path / "rows.jsonl", Verdict):
+        metrics["num_unscored"] += row.outcome is None
+        metrics["num_tokens"] += row.num_tokens
+    return metrics
 
 
-def combine(scores: Mapping[str, Sequence[Score]], weights: Mapping[str, float]) -> list[Score]:
-    """Return the weighted mean of several judges' normalized scores.
+def ordered_pairs(group: Group, *, orders: str, pairs: Sequence[Pair] | None) -> list[Pair]:
+    """Return the pairs of a group that are shown to a judge, as they are shown.
+
+    Args:
+        group: Responses to one instruction.
+        orders: As for `collect_verdicts`.
+        pairs: To choose from; None for all of different responses.
+    """
+    if pairs is not None:
+        texts = {row.sample_index: row.text for row in group.responses}
+        chosen = [pair for pair in pairs if all(texts[index] for index in pair) and pair[0] != pair[1]]
+    else:
+        ordered = sorted(group.responses, key=lambda row: -row.sample_index)
+        distinct = {row.text: row.sample_index for row in ordered if row.text}
+        chosen = list(combinations(sorted(distinct.values()), 2))
+    if orders == "random":
+        return [
+            (low, high) if derive_seed(0, "orders", group.prompt_id, low, high) % 2 else (high, low)
+            for low, high in map(sorted, chosen)
+        ]
+    return [order for first, second in chosen for order in ((first, second), (second, first))]
+
+
+def rate_groups(groups: Iterable[Group], verdicts: Iterable[Verdict], *, rating: Rating, seed: int) -> Iterator[Score]:
+    """Yield the scores of `tpo.judge.rating.rate_responses`, one instruction after the other.
+
+    Args:
+        groups: Responses.
+        verdicts: Those on an instruction together, and instructions in the order of `groups`; some may have none.
+        rating: How games become ratings.
+        seed: Of the orders in which Elo plays the games.
+
+    Raises:
+        ValueError: If a verdict is on another instruction.
+    """
+    end: tuple[str, list[Verdict]] = ("", [])
+    games = by_prompt(verdicts)
+    prompt_id, found = next(games, end)
+    for group in groups:
+        played: list[Verdict] = []
+        if prompt_id == group.prompt_id:
+            played = found
+            prompt_id, found = next(games, end)
+        yield from rate_responses(group.responses, played, rating=rating, seed=seed)
+    if found:
+        raise ValueError(f"a verdict on prompt {prompt_id}, which has no response: other responses' verdicts")
+
+
+def combine(scores: Mapping[str, Iterable[Score]], weights: Mapping[str, float]) -> Iterator[Score]:
+    """Yield the weighted mean of several judges' normalized scores.
 
     Each judge's scores of one instruction are normalized over its responses as in the paper's length control
     (`tpo.pairs.normalized`), so that weights mean the same for judges with different units. Only responses scored by
     every judge are included; a judge that gives all the same score adds 0.
 
     Args:
-        scores: Judge to its scores, all of the same responses in the same order.
+        scores: Judge to its scores, all of the same responses in the same order, an instruction's together.
         weights: Judge to its weight.
     """
     names = sorted(scores)
     shares = np.array([weights[name] for name in names]) / sum(weights[name] for name in names)
-    rows = list(zip(*(scores[name] for name in names), strict=True))
-    complete: dict[str, list[int]] = {}
-    for position, group in enumerate(rows):
-        if all(row.score is not None for row in group):
-            complete.setdefault(group[0].prompt_id, []).append(position)
-    combined: dict[int, float] = {}
-    for positions in complete.values():
-        values = np.array([[row.score for row in rows[position]] for position in positions], dtype=float)
-        means = np.column_stack([normalized(column) for column in values.T]) @ shares
-        combined |= dict(zip(positions, means.tolist(), strict=True))
-    result = []
-    for position, group in enumerate(rows):
-        reasons = [
-            f"{name}: {row.unscored_reason}" for name, row in zip(names, group, strict=True) if row.score is None
-        ]
-        result.append(
-            Score(
-                prompt_id=group[0].prompt_id,
-                sample_index=group[0].sample_index,
+    for groups in zip(*(by_prompt(scores[name]) for name in names), strict=True):
+        rows = list(zip(*(group for _, group in groups), strict=True))
+        complete = [position for position, row in enumerate(rows) if all(part.score is not None for part in row)]
+        combined: dict[int, float] = {}
+        if complete:
+            values = np.array([[part.score for part in rows[position]] for position in complete], dtype=float)
+            means = np.column_stack([normalized(column) for column in values.T]) @ shares
+            combined = dict(zip(complete, means.tolist(), strict=True))
+        for position, row in enumerate(rows):
+            reasons = [
+                f"{name}: {part.unscored_reason}" for name, part in zip(names, row, strict=True) if part.score is None
+            ]
+            yield Score(
+                prompt_id=row[0].prompt_id,
+                sample_index=row[0].sample_index,
                 score=combined.get(position),
                 unscored_reason="; ".join(reasons) or None,
                 raw=None,
-                num_tokens=sum(row.num_tokens for row in group),
+                num_tokens=sum(part.num_tokens for part in row),
             )
-        )
-    return result
 
 
 def normalize_likelihoods(
-    likelihoods: Sequence[Score], priors: Sequence[Score] | None, *, per_token: bool
-) -> list[Score]:
-    """Return log p(y | x), less log p(y) where priors are given, and divided by |y| if `per_token`.
+    likelihoods: Iterable[Score], priors: Iterable[Score] | None, *, per_token: bool
+) -> Iterator[Score]:
+    """Yield log p(y | x), less log p(y) where priors are given, and divided by |y| if `per_token`.
 
     Args:
         likelihoods: Summed log-probabilities of the responses, in nats; `num_tokens` is |y|.
         priors: The same without the instruction, in the same order.
         per_token: The mean over the response's tokens in place of the sum.
     """
-    result = []
-    for row, prior in zip(likelihoods, priors if priors is not None else repeat(None, len(likelihoods)), strict=True):
+    pairs: Iterable[tuple[Score, Score | None]]
+    pairs = zip(likelihoods, repeat(None)) if priors is None else zip(likelihoods, priors, strict=True)
+    for row, prior in pairs:
         if row.score is None or (prior is not None and prior.score is None):
-            result.append(row if prior is None or row.score is None else prior)
+            yield row if prior is None or row.score is None else prior
             continue
         value = row.score - (prior.score or 0.0 if prior is not None else 0.0)
-        result.append(replace(row, score=value / row.num_tokens if per_token else value))
-    return result
-
-
-def _by_prompt(
-    prompts: Sequence[Prompt], responses: Sequence[Response]
-) -> tuple[dict[str, str], dict[str, list[Response]]]:
-    groups: dict[str, list[Response]] = {}
-    for response in responses:
-        groups.setdefault(response.prompt_id, []).append(response)
-    return {prompt.prompt_id: prompt.text for prompt in prompts}, groups
+        yield Score(
+            prompt_id=row.prompt_id,
+            sample_index=row.sample_index,
+            score=value / row.num_tokens if per_token else value,
+            unscored_reason=None,
+            raw=row.raw,
+            num_tokens=row.num_tokens,
+        )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tpo.config.kinds import kinds
 from tpo.evaluate.benchmarks.kind import BenchmarkEval, CheckedEval, read_keys
-from tpo.judge.score import visible
+from tpo.judge.responses import visible
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, write_records
 
@@ -27,7 +27,7 @@ def check_work(job: Job) -> Metrics:
     kind = _kind(job.config["benchmark"])
     assert issubclass(kind, CheckedEval)
     keys = read_keys(job.inputs["benchmark"])
-    responses = visible([job.inputs["completions"].rows(Completion)])
+    responses = list(visible(job.inputs["completions"].rows(Completion)))
     rows = [check for row in responses for check in kind.checks(row, keys[row.prompt_id])]
     write_records(job.path / "rows.jsonl", rows)
     accuracies = kind.summarize(rows, confidence=job.config["confidence"])

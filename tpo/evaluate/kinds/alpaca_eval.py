@@ -11,7 +11,7 @@ from tpo.config.fields import setting
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.kind import BenchmarkEval, open_benchmark
 from tpo.evaluate.measure import ids, lengths, require_one_sample
-from tpo.judge.score import visible
+from tpo.judge.responses import visible
 from tpo.results.rate import Rate
 from tpo.store.records import Comparison, Completion, Response
 
@@ -51,9 +51,9 @@ class AlpacaEvalEval(BenchmarkEval):
             baseline = steps.baseline()
             name, reference = baseline.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
         comparison = steps.compare(artifact, answers, reference)
-        benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
+        benchmark, responses = open_benchmark(artifact), list(visible(answers.rows(Completion)))
         if reference is not None:
-            texts = visible([reference.rows(Completion)])
+            texts = list(visible(reference.rows(Completion)))
             keys = {key: {**value, "generator": name} for key, value in benchmark.keys.items()}
             benchmark = benchmark._replace(baseline=texts, keys=keys)
         wins = {row.prompt_id: row.win for row in comparison.rows(Comparison)}

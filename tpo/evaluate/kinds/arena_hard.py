@@ -10,7 +10,7 @@ from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.kind import BenchmarkEval, open_benchmark
 from tpo.evaluate.measure import EvaluationError, ids, lengths, require_one_sample
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
-from tpo.judge.score import visible
+from tpo.judge.responses import visible
 from tpo.store.records import Completion, Verdict
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ArenaHardEval(BenchmarkEval):
         answers = steps.answers(steps.policy, artifact)
         both = {"prompts": artifact, "completions_0": answers, "references": artifact}
         verdicts = steps.judging.verdicts(both, against=1)
-        benchmark, responses = open_benchmark(artifact), visible([answers.rows(Completion)])
+        benchmark, responses = open_benchmark(artifact), list(visible(answers.rows(Completion)))
         games = complete_verdicts(list(verdicts.rows(Verdict)), benchmark, responses, no_response=self.no_response)
         assert isinstance(steps.config.judge, PairwiseLLMJudge)  # checked by tpo.config.check
         model, judge = steps.policy.name, str(steps.config.judge.name)

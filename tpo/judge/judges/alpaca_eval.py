@@ -11,7 +11,7 @@ the prompt's quotes and adds instructions of its own, is preferred to GPT-4 in 8
 import importlib.util
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,23 +70,25 @@ class AlpacaEvalAnnotator:
         self.system, self.prompt = read_template(template_path())
         self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        """Return one judgement per pair, in order; equal pairs are asked about once.
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        """Yield one judgement per pair, in order; equal pairs are asked about once.
 
         Unscored are, besides what was not asked: "no_identifier", neither name among the likeliest tokens;
         "no_logprobs", as where a server's filter left no answer.
 
         Raises:
-            TpoError: If the model writes but none of its answers has log-probabilities.
+            TpoError: If the first answer that the model writes has no log-probabilities: its others have none either.
         """
-        answers = self.llm.ask([self._question(pair) for pair in pairs])
-        written = [answer for answer in answers if answer.error is None and answer.text]
-        if written and not any(answer.watched for answer in answers):
-            raise TpoError(
-                f"judge.name={self.settings.name}: the answers have no log-probabilities, from which AlpacaEval's "
-                "annotator is read: take a server that gives them (logprobs and top_logprobs), or judge.backend=vllm"
-            )
-        return [_decide(answer) for answer in answers]
+        has_logprobs = False
+        for answer in self.llm.ask(map(self._question, pairs)):
+            has_logprobs = has_logprobs or bool(answer.watched)
+            if answer.error is None and answer.text and not has_logprobs:
+                raise TpoError(
+                    f"judge.name={self.settings.name}: the answers have no log-probabilities, from which AlpacaEval's "
+                    "annotator is read: take a server that gives them (logprobs and top_logprobs), or "
+                    "judge.backend=vllm"
+                )
+            yield _decide(answer)
 
     def _question(self, pair: Candidates) -> Question:
         texts = {"instruction": pair.instruction, "output_1": pair.responses[0], "output_2": pair.responses[1]}

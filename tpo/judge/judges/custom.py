@@ -2,7 +2,8 @@
 
 import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -66,19 +67,21 @@ class CheckedJudge:
         """Wrap `judge`, a class of this name."""
         self.judge, self.name = judge, name
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return one judgement per response, in the order given.
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield one judgement per response, in the order given.
 
         Raises:
-            TpoError: If the class fails, or returns anything else.
+            TpoError: If the class fails, or yields anything else.
         """
-        found = _call(self.judge.score, candidates, self.name)
-        counts = [len(group) if isinstance(group, Sequence) else None for group in found]
-        if counts != [len(item.responses) for item in candidates]:
-            raise TpoError(f"judge._target_={self.name}: score returned no list of a judgement for each response")
-        for group in found:
-            _check(group, self.name)
-        return found
+        for item, group in _answers(self.judge.score, candidates, self.name):
+            if not isinstance(group, list) or len(group) != len(item.responses):
+                raise TpoError(
+                    f"judge._target_={self.name}: expected a list of {len(item.responses)} judgements, one for each "
+                    f"response, not {group!r:.200}"
+                )
+            for judgement in group:
+                _check(judgement, self.name)
+            yield group
 
 
 class CheckedPairwiseJudge:
@@ -88,40 +91,55 @@ class CheckedPairwiseJudge:
         """Wrap `judge`, a class of this name."""
         self.judge, self.name = judge, name
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        """Return one judgement per pair, in the order given.
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        """Yield one judgement per pair, in the order given.
 
         Raises:
-            TpoError: If the class fails, or returns anything else.
+            TpoError: If the class fails, or yields anything else.
         """
-        found = _call(self.judge.compare, pairs, self.name)
-        if len(found) != len(pairs):
-            raise TpoError(
-                f"judge._target_={self.name}: compare returned {len(found)} judgements of {len(pairs)} pairs"
-            )
-        _check(found, self.name)
-        return found
+        for _, judgement in _answers(self.judge.compare, pairs, self.name):
+            _check(judgement, self.name)
+            yield judgement
 
 
-def _call(method: Callable[[Sequence[Candidates]], Any], candidates: Sequence[Candidates], name: str) -> list[Any]:
+def _answers(
+    method: Callable[[Iterable[Candidates]], Any], candidates: Iterable[Candidates], name: str
+) -> Iterator[tuple[Candidates, Any]]:
+    """Yield what a method yields, each answer with what it is about.
+
+    Raises:
+        TpoError: If it fails, or yields more or less than an answer for each of `candidates`.
+    """
+    waiting: deque[Candidates] = deque()  # taken, and not yet answered
+
+    def taken() -> Iterator[Candidates]:
+        for item in candidates:
+            waiting.append(item)
+            yield item
+
+    given = taken()
     try:
-        found = method(candidates)
+        found = method(given)
+        if not isinstance(found, Iterable):
+            raise TpoError(f"judge._target_={name}: expected judgements that are yielded, not {type(found).__name__}")
+        for answer in found:
+            if not waiting:
+                raise TpoError(f"judge._target_={name}: more was yielded than an answer for each of the instructions")
+            yield waiting.popleft(), answer
     except TpoError:
         raise
     except Exception as error:  # whatever a class of the user's does
         line = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{line.filename}, line {line.lineno}"
         raise TpoError(f"judge._target_={name} failed: {type(error).__name__}: {error} ({where})") from error
-    if not isinstance(found, list):
-        raise TpoError(f"judge._target_={name}: expected a list of judgements, not {type(found).__name__}")
-    return found
+    if waiting or next(given, None) is not None:
+        raise TpoError(f"judge._target_={name}: less was yielded than an answer for each of the instructions")
 
 
-def _check(judgements: Sequence[Any], name: str) -> None:
-    for judgement in judgements:
-        if not isinstance(judgement, Judgement):
-            raise TpoError(f"judge._target_={name}: expected a Judgement, not {judgement!r}")
-        if (judgement.value is None) == (judgement.unscored_reason is None):
-            raise TpoError(f"judge._target_={name}: {judgement!r} has to have a value, or else a reason for none")
-        if judgement.value is not None and not math.isfinite(judgement.value):
-            raise TpoError(f"judge._target_={name}: {judgement!r} is no finite number; Judgement(None, reason) is none")
+def _check(judgement: Any, name: str) -> None:
+    if not isinstance(judgement, Judgement):
+        raise TpoError(f"judge._target_={name}: expected a Judgement, not {judgement!r:.200}")
+    if (judgement.value is None) == (judgement.unscored_reason is None):
+        raise TpoError(f"judge._target_={name}: {judgement!r} has to have a value, or else a reason for none")
+    if judgement.value is not None and not math.isfinite(judgement.value):
+        raise TpoError(f"judge._target_={name}: {judgement!r} is no finite number; Judgement(None, reason) is none")

@@ -1,6 +1,6 @@
 """The number of characters of a response: what any judge must beat."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -22,6 +22,7 @@ class LengthJudge(PointwiseJudgeConfig):
         """Return itself."""
         return self
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return the lengths."""
-        return [[Judgement(float(len(response)), None) for response in item.responses] for item in candidates]
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield the lengths."""
+        for item in candidates:
+            yield [Judgement(float(len(response)), None) for response in item.responses]

@@ -5,13 +5,13 @@ This module computes the sum over the response's tokens, log p(y | x), or withou
 gives the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), for comparison.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpo.config.fields import setting
-from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
+from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
 from tpo.model.chat import chat_ids, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
@@ -79,17 +79,21 @@ class Likelihood:
         self.head = model.get_output_embeddings()
         self.reader = StateReader(model.get_decoder(), batch_tokens=settings.batch_tokens)
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return the log-likelihoods in nats; `num_tokens` is the number of tokens they sum over.
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield the log-likelihoods in nats; `num_tokens` is the number of tokens they sum over.
 
         The token that ends the turn is one of them. A chat longer than the model's context is unscored.
         """
+        for block in blocks(candidates):
+            yield from self._score(block)
+
+    def _score(self, block: Sequence[Candidates]) -> list[list[Judgement]]:
         import torch
 
         from tpo.model.states import Reading
 
         groups = []
-        for item in candidates:
+        for item in block:
             context = chat_ids(self.tokenizer, item.instruction if self.with_instruction else "")
             responses = [self._response_ids(response) for response in item.responses]
             # The state before a token predicts it.

@@ -3,7 +3,7 @@
 It judges each pair as shown. Against position bias the caller asks for both orders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +48,10 @@ class PairwiseLLM:
         self.settings = settings
         self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        """Return one judgement per pair, in order; equal pairs are asked about once."""
-        return [self._decide(answer) for answer in self.llm.ask([self._question(pair) for pair in pairs])]
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        """Yield one judgement per pair, in order; equal pairs are asked about once."""
+        for answer in self.llm.ask(map(self._question, pairs)):
+            yield self._decide(answer)
 
     def _question(self, pair: Candidates) -> Question:
         return Question(

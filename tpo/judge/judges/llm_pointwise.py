@@ -4,7 +4,8 @@ Where the model gives probabilities, the score is the expected value over the gr
 tells apart responses with the same grade.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,14 +56,28 @@ class PointwiseLLM:
         self.watch = tuple(str(score) for score in range(self.low, self.high + 1)) if settings.use_logprobs else ()
         self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return one judgement per response; equal responses to one instruction are asked about once."""
-        answers = iter(
-            self.llm.ask(
-                [self._question(item.instruction, response) for item in candidates for response in item.responses]
-            )
-        )
-        return [[self._judge(next(answers)) for _ in item.responses] for item in candidates]
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield one judgement per response; equal responses to one instruction are asked about once."""
+        waiting: deque[Candidates] = deque()  # taken, and not yet judged whole
+
+        def questions() -> Iterator[Question]:
+            for item in candidates:
+                waiting.append(item)
+                for response in item.responses:
+                    yield self._question(item.instruction, response)
+
+        judged: list[Judgement] = []
+        for answer in self.llm.ask(questions()):
+            while not waiting[0].responses:
+                waiting.popleft()
+                yield []
+            judged.append(self._judge(answer))
+            if len(judged) == len(waiting[0].responses):
+                waiting.popleft()
+                yield judged
+                judged = []
+        for _ in waiting:  # without a response
+            yield []
 
     def _question(self, instruction: str, response: str) -> Question:
         return Question(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -24,11 +24,10 @@ class RandomJudge(PointwiseJudgeConfig):
         """Return itself."""
         return self
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return numbers in [0, 1)."""
-        return [
-            [Judgement(_hash(item.instruction, response), None) for response in item.responses] for item in candidates
-        ]
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield numbers in [0, 1)."""
+        for item in candidates:
+            yield [Judgement(_hash(item.instruction, response), None) for response in item.responses]
 
 
 def _hash(instruction: str, response: str) -> float:

@@ -2,14 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpo.config.fields import setting
 from tpo.config.groups import DTYPES
-from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
+from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
 from tpo.model.chat import Tokenizer, load_tokenizer, strip_special_tokens
 from tpo.model.load import default_device, fingerprint
 from tpo.model.policy import Policy
@@ -70,14 +70,18 @@ class ChatScorer(ABC):
     def reward(self, states: "torch.Tensor") -> "torch.Tensor":
         """Return the float32 reward () of the float32 states (positions, hidden) that were read of a chat."""
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return the reward of every response; one whose chat exceeds `judge.max_tokens` is unscored.
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield the rewards of every instruction's responses; one whose chat exceeds `judge.max_tokens` is unscored.
 
         Nothing is truncated: a reward for half a response is not a reward for the response.
         """
+        for block in blocks(candidates):
+            yield from self._score(block)
+
+    def _score(self, block: Sequence[Candidates]) -> list[list[Judgement]]:
         import torch
 
-        groups = [[self.chat(item.instruction, response) for response in item.responses] for item in candidates]
+        groups = [[self.chat(item.instruction, response) for response in item.responses] for item in block]
         fitting = [[chat for chat in group if len(chat.ids) <= self.max_tokens] for group in groups]
         with torch.inference_mode():
             states = iter([state for group in self.reader.read(fitting) for state in group])

@@ -5,13 +5,13 @@ downloaded. A weak judge (experiments/LOG.md), here because it runs everywhere.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tpo.config.fields import setting
-from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
+from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
 from tpo.judge.verdicts import require_places
 from tpo.model.chat import answer_ids, chat_ids, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
@@ -67,11 +67,15 @@ class SelfRating:
         yes, no = model.get_output_embeddings().weight[self.answer_ids].float()
         self.direction = yes - no
 
-    def score(self, candidates: Sequence[Candidates]) -> list[list[Judgement]]:
-        """Return the log-odds of yes for every response, in nats."""
+    def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+        """Yield the log-odds of yes for every instruction's responses, in nats."""
+        for block in blocks(candidates):
+            yield from self._score(block)
+
+    def _score(self, block: Sequence[Candidates]) -> list[list[Judgement]]:
         import torch
 
-        groups = [[self._reading(item.instruction, response) for response in item.responses] for item in candidates]
+        groups = [[self._reading(item.instruction, response) for response in item.responses] for item in block]
         with torch.inference_mode():
             return [
                 [

@@ -1,16 +1,20 @@
 """A chat model behind a cache of answers, which is never asked the same question twice."""
 
 import logging
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
+from tpo.judge.llm.cache import AnswerCache, Asked
 from tpo.judge.llm.question import Answer, Backend, Question
 from tpo.judge.llm.settings import LLMConfig
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
+
+LOOK_AHEAD = 8192  # questions that may be taken behind one that has no answer yet
 
 
 class LLM:
@@ -25,49 +29,112 @@ class LLM:
             max_calls: Most answers of this model that the file may come to hold, those of earlier runs
                 included; None sets no limit.
         """
-        from tpo.judge.llm.cache import AnswerCache
-
         self.backend, self.max_calls = backend, max_calls
         self.cache = AnswerCache(cache_path)
 
-    def ask(self, questions: Sequence[Question]) -> list[Answer]:
-        """Return one answer per question, in order; answers in the cache, of any run, are not asked for again.
+    def ask(self, questions: Iterable[Question]) -> Iterator[Answer]:
+        """Yield one answer per question, in order; answers in the cache, of any run, are not asked for again.
+
+        Questions are taken as the model has room for them, those with an answer in the cache one by one until the
+        first without. Where `LOOK_AHEAD` questions wait behind one whose answer takes long, no more are taken until
+        that answer is there.
 
         Raises:
             TpoError: If the model cannot be asked or the budget is spent. Answers that came before are kept.
         """
-        from tpo.judge.llm.cache import Asked
-
-        if not questions:
-            return []
-        identity = self.backend.identity()
-        asked = [Asked(identity, question) for question in questions]
-        answers = self.cache.find(item.key for item in asked)
-        missing = {item.key: item for item in asked if item.key not in answers}
-
-        def save(key: str, answer: Answer) -> None:
-            # A question that does not fit is cheap to ask again, and a server restarted with a longer context answers.
-            answers[key] = answer if answer.error else self.cache.put(missing[key], answer)
-
-        allowed = self._allowed(identity, len(missing))
-        log.info("%d questions: %d answered before, %d to ask", len(asked), len(answers), len(missing))
-        if missing and allowed > 0:
-            self.backend.answer({key: missing[key].question for key in list(missing)[:allowed]}, save)
-        if allowed < len(missing):
-            raise TpoError(
-                f"the judge's budget is spent: {self.cache.count(identity)} calls were made, judge.max_calls="
-                f"{self.max_calls}, and {len(missing) - allowed} questions are still open. The answers are kept in "
-                f"{self.cache.path}: raise judge.max_calls and run the same command again"
+        asking = _Asking(self, questions)
+        yield from asking.answers()
+        log.info("%d questions: %d answered before, %d asked", asking.num_taken, asking.num_found, asking.num_asked)
+        if asking.num_too_long:
+            log.warning(
+                "%d of %d questions are too long for the model's context", asking.num_too_long, asking.num_taken
             )
-        unanswered = sum(answers[item.key].error is not None for item in asked)
-        if unanswered:
-            log.warning("%d of %d questions are too long for the model's context", unanswered, len(asked))
-        return [answers[item.key] for item in asked]
 
-    def _allowed(self, identity: dict[str, Any], num_missing: int) -> int:
-        if self.max_calls is None:
-            return num_missing
-        return min(num_missing, max(0, self.max_calls - self.cache.count(identity)))
+
+class _Asking:
+    """The questions of one call of `LLM.ask`, from being taken to being answered."""
+
+    def __init__(self, llm: LLM, questions: Iterable[Question]) -> None:
+        self._llm = llm
+        self._model = llm.backend.identity()
+        self._left = (Asked(self._model, question) for question in questions)
+        self._order: deque[str] = deque()  # keys of the questions that were taken and whose turn is to come
+        self._uses: Counter[str] = Counter()  # how often each key is in that order
+        self._answers: dict[str, Answer] = {}  # to these, as far as known
+        self._in_flight: dict[str, Asked] = {}
+        self._budget: int | None = None  # calls that are left; None until the first
+        self._is_spent = False
+        self.num_taken = self.num_found = self.num_asked = self.num_too_long = 0
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield the answers in order."""
+        for asked in self._left:
+            found = self._llm.cache.find(asked.key)
+            if found is None:
+                yield from self._answers_from(chain([asked], self._left))
+                continue
+            self.num_taken, self.num_found = self.num_taken + 1, self.num_found + 1
+            yield found
+
+    def _answers_from(self, asked: Iterator[Asked]) -> Iterator[Answer]:
+        """Yield answers from the first question on that is not in the cache, while the model answers."""
+        cache = self._llm.cache
+        for key, answer in self._llm.backend.stream(self._missing(asked)):
+            item = self._in_flight.pop(key)
+            # A question that does not fit is cheap to ask again, and a server restarted with a longer context answers.
+            self._answers[key] = answer if answer.error else cache.put(item, answer)
+            yield from self._ready()
+        yield from self._ready()  # what the cache answered behind the last of these
+        if self._is_spent:
+            raise TpoError(
+                f"the judge's budget is spent: {cache.count(self._model)} calls were made, judge.max_calls="
+                f"{self._llm.max_calls}, and questions are still open. The answers are kept in {cache.path}: raise "
+                "judge.max_calls and run the same command again"
+            )
+
+    def _missing(self, asked: Iterator[Asked]) -> Iterator[tuple[str, Question]]:
+        """Yield the questions that the model has to answer."""
+        while len(self._order) < LOOK_AHEAD:
+            item = next(asked, None)
+            if item is None:
+                return
+            key = item.key
+            is_known = key in self._answers or key in self._in_flight
+            found = None if is_known else self._llm.cache.find(key)
+            if found is not None:
+                self._answers[key] = found
+                self.num_found += 1
+            is_asked = not is_known and found is None
+            if is_asked and not self._may_call():
+                self._is_spent = True
+                return
+            self.num_taken += 1
+            self._order.append(key)
+            self._uses[key] += 1
+            if is_asked:
+                self.num_asked += 1
+                self._in_flight[key] = item
+                yield key, item.question
+
+    def _may_call(self) -> bool:
+        """Return whether one more call is within the budget, which is then one less."""
+        if self._llm.max_calls is None:
+            return True
+        if self._budget is None:
+            self._budget = self._llm.max_calls - self._llm.cache.count(self._model)
+        self._budget -= 1
+        return self._budget >= 0
+
+    def _ready(self) -> Iterator[Answer]:
+        """Yield the answers whose turn it is."""
+        while self._order and self._order[0] in self._answers:
+            key = self._order.popleft()
+            answer = self._answers[key]
+            self._uses[key] -= 1
+            if not self._uses[key]:
+                del self._uses[key], self._answers[key]
+            self.num_too_long += answer.error is not None
+            yield answer
 
 
 def load_llm(settings: LLMConfig, *, policy: Policy | None, cache_path: Path) -> LLM:

@@ -8,7 +8,7 @@ safe as the file system's locks are. The price is a few fsyncs an answer.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -42,15 +42,11 @@ class AnswerCache:
         """Store the path; the file is made when it is first needed."""
         self.path = path
 
-    def find(self, keys: Iterable[str]) -> dict[str, Answer]:
-        """Return the answers that are in the cache."""
-        found = {}
+    def find(self, key: str) -> Answer | None:
+        """Return the answer that is in the cache, if one is."""
         with self._translated() as database:
-            for key in keys:
-                row = database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-                if row is not None:
-                    found[key] = _read(row[0])
-        return found
+            row = database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+            return None if row is None else _read(row[0])
 
     def put(self, asked: Asked, answer: Answer) -> Answer:
         """Store an answer, durably once this returns, and return the stored one.

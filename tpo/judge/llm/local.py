@@ -1,8 +1,11 @@
 """A chat model on vLLM, in this process or in several child processes, cached for later steps."""
 
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
@@ -11,46 +14,49 @@ from tpo.model.chat import load_tokenizer, strip_special_tokens
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
+from tpo.store.processes.in_flight import InFlight
 from tpo.store.processes.vllm import cached_engine, start_vllm
-from tpo.store.processes.workers import Emit, Workers, share_devices
+from tpo.store.processes.workers import Workers, share_devices
 
 
 class Rendered(NamedTuple):
     """A question as the model reads it."""
 
+    key: str
     ids: list[int]
     question: Question
 
 
-class VllmModel:
-    """vLLM in the process that makes it."""
+StreamAnswers = Callable[[Iterable[Rendered]], Iterator[tuple[str, Answer]]]
 
-    def __init__(self, settings: Mapping[str, Any], *, seed: int) -> None:
-        """Load the model, or go on with it where this process has it.
 
-        Args:
-            settings: Arguments of `vllm.LLM`.
-            seed: Of vLLM's own random stream.
-        """
-        self._llm = start_vllm(max_logprobs=NUM_ALTERNATIVES, seed=seed, **settings)
+def vllm_stream(settings: Mapping[str, Any], *, seed: int) -> StreamAnswers:
+    """Return a function that answers with vLLM in this process; the model is loaded, or the cached one used.
 
-    def __call__(self, asked: Mapping[str, Rendered], emit: Emit) -> None:
-        """Answer all questions; `emit` gets (key, answer) as soon as there is one."""
-        from vllm import SamplingParams, TokensPrompt
+    Args:
+        settings: Arguments of `vllm.LLM`.
+        seed: Of vLLM's own random stream.
+    """
+    llm = start_vllm(max_logprobs=NUM_ALTERNATIVES, seed=seed, **settings)
+    return partial(_answer, llm, max_in_flight=2 * settings["max_num_seqs"])  # as many wait as decode
 
-        engine = self._llm.llm_engine
-        for key, (ids, question) in asked.items():
-            decoding = SamplingParams(
-                temperature=question.temperature,
-                max_tokens=question.max_tokens,
-                logprobs=NUM_ALTERNATIVES if question.watch else None,
-            )
-            engine.add_request(key, TokensPrompt(prompt_token_ids=ids), decoding)
-        # LLM.generate returns everything at the end; a kill would lose it all.
-        while engine.has_unfinished_requests():
-            for request in engine.step():
-                if request.finished:
-                    emit((request.request_id, _read(request, asked[request.request_id].question)))
+
+def _answer(llm: Any, asked: Iterable[Rendered], *, max_in_flight: int) -> Iterator[tuple[str, Answer]]:
+    left = iter(asked)
+    with closing(InFlight[Rendered](llm)) as in_flight:
+        while True:
+            for item in islice(left, max_in_flight - len(in_flight)):
+                in_flight.add(
+                    item,
+                    item.ids,
+                    temperature=item.question.temperature,
+                    max_tokens=item.question.max_tokens,
+                    logprobs=NUM_ALTERNATIVES if item.question.watch else None,
+                )
+            if not len(in_flight):
+                return
+            for item, output in in_flight.step():
+                yield item.key, _read(output, item.question)
 
 
 class LocalBackend:
@@ -85,30 +91,29 @@ class LocalBackend:
             "dtype": self.settings.dtype,
         }
 
-    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
-        """Answer all questions, each kept as soon as it is answered.
+    def stream(self, questions: Iterable[tuple[str, Question]]) -> Iterator[tuple[str, Answer]]:
+        """Yield answers as they come; the model is loaded at the first question that fits its context.
 
         Raises:
             TpoError: If there are not enough GPUs, or one of several processes fails.
         """
-        asked: dict[str, Rendered] = {}
-        for key, question in questions.items():
-            ids = self.render(question)
-            if len(ids) + question.max_tokens > self.settings.max_model_len:  # as vLLM's server decides
-                save(key, TOO_LONG)
-            else:
-                asked[key] = Rendered(ids, question)
-        if not asked:
-            return
-        if self.settings.data_parallel_size == 1:
-            self._vllm(asked, lambda found: save(*found))
-        else:
-            for _, found in self._workers.run(self._divide(asked)):
-                save(*found)
+        too_long: deque[str] = deque()
 
-    def _divide(self, asked: Mapping[str, Rendered]) -> dict[int, dict[str, Rendered]]:
-        count, keys = self.settings.data_parallel_size, list(asked)
-        return {number: {key: asked[key] for key in keys[number::count]} for number in range(min(count, len(keys)))}
+        def fitting() -> Iterator[Rendered]:
+            for key, question in questions:
+                ids = self.render(question)
+                if len(ids) + question.max_tokens > self.settings.max_model_len:  # as vLLM's server decides
+                    too_long.append(key)
+                else:
+                    yield Rendered(key, ids, question)
+
+        asked = fitting()
+        for first in islice(asked, 1):
+            for found in self._answers(chain([first], asked)):
+                yield found
+                while too_long:
+                    yield too_long.popleft(), TOO_LONG
+        yield from ((key, TOO_LONG) for key in too_long)
 
     def render(self, question: Question) -> list[int]:
         """Return the chat's token ids as the model's own template renders it: with one BOS, if it has any.
@@ -153,8 +158,10 @@ class LocalBackend:
         }
 
     @cached_property
-    def _vllm(self) -> VllmModel:
-        return VllmModel(self._arguments, seed=0)
+    def _answers(self) -> StreamAnswers:
+        if self.settings.data_parallel_size == 1:
+            return vllm_stream(self._arguments, seed=0)
+        return self._workers.run
 
     @cached_property
     def _workers(self) -> Workers:
@@ -162,7 +169,7 @@ class LocalBackend:
         shares = share_devices(count, per_worker=size, group="judge.vllm")
         workers = cached_engine((shares, self._arguments), lambda: Workers(shares))
         # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
-        workers.make(VllmModel, [{"settings": self._arguments, "seed": number} for number in range(count)])
+        workers.make(vllm_stream, [{"settings": self._arguments, "seed": number} for number in range(count)])
         return workers
 
 

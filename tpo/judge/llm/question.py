@@ -6,7 +6,7 @@ as soon as it arrives, and `tpo.judge.llm.ask.LLM` asks a backend only what is n
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -61,8 +61,11 @@ class Backend(Protocol):
         """Return what identifies the model in the cache's keys, plain JSON types only."""
         ...
 
-    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
-        """Call `save(key, answer)` for each question as soon as it is answered, in any order."""
+    def stream(self, questions: Iterable[tuple[str, Question]]) -> Iterator[tuple[str, Answer]]:
+        """Yield (key, answer) for each question as soon as it is answered, in any order.
+
+        Questions are taken as there is room for them. No two that are under way have the same key.
+        """
         ...
 
 

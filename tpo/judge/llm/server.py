@@ -2,14 +2,14 @@
 
 import asyncio
 import re
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.judge.llm.settings import LLMConfig
+from tpo.model.concurrent import Emit, Flow, stream_concurrently
 from tpo.model.connection import Connection, Purpose
 from tpo.store.errors import TpoError
 
@@ -30,7 +30,7 @@ class ServerBackend:
             settings: `name` and `revision`, and how to reach the server in `server`.
         """
         self.settings, self.name, self.revision = settings.server, settings.name, settings.revision
-        self._num_answered = self._num_questions = 0
+        self._num_answered = 0
         self.connection = Connection(
             self.settings.base_url,
             asdict(self.settings),
@@ -41,39 +41,32 @@ class ServerBackend:
                 not_found=f"Is judge.name={self.name} what the server calls the model, and base_url complete?",
                 promise="nothing is asked twice",
             ),
-            progress=lambda: f"{self._num_answered} of {self._num_questions} questions are answered and kept",
+            progress=lambda: f"{self._num_answered} questions are answered and kept",
         )
 
     def identity(self) -> dict[str, Any]:
         """Return the model's name; the server's address is no part of it."""
         return {"model": self.name, "revision": self.revision}
 
-    def answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
-        """Ask all questions, at most `max_concurrency` at a time; each is kept as soon as it is answered.
+    def stream(self, questions: Iterable[tuple[str, Question]]) -> Iterator[tuple[str, Answer]]:
+        """Yield answers as they come, with at most `max_concurrency` questions under way at a time.
 
         Raises:
-            TpoError: If one cannot be asked; those under way are still waited for and kept.
+            TpoError: If a question cannot be asked; those under way with it are answered first.
         """
-        self._num_answered, self._num_questions = 0, len(questions)
-        asyncio.run(self._answer(questions, save))
+        self._num_answered = 0
+        yield from stream_concurrently(questions, self._answer)
 
-    async def _answer(self, questions: Mapping[str, Question], save: Callable[[str, Answer], None]) -> None:
-        waiting = deque(questions.items())
-        failures: list[TpoError] = []
-
-        async def work() -> None:
-            while waiting and not failures:
-                key, question = waiting.popleft()
-                try:
-                    save(key, await self.connection.patiently(partial(self._ask, client, question)))
-                    self._num_answered += 1
-                except TpoError as error:
-                    failures.append(error)
-
+    async def _answer(self, flow: Flow[tuple[str, Question], tuple[str, Answer]]) -> None:
         async with self.connection.client() as client:
-            await asyncio.gather(*(work() for _ in range(min(self.settings.max_concurrency, len(questions)))))
-        if failures:
-            raise failures[0]
+
+            async def answer(keyed: tuple[str, Question], emit: Emit[tuple[str, Answer]]) -> None:
+                key, question = keyed
+                found = await self.connection.patiently(partial(self._ask, client, question))
+                await emit((key, found))
+                self._num_answered += 1
+
+            await asyncio.gather(*(flow.work(answer) for _ in range(self.settings.max_concurrency)))
 
     async def _ask(self, client: Any, question: Question) -> Answer:
         from openai import APIStatusError
