@@ -36,8 +36,8 @@ from tpo.store.stage import Step
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------
 
-STEP = Step("fake", 1, {"num_chunks": 4})
-# A stage that grows four chunks of two rows, notes who computes which, and can be held up before one of them until a
+STEP = Step("fake", 1, {"num_rows": 4})
+# A stage that grows four rows, notes who computes which, and can be held up before one of them until a
 # file appears.
 FAKE_STAGE = """
 import json, logging, os, sys, time
@@ -49,23 +49,24 @@ from tpo.store.stage import Step
 from tpo.store.records import Prompt
 
 folder, stop_before = Path(sys.argv[1]), sys.argv[2]
-names = [f"prompt-{number}" for number in range(8)]
+names = [f"prompt-{number}" for number in range(4)]
 
-def compute(chunk):
-    with (folder / "computed").open("a") as file:
-        file.write(f"{os.getpid()} {chunk[0]}\\\\n")
-    while chunk[0] == stop_before and not (folder / "go").exists():
-        time.sleep(0.01)
-    return [Prompt(name, name, "category", "source", "split") for name in chunk]
+def compute(keys):
+    for (name,) in keys:
+        with (folder / "computed").open("a") as file:
+            file.write(f"{os.getpid()} {name}\\\\n")
+        while name == stop_before and not (folder / "go").exists():
+            time.sleep(0.01)
+        yield Prompt(name, name, "category", "source", "split")
 
 def execute(path):
     started = time.time()
-    grow_rows(path, Prompt, prompt_ids=names, chunk_size=2, compute=compute)
+    grow_rows(path, Prompt, keys=[(name,) for name in names], compute=compute, unit="prompt")
     finish(path, metrics={}, started=started)
 
 logging.basicConfig(level=logging.INFO, format="%(created)f %(message)s")
-artifact = Store(folder / "artifacts", execute=execute).run(Step("fake", 1, {"num_chunks": 4}))
-print(json.dumps([artifact.is_reused, file_digest(artifact.path / "manifest.json"), len(artifact.rows(Prompt))]))
+artifact = Store(folder / "artifacts", execute=execute).run(Step("fake", 1, {"num_rows": 4}))
+print(json.dumps([artifact.is_reused, file_digest(artifact.path / "manifest.json"), len(list(artifact.rows(Prompt)))]))
 """.replace("\\\\n", "\\n")
 
 
@@ -123,49 +124,49 @@ def fakes(folder: Path) -> Iterator[Callable[..., Running]]:
 
 
 def computed(folder: Path) -> list[tuple[int, str]]:
-    """Return who computed which chunk, in order; nothing before the first."""
+    """Return who computed which row, in order; nothing before the first."""
     path = folder / "computed"
     lines = path.read_text().splitlines() if path.exists() else []
     return [(int(process), name) for process, name in (line.split() for line in lines)]
 
 
-CHUNKS = ["prompt-0", "prompt-2", "prompt-4", "prompt-6"]
+NAMES = ["prompt-0", "prompt-1", "prompt-2", "prompt-3"]
 
 
 def test_of_processes_that_race_for_an_artifact_one_computes_it(tmp_path: Path) -> None:
     with fakes(tmp_path) as start:
-        racers = [start("prompt-6") for _ in range(5)]
+        racers = [start("prompt-3") for _ in range(5)]
         wait_until(lambda: sum(bool(racer.said("waiting for")) for racer in racers) == 4)  # all want it, one has it
         (tmp_path / "go").touch()
         results = [racer.result() for racer in racers]
     [winner] = {process for process, _ in computed(tmp_path)}
-    assert [name for _, name in computed(tmp_path)] == CHUNKS
+    assert [name for _, name in computed(tmp_path)] == NAMES
     assert [is_reused for is_reused, *_ in results] == [racer.pid != winner for racer in racers]
     digest = hashlib.sha256((tmp_path / "artifacts" / STEP.artifact_id / "manifest.json").read_bytes()).hexdigest()
-    assert {(found, num_rows) for _, found, num_rows in results} == {(digest, 8)}
+    assert {(found, num_rows) for _, found, num_rows in results} == {(digest, 4)}
 
 
 def test_waiter_takes_over_from_a_killed_holder_at_once_and_goes_on_from_its_rows(tmp_path: Path) -> None:
     with fakes(tmp_path) as start:
-        holder = start("prompt-4")
-        wait_until(lambda: len(computed(tmp_path)) == 3)  # in the middle of the third chunk
+        holder = start("prompt-2")
+        wait_until(lambda: len(computed(tmp_path)) == 3)  # in the middle of the third row
         waiter = start()
         waiter.wait_until_said("waiting for")
         killed = holder.kill()
         is_reused, _, num_rows = waiter.result()
-    assert (is_reused, num_rows) == (False, 8)
+    assert (is_reused, num_rows) == (False, 4)
     names = [(process == waiter.pid, name) for process, name in computed(tmp_path)]
-    assert names == [*[(False, name) for name in CHUNKS[:3]], *[(True, name) for name in CHUNKS[2:]]]
+    assert names == [*[(False, name) for name in NAMES[:3]], *[(True, name) for name in NAMES[2:]]]
     [line] = waiter.said(f"{STEP.artifact_id}: computing")
     delay = float(line.split()[0]) - killed
     print(f"taken over after {1000 * delay:.1f} ms")
     assert delay < 10, "the kernel wakes the waiter; no timeout has to pass"  # generous: a loaded machine
-    assert waiter.said("continuing after 2 of 4 chunks")
+    assert waiter.said("continuing after 2 of 4 rows")
 
 
 def test_waiter_says_once_what_it_waits_for_and_waits_for_a_stopped_holder(tmp_path: Path) -> None:
     with fakes(tmp_path) as start:
-        holder = start("prompt-2")
+        holder = start("prompt-1")
         wait_until(lambda: len(computed(tmp_path)) == 2)
         holder.process.send_signal(signal.SIGSTOP)
         waiter = start()

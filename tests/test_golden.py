@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hydra import compose, initialize_config_dir
 
@@ -21,11 +22,11 @@ from tpo.config.thought import ThoughtFormat
 from tpo.judge.rating import Rating, rate_responses
 from tpo.judge.select import Selection
 from tpo.model.policy import PolicyRef
-from tpo.pairs import build_pairs
+from tpo.pairs import DROP_REASONS, build_pairs
 from tpo.plan.stages import PlannedPipeline, PlanStore, distinct_steps, plan_job
 from tpo.run import iterate
 from tpo.store.artifacts import Artifact
-from tpo.store.records import Completion, Response, Score, Verdict
+from tpo.store.records import Completion, Pair, Response, Score, Verdict
 
 REPOSITORY = Path(__file__).parent.parent
 GOLDEN = {path.stem: json.loads(path.read_text()) for path in (REPOSITORY / "tests" / "golden").glob("*.json")}
@@ -77,18 +78,22 @@ def test_pairs(name: str) -> None:
         score = row["score"]
         rest = {key: value for key, value in row.items() if key != "score"}
         text = f"hm {row['response']}"
-        completions.append(Completion.from_dict({**golden["completion"], "completion": text, **rest}))
+        completions.append(Completion(**{**golden["completion"], "completion": text, **rest}))
         reason = "no_verdict" if score is None else None
-        scores.append(Score(row["prompt_id"], row["sample_index"], score, reason))
-    found = build_pairs(completions, scores, PairsConfig(**golden["settings"]))
-    assert found.drops == golden["drops"]
-    assert len(found.pairs) + sum(found.drops.values()) == len({row["prompt_id"] for row in golden["rows"]})
-    rows = [pair.to_dict() for pair in found.pairs]
+        scores.append(Score(row["prompt_id"], row["sample_index"], score, reason, None, 0))
+    order = list(dict.fromkeys(row["prompt_id"] for row in golden["rows"]))
+    for rows_of in (completions, scores):  # a file holds each instruction's rows together
+        rows_of.sort(key=lambda row: order.index(row.prompt_id))
+    outcomes = list(build_pairs(completions, scores, PairsConfig(**golden["settings"])))
+    assert len(outcomes) == len(order)
+    assert {reason: outcomes.count(reason) for reason in DROP_REASONS} == golden["drops"]
+    pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
+    rows = [msgspec.structs.asdict(pair) for pair in pairs]
     assert [{key: row[key] for key in expected} for row, expected in zip(rows, golden["pairs"], strict=True)] == [
         {**expected, "margin": pytest.approx(expected["margin"], abs=1e-9)} for expected in golden["pairs"]
     ]
     texts = {(row.prompt_id, row.sample_index): row.completion for row in completions}
-    for pair in found.pairs:
+    for pair in pairs:
         assert pair.chosen == texts[pair.prompt_id, pair.chosen_index]
         assert pair.rejected == texts[pair.prompt_id, pair.rejected_index]
 

@@ -1,6 +1,6 @@
 import random
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -10,13 +10,12 @@ from hypothesis import strategies as st
 from tpo.config.groups import PairsConfig
 from tpo.pairs import (
     DROP_REASONS,
-    Pairs,
     build_pairs,
+    judged_groups,
     length_controlled,
-    pair_or_reason,
     response_length,
 )
-from tpo.store.records import Completion, Score
+from tpo.store.records import Completion, Pair, Score
 
 SETTINGS = PairsConfig(
     length_penalty=0.0, length_unit="tokens", min_margin=0.0, max_tokens=100, truncated_responses="keep"
@@ -45,6 +44,17 @@ def completion(index: int, *, prompt_id: str = "p", **changes: Any) -> Completio
     return Completion(**{**row, **changes})
 
 
+class Pairs(NamedTuple):
+    pairs: list[Pair]
+    drops: dict[str, int]
+
+
+def pairs_of(rows: list[Completion], scores: list[Score], settings: PairsConfig) -> Pairs:
+    outcomes = list(build_pairs(rows, scores, settings))
+    pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
+    return Pairs(pairs, {reason: outcomes.count(reason) for reason in DROP_REASONS})
+
+
 def build(
     scores: list[float | None],
     lengths: list[int] | None = None,
@@ -59,8 +69,10 @@ def build(
         )
         for index in range(len(scores))
     ]
-    judged = [Score("p", index, score, None if score is not None else "why") for index, score in enumerate(scores)]
-    return build_pairs(rows, judged, replace(SETTINGS, **settings))
+    judged = [
+        Score("p", index, score, None if score is not None else "why", None, 0) for index, score in enumerate(scores)
+    ]
+    return pairs_of(rows, judged, replace(SETTINGS, **settings))
 
 
 # --- length control, "Thinking LLMs" section 2.3 ----------------------------------------------------------------
@@ -130,7 +142,7 @@ def test_among_equals_the_lowest_index_is_taken_in_any_order_of_rows() -> None:
     [pair], _ = build([1, 5, 1, 5])
     assert (pair.chosen_index, pair.rejected_index) == (1, 0)
     rows, scores = to_rows([[{"score": score} for score in (1.0, 5.0, 1.0, 5.0)]])
-    [reversed_pair] = build_pairs(rows[::-1], scores, SETTINGS).pairs
+    [reversed_pair] = pairs_of(rows[::-1], scores, SETTINGS).pairs
     assert (reversed_pair.chosen_index, reversed_pair.rejected_index) == (1, 0)
 
 
@@ -204,9 +216,20 @@ def test_unscored_and_truncated_samples_do_not_enter_the_normalization() -> None
     assert pair == alone
 
 
-def test_score_row_that_is_missing_is_an_error() -> None:
-    with pytest.raises(ValueError, match=r"\('p', 1\)"):
-        build_pairs([completion(0), completion(1)], [Score("p", 0, 1.0, None)], SETTINGS)
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        pytest.param([("p", 0)], r"completion \('p', 1\) has no score", id="missing"),
+        pytest.param([("p", 0), ("p", 1), ("p", 2)], r"score \('p', 2\) has no completion", id="surplus"),
+        pytest.param([("p", 0), ("q", 1)], r"completion \('p', 1\) has no score", id="another_prompt"),
+        pytest.param([("p", 0), ("p", 1), ("q", 0)], r"score \('q', 0\) has no completion", id="a_prompt_more"),
+        pytest.param([], r"completion \('p', 0\) has no score", id="none"),
+        pytest.param([("p", 0), ("q", 0), ("p", 1)], r"\('p', 1\)", id="apart"),
+    ],
+)
+def test_scores_of_other_completions_are_an_error(keys: list[tuple[str, int]], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        pairs_of([completion(0), completion(1)], [Score(*key, 1.0, None, None, 0) for key in keys], SETTINGS)
 
 
 # --- properties -------------------------------------------------------------------------------------------------
@@ -237,7 +260,9 @@ def to_rows(groups: list[list[dict[str, Any]]]) -> tuple[list[Completion], list[
         for index, item in enumerate(group):
             changes = {key: value for key, value in item.items() if key != "score"}
             rows.append(completion(index, prompt_id=f"p{number}", **changes))
-            scores.append(Score(f"p{number}", index, item["score"], None if item["score"] is not None else "why"))
+            scores.append(
+                Score(f"p{number}", index, item["score"], None if item["score"] is not None else "why", None, 0)
+            )
     return rows, scores
 
 
@@ -247,7 +272,7 @@ def test_every_instruction_is_a_pair_or_a_counted_drop(
     groups: list[list[dict[str, Any]]], settings: PairsConfig, shuffler: random.Random
 ) -> None:
     rows, scores = to_rows(groups)
-    pairs, drops = build_pairs(rows, scores, settings)
+    pairs, drops = pairs_of(rows, scores, settings)
     assert len(pairs) + sum(drops.values()) == len(groups)
     by_key = {(row.prompt_id, row.sample_index): row for row in rows}
     for pair in pairs:
@@ -255,7 +280,11 @@ def test_every_instruction_is_a_pair_or_a_counted_drop(
         assert chosen.response != rejected.response and pair.margin >= max(settings.min_margin, 1e-9)
         assert (pair.chosen_ids, pair.rejected_ids) == (chosen.completion_ids, rejected.completion_ids)
         assert max(len(pair.chosen_ids), len(pair.rejected_ids)) + len(pair.prompt_ids) <= settings.max_tokens
-    shuffled = build_pairs(shuffler.sample(rows, len(rows)), shuffler.sample(scores, len(scores)), settings)
+    order = {f"p{number}": place for number, place in enumerate(shuffler.sample(range(len(groups)), len(groups)))}
+    for rows_of in (rows, scores):  # instructions in another order, the same of both, and samples in any
+        shuffler.shuffle(rows_of)
+        rows_of.sort(key=lambda row: order[row.prompt_id])
+    shuffled = pairs_of(rows, scores, settings)
     assert sorted(shuffled.pairs, key=lambda pair: pair.prompt_id) == pairs and shuffled.drops == drops
 
 
@@ -268,14 +297,29 @@ def test_opposite_scores_swap_chosen_and_rejected(scores: list[int]) -> None:
     assert scores[pair.chosen_index] == max(scores) and scores[pair.rejected_index] == min(scores)
 
 
-def test_outcome_of_every_instruction_goes_by_its_id() -> None:
+def test_outcomes_are_in_the_order_of_the_instructions() -> None:
     scores_of = [[1.0, 2.0], [3.0, 3.0], [None, 1.0]]
     rows, scores = to_rows([[{"score": score} for score in group] for group in scores_of])
-    outcomes = pair_or_reason(rows[::-1], scores, SETTINGS)
-    assert outcomes == {"p0": build_pairs(rows, scores, SETTINGS).pairs[0], "p1": "tied", "p2": "too_few_scored"}
+    pair, *reasons = build_pairs(rows, scores, SETTINGS)
+    assert isinstance(pair, Pair) and pair.prompt_id == "p0" and reasons == ["tied", "too_few_scored"]
+
+
+def test_one_instruction_is_in_memory_at_a_time() -> None:
+    rows, scores = to_rows([[{"score": 1.0}, {"score": 2.0}]] * 3)
+    num_read = 0
+
+    def reading() -> Any:
+        nonlocal num_read
+        for row in rows:
+            num_read += 1
+            yield row
+
+    for number, group in enumerate(judged_groups(reading(), scores), start=1):
+        assert [(row.key, score.key) for row, score in group] == [((f"p{number - 1}", index),) * 2 for index in (0, 1)]
+        assert num_read <= 2 * number + 1
 
 
 def test_prompts_do_not_influence_each_other() -> None:
     rows, scores = to_rows([[{"score": 1.0}, {"score": 2.0}], [{"score": 900.0}, {"score": -900.0}]])
-    both = build_pairs(rows, scores, SETTINGS).pairs
-    assert [both[0]] == build_pairs(rows[:2], scores[:2], SETTINGS).pairs
+    both = pairs_of(rows, scores, SETTINGS).pairs
+    assert [both[0]] == pairs_of(rows[:2], scores[:2], SETTINGS).pairs

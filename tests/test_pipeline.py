@@ -83,7 +83,7 @@ def test_how_and_where_are_no_part_of_the_identity(tmp_path: Path) -> None:
 def test_scores_of_policies_that_are_judged_together_come_apart_by_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(*PLAIN, "judge=llm_pairwise", *SERVERS, "eval.num_samples=2", "artifacts_dir=nowhere")
     pipeline = PlannedPipeline(config, PlanStore(Path("nowhere")))
-    rows = [Score("p", index, float(index), None) for index in range(4)]
+    rows = [Score("p", index, float(index), None, None, 0) for index in range(4)]
     monkeypatch.setattr(PlannedArtifact, "rows", lambda *_: rows)
     first, second = pipeline._scores([pipeline.baseline(), pipeline.answer(pipeline.seed_policy)])
     assert [(row.sample_index, row.score) for row in first] == [(0, 0.0), (1, 1.0)]

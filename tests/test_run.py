@@ -152,7 +152,7 @@ def test_summary_has_what_the_contract_names(finished: Finished) -> None:
 
 def test_win_rates_are_those_of_the_rows(finished: Finished) -> None:
     for entry, artifact in zip(finished.summary["iterations"], finished.artifacts("compare"), strict=True):
-        rows = artifact.rows(Comparison)
+        rows = list(artifact.rows(Comparison))
         wins = [row.win for row in rows if row.win is not None]
         assert entry["win_rate"]["rate"] == pytest.approx(sum(wins) / len(wins))
         for row in rows:
@@ -184,7 +184,7 @@ def test_report_shows_every_instruction(finished: Finished) -> None:
 def test_pairs_and_drops_account_for_every_instruction(finished: Finished) -> None:
     for entry, artifact in zip(finished.summary["iterations"][1:], finished.artifacts("pairs"), strict=True):
         assert entry["num_pairs"] + sum(entry["drops"].values()) == NUM_TRAIN
-        rows = artifact.rows(Pair)
+        rows = list(artifact.rows(Pair))
         assert len({row.prompt_id for row in rows}) == entry["num_pairs"]
         assert all(row.chosen_ids != row.rejected_ids for row in rows)
 
@@ -194,7 +194,7 @@ def test_no_instruction_is_used_twice(finished: Finished) -> None:
     split = {row.prompt_id: row.split for row in prompts.rows(Prompt)}
     sampled: dict[str, set[str]] = {}
     for artifact in finished.artifacts("sample"):
-        rows = artifact.rows(Completion)
+        rows = list(artifact.rows(Completion))
         config = artifact.manifest["config"]
         ids = {row.prompt_id for row in rows}
         assert {split[key] for key in ids} == {config["split"]}
@@ -234,7 +234,7 @@ def test_every_completion_has_one_score(finished: Finished) -> None:
     assert len(finished.artifacts("judge")) == len(sampled)
     for scores in finished.artifacts("judge"):
         samples = sampled.pop(scores.manifest["inputs"]["completions_0"])
-        rows, judged = samples.rows(Completion), scores.rows(Score)
+        rows, judged = list(samples.rows(Completion)), list(scores.rows(Score))
         keys = [(row.prompt_id, row.sample_index) for row in rows]
         assert [(row.prompt_id, row.sample_index) for row in judged] == keys
         for row, score in zip(rows, judged, strict=True):

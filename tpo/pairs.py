@@ -107,7 +107,7 @@ def judged_groups(completions: Iterable[Completion], scores: Iterable[Score]) ->
     nothing: tuple[None, list[Any]] = (None, [])
     for (_, group), (_, judged) in zip_longest(by_prompt(completions), by_prompt(scores), fillvalue=nothing):
         rows, found = {row.key: row for row in group}, {row.key: row for row in judged}
-        for key in rows.keys() ^ found.keys():
+        for key in sorted(rows.keys() ^ found.keys()):
             there, missing = ("completion", "score") if key in rows else ("score", "completion")
             raise ValueError(f"{there} {key} has no {missing} row beside it: the scores belong to other completions")
         yield [Judged(rows[key], found[key]) for key in sorted(rows)]

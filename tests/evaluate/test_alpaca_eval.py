@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from tpo.evaluate.benchmarks import Benchmark, alpaca_eval
 from tpo.evaluate.benchmarks.alpaca_eval import (
@@ -337,7 +338,7 @@ def test_official_estimate_is_for_the_805_in_their_order_alone(change: str) -> N
     elif change == "one_missing":
         del prompts[-1], baseline[-1]
     else:
-        prompts[3] = prompts[3].__class__(**{**prompts[3].to_dict(), "prompt_id": "0" * 16})
+        prompts[3] = replace(prompts[3], prompt_id="0" * 16)
     with pytest.raises(AlpacaEvalError, match="805 instructions in their order"):
         official_length_controlled(Benchmark(prompts, baseline, whole.keys), [], {}, seed=0)
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.arena_hard import (
@@ -397,7 +398,7 @@ def test_score_as_plain_json() -> None:
 def test_rows_that_are_not_two_games_are_refused(changes: dict[str, Any], message: str) -> None:
     first, second = play([(">", ">")])
     with pytest.raises(ValueError, match=message):
-        pair_games([Verdict(**(first.to_dict() | changes)), second])
+        pair_games([replace(first, **changes), second])
 
 
 # --- games that no judge decides ------------------------------------------------------------------------------------
@@ -490,7 +491,7 @@ def test_exported_judgements_give_the_official_script_the_same_score(tmp_path: P
     games = [tuple(generator.choice(labels, size=2)) for _ in uids]
     keys = [prompt.prompt_id for prompt in benchmark.prompts]
     verdicts = [
-        Verdict(**(row.to_dict() | {"prompt_id": keys[int(row.prompt_id[1:])]}))
+        replace(row, prompt_id=keys[int(row.prompt_id[1:])])
         for row in play(games)  # type: ignore[arg-type]
     ]
     path = tmp_path / "judgement.jsonl"

@@ -13,13 +13,13 @@ Side = tuple[list[Completion], list[Score]]
 def side(score: float | None, *, reason: str | None = None, num_tokens: int = 5, prompt_id: str = "p") -> Side:
     text = f"yes {score} {reason}"
     row = Completion(prompt_id, 0, [1], [2], 0, 0, False, text, "hm", text, None, "stop", 3, num_tokens, 0)
-    return [row], [Score(prompt_id, 0, score, reason)]
+    return [row], [Score(prompt_id, 0, score, reason, None, 0)]
 
 
 def silent(reason: str) -> Side:
     """A completion without a response, as the split and the judge leave it."""
     row = Completion("p", 0, [1], [2], 0, 0, False, "yes", None, None, reason, "stop", 0, 0, 0)
-    return [row], [Score("p", 0, None, reason)]
+    return [row], [Score("p", 0, None, reason, None, 0)]
 
 
 def versus(prompts: Sequence[Prompt], policy: Side, baseline: Side, *, no_response: str = "loss") -> list[Comparison]:
@@ -92,7 +92,7 @@ def test_rows_are_matched_by_prompt_not_by_position() -> None:
 
 
 def test_prompts_that_were_not_answered_are_an_error() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError):
         versus([PROMPT, Prompt("q", "How?", "maths", "builtin", "test")], side(1.0), side(1.0))
 
 
@@ -104,9 +104,9 @@ def several(*texts: str | None) -> list[Completion]:
 
 
 def test_wins_of_several_samples_are_averaged() -> None:
-    scores = [Score("p", index, score, None) for index, score in enumerate([3.0, 1.0, 2.0])]
-    scores.append(Score("p", 3, None, "too_long"))
-    judged = samples_by_scores(scores, [Score("p", 0, 2.0, None)])
+    scores = [Score("p", index, score, None, None, 0) for index, score in enumerate([3.0, 1.0, 2.0])]
+    scores.append(Score("p", 3, None, "too_long", None, 0))
+    judged = samples_by_scores(scores, [Score("p", 0, 2.0, None, None, 0)])
     ours, theirs = several("a", "bb", "ccc", "dddd"), [Response("p", 0, "z", None)]
     [found] = compare([PROMPT], ours, theirs, judged, no_response="loss", baseline_tokens={})
     assert (found.win, found.num_samples, found.policy_score, found.unscored_reason) == (0.5, 3, 2.0, None)

@@ -87,16 +87,16 @@ def test_one_policy_against_another(finished: Finished) -> None:
 
 def test_several_samples_are_averaged(finished: Finished) -> None:
     _, summary = evaluate(finished, "eval.num_samples=3")
-    rows = opened(finished, summary["artifacts"]["comparison"]).rows(Comparison)
+    rows = list(opened(finished, summary["artifacts"]["comparison"]).rows(Comparison))
     assert len(rows) == NUM_TEST == summary["win_rate"]["num_prompts"]
     assert max(row.num_samples for row in rows) == 3
-    assert len(opened(finished, summary["artifacts"]["answers"]).rows(Completion)) == 3 * NUM_TEST
+    assert len(list(opened(finished, summary["artifacts"]["answers"]).rows(Completion))) == 3 * NUM_TEST
 
 
 def test_categories_have_gains_and_corrections(finished: Finished) -> None:
     path, summary = evaluate(finished, "eval=categories", "eval.per_category=1")
     assert (path / "figures" / "categories.png").exists()
-    prompts = opened(finished, summary["prompts"]).rows(Prompt)
+    prompts = list(opened(finished, summary["prompts"]).rows(Prompt))
     assert len({row.category for row in prompts}) == len(prompts) == len(summary["categories"])
     assert summary["drops"] == {"unclassified": 0, "surplus": NUM_TEST - len(prompts)}
     for rate in summary["categories"].values():
@@ -109,7 +109,7 @@ def test_thought_value_compares_with_the_policys_own_thought(finished: Finished)
     conditions = {item["name"]: item for item in summary["conditions"]}
     assert list(conditions) == ["own", "sampled", "none", "other", "cut-0.5", "seed", "direct"]
     answers = {
-        name: opened(finished, item["artifacts"]["answers"]).rows(Completion) for name, item in conditions.items()
+        name: list(opened(finished, item["artifacts"]["answers"]).rows(Completion)) for name, item in conditions.items()
     }
     own = {(row.prompt_id, row.sample_index): row for row in answers["sampled"]}
     for name in ("own", "none", "other", "cut-0.5", "seed"):
@@ -136,7 +136,7 @@ def test_thought_budget_is_kept(finished: Finished) -> None:
     _, summary = evaluate(finished, "eval=thought_budget", "eval.budgets=[4,0,2]")
     assert [item["max_thought_tokens"] for item in summary["budgets"]] == [0, 2, 4]
     for item in summary["budgets"]:
-        rows = opened(finished, item["artifacts"]["answers"]).rows(Completion)
+        rows = list(opened(finished, item["artifacts"]["answers"]).rows(Completion))
         budget = item["max_thought_tokens"]
         if budget == 0:
             assert {row.thought for row in rows} == {""}

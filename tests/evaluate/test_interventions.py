@@ -12,8 +12,7 @@ from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.interventions import alter, opening, write_interventions
 from tpo.model.policy import Policy
 from tpo.sample.engines.torch import TorchEngineConfig
-from tpo.store.records import Completion, Prompt
-from tpo.store.rows import grow_rows
+from tpo.store.records import Completion, Prompt, read_records
 
 FORM = ThoughtFormat("Think: {instruction}", "Thought:", "Response:", "switch")
 SETTINGS = {"temperature": 0.8, "top_p": 0.95, "max_response_tokens": 6}
@@ -85,7 +84,7 @@ def ask(path: Path, policy: Policy, thoughts: dict[tuple[str, int], str | None],
     write_interventions(
         path, prompts, thoughts, policy, FORM, settings=SETTINGS | changes, engine_settings=ENGINE, seed=3
     )
-    return grow_rows(path, Completion, prompt_ids=[], chunk_size=1, compute=lambda _: [])
+    return list(read_records(path / "rows.jsonl", Completion))
 
 
 def test_context_holds_the_thought_and_only_the_response_is_sampled(

@@ -100,9 +100,7 @@ def test_counts_in_any_text_are_those_of_the_decoded_prefixes(
     assert num_tokens_within(ids, span, decode=decode) == count_by_decoding(ids, span, decode)
 
 
-@pytest.mark.parametrize(
-    ("kind", "is_additive"), zip(KINDS, (True, True, True, False, False), strict=True), ids=KINDS
-)
+@pytest.mark.parametrize(("kind", "is_additive"), zip(KINDS, (True, True, True, False, False), strict=True), ids=KINDS)
 def test_only_families_whose_tokens_add_up_are_not_decoded_prefix_by_prefix(
     kind: str, is_additive: bool, decoders: dict[str, Decoder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

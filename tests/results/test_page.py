@@ -99,20 +99,20 @@ def training_rows(iteration: int) -> list[tuple[Completion, Score]]:
     for number in range(NUM_TRAIN):
         for index in range(NUM_SAMPLES):
             key = f"train-{iteration}-{number:03}"
-            row, score = completion(key, index), Score(key, index, (index * 7 + number) % 5 - 2.5, None)
+            row, score = completion(key, index), Score(key, index, (index * 7 + number) % 5 - 2.5, None, None, 0)
             if number % 10 == 1:
-                score = Score(key, index, 1.0, None)
+                score = Score(key, index, 1.0, None, None, 0)
             elif number % 10 == 2 and index:
-                score = Score(key, index, None, f"the judge's answer holds no verdict {HOSTILE}")
+                score = Score(key, index, None, f"the judge's answer holds no verdict {HOSTILE}", None, 0)
             elif number == 3:
                 row = completion(key, index, response=f"{HOSTILE} response {index}", thought=f"{HOSTILE} thought")
             elif number == 4 and index == 1:
                 failed = {"thought": None, "response": None, "split_error": "missing_delimiter"}
                 row = completion(key, index, completion=f"{HOSTILE} raw", **failed)
-                score = Score(key, index, None, "missing_delimiter")
+                score = Score(key, index, None, "missing_delimiter", None, 0)
             elif number == 5:
                 row = completion(key, index, response=LONG_WORD, thought=LONG_WORD[:600])
-                score = Score(key, index, 1.0, None)
+                score = Score(key, index, 1.0, None, None, 0)
             rows.append((row, score))
     return rows
 
@@ -161,7 +161,7 @@ def make_run(root: Path) -> Small:
         [
             (
                 completion(key, 0, thought=None, num_thought_tokens=0, response=f"Direct to {key}"),
-                Score(key, 0, 0.0, None),
+                Score(key, 0, 0.0, None, None, 0),
             )
             for key in tests
         ],
@@ -169,10 +169,10 @@ def make_run(root: Path) -> Small:
     run = Run(config, experiment="quickstart")
     for iteration in range(NUM_ITERATIONS + 1):
         answers = [
-            (completion(key, 0), Score(key, 0, (number + iteration) % 3 - 1.0, None))
+            (completion(key, 0), Score(key, 0, (number + iteration) % 3 - 1.0, None, None, 0))
             for number, key in enumerate(tests)
         ]
-        answers[5] = (answers[5][0], Score(tests[5], 0, None, "the server did not answer"))
+        answers[5] = (answers[5][0], Score(tests[5], 0, None, "the server did not answer", None, 0))
         answers[3] = (completion(tests[3], 0, response=f"{HOSTILE} answer"), answers[3][1])
         policy = make.sampled(f"answers-{iteration}", answers)
         inputs = {
@@ -635,5 +635,5 @@ def test_long_text_unfolds(page: Any) -> None:
 def test_held_out_entry_says_who_won_where_judges_or_samples_disagree(win: float | None, outcome: str) -> None:
     answer = Completion("p", 0, [], [], 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
     row = Comparison("p", "c", win, None if win is not None else "cut", 2, 1.0, 0.5, 1, 1, 1, 1)
-    [entry] = held_out_entries(1, [row], [answer])
+    [entry] = held_out_entries(1, [row], [answer], {"p"})
     assert entry["outcome"] == outcome and entry["reason"] == row.unscored_reason

@@ -315,7 +315,7 @@ def test_gains_by_category_at_every_iteration_as_table_and_bars(sweep: Sweep) ->
         table, bars = (job.table(name, iteration) for name in ("tables/category_gains", "charts/category_gains_table"))
         assert table["columns"] == list(GAIN_COLUMNS)
         rows = {row[0]: dict(zip(GAIN_COLUMNS, row, strict=True)) for row in table["data"]}
-        compared = open_artifact(sweep.root / "artifacts" / entry["artifacts"]["comparison"]).rows(Comparison)
+        compared = list(open_artifact(sweep.root / "artifacts" / entry["artifacts"]["comparison"]).rows(Comparison))
         tested = corrected_by_category(compared, seed=derive_seed(0, "gains"))
         assert set(rows) == set(tested) == set(entry["categories"]) and len(rows) > 10
         before = job.summary["iterations"][0]["categories"]

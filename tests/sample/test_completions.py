@@ -52,7 +52,7 @@ def run_sample(path: Path, model: Path, **changes: Any) -> tuple[list[Completion
     }
     prompts, policy, form = (arguments.pop(name) for name in ("prompts", "policy", "form"))
     metrics = write_completions(path, prompts, policy, form, **arguments)
-    return read_records(path / "rows.jsonl", Completion), metrics
+    return list(read_records(path / "rows.jsonl", Completion)), metrics
 
 
 def test_every_prompt_has_exactly_k_rows_in_order(tiny_model: Path, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from msgspec import structs
 from real_vllm import Server
 from test_torch_engine import DELIMITER, generate, make_adapter, random_prompts, switching
 
@@ -77,7 +77,7 @@ def served(server: Server) -> list[str]:
 def sample_rows(path: Path, policy: Policy, settings: EngineSettings) -> list[Completion]:
     path.mkdir()
     write_completions(path, PROMPTS, policy, DIRECT, settings=SETTINGS, engine_settings=settings, seed=0)
-    return [structs.replace(row, seed=-1) for row in read_records(path / "rows.jsonl", Completion)]
+    return [msgspec.structs.replace(row, seed=-1) for row in read_records(path / "rows.jsonl", Completion)]
 
 
 def test_the_server_samples_what_the_torch_engine_does(

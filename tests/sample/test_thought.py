@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo.config.thought import DIRECT, Split, ThoughtFormat
+from tpo.model.decoder import Decoder
 from tpo.sample.thought import num_tokens_within
 
 T, R = "Here is my thought process:", "Here is my response:"
@@ -137,6 +138,16 @@ def test_direct_baseline_has_no_thought_and_nothing_enforced() -> None:
 # --- counting tokens --------------------------------------------------------------------------------------------
 
 
+class FakeDecoder(Decoder):
+    """Has tokens of given lengths."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = lengths
+
+    def prefix_lengths(self, token_ids: Sequence[int]) -> Callable[[int], int]:
+        return lambda stop: sum(self.lengths[token] for token in token_ids[:stop])
+
+
 @pytest.mark.parametrize(
     ("thought", "response"),
     [
@@ -151,10 +162,7 @@ def test_direct_baseline_has_no_thought_and_nothing_enforced() -> None:
 )
 def test_tokens_of_each_part_are_counted_as_they_were_tokenized(thought: str, response: str, tokenizer: Any) -> None:
     parts = [tokenizer.encode(text, add_special_tokens=False) for text in (thought, f"\n{R}", response)]
-
-    def decode(ids: Sequence[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=False))
-
+    decode = Decoder(tokenizer)
     ids = [token for part in parts for token in part]
     text = decode(ids)
     assert text == f"{thought}\n{R}{response}"
@@ -176,17 +184,14 @@ def test_tokens_of_each_part_are_counted_as_they_were_tokenized(thought: str, re
     ],
 )
 def test_token_that_straddles_the_edge(span: tuple[int, int], expected: int) -> None:
-    assert num_tokens_within([0, 1, 2], span, decode=lambda ids: "".join("aabbcc"[2 * n : 2 * n + 2] for n in ids)) == (
-        expected
-    )
+    assert num_tokens_within([0, 1, 2], span, decode=FakeDecoder([2, 2, 2])) == expected
 
 
 @given(st.lists(st.integers(1, 4), max_size=12), st.data())
 def test_neighbouring_spans_add_up(lengths: list[int], data: st.DataObject) -> None:
-    ids = list(range(len(lengths)))
     edge = data.draw(st.integers(0, sum(lengths)))
 
     def count(span: tuple[int, int]) -> int:
-        return num_tokens_within(ids, span, decode=lambda some: "x" * sum(lengths[n] for n in some))
+        return num_tokens_within(range(len(lengths)), span, decode=FakeDecoder(lengths))
 
     assert count((0, edge)) + count((edge, sum(lengths))) == len(lengths)

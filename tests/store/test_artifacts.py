@@ -4,17 +4,18 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import tpo.store.rows
 from tpo.store.artifacts import Store, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import content_hash, replacing, write_json
-from tpo.store.records import Prompt
+from tpo.store.records import Key, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.stage import Step
 
@@ -195,109 +196,6 @@ def test_two_writers_of_a_file_do_not_write_into_each_others(tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["value.txt"]
 
 
-# --- rows that grow ---------------------------------------------------------------------------------------------
-
-NAMES = [f"prompt-{number}" for number in range(7)]
-CHUNKS = [NAMES[0:2], NAMES[2:4], NAMES[4:6], NAMES[6:7]]
-
-
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-class Grower:
-    """Computes two rows per prompt with multi-byte text; records what it was asked for and dies on request."""
-
-    def __init__(self, die_at: str | None = None) -> None:
-        self.asked: list[list[str]] = []
-        self.die_at = die_at
-
-    def __call__(self, names: list[str]) -> list[Prompt]:
-        if self.die_at in names:
-            raise Killed
-        self.asked.append(names)
-        return [Prompt(name, f"☕ {name} 🙂\u2028é", str(names), "s", str(copy)) for name in names for copy in (0, 1)]
-
-
-def grow(path: Path, compute: Grower) -> list[Prompt]:
-    return grow_rows(path, Prompt, prompt_ids=NAMES, chunk_size=2, compute=compute)
-
-
-@pytest.fixture
-def no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of interrupted runs need not reach the platter."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
-
-
-def test_rows_come_in_order_and_chunks_are_cut_from_the_whole_list(tmp_path: Path) -> None:
-    compute = Grower()
-    rows = grow(tmp_path, compute)
-    assert compute.asked == CHUNKS
-    assert [(row.prompt_id, row.split) for row in rows] == [(name, copy) for name in NAMES for copy in "01"]
-    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
-
-
-@pytest.mark.usefixtures("no_fsync")
-def test_interrupted_at_any_byte_gives_the_same_rows_and_repeats_only_what_is_missing(tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    expected_rows, expected_bytes = grow(whole, Grower()), (whole / "rows.jsonl").read_bytes()
-    killed = tmp_path / "killed"
-    killed.mkdir()
-    with pytest.raises(Killed):
-        grow(killed, Grower(die_at=NAMES[-1]))
-    full = (killed / "rows.partial.jsonl").read_bytes()
-    ends = [end for end in range(1, len(full) + 1) if full[:end].endswith(b'{"chunk_done": 4}\n')]
-    assert len(ends) == 3
-
-    failures = []
-    for position in range(len(full) + 1):
-        path = tmp_path / str(position)
-        path.mkdir()
-        (path / "rows.partial.jsonl").write_bytes(full[:position])
-        again, last = Grower(die_at=NAMES[-1]), Grower()
-        try:
-            with pytest.raises(Killed):
-                grow(path, again)
-            regrown = (path / "rows.partial.jsonl").read_bytes()
-            rows = grow(path, last)
-        except Exception as error:
-            failures.append((position, repr(error)))
-            continue
-        # A marker whose line break is lost may count as written or not.
-        complete = {sum(end <= position for end in ends), sum(end <= position + 1 for end in ends)}
-        if 3 - len(again.asked) not in complete:
-            failures.append((position, f"repeated {again.asked}"))
-        if regrown != full or last.asked != CHUNKS[3:]:
-            failures.append((position, f"the second kill cost {last.asked}"))
-        if rows != expected_rows or (path / "rows.jsonl").read_bytes() != expected_bytes:
-            failures.append((position, "other rows"))
-    assert failures == []
-
-
-@pytest.mark.parametrize("garbage", [bytes(64), b"\0\0\0\n", b"\xff\xfe\n"], ids=["zeros", "line_of_zeros", "no_text"])
-def test_what_a_crash_of_the_machine_appended_is_discarded(garbage: bytes, tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        grow(tmp_path, Grower(die_at=NAMES[4]))
-    with (tmp_path / "rows.partial.jsonl").open("ab") as file:
-        file.write(garbage)
-    compute = Grower()
-    rows = grow(tmp_path, compute)
-    assert compute.asked == CHUNKS[2:]
-    assert [row.prompt_id for row in rows] == [name for name in NAMES for _ in range(2)]
-
-
-def test_killed_after_the_last_rename_computes_nothing_and_leaves_no_partial_file(tmp_path: Path) -> None:
-    with pytest.raises(Killed):
-        grow(tmp_path, Grower(die_at=NAMES[-1]))
-    partial = (tmp_path / "rows.partial.jsonl").read_bytes()
-    rows = grow(tmp_path, Grower())
-    (tmp_path / "rows.partial.jsonl").write_bytes(partial)  # killed between the rename and the removal
-    compute = Grower()
-    assert grow(tmp_path, compute) == rows and compute.asked == []
-    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
-
-
 # --- a full disk ------------------------------------------------------------------------------------------------
 
 
@@ -325,11 +223,16 @@ def test_other_disk_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None
         Store(tmp_path, execute=execute).run(STEP)
 
 
-@pytest.mark.parametrize("num_writes", range(7))  # the lock's note, which may fail, the request, 4 chunks, the manifest
+NAMES = [f"prompt-{number}" for number in range(7)]
+
+
+# The lock's note, which may fail, the request, 7 rows, all rows, their file, the manifest.
+@pytest.mark.parametrize("num_writes", range(12))
 def test_disk_full_at_any_write_loses_nothing_written_before(
     num_writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = 0
+    computed: list[str] = []
 
     def fsync(handle: int) -> None:
         nonlocal done
@@ -337,18 +240,23 @@ def test_disk_full_at_any_write_loses_nothing_written_before(
             raise OSError(errno.ENOSPC, "No space left on device")
         done += 1
 
+    def compute(keys: Sequence[Key]) -> Iterator[Prompt]:
+        for (name,) in keys:
+            computed.append(str(name))
+            yield Prompt(str(name), "text", "category", "source", "split")
+
     def execute(path: Path) -> None:
-        grow(path, compute)
+        grow_rows(path, Prompt, keys=[(name,) for name in NAMES], compute=compute, unit="prompt")
         finish(path, metrics={}, started=time.time())
 
-    compute = Grower()
+    monkeypatch.setattr(tpo.store.rows, "SYNC_SECONDS", -1.0)
     store = Store(tmp_path, execute=execute)
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
-        with pytest.raises(ArtifactError, match="no space left"):  # at the request, a chunk or the manifest
+        with pytest.raises(ArtifactError, match="no space left"):
             store.run(STEP)
         assert not (tmp_path / STEP.artifact_id / "manifest.json").exists()
     artifact = store.run(STEP)
-    assert [row.prompt_id for row in artifact.rows(Prompt)] == [name for name in NAMES for _ in range(2)]
+    assert [row.prompt_id for row in artifact.rows(Prompt)] == NAMES
     assert sorted(artifact.manifest["files"]) == ["rows.jsonl"]
-    assert compute.asked.count(CHUNKS[0]) == 1  # the chunk was in the file when the disk reported itself full
+    assert computed == NAMES, "a row was in the file when the disk reported itself full"

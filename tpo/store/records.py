@@ -27,7 +27,7 @@ class RecordError(TpoError):
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all rows. No field has a default, since a field with one could be missing in a file."""
 
-    key_fields: ClassVar[tuple[str, ...]]  # what tells a row from the others of its file
+    key_fields: ClassVar[tuple[str, ...]]  # what a row is about; only labelled comparisons may repeat in a file
 
     @property
     def key(self) -> Key:
