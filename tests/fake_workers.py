@@ -5,6 +5,7 @@ import itertools
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,6 +141,5 @@ class FakeModel:
         count = self.ones.count(1)
         rollup = Path("/proc/self/smaps_rollup").read_text()
         private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_"))
-        import torch
-
-        return Forked(os.getpid(), os.getppid(), self.made_by, count, private * 1024, torch.get_num_threads())
+        threads = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 0
+        return Forked(os.getpid(), os.getppid(), self.made_by, count, private * 1024, threads)

@@ -16,11 +16,9 @@ from typing import Any
 
 import pytest
 from conftest import make_model
-from omegaconf import OmegaConf
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
-from tpo.config.shared_cores import LIMITS, WAIT_POLICY, SharedCores
-
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
 LAUNCHERS = ("processes", "local_array", "ray_local")
 
 
@@ -38,7 +36,7 @@ script = load_script()
 
 def environment() -> dict[str, str]:
     """The environment of a user, who sets nothing about threads, as the tests do."""
-    unset = {name: text for name, text in os.environ.items() if name not in (*LIMITS, WAIT_POLICY)}
+    unset = {name: text for name, text in os.environ.items() if name not in THREADS}
     return unset | {"PYTHONPATH": str(REPOSITORY)}
 
 
@@ -82,80 +80,6 @@ def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
 )
 def test_first_difference(path: tuple[Any, ...], value: Any, expected: str | None) -> None:
     assert load_script().first_difference(SUMMARY, changed(path, value)) == expected
-
-
-# --- threads ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("own", "policy"),
-    [
-        pytest.param({}, "passive", id="nothing_set"),
-        pytest.param({WAIT_POLICY: "active"}, "active", id="set"),
-        pytest.param({"OMP_NUM_THREADS": "1"}, None, id="limited"),
-    ],
-)
-def test_limits_are_those_of_the_sweep_and_waits_sleep(
-    own: dict[str, str], policy: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in (*LIMITS, WAIT_POLICY):
-        monkeypatch.delenv(name, raising=False)
-    for name, text in own.items():
-        monkeypatch.setenv(name, text)
-    monkeypatch.setenv("MKL_NUM_THREADS", "3")
-    callback = SharedCores()
-    callback.on_job_start(OmegaConf.create())  # no sweep
-    expected = dict.fromkeys((*LIMITS, WAIT_POLICY)) | own | {"MKL_NUM_THREADS": "3"}
-    assert {name: os.environ.get(name) for name in expected} == expected
-    callback.on_multirun_start(OmegaConf.create())
-    for name in LIMITS:  # as joblib does
-        monkeypatch.setenv(name, "1")
-    callback.on_job_start(OmegaConf.create())
-    assert {name: os.environ.get(name) for name in expected} == expected | {WAIT_POLICY: policy}
-
-
-PROGRAM = """
-import json
-import os
-from pathlib import Path
-
-import hydra
-
-@hydra.main(config_path=".", config_name="config", version_base="1.3")
-def main(config):
-    import numpy, torch
-    from threadpoolctl import threadpool_info
-
-    torch.ones(2).sum()
-    threads = {Path(library["filepath"]).name: library["num_threads"] for library in threadpool_info()}
-    found = {"threads": threads | {"torch": torch.get_num_threads()}, "waits": os.environ.get("OMP_WAIT_POLICY")}
-    Path(f"{config.x}.json").write_text(json.dumps(found))
-
-main()
-"""
-
-
-def threads(launcher: str, folder: Path) -> list[dict[str, Any]]:
-    """The threads of each library, and how they wait, in each of three jobs.
-
-    Two of the jobs share a process where there is a pool of two.
-    """
-    folder.mkdir()
-    (folder / "program.py").write_text(PROGRAM)
-    config = {"x": 0, "hydra": {"searchpath": [f"file://{REPOSITORY / 'conf'}"], "sweep": {"dir": "out"}}}
-    OmegaConf.save(config, folder / "config.yaml")
-    command = [sys.executable, "program.py", "-m", f"hydra/launcher={launcher}", "x=0,1,2"]
-    subprocess.run(command, cwd=folder, env=environment(), check=True, timeout=300)
-    return [json.loads((folder / f"{x}.json").read_text()) for x in range(3)]
-
-
-@pytest.mark.launchers
-def test_jobs_take_as_many_threads_as_one_process(tmp_path: Path) -> None:
-    basic, *others = threads("one_gpu", tmp_path / "one_gpu")
-    assert basic["threads"]["torch"] >= 1 and any("openblas" in name for name in basic["threads"])
-    assert basic["waits"] is None and others == [basic, basic]
-    for launcher in LAUNCHERS:
-        assert threads(launcher, tmp_path / launcher) == [basic | {"waits": "passive"}] * 3, launcher
 
 
 # --- the real pipeline ------------------------------------------------------------------------------------------

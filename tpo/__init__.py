@@ -8,3 +8,9 @@ For each iteration t, with the policy of the iteration before:
     policy      = train_dpo(policy, pairs)             # the next iterate
     evaluate(policy, baseline=seed model's direct answers)
 """
+
+import os
+
+# OpenMP reads it when torch is imported, so it is set before that, for child processes too. By default its threads spin
+# while they wait: a training step beside one busy process then takes three times as long, and else is no faster.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

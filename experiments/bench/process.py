@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import psutil
 
 from experiments.bench.parts import Timed
-from tpo.config.shared_cores import LIMITS
 
 REPOSITORY = Path(__file__).parents[2]
 POLL_S = 0.5
+# Limit the threads of torch and numpy.
+LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Request(NamedTuple):

@@ -44,7 +44,7 @@ def test_identity_is_what_is_sampled(kind: str) -> None:
     settings = engine_settings(f"engine={kind}")
     assert identity(settings) == IDENTITIES[kind]
     assert load_settings(EngineConfig, identity(settings), how(settings)) == settings
-    assert (how(settings) == {}) == (kind == "torch")
+    assert how(settings) != {}
 
 
 def sample_steps(*overrides: str) -> list[tuple[str, Any]]:

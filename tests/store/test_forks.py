@@ -15,10 +15,16 @@ import pytest
 from fake_workers import FakeModel, Forked, await_end, is_alive
 
 from tpo.store.errors import TpoError
+from tpo.store.processes import forks
 from tpo.store.processes.forks import ForkedWorkers, preload
 from tpo.store.processes.order import in_order, numbered
 
 REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def import_torch_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "IMPORTED", ["torch"])
 
 
 @pytest.fixture
@@ -139,8 +145,9 @@ import os, sys, time
 sys.path.insert(0, "tests")
 from fake_workers import FakeModel
 from multiprocessing import forkserver
-from tpo.store.processes.forks import ForkedWorkers
-workers = ForkedWorkers(FakeModel, {}, count=2)
+from tpo.store.processes import forks
+forks.IMPORTED = []
+workers = forks.ForkedWorkers(FakeModel, {}, count=2)
 found = list(workers.run(["who", "who"]))
 print(*[pid for who in found for pid in (who.pid, who.stem)], forkserver._forkserver._forkserver_pid, flush=True)
 if sys.argv[1] == "busy":

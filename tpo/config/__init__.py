@@ -12,7 +12,7 @@ type or a value outside its range is refused at composition, before anything hea
     check.py               rules between groups, such as a search that needs epochs to select from
     entry.py, help.py      beginning and end of every entry point, `--help`
     sweep.py               Hydra callback: what became of a sweep's jobs
-    devices.py, shared_cores.py    Hydra callbacks: GPUs and CPU threads of jobs on one machine
+    devices.py             Hydra callback: a GPU for each job on one machine
 
 In: YAML files and overrides from the command line. Out: plain dataclasses; only this package and the entry points
 import Hydra. Fields marked `how`, such as a server's address or a number of processes, are no part of an artifact's

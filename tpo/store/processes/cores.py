@@ -1,8 +1,13 @@
-"""How many cores this process may compute on."""
+"""How many cores this process may compute on, and how many processes with one thread each share its work."""
 
 import math
 import os
+import sys
 from pathlib import Path
+
+from tpo.store.errors import TpoError
+
+AUTO = "auto"
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -20,6 +25,30 @@ def num_cores() -> int:
     if (quota := _quota(CGROUP)) is not None:
         limits.append(math.ceil(quota))
     return max(1, min(limits))
+
+
+def count_workers(wanted: int | str, *, at: str) -> int:
+    """Return how many processes with one thread each compute what is written in plain torch; 1 means this process.
+
+    Args:
+        wanted: The setting: a number, or "auto" for one a core, and 1 where there is a GPU. Only Linux forks safely.
+        at: The setting's name.
+
+    Raises:
+        TpoError: If there are to be several where there cannot be.
+    """
+    import torch
+
+    unfit = ""
+    if torch.cuda.is_available():
+        unfit = "a GPU computes for one process"
+    elif not sys.platform.startswith("linux"):
+        unfit = f"processes that share memory are forked on Linux only, and this is {sys.platform}"
+    if wanted == AUTO:
+        return 1 if unfit else num_cores()
+    if int(wanted) > 1 and unfit:
+        raise TpoError(f"{at}={wanted}: {unfit}: set it to 1 or {AUTO}")
+    return int(wanted)
 
 
 def _quota(folder: Path) -> float | None:

@@ -10,6 +10,7 @@ without which forking is not safe. Workers end when their connection to the pare
 none is left as a zombie, and ends after them.
 """
 
+import atexit
 import contextlib
 import gc
 import logging
@@ -33,19 +34,17 @@ IMPORTED = ["torch", "transformers.modeling_utils", "transformers.models.auto.mo
 # tokenizers' threads would be lost in a fork, of which they warn.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
-CAN_FORK = sys.platform.startswith("linux")  # elsewhere, a system library may have threads of its own
-
 
 def preload() -> None:
     """Start the fork server, which imports what every step needs; return at once. Nothing happens the second time."""
     multiprocessing.set_forkserver_preload(IMPORTED)
     resource_tracker.ensure_running()  # here, since it unblocks SIGINT
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: Ctrl-C reaches the parent only
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # inherited: Ctrl-C reaches the parent only
     try:
         with environment(ONE_THREAD):
             forkserver.ensure_running()
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 class ForkedWorkers(Pool):
@@ -69,6 +68,7 @@ class ForkedWorkers(Pool):
         pipes = [context.Pipe() for _ in range(count)]
         self._connections = [here for here, _ in pipes]
         ends = [there for _, there in pipes]
+        atexit.register(self.close)  # before multiprocessing waits for the stem
         self._stem = context.Process(target=_grow, args=(link, ends, factory, dict(arguments)))
         try:
             self._stem.start()
@@ -89,6 +89,7 @@ class ForkedWorkers(Pool):
 
     def close(self) -> None:
         """End the workers, whatever they do, and wait until they are gone."""
+        atexit.unregister(self.close)
         for connection in (self._link, *self._connections):
             connection.close()
         self._connections = []
@@ -106,9 +107,7 @@ class ForkedWorkers(Pool):
             error: str | None = self._link.recv()
         except (EOFError, OSError):
             self._stem.join(timeout=LAST_S)
-            return (
-                f"the process that loads the model {describe_end(self._stem.exitcode)}. Is there enough memory?"
-            )
+            return f"the process that loads the model {describe_end(self._stem.exitcode)}. Is there enough memory?"
         return error
 
     def _is_alive(self, number: int) -> bool:
@@ -130,10 +129,10 @@ def _grow(link: Connection, ends: Sequence[Connection], factory: Callable[..., S
     """Make the stream function, fork a worker for each connection and wait for them; the stem's work."""
     os.setsid()
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    os.environ.update(ONE_THREAD)  # somebody else's fork server may have started without
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
     try:
-        import torch
-
-        torch.set_num_threads(1)
         stream = factory(**arguments)
     except Exception as error:
         if not isinstance(error, TpoError):

@@ -86,6 +86,7 @@ class Workers(Pool):
             process.kill()  # in case that it does not lead its group yet
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid_of(process), signal.SIGKILL)
+        for process in self._processes:
             process.join()
             _await_end_of_group(pid_of(process))
         self._connections.clear()
