@@ -23,8 +23,11 @@ from experiments.bench.results import Spread, speedup, spread
 from tpo.model.lora import UnmergedLinear, fuse_adapter
 from tpo.model.packed import pack
 from tpo.model.trees import TreeRow, join, tree_attention
+from tpo.sample.decoding import Decoding
+from tpo.sample.engines.torch.cache import Layer, Prefix, RowCache
+from tpo.sample.engines.torch.draft import Draft, Prompt
 from tpo.sample.engines.torch.nucleus import sample_tokens
-from tpo.sample.engines.torch.rows import Prefix, RowCache, row_attention
+from tpo.sample.engines.torch.rows import DecodingStep, row_attention
 from tpo.store.execute import keep_freed_memory
 from tpo.train.pair_trees import add_pair_head, lay_out
 
@@ -223,32 +226,34 @@ def attention_of_samples(sizes: Sizes) -> Sides:
     """Return one layer's attention in the middle of a completion: a copy of the prompt for each sample, or one."""
     model, num_own = sizes.model, sizes.completion // 2
     cache = RowCache()
-    shape = (1, model.kv_heads, sizes.prompt, model.head_dim)
-    prompts = [(torch.randn(shape, dtype=DTYPE), torch.randn(shape, dtype=DTYPE)) for _ in range(sizes.num_prompts)]
-    for slot, prompt in enumerate(prompts):
-        cache.put_prompt(slot, Prefix([prompt], ((0, 0), (0, sizes.prompt))))
-    for length in range(num_own):
-        cache.begin_decoding(torch.full((sizes.num_rows,), length), length)
-        key, value = torch.randn(2, sizes.num_rows, model.kv_heads, 1, model.head_dim, dtype=DTYPE)
-        own_keys, own_values = cache.update(key, value, 0)
+    prompts = [
+        torch.randn(2, 1, model.kv_heads, sizes.prompt, model.head_dim, dtype=DTYPE) for _ in range(sizes.num_prompts)
+    ]
+    for keys_and_values in prompts:
+        prompt = Prompt("", sizes.prompt, NUM_SAMPLES)
+        cache.begin_prefill()
+        cache.add_prompt(prompt, Prefix([Layer(*keys_and_values)], ((0, 0), (0, sizes.prompt))))
+        decoding = Decoding(temperature=1, top_p=1, max_tokens=1)
+        cache.add([Draft.begin(prompt, index, seed=0, decoding=decoding) for index in range(NUM_SAMPLES)])
+    own = torch.randn(2, sizes.num_rows, model.kv_heads, num_own, model.head_dim, dtype=DTYPE)
+    for position in range(num_own):
+        cache.begin_decoding()
+        step = DecodingStep(cache, dtype=DTYPE)
+        cache.update(*own[:, :, :, position : position + 1], 0)
+        for draft in cache.active:
+            draft.length += 1
     query = torch.randn(sizes.num_rows, model.heads, 1, model.head_dim, dtype=DTYPE)
-    slots = [row // NUM_SAMPLES for row in range(sizes.num_rows)]
-    visible = torch.cat([torch.arange(cache.prompts.window) < sizes.prompt, torch.arange(cache.own.window) < num_own])
-    mask = torch.zeros(len(visible), dtype=DTYPE).masked_fill(~visible, -torch.inf).expand(sizes.num_rows, 1, 1, -1)
+    new = own[0, :, :, -1:]
     # As a padded batch leaves it: every sample behind its prompt.
-    keys, values = (
-        torch.cat([torch.cat([prompts[slot][part] for slot in slots]), own[:, :, :num_own]], dim=2)
-        for part, own in ((0, own_keys), (1, own_values))
-    )
+    keys, values = torch.cat([torch.cat(prompts, dim=1).repeat_interleave(NUM_SAMPLES, dim=1), own], dim=3)
     everything = torch.zeros(sizes.num_rows, 1, 1, keys.shape[2], dtype=DTYPE)
-    sharing = cache.sharing(slots)
     layer: Any = nn.Module()
     layer.layer_idx = 0
     return Sides(
         _frozen(
             lambda: scaled_dot_product_attention(query, keys, values, attn_mask=everything, enable_gqa=True)[:, :, 0]
         ),
-        _frozen(lambda: row_attention(layer, query, own_keys, own_values, mask, sharing=sharing)[0][:, 0]),
+        _frozen(lambda: row_attention(layer, query, new, new, None, step=step)[0][:, 0]),
     )
 
 

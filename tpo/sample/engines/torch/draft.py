@@ -2,21 +2,35 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tpo.sample.decoding import Decoding, Generation, Sample
 
+if TYPE_CHECKING:
+    from tpo.sample.engines.torch.cache import Prefix
 
-@dataclass
+
+@dataclass(eq=False)
 class Prompt:
-    """A prefilled prompt with unfinished samples; `slot` is its index in the cache."""
+    """A prefilled prompt with unfinished samples, stored by `tpo.sample.engines.torch.cache`.
+
+    Attributes:
+        key: Of its request.
+        length: Tokens.
+        num_unfinished: Samples.
+        prefix: Keys and values to be copied to the row of each sample; None if they are shared.
+        num_shared: Tokens that are stored once for all samples: `length` or 0.
+        slot: Where they are stored; -1 if they are not shared.
+    """
 
     key: str
     length: int
     num_unfinished: int
-    slot: int
+    prefix: "Prefix | None" = None
+    num_shared: int = 0
+    slot: int = -1
 
 
 @dataclass(frozen=True)
@@ -28,9 +42,9 @@ class Rules:
     tokenizer: Any  # decodes the tail of thoughts to find the delimiter
 
 
-@dataclass
+@dataclass(eq=False)
 class Draft:
-    """One unfinished sample. `length` counts its cached tokens after the prompt; `pending` is the next to be cached."""
+    """One unfinished sample. `length` counts the cached tokens of its row; `pending` is the next to be cached."""
 
     prompt: Prompt
     sample_index: int

@@ -1,14 +1,13 @@
 """Continuous batching in plain torch, through transformers' own forward pass and its attention interface.
 
-Prompts are prefilled several at a time, as branches of the template that they begin with (`tpo.model.trees`), and each
-prompt's keys and values are stored once for its K samples. Each sample has a row of the cache (`rows.py`); when it
-ends, the next sample gets the row. All rows decode together with one query token each: a row attends to its prompt and
-to its own first `length` positions, whatever the lengths of the other rows. The forced switch from thought to response
-feeds the delimiter through the same decoding steps, without a second prefill.
+Requests are taken as rows become free and prefilled several at a time, as branches of the template that they begin with
+(`tpo.model.trees`). Each sample has a row of the cache (`cache.py`); when it ends, the next one gets the row. All rows
+decode together with one query token each, whatever their lengths (`rows.py`). The forced switch from thought to
+response feeds the delimiter through the same decoding steps, without a second prefill (`draft.py`).
 
 Every sample has a seeded stream of uniforms of its own, one a token, from which tokens are drawn by inverting the
 distribution function. So a sample does not depend on which others share its batch, up to the rounding of the matrix
-products.
+products; oneDNN's on a CPU were found to round a row alike in every batch.
 """
 
 from collections import deque
@@ -24,9 +23,10 @@ from tpo.model.packed import pack
 from tpo.model.policy import Policy
 from tpo.model.trees import TreeRow, join
 from tpo.sample.decoding import Decoding, Request, Sample
+from tpo.sample.engines.torch.cache import Prefix, RowCache
 from tpo.sample.engines.torch.draft import Draft, Prompt, Rules
 from tpo.sample.engines.torch.nucleus import sample_tokens
-from tpo.sample.engines.torch.rows import ATTENTION, Prefix, RowCache
+from tpo.sample.engines.torch.rows import ATTENTION, DecodingStep
 from tpo.store.errors import TpoError
 
 PREFILL_TOKENS = 1024  # of prompts that are prefilled together, or slightly more
@@ -81,30 +81,29 @@ class TorchEngine:
         """
         source = iter(requests)
         rules = Rules(decoding, self.end_ids, self.tokenizer)
-        cache = RowCache()
-        batch = _Batch(cache)
+        cache = RowCache(device=self.device)
         waiting: deque[tuple[Draft, Tensor]] = deque()  # without a row, with the logits of their first tokens
-        min_free = max(1, self.max_sequences // REFILL_SHARE)
-        is_exhausted = False
+        num_active, is_exhausted = 0, False
         while True:
-            while (num_free := self.max_sequences - len(batch.active)) >= min_free and not (
-                is_exhausted and not waiting
-            ):
+            # Rows stay free until there are several, so that several prompts are prefilled together.
+            while (num_free := self.max_sequences - num_active) * REFILL_SHARE >= self.max_sequences:
                 while len(waiting) < num_free and not is_exhausted:
                     taken = self._take(source, num_free - len(waiting), decoding)
                     is_exhausted = not taken
-                    if taken:
-                        waiting += self._prefill(taken, batch, decoding)
+                    waiting += self._prefill(taken, cache, decoding)
+                if not waiting:
+                    break
                 entering = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
-                if entering:
-                    drafts = [draft for draft, _ in entering]
-                    batch.active += drafts
-                    _advance(drafts, torch.stack([logits for _, logits in entering]), rules)
-                    yield from batch.retire()
-            if not batch.active:
+                drafts = [draft for draft, _ in entering]
+                _advance(drafts, torch.stack([logits for _, logits in entering]), rules)
+                cache.add(drafts)
+                yield from (draft.finish() for draft in cache.retire())
+                num_active = len(cache.active)
+            if not num_active:
                 return
-            _advance(batch.active, self._decode(batch), rules)
-            yield from batch.retire()
+            _advance(cache.active, self._decode(cache), rules)
+            yield from (draft.finish() for draft in cache.retire())
+            num_active = len(cache.active)
 
     def close(self) -> None:
         """Do nothing: the engine's memory is freed with the object."""
@@ -127,80 +126,38 @@ class TorchEngine:
                 break
         return taken
 
-    def _prefill(self, requests: list[Request], batch: "_Batch", decoding: Decoding) -> Iterator[tuple[Draft, Tensor]]:
-        """Store prompts in slots; yield their samples, without tokens, and the logits of the first token of each."""
+    def _prefill(self, requests: list[Request], cache: RowCache, decoding: Decoding) -> Iterator[tuple[Draft, Tensor]]:
+        """Store prompts in the cache; yield their samples, without tokens, and each one's logits of the first token."""
+        if not requests:
+            return
         row = TreeRow([join([list(request.prompt_ids) for request in requests])], device=self.device)
         (span,) = row.spans
-        layers = batch.cache.begin_prefill()
+        layers = cache.begin_prefill()
         ends = [span.place(branch, len(request.prompt_ids) - 1) for branch, request in enumerate(requests)]
         logits = self.model(
-            **row.inputs | {"past_key_values": batch.cache, "use_cache": True},
+            **row.inputs | {"past_key_values": cache, "use_cache": True},
             logits_to_keep=torch.tensor(ends, device=self.device),
         ).logits[0]
         for request, own, first in zip(requests, pairwise((span.fork, *span.stops)), logits, strict=True):
-            prompt = batch.add_prompt(request, Prefix(layers, ((span.start, span.fork), own)))
+            prompt = Prompt(request.key, len(request.prompt_ids), num_unfinished=len(request.seeds))
+            cache.add_prompt(prompt, Prefix(layers, ((span.start, span.fork), own)))
             for sample_index, seed in request.seeds.items():
                 yield Draft.begin(prompt, sample_index, seed=seed, decoding=decoding), first
 
-    def _decode(self, batch: "_Batch") -> Tensor:
+    def _decode(self, cache: RowCache) -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""
-        active, cache = batch.active, batch.cache
-        own = torch.tensor([draft.length for draft in active], device=self.device)
-        before = torch.tensor([draft.prompt.length for draft in active], device=self.device)
-        cache.begin_decoding(own, max(draft.length for draft in active))
-        visible = torch.cat(
-            [
-                torch.arange(cache.prompts.window, device=self.device) < before[:, None],
-                torch.arange(cache.own.window, device=self.device) <= own[:, None],
-            ],
-            dim=1,
-        )
-        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=self.device).masked_fill(~visible, -torch.inf)
+        cache.begin_decoding()
+        step = DecodingStep(cache, dtype=self.model.dtype)
         logits: Tensor = self.model(
-            input_ids=torch.tensor([[draft.pending] for draft in active], device=self.device),
-            position_ids=(before + own)[:, None],
-            attention_mask=mask[:, None, None],
+            input_ids=torch.tensor([[draft.pending] for draft in cache.active], device=self.device),
+            position_ids=step.positions[:, None],
             past_key_values=cache,
             use_cache=True,
-            sharing=cache.sharing([draft.prompt.slot for draft in active]),
+            step=step,
         ).logits[:, -1]
-        for draft in active:
+        for draft in cache.active:
             draft.length += 1
         return logits
-
-
-class _Batch:
-    """The drafts in the rows of a cache and the prompts in its slots, both without gaps."""
-
-    def __init__(self, cache: RowCache) -> None:
-        self.cache = cache
-        self.active: list[Draft] = []
-        self.prompts: list[Prompt] = []
-
-    def add_prompt(self, request: Request, prefix: Prefix) -> Prompt:
-        """Store a prefilled prompt in the next slot."""
-        prompt = Prompt(request.key, prefix.length, num_unfinished=len(request.seeds), slot=len(self.prompts))
-        self.prompts.append(prompt)
-        self.cache.put_prompt(prompt.slot, prefix)
-        return prompt
-
-    def retire(self) -> Iterator[Sample]:
-        """Remove and yield finished samples; the last row or slot moves into each gap."""
-        for row in range(len(self.active) - 1, -1, -1):
-            draft, prompt = self.active[row], self.active[row].prompt
-            if not draft.finish_reason:
-                continue
-            last = self.active.pop()
-            if last is not draft:
-                self.cache.own.move(len(self.active), row, last.length)
-                self.active[row] = last
-            prompt.num_unfinished -= 1
-            if prompt.num_unfinished == 0:
-                last_prompt = self.prompts.pop()
-                if last_prompt is not prompt:
-                    self.cache.prompts.move(last_prompt.slot, prompt.slot, last_prompt.length)
-                    self.prompts[prompt.slot], last_prompt.slot = last_prompt, prompt.slot
-            yield draft.finish()
 
 
 def _advance(drafts: list[Draft], logits: Tensor, rules: Rules) -> None:

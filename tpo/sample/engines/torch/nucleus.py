@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-NUM_CANDIDATES = (64, 1024)  # tried in this order, before the whole vocabulary is sorted
+NUM_CANDIDATES = (64, 256, 1024)  # tried in this order, before the whole vocabulary is sorted
 CHUNK = 64  # a row's n largest values lie in the n chunks with the largest maxima
 
 
@@ -25,21 +25,19 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     """
     if temperature == 0:
         return logits.argmax(dim=-1)
-    masses = logits.to(torch.float32, copy=True).div_(temperature)
-    masses = masses.sub_(masses.amax(dim=-1, keepdim=True)).exp_()
-    totals = masses.sum(dim=-1)
+    shares = torch.softmax(logits.to(torch.float32, copy=True).div_(temperature), dim=-1)
     if top_p == 1:  # the nucleus is the vocabulary, in any order: nothing is sorted
-        tokens = torch.arange(masses.shape[-1], device=masses.device).expand_as(masses)
-        return _invert(masses, tokens, totals, uniforms, top_p)[0]
+        tokens = torch.arange(shares.shape[-1], device=shares.device).expand_as(shares)
+        return _invert(shares, tokens, uniforms, top_p)[0]
     chosen = torch.empty_like(uniforms, dtype=torch.long)
-    rows = torch.arange(len(masses), device=masses.device)
-    for count in (*NUM_CANDIDATES, masses.shape[-1]):
-        values, tokens = largest(masses, min(count, masses.shape[-1]))
-        chosen[rows], is_settled = _invert(values, tokens, totals, uniforms, top_p)
+    rows = torch.arange(len(shares), device=shares.device)
+    for count in (*NUM_CANDIDATES, shares.shape[-1]):
+        values, tokens = largest(shares, min(count, shares.shape[-1]))
+        chosen[rows], is_settled = _invert(values, tokens, uniforms, top_p)
         is_open = ~is_settled
-        if count >= masses.shape[-1] or not is_open.any():
+        if count >= shares.shape[-1] or not is_open.any():
             break
-        rows, masses, totals, uniforms = rows[is_open], masses[is_open], totals[is_open], uniforms[is_open]
+        rows, shares, uniforms = rows[is_open], shares[is_open], uniforms[is_open]
     return chosen
 
 
@@ -59,9 +57,9 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return top.values, best.gather(1, top.indices // CHUNK) * CHUNK + top.indices % CHUNK
 
 
-def _invert(values: Tensor, tokens: Tensor, totals: Tensor, uniforms: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Return the drawn tokens, and for which rows the mass of `values`, sorted unless top_p is 1, reaches `top_p`."""
-    shares = values.double() / totals.double()[:, None]
+def _invert(values: Tensor, tokens: Tensor, uniforms: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    """Return the drawn tokens, and for which rows the sum of `values`, sorted unless top_p is 1, reaches `top_p`."""
+    shares = values.double()
     mass = shares.cumsum(dim=-1)
     is_in_nucleus = mass - shares < top_p  # with the token that crosses top_p
     nucleus_mass = torch.where(is_in_nucleus, shares, 0.0).sum(dim=-1)

@@ -1,21 +1,22 @@
-"""Attention and key-value cache of samples that decode together, one row each, with the prompts that they share.
+"""Attention of samples that decode together, one row each, over the row's own keys and its prompt's.
 
-A prompt's keys and values are stored once for all its samples. So a sample attends to keys in two places, its prompt's
-slot and its own row, which begins with its first token; one softmax is computed over both.
+A short prompt's keys and values stand in front of each of its samples' rows. A long one's are stored once for all its
+samples (`tpo.sample.engines.torch.cache`): then a sample attends to keys in two places, and one softmax is computed
+over both.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
 from tpo.model.trees import TreeRow, tree_attention
+from tpo.sample.engines.torch.cache import Layer, RowCache
 from tpo.store.errors import TpoError
 
 ATTENTION = "tpo_rows"
-WINDOW_STEP = 64  # positions by which the cache's tensors grow
 
 
 def row_attention(
@@ -26,23 +27,23 @@ def row_attention(
     attention_mask: Tensor | None,
     *,
     row: TreeRow | None = None,
-    sharing: "Sharing | None" = None,
+    step: "DecodingStep | None" = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return attention for prefill (a row of prompts) and for decoding (one query token a row of the cache).
 
     In decoding, the query heads that share a key-value head are query *positions* of that head, and so are, over a
-    prompt, the queries of its samples: a prompt's keys and values are read once for all of them.
+    shared prompt, the queries of its samples: its keys and values are read once for all of them.
 
     Args:
         module: The attention layer.
         query: (batch, heads, queries, head_dim).
-        key: (batch, kv_heads, positions, head_dim).
+        key: (batch, kv_heads, positions, head_dim), of the prompts in prefill and else of the new tokens.
         value: Like `key`.
-        attention_mask: None for prefill; (batch, 1, 1, prompt positions + own positions) additive for decoding.
+        attention_mask: Unused: the row or the step defines which tokens attend to which.
         row: The prompts; None for decoding.
-        sharing: Which rows share which prompt; None for prefill.
+        step: What the rows attend to; None for prefill.
         scaling: Of the scores.
         kwargs: Other arguments that the model passes to its attention.
 
@@ -57,50 +58,122 @@ def row_attention(
             raise TpoError(f"engine=torch does not know this model's attention ({name}): use engine=vllm")
     if row is not None:
         return tree_attention(module, query, key, value, None, row=row, scaling=scaling)
-    assert attention_mask is not None and sharing is not None
+    assert step is not None
     batch, heads, _queries, dim = query.shape
-    kv_heads, window = key.shape[1:3]
+    kv_heads = key.shape[1]
     scaled = query.reshape(batch, kv_heads, heads // kv_heads, dim) * (dim**-0.5 if scaling is None else scaling)
-    prompt_keys, prompt_values = sharing.prompts[module.layer_idx]
-    num_before = prompt_keys.shape[2]
-    scores = query.new_empty(batch, kv_heads, heads // kv_heads, num_before + window)
-    scores[..., :num_before] = sharing.to_rows(torch.matmul(sharing.to_slots(scaled), prompt_keys.transpose(2, 3)))
-    # Keys times queries, since a CPU's kernel reorders the second factor, and the queries are smaller.
-    scores[..., num_before:] = torch.matmul(key, scaled.transpose(2, 3)).transpose(2, 3)
-    weights = torch.softmax(scores.add_(attention_mask), dim=-1)
-    out = torch.matmul(weights[..., num_before:], value)
-    out += sharing.to_rows(torch.matmul(sharing.to_slots(weights[..., :num_before]), prompt_values))
-    return out.reshape(batch, 1, heads, dim), None
+    return step.attend(scaled, module.layer_idx).view(batch, 1, heads, dim), None
 
 
 AttentionInterface.register(ATTENTION, row_attention)
 
 
+class DecodingStep:
+    """What one step of decoding attends to: which positions of which blocks, and which shared prompts."""
+
+    def __init__(self, cache: RowCache, *, dtype: torch.dtype) -> None:
+        """Lay out the rows of the cache, of which each stores one token and attends to itself."""
+        drafts, device = cache.active, cache.device
+        lengths = torch.tensor([draft.length for draft in drafts], device=device)
+        shared = torch.tensor([draft.prompt.num_shared for draft in drafts], device=device)
+        self.positions = lengths + shared
+        self.blocks = list(cache.blocks)
+        self.sizes = [len(block.drafts) for block in self.blocks]
+        self.masks = [
+            _additive(torch.arange(block.window, device=device) <= own[:, None], dtype)
+            for block, own in zip(self.blocks, torch.split(lengths, self.sizes), strict=True)
+        ]
+        self.sharing = None
+        if cache.prompts.used:
+            slots = [draft.prompt.slot for draft in drafts]
+            lengths_of = torch.tensor([prompt.length for prompt in cache.prompts.used], device=device)
+            mask = _additive(torch.arange(cache.prompts.window, device=device) < lengths_of[:, None], dtype)
+            self.sharing = Sharing(cache.prompts.layers, slots, mask)
+            outside = _additive(shared > 0, dtype)[:, None, None, None]  # of rows without a shared prompt
+            self.outside = None if bool((shared > 0).all()) else outside
+
+    def attend(self, query: Tensor, layer: int) -> Tensor:
+        """Return attention of scaled queries, (rows, kv_heads, groups, head_dim) and so the result."""
+        if self.sharing is None:
+            parts = [
+                _own_values(torch.softmax(_own_scores(part, block.layers[layer], mask), dim=-1), block.layers[layer])
+                for part, block, mask in zip(torch.split(query, self.sizes), self.blocks, self.masks, strict=True)
+            ]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
+        before = self.sharing.scores(query, layer)
+        if self.outside is not None:
+            before = before + self.outside
+        num_before = before.shape[-1]
+        out, before_weights = torch.empty_like(query), torch.empty_like(before)
+        start = 0
+        for size, block, mask in zip(self.sizes, self.blocks, self.masks, strict=True):
+            rows = slice(start, start + size)
+            scores = torch.cat([before[rows], _own_scores(query[rows], block.layers[layer], mask)], dim=-1)
+            weights = torch.softmax(scores, dim=-1)
+            before_weights[rows] = weights[..., :num_before]
+            out[rows] = _own_values(weights[..., num_before:], block.layers[layer])
+            start += size
+        return out.add_(self.sharing.values(before_weights, layer))
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 0 where something is attended to and else -inf."""
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, -torch.inf)
+
+
+def _own_scores(query: Tensor, layer: Layer, mask: Tensor) -> Tensor:
+    """Return (entries, kv_heads, queries, window) of a layer's first entries; the mask is (entries, window)."""
+    entries, kv_heads, queries, _ = query.shape
+    keys = layer.keys[:entries].flatten(0, 1)
+    of_heads = mask[:, None].expand(-1, kv_heads, -1).flatten(0, 1)[:, None]
+    return torch.baddbmm(of_heads, query.flatten(0, 1), keys.transpose(1, 2)).view(entries, kv_heads, queries, -1)
+
+
+def _own_values(weights: Tensor, layer: Layer) -> Tensor:
+    """Return (entries, kv_heads, queries, head_dim) of weights over the window."""
+    entries, kv_heads, queries, _ = weights.shape
+    values = layer.values[:entries].flatten(0, 1)
+    return torch.bmm(weights.flatten(0, 1), values).view(entries, kv_heads, queries, -1)
+
+
 class Sharing:
     """Which rows share which prompt, in one step of decoding."""
 
-    def __init__(self, prompts: "list[tuple[Tensor, Tensor]]", slots: Sequence[int], *, device: Any) -> None:
+    def __init__(self, layers: Sequence[Layer], slots: Sequence[int], mask: Tensor) -> None:
         """Lay out the rows by prompt.
 
         Args:
-            prompts: Keys and values per layer, (slots, kv_heads, positions, head_dim).
-            slots: Of each row, the slot of its prompt.
-            device: Of the rows.
+            layers: Keys and values of prompts, in slots.
+            slots: Of each row, the slot of its prompt; -1 if it shares none, which adds nothing to its result.
+            mask: (slots, window), additive.
         """
-        self.prompts = prompts
-        self.num_slots = max(slots) + 1
+        self.layers, self.mask = layers, mask
+        self.num_slots = len(mask)
         num_rows_of = [0] * self.num_slots
         ranks = []
         for slot in slots:
-            ranks.append(num_rows_of[slot])
-            num_rows_of[slot] += 1
-        self.num_shares = max(num_rows_of)
-        places = [slot * self.num_shares + rank for slot, rank in zip(slots, ranks, strict=True)]
+            ranks.append(num_rows_of[slot] if slot >= 0 else 0)
+            if slot >= 0:
+                num_rows_of[slot] += 1
+        self.num_shares = max(1, *num_rows_of)
+        # A row without a shared prompt reads another's place, and its weights there are zero.
+        places = [max(slot, 0) * self.num_shares + rank for slot, rank in zip(slots, ranks, strict=True)]
         row_at = [0] * (self.num_slots * self.num_shares)  # a place without a row computes the first row again
-        for row, place in enumerate(places):
-            row_at[place] = row
-        self.places = torch.tensor(places, device=device)
-        self.row_at = torch.tensor(row_at, device=device)
+        for row, (slot, place) in enumerate(zip(slots, places, strict=True)):
+            if slot >= 0:
+                row_at[place] = row
+        self.places = torch.tensor(places, device=mask.device)
+        self.row_at = torch.tensor(row_at, device=mask.device)
+        self.has_own_place = torch.tensor([slot >= 0 for slot in slots], device=mask.device)[:, None, None, None]
+
+    def scores(self, query: Tensor, layer: int) -> Tensor:
+        """Return (rows, kv_heads, groups, window) of (rows, kv_heads, groups, head_dim)."""
+        return self.to_rows(_own_scores(self.to_slots(query), self.layers[layer], self.mask))
+
+    def values(self, weights: Tensor, layer: int) -> Tensor:
+        """Return (rows, kv_heads, groups, head_dim) of weights over the window; zero for a row that shares none."""
+        found = self.to_rows(_own_values(self.to_slots(weights), self.layers[layer]))
+        return found.masked_fill_(~self.has_own_place, 0)
 
     def to_slots(self, of_rows: Tensor) -> Tensor:
         """Return (slots, kv_heads, shares x groups, size) of (rows, kv_heads, groups, size)."""
@@ -113,112 +186,3 @@ class Sharing:
         num_slots, kv_heads, queries, size = of_slots.shape
         split = of_slots.view(num_slots, kv_heads, self.num_shares, queries // self.num_shares, size).transpose(1, 2)
         return split.reshape(num_slots * self.num_shares, kv_heads, -1, size).index_select(0, self.places)
-
-
-class Prefix(NamedTuple):
-    """A prompt's keys and values within a prefilled batch: [begin, stop) of its trunk and of its branch."""
-
-    layers: list[tuple[Tensor, Tensor]]
-    parts: tuple[tuple[int, int], tuple[int, int]]
-
-    @property
-    def length(self) -> int:
-        """The prompt's tokens."""
-        return sum(stop - begin for begin, stop in self.parts)
-
-
-class RowCache:
-    """Keys and values of prompts, in slots, and of sampled tokens, in rows; implements transformers' cache protocol."""
-
-    is_compileable = False
-
-    def __init__(self) -> None:
-        """Make an empty cache; memory is allocated as prompts and tokens are stored."""
-        self.prompts, self.own = _Block(), _Block()
-        self.prefilled: list[tuple[Tensor, Tensor]] | None = None
-        self.rows = torch.empty(0, dtype=torch.long)
-        self.positions = torch.empty(0, dtype=torch.long)
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return 0: positions are always given explicitly."""
-        return 0
-
-    def begin_prefill(self) -> list[tuple[Tensor, Tensor]]:
-        """Prepare for a row of prompts; return the list to which its keys and values are appended, per layer."""
-        self.prefilled = []
-        return self.prefilled
-
-    def begin_decoding(self, lengths: Tensor, longest: int) -> None:
-        """Prepare for one token of each active row, which is stored after the row's `lengths` (rows,) tokens."""
-        self.prefilled = None
-        self.rows = torch.arange(len(lengths), device=lengths.device)
-        self.positions = lengths
-        self.own.fit(len(lengths), longest + 1)
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store new keys and values; return those that the new queries attend to, without their prompts'."""
-        if self.prefilled is not None:
-            self.prefilled.append((key, value))
-            return key, value
-        if layer_idx == len(self.own.layers):
-            self.own.add_layer(key, value)
-        keys, values = self.own.layers[layer_idx]
-        keys[self.rows, :, self.positions] = key[:, :, 0]
-        values[self.rows, :, self.positions] = value[:, :, 0]
-        return keys[: len(self.rows)], values[: len(self.rows)]
-
-    def sharing(self, slots: Sequence[int]) -> Sharing:
-        """Return which rows share which prompt, given each row's slot."""
-        num_slots = max(slots) + 1
-        prompts = [(keys[:num_slots], values[:num_slots]) for keys, values in self.prompts.layers]
-        return Sharing(prompts, slots, device=self.positions.device)
-
-    def put_prompt(self, slot: int, prefix: Prefix) -> None:
-        """Copy a prefilled prompt to a slot; all slots before it are in use. Slots grow and never shrink."""
-        if not self.prompts.layers:
-            for layer in prefix.layers:
-                self.prompts.add_layer(*layer)
-        self.prompts.fit(slot + 1, max(prefix.length, self.prompts.window))
-        start = 0
-        for begin, stop in prefix.parts:
-            for (keys, values), (key, value) in zip(self.prompts.layers, prefix.layers, strict=True):
-                keys[slot, :, start : start + stop - begin] = key[0, :, begin:stop]
-                values[slot, :, start : start + stop - begin] = value[0, :, begin:stop]
-            start += stop - begin
-
-
-class _Block:
-    """Keys and values per layer, (number, kv_heads, window, head_dim).
-
-    The tensors are as long as the longest entry, rounded up to `WINDOW_STEP`, and reallocated when that changes:
-    attention reads them whole, since a CPU's matrix product would first copy a slice.
-    """
-
-    def __init__(self) -> None:
-        self.number, self.window = 0, 0
-        self.layers: list[tuple[Tensor, Tensor]] = []
-
-    def add_layer(self, key: Tensor, value: Tensor) -> None:
-        """Allocate a layer with the heads and dtype of `key` and `value`, (1 or more, kv_heads, tokens, head_dim)."""
-        keys, values = (part.new_zeros(self.number, part.shape[1], self.window, part.shape[3]) for part in (key, value))
-        self.layers.append((keys, values))
-
-    def fit(self, number: int, length: int) -> None:
-        """Reallocate for at least `number` entries of `length` positions; what is new is zero."""
-        number = self.number if number <= self.number else max(number, 2 * self.number)
-        window = -(-length // WINDOW_STEP) * WINDOW_STEP
-        if (number, window) == (self.number, self.window):
-            return
-        common = min(window, self.window)
-        for index, layer in enumerate(self.layers):
-            keys, values = (part.new_zeros(number, part.shape[1], window, part.shape[3]) for part in layer)
-            for new, old in zip((keys, values), layer, strict=True):
-                new[: self.number, :, :common] = old[:, :, :common]
-            self.layers[index] = keys, values
-        self.number, self.window = number, window
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """Copy the first `length` positions of an entry to another."""
-        for keys, values in self.layers:
-            keys[target, :, :length] = keys[source, :, :length]
-            values[target, :, :length] = values[source, :, :length]
