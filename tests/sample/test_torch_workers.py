@@ -79,7 +79,7 @@ def test_several_workers_are_for_cpus(tiny_model: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("num_workers", [0, -1, 1.5, "many", None, True])
 def test_wrong_numbers_are_refused(num_workers: Any) -> None:
     with pytest.raises(ConfigError, match="engine.num_workers="):
-        check_fields(TorchEngineConfig(max_sequences=6, num_workers=num_workers, chunk_prompts=1), "engine")
+        check_fields(TorchEngineConfig(max_sequences=6, num_workers=num_workers), "engine")
 
 
 def test_the_number_of_workers_is_no_part_of_the_identity() -> None:
