@@ -195,9 +195,8 @@ def test_prompt_that_leaves_no_room_is_refused(engine: TorchEngine) -> None:
 
 def test_settings_make_the_engine_that_is_asked_for(tiny_model: Path) -> None:
     policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 1024, None)
-    decoding = Decoding(temperature=0, top_p=1, max_tokens=29)
     chat = Chat(load_tokenizer(tiny_model), frozenset({1}))
-    shared = {"chat": chat, "max_len": 99, "decoding": decoding, "seed": 0}
+    shared = {"chat": chat, "max_len": 99, "seed": 0}
     engine = TorchEngineConfig(max_sequences=3, num_workers=1).make(policy, **shared)
     assert isinstance(engine, TorchEngine)
     assert (engine.max_sequences, engine.max_len, engine.uses_seeds) == (3, 99, True)
