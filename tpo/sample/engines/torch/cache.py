@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tpo.sample.engines.torch.draft import Draft
-from tpo.sample.engines.torch.prompts import SHARED_TOKENS, STEP, Layer, Prefix, Prompt, Slots, Trunk, round_up
+from tpo.sample.engines.torch.prompts import SHARED_TOKENS, STEP, Layer, Prefix, Prompt, Slots, Trunk, copy_to, round_up
 
 BLOCK_ROWS = 32  # of a block on a CPU; on a GPU, where a launch costs more than the padding, one block holds all
 
@@ -28,10 +28,7 @@ class Block:
 
     def add(self, draft: Draft) -> None:
         """Give a new draft the next row, with what is not shared of its prompt."""
-        start = 0
-        for prefix in draft.prompt.copied:
-            prefix.copy_to(self.layers, len(self.drafts), start)
-            start += prefix.length
+        copy_to(self.layers, len(self.drafts), draft.prompt.copied)
         self.drafts.append(draft)
 
     def fit(self, longest: int) -> None:
@@ -75,30 +72,31 @@ class RowCache:
         return self.prefilled
 
     def add_prompt(self, prompt: Prompt, own: Prefix) -> None:
-        """Decide where the rows of a prefilled prompt find it, and store what several of them share.
+        """Decide where the rows of a prefilled prompt find it, and store it if they share it.
 
         Args:
             prompt: The prompt.
             own: What it does not have in common with the trunk.
         """
         self._like = [layer.zeros(0, 0) for layer in own.layers]
-        num_common = prompt.length - own.length
-        if num_common >= SHARED_TOKENS:
-            prompt.num_trunk = num_common
-        elif num_common:
+        pieces = [own]
+        if num_common := prompt.length - own.length:
             assert self.trunk is not None
-            prompt.copied = [Prefix(self.trunk.layers, 0, num_common)]
-        if not prompt.copied and prompt.num_unfinished > 1 and own.length >= SHARED_TOKENS:
-            self.prompts.add(prompt, own)
+            pieces.insert(0, Prefix(self.trunk.layers, 0, num_common))
+        num_trunk = num_common if num_common >= SHARED_TOKENS else 0
+        # A step reads a prompt in a slot once, and else for each sample what does not stand in the trunk.
+        if SHARED_TOKENS <= prompt.length < prompt.num_unfinished * (prompt.length - num_trunk):
+            self.prompts.add(prompt, pieces)
         else:
-            prompt.copied = [*prompt.copied, own]
+            prompt.num_trunk = num_trunk
+            prompt.copied = [own] if num_trunk else pieces
 
     def add(self, drafts: Sequence[Draft]) -> None:
         """Give rows to new drafts."""
         if not drafts:
             return
         for draft in drafts:
-            draft.length = draft.prompt.num_own
+            draft.length = draft.prompt.length - draft.prompt.num_shared
         if not self.blocks or len(self.blocks[-1].drafts) + len(drafts) > self.blocks[-1].capacity:
             self._sort(drafts)
             return

@@ -66,7 +66,7 @@ class Trunk(NamedTuple):
 
 
 class Prefix(NamedTuple):
-    """A piece of a prompt: [begin, stop) of the one entry of `layers`."""
+    """A prefilled piece of a prompt: [begin, stop) of the one entry of `layers`."""
 
     layers: list[Layer]
     begin: int
@@ -77,24 +77,27 @@ class Prefix(NamedTuple):
         """Tokens."""
         return self.stop - self.begin
 
-    def copy_to(self, layers: Sequence[Layer], entry: int, start: int) -> None:
-        """Copy the piece to an entry, from position `start` on."""
-        for target, source in zip(layers, self.layers, strict=True):
-            target.put(entry, start, source, 0, self.begin, self.stop)
+
+def copy_to(layers: Sequence[Layer], entry: int, pieces: Sequence[Prefix]) -> None:
+    """Copy pieces one after the other to the beginning of an entry."""
+    start = 0
+    for piece in pieces:
+        for target, source in zip(layers, piece.layers, strict=True):
+            target.put(entry, start, source, 0, piece.begin, piece.stop)
+        start += piece.length
 
 
 @dataclass(eq=False)
 class Prompt:
     """A prefilled prompt with unfinished samples.
 
-    Its first tokens may be the trunk's, the others may be in a slot; what is neither is copied to each sample's row.
+    Its rows attend to the trunk and then to what is copied to each of them, or to a slot that holds all of it.
 
     Attributes:
         key: Of its request.
         length: Tokens.
         num_unfinished: Samples.
         num_trunk: First tokens that its rows attend to in the trunk.
-        num_slot: Tokens that its rows attend to in the slot, the prompt's last ones; 0 if it has none.
         slot: Its number; -1 if it has none.
         copied: To the row of each sample.
     """
@@ -103,14 +106,13 @@ class Prompt:
     length: int
     num_unfinished: int
     num_trunk: int = 0
-    num_slot: int = 0
     slot: int = -1
     copied: Sequence[Prefix] = ()
 
     @property
-    def num_own(self) -> int:
-        """Tokens that stand in the row of each sample."""
-        return self.length - self.num_trunk - self.num_slot
+    def num_shared(self) -> int:
+        """Tokens that do not stand in the row of each sample."""
+        return self.length if self.slot >= 0 else self.num_trunk
 
 
 class Slots:
@@ -121,24 +123,24 @@ class Slots:
         self.layers: list[Layer] = []
         self.used: list[Prompt] = []
 
-    def add(self, prompt: Prompt, prefix: Prefix) -> None:
-        """Copy the last tokens of a prompt to the next slot."""
-        prompt.slot, prompt.num_slot = len(self.used), prefix.length
+    def add(self, prompt: Prompt, pieces: Sequence[Prefix]) -> None:
+        """Copy a prefilled prompt to the next slot."""
+        prompt.slot = len(self.used)
         self.used.append(prompt)
-        window = max(self.window, round_up(prefix.length, STEP))
+        window = max(self.window, round_up(prompt.length, STEP))
         capacity = self.capacity if len(self.used) <= self.capacity else 2 * len(self.used)
         if (window, capacity) != (self.window, self.capacity):
-            layers = self.layers or [layer.zeros(0, 0) for layer in prefix.layers]
+            layers = self.layers or [layer.zeros(0, 0) for layer in pieces[0].layers]
             self.layers = [layer.grown(capacity, window, self.window) for layer in layers]
             self.window, self.capacity = window, capacity
-        prefix.copy_to(self.layers, prompt.slot, 0)
+        copy_to(self.layers, prompt.slot, pieces)
 
     def remove(self, prompt: Prompt) -> None:
         """Free a slot, into which the last prompt moves."""
         last = self.used.pop()
         if last is not prompt:
             for layer in self.layers:
-                layer.put(prompt.slot, 0, layer, last.slot, 0, last.num_slot)
+                layer.put(prompt.slot, 0, layer, last.slot, 0, last.length)
             self.used[prompt.slot], last.slot = last, prompt.slot
 
 

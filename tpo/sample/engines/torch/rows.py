@@ -1,8 +1,8 @@
 """Attention of samples that decode together, one row each, over the row's own keys and those that rows share.
 
-What all prompts begin with, the trunk, is stored once, and so is the rest of a long prompt with several samples; a
-short rest stands in front of each sample's row (`tpo.sample.engines.torch.cache`). A sample attends to keys in all of
-these places, and one softmax is computed over them.
+A long prompt with several samples is stored once for them. What all prompts begin with, the trunk, is stored once for
+all rows of other prompts, whose rest stands in front of each sample's row (`tpo.sample.engines.torch.cache`). A sample
+attends to keys in two places, and one softmax is computed over them.
 """
 
 from collections.abc import Sequence
@@ -79,8 +79,7 @@ class DecodingStep:
         prompts = [draft.prompt for draft in drafts]
         lengths = torch.tensor([draft.length for draft in drafts], device=device)
         trunks = torch.tensor([prompt.num_trunk for prompt in prompts], device=device)
-        slots = torch.tensor([prompt.num_slot for prompt in prompts], device=device)
-        self.positions = trunks + slots + lengths
+        self.positions = lengths + torch.tensor([prompt.num_shared for prompt in prompts], device=device)
         self.blocks = list(cache.blocks)
         self.sizes = [len(block.drafts) for block in self.blocks]
         self.masks = [
@@ -92,7 +91,7 @@ class DecodingStep:
             mask = _additive(torch.arange(len(cache.trunk.token_ids), device=device) < trunks[:, None], dtype)
             self.shared.append(SharedTrunk(cache.trunk, mask))
         if cache.prompts.used:
-            used = torch.tensor([prompt.num_slot for prompt in cache.prompts.used], device=device)
+            used = torch.tensor([prompt.length for prompt in cache.prompts.used], device=device)
             mask = _additive(torch.arange(cache.prompts.window, device=device) < used[:, None], dtype)
             self.shared.append(SharedSlots(cache.prompts.layers, [prompt.slot for prompt in prompts], mask))
 
