@@ -12,6 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tpo.sample.decoding import Decoding
 from tpo.sample.engines.torch import cache as cache_module
+from tpo.sample.engines.torch import prefill as prefill_module
 from tpo.sample.engines.torch import prompts as prompts_module
 from tpo.sample.engines.torch.cache import RowCache
 from tpo.sample.engines.torch.draft import Draft
@@ -109,10 +110,38 @@ def test_rows_of_similar_length_share_a_block(monkeypatch: pytest.MonkeyPatch) -
     for length in (200, 20, 130, 50, 90, 10, 170, 40) * 2:
         run.add(length, 1)
     run.cache._sort([])
-    assert [block.window for block in run.cache.blocks] == [224, 160, 64, 32]
+    assert [(len(block.drafts), block.window) for block in run.cache.blocks] == [(4, 224), (4, 160), (6, 64), (2, 32)]
     run.step()
     copies = [part for block in run.cache.blocks for layer in block.layers for part in layer]
     assert all(part.is_contiguous() for part in copies), "a matrix product would copy them"
+
+
+def test_rows_of_the_same_length_are_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "BLOCK_ROWS", 4)
+    run = Run(0)
+    for length in (40, 41, 42, 43, 44, 45, 9):
+        run.add(length, 1)
+    run.cache._sort([])
+    assert [(len(block.drafts), block.capacity) for block in run.cache.blocks] == [(6, 6), (1, 5)]
+
+
+def test_a_prompt_stands_where_a_step_reads_least_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache_module, "SHARED_TOKENS", 6)
+    run = Run(0, num_trunk=8)
+
+    def places(length: int, num_samples: int, num_common: int) -> tuple[int, int, int]:
+        run.add(length, num_samples, num_common=num_common)
+        draft = run.cache.active[-1]
+        found = (draft.prompt.num_trunk, draft.prompt.length if draft.prompt.slot >= 0 else 0, draft.length)
+        run.end(run.cache.active)
+        return found
+
+    assert places(length=2, num_samples=1, num_common=8) == (8, 0, 2)
+    assert places(length=2, num_samples=5, num_common=8) == (8, 0, 2)  # five times two are no more than ten
+    assert places(length=2, num_samples=6, num_common=8) == (0, 10, 0)
+    assert places(length=9, num_samples=1, num_common=5) == (0, 0, 14)  # too little to be attended to apart
+    assert places(length=9, num_samples=2, num_common=0) == (0, 9, 0)
+    assert places(length=5, num_samples=9, num_common=0) == (0, 0, 5)
 
 
 @given(slots=st.lists(st.integers(0, 6), min_size=1, max_size=20))
@@ -137,9 +166,10 @@ def test_other_attention_is_refused(name: str) -> None:
 @given(
     lengths=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 5)), min_size=1, max_size=5),
     scaling=st.sampled_from([None, 0.3]),
+    dense_tokens=st.sampled_from([0, 3, 512]),
 )
 def test_prefill_attends_to_the_trunk_and_within_each_prompt(
-    lengths: list[tuple[int, int]], scaling: float | None
+    lengths: list[tuple[int, int]], scaling: float | None, dense_tokens: int
 ) -> None:
     torch.manual_seed(0)
     trunk_ids = list(range(6))
@@ -151,7 +181,9 @@ def test_prefill_attends_to_the_trunk_and_within_each_prompt(
     assert step.inputs["position_ids"].tolist() == [[common + at for common, own in lengths for at in range(own)]]
     query = torch.randn(1, HEADS, num_tokens, DIM)
     key, value = torch.randn(2, 1, KV_HEADS, num_tokens, DIM)
-    out, _ = row_attention(LAYER, query, key, value, None, step=step, scaling=scaling)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefill_module, "DENSE_TOKENS", dense_tokens)
+        out, _ = row_attention(LAYER, query, key, value, None, step=step, scaling=scaling)
     assert out.shape == (1, num_tokens, HEADS, DIM)
     start = 0
     for (common, own), last in zip(lengths, step.inputs["logits_to_keep"].tolist(), strict=True):

@@ -14,7 +14,8 @@ from torch import Tensor
 from tpo.sample.engines.torch.draft import Draft
 from tpo.sample.engines.torch.prompts import SHARED_TOKENS, STEP, Layer, Prefix, Prompt, Slots, Trunk, copy_to, round_up
 
-BLOCK_ROWS = 32  # of a block on a CPU; on a GPU, where a launch costs more than the padding, one block holds all
+# Of a block on a CPU, or more of similar length; on a GPU, where a launch costs more than padding, one block holds all.
+BLOCK_ROWS = 32
 
 
 class Block:
@@ -150,13 +151,16 @@ class RowCache:
         rows: list[tuple[Draft, Block | None, int]] = [(draft, None, 0) for draft in new]
         rows += [(draft, block, index) for block in self.blocks for index, draft in enumerate(block.drafts)]
         rows.sort(key=lambda row: -row[0].length)
-        num_blocks = max(1, len(rows) // BLOCK_ROWS) if self.device.type == "cpu" else 1
-        size = -(-len(rows) // num_blocks)
+        parts = [[rows[0]]]
+        for row in rows[1:]:
+            is_similar = row[0].length > parts[-1][0][0].length - STEP
+            if self.device.type == "cpu" and len(parts[-1]) >= BLOCK_ROWS and not is_similar:
+                parts.append([])
+            parts[-1].append(row)
         self.blocks = []
-        for start in range(0, len(rows), size):
-            part = rows[start : start + size]
-            is_last = start + size >= len(rows)
-            sorted_block = Block(self._like, 2 * size if is_last else len(part), part[0][0].length + 1)
+        for part in parts:
+            room = BLOCK_ROWS if part is parts[-1] else 0
+            sorted_block = Block(self._like, len(part) + room, part[0][0].length + 1)
             for draft, block, index in part:
                 if block is None:
                     sorted_block.add(draft)

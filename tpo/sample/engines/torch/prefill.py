@@ -10,6 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from tpo.sample.engines.torch.prompts import Trunk
 
+DENSE_TOKENS = 512  # so many queries at most have their scores as one matrix, which is faster on a CPU
+
 
 class Prefill:
     """Prompts side by side in one row, without padding.
@@ -36,7 +38,7 @@ class Prefill:
             "logits_to_keep": torch.tensor([stop - 1 for stop in self.edges[1:]], device=device),  # of last tokens
             "step": self,
         }
-        self._masks: dict[tuple[int, int], Tensor] = {}
+        self._masks: dict[tuple[int, int, int], Tensor] = {}
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float) -> Tensor:
         """Return attention within each prompt.
@@ -52,8 +54,6 @@ class Prefill:
             (1, tokens, heads, head_dim).
         """
         outs = []
-        is_grouped = query.device.type == "cpu"  # on a GPU no fused kernel has both a mask and fewer key-value heads
-        groups = query.shape[1] // key.shape[1]
         for (begin, stop), common in zip(pairwise(self.edges), self.num_common, strict=True):
             keys, values = (part[:, :, begin:stop] for part in (key, value))
             if common:
@@ -61,23 +61,42 @@ class Prefill:
                 before = self.trunk.layers[layer]
                 keys = torch.cat([before.keys[:, :, :common], keys], dim=2)
                 values = torch.cat([before.values[:, :, :common], values], dim=2)
-            if not is_grouped:
-                keys, values = (part.repeat_interleave(groups, dim=1) for part in (keys, values))
-            out = scaled_dot_product_attention(
-                query[:, :, begin:stop],
-                keys,
-                values,
-                attn_mask=self._mask(common, stop - begin) if common else None,
-                is_causal=not common,
-                scale=scaling,
-                enable_gqa=is_grouped,
-            )
-            outs.append(out)
+            asking = query[:, :, begin:stop]
+            is_dense = query.device.type == "cpu" and stop - begin <= DENSE_TOKENS
+            outs.append((self._dense if is_dense else self._fused)(asking, keys, values, common, scaling))
         return torch.cat(outs, dim=2).transpose(1, 2)
 
-    def _mask(self, common: int, own: int) -> Tensor:
-        """Return (own, common + own), True where a token attends to another; the same in all layers."""
-        if (common, own) not in self._masks:
-            visible = torch.ones(own, common + own, dtype=torch.bool, device=self.inputs["input_ids"].device)
-            self._masks[common, own] = visible.tril(common)
-        return self._masks[common, own]
+    def _dense(self, query: Tensor, keys: Tensor, values: Tensor, common: int, scaling: float) -> Tensor:
+        """Return attention of one prompt, with the query heads that share a key-value head in one product."""
+        _, heads, own, _ = query.shape
+        groups = heads // keys.shape[1]
+        if (common, own, groups) not in self._masks:  # the same in all layers
+            visible = self._visible(query, keys, common)
+            mask = torch.zeros(visible.shape, dtype=query.dtype).masked_fill_(~visible, -torch.inf)
+            self._masks[common, own, groups] = mask.repeat(groups, 1)
+        by_head = query[0].reshape(-1, groups * own, query.shape[3])
+        mask = self._masks[common, own, groups]
+        weights = torch.softmax(torch.baddbmm(mask, by_head, keys[0].transpose(1, 2), alpha=scaling), dim=-1)
+        return torch.bmm(weights, values[0]).view(query.shape)
+
+    def _fused(self, query: Tensor, keys: Tensor, values: Tensor, common: int, scaling: float) -> Tensor:
+        """Return the same from a kernel that does not store the scores."""
+        is_grouped = query.device.type == "cpu"  # on a GPU no fused kernel has both a mask and fewer key-value heads
+        if not is_grouped:
+            groups = query.shape[1] // keys.shape[1]
+            keys, values = (part.repeat_interleave(groups, dim=1) for part in (keys, values))
+        return scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            attn_mask=self._visible(query, keys, common) if common else None,
+            is_causal=not common,
+            scale=scaling,
+            enable_gqa=is_grouped,
+        )
+
+    @staticmethod
+    def _visible(query: Tensor, keys: Tensor, common: int) -> Tensor:
+        """Return (own, common + own), True where a token attends to another."""
+        shape = (query.shape[2], keys.shape[2])
+        return torch.ones(shape, dtype=torch.bool, device=query.device).tril(common)
