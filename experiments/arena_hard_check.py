@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.arena_hard import load, read_answers
 from tpo.evaluate.benchmarks.arena_score import arena_score, complete_verdicts
 from tpo.judge.protocol import Candidates, Judgement
+from tpo.judge.responses import Group
 from tpo.judge.score import collect_verdicts
 from tpo.judge.verdicts import parse_verdict
 from tpo.store.records import Response, Verdict, read_records
@@ -38,9 +39,9 @@ MENU = {
 class DistinctWords:
     """Gives one of five verdicts by the ratio of the answers' numbers of distinct words."""
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        """Return one judgement per pair, parsed from the text that a judge would write."""
-        return [self._decide(pair) for pair in pairs]
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        """Yield one judgement per pair, parsed from the text that a judge would write."""
+        return map(self._decide, pairs)
 
     def _decide(self, pair: Candidates) -> Judgement:
         first, second = (len(set(re.findall(r"\w+", text.lower()))) for text in (pair.responses[0], pair.responses[1]))
@@ -54,9 +55,11 @@ class DistinctWords:
 def play(benchmark: Benchmark, answers: dict[str, str]) -> list[Verdict]:
     """Return the rule's verdicts on a model's answers (uid -> answer) against the baseline's, two per question."""
     responses = [Response(key, 0, answers[row["uid"]], None) for key, row in benchmark.keys.items()]
-    opponents = [Response(row.prompt_id, 1, row.text, row.error) for row in benchmark.baseline]
+    groups = {prompt.prompt_id: Group(prompt.prompt_id, prompt.text, []) for prompt in benchmark.prompts}
+    for response in [*responses, *(Response(row.prompt_id, 1, row.text, row.error) for row in benchmark.baseline)]:
+        groups[response.prompt_id].responses.append(response)
     with tempfile.TemporaryDirectory() as folder:
-        collect_verdicts(Path(folder), benchmark.prompts, [*responses, *opponents], DistinctWords())
+        collect_verdicts(Path(folder), list(groups.values()), DistinctWords())
         verdicts = list(read_records(Path(folder) / "rows.jsonl", Verdict))
     return complete_verdicts(verdicts, benchmark, responses, no_response="loss")
 

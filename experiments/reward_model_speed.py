@@ -82,7 +82,7 @@ def compare(path: Path, dtype: str, options: argparse.Namespace) -> None:
         return [float(judgement.value or 0.0) for group in judge.score(candidates) for judgement in group]
 
     contenders: dict[str, Callable[[], list[float]]] = {"one at a time": one_at_a_time, "ours": ours}
-    judge.score(candidates[:1])  # kernels are set up at the first call
+    list(judge.score(candidates[:1]))  # kernels are set up at the first call
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     rewards: dict[str, list[float]] = {}
     for _ in range(options.repeats):

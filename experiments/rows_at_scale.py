@@ -167,10 +167,10 @@ def pairs(folder: Path, num_rows: int) -> Callable[[], int]:
 
 def judging(folder: Path, num_rows: int) -> Callable[[], int]:
     """What a judge may see of completions."""
-    from tpo.judge.score import visible
+    from tpo.judge.responses import visible
 
     completions = artifact(folder, "completions")
-    return lambda: sum(1 for _ in visible([completions.rows(Completion)]))
+    return lambda: sum(1 for _ in visible(completions.rows(Completion)))
 
 
 def comparing(folder: Path, num_rows: int) -> Callable[[], int]:

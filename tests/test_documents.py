@@ -322,5 +322,5 @@ def test_judge_in_the_manual_scores() -> None:
     text = (REPOSITORY / "tpo" / "judge" / "README.md").read_text(encoding="utf-8")
     namespace: dict[str, Any] = {}
     exec(text.split("```python")[1].split("```")[0], namespace)
-    found = namespace["MyJudge"]().score([Candidates("Say hello.", ("Hello.", "Hello? Why?"))])
-    assert [judgement.value for judgement in found[0]] == [0.0, -2.0]
+    (found,) = namespace["MyJudge"]().score([Candidates("Say hello.", ("Hello.", "Hello? Why?"))])
+    assert [judgement.value for judgement in found] == [0.0, -2.0]

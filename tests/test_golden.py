@@ -3,7 +3,6 @@
 A file says under "origin" how its expected values were found, which was not by running the code that it tests.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import msgspec
 import pytest
 from hydra import compose, initialize_config_dir
 
-import tpo.train.stages
 from tpo.config.build import to_config
 from tpo.config.groups import PairsConfig
 from tpo.config.kinds import load_settings
@@ -148,11 +146,9 @@ def ids_of_the_run(golden: dict[str, Any], root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", names("artifact_ids"))
-def test_artifact_ids_are_those_of_the_recorded_run_but_where_a_reason_stands(name: str, tmp_path: Path) -> None:
+def test_artifact_ids_are_those_of_the_recorded_run(name: str, tmp_path: Path) -> None:
     golden = GOLDEN[name]
-    for row in golden["rows"]:
-        assert ("now" in row) == ("reason" in row) and row.get("reason", "inputs") in golden["reasons"]
-    assert ids_of_the_run(golden, tmp_path) == [row.get("now", row["id"]) for row in golden["rows"]]
+    assert ids_of_the_run(golden, tmp_path) == golden["rows"]
 
 
 @pytest.mark.parametrize("name", names("artifact_ids"))
@@ -160,17 +156,7 @@ def test_a_plan_knows_the_ids_up_to_the_first_selection(name: str, tmp_path: Pat
     golden = GOLDEN[name]
     stages = distinct_steps([plan_job(golden_config(golden, tmp_path))])
     known = [stage for stage, planned in stages.items() if not planned.is_open]
-    expected = [row.get("now", row["id"]) for row in golden["rows"]]
+    expected = golden["rows"]
     assert len(stages) == len(expected) and known == expected[: len(known)]
     assert len(known) == expected.index(next(name for name in expected if name.startswith("train-"))) + 5
     assert not any(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", names("artifact_ids"))
-def test_nothing_but_the_reasons_changed_an_artifact_id(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    golden = GOLDEN[name]
-    then = dataclasses.replace(tpo.train.stages.TRAIN, version=golden["versions_then"]["train"])
-    monkeypatch.setattr(tpo.train.stages, "TRAIN", then)
-    assert ids_of_the_run(golden, tmp_path) == [row["id"] for row in golden["rows"]]

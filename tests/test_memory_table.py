@@ -94,6 +94,7 @@ def batch_of(pairs: list[Any]) -> dict[str, Tensor]:
         for number, pair in enumerate(pairs):
             row, stop = side * len(pairs) + number, pair.prompt + pair[1 + side]
             ids[row, pair.prompt :] = 1 + side
+            ids[row, 0] = 3 + number  # prompts have nothing in common
             attention[row, :stop] = completion[row, pair.prompt : stop] = 1
     return {"input_ids": ids, "attention_mask": attention, "completion_mask": completion}
 

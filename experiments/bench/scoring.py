@@ -6,7 +6,9 @@ is part of the work. The check: equal scores, in float32 and in 16 bits, where b
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +42,34 @@ PART = Part(
     },
 )
 
+Chat = Callable[[str, str], list[int]]  # instruction, response -> token ids that a judge reads
 # Instruction and responses -> their scores.
 Scorer = Callable[[list[Any]], list[float]]
 
 
 def measure(request: Request) -> Timed:
     """Score with the contender."""
-    from tpo.judge.protocol import Candidates
     from tpo.store.execute import keep_freed_memory
 
     work = Work.of(request.work)
     contender = request.contender.removesuffix("_float32")
     dtype = "float32" if request.contender.endswith("_float32") else "bfloat16"
     is_rating = contender.startswith("rating_")
-    if contender.endswith("ours"):
-        keep_freed_memory()
-        judge = our_judge(work, dtype, is_rating=is_rating)
-        chats = chat_renderer(judge, is_rating=is_rating)
-        scorer: Scorer = lambda items: [float(one.value) for group in judge.score(items) for one in group]  # noqa: E731
-    else:
-        chats, scorer = one_rating_at_a_time(work, dtype) if is_rating else one_chat_at_a_time(work, dtype)
+    chat = rating_chat(work) if is_rating else reward_chat(work)
+    with ExitStack() as stack:
+        if contender.endswith("ours"):
+            keep_freed_memory()
+            judge = stack.enter_context(our_judge(work, dtype, is_rating=is_rating))
+            scorer: Scorer = lambda items: [float(one.value) for group in judge.score(items) for one in group]  # noqa: E731
+        else:
+            scorer = one_rating_at_a_time(work, dtype, chat) if is_rating else one_chat_at_a_time(work, dtype, chat)
+        return timed(request, work, chat, scorer)
+
+
+def timed(request: Request, work: Work, chat: Chat, scorer: Scorer) -> Timed:
+    """Score the work's responses once, after a warm-up."""
+    from tpo.judge.protocol import Candidates
+
     responses: dict[str, list[str]] = {}
     for row in work.completions():
         if row.response:
@@ -70,8 +80,8 @@ def measure(request: Request) -> Timed:
     clock = start_clock(request)
     scores = scorer(candidates)
     seconds = clock.seconds
-    groups = [[chats(item.instruction, response) for response in item.responses] for item in candidates]
-    lengths = [len(chat) for group in groups for chat in group]
+    groups = [[chat(item.instruction, response) for response in item.responses] for item in candidates]
+    lengths = [len(ids) for group in groups for ids in group]
     details = {
         "num_responses": len(scores),
         "num_instructions": len(candidates),
@@ -82,10 +92,12 @@ def measure(request: Request) -> Timed:
 
 
 def our_judge(work: Work, dtype: str, *, is_rating: bool) -> Any:
-    """Return our judge with the settings of conf/."""
+    """Open our judge with the settings of conf/, in as many processes as a run has."""
+    from tpo.judge.spread import open_judge
+
     overrides = ["judge=self_rating"] if is_rating else [*reward_model_overrides(work), f"judge.dtype={dtype}"]
     settings = work.config(*overrides).judge
-    return settings.make(policy=replace(policy(work), dtype=dtype), answers_path=Path("answers.sqlite"))
+    return open_judge(settings, policy=replace(policy(work), dtype=dtype), answers_path=Path("answers.sqlite"))
 
 
 def reward_model_overrides(work: Work) -> tuple[str, ...]:
@@ -93,28 +105,35 @@ def reward_model_overrides(work: Work) -> tuple[str, ...]:
     return ("judge=reward_model", f"judge.name={work.classifier}", "judge.revision=null")
 
 
-def chat_renderer(judge: Any, *, is_rating: bool) -> Callable[[str, str], list[int]]:
-    """Return what gives the token ids that our judge reads, for the floor and for the others."""
-    if is_rating:
-        return lambda instruction, response: judge._reading(instruction, response).ids
-    return lambda instruction, response: judge.chat(instruction, response).ids
+def reward_chat(work: Work) -> Chat:
+    """Return how the reward model reads a response."""
+    from tpo.judge.judges.reward_model import chat_with_response
+    from tpo.model.chat import load_tokenizer
+
+    return partial(chat_with_response, load_tokenizer(work.classifier))
 
 
-def one_chat_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], list[int]], Scorer]:
+def rating_chat(work: Work) -> Chat:
+    """Return how the seed model is asked about a response."""
+    from tpo.model.chat import chat_ids, load_tokenizer
+
+    question, tokenizer = work.config("judge=self_rating").judge.question, load_tokenizer(work.tokenizer_path)
+
+    def chat(instruction: str, response: str) -> list[int]:
+        return chat_ids(tokenizer, question.replace("{response}", response).replace("{instruction}", instruction))
+
+    return chat
+
+
+def one_chat_at_a_time(work: Work, dtype: str, chat: Chat) -> Scorer:
     """Return the reward model as its card would have it used: chat template, forward, logit, one response each."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    from tpo.judge.judges.reward_model import chat_with_response
-    from tpo.model.chat import load_tokenizer
     from tpo.model.load import default_device
 
     model = AutoModelForSequenceClassification.from_pretrained(work.classifier, dtype=getattr(torch, dtype)).eval()
     model.to(default_device())
-    tokenizer = load_tokenizer(work.classifier)
-
-    def chat(instruction: str, response: str) -> list[int]:
-        return chat_with_response(tokenizer, instruction, response)
 
     @torch.inference_mode()
     def score(items: list[Any]) -> list[float]:
@@ -124,15 +143,15 @@ def one_chat_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], lis
             for text in item.responses
         ]
 
-    return chat, score
+    return score
 
 
-def one_rating_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], list[int]], Scorer]:
+def one_rating_at_a_time(work: Work, dtype: str, chat: Chat) -> Scorer:
     """Return the log-odds of yes, from the logits after each question."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    from tpo.model.chat import answer_ids, chat_ids, load_tokenizer
+    from tpo.model.chat import answer_ids, load_tokenizer
     from tpo.model.load import default_device
 
     settings = work.config("judge=self_rating").judge
@@ -140,10 +159,6 @@ def one_rating_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], l
     model.to(default_device())
     tokenizer = load_tokenizer(work.tokenizer_path)
     yes, no = answer_ids(tokenizer, positive=settings.positive, negative=settings.negative)
-
-    def chat(instruction: str, response: str) -> list[int]:
-        question = settings.question.replace("{response}", response).replace("{instruction}", instruction)
-        return chat_ids(tokenizer, question)
 
     @torch.inference_mode()
     def score(items: list[Any]) -> list[float]:
@@ -155,7 +170,7 @@ def one_rating_at_a_time(work: Work, dtype: str) -> tuple[Callable[[str, str], l
                 scores.append(float(logits[yes] - logits[no]))
         return scores
 
-    return chat, score
+    return score
 
 
 if __name__ == "__main__":

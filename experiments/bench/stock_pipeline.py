@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.bench.sampling import policy, start_vllm
-from experiments.bench.scoring import one_chat_at_a_time
+from experiments.bench.scoring import one_chat_at_a_time, reward_chat
 from experiments.bench.training import stock_trainer
 from experiments.bench.workload import Work
 
@@ -61,7 +61,7 @@ def score(work: Work, folder: Path, *, seed: int) -> None:
     """Write a pair of best and worst response for each instruction where they differ."""
     from tpo.judge.protocol import Candidates
 
-    _, scorer = one_chat_at_a_time(work, "bfloat16")
+    scorer = one_chat_at_a_time(work, "bfloat16", reward_chat(work))
     pairs = []
     for row in _read(folder / "samples.jsonl"):
         written = [(thought, text) for thought, text in zip(row["thoughts"], row["responses"], strict=True) if text]

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +91,10 @@ class FirstWins:
     def __init__(self) -> None:
         self.seen: list[Candidates] = []
 
-    def compare(self, pairs: Sequence[Candidates]) -> list[Judgement]:
-        self.seen.extend(pairs)
-        return [Judgement(1.0, None, "[[A]]", num_tokens=10) for _ in pairs]
+    def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+        for pair in pairs:
+            self.seen.append(pair)
+            yield Judgement(1.0, None, "[[A]]", num_tokens=10)
 
 
 def test_pairwise_judge_is_asked_about_labelled_pairs_only_and_its_position_bias_shows(

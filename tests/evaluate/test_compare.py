@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from tpo.evaluate.compare import SampleComparison, compare, samples_by_scores, samples_by_verdicts, summarize
-from tpo.judge.score import visible
+from tpo.judge.responses import visible
 from tpo.store.records import Comparison, Completion, Prompt, Response, Score, Verdict
 
 PROMPT = Prompt("p", "Why?", "science", "builtin", "test")
@@ -25,7 +25,8 @@ def silent(reason: str) -> Side:
 def versus(prompts: Sequence[Prompt], policy: Side, baseline: Side, *, no_response: str = "loss") -> list[Comparison]:
     judged = samples_by_scores(policy[1], baseline[1])
     tokens = {row.prompt_id: row.num_response_tokens for row in baseline[0]}
-    return compare(prompts, policy[0], visible([baseline[0]]), judged, no_response=no_response, baseline_tokens=tokens)
+    theirs = list(visible(baseline[0]))
+    return compare(prompts, policy[0], theirs, judged, no_response=no_response, baseline_tokens=tokens)
 
 
 @pytest.mark.parametrize("no_response", ["loss", "unscored"])

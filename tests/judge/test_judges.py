@@ -29,6 +29,7 @@ from tpo.sample.completions import make_completion
 from tpo.sample.decoding import Generation
 from tpo.sample.prompts import make_prompt
 from tpo.store.artifacts import Artifact
+from tpo.store.digests import digests
 from tpo.store.errors import TpoError
 from tpo.store.records import Completion, Prompt, Record, Response, Score, Verdict, read_records, write_records
 
@@ -474,7 +475,8 @@ def artifact(path: Path, **files: Sequence[Record]) -> Artifact:
     path.mkdir()
     for name, rows in files.items():
         write_records(path / f"{name}.jsonl", rows)
-    return Artifact(path.name, path, {}, is_reused=True)
+    manifest = {"files": digests(path, [f"{name}.jsonl" for name in files])}
+    return Artifact(path.name, path, manifest, is_reused=True)
 
 
 def test_sets_of_responses_are_joined_by_instruction_and_numbered_on(tokenizer: Any, tmp_path: Path) -> None:
@@ -499,9 +501,9 @@ def test_sets_of_responses_are_joined_by_instruction_and_numbered_on(tokenizer: 
     for _ in range(2):
         found = [(group.instruction, [(r.sample_index, r.text, r.error) for r in group.responses]) for group in groups]
         assert found == expected
-    write_records(tmp_path / "second" / "rows.jsonl", second[::-1])
+    backwards = {**sets, "completions_1": artifact(tmp_path / "backwards", rows=second[::-1])}
     with pytest.raises(TpoError, match="do not stand in the order of the instructions"):
-        list(groups)
+        list(JudgedResponses(backwards))
 
 
 def test_labelled_responses_may_come_back_to_an_instruction(tmp_path: Path) -> None:

@@ -249,13 +249,10 @@ def make_armorm(directory: Path, *, pad_token: str = "<|eot_id|>", template: str
     return directory
 
 
-def armorm_straight(
-    path: Path, instruction: str, response: str, *, system: str = "", dtype: torch.dtype = torch.float32
-) -> float:
+def armorm_straight(path: Path, instruction: str, response: str, *, system: str = "") -> float:
     from transformers import LlamaModel
 
-    weights = load_file(path / "model.safetensors")
-    decoder, loading = LlamaModel.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    decoder, loading = LlamaModel.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
     assert not loading["missing_keys"]
     head = "<bos>" + system + "<|start_header_id|>user<|end_header_id|>\n\n" + instruction + "<|eot_id|>"
     text = head + "<|start_header_id|>assistant<|end_header_id|>\n\n" + response + "<|eot_id|>"
@@ -264,13 +261,17 @@ def armorm_straight(
     ids = tokenizer.encode(text, add_special_tokens=False)
     assert tokenizer.convert_ids_to_tokens(ids[gate_at]) == "<|eot_id|>"
     with torch.inference_mode():
-        hidden = decoder.eval()(input_ids=torch.tensor([ids])).last_hidden_state[0].float()
-    state = hidden[gate_at]
+        hidden = decoder.eval()(input_ids=torch.tensor([ids])).last_hidden_state[0]
+    return armorm_heads(path, hidden[gate_at], hidden[-1])
+
+
+def armorm_heads(path: Path, state: torch.Tensor, last: torch.Tensor) -> float:
+    weights = load_file(path / "model.safetensors")
     for layer in (0, 1):
         state = (weights[f"gating.layers.{layer}.weight"] @ state + weights[f"gating.layers.{layer}.bias"]).clamp(min=0)
     logits = weights["gating.layers.2.weight"] @ state + weights["gating.layers.2.bias"]
     gate = (logits / 3).exp() / (logits / 3).exp().sum() * 1.7
-    rewards = (weights["regression_layer.weight"] @ hidden[-1]) @ weights["reward_transform_matrix"]
+    rewards = (weights["regression_layer.weight"] @ last) @ weights["reward_transform_matrix"]
     return float((gate * rewards).sum())
 
 
@@ -363,9 +364,11 @@ def test_armorm_counts_tokens_and_leaves_long_chats_unscored(armorm: Path, judge
 
 
 def test_heads_stay_float32_on_a_bfloat16_decoder(armorm: Path) -> None:
-    ((found,),) = ArmoRM(settings_of(armorm, dtype="bfloat16")).score([Candidates("Name a river.", ("The Nile",))])
-    straight = armorm_straight(armorm, "Name a river.", "The Nile", dtype=torch.bfloat16)
-    assert found.value == pytest.approx(straight, abs=1e-5)
+    judge = ArmoRM(settings_of(armorm, dtype="bfloat16"))
+    ((found,),) = judge.score([Candidates("Name a river.", ("The Nile",))])
+    ((states,),) = judge.reader.read([[judge.chat("Name a river.", "The Nile")]])
+    assert states.dtype == torch.bfloat16
+    assert found.value == pytest.approx(armorm_heads(armorm, *states.float()), abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tpo.store.job import Job
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
 IDENTITIES = {
-    "torch": {"kind": "torch", "max_sequences": 256},
+    "torch": {"kind": "torch"},
     "vllm": {
         "kind": "vllm",
         "max_num_seqs": 256,
@@ -60,6 +60,7 @@ def sample_steps(*overrides: str) -> list[tuple[str, Any]]:
 @pytest.mark.parametrize(
     ("engine", "changes"),
     [
+        ("torch", ["engine.max_sequences=7", "engine.num_workers=3"]),
         ("vllm", ["engine.data_parallel_size=4"]),
         (
             "server",

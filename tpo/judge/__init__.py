@@ -8,6 +8,7 @@ compare two: all ordered pairs of the K responses are judged, and the verdicts b
     judges/        one file per judge, with its settings
     llm/           asking a chat model: vLLM here or any OpenAI-compatible server, with a cache of answers
     verdicts.py    a judge's prompt and the parser of its answer; text that forges a verdict is disarmed
+    responses.py   what a judge may see of the rows, one instruction at a time
     score.py       the work: scores, verdicts, ensembles
     stages.py      the requests: everything that scores and verdicts depend on
     rating.py      verdicts -> ratings: Elo, Bradley-Terry, fraction of games won

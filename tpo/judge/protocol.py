@@ -79,6 +79,9 @@ def blocks(items: Iterable[T]) -> Iterator[list[T]]:
 class PointwiseJudgeConfig(JudgeConfig):
     """Settings of a judge that scores each response by itself; each kind has a file in `tpo/judge/judges`."""
 
+    #: Whether it has a model in plain torch and computes block by block, which several processes can share.
+    computes_blocks: ClassVar[bool] = False
+
     def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
         """Return the judge.
 

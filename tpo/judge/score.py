@@ -25,6 +25,7 @@ from tpo.judge.protocol import (
 )
 from tpo.judge.rating import Rating, rate_responses
 from tpo.judge.responses import Group, JudgedResponses
+from tpo.judge.spread import open_judge
 from tpo.model.policy import open_policy
 from tpo.pairs import normalized
 from tpo.store.job import Job, Metrics
@@ -38,7 +39,8 @@ Pair = tuple[int, int]  # sample indices
 def judge_work(job: Job) -> Metrics:
     """Score responses one by one."""
     settings = load_settings(PointwiseJudgeConfig, job.config["judge"], job.how)
-    return judge_responses(job.path, JudgedResponses(job.inputs), settings.make(**_made_with(job)))
+    with open_judge(settings, **_made_with(job)) as judge:
+        return judge_responses(job.path, JudgedResponses(job.inputs), judge)
 
 
 def verdicts_work(job: Job) -> Metrics:

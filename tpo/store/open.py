@@ -8,6 +8,8 @@ from pathlib import Path
 from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.processes import launch
+from tpo.store.processes.cores import AUTO, count_workers
+from tpo.store.processes.forks import preload
 from tpo.store.resident import Resident
 from tpo.store.stage import RunsOn
 
@@ -28,6 +30,8 @@ def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> 
 
         def execute_somewhere(path: Path) -> None:
             request = json.loads((path / "request.json").read_text())
+            if not isolate and count_workers(AUTO, at="") > 1:
+                preload()  # imports beside the first step what the forked workers of later ones need
             if request["runs_on"] == RunsOn.VLLM:
                 resident.execute(path)
                 return

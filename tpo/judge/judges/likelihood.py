@@ -8,7 +8,7 @@ gives the pointwise mutual information of instruction and response. Weak judges 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
@@ -48,6 +48,8 @@ class LikelihoodJudge(PointwiseJudgeConfig):
 @dataclass
 class SummedLikelihood(PointwiseJudgeConfig):
     """One sum, as the stage "judge" is told of it."""
+
+    computes_blocks: ClassVar[bool] = True
 
     kind: str = setting("likelihood")
     with_instruction: bool = setting()

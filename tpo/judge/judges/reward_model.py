@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tpo.config.fields import setting
 from tpo.config.groups import DTYPES
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @dataclass
 class RewardModelJudge(PointwiseJudgeConfig):
     """A sequence-classification reward model."""
+
+    computes_blocks: ClassVar[bool] = True
 
     kind: str = setting("reward_model")
     name: str = setting()

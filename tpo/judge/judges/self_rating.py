@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 @dataclass
 class SelfRatingJudge(PointwiseJudgeConfig):
     """The question, and the two answers to it."""
+
+    computes_blocks: ClassVar[bool] = True
 
     kind: str = setting("self_rating")
     question: str = setting()

@@ -6,6 +6,7 @@ share one child, which keeps the engine from step to step and ends before a step
 
     launch.py      one step in a child process, or in several started by `accelerate launch`
     vllm.py        vLLM inside a process, kept from step to step
+    in_flight.py   requests under way in it, added and finished one by one
     streams.py     tasks to workers that pull them, results back; both ends
     workers.py     copies of a model, each in a spawned process with its own share of the GPUs
     forks.py       processes with one thread each that share a model's memory: plain torch on a CPU

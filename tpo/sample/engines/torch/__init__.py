@@ -20,7 +20,7 @@ class TorchEngineConfig(EngineSettings):
     """
 
     kind: str = setting("torch")
-    max_sequences: int = setting(minimum=1)
+    max_sequences: int = setting(minimum=1, how=True)
     num_workers: Any = setting(AUTO, how=True)
 
     def check(self, at: str) -> None:
