@@ -24,11 +24,12 @@ from tpo.model.lora import UnmergedLinear, fuse_adapter
 from tpo.model.packed import pack
 from tpo.model.trees import TreeRow, join, tree_attention
 from tpo.sample.decoding import Decoding
-from tpo.sample.engines.torch.cache import Layer, Prefix, RowCache
-from tpo.sample.engines.torch.draft import Draft, Prompt
+from tpo.sample.engines.torch.cache import RowCache
+from tpo.sample.engines.torch.draft import Draft
 from tpo.sample.engines.torch.nucleus import sample_tokens
+from tpo.sample.engines.torch.prompts import Layer, Prefix, Prompt
 from tpo.sample.engines.torch.rows import DecodingStep, row_attention
-from tpo.store.execute import keep_freed_memory
+from tpo.store.memory import keep_freed_memory
 from tpo.train.pair_trees import add_pair_head, lay_out
 
 DTYPE = torch.bfloat16
@@ -232,7 +233,7 @@ def attention_of_samples(sizes: Sizes) -> Sides:
     for keys_and_values in prompts:
         prompt = Prompt("", sizes.prompt, NUM_SAMPLES)
         cache.begin_prefill()
-        cache.add_prompt(prompt, Prefix([Layer(*keys_and_values)], ((0, 0), (0, sizes.prompt))))
+        cache.add_prompt(prompt, Prefix([Layer(*keys_and_values)], 0, sizes.prompt))
         decoding = Decoding(temperature=1, top_p=1, max_tokens=1)
         cache.add([Draft.begin(prompt, index, seed=0, decoding=decoding) for index in range(NUM_SAMPLES)])
     own = torch.randn(2, sizes.num_rows, model.kv_heads, num_own, model.head_dim, dtype=DTYPE)

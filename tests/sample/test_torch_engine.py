@@ -20,6 +20,7 @@ from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request
 from tpo.sample.engines.torch import TorchEngineConfig
+from tpo.sample.engines.torch.cache import RowCache
 from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.engines.torch.nucleus import CHUNK, NUM_CANDIDATES, largest, sample_tokens
 from tpo.store.errors import TpoError
@@ -105,6 +106,31 @@ def test_greedy_equals_generate_while_rows_are_reused(tiny_model: Path) -> None:
     engine = make_engine(tiny_model, end_ids=end_ids)
     model = load_model(tiny_model, revision=None, dtype="float32")
     assert assert_greedy_equal(engine, model, random_prompts(0)) == {"stop", "length"}
+
+
+def test_greedy_equals_generate_behind_a_trunk(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tpo.sample.engines.torch.engine.PREFILL_TOKENS", 300)  # the first batch has four prompts
+    end_ids = np.random.default_rng(3).choice(np.arange(5, 500), size=30, replace=False).tolist()
+    engine = make_engine(tiny_model, end_ids=end_ids, max_sequences=9)
+    model = load_model(tiny_model, revision=None, dtype="float32")
+    template, *rests = random_prompts(9, lengths=(70, 3, 20, 90, 1, 9, 33, 5, 130))
+    prompts = [template + rest for rest in rests]
+    # The trunk itself, less of it, a part with something else behind, and a prompt that begins otherwise.
+    prompts += [template, template[:40], [*template[:66], 7, 8, 9], [*template[:30], 7], [7, *template]]
+    trunks = []
+    prefill = engine._prefill
+
+    def spy(requests: list[Request], cache: RowCache, decoding: Decoding) -> Iterator[Any]:
+        yield from prefill(requests, cache, decoding)
+        trunks.append(cache.trunk and cache.trunk.token_ids)
+
+    monkeypatch.setattr(engine, "_prefill", spy)
+    assert assert_greedy_equal(engine, model, prompts) == {"stop", "length"}
+    assert trunks[0] == trunks[-1] == template
+    seeds = [[0]] * len(prompts)  # one sample each: the trunk is what rows attend to
+    assert generate(engine, prompts, seeds=seeds, decoding=GREEDY) == [
+        group[:1] for group in generate(engine, prompts, seeds=[[0] * 12] * len(prompts), decoding=GREEDY)
+    ]
 
 
 def make_decoder(kind: str, directory: Path) -> Path:

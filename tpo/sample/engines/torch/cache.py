@@ -1,4 +1,4 @@
-"""Key-value cache of samples that decode together: rows in blocks of similar length, and prompts that rows share.
+"""Key-value cache of samples that decode together: rows in blocks of similar length, and what rows share of prompts.
 
 Attention reads a block's tensors whole, since a CPU's matrix product would first copy a slice of them. So rows of
 similar length share a block, as long as the longest of them and a little more; once a block is full, rows are sorted
@@ -6,73 +6,16 @@ into new blocks. The last block holds the shortest rows and has room for new one
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tpo.sample.engines.torch.draft import Draft, Prompt
+from tpo.sample.engines.torch.draft import Draft
+from tpo.sample.engines.torch.prompts import SHARED_TOKENS, STEP, Layer, Prefix, Prompt, Slots, Trunk, copy_to, round_up
 
-BLOCK_ROWS = 32  # of a block on a CPU; on a GPU, where a launch costs more than the padding, one block holds all
-STEP = 32  # positions by which tensors grow
-SHARED_TOKENS = (
-    64  # a shorter prompt is copied to its samples' rows: attention in two places costs more than reading it
-)
-
-
-class Layer(NamedTuple):
-    """Keys and values, (entries, kv_heads, window, head_dim)."""
-
-    keys: Tensor
-    values: Tensor
-
-    def zeros(self, number: int, window: int) -> "Layer":
-        """Return zeros for entries with the heads and dtype of these."""
-        shape = (number, self.keys.shape[1], window)
-        return Layer(*(part.new_zeros(*shape, part.shape[3]) for part in self))
-
-    def grown(self, number: int, window: int, filled: int) -> "Layer":
-        """Return a copy with room for more entries and positions, zero where they are new.
-
-        Args:
-            number: Entries of the copy.
-            window: Positions of the copy.
-            filled: Positions of this layer.
-        """
-        parts = []
-        for part in self:
-            entries, kv_heads, _, dim = part.shape
-            new = part.new_empty(number, kv_heads, window, dim)
-            new[:entries, :, :filled] = part
-            new[:entries, :, filled:] = 0
-            new[entries:] = 0
-            parts.append(new)
-        return Layer(*parts)
-
-    def put(self, entry: int, start: int, other: "Layer", of: int, begin: int, stop: int) -> None:
-        """Copy [begin, stop) of an entry of another layer to `start`."""
-        for target, source in zip(self, other, strict=True):
-            target[entry, :, start : start + stop - begin] = source[of, :, begin:stop]
-
-
-class Prefix(NamedTuple):
-    """A prompt's keys and values within a prefilled batch: [begin, stop) of its trunk and of its branch."""
-
-    layers: list[Layer]
-    parts: tuple[tuple[int, int], tuple[int, int]]
-
-    @property
-    def length(self) -> int:
-        """The prompt's tokens."""
-        return sum(stop - begin for begin, stop in self.parts)
-
-    def copy_to(self, layers: Sequence[Layer], entry: int) -> None:
-        """Copy the prompt to the beginning of an entry."""
-        start = 0
-        for begin, stop in self.parts:
-            for target, source in zip(layers, self.layers, strict=True):
-                target.put(entry, start, source, 0, begin, stop)
-            start += stop - begin
+# Of a block on a CPU, or more of similar length; on a GPU, where a launch costs more than padding, one block holds all.
+BLOCK_ROWS = 32
 
 
 class Block:
@@ -80,20 +23,19 @@ class Block:
 
     def __init__(self, like: Sequence[Layer], capacity: int, longest: int) -> None:
         """Allocate layers with the heads and dtype of others, for rows of at most `longest` tokens."""
-        self.capacity, self.window = capacity, _round_up(longest, STEP)
+        self.capacity, self.window = capacity, round_up(longest, STEP)
         self.layers = [layer.zeros(capacity, self.window) for layer in like]
         self.drafts: list[Draft] = []
 
     def add(self, draft: Draft) -> None:
-        """Give a new draft the next row, its prompt copied there unless that is shared."""
-        if draft.prompt.prefix is not None:
-            draft.prompt.prefix.copy_to(self.layers, len(self.drafts))
+        """Give a new draft the next row, with what is not shared of its prompt."""
+        copy_to(self.layers, len(self.drafts), draft.prompt.copied)
         self.drafts.append(draft)
 
     def fit(self, longest: int) -> None:
         """Make room for rows of `longest` tokens."""
         if longest > self.window:
-            window, self.window = self.window, _round_up(longest, STEP)
+            window, self.window = self.window, round_up(longest, STEP)
             self.layers = [layer.grown(self.capacity, self.window, window) for layer in self.layers]
 
     def remove(self, index: int) -> None:
@@ -105,35 +47,6 @@ class Block:
             self.drafts[index] = last
 
 
-class Slots:
-    """Prompts that several rows share, without gaps; the tensors grow with the number and the longest of them."""
-
-    def __init__(self) -> None:
-        self.window, self.capacity = 0, 0
-        self.layers: list[Layer] = []
-        self.used: list[Prompt] = []
-
-    def add(self, prompt: Prompt, prefix: Prefix) -> None:
-        """Copy a prefilled prompt to the next slot."""
-        prompt.slot = len(self.used)
-        self.used.append(prompt)
-        window = max(self.window, _round_up(prefix.length, STEP))
-        capacity = self.capacity if len(self.used) <= self.capacity else 2 * len(self.used)
-        if (window, capacity) != (self.window, self.capacity):
-            layers = self.layers or [layer.zeros(0, 0) for layer in prefix.layers]
-            self.layers = [layer.grown(capacity, window, self.window) for layer in layers]
-            self.window, self.capacity = window, capacity
-        prefix.copy_to(self.layers, prompt.slot)
-
-    def remove(self, prompt: Prompt) -> None:
-        """Free a slot, into which the last prompt moves."""
-        last = self.used.pop()
-        if last is not prompt:
-            for layer in self.layers:
-                layer.put(prompt.slot, 0, layer, last.slot, 0, last.length)
-            self.used[prompt.slot], last.slot = last, prompt.slot
-
-
 class RowCache:
     """Drafts with their keys and values; implements transformers' cache protocol."""
 
@@ -142,6 +55,7 @@ class RowCache:
     def __init__(self, *, device: torch.device | str = "cpu") -> None:
         """Make an empty cache; memory is allocated as prompts and tokens are stored."""
         self.device = torch.device(device)
+        self.trunk: Trunk | None = None
         self.prompts = Slots()
         self.blocks: list[Block] = []
         self.prefilled: list[Layer] | None = None
@@ -158,23 +72,35 @@ class RowCache:
         self.prefilled = []
         return self.prefilled
 
-    def add_prompt(self, prompt: Prompt, prefix: Prefix) -> None:
-        """Store a prefilled prompt, once for its samples or to be copied to the row of each."""
-        self._like = [layer.zeros(0, 0) for layer in prefix.layers]
-        if prompt.num_unfinished > 1 and prefix.length >= SHARED_TOKENS:
-            prompt.num_shared = prefix.length
-            self.prompts.add(prompt, prefix)
+    def add_prompt(self, prompt: Prompt, own: Prefix) -> None:
+        """Decide where the rows of a prefilled prompt find it, and store it if they share it.
+
+        Args:
+            prompt: The prompt.
+            own: What it does not have in common with the trunk.
+        """
+        self._like = [layer.zeros(0, 0) for layer in own.layers]
+        pieces = [own]
+        if num_common := prompt.length - own.length:
+            assert self.trunk is not None
+            pieces.insert(0, Prefix(self.trunk.layers, 0, num_common))
+        num_trunk = num_common if num_common >= SHARED_TOKENS else 0
+        # A step reads a prompt in a slot once, and else for each sample what does not stand in the trunk.
+        if SHARED_TOKENS <= prompt.length < prompt.num_unfinished * (prompt.length - num_trunk):
+            self.prompts.add(prompt, pieces)
         else:
-            prompt.prefix = prefix
+            prompt.num_trunk = num_trunk
+            prompt.copied = [own] if num_trunk else pieces
 
     def add(self, drafts: Sequence[Draft]) -> None:
         """Give rows to new drafts."""
-        for draft in drafts:
-            draft.length = draft.prompt.length - draft.prompt.num_shared
         if not drafts:
             return
+        for draft in drafts:
+            draft.length = draft.prompt.length - draft.prompt.num_shared
         if not self.blocks or len(self.blocks[-1].drafts) + len(drafts) > self.blocks[-1].capacity:
             self._sort(drafts)
+            return
         self.blocks[-1].fit(max(draft.length for draft in drafts))
         for draft in drafts:
             self.blocks[-1].add(draft)
@@ -187,7 +113,7 @@ class RowCache:
                 if draft.finish_reason:
                     block.remove(index)
                     draft.prompt.num_unfinished -= 1
-                    if draft.prompt.num_unfinished == 0 and draft.prompt.num_shared:
+                    if draft.prompt.num_unfinished == 0 and draft.prompt.slot >= 0:
                         self.prompts.remove(draft.prompt)
                     yield draft
 
@@ -221,26 +147,25 @@ class RowCache:
         return 0
 
     def _sort(self, new: Sequence[Draft]) -> None:
-        """Sort rows into new blocks by length, the longest first, with room in the last block for `new` ones."""
-        places = [(block, index) for block in self.blocks for index in range(len(block.drafts))]
-        places.sort(key=lambda place: -place[0].drafts[place[1]].length)
-        total = len(places) + len(new)
-        num_blocks = max(1, total // BLOCK_ROWS) if self.device.type == "cpu" else 1
-        size = -(-total // num_blocks)
+        """Sort rows and new drafts into new blocks by length, the longest first, with room in the last block."""
+        rows: list[tuple[Draft, Block | None, int]] = [(draft, None, 0) for draft in new]
+        rows += [(draft, block, index) for block in self.blocks for index, draft in enumerate(block.drafts)]
+        rows.sort(key=lambda row: -row[0].length)
+        parts = [[rows[0]]]
+        for row in rows[1:]:
+            is_similar = row[0].length > parts[-1][0][0].length - STEP
+            if self.device.type == "cpu" and len(parts[-1]) >= BLOCK_ROWS and not is_similar:
+                parts.append([])
+            parts[-1].append(row)
         self.blocks = []
-        for start in range(0, max(len(places), 1), size):
-            part = places[start : start + size]
-            is_last = start + size >= len(places)
-            longest = max((block.drafts[index].length for block, index in part), default=0)
-            capacity = max(2 * size, len(part) + len(new)) if is_last else len(part)
-            sorted_block = Block(self._like, capacity, longest + 1)
-            for row, (block, index) in enumerate(part):
-                draft = block.drafts[index]
+        for part in parts:
+            room = BLOCK_ROWS if part is parts[-1] else 0
+            sorted_block = Block(self._like, len(part) + room, part[0][0].length + 1)
+            for draft, block, index in part:
+                if block is None:
+                    sorted_block.add(draft)
+                    continue
                 for target, source in zip(sorted_block.layers, block.layers, strict=True):
-                    target.put(row, 0, source, index, 0, draft.length)
+                    target.put(len(sorted_block.drafts), 0, source, index, 0, draft.length)
                 sorted_block.drafts.append(draft)
             self.blocks.append(sorted_block)
-
-
-def _round_up(length: int, step: int) -> int:
-    return -(-length // step) * step

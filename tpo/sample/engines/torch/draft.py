@@ -2,35 +2,12 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tpo.sample.decoding import Decoding, Generation, Sample
-
-if TYPE_CHECKING:
-    from tpo.sample.engines.torch.cache import Prefix
-
-
-@dataclass(eq=False)
-class Prompt:
-    """A prefilled prompt with unfinished samples, stored by `tpo.sample.engines.torch.cache`.
-
-    Attributes:
-        key: Of its request.
-        length: Tokens.
-        num_unfinished: Samples.
-        prefix: Keys and values to be copied to the row of each sample; None if they are shared.
-        num_shared: Tokens that are stored once for all samples: `length` or 0.
-        slot: Where they are stored; -1 if they are not shared.
-    """
-
-    key: str
-    length: int
-    num_unfinished: int
-    prefix: "Prefix | None" = None
-    num_shared: int = 0
-    slot: int = -1
+from tpo.sample.engines.torch.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ products; oneDNN's on a CPU were found to round a row alike in every batch.
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from os.path import commonprefix
 from typing import Any
 
 import torch
@@ -21,11 +22,12 @@ from torch import Tensor
 from tpo.model.load import load_policy
 from tpo.model.packed import pack
 from tpo.model.policy import Policy
-from tpo.model.trees import TreeRow, join
 from tpo.sample.decoding import Decoding, Request, Sample
-from tpo.sample.engines.torch.cache import Prefix, RowCache
-from tpo.sample.engines.torch.draft import Draft, Prompt, Rules
+from tpo.sample.engines.torch.cache import RowCache
+from tpo.sample.engines.torch.draft import Draft, Rules
 from tpo.sample.engines.torch.nucleus import sample_tokens
+from tpo.sample.engines.torch.prefill import Prefill
+from tpo.sample.engines.torch.prompts import Layer, Prefix, Prompt, Trunk
 from tpo.sample.engines.torch.rows import ATTENTION, DecodingStep
 from tpo.store.errors import TpoError
 
@@ -88,7 +90,7 @@ class TorchEngine:
             # Rows stay free until there are several, so that several prompts are prefilled together.
             while (num_free := self.max_sequences - num_active) * REFILL_SHARE >= self.max_sequences:
                 while len(waiting) < num_free and not is_exhausted:
-                    taken = self._take(source, num_free - len(waiting), decoding)
+                    taken = self._take(source, num_free - len(waiting), cache, decoding)
                     is_exhausted = not taken
                     waiting += self._prefill(taken, cache, decoding)
                 if not waiting:
@@ -108,9 +110,10 @@ class TorchEngine:
     def close(self) -> None:
         """Do nothing: the engine's memory is freed with the object."""
 
-    def _take(self, source: Iterator[Request], num_free: int, decoding: Decoding) -> list[Request]:
+    def _take(self, source: Iterator[Request], num_free: int, cache: RowCache, decoding: Decoding) -> list[Request]:
         """Return the next requests: enough for the free rows or for a batch of prefill; none after the last one."""
         taken: list[Request] = []
+        num_tokens = 0  # to be computed
         while sum(len(request.seeds) for request in taken) < num_free:
             request = next(source, None)
             if request is None:
@@ -122,7 +125,9 @@ class TorchEngine:
                 )
             if request.seeds:
                 taken.append(request)
-            if sum(len(request.prompt_ids) for request in taken) >= PREFILL_TOKENS:
+                num_tokens += len(request.prompt_ids)
+                num_tokens -= 0 if cache.trunk is None else cache.trunk.common(request.prompt_ids)
+            if num_tokens >= PREFILL_TOKENS:
                 break
         return taken
 
@@ -130,19 +135,23 @@ class TorchEngine:
         """Store prompts in the cache; yield their samples, without tokens, and each one's logits of the first token."""
         if not requests:
             return
-        row = TreeRow([join([list(request.prompt_ids) for request in requests])], device=self.device)
-        (span,) = row.spans
-        layers = cache.begin_prefill()
-        ends = [span.place(branch, len(request.prompt_ids) - 1) for branch, request in enumerate(requests)]
-        logits = self.model(
-            **row.inputs | {"past_key_values": cache, "use_cache": True},
-            logits_to_keep=torch.tensor(ends, device=self.device),
-        ).logits[0]
-        for request, own, first in zip(requests, pairwise((span.fork, *span.stops)), logits, strict=True):
+        prompts = [list(request.prompt_ids) for request in requests]
+        if cache.trunk is None and len(prompts) > 1:
+            common = list(commonprefix(prompts))
+            step = Prefill([common], None, device=self.device)
+            cache.trunk = Trunk(common, self._compute(step, cache)[0] if common else [])
+        step = Prefill(prompts, cache.trunk, device=self.device)
+        layers, logits = self._compute(step, cache)
+        for request, own, first in zip(requests, pairwise(step.edges), logits, strict=True):
             prompt = Prompt(request.key, len(request.prompt_ids), num_unfinished=len(request.seeds))
-            cache.add_prompt(prompt, Prefix(layers, ((span.start, span.fork), own)))
+            cache.add_prompt(prompt, Prefix(layers, *own))
             for sample_index, seed in request.seeds.items():
                 yield Draft.begin(prompt, sample_index, seed=seed, decoding=decoding), first
+
+    def _compute(self, step: Prefill, cache: RowCache) -> tuple[list[Layer], Tensor]:
+        """Return keys and values of the tokens that are computed, and each prompt's logits of the next token."""
+        layers = cache.begin_prefill()
+        return layers, self.model(**step.inputs, past_key_values=cache, use_cache=True).logits[0]
 
     def _decode(self, cache: RowCache) -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""

@@ -1,22 +1,30 @@
-"""Attention of samples that decode together, one row each, over the row's own keys and its prompt's.
+"""Attention of samples that decode together, one row each, over the row's own keys and those that rows share.
 
-A short prompt's keys and values stand in front of each of its samples' rows. A long one's are stored once for all its
-samples (`tpo.sample.engines.torch.cache`): then a sample attends to keys in two places, and one softmax is computed
-over both.
+A long prompt with several samples is stored once for them. What all prompts begin with, the trunk, is stored once for
+all rows of other prompts, whose rest stands in front of each sample's row (`tpo.sample.engines.torch.cache`). A sample
+attends to keys in two places, and one softmax is computed over them.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from tpo.model.trees import TreeRow, tree_attention
-from tpo.sample.engines.torch.cache import Layer, RowCache
+from tpo.sample.engines.torch.cache import RowCache
+from tpo.sample.engines.torch.prompts import Layer, Trunk
 from tpo.store.errors import TpoError
 
 ATTENTION = "tpo_rows"
+
+
+class Step(Protocol):
+    """A forward pass."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float) -> Tensor:
+        """Return attention as `row_attention` does."""
+        ...
 
 
 def row_attention(
@@ -26,24 +34,19 @@ def row_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row: TreeRow | None = None,
-    step: "DecodingStep | None" = None,
+    step: Step,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Return attention for prefill (a row of prompts) and for decoding (one query token a row of the cache).
-
-    In decoding, the query heads that share a key-value head are query *positions* of that head, and so are, over a
-    shared prompt, the queries of its samples: its keys and values are read once for all of them.
 
     Args:
         module: The attention layer.
         query: (batch, heads, queries, head_dim).
         key: (batch, kv_heads, positions, head_dim), of the prompts in prefill and else of the new tokens.
         value: Like `key`.
-        attention_mask: Unused: the row or the step defines which tokens attend to which.
-        row: The prompts; None for decoding.
-        step: What the rows attend to; None for prefill.
+        attention_mask: Unused: the step defines which tokens attend to which.
+        step: What attends to what.
         scaling: Of the scores.
         kwargs: Other arguments that the model passes to its attention.
 
@@ -56,64 +59,67 @@ def row_attention(
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TpoError(f"engine=torch does not know this model's attention ({name}): use engine=vllm")
-    if row is not None:
-        return tree_attention(module, query, key, value, None, row=row, scaling=scaling)
-    assert step is not None
-    batch, heads, _queries, dim = query.shape
-    kv_heads = key.shape[1]
-    scaled = query.reshape(batch, kv_heads, heads // kv_heads, dim) * (dim**-0.5 if scaling is None else scaling)
-    return step.attend(scaled, module.layer_idx).view(batch, 1, heads, dim), None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return step.attend(query, key, value, module.layer_idx, scale), None
 
 
 AttentionInterface.register(ATTENTION, row_attention)
 
 
 class DecodingStep:
-    """What one step of decoding attends to: which positions of which blocks, and which shared prompts."""
+    """What one step of decoding attends to: which positions of which blocks, and what rows share.
+
+    The query heads that share a key-value head are query *positions* of that head, and so are, over keys that rows
+    share, the queries of these rows: keys and values are read once for all of them.
+    """
 
     def __init__(self, cache: RowCache, *, dtype: torch.dtype) -> None:
         """Lay out the rows of the cache, of which each stores one token and attends to itself."""
         drafts, device = cache.active, cache.device
+        prompts = [draft.prompt for draft in drafts]
         lengths = torch.tensor([draft.length for draft in drafts], device=device)
-        shared = torch.tensor([draft.prompt.num_shared for draft in drafts], device=device)
-        self.positions = lengths + shared
+        trunks = torch.tensor([prompt.num_trunk for prompt in prompts], device=device)
+        self.positions = lengths + torch.tensor([prompt.num_shared for prompt in prompts], device=device)
         self.blocks = list(cache.blocks)
         self.sizes = [len(block.drafts) for block in self.blocks]
         self.masks = [
             _additive(torch.arange(block.window, device=device) <= own[:, None], dtype)
             for block, own in zip(self.blocks, torch.split(lengths, self.sizes), strict=True)
         ]
-        self.sharing = None
+        self.shared: list[SharedTrunk | SharedSlots] = []
+        if cache.trunk is not None and any(prompt.num_trunk for prompt in prompts):
+            mask = _additive(torch.arange(len(cache.trunk.token_ids), device=device) < trunks[:, None], dtype)
+            self.shared.append(SharedTrunk(cache.trunk, mask))
         if cache.prompts.used:
-            slots = [draft.prompt.slot for draft in drafts]
-            lengths_of = torch.tensor([prompt.length for prompt in cache.prompts.used], device=device)
-            mask = _additive(torch.arange(cache.prompts.window, device=device) < lengths_of[:, None], dtype)
-            self.sharing = Sharing(cache.prompts.layers, slots, mask)
-            outside = _additive(shared > 0, dtype)[:, None, None, None]  # of rows without a shared prompt
-            self.outside = None if bool((shared > 0).all()) else outside
+            used = torch.tensor([prompt.length for prompt in cache.prompts.used], device=device)
+            mask = _additive(torch.arange(cache.prompts.window, device=device) < used[:, None], dtype)
+            self.shared.append(SharedSlots(cache.prompts.layers, [prompt.slot for prompt in prompts], mask))
 
-    def attend(self, query: Tensor, layer: int) -> Tensor:
-        """Return attention of scaled queries, (rows, kv_heads, groups, head_dim) and so the result."""
-        if self.sharing is None:
-            parts = [
-                _own_values(torch.softmax(_own_scores(part, block.layers[layer], mask), dim=-1), block.layers[layer])
-                for part, block, mask in zip(torch.split(query, self.sizes), self.blocks, self.masks, strict=True)
-            ]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
-        before = self.sharing.scores(query, layer)
-        if self.outside is not None:
-            before = before + self.outside
-        num_before = before.shape[-1]
-        out, before_weights = torch.empty_like(query), torch.empty_like(before)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, layer: int, scaling: float) -> Tensor:
+        """Return attention of queries, (rows, heads, 1, head_dim), as (rows, 1, heads, head_dim).
+
+        Keys and values are in the cache.
+        """
+        num_rows, heads, _, dim = query.shape
+        kv_heads = key.shape[1]
+        scaled = query.reshape(num_rows, kv_heads, heads // kv_heads, dim) * scaling
+        before = [shared.scores(scaled, layer) for shared in self.shared]
+        windows = [scores.shape[-1] for scores in before]
+        weights = [torch.empty_like(scores) for scores in before]
+        out = torch.empty_like(scaled)
         start = 0
         for size, block, mask in zip(self.sizes, self.blocks, self.masks, strict=True):
             rows = slice(start, start + size)
-            scores = torch.cat([before[rows], _own_scores(query[rows], block.layers[layer], mask)], dim=-1)
-            weights = torch.softmax(scores, dim=-1)
-            before_weights[rows] = weights[..., :num_before]
-            out[rows] = _own_values(weights[..., num_before:], block.layers[layer])
+            own = _own_scores(scaled[rows], block.layers[layer], mask)
+            scores = torch.cat([*(scores[rows] for scores in before), own], dim=-1) if before else own
+            *parts, own = torch.split(torch.softmax(scores, dim=-1), [*windows, block.window], dim=-1)
+            for whole, part in zip(weights, parts, strict=True):
+                whole[rows] = part
+            out[rows] = _own_values(own, block.layers[layer])
             start += size
-        return out.add_(self.sharing.values(before_weights, layer))
+        for shared, part in zip(self.shared, weights, strict=True):
+            out += shared.values(part, layer)
+        return out.view(num_rows, 1, heads, dim)
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -136,7 +142,36 @@ def _own_values(weights: Tensor, layer: Layer) -> Tensor:
     return torch.bmm(weights.flatten(0, 1), values).view(entries, kv_heads, queries, -1)
 
 
-class Sharing:
+class SharedTrunk:
+    """The keys and values that all prompts begin with, in one step of decoding."""
+
+    def __init__(self, trunk: Trunk, mask: Tensor) -> None:
+        """Take the trunk and an additive mask, (rows, tokens): a row may attend to its first tokens only, or to none.
+
+        Such a row adds nothing to its result: its weights are zero.
+        """
+        self.layers = trunk.layers
+        self.mask = mask[:, None]
+
+    def scores(self, query: Tensor, layer: int) -> Tensor:
+        """Return (rows, kv_heads, groups, tokens) of (rows, kv_heads, groups, head_dim)."""
+        rows, kv_heads, groups, _ = query.shape
+        found = torch.bmm(_by_head(query), self.layers[layer].keys[0].transpose(1, 2))
+        return found.view(kv_heads, rows, groups, -1).transpose(0, 1) + self.mask[:, None]
+
+    def values(self, weights: Tensor, layer: int) -> Tensor:
+        """Return (rows, kv_heads, groups, head_dim) of weights over the tokens."""
+        rows, kv_heads, groups, _ = weights.shape
+        found = torch.bmm(_by_head(weights), self.layers[layer].values[0])
+        return found.view(kv_heads, rows, groups, -1).transpose(0, 1)
+
+
+def _by_head(of_rows: Tensor) -> Tensor:
+    """Return (kv_heads, rows x groups, size) of (rows, kv_heads, groups, size)."""
+    return of_rows.transpose(0, 1).flatten(1, 2)
+
+
+class SharedSlots:
     """Which rows share which prompt, in one step of decoding."""
 
     def __init__(self, layers: Sequence[Layer], slots: Sequence[int], mask: Tensor) -> None:
@@ -168,7 +203,8 @@ class Sharing:
 
     def scores(self, query: Tensor, layer: int) -> Tensor:
         """Return (rows, kv_heads, groups, window) of (rows, kv_heads, groups, head_dim)."""
-        return self.to_rows(_own_scores(self.to_slots(query), self.layers[layer], self.mask))
+        found = self.to_rows(_own_scores(self.to_slots(query), self.layers[layer], self.mask))
+        return found.masked_fill_(~self.has_own_place, -torch.inf)
 
     def values(self, weights: Tensor, layer: int) -> Tensor:
         """Return (rows, kv_heads, groups, head_dim) of weights over the window; zero for a row that shares none."""
