@@ -27,6 +27,8 @@ NEEDS_TORCH = {
     "tpo.train.dpo",
     "tpo.sample.engines.torch.nucleus",
     "tpo.sample.engines.torch.cache",
+    "tpo.sample.engines.torch.prefill",
+    "tpo.sample.engines.torch.prompts",
     "tpo.sample.engines.torch.rows",
     "tpo.sample.engines.torch.engine",
     "tpo.train.checkpoints",

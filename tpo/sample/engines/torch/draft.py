@@ -2,12 +2,14 @@
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tpo.sample.decoding import Decoding, Generation, Sample
-from tpo.sample.engines.torch.prompts import Prompt
+
+if TYPE_CHECKING:
+    from tpo.sample.engines.torch.prompts import Prompt
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Rules:
 class Draft:
     """One unfinished sample. `length` counts the cached tokens of its row; `pending` is the next to be cached."""
 
-    prompt: Prompt
+    prompt: "Prompt"
     sample_index: int
     uniforms: np.ndarray[Any, np.dtype[np.float64]]
     is_thinking: bool
@@ -37,7 +39,7 @@ class Draft:
     finish_reason: str = ""
 
     @classmethod
-    def begin(cls, prompt: Prompt, sample_index: int, *, seed: int, decoding: Decoding) -> "Draft":
+    def begin(cls, prompt: "Prompt", sample_index: int, *, seed: int, decoding: Decoding) -> "Draft":
         """Return a sample without tokens, with its own stream of uniforms, one a token."""
         uniforms = np.random.default_rng(seed).random(decoding.max_total)
         return cls(prompt, sample_index, uniforms, decoding.switch_ids is not None, decoding.max_tokens)

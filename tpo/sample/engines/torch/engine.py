@@ -1,9 +1,11 @@
 """Continuous batching in plain torch, through transformers' own forward pass and its attention interface.
 
-Requests are taken as rows become free and prefilled several at a time, as branches of the template that they begin with
-(`tpo.model.trees`). Each sample has a row of the cache (`cache.py`); when it ends, the next one gets the row. All rows
-decode together with one query token each, whatever their lengths (`rows.py`). The forced switch from thought to
-response feeds the delimiter through the same decoding steps, without a second prefill (`draft.py`).
+Requests are taken as rows become free and prefilled several at a time (`prefill.py`). What the prompts of the first
+such batch begin with, the chat template and the thought prompt, is the *trunk*: it is computed once, and later prompts
+use as much of it as they begin with (`prompts.py`). Each sample has a row of the cache (`cache.py`); when it ends, the
+next one gets the row. All rows decode together with one query token each, whatever their lengths (`rows.py`). The
+forced switch from thought to response feeds the delimiter through the same decoding steps, without a second prefill
+(`draft.py`).
 
 Every sample has a seeded stream of uniforms of its own, one a token, from which tokens are drawn by inverting the
 distribution function. So a sample does not depend on which others share its batch, up to the rounding of the matrix
