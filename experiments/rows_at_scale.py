@@ -166,11 +166,18 @@ def pairs(folder: Path, num_rows: int) -> Callable[[], int]:
 
 
 def judging(folder: Path, num_rows: int) -> Callable[[], int]:
-    """What a judge may see of completions."""
-    from tpo.judge.responses import visible
+    """Completions to scores, by the judge that only looks at lengths."""
+    from tpo.judge.judges.length import LengthJudge
+    from tpo.judge.responses import JudgedResponses
+    from tpo.judge.score import judge_responses
 
-    completions = artifact(folder, "completions")
-    return lambda: sum(1 for _ in visible(completions.rows(Completion)))
+    responses = JudgedResponses(
+        {"prompts": artifact(folder, "prompts"), "completions_0": artifact(folder, "completions")}
+    )
+    judge = LengthJudge().make(policy=None, answers_path=folder / "answers.sqlite")
+    path = folder / "judged"
+    path.mkdir()
+    return lambda: int(judge_responses(path, responses, judge)["num_scores"])
 
 
 def comparing(folder: Path, num_rows: int) -> Callable[[], int]:
