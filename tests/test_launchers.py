@@ -96,7 +96,9 @@ def smoke(folder: Path) -> tuple[str, ...]:
     sizes = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3}
     model = make_model(folder / "model", num_hidden_layers=4, initializer_range=0.04, **sizes)
     judge = ("judge.positive=' Yes'", "judge.negative=' No'")  # with the space, single tokens of this tokenizer
-    return ("experiment=smoke", "thought=generic,none", "model=pretrained", f"model.name={model}", *judge)
+    # As many sampling processes under each launcher, since their number decides which prompts share a batch.
+    settings = ("model=pretrained", f"model.name={model}", "engine.num_workers=2")
+    return ("experiment=smoke", "thought=generic,none", *settings, *judge)
 
 
 @pytest.fixture(scope="module")

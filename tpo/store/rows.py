@@ -142,8 +142,8 @@ def _shown(rows: Iterable[R], progress: Any, count_tokens: Callable[[R], int] | 
     num_tokens, started = 0, time.monotonic()
     for row in rows:
         yield row
-        if count_tokens is not None:
-            num_tokens += count_tokens(row)
+        if count_tokens is not None and (tokens := count_tokens(row)):
+            num_tokens += tokens
             speed = num_tokens / (time.monotonic() - started)
             progress.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
         progress.update()

@@ -11,7 +11,9 @@ import queue
 import signal
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import cycle
 from multiprocessing.connection import Connection, wait
 from typing import Any, NoReturn
 
@@ -30,17 +32,20 @@ class Pool(ABC):
 
     _connections: list[Connection]
 
-    def run(self, tasks: Iterable[Any]) -> Iterator[Any]:
+    def run(self, tasks: Iterable[Any], *, in_turn: bool = False) -> Iterator[Any]:
         """Yield results as they come, in any order, until every task is done.
 
         Args:
             tasks: Taken one by one, in order, when a worker asks for its next.
+            in_turn: Whether the workers get the tasks in turn, so that which one does which does not depend on time, as
+                far as what a worker computes depends on what else it does. Otherwise whichever asks gets the next.
 
         Raises:
             TpoError: If a worker fails or is killed. Results yielded before are valid; all workers are ended, as they
                 are when the caller stops reading early.
         """
-        return self._exchange([("run", None)] * len(self._connections), tasks)
+        count = len(self._connections)
+        return self._exchange([("run", None)] * count, Deal(tasks, count) if in_turn else Queue(tasks))
 
     @abstractmethod
     def close(self) -> None:
@@ -58,14 +63,14 @@ class Pool(ABC):
     def _name(self, number: int) -> str:
         """Return what messages call a worker."""
 
-    def _exchange(self, requests: Sequence[Any], tasks: Iterable[Any] = ()) -> Iterator[Any]:
+    def _exchange(self, requests: Sequence[Any], tasks: "Queue | Deal | None" = None) -> Iterator[Any]:
         try:
-            yield from self._results(requests, iter(tasks))
+            yield from self._results(requests, tasks or Queue(()))
         except BaseException:
             self.close()
             raise
 
-    def _results(self, requests: Sequence[Any], tasks: Iterator[Any]) -> Iterator[Any]:
+    def _results(self, requests: Sequence[Any], tasks: "Queue | Deal") -> Iterator[Any]:
         for number, request in enumerate(requests):
             self._send(number, request)
         busy = set(range(len(requests)))
@@ -89,7 +94,7 @@ class Pool(ABC):
                         raise TpoError(f"{self._name(number)} failed: {error}")
             if asked >= busy:  # from the first task on: a worker that began sooner would take more than its share
                 for number in asking:
-                    task = next(tasks, NO_MORE)
+                    task = tasks.next_of(number)
                     self._send(number, ("no_more", None) if task is NO_MORE else ("task", task))
                 asking.clear()
             yield from results
@@ -113,6 +118,34 @@ class Pool(ABC):
     def _raise_lost(self, number: int) -> NoReturn:
         how = describe_end(self._exit_code(number))
         raise TpoError(f"{self._name(number)} {how}; what it wrote is above. Is there enough memory?") from None
+
+
+class Queue:
+    """Tasks of which whichever worker asks gets the next."""
+
+    def __init__(self, tasks: Iterable[Any]) -> None:
+        """Take none yet."""
+        self._tasks = iter(tasks)
+
+    def next_of(self, number: int) -> Any:
+        """Return a worker's next task, or `NO_MORE`."""
+        return next(self._tasks, NO_MORE)
+
+
+class Deal:
+    """Tasks that workers get in turn; those of a slower worker wait for it."""
+
+    def __init__(self, tasks: Iterable[Any], count: int) -> None:
+        """Take none yet; `count` is the number of workers."""
+        self._tasks = zip(cycle(range(count)), tasks, strict=False)
+        self._waiting: list[deque[Any]] = [deque() for _ in range(count)]
+
+    def next_of(self, number: int) -> Any:
+        """Return a worker's next task, or `NO_MORE`."""
+        own = self._waiting[number]
+        while not own and (dealt := next(self._tasks, None)) is not None:
+            self._waiting[dealt[0]].append(dealt[1])
+        return own.popleft() if own else NO_MORE
 
 
 def describe_end(code: int | None) -> str:

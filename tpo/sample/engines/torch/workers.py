@@ -10,7 +10,7 @@ from tpo.store.processes.streams import Stream
 
 
 class TorchWorkers:
-    """An engine whose requests go to whichever of its engines has room.
+    """Several engines that get the requests in turn, each as it has room.
 
     Every sample has a seed of its own, so what is sampled does not depend on the number of engines, up to the rounding
     of matrix products.
@@ -41,7 +41,8 @@ class TorchWorkers:
             self.close()
             arguments = {"decoding": decoding, **self._arguments}
             self._workers, self._decoding = ForkedWorkers(make_stream, arguments, count=self._count), decoding
-        yield from self._workers.run(requests)
+        # Rounding may depend on which prompts share a batch, and the same run should give the same samples twice.
+        yield from self._workers.run(requests, in_turn=True)
 
     def close(self) -> None:
         """End the processes."""
