@@ -12,5 +12,5 @@ For each iteration t, with the policy of the iteration before:
 import os
 
 # OpenMP reads it when torch is imported, so it is set before that, for child processes too. By default its threads spin
-# while they wait: a training step beside one busy process then takes three times as long, and else is no faster.
+# while they wait, and take the cores from whatever else computes (experiments/LOG.md, 2026-11-26, has both by hand).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
