@@ -111,7 +111,10 @@ def client(server: Server, **changes: Any) -> dict[str, Any]:
 def count_kept(path: Path) -> int:
     if not path.exists():
         return 0
-    with sqlite3.connect(path) as database:
+    with sqlite3.connect(path) as database:  # SQLite makes the file before the table
+        (num_tables,) = database.execute("SELECT COUNT(*) FROM sqlite_master WHERE name = 'answers'").fetchone()
+        if num_tables == 0:
+            return 0
         (count,) = database.execute("SELECT COUNT(*) FROM answers").fetchone()
     return int(count)
 
