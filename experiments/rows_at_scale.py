@@ -250,7 +250,9 @@ def prepare(folder: Path, num_rows: int) -> Callable[[], int]:
         draw, ids = random.Random(1), [f"{number:016x}" for number in range(num_rows // NUM_SAMPLES)]
         complete(folder / "completions", "sample", {}, {}, {})
         rows: dict[str, Iterator[Any]] = {
-            "prompts": (Prompt(prompt_id, f"Question {prompt_id}", "general", "s", "test") for prompt_id in ids),
+            "prompts": (
+                Prompt(prompt_id, f"Question {prompt_id}", "general", "s", "test", (), prompt_id) for prompt_id in ids
+            ),
             "scores": (
                 Score(row.prompt_id, row.sample_index, draw.gauss(), None, None, 0)
                 for row in read_records(folder / "completions" / "rows.jsonl", Completion)

@@ -580,7 +580,10 @@ def test_generate_and_ours_do_the_same_work(tiny_model: Path, tmp_path: Path, mo
 
 def test_answers_are_to_different_instructions(tmp_path: Path) -> None:
     splits = ["test", "train-10", "train-2", "validation", "train-1", "train-2", "train-1"]
-    prompts = [Prompt(str(number), f"text {number}", "any", "here", split) for number, split in enumerate(splits)]
+    prompts = [
+        Prompt(str(number), f"text {number}", "any", "here", split, (), str(number))
+        for number, split in enumerate(splits)
+    ]
     write_records(tmp_path / "prompts.jsonl", sorted(prompts, key=order_of_use))
     options = Options(num_instructions=2, num_samples=3)
     work = Work(str(tmp_path), "", "", "", asdict(options))

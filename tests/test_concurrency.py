@@ -57,7 +57,7 @@ def compute(keys):
             file.write(f"{os.getpid()} {name}\\\\n")
         while name == stop_before and not (folder / "go").exists():
             time.sleep(0.01)
-        yield Prompt(name, name, "category", "source", "split")
+        yield Prompt(name, name, "category", "source", "split", (), name)
 
 def execute(path):
     started = time.time()

@@ -97,8 +97,8 @@ def test_both_published_layouts_are_read(tmp_path: Path, make_question: Any, mak
     benchmark = load_rows(tmp_path, rows, answers, suffix=suffix)
     first, second = prompt_id("Tie a bowline. "), prompt_id("Tie a clove hitch.")
     assert benchmark.prompts == [
-        Prompt(first, "Tie a bowline. ", "Knots", "arena-hard-v0.1", "test"),
-        Prompt(second, "Tie a clove hitch.", "Knots", "arena-hard-v0.1", "test"),
+        Prompt(first, "Tie a bowline. ", "Knots", "arena-hard-v0.1", "test", (), first),
+        Prompt(second, "Tie a clove hitch.", "Knots", "arena-hard-v0.1", "test", (), second),
     ]
     assert benchmark.baseline == [
         Response(first, 0, "Rabbit, tree.", None),
@@ -422,7 +422,7 @@ def make_benchmark(folder: Path, num_questions: int = 3) -> Benchmark:
 def test_what_no_judge_was_asked(
     policy: str | None, baseline: str | None, no_response: Any, expected: tuple[float | None, float, str | None]
 ) -> None:
-    prompt = Prompt("p", "ask", "c", "s", "test")
+    prompt = Prompt("p", "ask", "c", "s", "test", (), "p")
     benchmark = Benchmark([prompt], [Response("p", 0, baseline, None if baseline else "empty")], {"p": {}})
     response = Response("p", 0, policy, None if policy else "no_delimiter")
     baseline_first, policy_first = pair_games(complete_verdicts([], benchmark, [response], no_response=no_response))[

@@ -45,7 +45,7 @@ def test_instruction_cannot_bring_a_placeholder() -> None:
 
 
 def prompt(number: int, category: str) -> Prompt:
-    return Prompt(f"{number:04}", f"text {number}", category, "test", "test")
+    return Prompt(f"{number:04}", f"text {number}", category, "test", "test", (), f"{number:04}")
 
 
 @given(st.lists(st.sampled_from([*CATEGORIES, None]), max_size=40), st.integers(0, 5), st.integers(0, 3), st.randoms())
@@ -73,7 +73,7 @@ def test_classify_asks_once_and_leaves_out_what_cannot_be_read(tmp_path: Path, m
     )
     asking = ClassifierConfig(backend="server", name="x", max_tokens=4)
     rows = [prompt(0, "x"), prompt(1, "x")]
-    rows[0] = Prompt("0000", "about maths", "x", "test", "test")
+    rows[0] = Prompt("0000", "about maths", "x", "test", "test", (), "0000")
     path, asking.prompt = tmp_path / "answers.sqlite", "{instruction}|{categories}"
     for _ in range(2):
         found = categorize(rows, categories=["law", "maths"], classifier=asking, answers_path=path)

@@ -6,7 +6,7 @@ from tpo.evaluate.compare import SampleComparison, compare, samples_by_scores, s
 from tpo.judge.responses import visible
 from tpo.store.records import Comparison, Completion, Prompt, Response, Score, Verdict
 
-PROMPT = Prompt("p", "Why?", "science", "builtin", "test")
+PROMPT = Prompt("p", "Why?", "science", "builtin", "test", (), "p")
 Side = tuple[list[Completion], list[Score]]
 
 
@@ -80,7 +80,7 @@ def test_row_holds_category_and_response_lengths() -> None:
 
 
 def test_rows_are_matched_by_prompt_not_by_position() -> None:
-    prompts = [PROMPT, Prompt("q", "How?", "maths", "builtin", "test")]
+    prompts = [PROMPT, Prompt("q", "How?", "maths", "builtin", "test", (), "q")]
     ours = [side(2.0, prompt_id="p"), side(0.0, prompt_id="q")]
     theirs = [side(1.0, prompt_id="q"), side(1.0, prompt_id="p")]
     merged: list[Side] = [
@@ -94,7 +94,7 @@ def test_rows_are_matched_by_prompt_not_by_position() -> None:
 
 def test_prompts_that_were_not_answered_are_an_error() -> None:
     with pytest.raises(ValueError):
-        versus([PROMPT, Prompt("q", "How?", "maths", "builtin", "test")], side(1.0), side(1.0))
+        versus([PROMPT, Prompt("q", "How?", "maths", "builtin", "test", (), "q")], side(1.0), side(1.0))
 
 
 def several(*texts: str | None) -> list[Completion]:

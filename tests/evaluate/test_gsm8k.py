@@ -14,7 +14,7 @@ from tpo.evaluate.benchmarks import gsm8k
 from tpo.evaluate.benchmarks.verifiable import BenchmarkError, accuracy, count_no_response
 from tpo.results.rate import Rate
 from tpo.sample.prompts import prompt_id
-from tpo.store.records import Check, Response
+from tpo.store.records import CheckResult, Response
 
 
 def harness(response: str | None, answer: str) -> dict[str, bool]:
@@ -117,7 +117,7 @@ def test_a_number_in_the_thought_does_not_count() -> None:
     assert gsm8k.is_correct(parts.response, "42") == {"strict": False, "flexible": False}
     cut = form.split("<T>The final answer is 42", is_prefilled=False, finish_reason="length")
     (strict, flexible) = gsm8k.checks(Response("p", 0, cut.response, cut.error), {"answer": "42"})
-    assert strict == Check("p", 0, 0, "answer", "strict", False, "thought_truncated")
+    assert strict == CheckResult("p", 0, 0, "answer", "strict", False, "thought_truncated")
     assert (flexible.rule, flexible.is_passed) == ("flexible", False)
 
 
@@ -224,10 +224,10 @@ def test_the_hub_is_asked_for_the_fixed_revision(monkeypatch: pytest.MonkeyPatch
 # --- accuracies -------------------------------------------------------------------------------------------------
 
 
-def rows_of(passed: list[list[bool]], *, rule: str = "strict", error: str | None = None) -> list[Check]:
+def rows_of(passed: list[list[bool]], *, rule: str = "strict", error: str | None = None) -> list[CheckResult]:
     """Checks, a list per prompt."""
     return [
-        Check(f"p{number}", 0, index, "answer", rule, is_passed, error)
+        CheckResult(f"p{number}", 0, index, "answer", rule, is_passed, error)
         for number, group in enumerate(passed)
         for index, is_passed in enumerate(group)
     ]

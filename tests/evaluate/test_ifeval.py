@@ -16,7 +16,7 @@ from tpo.evaluate.benchmarks import ifeval
 from tpo.evaluate.benchmarks.verifiable import BenchmarkError, count_no_response
 from tpo.results.rate import Rate
 from tpo.sample.prompts import prompt_id
-from tpo.store.records import Check, Response
+from tpo.store.records import CheckResult, Response
 
 PUNKT_FILES = ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab")
 
@@ -340,10 +340,10 @@ def test_checks_and_summary_by_hand() -> None:
         *ifeval.checks(Response("s", 0, "<<Fish>>\nWell, well", None), key(TITLE)),
     ]
     assert rows[4:8] == [
-        Check("q", 0, 0, "punctuation:no_comma", "strict", False, None),
-        Check("q", 0, 1, "detectable_format:title", "strict", False, None),
-        Check("q", 0, 0, "punctuation:no_comma", "loose", True, None),
-        Check("q", 0, 1, "detectable_format:title", "loose", False, None),
+        CheckResult("q", 0, 0, "punctuation:no_comma", "strict", False, None),
+        CheckResult("q", 0, 1, "detectable_format:title", "strict", False, None),
+        CheckResult("q", 0, 0, "punctuation:no_comma", "loose", True, None),
+        CheckResult("q", 0, 1, "detectable_format:title", "loose", False, None),
     ]
     assert [(row.is_passed, row.error) for row in rows[8:10]] == [(False, "thought_truncated")] * 2
     found = ifeval.summarize(rows)

@@ -80,7 +80,9 @@ def policy(tiny_model: Path) -> Policy:
 
 def ask(path: Path, policy: Policy, thoughts: dict[tuple[str, int], str | None], **changes: Any) -> list[Completion]:
     path.mkdir()
-    prompts = [Prompt(name, f"Say {name}.", "x", "test", "test") for name in sorted({name for name, _ in thoughts})]
+    prompts = [
+        Prompt(name, f"Say {name}.", "x", "test", "test", (), name) for name in sorted({name for name, _ in thoughts})
+    ]
     write_interventions(
         path, prompts, thoughts, policy, FORM, settings=SETTINGS | changes, engine_settings=ENGINE, seed=3
     )

@@ -69,7 +69,7 @@ def prompt(split: str, number: int) -> Prompt:
     category = ("maths", "poetry")[number % 2]
     if number == 3:
         text, category = f"{HOSTILE} instruction", "<b>bold</b> category"
-    return Prompt(f"{split}-{number:03}", text, category, "hand", split)
+    return Prompt(f"{split}-{number:03}", text, category, "hand", split, (), f"{split}-{number:03}")
 
 
 def completion(prompt_id: str, index: int, **changes: Any) -> Completion:

@@ -9,12 +9,12 @@ from tpo.sample.sources.synthetic import filter_candidates, similarity
 from tpo.sample.synthetic import first_item
 from tpo.store.records import Prompt
 
-SHOT = Prompt("shot", "Write a poem about the sea", "writing", "builtin", "train")
+SHOT = Prompt("shot", "Write a poem about the sea", "writing", "builtin", "train", (), "shot")
 LIMITS: dict[str, Any] = {"against": [SHOT], "min_characters": 10, "max_characters": 40, "max_similarity": 0.5}
 
 
 def candidate(text: str, *, finish_reason: str = "stop") -> Prompt:
-    return Prompt("candidate-0", text, "uncategorized", "synthetic:model", finish_reason)
+    return Prompt("candidate-0", text, "uncategorized", "synthetic:model", finish_reason, (), "candidate-0")
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,8 @@ def test_filter(text: str, finish_reason: str, reason: str | None) -> None:
 
 def test_kept_candidates_become_free_prompts_with_ids_of_their_own() -> None:
     [row], _ = filter_candidates([candidate("Explain how tides work")], **LIMITS)
-    assert row == Prompt(
-        prompt_id("Explain how tides work"), "Explain how tides work", "uncategorized", "synthetic:model", ""
-    )
+    name = prompt_id("Explain how tides work")
+    assert row == Prompt(name, "Explain how tides work", "uncategorized", "synthetic:model", "", (), name)
 
 
 def test_candidates_are_compared_with_those_kept_before_them() -> None:

@@ -259,7 +259,7 @@ def test_disk_full_at_any_write_loses_nothing_written_before(
     def compute(keys: Sequence[Key]) -> Iterator[Prompt]:
         for (name,) in keys:
             computed.append(str(name))
-            yield Prompt(str(name), "text", "category", "source", "split")
+            yield Prompt(str(name), "text", "category", "source", "split", (), str(name))
 
     def execute(path: Path) -> None:
         grow_rows(path, Prompt, keys=[(name,) for name in NAMES], compute=compute, unit="prompt")

@@ -8,6 +8,7 @@ import pytest
 
 from tpo.store.records import (
     Check,
+    CheckResult,
     Comparison,
     Completion,
     LabelledPair,
@@ -26,7 +27,7 @@ from tpo.store.records import (
 
 AWKWARD = 'naïve 🙂 "quoted" \\ line\nbreak\r\u2028\u2029\x85\x00 end'  # separators at which str.splitlines would cut
 EXAMPLES: list[Record] = [
-    Prompt("p", AWKWARD, "maths", "builtin", "test"),
+    Prompt("p", AWKWARD, "maths", "builtin", "test", (Check("answer:number", {"answer": "42"}),), "base"),
     Completion("p", 0, [1, 2], [3], 0, 0, False, AWKWARD, None, None, "empty_response", "stop", 0, 0, 2**63 - 1),
     Score("p", 1, -0.1, None, None, 0),
     Score("p", 1, None, "too long", AWKWARD, 7),
@@ -36,7 +37,7 @@ EXAMPLES: list[Record] = [
     Pair("p", [1], [2], [3], [0, 0], [0, 1], AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
     Comparison("p", "maths", 0.5, None, 2, 1e-300, -1e300, 3.5, 4, None, 17),
     LabelledPair("p", 0, 1, 0.25, "group", 3, 4),
-    Check("p", 0, 1, "punctuation:no_comma", "loose", False, "empty_response"),
+    CheckResult("p", 0, 1, "punctuation:no_comma", "loose", False, "empty_response"),
 ]
 SCORE = {"prompt_id": "p", "sample_index": 0, "score": 1.0, "unscored_reason": None, "raw": None, "num_tokens": 0}
 
@@ -62,7 +63,7 @@ def test_round_trip(record: Record, tmp_path: Path) -> None:
         pytest.param(Completion, {"prompt_ids": [1, "2"]}, "Completion: prompt_ids", id="text_in_list_of_int"),
         pytest.param(Completion, {"prompt_ids": "12"}, "Completion: prompt_ids", id="text_for_list"),
         pytest.param(Completion, {"is_prefilled": 0}, "Completion: is_prefilled", id="int_for_bool"),
-        pytest.param(Check, {"is_passed": 0.0}, "Check: is_passed", id="float_for_bool"),
+        pytest.param(CheckResult, {"is_passed": 0.0}, "CheckResult: is_passed", id="float_for_bool"),
     ],
 )
 def test_bad_field_names_file_line_and_field(

@@ -29,7 +29,7 @@ KEYS: list[Key] = [(f"prompt-{number}",) for number in range(7)]
 
 
 def row_of(key: Key) -> Prompt:
-    return Prompt(str(key[0]), f"☕ {key[0]} 🙂\u2028é\n" * (1 + hash_of(key) % 3), "c", "s", "t")
+    return Prompt(str(key[0]), f"☕ {key[0]} 🙂\u2028é\n" * (1 + hash_of(key) % 3), "c", "s", "t", (), str(key[0]))
 
 
 def hash_of(key: Key) -> int:
@@ -248,7 +248,7 @@ def test_memory_holds_no_rows(tmp_path: Path) -> None:
     def compute(keys: Sequence[Key]) -> Iterator[Prompt]:
         rows: weakref.WeakSet[Counted] = weakref.WeakSet()
         for key in keys:
-            row = Counted(str(key[0]), "x" * 100, "c", "s", "t")
+            row = Counted(str(key[0]), "x" * 100, "c", "s", "t", (), str(key[0]))
             rows.add(row)
             yield row
             del row

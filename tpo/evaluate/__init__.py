@@ -13,6 +13,7 @@ categories to see where thinking helps. Thoughts are taken off before anything i
     kinds/              a module per kind of evaluation; `steps.py` and `stages.py` request what they need
     measure.py          what kinds have in common
 
-Reads policies and `Prompt` rows, writes `Comparison` and `Check` rows and `runs/evaluate-<eval>-<hash>/summary.json`.
+Reads policies and `Prompt` rows, writes `Comparison` and `CheckResult` rows and
+`runs/evaluate-<eval>-<hash>/summary.json`.
 Every rate has its n, what was left unscored, and an interval. README.md in this folder has the commands.
 """

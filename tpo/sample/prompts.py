@@ -17,7 +17,7 @@ from tpo.config.groups import PromptsConfig
 from tpo.config.kinds import load_settings
 from tpo.store.errors import TpoError
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Prompt, write_records
+from tpo.store.records import Check, Prompt, write_records
 from tpo.store.seeds import derive_seed
 
 UNCATEGORIZED = "uncategorized"
@@ -57,8 +57,26 @@ def prompt_id(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def make_prompt(text: Any, *, category: Any, source: str, split: str, where: str) -> Prompt:
+def make_prompt(
+    text: Any,
+    *,
+    category: Any,
+    source: str,
+    split: str,
+    where: str,
+    checks: Sequence[Check] = (),
+    base_id: str | None = None,
+) -> Prompt:
     """Return a `Prompt`, white space at the ends removed.
+
+    Args:
+        text: The instruction as it was read.
+        category: None where there is none.
+        source: Which instruction set it comes from.
+        split: "train", "validation" or "test" where the source fixes it, else "".
+        where: File and line, or data set and row, for messages.
+        checks: What a program checks of responses to it.
+        base_id: Of the instruction that it was made from, if it was made from another.
 
     Raises:
         PromptError: Naming `where` if the text is not a string or is empty.
@@ -72,7 +90,8 @@ def make_prompt(text: Any, *, category: Any, source: str, split: str, where: str
         text.encode()
     except UnicodeEncodeError as error:
         raise PromptError(f"{where}: not valid Unicode ({error})") from error
-    return Prompt(prompt_id(text), text, category or UNCATEGORIZED, source, split)
+    identity = prompt_id(text)
+    return Prompt(identity, text, category or UNCATEGORIZED, source, split, tuple(checks), base_id or identity)
 
 
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:

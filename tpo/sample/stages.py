@@ -12,8 +12,8 @@ from tpo.store.artifacts import Artifact, Store
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import Budget, RunsOn, Stage
 
-SYNTHESIZE = Stage("synthesize", version=4, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
-PROMPTS = Stage("prompts", version=1, work="tpo.sample.prompts:work")
+SYNTHESIZE = Stage("synthesize", version=5, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
+PROMPTS = Stage("prompts", version=2, work="tpo.sample.prompts:work")
 PREFLIGHT = Stage("preflight", version=1, work="tpo.sample.preflight:work")
 SAMPLE = Stage("sample", version=4, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
 

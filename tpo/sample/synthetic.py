@@ -69,7 +69,7 @@ def write_candidates(
             for name, _, generation in engine.stream(requests, decoding=decoding):
                 text = chat.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
                 source = f"synthetic:{policy.model_path}"
-                yield Prompt(name, first_item(text), "uncategorized", source, generation.finish_reason)
+                yield Prompt(name, first_item(text), "uncategorized", source, generation.finish_reason, (), name)
 
         grow_rows(path, Prompt, keys=[(name,) for name in names], compute=compute, unit="candidate")
     return {"num_candidates": len(names)}

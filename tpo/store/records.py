@@ -39,6 +39,13 @@ R = TypeVar("R", bound=Record)
 K = TypeVar("K", bound=Key)
 
 
+class Check(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Something that a program can tell of a response (`tpo.checks`)."""
+
+    name: str  # of the kind of check, such as "punctuation:no_comma" or "answer:number"
+    arguments: dict[str, Any]  # what it checks with, such as a number of words or the right answer
+
+
 class Prompt(Record, frozen=True):
     """One user instruction."""
 
@@ -49,6 +56,8 @@ class Prompt(Record, frozen=True):
     category: str  # "uncategorized" where the source has none
     source: str  # which instruction set it comes from
     split: str  # "train-<iteration>", "validation" or "test"
+    checks: tuple[Check, ...]  # what a program checks of a response to it; empty where only a judge can tell
+    base_id: str  # of the instruction that it was made from by adding checks; the prompt_id where it was not
 
 
 class Completion(Record, frozen=True):
@@ -178,7 +187,7 @@ class Comparison(Record, frozen=True):
     baseline_characters: float | None
 
 
-class Check(Record, frozen=True):
+class CheckResult(Record, frozen=True):
     """Whether a response passes one check that needs no judge."""
 
     key_fields = ("prompt_id", "sample_index", "check_index", "rule")

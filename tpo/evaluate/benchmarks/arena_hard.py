@@ -87,7 +87,8 @@ def load(path: Path | None, *, answers_path: Path | None, baseline: str, version
             split="test",
             where=where,
         )
-        prompt = replace(checked, prompt_id=prompt_id(text), text=text)
+        identity = prompt_id(text)
+        prompt = replace(checked, prompt_id=identity, base_id=identity, text=text)
         # Rows are told apart by their text, so two questions with one text would become one.
         if prompt.prompt_id in keys:
             raise ArenaHardError(

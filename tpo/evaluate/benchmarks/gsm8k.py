@@ -21,7 +21,7 @@ from tpo.evaluate.benchmarks.verifiable import (
     read_rows,
 )
 from tpo.results.rate import Rate
-from tpo.store.records import Check, Response
+from tpo.store.records import CheckResult, Response
 
 HUB = HubData("openai/gsm8k", "main", "test", "e53f048856ff4f594e959d75785d2c2d37b678ee")
 RULES = ("strict", "flexible")
@@ -97,14 +97,14 @@ def _normalised(number: str) -> str:
     return re.sub(r"\.$", "", number.replace(",", "").replace("$", ""))
 
 
-def checks(response: Response, key: Mapping[str, Any]) -> list[Check]:
+def checks(response: Response, key: Mapping[str, Any]) -> list[CheckResult]:
     """Return the checks of one response, a row per rule."""
     return [
-        Check(response.prompt_id, response.sample_index, 0, "answer", rule, is_passed, response.error)
+        CheckResult(response.prompt_id, response.sample_index, 0, "answer", rule, is_passed, response.error)
         for rule, is_passed in is_correct(response.text, key["answer"]).items()
     ]
 
 
-def summarize(rows: Sequence[Check], *, confidence: float = 0.95) -> dict[str, Rate]:
+def summarize(rows: Sequence[CheckResult], *, confidence: float = 0.95) -> dict[str, Rate]:
     """Return the accuracy by rule."""
     return {rule: accuracy([row for row in rows if row.rule == rule], confidence=confidence) for rule in RULES}

@@ -24,7 +24,7 @@ from tpo.evaluate.benchmarks.verifiable import (
     read_rows,
 )
 from tpo.results.rate import Rate
-from tpo.store.records import Check, Response
+from tpo.store.records import CheckResult, Response
 
 HUB = HubData("google/IFEval", None, "train", "966cd89545d6b6acfd7638bc708b98261ca58e84")
 RULES = ("strict", "loose")
@@ -154,18 +154,18 @@ def _harness() -> Callable[[dict[str, Any], list[str]], dict[str, Any]]:
     return process_results  # type: ignore[no-any-return]
 
 
-def checks(response: Response, key: Mapping[str, Any]) -> list[Check]:
+def checks(response: Response, key: Mapping[str, Any]) -> list[CheckResult]:
     """Return the checks of one response, a row per rule and instruction."""
     outcome = check(response.text, key)
     by_rule = zip(RULES, (outcome["instructions_strict"], outcome["instructions_loose"]), strict=True)
     return [
-        Check(response.prompt_id, response.sample_index, index, name, rule, is_passed, response.error)
+        CheckResult(response.prompt_id, response.sample_index, index, name, rule, is_passed, response.error)
         for rule, passed in by_rule
         for index, (name, is_passed) in enumerate(zip(key["instruction_id_list"], passed, strict=True))
     ]
 
 
-def summarize(rows: Sequence[Check], *, confidence: float = 0.95) -> dict[str, Rate]:
+def summarize(rows: Sequence[CheckResult], *, confidence: float = 0.95) -> dict[str, Rate]:
     """Return the accuracies "prompt_strict", "prompt_loose", "instruction_strict" and "instruction_loose".
 
     At the prompt level all instructions of a prompt must be followed; at the instruction level each counts, and the
@@ -179,11 +179,11 @@ def summarize(rows: Sequence[Check], *, confidence: float = 0.95) -> dict[str, R
     return results
 
 
-def _whole_prompts(rows: Iterable[Check]) -> list[Check]:
+def _whole_prompts(rows: Iterable[CheckResult]) -> list[CheckResult]:
     """Return one check per response, passed where all of its checks are."""
-    whole: dict[tuple[str, int], Check] = {}
+    whole: dict[tuple[str, int], CheckResult] = {}
     for row in rows:
         identity = (row.prompt_id, row.sample_index)
         is_passed = row.is_passed and (identity not in whole or whole[identity].is_passed)
-        whole[identity] = Check(*identity, 0, "all", row.rule, is_passed, row.error)
+        whole[identity] = CheckResult(*identity, 0, "all", row.rule, is_passed, row.error)
     return list(whole.values())

@@ -12,7 +12,7 @@ from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.measure import EvaluationConfig, ids, lengths, minus
 from tpo.results.rate import Rate
 from tpo.store.artifacts import Artifact
-from tpo.store.records import Check, Prompt, Response
+from tpo.store.records import CheckResult, Prompt, Response
 
 if TYPE_CHECKING:
     from tpo.evaluate.steps import Evaluation
@@ -42,12 +42,12 @@ class CheckedEval(BenchmarkEval):
     num_prompts: int | None = setting(None, minimum=1)
 
     @classmethod
-    def checks(cls, response: Response, key: dict[str, Any]) -> list[Check]:
+    def checks(cls, response: Response, key: dict[str, Any]) -> list[CheckResult]:
         """Return what was checked of a response; `key` is the benchmark's, of its instruction."""
         raise NotImplementedError
 
     @classmethod
-    def summarize(cls, rows: Sequence[Check], *, confidence: float) -> dict[str, Rate]:
+    def summarize(cls, rows: Sequence[CheckResult], *, confidence: float) -> dict[str, Rate]:
         """Return the accuracies by name."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class CheckedEval(BenchmarkEval):
 def passed(checks: Artifact) -> dict[str, dict[str, float | None]]:
     """Return rule -> prompt_id -> the fraction of its checks that passed."""
     passed: dict[str, dict[str, list[bool]]] = {}
-    for row in checks.rows(Check):
+    for row in checks.rows(CheckResult):
         passed.setdefault(row.rule, {}).setdefault(row.prompt_id, []).append(row.is_passed)
     return {rule: {key: mean(values) for key, values in found.items()} for rule, found in passed.items()}
 

@@ -1,6 +1,6 @@
 """What the benchmarks without a judge share: reading their rows, choosing among them, accuracies with intervals.
 
-Their checks are `Check` rows. A response that is missing passes nothing: it is counted as failed, and counted.
+Their checks are `CheckResult` rows. A response that is missing passes nothing: it is counted as failed, and counted.
 """
 
 import random
@@ -13,7 +13,7 @@ from tpo.results.rate import Rate
 from tpo.results.stats import mean_interval
 from tpo.sample.prompts import make_prompt
 from tpo.store.errors import TpoError
-from tpo.store.records import Check, RecordError, read_json_lines
+from tpo.store.records import CheckResult, RecordError, read_json_lines
 from tpo.store.seeds import derive_seed
 
 
@@ -124,7 +124,7 @@ def _requirements(key: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in key.items() if name != "key"}  # IFEval's number of the row
 
 
-def accuracy(rows: Sequence[Check], *, confidence: float = 0.95) -> Rate:
+def accuracy(rows: Sequence[CheckResult], *, confidence: float = 0.95) -> Rate:
     """Return the fraction of checks that passed; the interval allows for checks of one prompt going together.
 
     Args:
@@ -138,6 +138,6 @@ def accuracy(rows: Sequence[Check], *, confidence: float = 0.95) -> Rate:
     return Rate(sum(values) / len(values), interval, len(set(prompt_ids)), 0, len(values))
 
 
-def count_no_response(rows: Sequence[Check]) -> int:
+def count_no_response(rows: Sequence[CheckResult]) -> int:
     """Return how many responses are missing; their checks count as failed."""
     return len({(row.prompt_id, row.sample_index) for row in rows if row.error is not None})

@@ -9,7 +9,7 @@ from tpo.config.fields import setting
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.kind import CheckedEval
 from tpo.results.rate import Rate
-from tpo.store.records import Check, Response
+from tpo.store.records import CheckResult, Response
 
 
 @dataclass
@@ -26,14 +26,14 @@ class Gsm8kEval(CheckedEval):
         return gsm8k.load(paths.get("path"), num_prompts=config["num_prompts"], seed=seed)
 
     @classmethod
-    def checks(cls, response: Response, key: dict[str, Any]) -> list[Check]:
+    def checks(cls, response: Response, key: dict[str, Any]) -> list[CheckResult]:
         """Return what was checked of a response."""
         from tpo.evaluate.benchmarks import gsm8k
 
         return gsm8k.checks(response, key)
 
     @classmethod
-    def summarize(cls, rows: Sequence[Check], *, confidence: float) -> dict[str, Rate]:
+    def summarize(cls, rows: Sequence[CheckResult], *, confidence: float) -> dict[str, Rate]:
         """Return the accuracies by name."""
         from tpo.evaluate.benchmarks import gsm8k
 
