@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
-from tpo.evaluate.stages import answer_settings, compare
+from tpo.evaluate.stages import answer_settings, checked, compare
 from tpo.judge.select import Selection, best_epoch
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
@@ -102,6 +102,12 @@ class Pipeline:
         return compare(
             self.judging, self.prompts, answers, baseline, settings=self.config.eval, seed=self._seed("compare")
         )
+
+    def check(self, answers: Artifact) -> Artifact | None:
+        """Which test instructions' own checks the answers pass; None where they have none."""
+        if not self.config.prompts.has_checks:
+            return None
+        return checked(self.store, self.prompts, answers, self.config.eval)
 
     def _scores(self, answers: Sequence[Artifact]) -> Sequence[Iterable[Score]]:
         """The scores of several policies' answers, by policy."""

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tpo.sample.prompts import PromptError, SplitSizes, make_prompt, split_prompts
+from tpo.config.groups import PromptsConfig
+from tpo.sample.prompts import PromptError, make_prompt, split_prompts
 from tpo.sample.sources.builtin import load_builtin
 from tpo.sample.sources.hub import _first_user_message
 from tpo.sample.sources.jsonl import load_json_lines
 from tpo.store.records import Prompt
 
-SIZES = SplitSizes(num_train=6, num_validation=4, num_test=8)
+SIZES = PromptsConfig("builtin", num_train=6, num_validation=4, num_test=8)
 
 
 def prompt(text: str, category: str = "c", split: str = "") -> Prompt:
@@ -125,14 +126,14 @@ def test_small_category_is_not_crowded_out() -> None:
 @pytest.mark.parametrize("num_train", [1, 5, 20])
 def test_more_training_takes_nothing_from_what_is_held_out(num_train: int) -> None:
     prompts = [*free_prompts(30), *(prompt(f"fixed {number}", split="test") for number in range(3))]
-    sizes = SplitSizes(num_train=num_train, num_validation=4, num_test=8)
+    sizes = PromptsConfig("builtin", num_train=num_train, num_validation=4, num_test=8)
     found, usual = (ids_by_split(split_prompts(prompts, sizes=given, seed=0)) for given in (sizes, SIZES))
     assert found["test"] == usual["test"] and found["validation"] == usual["validation"]
 
 
 def test_builtin_training_never_holds_out_of_split_instructions() -> None:
     fixed = {row.prompt_id: row.split for row in load_builtin()}
-    found = split_prompts(load_builtin(), sizes=SplitSizes(32, 20, 60), seed=0)
+    found = split_prompts(load_builtin(), sizes=PromptsConfig("builtin", 32, 20, 60), seed=0)
     assert Counter(row.split for row in found) == {
         "test": 60,
         "validation": 20,

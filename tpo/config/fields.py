@@ -156,12 +156,18 @@ def restore(kind: type[S], identity: Mapping[str, Any], how: Mapping[str, Any] |
 
 
 def file_digests(settings: Settings) -> dict[str, str]:
-    """Return `<field>_sha256` of the file that each field names which is the path of one: what it holds matters."""
+    """Return `<field>_sha256` of the file that each field names which is the path of one: what it holds matters.
+
+    Those of groups within the group have its key before them.
+    """
     found = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.metadata.get("is_file") and value is not None:
             found[f"{field.name}_sha256"] = file_digest(Path(value))
+        for name, item in value.items() if isinstance(value, dict) else ():
+            if isinstance(item, Settings):
+                found |= {f"{field.name}.{name}.{key}": digest for key, digest in file_digests(item).items()}
     return found
 
 

@@ -132,6 +132,11 @@ class PromptsConfig(Kind):
     num_validation: int = setting(minimum=0)
     num_test: int = setting(minimum=1)
 
+    @property
+    def has_checks(self) -> bool:
+        """Whether a program can check responses to them (`Prompt.checks`)."""
+        return False
+
     def load(self, candidates: Sequence[Prompt] = ()) -> Instructions:
         """Return the instructions.
 

@@ -20,6 +20,7 @@ BENCHMARK = Stage("benchmark", version=3, work="tpo.evaluate.benchmarks.load:wor
 CHECK = Stage("check", version=2, work="tpo.evaluate.benchmarks.load:check_work")
 INTERVENE = Stage("intervene", version=4, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
 LABELLED = Stage("labelled", version=2, work="tpo.evaluate.agreement.labelled:work")
+CHECKED = Stage("checked", version=1, work="tpo.evaluate.checked:work")
 COMPARE = Stage("compare", version=4, work="tpo.evaluate.compare:work")
 
 
@@ -80,6 +81,12 @@ def check(store: Store, benchmark: Artifact, answers: Artifact, settings: EvalCo
     """Return what a program can tell of the answers to a benchmark that needs no judge."""
     config = {"benchmark": settings.kind, "confidence": settings.confidence}
     return store.request(CHECK, config, {"benchmark": benchmark, "completions": answers})
+
+
+def checked(store: Store, prompts: Artifact, answers: Artifact, settings: EvalConfig) -> Artifact:
+    """Return which test instructions' own checks the answers pass."""
+    inputs = {"prompts": prompts, "completions": answers}
+    return store.request(CHECKED, {"confidence": settings.confidence}, inputs)
 
 
 def intervene(

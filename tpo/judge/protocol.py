@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 from tpo.config.fields import setting
 from tpo.config.groups import JudgeConfig
 from tpo.model.policy import Policy
+from tpo.store.records import Check
 
 BLOCK = 16  # instructions whose responses a judge with a model of its own computes together
 
@@ -22,10 +23,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Candidates:
-    """Responses to one instruction; two of them, in the order in which it sees them, for a judge that compares."""
+    """Responses to one instruction; two of them, in the order in which it sees them, for a judge that compares.
+
+    `checks` are the instruction's, for a judge that is a program.
+    """
 
     instruction: str
     responses: tuple[str, ...]
+    checks: tuple[Check, ...] = ()
 
 
 class Judgement(NamedTuple):

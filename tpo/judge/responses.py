@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
-from tpo.store.records import Completion, Prompt, Response, by_prompt
+from tpo.store.records import Check, Completion, Prompt, Response, by_prompt
 
 END: tuple[str, list[Response]] = ("", [])  # behind the last prompt of a set
 
@@ -21,6 +21,7 @@ class Group(NamedTuple):
     prompt_id: str
     instruction: str
     responses: list[Response]
+    checks: tuple[Check, ...] = ()
 
 
 class JudgedResponses:
@@ -56,7 +57,7 @@ class JudgedResponses:
                     found += rows
                     heads[number] = next(sets[number], END)
             if found:
-                yield Group(prompt.prompt_id, prompt.text, found)
+                yield Group(prompt.prompt_id, prompt.text, found, prompt.checks)
         for prompt_id, rows in heads:
             if rows:
                 raise TpoError(f"the responses to {prompt_id} do not stand in the order of the instructions")

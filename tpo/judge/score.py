@@ -115,7 +115,7 @@ def judge_responses(path: Path, groups: Iterable[Group], judge: Judge) -> dict[s
                     for group in block:
                         waiting.append(group)
                         texts = dict.fromkeys(row.text for row in group.responses if row.text)
-                        yield Candidates(group.instruction, tuple(texts))
+                        yield Candidates(group.instruction, tuple(texts), group.checks)
 
         for judged in judge.score(candidates()):
             group = waiting.popleft()

@@ -68,6 +68,7 @@ class Run:
         pairs: Artifact | None = None,
         checkpoints: Artifact | None = None,
         selection: Selection | None = None,
+        checked: Artifact | None = None,
     ) -> None:
         """Add an iteration's results; iteration 0 has no training."""
         sampled = answers.metrics
@@ -78,11 +79,13 @@ class Run:
             "scores": scores,
             "pairs": pairs,
             "train": checkpoints,
+            "checked": checked,
         }
         artifacts = {role: artifact for role, artifact in roles.items() if artifact is not None}
         entry: dict[str, Any] = {
             "iteration": iteration,
             **comparison.metrics,
+            "checked": checked.metrics if checked else None,
             "mean_thought_tokens": sampled["mean_thought_tokens"],
             "mean_response_tokens": sampled["mean_response_tokens"],
             "format_rate": sampled["format_rate"],

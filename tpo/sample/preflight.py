@@ -7,6 +7,7 @@ self-rating judge must be single tokens.
 from collections.abc import Sequence
 from typing import Any
 
+from tpo.checks import without_floors
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import answer_ids, load_tokenizer
@@ -47,6 +48,11 @@ def check_lengths(
     for judge in (judge_settings, *judge_settings.get("members", {}).values()):
         if judge["kind"] == "self_rating":
             answer_ids(tokenizer, positive=judge["positive"], negative=judge["negative"])
+        if judge["kind"] == "checked" and not any(without_floors(prompt.checks) for prompt in prompts):
+            raise PromptError(
+                "judge=checked scores by an instruction's checks, but these instructions have none: use "
+                "prompts=checked, or another judge"
+            )
     longest = 0
     for form in forms:
         budget = plan_decoding(tokenizer, form, sample_settings).max_total

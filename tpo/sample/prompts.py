@@ -8,12 +8,11 @@ import hashlib
 import random
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec.structs import replace
 
-from tpo.config.groups import PromptsConfig
+from tpo.config.groups import Instructions, PromptsConfig
 from tpo.config.kinds import load_settings
 from tpo.store.errors import TpoError
 from tpo.store.job import Job, Metrics
@@ -27,9 +26,8 @@ class PromptError(TpoError):
     """Instructions that cannot be used; the message names the source and what to do."""
 
 
-@dataclass(frozen=True)
-class SplitSizes:
-    """How many instructions each use takes."""
+class SplitSizes(Protocol):
+    """How many instructions each use takes, such as the settings of a source."""
 
     num_train: int  # per iteration
     num_validation: int
@@ -39,17 +37,42 @@ class SplitSizes:
 def work(job: Job) -> Metrics:
     """Read or filter the instructions of the group `prompts` and split them."""
     settings = load_settings(PromptsConfig, job.config["settings"])
-    found, drops = settings.load(list(job.inputs["candidates"].rows(Prompt)) if settings.are_generated else ())
-    sizes = SplitSizes(settings.num_train, settings.num_validation, settings.num_test)
-    rows = split_prompts(found, sizes=sizes, seed=job.seed)
+    candidates = list(job.inputs["candidates"].rows(Prompt)) if settings.are_generated else ()
+    rows, found = deal(settings, candidates, seed=job.seed)
     write_records(job.path / "rows.jsonl", rows)
     num_train = sum(row.split.startswith("train-") for row in rows)
     return {
         "num_prompts": len(rows),
-        "num_found": len(found),
+        "num_found": len(found.prompts),
         "num_iterations": num_train // settings.num_train,
-        "drops": drops,
+        "drops": found.drops,
     }
+
+
+@runtime_checkable
+class DealsItself(Protocol):
+    """A source that puts its instructions into splits in a way of its own."""
+
+    def deal(self, *, seed: int) -> tuple[list[Prompt], Instructions]:
+        """Return the instructions in their splits, and all that it found."""
+        ...
+
+
+def deal(settings: PromptsConfig, candidates: Sequence[Prompt] = (), *, seed: int) -> tuple[list[Prompt], Instructions]:
+    """Return the instructions of a run in their splits, and all that the source found.
+
+    Args:
+        settings: The source.
+        candidates: What a model generated, where the source filters that.
+        seed: Of their order.
+
+    Raises:
+        TpoError: If there are not enough of them.
+    """
+    if isinstance(settings, DealsItself):
+        return settings.deal(seed=seed)
+    found = settings.load(candidates)
+    return split_prompts(found.prompts, sizes=settings, seed=seed), found
 
 
 def prompt_id(text: str) -> str:

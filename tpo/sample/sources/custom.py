@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tpo.config.custom import Custom
+from tpo.config.custom import Custom, load_class
 from tpo.config.fields import setting
 from tpo.config.groups import Instructions, PromptsConfig
 from tpo.sample.prompts import PromptError
@@ -18,6 +18,11 @@ class CustomPrompts(Custom, PromptsConfig):
     needs: ClassVar[tuple[str, ...]] = ("load",)
 
     kind: str = setting("custom")
+
+    @property
+    def has_checks(self) -> bool:
+        """Whether the class says so, by an attribute of this name."""
+        return bool(getattr(load_class(self._target_), "has_checks", False))
 
     def load(self, candidates: Sequence[Prompt] = ()) -> Instructions:
         """Return what the class loads.
