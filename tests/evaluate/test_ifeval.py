@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from tpo.checks import CheckError, require_checks
+from tpo.checks.families import ifeval as families
 from tpo.evaluate.benchmarks import ifeval
 from tpo.evaluate.benchmarks.verifiable import BenchmarkError, count_no_response
 from tpo.results.rate import Rate
 from tpo.sample.prompts import prompt_id
-from tpo.store.records import CheckResult, Response
+from tpo.store.records import Check, CheckResult, Response
 
 PUNKT_FILES = ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab")
 
@@ -226,9 +228,9 @@ def test_a_requirement_drawn_by_lot_is_drawn_once() -> None:
 def test_what_is_followed_strictly_is_followed_loosely_also_where_the_harness_draws_again() -> None:
     from lm_eval.tasks.ifeval.utils import process_results
 
-    random.seed(ifeval.SEED)
+    random.seed(families.SEED)
     text = random.choice(string.ascii_letters) * 4
-    random.seed(ifeval.SEED)
+    random.seed(families.SEED)
     expected = process_results(key(HASHTAGS), [text])
     assert (expected["prompt_level_strict_acc"], expected["prompt_level_loose_acc"]) == (True, False)
     found = ifeval.check(text, key(HASHTAGS))
@@ -244,16 +246,16 @@ def test_without_the_sentence_splitter_nothing_is_downloaded(monkeypatch: pytest
     monkeypatch.setattr(nltk, "download", lambda *_, **__: pytest.fail("tried to download"))
     for name in [name for name in sys.modules if name.startswith("lm_eval.tasks.ifeval")]:
         monkeypatch.delitem(sys.modules, name)
-    ifeval._harness.cache_clear()
-    for call in (ifeval.require, lambda: ifeval.check("word", key(NO_COMMA))):
-        with pytest.raises(BenchmarkError, match=f"punkt_tab.*{tmp_path}.*python -m nltk.downloader punkt_tab"):
+    families._harness.cache_clear()
+    for call in (ifeval.require, lambda: require_checks([Check("length_constraints:number_sentences", {})])):
+        with pytest.raises(CheckError, match=f"punkt_tab.*{tmp_path}.*python -m nltk.downloader punkt_tab"):
             call()
     assert not any(name.startswith("lm_eval.tasks.ifeval") for name in sys.modules)
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ifeval, "_PACKAGES", ("lm_eval", "no_such_package"))
-    with pytest.raises(BenchmarkError, match="needs the packages no_such_package: pip install"):
+    monkeypatch.setattr(families, "_PACKAGES", ("lm_eval", "no_such_package"))
+    with pytest.raises(CheckError, match="needs the packages no_such_package: pip install"):
         ifeval.require()
 
 
@@ -268,7 +270,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_the_harness_cannot_check_is_found_at_set_up(instruction: tuple[str, dict[str, Any]]) -> None:
-    with pytest.raises(BenchmarkError, match=f"row 7: {instruction[0]}"):
+    with pytest.raises(BenchmarkError, match=f"row 7: check {instruction[0]}"):
         ifeval.require([key(NO_COMMA), key(NO_COMMA, instruction)])
     ifeval.require([key(NO_COMMA), EVERYTHING])
 

@@ -1,19 +1,16 @@
 """IFEval: instructions whose following a program can verify (Zhou et al. 2023, arXiv 2311.07911).
 
-The checks are those of lm-evaluation-harness, which keeps Google's up to date. "strict" checks the response as it
-is; "loose" passes where it or one of seven variants does: without its first line, its last, or both, and each of the
-four without asterisks. Two sources of chance are fixed: langdetect's seed, and Python's `random`, from which the
-harness draws a requirement in place of one that it cannot represent (row 1122 asks for four "#", and some letter is
-counted instead: google-research issue 3427).
+The checks are those of `tpo.checks.families.ifeval`. Two sources of chance are fixed: langdetect's seed, and Python's
+`random`, from which the harness draws a requirement in place of one that it cannot represent (row 1122 asks for four
+"#", and some letter is counted instead: google-research issue 3427).
 """
 
-import functools
-import importlib.util
-import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
+from tpo.checks import RULES, CheckError, passes
+from tpo.checks.families.ifeval import require_harness
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.verifiable import (
     BenchmarkError,
@@ -24,13 +21,9 @@ from tpo.evaluate.benchmarks.verifiable import (
     read_rows,
 )
 from tpo.results.rate import Rate
-from tpo.store.records import CheckResult, Response
+from tpo.store.records import Check, CheckResult, Response
 
 HUB = HubData("google/IFEval", None, "train", "966cd89545d6b6acfd7638bc708b98261ca58e84")
-RULES = ("strict", "loose")
-SEED = 0
-
-_PACKAGES = ("lm_eval", "langdetect", "immutabledict", "nltk")  # the last three are lm-eval's extra "ifeval"
 
 
 class Followed(TypedDict):
@@ -80,22 +73,10 @@ def require(keys: Iterable[Mapping[str, Any]] = ()) -> None:
         keys: The benchmark's: each is tried on a response of one word.
 
     Raises:
-        BenchmarkError: If a package or nltk's sentence splitter is not installed, or the harness does not know an
+        CheckError: If a package or nltk's sentence splitter is not installed, or the harness does not know an
             instruction or its arguments.
     """
-    absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if absent:
-        raise BenchmarkError(f"IFEval needs the packages {', '.join(absent)}: pip install 'lm-eval[ifeval]'")
-    import nltk
-
-    # The harness would download the splitter when it is imported, and go on without it where it cannot.
-    try:
-        nltk.data.find("tokenizers/punkt_tab/english/")
-    except LookupError as error:
-        raise BenchmarkError(
-            f"IFEval counts sentences with nltk's punkt_tab, which is not in {', '.join(nltk.data.path)}: "
-            "run `python -m nltk.downloader punkt_tab`, or set NLTK_DATA to where it is"
-        ) from error
+    require_harness(needs_sentences=True)
     for key in keys:
         check("word", key)
 
@@ -103,55 +84,21 @@ def require(keys: Iterable[Mapping[str, Any]] = ()) -> None:
 def check(response: str | None, key: Mapping[str, Any]) -> Followed:
     """Return which of the row's instructions the response follows; a missing or blank one follows none.
 
-    A text in which langdetect finds no language (figures, for example) counts as being in the language asked for, as in
-    the original.
-
     Args:
         response: What the user sees, never a thought.
         key: One of `load`'s.
 
     Raises:
-        BenchmarkError: As `require`.
+        BenchmarkError: If the harness cannot check an instruction; names the row.
     """
-    pairs = [
-        _follows(response or "", key, name=name, arguments=arguments)
-        for name, arguments in zip(key["instruction_id_list"], key["kwargs"], strict=True)
-    ]
-    strict, loose = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    asked = [Check(*pair) for pair in zip(key["instruction_id_list"], key["kwargs"], strict=True)]
+    try:
+        strict, loose = ([passes(response, item, rule=rule) for item in asked] for rule in RULES)
+    except CheckError as error:
+        raise BenchmarkError(f"IFEval row {key['key']}: {error}") from error
     return Followed(
         prompt_strict=all(strict), prompt_loose=all(loose), instructions_strict=strict, instructions_loose=loose
     )
-
-
-def _follows(response: str, key: Mapping[str, Any], *, name: str, arguments: Mapping[str, Any]) -> tuple[bool, bool]:
-    """Return whether one instruction is followed, strictly and loosely."""
-    process_results = _harness()
-    row = {"key": key["key"], "prompt": key["prompt"], "instruction_id_list": [name], "kwargs": [arguments]}
-    state = random.getstate()
-    random.seed(SEED)
-    try:
-        found = process_results(row, [response])
-    except RecursionError:  # json.loads, on brackets nested a thousand deep, as a model that repeats itself may write
-        return False, False
-    except Exception as error:
-        raise BenchmarkError(
-            f"IFEval row {key['key']}: {name} with {dict(arguments)} cannot be checked by lm-eval: {error!r}"
-        ) from error
-    finally:
-        random.setstate(state)
-    strict = bool(found["inst_level_strict_acc"][0])
-    # What passes as it is passes loosely; only where the harness drew another requirement might it say no.
-    return strict, strict or bool(found["inst_level_loose_acc"][0])
-
-
-@functools.cache
-def _harness() -> Callable[[dict[str, Any], list[str]], dict[str, Any]]:
-    require()
-    from langdetect import DetectorFactory
-    from lm_eval.tasks.ifeval.utils import process_results
-
-    DetectorFactory.seed = SEED
-    return process_results  # type: ignore[no-any-return]
 
 
 def checks(response: Response, key: Mapping[str, Any]) -> list[CheckResult]:

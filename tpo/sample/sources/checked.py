@@ -22,7 +22,7 @@ from tpo.sample.prompts import PromptError, deal, make_prompt
 from tpo.store.records import Check, Prompt
 from tpo.store.seeds import derive_seed
 
-NUM_TRIES = 100  # to draw an instruction that is not there yet
+NUM_TRIES = 100  # to draw a request that a base instruction has not had yet
 
 
 @dataclass
@@ -118,8 +118,9 @@ class CheckedPrompts(PromptsConfig):
         floors = [Check(floor.NAME, {"count": self.min_words})] if self.min_words else []
         found: dict[str, Prompt] = {}
         num_tries = 0
+        base = next(texts)
         while len(found) < count:
-            base, kind = next(texts), next(kinds)
+            kind = next(kinds)
             requests, checks = self._requests(kind, types, generator)
             row = make_prompt(
                 "\n".join([base.text, *requests]),
@@ -131,12 +132,13 @@ class CheckedPrompts(PromptsConfig):
                 base_id=base.base_id,
             )
             num_tries += 1
-            if num_tries > count + NUM_TRIES * max(1, len(found)):
+            if row.prompt_id not in found:
+                found[row.prompt_id], base, num_tries = row, next(texts), 0
+            elif num_tries == NUM_TRIES:
                 raise PromptError(
                     f"the {split} split needs {count} different instructions, but {len(bases)} base instructions and "
                     f"{len(types)} types gave only {len(found)}: use more of either, or lower prompts.num_{split}"
                 )
-            found.setdefault(row.prompt_id, row)
         return list(found.values())
 
     def _requests(self, kind: str, types: Mapping[str, int], generator: random.Random) -> tuple[list[str], list[Check]]:
