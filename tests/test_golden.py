@@ -18,7 +18,7 @@ from tpo.config.kinds import load_settings
 from tpo.config.schema import Config, register
 from tpo.config.thought import ThoughtFormat
 from tpo.judge.rating import Rating, rate_responses
-from tpo.judge.select import Selection
+from tpo.judge.select import Selection, only_epoch
 from tpo.model.policy import PolicyRef
 from tpo.pairs import DROP_REASONS, build_pairs
 from tpo.plan.stages import PlannedPipeline, PlanStore, distinct_steps, plan_job
@@ -127,7 +127,7 @@ class Selecting(PlannedPipeline):
     def select(self, checkpoints: Artifact) -> tuple[PolicyRef, Selection]:
         super().select(checkpoints)  # asks for what the selection is made by
         epoch = next(self.epochs)
-        return self.seed_policy.trained(checkpoints, epoch), Selection(epoch, {}, 0)
+        return self.seed_policy.trained(checkpoints, epoch), only_epoch(epoch)
 
 
 def golden_config(golden: dict[str, Any], root: Path) -> Config:

@@ -5,12 +5,13 @@ What an artifact depends on stands in its step's `stages.py`; runs share whateve
 
 from collections.abc import Iterable, Sequence
 
-from msgspec.structs import replace
-
+from tpo.config.groups import JudgeConfig
 from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
+from tpo.evaluate.kinds.held_out import HeldOutEval
 from tpo.evaluate.stages import answer_settings, checked, compare
-from tpo.judge.select import Selection, best_epoch
+from tpo.judge.responses import take_apart
+from tpo.judge.select import Selection, best_epoch, only_epoch
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
 from tpo.model.stages import prepare_model
@@ -18,7 +19,7 @@ from tpo.pairs import make_pairs
 from tpo.sample.prompts import PromptError
 from tpo.sample.stages import make_prompts, preflight, sample
 from tpo.store.artifacts import Artifact, Store
-from tpo.store.records import Score
+from tpo.store.records import Completion, Score
 from tpo.store.seeds import derive_seed
 from tpo.train.stages import train
 
@@ -28,6 +29,8 @@ class Pipeline:
 
     Attributes:
         seed_policy: The seed model with the thought prompt, untrained: the policy of iteration 0.
+        judging: The judge, which teaches and compares.
+        second_judging: The judge that only compares (`eval.judge`), where there is one.
     """
 
     def __init__(self, config: Config, store: Store) -> None:
@@ -36,16 +39,21 @@ class Pipeline:
         form = config.thought
         model = prepare_model(store, config.model)
         self.seed_policy = PolicyRef.untrained(model, config.model, form=form, sampling=config.sample)
-        self.judging = Judging(store, config.judge, config.rating, model=config.model, seed=self._seed("rate"))
+        assert isinstance(config.eval, HeldOutEval)  # checked by tpo.config.check
+        self.eval = config.eval
+        judges = [config.judge, *([] if self.eval.judge is None else [self.eval.judge])]
+        self.judging, *second = [self._judging_by(judge) for judge in judges]
+        self.second_judging = second[0] if second else None
         self.prompts = self._make_prompts()
-        preflight(
-            store,
-            self.seed_policy,
-            self.prompts,
-            forms=[form, DIRECT],
-            settings=config.sample,
-            judge=config.judge,
-        )
+        for judge in judges:
+            preflight(
+                store,
+                self.seed_policy,
+                self.prompts,
+                forms=[form, DIRECT],
+                settings=config.sample,
+                judge=judge,
+            )
 
     def sample(self, policy: PolicyRef, iteration: int) -> Artifact:
         """K completions of each of the iteration's instructions."""
@@ -84,30 +92,57 @@ class Pipeline:
         epochs = range(1, self.config.train.num_epochs + 1)
         policies = {epoch: self.seed_policy.trained(checkpoints, epoch) for epoch in epochs}
         if self.config.train.select == "last" or len(epochs) == 1:
-            return policies[epochs[-1]], Selection(epochs[-1], {}, 0)
-        scores = self._scores([self._answer(policy, "validation") for policy in policies.values()])
-        selection = best_epoch(dict(zip(epochs, scores, strict=True)))
+            return policies[epochs[-1]], only_epoch(epochs[-1])
+        answers = {epoch: self._answer(policy, "validation") for epoch, policy in policies.items()}
+        scores = dict(zip(epochs, self._scores(list(answers.values())), strict=True))
+        selection = best_epoch(scores, {epoch: artifact.rows(Completion) for epoch, artifact in answers.items()})
         return policies[selection.epoch], selection
 
     def baseline(self) -> Artifact:
         """The seed model's direct answers, without a thought prompt, to the test instructions."""
-        return self._answer(self.seed_policy.seed_model(form=DIRECT), "test", role="baseline")
+        return self._answer(self._direct, "test", role="baseline", is_baseline=True)
 
     def answer(self, policy: PolicyRef) -> Artifact:
         """The policy's answers to the test instructions."""
         return self._answer(policy, "test")
 
-    def compare(self, answers: Artifact, baseline: Artifact) -> Artifact:
-        """Win rates of the policy against the baseline."""
-        return compare(
-            self.judging, self.prompts, answers, baseline, settings=self.config.eval, seed=self._seed("compare")
-        )
+    def measure(self, answers: Artifact, baseline: Artifact) -> dict[str, Artifact]:
+        """What is found of answers to the test instructions, by role: the arguments of `Run.record`.
 
-    def check(self, answers: Artifact) -> Artifact | None:
-        """Which test instructions' own checks the answers pass; None where they have none."""
-        if not self.config.prompts.has_checks:
+        Always "comparison", with the baseline by the run's judge; "second_comparison" where `eval.judge` is another;
+        "checked" and, with the baseline's, "baseline_checked" where instructions have checks of their own.
+        """
+        found = {"comparison": self._compare(self.judging, answers, baseline)}
+        if self.second_judging is not None:
+            found["second_comparison"] = self._compare(self.second_judging, answers, baseline)
+        if self.config.prompts.has_checks:
+            found["checked"] = checked(self.store, self.prompts, answers, self.eval)
+            found["baseline_checked"] = checked(self.store, self.prompts, baseline, self.eval)
+        return found
+
+    def null_control(self, baseline: Artifact) -> Artifact | None:
+        """The untrained direct policy's further draws against the baseline's, where asked for: one half is right.
+
+        Without thoughts the policy of iteration 0 is that already, and nothing is sampled for it.
+        """
+        if not self.eval.null_control:
             return None
-        return checked(self.store, self.prompts, answers, self.config.eval)
+        if self.seed_policy.form == DIRECT:
+            answers = self.answer(self.seed_policy)
+        else:
+            answers = self._answer(self._direct, "test", role="null_control")
+        return self._compare(self.judging, answers, baseline)
+
+    def _judging_by(self, judge: JudgeConfig) -> Judging:
+        config = self.config
+        return Judging(self.store, judge, config.rating, model=config.model, seed=self._seed("rate"))
+
+    @property
+    def _direct(self) -> PolicyRef:
+        return self.seed_policy.seed_model(form=DIRECT)
+
+    def _compare(self, judging: Judging, answers: Artifact, baseline: Artifact) -> Artifact:
+        return compare(judging, self.prompts, answers, baseline, settings=self.eval, seed=self._seed("compare"))
 
     def _scores(self, answers: Sequence[Artifact]) -> Sequence[Iterable[Score]]:
         """The scores of several policies' answers, by policy."""
@@ -115,19 +150,15 @@ class Pipeline:
             # All are requested first: a plan stops at the first rows that are read, and would miss the others.
             judged = [self.judge(artifact) for artifact in answers]
             return [artifact.rows(Score) for artifact in judged]
-        scores: list[list[Score]] = [[] for _ in answers]
-        for row in self.judge(*answers).rows(Score):  # samples are numbered on from one policy to the next
-            position, index = divmod(row.sample_index, self.config.eval.num_samples)
-            scores[position].append(replace(row, sample_index=index))
-        return scores
+        return take_apart(self.judge(*answers).rows(Score), answers)
 
-    def _answer(self, policy: PolicyRef, split: str, *, role: str = "answer") -> Artifact:
+    def _answer(self, policy: PolicyRef, split: str, *, role: str = "answer", is_baseline: bool = False) -> Artifact:
         return sample(
             self.store,
             policy,
             self.prompts,
             split=split,
-            settings=answer_settings(policy.sampling, self.config.eval),
+            settings=answer_settings(policy.sampling, self.eval, is_baseline=is_baseline),
             engine=self.config.engine,
             seed=self._seed("sample", role),
         )

@@ -54,7 +54,7 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
     policy = tpo.seed_policy  # iteration 0: with the thought prompt and untrained
     baseline = tpo.baseline()
     answers = tpo.answer(policy)
-    record(0, answers, comparison=tpo.compare(answers, baseline), checked=tpo.check(answers))
+    record(0, answers, **tpo.measure(answers, baseline), null_control=tpo.null_control(baseline))
 
     for iteration in range(1, num_iterations + 1):
         completions = tpo.sample(policy, iteration)
@@ -66,8 +66,7 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
         record(
             iteration,
             answers,
-            comparison=tpo.compare(answers, baseline),
-            checked=tpo.check(answers),
+            **tpo.measure(answers, baseline),
             completions=completions,
             scores=scores,
             pairs=pairs,

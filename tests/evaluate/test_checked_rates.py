@@ -2,7 +2,8 @@ from typing import Any
 
 import pytest
 
-from tpo.evaluate.checked import by_group, by_type, check_responses, pass_rates, summarize
+from tpo.evaluate.checked import check_responses
+from tpo.results.checked import by_group, by_type, pass_rates, summarize
 from tpo.results.rate import Rate
 from tpo.results.stats import mean_interval
 from tpo.store.records import Check, CheckResult, Completion, Prompt

@@ -5,7 +5,7 @@ Hydra refuses an unknown key unless it comes with a plus (`+sample.num_sample=8`
 """
 
 import dataclasses
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -50,6 +50,10 @@ def _build(kind: type[Any], node: DictConfig, at: str, missing: list[str]) -> An
             values[name] = _build_kind(hint, node[name], key, missing)
         elif isinstance(hint, type) and issubclass(hint, Settings):
             values[name] = _build(hint, node[name], key, missing)
+        elif base is not None and node[name] is None:  # a group that may be left out
+            values[name] = None
+        elif base is not None and get_origin(hint) is not dict:
+            values[name] = _build_kind(base, node[name], key, missing)
         elif base is not None:
             values[name] = {str(of): _build_kind(base, node[name][of], f"{key}.{of}", missing) for of in node[name]}
         else:

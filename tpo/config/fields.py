@@ -84,7 +84,8 @@ def setting(
         choices: The values allowed.
         is_file: The value is the path of a file that must exist.
         packages: Value to the package that it needs.
-        of: The values of a dictionary are groups with this base class.
+        of: The value is a group with this base class or None, or the values of a dictionary are such groups. Its type
+            is then `Any`: which kind a group is of, its settings say.
         how: The result does not depend on it: no part of the identity.
         is_compared: Whether settings that differ in it are different.
     """

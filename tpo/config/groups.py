@@ -208,7 +208,12 @@ class RatingConfig(Kind):
 
 @dataclass
 class EvalConfig(Kind):
-    """How policies are compared: the part that all kinds share."""
+    """How policies are compared: the part that all kinds share.
+
+    Attributes:
+        num_samples: The policy's answers to each instruction.
+        baseline_samples: The baseline's, all of which count.
+    """
 
     group_name: ClassVar[str] = "eval"
     found_in: ClassVar[str] = "tpo.evaluate.kinds"
@@ -217,6 +222,7 @@ class EvalConfig(Kind):
     temperature: float = setting(0.8, minimum=0)
     top_p: float = setting(0.95, above=0, maximum=1)
     num_samples: int = setting(1, minimum=1)
+    baseline_samples: int = setting(1, minimum=1)
     no_response: str = setting("loss", choices=("loss", "unscored"))
     confidence: float = setting(0.95, minimum=0.5, maximum=0.9999)
 

@@ -51,11 +51,13 @@ def length_controlled_win_rate(
 ) -> Rate:
     """Return `estimate_length_controlled` of comparisons, with lengths in characters as AlpacaEval has them.
 
-    A side without a response has no length, so such a prompt counts as one of equal lengths.
+    Instructions that were made from one instruction are resampled together. A side without a response has no length, so
+    such a prompt counts as one of equal lengths.
     """
     return estimate_length_controlled(
         [row.win for row in comparisons],
         [_length_gap(row) for row in comparisons],
+        clusters=[row.base_id for row in comparisons],
         seed=seed,
         slope=slope,
         confidence=confidence,
@@ -74,11 +76,12 @@ def estimate_length_controlled(
     gaps: Sequence[float],
     *,
     seed: int,
+    clusters: Sequence[str] | None = None,
     slope: float | None = None,
     confidence: float = 0.95,
     num_resamples: int = NUM_RESAMPLES,
 ) -> Rate:
-    """Return the win rate at equal length with its interval, the percentile bootstrap over prompts.
+    """Return the win rate at equal length with its interval, the percentile bootstrap over prompts or clusters of them.
 
     The spread std d is computed anew in every resample: it comes from the same prompts as the wins, so its uncertainty
     belongs in the interval. For a rate of 0 or 1, or a single prompt, a bootstrap interval has no width; these have
@@ -89,11 +92,13 @@ def estimate_length_controlled(
             plays no part.
         gaps: One per prompt: the policy's length less the baseline's, in any unit.
         seed: Of the bootstrap.
+        clusters: Of each prompt; None where prompts are independent.
         slope: b where it is known, such as `ALPACA_EVAL_SLOPE`; None fits it.
         confidence: Nominal coverage, in (0, 1).
         num_resamples: Of the bootstrap.
     """
     pairs = [(win, gap) for win, gap in zip(wins, gaps, strict=True) if win is not None]
+    names = None if clusters is None else [name for name, win in zip(clusters, wins, strict=True) if win is not None]
     estimator = "fitted" if slope is None else f"slope fixed at {slope:g}"
     num_unscored = len(wins) - len(pairs)
     if not pairs:
@@ -109,6 +114,7 @@ def estimate_length_controlled(
             len(pairs),
             seed=seed,
             confidence=confidence,
+            clusters=names,
             num_resamples=num_resamples,
         ).interval
     return Rate(rate, interval, len(pairs), num_unscored, estimator=estimator)

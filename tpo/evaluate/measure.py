@@ -13,6 +13,7 @@ from tpo.config.groups import EvalConfig
 from tpo.results.rate import Rate
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
+from tpo.store.records import Prompt
 
 if TYPE_CHECKING:
     from tpo.evaluate.steps import Evaluation
@@ -40,29 +41,29 @@ class EvaluationConfig(EvalConfig):
 
 
 def require_one_sample(settings: EvalConfig, at: str) -> None:
-    """Raise unless a benchmark gets the one answer to each instruction that it scores."""
-    if settings.num_samples != 1:
-        raise ConfigError(
-            f"{at}.num_samples={settings.num_samples}: eval={settings.kind} takes one answer to each instruction; set "
-            f"{at}.num_samples=1"
-        )
+    """Raise unless a benchmark gets the one answer to each instruction that it scores, of either side."""
+    for name in ("num_samples", "baseline_samples"):
+        count = getattr(settings, name)
+        if count != 1:
+            raise ConfigError(
+                f"{at}.{name}={count}: eval={settings.kind} takes one answer to each instruction; set {at}.{name}=1"
+            )
 
 
 def versus(steps: "Evaluation", prompts: Artifact) -> tuple[Artifact, str, Artifact]:
     """Return the policy's answers, the baseline's name, and the comparison."""
-    answers, baseline = steps.answers(steps.policy, prompts), steps.baseline()
-    reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
-    return answers, baseline.name, steps.compare(prompts, answers, reference)
+    answers = steps.answers(steps.policy, prompts)
+    return answers, steps.baseline().name, steps.compare(prompts, answers, steps.reference(prompts))
 
 
-def minus(wins: Mapping[str, float | None], others: Mapping[str, float | None], steps: "Evaluation") -> Rate:
-    """Return the mean difference over the instructions that were scored on both sides."""
-    shared = [(wins[key], others[key]) for key in wins if wins[key] is not None and others[key] is not None]
-    from tpo.results.stats import paired_difference
+def minus(
+    wins: Mapping[str, float | None], others: Mapping[str, float | None], prompts: Artifact, steps: "Evaluation"
+) -> Rate:
+    """Return the mean difference over the instructions that were scored on both sides; the others are counted."""
+    from tpo.results.change import paired_change
 
-    confidence = steps.config.eval.confidence
-    first, second = ([float(pair[side] or 0.0) for pair in shared] for side in (0, 1))
-    return paired_difference(first, second, seed=steps.seed("difference"), confidence=confidence)
+    clusters = {prompt.prompt_id: prompt.base_id for prompt in prompts.rows(Prompt)}
+    return paired_change(others, wins, clusters, seed=steps.seed("difference"), confidence=steps.config.eval.confidence)
 
 
 def sides(prompts: Artifact, baseline: str) -> dict[str, Any]:

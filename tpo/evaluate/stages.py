@@ -21,7 +21,7 @@ CHECK = Stage("check", version=2, work="tpo.evaluate.benchmarks.load:check_work"
 INTERVENE = Stage("intervene", version=4, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
 LABELLED = Stage("labelled", version=2, work="tpo.evaluate.agreement.labelled:work")
 CHECKED = Stage("checked", version=1, work="tpo.evaluate.checked:work")
-COMPARE = Stage("compare", version=4, work="tpo.evaluate.compare:work")
+COMPARE = Stage("compare", version=5, work="tpo.evaluate.compare:work")
 
 
 def import_adapter(store: Store, path: Path, digests: dict[str, str]) -> Artifact:
@@ -127,11 +127,17 @@ def intervene(
     return store.request(INTERVENE, config, inputs, seed=seed, how={"engine": how(engine)}, runs_on=engine.runs_on)
 
 
-def answer_settings(sample: SampleConfig, evaluation: EvalConfig) -> SampleConfig:
-    """Return how answers that are compared are sampled: the group `sample` as `eval` changes it."""
+def answer_settings(sample: SampleConfig, evaluation: EvalConfig, *, is_baseline: bool = False) -> SampleConfig:
+    """Return how answers that are compared are sampled: the group `sample` as `eval` changes it.
+
+    Args:
+        sample: Of the policy.
+        evaluation: How policies are compared.
+        is_baseline: Whether they are the baseline's, of which there may be another number.
+    """
     return replace(
         sample,
-        num_samples=evaluation.num_samples,
+        num_samples=evaluation.baseline_samples if is_baseline else evaluation.num_samples,
         temperature=evaluation.temperature,
         top_p=evaluation.top_p,
     )
@@ -148,8 +154,8 @@ def compare(
 ) -> Artifact:
     """Judge two sets of answers to the test instructions and return their comparison.
 
-    Judged together where a score means something only beside others; a pairwise judge is asked about the policy's
-    samples against the baseline's, not about the samples among themselves.
+    Judged together where a score means something only beside others. A judge is asked only about pairs that count: of
+    one that gives verdicts, each of the policy's samples meets one of the baseline's (`responses.matched_pairs`).
 
     Args:
         judging: The judge.
@@ -161,21 +167,17 @@ def compare(
     """
     both = {"prompts": prompts, "completions_0": answers, **_answers_of(baseline, prompts, role="completions_1")}
     inputs = {"prompts": prompts, "completions": answers, **_answers_of(baseline, prompts, role="baseline_completions")}
-    index = settings.num_samples  # of the baseline's response beside the policy's samples
+    config: dict[str, Any] = {"confidence": settings.confidence, "no_response": settings.no_response}
     if judging.gives_verdicts:
-        inputs["verdicts"] = judging.verdicts(both, against=index)
+        inputs["verdicts"] = judging.verdicts(both, pairs="matched")
     elif judging.is_comparative:
-        inputs["scores"] = inputs["baseline_scores"] = judging.score(both)
+        inputs["scores"] = inputs["baseline_scores"] = judging.score(both, is_versus=True)
+        config["are_together"] = True
     else:
-        index = 0
         alone = _answers_of(baseline, prompts, role="completions_0")
         inputs["scores"] = judging.score({"prompts": prompts, "completions_0": answers})
         inputs["baseline_scores"] = judging.score({"prompts": prompts, **alone})
-    config = {
-        "confidence": settings.confidence,
-        "no_response": settings.no_response,
-        "baseline_index": index,
-    }
+        config["are_together"] = False
     return judging.store.request(COMPARE, config, inputs, seed=seed)
 
 

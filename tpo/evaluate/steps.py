@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from tpo.config.groups import JudgeConfig
 from tpo.config.schema import EvaluateConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate import stages
@@ -24,7 +25,7 @@ class Evaluation:
     def __init__(self, config: EvaluateConfig, store: Store) -> None:
         """Prepare the policies, so that one that does not exist fails before anything is sampled."""
         self.config, self.store = config, store
-        self.judging = Judging(store, config.judge, config.rating, model=config.model, seed=self.seed("rate"))
+        self.judging = self.judging_by(config.judge)
         self.policy = self._find(config.policy, form=config.thought)
 
     def baseline(self) -> PolicyRef:
@@ -63,6 +64,11 @@ class Evaluation:
             seed=self.seed("sample", role),
         )
 
+    def reference(self, prompts: Artifact) -> Artifact:
+        """The baseline's answers, of which each instruction has `eval.baseline_samples`."""
+        num_samples = self.config.eval.baseline_samples
+        return self.answers(self.baseline(), prompts, role="baseline", num_samples=num_samples)
+
     def intervene(
         self, policy: PolicyRef, prompts: Artifact, thoughts: Artifact, intervention: dict[str, Any]
     ) -> Artifact:
@@ -78,15 +84,26 @@ class Evaluation:
             seed=self.seed("intervene"),
         )
 
-    def compare(self, prompts: Artifact, answers: Artifact, baseline: Artifact | None) -> Artifact:
-        """Win rates of one set of answers against another; None: against a benchmark's own."""
+    def compare(
+        self, prompts: Artifact, answers: Artifact, baseline: Artifact | None, *, judging: Judging | None = None
+    ) -> Artifact:
+        """Win rates of one set of answers against another; None: against a benchmark's own, or by the judge."""
         return stages.compare(
-            self.judging, prompts, answers, baseline, settings=self.config.eval, seed=self.seed("compare")
+            judging or self.judging, prompts, answers, baseline, settings=self.config.eval, seed=self.seed("compare")
         )
+
+    def judging_by(self, judge: JudgeConfig) -> Judging:
+        """What judges with a judge."""
+        config = self.config
+        return Judging(self.store, judge, config.rating, model=config.model, seed=self.seed("rate"))
 
     def check(self, benchmark: Artifact, answers: Artifact) -> Artifact:
         """What a program can tell of the answers to a benchmark that needs no judge."""
         return stages.check(self.store, benchmark, answers, self.config.eval)
+
+    def checked(self, prompts: Artifact, answers: Artifact) -> Artifact:
+        """Which test instructions' own checks the answers pass."""
+        return stages.checked(self.store, prompts, answers, self.config.eval)
 
     def seed(self, *parts: str | int) -> int:
         """Return the seed of a step."""

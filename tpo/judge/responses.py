@@ -4,13 +4,18 @@ The rows of completions hold token ids and thoughts. They are read one by one, a
 long as its instruction's turn lasts.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
-from tpo.store.records import Check, Completion, Prompt, Response, by_prompt
+from tpo.store.records import Check, Completion, Prompt, Response, Score, by_prompt
+
+Pair = tuple[int, int]  # sample indices
 
 END: tuple[str, list[Response]] = ("", [])  # behind the last prompt of a set
 
@@ -74,12 +79,12 @@ class JudgedResponses:
 
     def _sets(self) -> list[Iterator[Response]]:
         sets = [
-            visible(artifact.rows(Completion), offset=offset)
-            for artifact, offset in zip(self._completions, self._offsets, strict=False)
+            visible(artifact.rows(Completion), offset=start)
+            for artifact, start in zip(self._completions, self.starts, strict=False)
         ]
         if "references" in self._inputs:
             references = self._inputs["references"].rows(Response, "references.jsonl")
-            number = self._offsets[-1]
+            number = self.starts[-1]
             sets.append(Response(row.prompt_id, number, row.text, row.error) for row in references)
         return sets
 
@@ -89,13 +94,43 @@ class JudgedResponses:
         return [self._inputs[f"completions_{position}"] for position in range(count)]
 
     @cached_property
-    def _offsets(self) -> list[int]:
-        """The number of the first sample of each set, and of the references after them."""
-        is_followed = len(self._completions) - ("references" not in self._inputs)
-        offsets = [0]
-        for artifact in self._completions[:is_followed]:
-            offsets.append(offsets[-1] + 1 + max((row.sample_index for row in artifact.rows(Completion)), default=-1))
-        return offsets
+    def starts(self) -> list[int]:
+        """The number of the first sample of each set of completions, and of what follows them."""
+        return starts(self._completions)
+
+
+def starts(sets: Sequence[Artifact]) -> list[int]:
+    """Return where the samples of each set of completions begin when they are numbered on, and where the last ends.
+
+    The only place that knows: whoever reads scores or verdicts on several sets, or makes them, asks here.
+    """
+    found = [0]
+    for artifact in sets:
+        found.append(found[-1] + 1 + max((row.sample_index for row in artifact.rows(Completion)), default=-1))
+    return found
+
+
+def take_apart(scores: Iterable[Score], sets: Sequence[Artifact]) -> list[list[Score]]:
+    """Return the scores of sets of completions that were judged together by set, each with its own sample indices."""
+    edges = starts(sets)
+    found: list[list[Score]] = [[] for _ in sets]
+    for row in scores:
+        position = bisect_right(edges, row.sample_index) - 1
+        found[position].append(replace(row, sample_index=row.sample_index - edges[position]))
+    return found
+
+
+def matched_pairs(num_first: int, num_second: int) -> list[Pair]:
+    """Return which samples of two sets play each other where each game is paid for: sample i, and i mod `num_second`.
+
+    Indices count from 0 in each set.
+    """
+    return [(index, index % num_second) for index in range(num_first)]
+
+
+def all_pairs(num_first: int, num_second: int) -> list[Pair]:
+    """Return each sample of the first set with each of the second; indices count from 0 in each set."""
+    return [(first, second) for first in range(num_first) for second in range(num_second)]
 
 
 def visible(completions: Iterable[Completion], *, offset: int = 0) -> Iterator[Response]:

@@ -7,6 +7,7 @@ responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble 
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations, repeat
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from tpo.judge.protocol import (
     blocks,
 )
 from tpo.judge.rating import Rating, rate_responses
-from tpo.judge.responses import Group, JudgedResponses
+from tpo.judge.responses import Group, JudgedResponses, Pair, all_pairs, matched_pairs
 from tpo.judge.spread import open_judge
 from tpo.model.policy import open_policy
 from tpo.pairs import normalized
@@ -32,8 +33,6 @@ from tpo.store.job import Job, Metrics
 from tpo.store.records import Key, LabelledPair, Score, Verdict, by_prompt, read_records, write_records
 from tpo.store.rows import grow_rows
 from tpo.store.seeds import derive_seed
-
-Pair = tuple[int, int]  # sample indices
 
 
 def judge_work(job: Job) -> Metrics:
@@ -45,6 +44,7 @@ def judge_work(job: Job) -> Metrics:
 
 def verdicts_work(job: Job) -> Metrics:
     """Compare responses two at a time."""
+    responses = JudgedResponses(job.inputs)
     wanted: Callable[[Group], Sequence[Pair]] | None = None
     if "labelled" in job.inputs:  # only the pairs that have a label
         labelled: dict[str, dict[Pair, None]] = {}
@@ -52,12 +52,11 @@ def verdicts_work(job: Job) -> Metrics:
             low, high = sorted((pair.first_index, pair.second_index))
             labelled.setdefault(pair.prompt_id, {})[low, high] = None
         wanted = lambda group: list(labelled[group.prompt_id])  # noqa: E731
-    elif "against" in job.config:
-        other = job.config["against"]
-        wanted = lambda group: [(row.sample_index, other) for row in group.responses if row.sample_index != other]  # noqa: E731
+    elif "pairs" in job.config:  # of the first set of completions with the second
+        wanted = partial(pairs_between, which=job.config["pairs"], num_first=responses.starts[1])
     settings = load_settings(PairwiseJudgeConfig, job.config["judge"], job.how)
     judge = settings.make(**_made_with(job))
-    return collect_verdicts(job.path, JudgedResponses(job.inputs), judge, orders=settings.orders, wanted=wanted)
+    return collect_verdicts(job.path, responses, judge, orders=settings.orders, wanted=wanted)
 
 
 def combine_work(job: Job) -> Metrics:
@@ -220,11 +219,12 @@ def ordered_pairs(group: Group, *, orders: str, pairs: Sequence[Pair] | None) ->
     Args:
         group: Responses to one instruction.
         orders: As for `collect_verdicts`.
-        pairs: To choose from; None for all of different responses.
+        pairs: To choose from; None for all of different responses. Those of equal responses, which are a tie whatever
+            a judge says, and those that lack one are not shown.
     """
     if pairs is not None:
         texts = {row.sample_index: row.text for row in group.responses}
-        chosen = [pair for pair in pairs if all(texts[index] for index in pair) and pair[0] != pair[1]]
+        chosen = [(low, high) for low, high in pairs if texts[low] and texts[high] and texts[low] != texts[high]]
     else:
         ordered = sorted(group.responses, key=lambda row: -row.sample_index)
         distinct = {row.text: row.sample_index for row in ordered if row.text}
@@ -235,6 +235,23 @@ def ordered_pairs(group: Group, *, orders: str, pairs: Sequence[Pair] | None) ->
             for low, high in map(sorted, chosen)
         ]
     return [order for first, second in chosen for order in ((first, second), (second, first))]
+
+
+def pairs_between(group: Group, which: str, *, num_first: int) -> list[Pair]:
+    """Return which of the first set's samples meets which of the second's, by the indices within the group.
+
+    Args:
+        group: Responses to one instruction, those of the first set under the indices below `num_first`.
+        which: "matched", or "all": then equal responses are one, under the lowest of their indices, as for a rating.
+        num_first: Samples of the first set.
+    """
+    num_second = max(row.sample_index for row in group.responses) + 1 - num_first
+    if which == "matched":
+        return [(first, num_first + second) for first, second in matched_pairs(num_first, num_second)]
+    texts = {row.sample_index: row.text for row in group.responses}
+    lowest = {texts[index]: index for index in sorted(texts, reverse=True)}
+    found = ((lowest[texts[first]], lowest[texts[num_first + j]]) for first, j in all_pairs(num_first, num_second))
+    return list(dict.fromkeys((min(pair), max(pair)) for pair in found))
 
 
 def rate_groups(groups: Iterable[Group], verdicts: Iterable[Verdict], *, rating: Rating, seed: int) -> Iterator[Score]:

@@ -52,48 +52,56 @@ class Judging:
         """Whether the judge compares two responses at a time."""
         return self.judge.gives_verdicts
 
-    def score(self, inputs: Mapping[str, Artifact]) -> Artifact:
+    def score(self, inputs: Mapping[str, Artifact], *, is_versus: bool = False) -> Artifact:
         """Return the scores of all responses that `inputs` hold.
 
         Args:
             inputs: `prompts` with `completions_0`, `completions_1`, ... and perhaps `references` (a benchmark), whose
                 samples are numbered on in this order; or `labelled`.
+            is_versus: Whether only the first set against the second matters: a judge that gives verdicts is then not
+                asked about the samples of one set among themselves.
         """
-        return self._score(self.judge, inputs)
+        return self._score(self.judge, inputs, pairs="all" if is_versus else None)
 
-    def verdicts(self, inputs: Mapping[str, Artifact], *, against: int | None = None) -> Artifact:
+    def verdicts(self, inputs: Mapping[str, Artifact], *, pairs: str | None = None) -> Artifact:
         """Return a pairwise judge's verdicts on the responses that `inputs` hold.
 
         Args:
             inputs: As for `score`.
-            against: Sample index of a response that all others are compared with; None compares all pairs.
+            pairs: Which samples of the first set meet which of the second: "matched" (`responses.matched_pairs`) or
+                "all"; None compares all pairs of all samples.
         """
-        return self._ask(VERDICTS, self.judge, inputs, **({} if against is None else {"against": against}))
+        return self._ask(VERDICTS, self.judge, inputs, pairs=pairs)
 
-    def _score(self, judge: JudgeConfig, inputs: Mapping[str, Artifact]) -> Artifact:
+    def _score(self, judge: JudgeConfig, inputs: Mapping[str, Artifact], *, pairs: str | None) -> Artifact:
         if isinstance(judge, EnsembleJudge):
-            members = {f"member_{name}": self._score(member, inputs) for name, member in judge.members.items()}
+            members = {
+                f"member_{name}": self._score(member, inputs, pairs=pairs) for name, member in judge.members.items()
+            }
             return self.store.request(COMBINE, {"weights": judge.weights}, members)
         if isinstance(judge, LikelihoodJudge):
             parts = {role: self._ask(JUDGE, side, inputs) for role, side in judge.sides().items()}
             return self.store.request(NORMALIZE, {"per_token": judge.normalization == "mean"}, parts)
         if not judge.gives_verdicts:
             return self._ask(JUDGE, judge, inputs)
-        inputs = {**inputs, "verdicts": self._ask(VERDICTS, judge, inputs)}
+        inputs = {**inputs, "verdicts": self._ask(VERDICTS, judge, inputs, pairs=pairs)}
         return self.store.request(RATE, {"rating": identity(self.rating)}, inputs, seed=self._seed)
 
-    def _ask(self, stage: Stage, judge: JudgeConfig, inputs: Mapping[str, Artifact], **settings: Any) -> Artifact:
+    def _ask(
+        self, stage: Stage, judge: JudgeConfig, inputs: Mapping[str, Artifact], *, pairs: str | None = None
+    ) -> Artifact:
         # No seed: runs with other seeds share the judgements of equal completions.
-        config: dict[str, Any] = {"judge": identity(judge), **settings, **judge.depends_on()}
+        config: dict[str, Any] = {"judge": identity(judge), **judge.depends_on()}
+        config |= {} if pairs is None else {"pairs": pairs}
         inputs = dict(inputs)
         if judge.uses_seed_model:
             inputs["model"] = prepare_model(self.store, self.model)
             config |= {"dtype": self.model.dtype, "max_model_len": self.model.max_model_len, "epoch": 0}
-        budget = _budget(judge, inputs, is_against_one="against" in settings)
+        budget = _budget(judge, inputs, pairs=pairs)
         return self.store.request(stage, config, inputs, how=how(judge), runs_on=judge.runs_on, budget=budget)
 
 
-def _budget(judge: JudgeConfig, inputs: Mapping[str, Artifact], *, is_against_one: bool) -> Budget | None:
+def _budget(judge: JudgeConfig, inputs: Mapping[str, Artifact], *, pairs: str | None) -> Budget | None:
     """The tokens of responses that a judge reads, and of what it may write about them."""
     sets = [artifact.budget for role, artifact in inputs.items() if role.startswith("completions_")]
     if not sets or None in sets or "references" in inputs:  # labelled pairs, a benchmark
@@ -104,7 +112,10 @@ def _budget(judge: JudgeConfig, inputs: Mapping[str, Artifact], *, is_against_on
     if not isinstance(judge, PairwiseJudgeConfig):
         return Budget(sum(item.num_prompts * item.num_samples * (item.response_tokens + written) for item in sampled))
     num_samples = sum(item.num_samples for item in sampled)
-    games = num_samples - 1 if is_against_one else num_samples * (num_samples - 1) // 2
+    games = num_samples * (num_samples - 1) // 2
+    if pairs is not None:
+        first, second = (item.num_samples for item in sampled)
+        games = first if pairs == "matched" else first * second
     orders = 2 if judge.orders == "both" else 1
     read = 2 * max(item.response_tokens for item in sampled)
     return Budget(sampled[0].num_prompts * games * orders * (read + written))

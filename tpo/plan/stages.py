@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from tpo.config.schema import Config
-from tpo.judge.select import Selection
+from tpo.judge.select import Selection, only_epoch
 from tpo.model.policy import PolicyRef
 from tpo.pipeline import Pipeline
 from tpo.run import iterate
@@ -68,7 +68,7 @@ class PlannedPipeline(Pipeline):
         try:
             return super().select(checkpoints)
         except NotComputedError:
-            return self.seed_policy.trained(checkpoints, NO_EPOCH), Selection(NO_EPOCH, {}, 0)
+            return self.seed_policy.trained(checkpoints, NO_EPOCH), only_epoch(NO_EPOCH)
 
 
 class PlannedRun(NamedTuple):

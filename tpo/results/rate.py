@@ -1,7 +1,7 @@
-"""`Rate`: a number measured over instructions, with its interval and what it leaves out; how it is stored and shown.
+"""`Rate`: a mean measured over instructions, with its interval and what it leaves out; how it is stored and shown.
 
-Win rates, also those at equal length, agreement with labels, accuracies, benchmark scores and differences of two of
-these are all rates. Files hold each as a dictionary with the keys of `Rate.to_dict`.
+Win rates, also those at equal length, agreement with labels, accuracies, benchmark scores and differences of two means,
+also of judge scores and of tokens, are all rates. Files hold each as a dictionary with the keys of `Rate.to_dict`.
 """
 
 import dataclasses
@@ -16,10 +16,13 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Rate:
-    """A fraction in [0, 1], or a difference of two, in [-1, 1], with its interval.
+    """A mean or a difference of means, with its interval.
+
+    A fraction in [0, 1], a difference of two, in [-1, 1], or a difference in the unit of what was measured, such as a
+    judge's scores or tokens.
 
     Attributes:
-        rate: None where nothing was scored.
+        rate: The mean or difference; None where nothing was scored.
         interval: Its edges; None also where too little was scored for one.
         num_prompts: Instructions that the rate is of.
         num_unscored: What would count, had it been scored: rows where `num_rows` is given, else instructions. Never

@@ -1,7 +1,7 @@
 """What a run leaves behind: `summary.json`, figures, a page, tables in the terminal, and a W&B run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from tpo.config.schema import Config
 from tpo.judge.select import Selection
+from tpo.results import change
+from tpo.results.checked import checked_change
 from tpo.results.folder import own_folder
 from tpo.results.rate import Rate, format_rate
 from tpo.results.read import FinishedRun
@@ -18,6 +20,8 @@ from tpo.results.tracking import TRACKED, load_tracker
 from tpo.results.tracking.labels import Launch, run_labels
 from tpo.store.artifacts import Artifact
 from tpo.store.files import translate_disk_errors, write_json
+from tpo.store.records import CheckResult, Comparison
+from tpo.store.seeds import derive_seed
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,11 @@ class Run:
         self.config, self.experiment = config, experiment
         self._plain = asdict(config)
         self.iterations: list[dict[str, Any]] = []
+        self.null_control: dict[str, Any] | None = None
+        self._untrained: list[Comparison] = []
+        self._second_untrained: list[Comparison] = []
+        self._untrained_checked: list[CheckResult] = []
+        self.baseline_checked: dict[str, Any] | None = None
         with ExitStack() as stack:  # gives the run back if the rest fails
             self.path = stack.enter_context(own_folder(experiment, self._plain))
             self.tracker = load_tracker(
@@ -63,29 +72,37 @@ class Run:
         answers: Artifact,
         *,
         comparison: Artifact,
+        second_comparison: Artifact | None = None,
+        null_control: Artifact | None = None,
         completions: Artifact | None = None,
         scores: Artifact | None = None,
         pairs: Artifact | None = None,
         checkpoints: Artifact | None = None,
         selection: Selection | None = None,
         checked: Artifact | None = None,
+        baseline_checked: Artifact | None = None,
     ) -> None:
-        """Add an iteration's results; iteration 0 has no training."""
+        """Add an iteration's results; iteration 0 has no training, and may have the null control."""
         sampled = answers.metrics
         roles = {
             "answers": answers,
             "comparison": comparison,
+            "second_comparison": second_comparison,
+            "null_control": null_control,
             "completions": completions,
             "scores": scores,
             "pairs": pairs,
             "train": checkpoints,
             "checked": checked,
+            "baseline_checked": baseline_checked,
         }
         artifacts = {role: artifact for role, artifact in roles.items() if artifact is not None}
         entry: dict[str, Any] = {
             "iteration": iteration,
             **comparison.metrics,
             "checked": checked.metrics if checked else None,
+            "change": self._change(iteration, comparison, checked),
+            "second_judge": self._second_judge(iteration, comparison, second_comparison),
             "mean_thought_tokens": sampled["mean_thought_tokens"],
             "mean_response_tokens": sampled["mean_response_tokens"],
             "format_rate": sampled["format_rate"],
@@ -96,13 +113,59 @@ class Run:
             "judging": scores.metrics if scores else None,
             "training": checkpoints.metrics if checkpoints else None,
             "adapter": f"{checkpoints.artifact_id}/epoch-{selection.epoch}" if checkpoints and selection else None,
-            "validation_scores": {str(key): value for key, value in selection.mean_scores.items()} if selection else {},
+            "validation_scores": _by_epoch(selection.mean_scores) if selection else {},
+            "validation_responses": _by_epoch(selection.num_responses) if selection else {},
+            "num_validation_answers": selection.num_completions if selection else 0,
             "artifacts": {role: artifact.artifact_id for role, artifact in artifacts.items()},
         }
         self.iterations.append(entry)
         self.tracker.log_iteration(entry, artifacts)
+        if baseline_checked is not None:
+            self.baseline_checked = baseline_checked.metrics
+        if null_control is not None:
+            rows, confidence = list(null_control.rows(Comparison)), self.config.eval.confidence
+            self.null_control = change.null_control(rows, confidence=confidence, seed=self._seed("null"))
         rate = format_rate(Rate.from_dict(entry["win_rate"]))
         log.info("iteration %d: win rate %s, %d pairs", iteration, rate, entry["num_pairs"])
+
+    def _change(self, iteration: int, comparison: Artifact, checked: Artifact | None) -> dict[str, Any] | None:
+        """Return what changed since the untrained policy; None at iteration 0, whose rows are kept."""
+        rows = list(comparison.rows(Comparison))
+        results = list(checked.rows(CheckResult)) if checked else []
+        if iteration == 0:
+            self._untrained, self._untrained_checked = rows, results
+            return None
+        confidence, seed = self.config.eval.confidence, self._seed("change")
+        rates = change.compared_change(self._untrained, rows, confidence=confidence, seed=seed)
+        found: dict[str, Any] = {name: rate.to_dict() for name, rate in rates.items()}
+        if checked is not None:
+            found |= checked_change(
+                self._untrained_checked,
+                results,
+                bases={row.prompt_id: row.base_id for row in rows},
+                unseen=checked.metrics["unseen_types"],
+                confidence=confidence,
+                seed=seed,
+            )
+        return found
+
+    def _second_judge(self, iteration: int, comparison: Artifact, second: Artifact | None) -> dict[str, Any] | None:
+        if second is None:
+            return None
+        rows, others = (list(artifact.rows(Comparison)) for artifact in (comparison, second))
+        if iteration == 0:
+            self._second_untrained = others
+        return change.second_judge(
+            self._plain["eval"]["judge"]["kind"],
+            rows,
+            others,
+            untrained=self._second_untrained if iteration else None,
+            confidence=self.config.eval.confidence,
+            seed=self._seed("second"),
+        )
+
+    def _seed(self, name: str) -> int:
+        return derive_seed(self.config.seed, name)
 
     def finish(self, stages: list[Artifact]) -> Path:
         """Write `summary.json`, the figures and the page, print the tables, end tracking; return the folder."""
@@ -116,6 +179,8 @@ class Run:
             "confidence": self.config.eval.confidence,
             "thought": self.config.thought.name,
             "judge": self.config.judge.kind,
+            "null_control": self.null_control,
+            "baseline_checked": self.baseline_checked,
             "iterations": self.iterations,
             "stages": stage_list(stages, run=self.path.name),
         }
@@ -130,6 +195,10 @@ class Run:
         if where is not None:
             write_json(self.path / TRACKED, where)
         return self.path
+
+
+def _by_epoch(values: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(epoch): value for epoch, value in values.items()}
 
 
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:

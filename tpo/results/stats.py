@@ -82,17 +82,26 @@ def mean_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | 
     return wilson_interval(mean, float(sizes.sum()) ** 2 / squared_sizes / spread, confidence=confidence)
 
 
-def student_interval(values: ArrayLike, *, confidence: float) -> Interval:
-    """Return Student's t interval of the mean of independent values, which may be any numbers.
+def student_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | None = None) -> Interval:
+    """Return Student's t interval of a mean of any numbers, whose error is taken from the sums over clusters.
+
+    With G clusters, N values and a cluster's sum r of deviations from the mean, the squared error is
+    G / (G - 1) sum r^2 / N^2, with G - 1 degrees of freedom; of independent values that is the textbook's.
+
+    Args:
+        values: Any numbers.
+        confidence: Nominal coverage in (0, 1).
+        clusters: Of each value; None is a cluster for each.
 
     Raises:
-        ValueError: If there are fewer than two.
+        ValueError: If there are fewer than two clusters.
     """
     array = np.asarray(values, dtype=np.float64)
-    count = len(array)
+    sums = np.bincount(_numbered(clusters, len(array)), array - array.mean() if len(array) else None)
+    count = len(sums)
     if count < 2:
-        raise ValueError(f"Student's interval needs two values or more, not {count}")
-    error = math.sqrt(count / (count - 1) * float(((array - array.mean()) ** 2).sum())) / count
+        raise ValueError(f"Student's interval needs two clusters or more, not {count}")
+    error = math.sqrt(count / (count - 1) * float((sums**2).sum())) / len(array)
     half = error * float(t.ppf(0.5 + confidence / 2, count - 1))
     return float(array.mean()) - half, float(array.mean()) + half
 
@@ -116,13 +125,14 @@ def paired_difference(
     seed: int,
     confidence: float = 0.95,
     is_bounded: bool = True,
+    clusters: Clusters | None = None,
 ) -> Rate:
     """Return how much higher `first` is than `second` on average, on the instructions that have both.
 
     What makes an instruction easy or hard for both cancels, so the interval can exclude 0 where the two means' own
     intervals overlap. Values in [0, 1] differ by -1 to 1, and the interval is `mean_interval`'s, moved to that range:
-    equal values throughout still leave it a width. Other values have Student's t interval, none for a single pair. The
-    p-value is `sign_flip_test`'s.
+    equal values throughout still leave it a width. Other values have Student's t interval, none for a single cluster.
+    The p-value is `sign_flip_test`'s.
 
     Args:
         first: A value per instruction, None where it was not scored.
@@ -130,12 +140,14 @@ def paired_difference(
         seed: Of the sign flips.
         confidence: Nominal coverage in (0, 1).
         is_bounded: Whether the values are in [0, 1], as wins and correct answers are, and lengths and scores are not.
+        clusters: Of each instruction; None where instructions are independent.
 
     Raises:
         ValueError: If the sequences differ in length, or `is_bounded` and a value is outside [0, 1].
     """
     pairs = list(zip(first, second, strict=True))
     kept = [pair for pair in pairs if None not in pair]
+    names = _numbered(clusters, len(pairs))[[None not in pair for pair in pairs]].tolist()
     num_unscored = len(pairs) - len(kept)
     if not kept:
         return Rate(None, None, 0, num_unscored)
@@ -144,11 +156,11 @@ def paired_difference(
     if is_bounded:
         if min(ours.min(), theirs.min()) < 0 or max(ours.max(), theirs.max()) > 1:
             raise ValueError("values outside [0, 1] need is_bounded=False")
-        low, high = mean_interval((1 + differences) / 2, confidence=confidence)
+        low, high = mean_interval((1 + differences) / 2, confidence=confidence, clusters=names)
         interval = (2 * low - 1, 2 * high - 1)
-    elif len(kept) > 1:
-        interval = student_interval(differences, confidence=confidence)
-    p_value = sign_flip_test(differences, seed=seed)
+    elif len(set(names)) > 1:
+        interval = student_interval(differences, confidence=confidence, clusters=names)
+    p_value = sign_flip_test(differences, seed=seed, clusters=names)
     return Rate(float(differences.mean()), interval, len(kept), num_unscored, p_value=p_value)
 
 
@@ -249,9 +261,10 @@ def bootstrap_statistic(
     *,
     seed: int,
     confidence: float = 0.95,
+    clusters: Clusters | None = None,
     num_resamples: int = 1000,
 ) -> Bootstrap:
-    """Return any statistic of independent rows with its percentile interval over resampled rows.
+    """Return any statistic of rows with its percentile interval over resampled rows, or clusters of rows.
 
     Args:
         statistic: Gets the indices of rows, repeated where they were drawn more than once, and returns a number, or
@@ -259,11 +272,19 @@ def bootstrap_statistic(
         num_rows: One or more.
         seed: Of the draws.
         confidence: Nominal coverage in (0, 1).
+        clusters: Of each row; None where rows are independent.
         num_resamples: How often `statistic` is called, beside once for all rows.
     """
-    drawn = _draw_clusters(num_rows, seed=seed, num_resamples=num_resamples)
-    draws = np.array([statistic(rows) for part in drawn for rows in part], dtype=np.float64)
-    interval = percentile_interval(draws, confidence=confidence) if num_rows > 1 else None
+    numbers = _numbered(clusters, num_rows)
+    order, sizes = np.argsort(numbers, kind="stable"), np.bincount(numbers)
+    drawn = _draw_clusters(len(sizes), seed=seed, num_resamples=num_resamples)
+    if len(sizes) == num_rows:  # the common case, in which nothing has to be joined
+        resamples = (order[row] for part in drawn for row in part)
+    else:
+        members = np.split(order, np.cumsum(sizes)[:-1])
+        resamples = (np.concatenate([members[cluster] for cluster in row]) for part in drawn for row in part)
+    draws = np.array([statistic(rows) for rows in resamples], dtype=np.float64)
+    interval = percentile_interval(draws, confidence=confidence) if len(sizes) > 1 else None
     return Bootstrap(float(statistic(np.arange(num_rows))), interval, draws)
 
 

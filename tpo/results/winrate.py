@@ -19,22 +19,54 @@ from tpo.store.seeds import derive_seed
 def win_rate(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Rate:
     """Return the fraction of prompts on which the policy beats the baseline; a tie counts one half.
 
-    A win may be any value in [0, 1], such as a judge's preference. The interval is `stats.mean_interval`: Wilson's for
-    wins and losses, narrower where ties or soft preferences vary less than those do.
+    A win may be any value in [0, 1]: a judge's preference, or the mean over several samples of both sides. The interval
+    is `stats.mean_interval`, clustered by base instruction: Wilson's for wins and losses on different ones, narrower
+    where ties or means vary less than those do.
 
     Args:
         comparisons: At most one per prompt.
         confidence: Nominal coverage in (0, 1).
     """
-    wins = _wins(comparisons)
-    num_unscored = len(comparisons) - len(wins)
-    if len(wins) == 0:
+    scored = _scored(comparisons)
+    num_unscored = len(comparisons) - len(scored)
+    if not scored:
         return Rate(None, None, 0, num_unscored)
-    return Rate(float(wins.mean()), mean_interval(wins, confidence=confidence), len(wins), num_unscored)
+    wins = _wins(scored)
+    interval = mean_interval(wins, confidence=confidence, clusters=_clusters(scored))
+    return Rate(float(wins.mean()), interval, len(wins), num_unscored)
+
+
+def win_rate_answered(comparisons: Sequence[Comparison], *, confidence: float = 0.95) -> Rate:
+    """Return the win rate among the pairs in which the policy answered, each pair counting the same.
+
+    `num_prompts` are the instructions that have such a pair, `num_unscored` those that the policy answered without one
+    being scored. An instruction without any answer is in neither.
+
+    Args:
+        comparisons: At most one per prompt.
+        confidence: Nominal coverage in (0, 1).
+    """
+    found = [row for row in comparisons if row.win_answered is not None]
+    num_answered = sum(row.num_no_response < row.num_samples for row in comparisons)
+    if not found:
+        return Rate(None, None, 0, num_answered)
+    counts = [row.num_answered_pairs for row in found]
+    wins = np.repeat([row.win_answered for row in found], counts).astype(np.float64)
+    clusters = np.repeat(_clusters(found), counts).tolist()
+    interval = mean_interval(wins, confidence=confidence, clusters=clusters)
+    return Rate(float(wins.mean()), interval, len(found), num_answered - len(found))
+
+
+def _scored(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    return [row for row in comparisons if row.win is not None]
 
 
 def _wins(comparisons: Sequence[Comparison]) -> NDArray[np.float64]:
-    return np.array([row.win for row in comparisons if row.win is not None], dtype=np.float64)
+    return np.array([row.win for row in comparisons], dtype=np.float64)
+
+
+def _clusters(comparisons: Sequence[Comparison]) -> list[str]:
+    return [row.base_id for row in comparisons]
 
 
 def outcome(ours: float, theirs: float) -> float:
@@ -66,8 +98,10 @@ def corrected_by_category(comparisons: Sequence[Comparison], *, seed: int, confi
     num_scored = sum(rate.rate is not None for rate in plain.values())
     joint = win_rate_by_category(comparisons, confidence=simultaneous_confidence(confidence, max(1, num_scored)))
     p_values = [
-        sign_flip_test(_wins(rows) - 0.5, seed=derive_seed(seed, "gain", name)) if plain[name].num_prompts else None
-        for name, rows in groups.items()
+        sign_flip_test(_wins(rows) - 0.5, seed=derive_seed(seed, "gain", name), clusters=_clusters(rows))
+        if rows
+        else None
+        for name, rows in ((name, _scored(rows)) for name, rows in groups.items())
     ]
     return {
         name: replace(rate, p_value=p_value, adjusted_p_value=adjusted, simultaneous_interval=joint[name].interval)

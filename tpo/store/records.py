@@ -170,20 +170,25 @@ class Pair(Record, frozen=True):
 
 
 class Comparison(Record, frozen=True):
-    """The policy's response to one held-out instruction against the baseline's; means where it has several samples."""
+    """The policy's responses to one held-out instruction against the baseline's; means where a side has several."""
 
     key_fields = ("prompt_id",)
 
     prompt_id: str
+    base_id: str  # of the instruction that it was made from: what depends on what
     category: str
-    win: float | None  # 1 win, 0.5 tie, 0 loss, or a judge's preference in between; null where unscored
+    win: float | None  # mean over `num_pairs`: 1 win, 0.5 tie, 0 loss, or a preference in between; null where unscored
     unscored_reason: str | None
-    num_samples: int  # of the policy's samples, how many were scored; 0 where unscored
-    policy_score: float | None  # null where a judge compares without scores
+    num_pairs: int  # of a policy's sample and a baseline's, how many were scored; 0 where unscored
+    win_answered: float | None  # the same over `num_answered_pairs`; null where there is none
+    num_answered_pairs: int  # of the scored pairs, those whose policy's sample holds a response
+    num_samples: int  # of the policy; a sample that had no thought to intervene on is none
+    num_no_response: int  # of them, those that hold no response
+    policy_score: float | None  # mean over samples that were scored; null where a judge compares without scores
     baseline_score: float | None
-    policy_tokens: float  # of the response, thought excluded
-    baseline_tokens: float | None  # null where the baseline is a benchmark's reference answer
-    policy_characters: float | None  # null where there is no response
+    policy_tokens: float | None  # of the responses, thoughts excluded; null where there is none
+    baseline_tokens: float | None  # null also where the baseline is a benchmark's reference answer
+    policy_characters: float | None
     baseline_characters: float | None
 
 

@@ -72,7 +72,7 @@ class CheckedEval(BenchmarkEval):
             "baseline": baseline.name,
             "baseline_accuracy": other.metrics["accuracy"],
             "baseline_num_no_response": other.metrics["num_no_response"],
-            "minus_baseline": {rule: minus(ours[rule], theirs[rule], steps).to_dict() for rule in ours},
+            "minus_baseline": {rule: minus(ours[rule], theirs[rule], benchmark, steps).to_dict() for rule in ours},
         }
 
 

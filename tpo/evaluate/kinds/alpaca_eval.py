@@ -49,7 +49,7 @@ class AlpacaEvalEval(BenchmarkEval):
         name, reference = benchmark_of.BASELINE, None
         if steps.config.baseline is not None:
             baseline = steps.baseline()
-            name, reference = baseline.name, steps.answers(baseline, artifact, role="baseline", num_samples=1)
+            name, reference = baseline.name, steps.reference(artifact)
         comparison = steps.compare(artifact, answers, reference)
         benchmark, responses = open_benchmark(artifact), list(visible(answers.rows(Completion)))
         if reference is not None:

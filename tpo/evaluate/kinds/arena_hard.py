@@ -63,7 +63,7 @@ class ArenaHardEval(BenchmarkEval):
         )
         answers = steps.answers(steps.policy, artifact)
         both = {"prompts": artifact, "completions_0": answers, "references": artifact}
-        verdicts = steps.judging.verdicts(both, against=1)
+        verdicts = steps.judging.verdicts(both, pairs="matched")
         benchmark, responses = open_benchmark(artifact), list(visible(answers.rows(Completion)))
         games = complete_verdicts(list(verdicts.rows(Verdict)), benchmark, responses, no_response=self.no_response)
         assert isinstance(steps.config.judge, PairwiseLLMJudge)  # checked by tpo.config.check

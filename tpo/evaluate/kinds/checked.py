@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpo.config.fields import setting
-from tpo.evaluate.measure import EvaluationConfig, EvaluationError, lengths, minus, sides
+from tpo.evaluate.measure import EvaluationConfig, EvaluationError, lengths, sides
+from tpo.store.records import CheckResult, Prompt
 
 if TYPE_CHECKING:
     from tpo.evaluate.steps import Evaluation
@@ -23,22 +24,29 @@ class CheckedEval(EvaluationConfig):
         Raises:
             EvaluationError: If the instructions have no checks.
         """
-        from tpo.evaluate.checked import differences
-
         source = steps.config.prompts
         if not source.has_checks:
             raise EvaluationError(
                 f"eval=checked needs instructions with checks, which prompts={source.kind} has not: use prompts=checked"
             )
+        from tpo.results.checked import checked_change
+
         prompts, baseline = steps.prompts(), steps.baseline()
         answers = steps.answers(steps.policy, prompts)
         ours = steps.checked(prompts, answers)
-        theirs = steps.checked(prompts, steps.answers(baseline, prompts, role="baseline"))
+        theirs = steps.checked(prompts, steps.reference(prompts))
         return {
             **sides(prompts, baseline.name),
             **ours.metrics,
             **lengths(answers),
             "baseline_checked": theirs.metrics,
-            "minus_baseline": differences(ours, theirs, prompts, minus=lambda a, b: minus(a, b, steps)),
+            "minus_baseline": checked_change(
+                list(theirs.rows(CheckResult)),
+                list(ours.rows(CheckResult)),
+                bases={prompt.prompt_id: prompt.base_id for prompt in prompts.rows(Prompt)},
+                unseen=ours.metrics["unseen_types"],
+                confidence=self.confidence,
+                seed=steps.seed("difference"),
+            ),
             "artifacts": {"answers": answers.artifact_id, "checked": ours.artifact_id},
         }

@@ -1,11 +1,13 @@
-"""Win rate on the held-out instructions of the group `prompts`."""
+"""Win rate on the held-out instructions of the group `prompts`: what a run compares its policies by."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpo.config.fields import setting
+from tpo.config.groups import JudgeConfig
 from tpo.evaluate.measure import EvaluationConfig, ids, lengths, sides, versus
+from tpo.store.records import Comparison
 
 if TYPE_CHECKING:
     from tpo.evaluate.steps import Evaluation
@@ -13,12 +15,31 @@ if TYPE_CHECKING:
 
 @dataclass
 class HeldOutEval(EvaluationConfig):
-    """Overall and by category; it has no settings of its own."""
+    """Overall and by category, with the controls that a run may have.
+
+    Attributes:
+        null_control: Whether further draws of the baseline, in a run the untrained direct policy, are compared with it.
+        judge: Another judge than the one that teaches, which compares the same answers; None for none.
+    """
 
     kind: str = setting("held_out")
+    null_control: bool = setting(False)
+    judge: Any = setting(None, of=JudgeConfig)
 
     def measure(self, steps: "Evaluation", path: Path) -> dict[str, Any]:
         """Return the policy's win rate against the baseline on held-out instructions, overall and by category."""
+        from tpo.results.change import null_control, second_judge
+
         prompts = steps.prompts()
         answers, baseline, comparison = versus(steps, prompts)
-        return {**sides(prompts, baseline), **comparison.metrics, **lengths(answers), **ids(answers, comparison)}
+        found = {**sides(prompts, baseline), **comparison.metrics, **lengths(answers), **ids(answers, comparison)}
+        if self.judge is not None:
+            second = steps.compare(prompts, answers, steps.reference(prompts), judging=steps.judging_by(self.judge))
+            rows, others = list(comparison.rows(Comparison)), list(second.rows(Comparison))
+            found["second_judge"] = second_judge(self.judge.kind, rows, others, confidence=self.confidence)
+        if self.null_control:
+            direct = steps.baseline()
+            draws = answers if direct == steps.policy else steps.answers(direct, prompts, role="null_control")
+            control = steps.compare(prompts, draws, steps.reference(prompts))
+            found["null_control"] = null_control(list(control.rows(Comparison)), confidence=self.confidence)
+        return found

@@ -32,7 +32,7 @@ class ThoughtBudgetEval(EvaluationConfig):
                 "needs a thought format with thought.enforce=switch"
             )
         baseline = steps.baseline()
-        reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
+        reference = steps.reference(prompts)
         budgets = []
         for budget in sorted(self.budgets):
             if budget > 0:

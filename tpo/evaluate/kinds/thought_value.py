@@ -30,7 +30,7 @@ class ThoughtValueEval(EvaluationConfig):
                 f"eval=thought_value: {policy.name} does not think; name a run with thoughts, or set thought=generic"
             )
         baseline = steps.baseline()
-        reference = steps.answers(baseline, prompts, role="baseline", num_samples=1)
+        reference = steps.reference(prompts)
         own = steps.answers(policy, prompts)
         answers = {
             "own": steps.intervene(policy, prompts, own, {"kind": "given"}),
@@ -51,7 +51,7 @@ class ThoughtValueEval(EvaluationConfig):
             name: {row.prompt_id: row.win for row in comparison.rows(Comparison)}
             for name, comparison in comparisons.items()
         }
-        differences = {name: minus(wins[name], wins["own"], steps) for name in answers if name != "own"}
+        differences = {name: minus(wins[name], wins["own"], prompts, steps) for name in answers if name != "own"}
         p_values = dict(zip(differences, holm([item.p_value for item in differences.values()]), strict=True))
         minus_own = {name: replace(item, adjusted_p_value=p_values[name]) for name, item in differences.items()}
         return {

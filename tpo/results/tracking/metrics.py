@@ -3,15 +3,14 @@
 `tpo.results.tracking` lists the names.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tpo.results.rate import Rate
-from tpo.results.stats import paired_difference
-from tpo.store.records import Comparison
+from tpo.results.rate import REQUIRED, Rate
 
 NONE = (None, None)  # an interval that is not there
-RATES = ("win_rate", "win_rate_length_controlled")
+RATES = ("win_rate", "win_rate_answered", "win_rate_length_controlled")
+COUNTS = ("num_answers", "num_no_response")
 
 #: Columns of `tables/category_gains`, of which `tpo.results.rate.Rate` explains most.
 GAIN_COLUMNS = (
@@ -37,8 +36,9 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
         entry: Of `summary.json`'s `iterations`.
     """
     metrics: dict[str, Any] = {"iteration": entry["iteration"]}
-    for key in RATES:
-        metrics |= _rate(f"eval/{key}", Rate.from_dict(entry[key]))
+    metrics |= _headline(entry, "eval/")
+    for key in COUNTS:
+        metrics[f"eval/{key}"] = entry[key]
     for name, rate in entry["categories"].items():
         metrics[f"eval/category/{name}"] = rate["rate"]
     for key in ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"):
@@ -53,21 +53,21 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
     return _measured(metrics)
 
 
-def final_metrics(summary: dict[str, Any], change: Rate | None) -> dict[str, Any]:
+def final_metrics(summary: dict[str, Any]) -> dict[str, Any]:
     """Return what a run is compared by, one value each; what was not measured is left out.
 
     Args:
         summary: `summary.json`.
-        change: Of the win rate since iteration 0, None where no iteration followed.
     """
     last, stages = summary["iterations"][-1], summary["stages"]
     scores = last["validation_scores"]
-    metrics: dict[str, Any] = {"num_iterations": last["iteration"]}
-    for key in RATES:
-        metrics |= _rate(f"final_{key}", Rate.from_dict(last[key]))
+    metrics: dict[str, Any] = {"num_iterations": last["iteration"]} | _headline(last, "final_")
+    for name, value in (summary["null_control"] or {}).items():
+        metrics |= _rate(f"null_control_{name}", Rate.from_dict(value))
     metrics |= {
         "final_mean_thought_tokens": last["mean_thought_tokens"],
         "final_mean_response_tokens": last["mean_response_tokens"],
+        **{f"final_{key}": last[key] for key in COUNTS},
         "final_validation_score": max(scores.values()) if scores else None,
         "num_pairs": sum(entry["num_pairs"] for entry in summary["iterations"]),
         "num_stages": len(stages),
@@ -75,16 +75,28 @@ def final_metrics(summary: dict[str, Any], change: Rate | None) -> dict[str, Any
         "total_seconds": sum(stage["seconds"] for stage in stages),
         "computed_seconds": sum(stage["seconds"] for stage in stages if not stage["is_reused"]),
     }
-    if change is not None:
-        metrics |= _rate("final_minus_iteration_0", change) | {"final_minus_iteration_0_p_value": change.p_value}
     return _measured(metrics)
 
 
-def win_rate_change(first: Sequence[Comparison], last: Sequence[Comparison], *, seed: int, confidence: float) -> Rate:
-    """Return how much the win rate rose from one comparison to another of the same instructions."""
-    before = {row.prompt_id: row.win for row in first}
-    wins = [row.win for row in last]
-    return paired_difference(wins, [before[row.prompt_id] for row in last], seed=seed, confidence=confidence)
+def _headline(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return an iteration's change since the untrained policy, its win rates, and what the second judge says."""
+    metrics: dict[str, Any] = {}
+    for name, value in (entry["change"] or {}).items():
+        metrics |= _change(f"{prefix}change_{name}", value)
+    for key in RATES:
+        metrics |= _rate(f"{prefix}{key}", Rate.from_dict(entry[key]))
+    second = entry["second_judge"] or {}
+    for key in ("win_rate", "agreement"):
+        metrics |= _rate(f"{prefix}second_judge_{key}", Rate.from_dict(second[key])) if second else {}
+    return metrics | _change(f"{prefix}second_judge_change", second.get("change"))
+
+
+def _change(name: str, value: Any) -> dict[str, Any]:
+    """Return a change with its p-value; of several by type, which a table has, nothing."""
+    if value is None or not set(value) >= REQUIRED:
+        return {}
+    rate = Rate.from_dict(value)
+    return _rate(name, rate) | {f"{name}_p_value": rate.p_value}
 
 
 def gain_rows(rates: Mapping[str, Rate], before: Mapping[str, Rate]) -> list[list[Any]]:
