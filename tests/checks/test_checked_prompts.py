@@ -94,6 +94,11 @@ def test_several_sources_are_joined() -> None:
     assert len({row.base_id for row in rows if row.split == "test"}) > 8
 
 
+def test_a_split_of_nothing_needs_no_base_instructions() -> None:
+    splits = dealt(num_validation=0, base={"builtin": replace(BASE, num_validation=0).identity()})
+    assert splits.keys() == {"test", "train-1", "train-2", "train-3"}
+
+
 def test_too_few_base_instructions_are_said() -> None:
     with pytest.raises(PromptError, match=r"prompts\.base has no instructions for the validation split"):
         dealt(base={"builtin": replace(BASE, num_validation=0).identity()})

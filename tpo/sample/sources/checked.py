@@ -111,7 +111,9 @@ class CheckedPrompts(PromptsConfig):
         self, bases: Sequence[Prompt], *, count: int, types: Mapping[str, int], split: str, seed: int
     ) -> list[Prompt]:
         """Return `count` different instructions, bases and types in turn."""
-        if count and not bases:
+        if not count:
+            return []
+        if not bases:
             raise PromptError(f"prompts.base has no instructions for the {split} split: raise num_{split} of a source")
         generator = random.Random(seed)
         texts, kinds = _turns(list(bases), generator), _turns(_deck(types), generator)
