@@ -40,6 +40,7 @@ NUM_IN_FLIGHT = 256  # completions are finished in a random order of this many
 NUM_DISTINCT = 256  # completions that differ in more than their key
 FORM = ThoughtFormat("{instruction}", "Here is my thought process:", "Here is my response:", "prefill")
 PAIRS_CONFIG = {
+    "kind": "best_worst",
     "length_penalty": 0.5,
     "length_unit": "tokens",
     "min_margin": 0.0,
@@ -151,14 +152,14 @@ def reading(folder: Path, num_rows: int) -> Callable[[], int]:
 
 def pairs(folder: Path, num_rows: int) -> Callable[[], int]:
     """Completions and scores -> pairs."""
-    import tpo.pairs
+    import tpo.pairs.build
 
     inputs = {"completions": artifact(folder, "completions"), "scores": artifact(folder, "scores")}
     path = folder / "pairs"
     path.mkdir()
 
     def work() -> int:
-        metrics = tpo.pairs.work(Job(path, PAIRS_CONFIG, inputs))
+        metrics = tpo.pairs.build.work(Job(path, PAIRS_CONFIG, inputs))
         complete(path, "pairs", PAIRS_CONFIG, {name: name for name in inputs}, metrics)
         return num_rows
 

@@ -13,14 +13,14 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from tpo.config.build import to_config
-from tpo.config.groups import PairsConfig
 from tpo.config.kinds import load_settings
 from tpo.config.schema import Config, register
 from tpo.config.thought import ThoughtFormat
 from tpo.judge.rating import Rating, rate_responses
 from tpo.judge.select import Selection, only_epoch
 from tpo.model.policy import PolicyRef
-from tpo.pairs import DROP_REASONS, build_pairs
+from tpo.pairs.build import build_pairs, count_drops
+from tpo.pairs.rules.best_worst import BestWorstPairs
 from tpo.plan.stages import PlannedPipeline, PlanStore, distinct_steps, plan_job
 from tpo.run import iterate
 from tpo.store.artifacts import Artifact
@@ -82,9 +82,9 @@ def test_pairs(name: str) -> None:
     order = list(dict.fromkeys(row["prompt_id"] for row in golden["rows"]))
     for rows_of in (completions, scores):  # a file holds each instruction's rows together
         rows_of.sort(key=lambda row: order.index(row.prompt_id))
-    outcomes = list(build_pairs(completions, scores, PairsConfig(**golden["settings"])))
+    outcomes = list(build_pairs(completions, scores, BestWorstPairs(**golden["settings"])))
     assert len(outcomes) == len(order)
-    assert {reason: outcomes.count(reason) for reason in DROP_REASONS} == golden["drops"]
+    assert count_drops(outcome for outcome in outcomes if isinstance(outcome, str)) == golden["drops"]
     pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
     rows = [msgspec.structs.asdict(pair) for pair in pairs]
     assert [{key: row[key] for key in expected} for row, expected in zip(rows, golden["pairs"], strict=True)] == [

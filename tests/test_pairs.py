@@ -1,4 +1,5 @@
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -7,17 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tpo.config.groups import PairsConfig
-from tpo.pairs import (
-    DROP_REASONS,
-    build_pairs,
-    judged_groups,
-    length_controlled,
-    response_length,
-)
+from tpo.config.kinds import kinds
+from tpo.pairs.build import DROP_REASONS, build_pairs, count_drops, judged_groups
+from tpo.pairs.length import length_controlled, normalized, response_length
+from tpo.pairs.rule import Candidate, Choice, PairsRule
+from tpo.pairs.rules.best_worst import BestWorstPairs
+from tpo.pairs.rules.mean_minus_2sd import MeanMinus2SdPairs
 from tpo.store.records import Completion, Pair, Score
 
-SETTINGS = PairsConfig(
+SETTINGS = BestWorstPairs(
     length_penalty=0.0, length_unit="tokens", min_margin=0.0, max_tokens=100, truncated_responses="keep"
 )
 
@@ -31,6 +30,7 @@ def completion(index: int, *, prompt_id: str = "p", **changes: Any) -> Completio
         "completion_ids": [10 + index, 11 + index],
         "forced_start": index,
         "forced_stop": index + 1,
+        "response_start": index + 2,
         "is_prefilled": True,
         "completion": f"thought {index} <R> {changes.get('response', text)}",
         "thought": f"thought {index}",
@@ -49,10 +49,10 @@ class Pairs(NamedTuple):
     drops: dict[str, int]
 
 
-def pairs_of(rows: list[Completion], scores: list[Score], settings: PairsConfig) -> Pairs:
-    outcomes = list(build_pairs(rows, scores, settings))
+def pairs_of(rows: list[Completion], scores: list[Score], rule: PairsRule) -> Pairs:
+    outcomes = list(build_pairs(rows, scores, rule))
     pairs = [outcome for outcome in outcomes if isinstance(outcome, Pair)]
-    return Pairs(pairs, {reason: outcomes.count(reason) for reason in DROP_REASONS})
+    return Pairs(pairs, count_drops(outcome for outcome in outcomes if isinstance(outcome, str)))
 
 
 def build(
@@ -60,6 +60,7 @@ def build(
     lengths: list[int] | None = None,
     *,
     changes: dict[int, Any] | None = None,
+    rule: PairsRule = SETTINGS,
     **settings: Any,
 ) -> Pairs:
     """Pairs of one prompt from its scores and response lengths."""
@@ -72,7 +73,7 @@ def build(
     judged = [
         Score("p", index, score, None if score is not None else "why", None, 0) for index, score in enumerate(scores)
     ]
-    return pairs_of(rows, judged, replace(SETTINGS, **settings))
+    return pairs_of(rows, judged, replace(rule, **settings))
 
 
 # --- length control, "Thinking LLMs" section 2.3 ----------------------------------------------------------------
@@ -122,20 +123,40 @@ def test_pair_by_hand() -> None:
     assert (pair.chosen_length, pair.rejected_length) == (10, 30)
     assert (pair.prompt_ids, pair.chosen_ids, pair.rejected_ids) == ([1, 2, 3], [12, 13], [11, 12])
     assert (pair.chosen_forced, pair.rejected_forced) == ([2, 3], [1, 2])
+    assert (pair.chosen_response_start, pair.rejected_response_start) == (4, 3)
     assert (pair.chosen, pair.rejected) == ("thought 2 <R> response 2", "thought 1 <R> response 1")
 
 
-@pytest.mark.parametrize(("penalty", "chosen"), [(0.0, 1), (0.5, 1), (2.0, 0)])
-def test_length_penalty_turns_the_preference(penalty: float, chosen: int) -> None:
-    [pair], _ = build([1, 3], [10, 30], length_penalty=penalty)
-    assert (pair.chosen_index, pair.rejected_index) == (chosen, 1 - chosen)
-    assert pair.margin == pytest.approx(abs(2 - 2 * penalty))
+# N(score) is 0.64, 0.77 and -1.41; N(length) is -1.22, 1.22 and 0.
+@pytest.mark.parametrize(("penalty", "chosen"), [(0.0, 1), (0.04, 1), (0.06, 0), (0.5, 0)])
+def test_length_decides_between_two_good_responses(penalty: float, chosen: int) -> None:
+    [pair], _ = build([3, 3.2, 0], [10, 30, 20], length_penalty=penalty)
+    assert (pair.chosen_index, pair.rejected_index) == (chosen, 2)
 
 
-def test_equal_scores_prefer_the_shorter_response_only_with_a_penalty() -> None:
-    assert build([4, 4], [10, 30], length_penalty=0.0).drops["tied"] == 1
-    [pair], _ = build([4, 4], [10, 30], length_penalty=0.1)
-    assert pair.chosen_index == 0
+@pytest.mark.parametrize(("penalty", "reason"), [(0.5, None), (1.0, "tied"), (2.0, "not_preferred")])
+def test_length_does_not_turn_the_judges_preference(penalty: float, reason: str | None) -> None:
+    pairs, drops = build([1, 3], [10, 30], length_penalty=penalty)
+    assert [pair.chosen_index for pair in pairs] == ([] if reason else [1])
+    assert [name for name, count in drops.items() if count] == ([reason] if reason else [])
+
+
+@pytest.mark.parametrize("penalty", [0.0, 0.1, 2.0])
+@pytest.mark.parametrize("score", [0.0, 4.0, 0.1 + 0.2])
+def test_equal_scores_make_no_pair_by_length(penalty: float, score: float) -> None:
+    scores = [score, score, 0.3 if score == 0.1 + 0.2 else score]  # equal but for rounding
+    assert build(scores, [10, 30, 70], length_penalty=penalty).drops["tied"] == 1
+
+
+# Scores of 4, 4 and 0, of which a long response has one 4: N(score) is 0.71, 0.71 and -1.41, N(length) -0.71, 1.41 and
+# -0.71. With a penalty of 2 the long one is the worst (-2.12), and the best has an equal score; of 3.9 it has a higher
+# one.
+@pytest.mark.parametrize("other", [4.0, 3.9])
+def test_two_responses_that_the_judge_does_not_tell_apart_as_chosen_are_no_pair(other: float) -> None:
+    pairs, drops = build([other, 4, 0], [10, 100, 10], length_penalty=2.0)
+    assert pairs == [] and drops["not_preferred"] == 1
+    [pair], _ = build([other, 4, 0], [10, 100, 10], length_penalty=0.5)
+    assert (pair.chosen_index, pair.rejected_index) == (0, 2), "the shorter of two good ones against the bad one"
 
 
 def test_among_equals_the_lowest_index_is_taken_in_any_order_of_rows() -> None:
@@ -152,9 +173,9 @@ def test_length_units(unit: str, expected: float) -> None:
 
 
 def test_length_unit_decides() -> None:
-    changes = {0: {"response": "one two three"}, 1: {"response": "incomprehensibilities"}}
+    changes = {0: {"response": "one two three"}, 1: {"response": "incomprehensibilities"}, 2: {"response": "a b"}}
     chosen = {
-        unit: build([4, 4], [9, 1], changes=changes, length_penalty=1.0, length_unit=unit).pairs[0].chosen_index
+        unit: build([4, 4, 0], [9, 1, 5], changes=changes, length_penalty=0.5, length_unit=unit).pairs[0].chosen_index
         for unit in ("tokens", "characters", "words")
     }
     assert chosen == {"tokens": 1, "characters": 0, "words": 1}
@@ -177,13 +198,27 @@ CUT = {"finish_reason": "length"}
         pytest.param("too_few_scored", [None, None], None, {}, {}, id="none_scored"),
         pytest.param("too_few_scored", [None, 1.0], None, {}, {}, id="one_scored"),
         pytest.param("too_few_scored", [1.0], None, {}, {}, id="one_sample"),
-        pytest.param("too_few_scored", [1, 2], None, {0: CUT}, {"truncated_responses": "drop"}, id="truncated"),
+        pytest.param("truncated", [1, 2], None, {0: CUT}, {"truncated_responses": "drop"}, id="one_whole"),
+        pytest.param("truncated", [1, 2], None, {0: CUT, 1: CUT}, {"truncated_responses": "drop"}, id="none_whole"),
+        pytest.param(
+            "too_few_scored", [1, None], None, {0: CUT}, {"truncated_responses": "drop"}, id="unscored_and_cut"
+        ),
         pytest.param("tied", [2, 2, 2], None, {}, {}, id="equal_scores"),
         pytest.param("tied", [1, 3], [10, 30], {}, {"length_penalty": 1.0}, id="length_cancels_score"),
         pytest.param("identical_responses", [2, 2], None, SAME, {}, id="identical"),
         pytest.param(
             "identical_responses", [2, 2], [5, 6], SAME, {"length_penalty": 1.0}, id="same_text_in_more_tokens"
         ),
+        pytest.param(
+            "identical_responses",
+            [2, 2, 1.9],
+            [1, 9, 1],
+            SAME,
+            {"length_penalty": 3.0},
+            id="same_text_in_more_tokens_beside_another",
+        ),
+        pytest.param("tied", [2, 2, 2], [5, 6, 7], None, {"length_penalty": 1.0}, id="length_alone"),
+        pytest.param("not_preferred", [2, 2, 0], [1, 9, 1], {}, {"length_penalty": 2.0}, id="length_against_score"),
         pytest.param("margin_too_small", [1, 2], None, {}, {"min_margin": 2.01}, id="margin"),
         pytest.param("pair_too_long", [1, 2], None, {0: {"completion_ids": [0] * 98}}, {}, id="rejected_too_long"),
         pytest.param("pair_too_long", [1, 2], None, {1: {"completion_ids": [0] * 98}}, {}, id="chosen_too_long"),
@@ -245,8 +280,9 @@ sample = st.fixed_dictionaries(
 )
 groups_strategy = st.lists(st.lists(sample, min_size=1, max_size=5), max_size=6)
 settings_strategy = st.builds(
-    PairsConfig,
-    length_penalty=st.sampled_from([0.0, 0.25, 1.0]),
+    lambda kind, **settings: kind(**settings),
+    kind=st.sampled_from([BestWorstPairs, MeanMinus2SdPairs]),
+    length_penalty=st.sampled_from([0.0, 0.25, 1.0, 3.0]),
     length_unit=st.just("tokens"),
     min_margin=st.sampled_from([0.0, 1.0]),
     max_tokens=st.sampled_from([60, 1000]),
@@ -269,7 +305,7 @@ def to_rows(groups: list[list[dict[str, Any]]]) -> tuple[list[Completion], list[
 @settings(deadline=None)
 @given(groups_strategy, settings_strategy, st.randoms(use_true_random=False))
 def test_every_instruction_is_a_pair_or_a_counted_drop(
-    groups: list[list[dict[str, Any]]], settings: PairsConfig, shuffler: random.Random
+    groups: list[list[dict[str, Any]]], settings: PairsRule, shuffler: random.Random
 ) -> None:
     rows, scores = to_rows(groups)
     pairs, drops = pairs_of(rows, scores, settings)
@@ -278,6 +314,7 @@ def test_every_instruction_is_a_pair_or_a_counted_drop(
     for pair in pairs:
         chosen, rejected = (by_key[pair.prompt_id, index] for index in (pair.chosen_index, pair.rejected_index))
         assert chosen.response != rejected.response and pair.margin >= max(settings.min_margin, 1e-9)
+        assert pair.chosen_score > pair.rejected_score, "length alone makes no pair"
         assert (pair.chosen_ids, pair.rejected_ids) == (chosen.completion_ids, rejected.completion_ids)
         assert max(len(pair.chosen_ids), len(pair.rejected_ids)) + len(pair.prompt_ids) <= settings.max_tokens
     order = {f"p{number}": place for number, place in enumerate(shuffler.sample(range(len(groups)), len(groups)))}
@@ -323,3 +360,93 @@ def test_prompts_do_not_influence_each_other() -> None:
     rows, scores = to_rows([[{"score": 1.0}, {"score": 2.0}], [{"score": 900.0}, {"score": -900.0}]])
     both = pairs_of(rows, scores, SETTINGS).pairs
     assert [both[0]] == pairs_of(rows[:2], scores[:2], SETTINGS).pairs
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 300)), min_size=2, max_size=12), st.floats(0, 1))
+def test_below_a_bound_the_papers_best_and_worst_are_always_in_the_judges_order(
+    rows: list[tuple[int, int]], share: float
+) -> None:
+    scores, lengths = zip(*rows, strict=True)
+    penalty = share * 0.999 / (2 * len(rows)) ** 0.5
+    drops = build(list(scores), list(lengths), length_penalty=penalty).drops
+    assert drops["not_preferred"] == 0
+    assert drops["tied"] == (len(set(scores)) == 1)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_score_that_is_not_finite_is_no_tie(score: float) -> None:
+    with pytest.raises(ValueError, match=rf"the score of \('p', 1\) is {score}"):
+        build([1.0, score, 2.0])
+
+
+# --- rules ------------------------------------------------------------------------------------------------------
+
+MEAN_MINUS_2SD = MeanMinus2SdPairs(length_penalty=0.0, max_tokens=100)
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen", "rejected"),
+    [
+        # Mean 9.7, variance 209.21, standard deviation 14.46, mean - 2 sd = -19.2: -30 is 10.8 away, 0 is 19.2.
+        pytest.param([-30, 0, 10, 11, 12, 13, 14, 15, 25, 27], 9, 0, id="an_outlier_is_nearer_than_the_rest"),
+        # Twenty from 10 to 10.95 and -40: mean 8.07, sd 10.75, mean - 2 sd = -13.4: 10 is 23.4 away, -40 is 26.6.
+        pytest.param([*(10 + number / 20 for number in range(20)), -40], 19, 0, id="an_outlier_is_passed_over"),
+        pytest.param([*[1] * 20, 0], 0, 20, id="all_others_are_as_good_as_the_best"),
+        pytest.param([2, 1], 0, 1, id="two"),
+    ],
+)
+def test_mean_minus_2sd_by_hand(scores: list[float], chosen: int, rejected: int) -> None:
+    [pair], _ = build(scores, rule=MEAN_MINUS_2SD)
+    assert (pair.chosen_index, pair.rejected_index) == (chosen, rejected)
+    assert pair.margin == pytest.approx((scores[chosen] - scores[rejected]) / np.std(scores))
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-40, 40), min_size=2, max_size=30), st.randoms(use_true_random=False))
+def test_mean_minus_2sd_is_the_nearest_below_the_best(scores: list[int], shuffler: random.Random) -> None:
+    pairs, drops = build([float(score) for score in scores], rule=MEAN_MINUS_2SD)
+    if len(set(scores)) == 1:
+        assert drops["tied"] == 1
+        return
+    target = np.mean(scores) - 2 * np.std(scores)
+    below = [score for score in scores if score < max(scores)]
+    assert pairs[0].chosen_score == max(scores)
+    assert abs(pairs[0].rejected_score - target) == pytest.approx(min(abs(score - target) for score in below))
+    shuffler.shuffle(scores)
+    [shuffled], _ = build([float(score) for score in scores], rule=MEAN_MINUS_2SD)
+    assert abs(shuffled.rejected_score - target) == pytest.approx(abs(pairs[0].rejected_score - target))
+
+
+@given(st.lists(finite, min_size=2, max_size=5))
+def test_up_to_five_samples_mean_minus_2sd_is_best_worst(scores: list[float]) -> None:
+    found = build(list(scores), rule=MEAN_MINUS_2SD)
+    assert [pair.rejected_score for pair in found.pairs] == [pair.rejected_score for pair in build(list(scores)).pairs]
+
+
+def test_mean_minus_2sd_looks_at_length_controlled_scores() -> None:
+    scores, lengths = [3, 2, 2, 2, 2, 2, 2, 1], [5, 5, 5, 5, 5, 5, 90, 5]
+    values = normalized(np.array(scores, float)) - normalized(np.array(lengths, float))
+    [pair], _ = build(scores, lengths, rule=MEAN_MINUS_2SD, length_penalty=1.0)
+    target = values.mean() - 2 * values.std()
+    assert pair.rejected_index == int(np.abs(values - target).argmin()) == 6
+    assert build(scores, lengths, rule=MEAN_MINUS_2SD).pairs[0].rejected_index == 7
+
+
+def test_every_rule_has_a_file_and_its_settings() -> None:
+    assert set(kinds(PairsRule)) == {"best_worst", "mean_minus_2sd", "custom"}
+
+
+class Picky(BestWorstPairs):
+    """Chooses only among samples whose order is that of their index."""
+
+    def choose(self, candidates: Sequence[Candidate]) -> Choice | str:
+        best, worst = super().choose(candidates)
+        return Choice(best, worst) if best > worst else "out_of_order"
+
+
+def test_reasons_of_a_rule_are_counted_beside_the_others() -> None:
+    rows, scores = to_rows([[{"score": score} for score in group] for group in ((1.0, 2.0), (2.0, 1.0), (1.0, 1.0))])
+    pairs, drops = pairs_of(rows, scores, Picky(length_penalty=0.0, max_tokens=100))
+    assert [pair.prompt_id for pair in pairs] == ["p0"]
+    assert drops == {**dict.fromkeys(DROP_REASONS, 0), "tied": 1, "out_of_order": 1}

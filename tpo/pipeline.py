@@ -15,7 +15,7 @@ from tpo.judge.select import Selection, best_epoch, only_epoch
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
 from tpo.model.stages import prepare_model
-from tpo.pairs import make_pairs
+from tpo.pairs.stages import make_pairs
 from tpo.sample.prompts import PromptError
 from tpo.sample.stages import make_prompts, preflight, sample
 from tpo.store.artifacts import Artifact, Store
@@ -73,7 +73,7 @@ class Pipeline:
         return self.judging.score({"prompts": self.prompts, **sets})
 
     def pairs(self, completions: Artifact, scores: Artifact) -> Artifact:
-        """Best against worst of each instruction."""
+        """Chosen against rejected of each instruction."""
         return make_pairs(self.store, completions, scores, settings=self.config.pairs)
 
     def train(self, policy: PolicyRef, pairs: Artifact, iteration: int) -> Artifact:

@@ -1,10 +1,11 @@
 """Classes such as a user writes outside of the repository; no third-party import."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tpo.config.thought import Split, ThoughtFormat
 from tpo.judge.protocol import Candidates, Judgement
+from tpo.pairs.rule import Candidate
 from tpo.sample.decoding import Decoding, Generation, Request, Sample
 from tpo.sample.prompts import make_prompt
 from tpo.store.records import Completion, Prompt
@@ -105,6 +106,21 @@ class LastLine(ThoughtFormat):
         if not thought or not response.strip():
             return Split(None, None, "one_line")
         return Split(thought, response, None, (0, len(thought)), (len(thought) + 1, len(completion)))
+
+
+class Shortest:
+    """A rule: the shortest of the good responses against the worst one."""
+
+    def __init__(self, good: float = 0.0) -> None:
+        self.good = good
+
+    def choose(self, candidates: Sequence[Candidate]) -> tuple[int, int] | str:
+        """Return the pair, or that there is no good one."""
+        good = [position for position, candidate in enumerate(candidates) if candidate.value > self.good]
+        if not good:
+            return "none_good"
+        worst = min(range(len(candidates)), key=lambda position: candidates[position].value)
+        return min(good, key=lambda position: candidates[position].length), worst
 
 
 class Shouting:

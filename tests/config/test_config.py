@@ -49,6 +49,7 @@ REQUIRED = {
     "prompts/jsonl": ["prompts.path=mine.jsonl"],
     "judge/custom": ["judge._target_=own_classes.Longer"],
     "engine/custom": ["engine._target_=own_classes.Echo"],
+    "pairs/custom": ["pairs._target_=own_classes.Shortest"],
     "prompts/custom": ["prompts._target_=own_classes.NoRows"],
     "thought/custom": ["thought._target_=own_classes.LastLine"],
     "eval/custom": ["eval._target_=own_classes.Shouting"],

@@ -29,9 +29,12 @@ from tpo.evaluate.agreement.__main__ import measure
 from tpo.evaluate.measure import EvaluationError
 from tpo.judge.judges.custom import CheckedJudge, CheckedPairwiseJudge
 from tpo.judge.protocol import Candidates, Judgement, PairwiseJudgeConfig, PointwiseJudgeConfig
+from tpo.pairs.build import Judged, pair_or_reason
+from tpo.pairs.rule import PairsRule
 from tpo.sample.prompts import PromptError
 from tpo.sample.sources.custom import CustomPrompts
 from tpo.store.errors import TpoError
+from tpo.store.records import Completion, Pair, Score
 
 PLAIN = ["experiment=smoke", "model=pretrained", "model.name=x", "model.quantization=none", "judge=length"]
 VOWELS = ["judge=custom", "judge._target_=own_classes.Vowels", "+judge.threshold=0.25"]
@@ -82,6 +85,8 @@ def test_a_judge_whose_constructor_names_it_gets_the_seed_model() -> None:
         (["engine=custom", "engine._target_=own_classes.Vowels"], "needs: stream and close and uses_seeds"),
         (["engine=custom", "engine._target_=own_classes.Echo", "+engine.cuont=2"], "did you mean engine.count?"),
         (["prompts=custom", "prompts._target_=own_classes.Vowels"], "Vowels has not all that a prompts needs: load"),
+        (["pairs=custom", "pairs._target_=own_classes.Vowels"], "Vowels has not all that a pairs needs: choose"),
+        (["pairs=custom", "pairs._target_=own_classes.Shortest", "+pairs.god=1"], "did you mean pairs.good?"),
         (["eval=custom", "eval._target_=own_classes.Vowels"], "Vowels has not all that a eval needs: measure"),
         (["eval=custom", "eval._target_=own_classes.Shouting", "+eval.leters=x"], "did you mean eval.letters?"),
         (["eval=custom", "eval._target_=own_classes.Shouting"], "eval=custom is for python -m tpo.evaluate"),
@@ -120,6 +125,54 @@ def test_a_source_of_one_s_own_returns_rows_or_is_refused() -> None:
     wrong = CustomPrompts(_target_="own_classes.NoRows", source_sha256=prompts.source_sha256)  # type: ignore[attr-defined]
     with pytest.raises(PromptError, match=r"NoRows: load\(\) returned 'What is 1 \+ 1\?'; expected rows"):
         wrong.load()
+
+
+def rule_of(*overrides: str) -> Any:
+    config = composed("pairs=custom", *overrides)
+    check(config)
+    return load_settings(PairsRule, json.loads(json.dumps(identity(config.pairs))))
+
+
+def judged(*samples: tuple[float, int]) -> list[Judged]:
+    """Completions of one instruction, by score and length."""
+    return [
+        Judged(
+            Completion("p", index, [1], [2, 3], 0, 0, 0, False, "", None, f"r{index}", None, "stop", 0, length, 0),
+            Score("p", index, score, None, None, 0),
+        )
+        for index, (score, length) in enumerate(samples)
+    ]
+
+
+def test_a_rule_of_one_s_own_chooses_within_the_rules_of_all() -> None:
+    rule = rule_of("pairs._target_=own_classes.Shortest", "+pairs.good=0.5", "pairs.length_penalty=0")
+    pair = pair_or_reason(judged((3, 30), (3, 10), (0, 20)), rule)
+    assert isinstance(pair, Pair) and (pair.chosen_index, pair.rejected_index) == (1, 2)
+    assert pair_or_reason(judged((3, 30), (3, 10)), rule) == "tied"
+    strict = rule_of("pairs._target_=own_classes.Shortest", "+pairs.good=9")
+    assert pair_or_reason(judged((3, 30), (0, 10)), strict) == "none_good"
+    lenient = rule_of("pairs._target_=own_classes.Shortest", "+pairs.good=-9", "pairs.length_penalty=0")
+    assert pair_or_reason(judged((3, 30), (0, 10), (0, 20)), lenient) == "tied", "it chose the worst twice"
+    length = rule_of("pairs._target_=own_classes.Shortest", "+pairs.good=-9", "pairs.length_penalty=1")
+    assert pair_or_reason(judged((2, 30), (1, 31), (1.5, 1), (9, 5)), length) != "tied"
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [None, (0, 2), (-1, 0), (0,), (0, 1.0), [0, 1], (True, False), "No pair", ""],
+    ids=str,
+)
+def test_what_a_rule_of_one_s_own_may_not_return(returned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_classes.Shortest, "choose", lambda self, candidates: returned)
+    rule = rule_of("pairs._target_=own_classes.Shortest")
+    with pytest.raises(TpoError, match=r"pairs._target_=own_classes.Shortest: choose\(\) returned .*among the 2 cand"):
+        pair_or_reason(judged((1, 2), (2, 2)), rule)
+
+
+def test_a_rule_that_fails_is_named_with_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(own_classes.Shortest, "choose", lambda self, candidates: 1 / 0)
+    with pytest.raises(TpoError, match=r"own_classes.Shortest failed: ZeroDivisionError: .*test_custom.py, line \d+"):
+        pair_or_reason(judged((1, 2), (2, 2)), rule_of("pairs._target_=own_classes.Shortest"))
 
 
 def test_a_thought_format_of_one_s_own_splits_its_own_way() -> None:
@@ -366,7 +419,6 @@ def test_files_beside_the_class_that_it_imports_from_are_part_of_the_identity(
         ([[Judgement(1.0, None)]], "expected a list of 2 judgements, one for each response, not"),
         ([Judgement(1.0, None)], "expected a list of 2 judgements, one for each response, not Judgement"),
         ([[Judgement(1.0, None), 2.0]], "expected a Judgement, not 2.0"),
-        ([[Judgement(float("nan"), None), Judgement(1.0, None)]], "no finite number"),
         ([[Judgement(None, None), Judgement(1.0, None)]], "a reason for none"),
         (5, "expected judgements that are yielded, not int"),
         (None, "expected judgements that are yielded, not NoneType"),

@@ -12,13 +12,13 @@ Side = tuple[list[Completion], list[Score]]
 
 def side(score: float | None, *, reason: str | None = None, num_tokens: int = 5, prompt_id: str = "p") -> Side:
     text = f"yes {score} {reason}"
-    row = Completion(prompt_id, 0, [1], [2], 0, 0, False, text, "hm", text, None, "stop", 3, num_tokens, 0)
+    row = Completion(prompt_id, 0, [1], [2], 0, 0, 0, False, text, "hm", text, None, "stop", 3, num_tokens, 0)
     return [row], [Score(prompt_id, 0, score, reason, None, 0)]
 
 
 def silent(reason: str) -> Side:
     """A completion without a response, as the split and the judge leave it."""
-    row = Completion("p", 0, [1], [2], 0, 0, False, "yes", None, None, reason, "stop", 0, 0, 0)
+    row = Completion("p", 0, [1], [2], 0, 0, 0, False, "yes", None, None, reason, "stop", 0, 0, 0)
     return [row], [Score("p", 0, None, reason, None, 0)]
 
 
@@ -99,7 +99,7 @@ def test_prompts_that_were_not_answered_are_an_error() -> None:
 
 def several(*texts: str | None) -> list[Completion]:
     return [
-        Completion("p", index, [1], [2], 0, 0, False, "", "hm", text, None if text else "empty", "stop", 3, index, 0)
+        Completion("p", index, [1], [2], 0, 0, 0, False, "", "hm", text, None if text else "empty", "stop", 3, index, 0)
         for index, text in enumerate(texts)
     ]
 

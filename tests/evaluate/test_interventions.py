@@ -20,7 +20,7 @@ ENGINE = TorchEngineConfig(max_sequences=8)
 
 
 def completion(name: str, index: int, thought: str | None) -> Completion:
-    return Completion(name, index, [], [], 0, 0, True, "", thought, "yes", None, "stop", 1, 1, 0)
+    return Completion(name, index, [], [], 0, 0, 0, True, "", thought, "yes", None, "stop", 1, 1, 0)
 
 
 THOUGHTS = st.dictionaries(

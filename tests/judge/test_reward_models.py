@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from tpo.judge.judges.armorm.network import ArmoRM
 from tpo.judge.judges.reward_model import RewardModel, RewardModelJudge, chat_with_response
 from tpo.judge.protocol import Candidates, Judgement
+from tpo.judge.score import finite
 from tpo.model.chat import load_tokenizer
 from tpo.store.errors import TpoError
 
@@ -161,6 +162,7 @@ def test_a_reward_that_is_no_number_is_unscored(tmp_path: Path) -> None:
     weights["score.weight"][:] = torch.inf
     save_file(weights, path / "model.safetensors", metadata={"format": "pt"})
     ((found,),) = RewardModel(settings_of(path)).score([Candidates("Hi", ("there",))])
+    found = finite(found)
     assert (found.value, found.unscored_reason) == (None, "not_finite")
 
 

@@ -235,6 +235,7 @@ def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
             completion_ids=[],
             forced_start=0,
             forced_stop=0,
+            response_start=0,
             is_prefilled=False,
             completion="",
             thought="t",

@@ -23,7 +23,8 @@ from tpo.config.compose import compose_config
 from tpo.config.schema import Config, register
 from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
-from tpo.pairs import DROP_REASONS, PAIRS
+from tpo.pairs.build import count_drops
+from tpo.pairs.stages import PAIRS
 from tpo.results.page.page import escape_json, render_page, write_page
 from tpo.results.page.samples import choose, held_out_entries
 from tpo.results.read import read_run
@@ -80,6 +81,7 @@ def completion(prompt_id: str, index: int, **changes: Any) -> Completion:
         "completion_ids": [3, 4, 5],
         "forced_start": 1,
         "forced_stop": 1 + index % 2,
+        "response_start": 2,
         "is_prefilled": True,
         "completion": "raw",
         "thought": f"Thought {index} on {prompt_id}",
@@ -248,8 +250,8 @@ def test_run_leaves_a_page_with_every_instruction(small: Small) -> None:
         shown = [row for row in data["entries"] if row["iteration"] == entry["iteration"]]
         training = [row["outcome"] for row in shown if row["split"] == "training"]
         held_out = [row["outcome"] for row in shown if row["split"] == "held-out"]
-        counts = {reason: training.count(reason) for reason in DROP_REASONS} if training else {}
-        assert counts == entry["drops"]
+        reasons = [outcome for outcome in training if outcome != "pair"]
+        assert (count_drops(reasons) if training else {}) == entry["drops"]
         assert training.count("pair") == entry["num_pairs"]
         assert len(training) == (NUM_TRAIN if entry["iteration"] else 0)
         rate = entry["win_rate"]
@@ -633,7 +635,7 @@ def test_long_text_unfolds(page: Any) -> None:
     [(1.0, "win"), (0.75, "win"), (0.5, "tie"), (0.25, "loss"), (0.0, "loss"), (None, "unscored")],
 )
 def test_held_out_entry_says_who_won_where_judges_or_samples_disagree(win: float | None, outcome: str) -> None:
-    answer = Completion("p", 0, [], [], 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
+    answer = Completion("p", 0, [], [], 0, 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
     row = Comparison("p", "c", win, None if win is not None else "cut", 2, 1.0, 0.5, 1, 1, 1, 1)
     [entry] = held_out_entries(1, [row], [answer], {"p"})
     assert entry["outcome"] == outcome and entry["reason"] == row.unscored_reason

@@ -67,6 +67,7 @@ def sample_stage(job: Job) -> Metrics:
                     completion_ids=[2] * (number % 11),
                     forced_start=0,
                     forced_stop=0,
+                    response_start=0,
                     is_prefilled=False,
                     completion=response,
                     thought="hm" if is_split else None,

@@ -28,13 +28,13 @@ from tpo.store.records import (
 AWKWARD = 'naïve 🙂 "quoted" \\ line\nbreak\r\u2028\u2029\x85\x00 end'  # separators at which str.splitlines would cut
 EXAMPLES: list[Record] = [
     Prompt("p", AWKWARD, "maths", "builtin", "test", (Check("answer:number", {"answer": "42"}),), "base"),
-    Completion("p", 0, [1, 2], [3], 0, 0, False, AWKWARD, None, None, "empty_response", "stop", 0, 0, 2**63 - 1),
+    Completion("p", 0, [1, 2], [3], 0, 0, 0, False, AWKWARD, None, None, "empty_response", "stop", 0, 0, 2**63 - 1),
     Score("p", 1, -0.1, None, None, 0),
     Score("p", 1, None, "too long", AWKWARD, 7),
     Response("p", 1, AWKWARD, None),
     Verdict("p", 1, 0, 0.5, 3.0, None, AWKWARD, 9),
     Preference(AWKWARD, "a", "b", 0.25, "group"),
-    Pair("p", [1], [2], [3], [0, 0], [0, 1], AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
+    Pair("p", [1], [2], [3], [0, 0], [0, 1], 1, 0, AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
     Comparison("p", "maths", 0.5, None, 2, 1e-300, -1e300, 3.5, 4, None, 17),
     LabelledPair("p", 0, 1, 0.25, "group", 3, 4),
     CheckResult("p", 0, 1, "punctuation:no_comma", "loose", False, "empty_response"),

@@ -65,6 +65,8 @@ def make_pair(number: int, prompt: int, chosen: int, rejected: int, **changes: A
         "rejected_ids": draw(rejected) if number % 2 else [*draw(rejected), EOS],
         "chosen_forced": [2, 5] if number % 3 else [0, 0],
         "rejected_forced": [1, 4],
+        "chosen_response_start": 5,
+        "rejected_response_start": 4,
         "chosen": "",
         "rejected": "",
         "chosen_index": 0,

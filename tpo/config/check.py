@@ -115,6 +115,11 @@ def _check_training(config: Config) -> None:
     train, kind = config.train, config.accelerate.distributed_type
     if train.num_processes == 1 and kind != "MULTI_GPU":
         raise ConfigError(f"accelerate shards the model ({kind}), but train.num_processes=1: give it a number above 1")
+    if train.loss_on == "thought" and not config.thought.has_thought:
+        raise ConfigError(
+            f"train.loss_on=thought, but thought={config.thought.name} asks for direct answers, which hold none: set "
+            "train.loss_on=all, or choose another thought format"
+        )
     if not train.is_full:
         return
     if config.model.quantization != "none":

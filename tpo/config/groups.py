@@ -42,8 +42,8 @@ class SampleConfig(Settings):
 
 
 @dataclass
-class PairsConfig(Settings):
-    """Which completions become chosen and rejected.
+class PairsConfig(Kind):
+    """Which completions become chosen and rejected: the part that all rules share (`tpo.pairs.rule`).
 
     Attributes:
         length_penalty: The paper's rho; 0 switches length control off.
@@ -53,6 +53,10 @@ class PairsConfig(Settings):
         truncated_responses: What becomes of completions that the token budget ended.
     """
 
+    group_name: ClassVar[str] = "pairs"
+    found_in: ClassVar[str] = "tpo.pairs.rules"
+
+    kind: str = setting()
     length_penalty: float = setting(minimum=0)
     length_unit: str = setting("tokens", choices=("tokens", "characters", "words"))
     min_margin: float = setting(0.0, minimum=0)
@@ -82,6 +86,7 @@ class TrainConfig(Settings):
     beta: float = setting(above=0)
     nll_weight: float = setting(0.0, minimum=0)
     reference: str = setting("previous", choices=("previous", "seed"))
+    loss_on: str = setting("all", choices=("all", "thought", "response"))
     mask_forced_tokens: bool = setting(True)
     select: str = setting("validation", choices=("validation", "last"), how=True)
     num_processes: int = setting(1, minimum=1, how=True)

@@ -181,6 +181,7 @@ def _completion(
         completion_ids=token_ids,
         forced_start=0,
         forced_stop=0,
+        response_start=0,  # the thought stands in the context
         is_prefilled=True,
         completion=text,
         thought=thought,

@@ -5,6 +5,7 @@ responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble 
 ("combine"). All of them read the responses of one instruction at a time (`tpo.judge.responses`).
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -28,7 +29,7 @@ from tpo.judge.rating import Rating, rate_responses
 from tpo.judge.responses import Group, JudgedResponses, Pair, all_pairs, matched_pairs
 from tpo.judge.spread import open_judge
 from tpo.model.policy import open_policy
-from tpo.pairs import normalized
+from tpo.pairs.length import normalized
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Key, LabelledPair, Score, Verdict, by_prompt, read_records, write_records
 from tpo.store.rows import grow_rows
@@ -122,7 +123,7 @@ def judge_responses(path: Path, groups: Iterable[Group], judge: Judge) -> dict[s
             found = dict(zip(texts, judged, strict=True))
             for row in group.responses:
                 if row.key in wanted:
-                    judgement = found[row.text] if row.text else Judgement(None, row.error)
+                    judgement = finite(found[row.text]) if row.text else Judgement(None, row.error)
                     yield Score(
                         prompt_id=row.prompt_id,
                         sample_index=row.sample_index,
@@ -135,6 +136,16 @@ def judge_responses(path: Path, groups: Iterable[Group], judge: Judge) -> dict[s
     keys = [row.key for group in groups for row in group.responses]
     grow_rows(path, Score, keys=keys, compute=compute, unit="response", count_tokens=lambda row: row.num_tokens)
     return count_scores(read_records(path / "rows.jsonl", Score))
+
+
+def finite(judgement: Judgement) -> Judgement:
+    """Return a judgement, without its value and with the reason "not_finite" where that is infinite or no number.
+
+    An overflow of a 16-bit model is one of these. Such a value has no place among others, and no form in JSON.
+    """
+    if judgement.value is None or math.isfinite(judgement.value):
+        return judgement
+    return judgement._replace(value=None, unscored_reason="not_finite")
 
 
 def count_scores(scores: Iterable[Score]) -> dict[str, Any]:
@@ -191,7 +202,7 @@ def collect_verdicts(
                         waiting.append(key)
                         yield Candidates(group.instruction, (texts[first], texts[second]))
 
-        for judgement in judge.compare(pairs()):
+        for judgement in map(finite, judge.compare(pairs())):
             prompt_id, first, second = waiting.popleft()
             yield Verdict(
                 prompt_id=prompt_id,
@@ -283,8 +294,8 @@ def combine(scores: Mapping[str, Iterable[Score]], weights: Mapping[str, float])
     """Yield the weighted mean of several judges' normalized scores.
 
     Each judge's scores of one instruction are normalized over its responses as in the paper's length control
-    (`tpo.pairs.normalized`), so that weights mean the same for judges with different units. Only responses scored by
-    every judge are included; a judge that gives all the same score adds 0.
+    (`tpo.pairs.length.normalized`), so that weights mean the same for judges with different units. Only responses
+    scored by every judge are included; a judge that gives all the same score adds 0.
 
     Args:
         scores: Judge to its scores, all of the same responses in the same order, an instruction's together.

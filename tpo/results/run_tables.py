@@ -43,10 +43,11 @@ def categories_table(summary: dict[str, Any]) -> TextTable:
 def pairs_table(summary: dict[str, Any]) -> TextTable:
     """Return the pairs and drops of every iteration that trained; pairs and drops add up to the instructions."""
     trained = [entry for entry in summary["iterations"] if entry["judging"] is not None]
-    reasons = list(trained[0]["drops"]) if trained else []
+    reasons = dict.fromkeys(reason for entry in trained for reason in entry["drops"])  # a rule may have its own
     rows = []
     for entry in trained:
-        counts = (entry["num_pairs"] + sum(entry["drops"].values()), entry["num_pairs"], *entry["drops"].values())
+        drops = [entry["drops"].get(reason, 0) for reason in reasons]
+        counts = (entry["num_pairs"] + sum(drops), entry["num_pairs"], *drops)
         rows.append((str(entry["iteration"]), *map(str, counts)))
     names = ("iteration", "instructions", "pairs", *(reason.replace("_", " ") for reason in reasons))
     return TextTable("pairs, and instructions without one by reason", names, rows)

@@ -19,7 +19,7 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.chat import Chat, Tokenizer, load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request, longest
-from tpo.sample.thought import num_tokens_within, render
+from tpo.sample.thought import num_tokens_within, render, response_start
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt, read_records
 from tpo.store.rows import grow_rows
@@ -151,6 +151,9 @@ def make_completion(
         completion_ids=generation.token_ids,
         forced_start=generation.forced_start,
         forced_stop=generation.forced_stop,
+        response_start=(
+            max(response_start(content, text, parts, decode=chat.decode), generation.forced_stop) if has_parts else 0
+        ),
         is_prefilled=is_prefilled,
         completion=text,
         thought=parts.thought,

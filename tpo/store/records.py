@@ -71,6 +71,7 @@ class Completion(Record, frozen=True):
     completion_ids: list[int]  # what follows, as sampled or forced; ends with EOS only if EOS was sampled
     forced_start: int  # completion_ids[forced_start:forced_stop] were appended, not sampled
     forced_stop: int  # equal to forced_start where nothing was forced
+    response_start: int  # completion_ids from here on are the response, EOS included; 0 without a thought or a response
     is_prefilled: bool  # whether the context ends with the prefilled first delimiter
     completion: str  # text of completion_ids without the final EOS
     thought: str | None  # null for the direct baseline or where the split failed
@@ -158,6 +159,8 @@ class Pair(Record, frozen=True):
     rejected_ids: list[int]
     chosen_forced: list[int]  # [start, stop) of the tokens that were forced, not sampled
     rejected_forced: list[int]
+    chosen_response_start: int  # chosen_ids up to here are the thought with its delimiters; 0 for direct answers
+    rejected_response_start: int
     chosen: str  # the text, for people
     rejected: str
     chosen_index: int  # sample_index of the chosen completion

@@ -1,4 +1,4 @@
-"""The objective in plain torch, as the oracle for `tpo.train.trainer`, which leaves the work to trl.
+"""The objective in plain torch: the NLL term that the trainer adds, and the oracle for what it leaves to trl.
 
 Equation numbers are those of "Direct Preference Optimization", arXiv 2305.18290.
 """
@@ -60,3 +60,18 @@ def dpo_loss(
     chosen_rewards = beta * (policy_chosen_logps - ref_chosen_logps)
     rejected_rewards = beta * (policy_rejected_logps - ref_rejected_logps)
     return DpoLoss(-logsigmoid(chosen_rewards - rejected_rewards), chosen_rewards, rejected_rewards)
+
+
+def nll_loss(
+    policy_chosen_logps: Float[Tensor, " pairs"], num_chosen_tokens: Int[Tensor, " pairs"]
+) -> Float[Tensor, " pairs"]:
+    """Return -log pi(chosen) / |chosen|, the second term of "Iterative Reasoning Preference Optimization".
+
+    Equation 1 of arXiv 2404.19733: each sequence is divided by its own length, so that a pair weighs the same however
+    long it is and whichever pairs it is computed with.
+
+    Args:
+        policy_chosen_logps: From `sequence_logps`, nats.
+        num_chosen_tokens: How many tokens the sum is over; where there are none the term is 0.
+    """
+    return -policy_chosen_logps / num_chosen_tokens.clamp(min=1)

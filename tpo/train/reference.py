@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 VERSION = 3  # of the kernels in tpo/ that compute them: raised when these round differently
 # Of the training, on which they depend.
-SETTINGS = ("quantization", "reference", "mask_forced_tokens", "micro_batch_size", "lora_targets")
+SETTINGS = ("quantization", "reference", "loss_on", "mask_forced_tokens", "micro_batch_size", "lora_targets")
 
 
 def reference_path(artifacts_dir: Path, config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Path:

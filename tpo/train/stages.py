@@ -8,7 +8,7 @@ from tpo.model.policy import PolicyRef
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.stage import Budget, RunsOn, Stage
 
-TRAIN = Stage("train", version=4, work="tpo.train.trainer:work", runs_on=RunsOn.DEVICE)
+TRAIN = Stage("train", version=5, work="tpo.train.trainer:work", runs_on=RunsOn.DEVICE)
 
 
 def train(
@@ -18,7 +18,8 @@ def train(
 
     Args:
         store: Of all artifacts.
-        policy: Where training starts, and what the pairs were sampled from; its epoch is part of the identity.
+        policy: Where training starts, and what the pairs were sampled from; its epoch is part of the identity, its
+            thought format only as far as there are no thoughts to tell from responses.
         pairs: Preference pairs.
         settings: Of the training.
         accelerate: How several processes share it.
@@ -27,6 +28,8 @@ def train(
     trained_with = identity(settings) | {"quantization": policy.settings.quantization}
     if policy.adapter is None:
         trained_with["reference"] = "previous"  # here both are the seed model, so both settings share one artifact
+    if not policy.form.has_thought:
+        trained_with["loss_on"] = "all"  # the response is the whole completion
     config: dict[str, Any] = {"settings": trained_with, **policy.config}
     processes = None
     if settings.num_processes > 1:  # the result is the same up to rounding only, so it is another artifact

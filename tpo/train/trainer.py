@@ -44,6 +44,7 @@ from tpo.train.checkpoints import (
     unpack_micro_batch,
     write_metrics,
 )
+from tpo.train.dpo import nll_loss
 from tpo.train.optimizer import MasterWeightAdamW
 from tpo.train.pair_trees import add_pair_head, lay_out
 from tpo.train.reference import no_reference_model, reference_columns, reference_path
@@ -59,10 +60,7 @@ FIRST_STEP_TOLERANCE = 1e-3
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
-    """trl's collator for rows that are micro-batches, with forced tokens removed from the completion mask.
-
-    A forced delimiter was appended, not sampled from the policy, so its log-probability must not enter the loss.
-    """
+    """trl's collator for rows that are micro-batches, whose completion mask has the tokens only that carry the loss."""
 
     has_trees = False
 
@@ -75,8 +73,9 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
         batch: dict[str, Any] = super().torch_call(pairs)
         for side, offset in (("chosen", 0), ("rejected", len(pairs))):
             for row, example in enumerate(pairs):
-                start, stop = (len(example["prompt_ids"]) + edge for edge in example[f"{side}_forced"])
-                batch["completion_mask"][offset + row, start:stop] = 0
+                prompt = len(example["prompt_ids"])
+                for start, stop in example[f"{side}_left_out"]:
+                    batch["completion_mask"][offset + row, prompt + start : prompt + stop] = 0
         if self.has_trees:
             batch["pair_row"] = lay_out(batch, is_dense=not torch.cuda.is_available())
         return batch
@@ -85,19 +84,28 @@ class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
 class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
     """trl's trainer on data that is tokenized already and has the reference's log-probabilities as columns.
 
+    The loss of a step is the mean over its pairs, however they are divided into micro-batches and processes.
+    transformers takes the mean over micro-batches and processes, so each micro-batch has a weight, which is 1 where all
+    are of one size.
+
     With several processes, accelerate gives each a micro-batch in turn. Where the number of an epoch's micro-batches is
     no multiple of the number of processes, it repeats the epoch's first ones, which would be trained on twice. Here the
-    repeated ones get weight 0, and the others of that step a higher weight, so that the loss is their mean, as with one
-    process.
+    repeated ones get weight 0.
     """
 
-    def __init__(self, *args: Any, **more: Any) -> None:
-        """Initialize trl's trainer, with the same arguments, and replace its gathering of metrics."""
+    def __init__(self, *args: Any, nll_weight: float, **more: Any) -> None:
+        """Initialize trl's trainer, with the same arguments, and replace its gathering of metrics.
+
+        Args:
+            *args: trl's.
+            nll_weight: Of the chosen completion's NLL (`tpo.train.dpo.nll_loss`).
+            **more: trl's.
+        """
         super().__init__(*args, **more)
+        self._nll_weight = nll_weight
         self._weight = 1.0
-        if self.accelerator.num_processes > 1:
-            # trl gathers one value per pair, but micro-batches on different processes differ in their number of pairs.
-            self.accelerator.gather = self.accelerator.gather_for_metrics = self._gather
+        # trl gathers one value per pair, but micro-batches differ in their number of pairs.
+        self.accelerator.gather = self.accelerator.gather_for_metrics = self._gather
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset  # trl would render and tokenize it again
@@ -106,13 +114,14 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         """Return this process's micro-batches of a step, each with its weight, and None."""
         batches, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)
         num_processes = self.accelerator.num_processes
+        sizes = [len(batch["input_ids"]) // 2 for batch in batches]
         num_fillers = -len(self.train_dataset) % num_processes
-        if num_fillers and self.accelerator.gradient_state.end_of_dataloader:
-            size = len(batches) * num_processes
-            for batch in batches:
-                batch["weight"] = size / (size - num_fillers)
-            if self.accelerator.process_index >= num_processes - num_fillers:
-                batches[-1]["weight"] = 0.0
+        is_last = self.accelerator.gradient_state.end_of_dataloader
+        if is_last and self.accelerator.process_index >= num_processes - num_fillers:
+            sizes[-1] = 0
+        num_pairs = int(gather(torch.tensor([sum(sizes)], device=self.accelerator.device)).sum())
+        for batch, size in zip(batches, sizes, strict=True):
+            batch["weight"] = size * len(batches) * num_processes / num_pairs
         return batches, num_items
 
     def _prepare_input(self, data: Any) -> Any:
@@ -120,9 +129,22 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         return data.to(self.args.device) if isinstance(data, torch.Tensor) else super()._prepare_input(data)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **more: Any) -> Any:
-        """Return the weighted loss of a micro-batch."""
+        """Return the weighted loss of a micro-batch: trl's DPO loss, and the NLL term."""
         self._weight = inputs.pop("weight", 1.0)
-        return self._weight * super().compute_loss(model, inputs, *args, **more)
+        outputs: list[Any] = []
+
+        def keeping(**given: Any) -> Any:  # trl computes with the model, and does not return what it computes
+            outputs.append(model(**given))
+            return outputs[-1]
+
+        loss = super().compute_loss(keeping, inputs, *args, **more)
+        if self._nll_weight:
+            mask, _ = inputs["completion_mask"][:, 1:].chunk(2)
+            logps, _ = outputs[0].log_probs[:, -mask.shape[1] :].chunk(2)
+            nll = nll_loss((logps * mask).sum(dim=1), mask.sum(dim=1)).mean()
+            self._metrics["train"]["nll_loss"].append(self._gather(nll.detach()).mean().item())
+            loss = loss + self._nll_weight * nll
+        return self._weight * loss
 
     def _gather(self, values: torch.Tensor) -> torch.Tensor:
         """Return each process's weighted mean of its values; trl averages these, or divides their sums."""
@@ -133,25 +155,25 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
 class FirstStep(TrainerCallback):  # type: ignore[misc]
     """Checks loss and margin of the first step, which are known where the policy is its own reference."""
 
-    def __init__(self, *, starts_at_reference: bool, is_pure_dpo: bool) -> None:
+    def __init__(self, *, starts_at_reference: bool, nll_weight: float) -> None:
         """Set what is known of the first step.
 
         Args:
             starts_at_reference: False for a later iteration with the seed model as reference: neither is known.
-            is_pure_dpo: False with an NLL term: only the margin is known.
+            nll_weight: Of the NLL term, without which the loss is that of DPO.
         """
-        self.starts_at_reference, self.is_pure_dpo = starts_at_reference, is_pure_dpo
+        self.starts_at_reference, self.nll_weight = starts_at_reference, nll_weight
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Raise if the first loss is not ln 2 or the first margin is not 0."""
         if not self.starts_at_reference or state.global_step != 1 or "rewards/margins" not in (logs or {}):
             return
         assert logs is not None
-        loss, margin = logs["loss"], logs["rewards/margins"]
-        is_off = self.is_pure_dpo and abs(loss - math.log(2)) > FIRST_STEP_TOLERANCE
-        if is_off or abs(margin) > FIRST_STEP_TOLERANCE:
+        margin = logs["rewards/margins"]
+        loss = logs["loss"] - self.nll_weight * logs.get("nll_loss", 0.0)
+        if max(abs(loss - math.log(2)), abs(margin)) > FIRST_STEP_TOLERANCE:
             raise TrainingError(
-                f"at the first step the policy is the reference, so the loss is ln 2 = {math.log(2):.4f} and the "
+                f"at the first step the policy is the reference, so DPO's loss is ln 2 = {math.log(2):.4f} and the "
                 f"margin 0, but they are {loss:.4f} and {margin:.4f}: the reference is not the policy that training "
                 "starts from"
             )
@@ -257,10 +279,9 @@ def make_trainer(
             model=model,
             args=DPOConfig(
                 beta=settings.beta,
-                loss_type=["sigmoid", "sft"] if settings.nll_weight else ["sigmoid"],
-                loss_weights=[1.0, settings.nll_weight] if settings.nll_weight else [1.0],
                 **arguments,
             ),
+            nll_weight=settings.nll_weight,
             train_dataset=micro_batches(pairs, settings),
             data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
             processing_class=tokenizer,
@@ -268,7 +289,7 @@ def make_trainer(
                 MarkComplete(),
                 FirstStep(
                     starts_at_reference=settings.reference == "previous" or is_seed,
-                    is_pure_dpo=settings.nll_weight == 0,
+                    nll_weight=settings.nll_weight,
                 ),
             ],
         )
@@ -308,23 +329,49 @@ def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:
     Pairs of similar length share a micro-batch, which keeps padding small; sizes differ by at most one. The
     micro-batches are the same in every epoch, only their order changes: in 16 bits a sequence's log-probability changes
     by half a nat with the shape of its batch, and the reference's were computed once, on these very batches.
+
+    Raises:
+        TrainingError: If thought and response are to be told apart, and a pair does not say where its response starts.
     """
-    ordered = sorted(pairs, key=lambda pair: (_longest(pair), pair.prompt_id))
-    nothing = [0, 0]
-    rows = []
-    for start, stop in micro_batch_edges(len(ordered), settings.micro_batch_size):
-        batch = ordered[start:stop]
-        rows.append(
-            {
-                "prompt_ids": [pair.prompt_ids for pair in batch],
-                "chosen_ids": [pair.chosen_ids for pair in batch],
-                "rejected_ids": [pair.rejected_ids for pair in batch],
-                "chosen_forced": [pair.chosen_forced if settings.mask_forced_tokens else nothing for pair in batch],
-                "rejected_forced": [pair.rejected_forced if settings.mask_forced_tokens else nothing for pair in batch],
-            }
-        )
+    ordered = sorted((_row(pair, settings) for pair in pairs), key=lambda row: (_longest(row), row["prompt_id"]))
+    names = [name for name in ordered[0] if name != "prompt_id"]
+    rows = [
+        {name: [row[name] for row in ordered[start:stop]] for name in names}
+        for start, stop in micro_batch_edges(len(ordered), settings.micro_batch_size)
+    ]
     return Dataset.from_list(rows)
 
 
-def _longest(pair: Pair) -> int:
-    return len(pair.prompt_ids) + max(len(pair.chosen_ids), len(pair.rejected_ids))
+def _row(pair: Pair, settings: TrainSettings) -> dict[str, Any]:
+    return {
+        "prompt_id": pair.prompt_id,
+        "prompt_ids": pair.prompt_ids,
+        **_side("chosen", pair.chosen_ids, pair.chosen_response_start, pair.chosen_forced, settings),
+        **_side("rejected", pair.rejected_ids, pair.rejected_response_start, pair.rejected_forced, settings),
+    }
+
+
+def _side(
+    name: str, token_ids: list[int], response_start: int, forced: list[int], settings: TrainSettings
+) -> dict[str, Any]:
+    """Return the columns of one completion: the tokens that are computed, and the ranges of them without a loss.
+
+    A forced delimiter was appended, not sampled from the policy, so its log-probability must not enter the loss. No
+    token of the thought depends on the response, so where only the thought carries the loss, only the thought is there.
+    """
+    left_out = [forced] if settings.mask_forced_tokens else []
+    if settings.loss_on != "all" and response_start == 0:
+        raise TrainingError(
+            f"train.loss_on={settings.loss_on} needs to know where each response starts, and the thought format did "
+            "not say: the Split that a class of your own returns has the spans of thought and response"
+        )
+    match settings.loss_on:
+        case "thought":
+            token_ids = token_ids[:response_start]
+        case "response":
+            left_out = [[0, response_start], *left_out]
+    return {f"{name}_ids": token_ids, f"{name}_left_out": left_out}
+
+
+def _longest(row: dict[str, Any]) -> int:
+    return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))

@@ -1,6 +1,5 @@
 """A judge of the user's own: a class with `score`, or with `compare` (`tpo.judge.protocol`)."""
 
-import math
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -141,5 +140,3 @@ def _check(judgement: Any, name: str) -> None:
         raise TpoError(f"judge._target_={name}: expected a Judgement, not {judgement!r:.200}")
     if (judgement.value is None) == (judgement.unscored_reason is None):
         raise TpoError(f"judge._target_={name}: {judgement!r} has to have a value, or else a reason for none")
-    if judgement.value is not None and not math.isfinite(judgement.value):
-        raise TpoError(f"judge._target_={name}: {judgement!r} is no finite number; Judgement(None, reason) is none")

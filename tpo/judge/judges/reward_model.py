@@ -1,6 +1,5 @@
 """Reward models as judges: what all of them share, and the Hugging Face sequence classifier."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -97,10 +96,7 @@ class ChatScorer(ABC):
 
     def _judge(self, chat: "Reading", states: "torch.Tensor") -> Judgement:
         # Heads work in float32: a bfloat16 reward of 16 comes in steps of 1/8, which ties responses.
-        reward = float(self.reward(states.float()))
-        if math.isfinite(reward):
-            return Judgement(reward, None, num_tokens=len(chat.ids))
-        return Judgement(None, "not_finite", num_tokens=len(chat.ids))
+        return Judgement(float(self.reward(states.float())), None, num_tokens=len(chat.ids))
 
 
 class RewardModel(ChatScorer):

@@ -8,8 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tpo.config.groups import PairsConfig
-from tpo.pairs import DROP_REASONS, PAIRS, judged_groups, pair_or_reason
+from tpo.config.kinds import load_settings
+from tpo.pairs.build import count_drops, judged_groups, pair_or_reason
+from tpo.pairs.rule import PairsRule
+from tpo.pairs.stages import PAIRS
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
@@ -96,13 +98,13 @@ def training_entries(iteration: int, found: Mapping[str, Artifact], shown: Colle
     pairs = found["pairs"]
     if pairs.manifest["version"] != PAIRS.version:
         raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
-    settings = PairsConfig(**pairs.manifest["config"])
-    drops = dict.fromkeys(DROP_REASONS, 0)
+    rule = load_settings(PairsRule, pairs.manifest["config"])
+    drops: list[str] = []
     for judged in judged_groups(found["completions"].rows(Completion), found["scores"].rows(Score)):
-        outcome = pair_or_reason(judged, settings)
+        outcome = pair_or_reason(judged, rule)
         pair = outcome if isinstance(outcome, Pair) else None
         if isinstance(outcome, str):
-            drops[outcome] += 1
+            drops.append(outcome)
         prompt_id = judged[0].completion.prompt_id
         if prompt_id in shown:
             yield {
@@ -118,7 +120,7 @@ def training_entries(iteration: int, found: Mapping[str, Artifact], shown: Colle
                     for row, score in judged
                 ],
             }
-    if drops != pairs.metrics["drops"]:
+    if count_drops(drops) != pairs.metrics["drops"]:
         raise ArtifactError(
             f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
         )

@@ -15,7 +15,7 @@ from typing import Any
 
 from tpo.config.tracking import WandbTracking
 from tpo.model.policy import is_whole_model
-from tpo.pairs import judged_groups
+from tpo.pairs.build import judged_groups
 from tpo.results.rate import Rate
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.lineage import Node, lineage
