@@ -18,7 +18,7 @@ ADAPTER = Stage("adapter", version=1, work="tpo.evaluate.policies:work")
 CLASSIFY = Stage("classify", version=2, work="tpo.evaluate.categories:work", runs_on=RunsOn.DEVICE)
 BENCHMARK = Stage("benchmark", version=3, work="tpo.evaluate.benchmarks.load:work")
 CHECK = Stage("check", version=2, work="tpo.evaluate.benchmarks.load:check_work")
-INTERVENE = Stage("intervene", version=4, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
+INTERVENE = Stage("intervene", version=5, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
 LABELLED = Stage("labelled", version=2, work="tpo.evaluate.agreement.labelled:work")
 COMPARE = Stage("compare", version=4, work="tpo.evaluate.compare:work")
 

@@ -15,7 +15,7 @@ from tpo.store.stage import Budget, RunsOn, Stage
 SYNTHESIZE = Stage("synthesize", version=5, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
 PROMPTS = Stage("prompts", version=2, work="tpo.sample.prompts:work")
 PREFLIGHT = Stage("preflight", version=1, work="tpo.sample.preflight:work")
-SAMPLE = Stage("sample", version=4, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
+SAMPLE = Stage("sample", version=5, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
 
 
 def make_prompts(
