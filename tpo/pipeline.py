@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
+from tpo.evaluate.collapse import find_collapse
 from tpo.evaluate.stages import answer_settings, compare
 from tpo.judge.select import Selection, best_epoch
 from tpo.judge.stages import Judging
@@ -18,7 +19,7 @@ from tpo.pairs import make_pairs
 from tpo.sample.prompts import PromptError
 from tpo.sample.stages import make_prompts, preflight, sample
 from tpo.store.artifacts import Artifact, Store
-from tpo.store.records import Score
+from tpo.store.records import Completion, Score
 from tpo.store.seeds import derive_seed
 from tpo.train.stages import train
 
@@ -102,6 +103,10 @@ class Pipeline:
         return compare(
             self.judging, self.prompts, answers, baseline, settings=self.config.eval, seed=self._seed("compare")
         )
+
+    def collapse(self, answers: Artifact, untrained: Artifact) -> str | None:
+        """Say how training has broken the policy, if it has; `untrained` are the answers of iteration 0."""
+        return find_collapse(answers.rows(Completion), untrained.rows(Completion))
 
     def _scores(self, answers: Sequence[Artifact]) -> Sequence[Iterable[Score]]:
         """The scores of several policies' answers, by policy."""

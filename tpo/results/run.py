@@ -68,8 +68,9 @@ class Run:
         pairs: Artifact | None = None,
         checkpoints: Artifact | None = None,
         selection: Selection | None = None,
+        collapse: str | None = None,
     ) -> None:
-        """Add an iteration's results; iteration 0 has no training."""
+        """Add an iteration's results; iteration 0 has no training. `collapse` says how its policy has, if it has."""
         sampled = answers.metrics
         roles = {
             "answers": answers,
@@ -94,12 +95,16 @@ class Run:
             "training": checkpoints.metrics if checkpoints else None,
             "adapter": f"{checkpoints.artifact_id}/epoch-{selection.epoch}" if checkpoints and selection else None,
             "validation_scores": {str(key): value for key, value in selection.mean_scores.items()} if selection else {},
+            "collapse": collapse,
             "artifacts": {role: artifact.artifact_id for role, artifact in artifacts.items()},
         }
         self.iterations.append(entry)
         self.tracker.log_iteration(entry, artifacts)
         rate = format_rate(Rate.from_dict(entry["win_rate"]))
         log.info("iteration %d: win rate %s, %d pairs", iteration, rate, entry["num_pairs"])
+        if collapse is not None:
+            ends = ", so the run ends here; on_collapse=continue goes on" if self.config.on_collapse == "stop" else ""
+            log.warning("iteration %d: %s%s", iteration, collapse, ends)
 
     def finish(self, stages: list[Artifact]) -> Path:
         """Write `summary.json`, the figures and the page, print the tables, end tracking; return the folder."""
@@ -113,6 +118,7 @@ class Run:
             "confidence": self.config.eval.confidence,
             "thought": self.config.thought.name,
             "judge": self.config.judge.kind,
+            "collapse": first_collapse(self.iterations),
             "iterations": self.iterations,
             "stages": stage_list(stages, run=self.path.name),
         }
@@ -127,6 +133,12 @@ class Run:
         if where is not None:
             write_json(self.path / TRACKED, where)
         return self.path
+
+
+def first_collapse(iterations: Sequence[dict[str, Any]]) -> str | None:
+    """Return the sentence of the first iteration whose policy had collapsed, with its number."""
+    found = (f"iteration {entry['iteration']}: {entry['collapse']}" for entry in iterations if entry["collapse"])
+    return next(found, None)
 
 
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
