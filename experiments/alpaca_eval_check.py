@@ -77,6 +77,23 @@ def calibrate(models: Sequence[Model]) -> float:
     return float(found.x)
 
 
+def statement(models: Sequence[Model]) -> str:
+    """Return what the table comes to, in a sentence for README and experiments/alpaca_eval.md."""
+    gap = max(abs(float(np.mean(model.wins)) - model.win_rate) for model in models)
+    num_same = sum(int(model.mean_length) == model.average_length for model in models)
+    fixed = [model.error(ALPACA_EVAL_SLOPE) for model in models]
+    others = [model.error(calibrate([other for other in models if other is not model])) for model in models]
+    (mean, most), (mean_others, most_others) = (
+        (100 * np.abs(errors).mean(), 100 * np.abs(errors).max()) for errors in (fixed, others)
+    )
+    return (
+        f"AlpacaEval 2's figures of {len(models)} models from their published annotations: win rates differ by at most "
+        f"{100 * gap:.2f} points, average lengths agree for {num_same} of {len(models)}; the length-controlled win "
+        f"rate with the slope fixed at {ALPACA_EVAL_SLOPE:g} has a mean absolute error of {mean:.2f} points (largest "
+        f"{most:.2f}), with the slope that the other models give {mean_others:.2f} (largest {most_others:.2f})."
+    )
+
+
 def main() -> None:
     """Print the table, a model a line, and what it comes to."""
     baseline, *paths = map(Path, sys.argv[1:])
@@ -86,24 +103,19 @@ def main() -> None:
         *("fitted", f"slope {ALPACA_EVAL_SLOPE:g}", "error", "exact slope", "slope of the others", "error with it"),
     ]
     print("| " + " | ".join(columns) + " |\n|---|" + "---:|" * (len(columns) - 1))
-    errors, others = [], []
     for model in models:
         found = estimate_length_controlled(model.wins, model.gaps, seed=0, slope=ALPACA_EVAL_SLOPE)
         fitted = estimate_length_controlled(model.wins, model.gaps, seed=0)
         slope = calibrate([other for other in models if other is not model])
-        errors.append(model.error(ALPACA_EVAL_SLOPE))
-        others.append(model.error(slope))
         cells = [
             *(model.name, f"{100 * np.mean(model.wins):.2f}", f"{100 * model.win_rate:.2f}"),
             *(f"{model.mean_length:.1f}", f"{model.average_length}", f"{100 * model.length_controlled:.2f}"),
             *(_shown(rate.rate, rate.interval) for rate in (fitted, found)),
-            *(f"{100 * errors[-1]:+.2f}", f"{brentq(model.error, 0, 4):.2f}"),
-            *(f"{slope:.2f}", f"{100 * others[-1]:+.2f}"),
+            *(f"{100 * model.error(ALPACA_EVAL_SLOPE):+.2f}", f"{brentq(model.error, 0, 4):.2f}"),
+            *(f"{slope:.2f}", f"{100 * model.error(slope):+.2f}"),
         ]
         print("| " + " | ".join(cells) + " |")
-    for name, values in ((f"slope {ALPACA_EVAL_SLOPE:g}", errors), ("each with the slope of the others", others)):
-        size = 100 * np.abs(values)
-        print(f"\n{name}: mean absolute error {size.mean():.2f}, largest {size.max():.2f} points")
+    print(f"\n{statement(models)}")
     print(f"\nleast squares over all: slope {calibrate(models):.3f}")
 
 

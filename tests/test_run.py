@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import tpo.config.compose
+import tpo.pipeline
 import tpo.run
 from tpo.config.check import check
 from tpo.config.schema import Config
@@ -20,6 +21,7 @@ from tpo.judge.judges.length import LengthJudge
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.judges.random import RandomJudge
 from tpo.judge.protocol import Candidates, Judgement
+from tpo.plan.stages import plan_job
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
@@ -358,6 +360,35 @@ def test_ensemble_goes_through_the_loop(tiny_model: Path, tmp_path: Path) -> Non
     assert {"judge", "combine"} <= {stage["stage"] for stage in run.summary["stages"]}
     rows = run.artifacts("combine")[-1].rows(Score)
     assert all(abs(row.score) <= 1.01 for row in rows if row.score is not None), "normalized, two responses each"
+
+
+def test_a_run_whose_policy_collapses_ends_there_with_all_that_a_run_leaves(
+    tiny_model: Path,
+    finished: Finished,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(tpo.pipeline, "find_collapse", lambda *_: "the policy has collapsed: it says nothing")
+    overrides = tiny_overrides(tiny_model, finished.root, f"runs_dir={tmp_path}")
+    run = run_here(finished.root, overrides)
+    assert [entry["collapse"] for entry in run.summary["iterations"]] == [
+        None,
+        "the policy has collapsed: it says nothing",
+    ]
+    assert run.summary["collapse"] == "iteration 1: the policy has collapsed: it says nothing"
+    assert (run.path / "report.html").exists() and (run.path / "figures" / "win_rate.png").exists()
+    [warning] = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
+    assert warning.startswith("iteration 1: ") and "the run ends here; on_collapse=continue goes on" in warning
+    assert run_here(finished.root, overrides).summary == run.summary, "a resumed run says the same"
+    planned = plan_job(run.config).stages
+    assert [row.artifact_id for row in planned] == [row["artifact_id"] for row in run.summary["stages"]]
+
+    onwards = run_here(finished.root, [*overrides, "on_collapse=continue"])
+    assert onwards.path.name != run.path.name, "its summary is another"
+    assert onwards.summary["collapse"] == run.summary["collapse"] and len(onwards.summary["iterations"]) == 3
+    for mine, theirs in zip(onwards.summary["stages"], finished.summary["stages"], strict=True):
+        assert mine["artifact_id"] == theirs["artifact_id"], "no artifact depends on it"
 
 
 def test_seed_changes_samples_and_folder(tiny_model: Path, finished: Finished) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from tpo.config.groups import JudgeConfig
 from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
+from tpo.evaluate.collapse import find_collapse
 from tpo.evaluate.kinds.held_out import HeldOutEval
 from tpo.evaluate.stages import answer_settings, checked, compare
 from tpo.judge.responses import take_apart
@@ -143,6 +144,10 @@ class Pipeline:
 
     def _compare(self, judging: Judging, answers: Artifact, baseline: Artifact) -> Artifact:
         return compare(judging, self.prompts, answers, baseline, settings=self.eval, seed=self._seed("compare"))
+
+    def collapse(self, answers: Artifact, untrained: Artifact) -> str | None:
+        """Say how training has broken the policy, if it has; `untrained` are the answers of iteration 0."""
+        return find_collapse(answers.rows(Completion), untrained.rows(Completion))
 
     def _scores(self, answers: Sequence[Artifact]) -> Sequence[Iterable[Score]]:
         """The scores of several policies' answers, by policy."""

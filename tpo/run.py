@@ -50,10 +50,13 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
 
 
 def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:
-    """Go through the loop of the paper and hand the results of each iteration to `record` (see `Run.record`)."""
+    """Go through the loop of the paper and hand the results of each iteration to `record` (see `Run.record`).
+
+    It ends early, unless `on_collapse` says otherwise, with the iteration whose policy has collapsed.
+    """
     policy = tpo.seed_policy  # iteration 0: with the thought prompt and untrained
     baseline = tpo.baseline()
-    answers = tpo.answer(policy)
+    untrained = answers = tpo.answer(policy)
     record(0, answers, **tpo.measure(answers, baseline), null_control=tpo.null_control(baseline))
 
     for iteration in range(1, num_iterations + 1):
@@ -63,6 +66,7 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
         checkpoints = tpo.train(policy, pairs, iteration)
         policy, selection = tpo.select(checkpoints)
         answers = tpo.answer(policy)
+        collapse = tpo.collapse(answers, untrained)
         record(
             iteration,
             answers,
@@ -72,7 +76,10 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
             pairs=pairs,
             checkpoints=checkpoints,
             selection=selection,
+            collapse=collapse,
         )
+        if collapse is not None and tpo.config.on_collapse == "stop":
+            return
 
 
 def work(config: Config, hydra: Any) -> Outcome:

@@ -61,6 +61,23 @@ def test_length_by_hand(data: Path, tmp_path: Path) -> None:
     assert found["position_bias"] is None
 
 
+def test_controls_that_read_nothing_stand_beside_every_judge(data: Path, tmp_path: Path) -> None:
+    path = measure(configure(data, tmp_path, "judge=random"), name="random")
+    rates = {}
+    for side in "ab":
+        found = read(path, f"always response_{side}")
+        assert (found["num_judgements"], found["slices"]["all"]["num_rows"]) == (0, 4)
+        assert found["num_excluded"] == {"identical_responses": 0, "labelled_tie": 1}
+        rates[side] = found["slices"]["all"]["rate"]
+    assert rates == {"a": 0.75, "b": 0.25}, "the labels prefer response_a in three of four rows"
+    report(path)
+    table = (path / "agreement.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:] if "always" in line] == [
+        "| always response_a",
+        "| always response_b",
+    ]
+
+
 def test_all_judges_measured_on_the_same_data_share_a_table_and_a_figure(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -388,3 +388,7 @@ def test_figures_of_six_models_are_the_published_ones(tmp_path: Path) -> None:
     errors = [model.error(check["calibrate"]([other for other in models if other is not model])) for model in models]
     assert 0.9 * ALPACA_EVAL_SLOPE_ERROR < max(map(abs, errors)) < ALPACA_EVAL_SLOPE_ERROR  # the stated error is that
     assert sorted(rates, key=rates.__getitem__) == sorted(expected, key=expected.__getitem__)
+    document = (REPOSITORY / "experiments" / "alpaca_eval.md").read_text(encoding="utf-8")
+    assert check["statement"](models) in " ".join(document.split()), "the document says what the command prints"
+    mean_error = np.mean([abs(rates[name] - expected[name]) for name in rates])
+    assert f"a mean absolute error of {100 * mean_error:.2f} points" in check["statement"](models)

@@ -132,7 +132,12 @@ def test_a_response_that_goes_on_thinking_is_none(tmp_path: Path, policy: Policy
 
         monkeypatch.setattr(TorchEngine, "stream", stream)
 
-    expected = {"Yes. Thought: no": "repeated_delimiter", "Response: x": "repeated_delimiter", " \n": "empty_response"}
+    expected = {
+        "Yes. Thought: no": "repeated_delimiter",
+        "Response: x": "repeated_delimiter",
+        "Yes.\n**thought:** no": "repeated_delimiter",
+        " \n": "empty_response",
+    }
     for number, (text, error) in enumerate(expected.items()):
         says(text)
         [row] = ask(tmp_path / str(number), policy, {("p", 0): "hm"})

@@ -27,7 +27,7 @@ from tpo.store.files import write_json
 from tpo.store.records import Completion, LabelledPair, write_records
 
 REPOSITORY = Path(__file__).parents[2]
-QUICKSTART = REPOSITORY / "experiments" / "quickstart"  # what a real run left
+QUICKSTART = REPOSITORY / "tests" / "results" / "quickstart"  # what a real run left
 NOTEBOOKS = sorted((REPOSITORY / "analysis").glob("*.py"))
 SUMMARY: dict[str, Any] = json.loads((QUICKSTART / "summary.json").read_text())
 CONFIG: dict[str, Any] = json.loads((QUICKSTART / "config.json").read_text())
@@ -165,7 +165,7 @@ def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.
     ]
     [measured] = read_folders(["runs/agreement-*"]).judges
     assert [judge["judge"] for judge in measured.judges] == ["better", "worse", "silent"]
-    assert [run.path for run in read_folders(["experiments/quick*"]).runs] == [QUICKSTART]
+    assert [run.path for run in read_folders(["tests/results/quick*"]).runs] == [QUICKSTART]
     assert read_folder(runs_dirs["everything"] / "quickstart-unfinished") is None
 
 
@@ -351,7 +351,6 @@ def test_examples_of_the_help_work(
     for number, name in enumerate(("quickstart-a", "quickstart-b")):
         thought = {**CONFIG["thought"], "name": ("generic", "none")[number]}
         put(tmp_path / "runs" / name, SUMMARY, {**CONFIG, "thought": thought, "seed": number})
-    shutil.copytree(QUICKSTART, tmp_path / "experiments" / "quickstart")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
     lines = [line.split("  ")[1] for line in EXAMPLES.splitlines()[1:]]

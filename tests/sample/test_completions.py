@@ -220,8 +220,15 @@ def test_budgets_are_respected(tiny_model: Path, tmp_path: Path, form: ThoughtFo
             assert len(row.completion_ids) <= (7 if form is DIRECT else 12)
 
 
-def make_row(tokenizer: Any, text: str, *, forced: tuple[int, int] = (0, 0), reason: str = "stop") -> Completion:
-    ids = tokenizer.encode(text, add_special_tokens=False)
+def make_row(
+    tokenizer: Any,
+    text: str,
+    *,
+    forced: tuple[int, int] = (0, 0),
+    reason: str = "stop",
+    ids: list[int] | None = None,
+) -> Completion:
+    ids = tokenizer.encode(text, add_special_tokens=False) if ids is None else ids
     return make_completion(
         Chat(tokenizer, frozenset({tokenizer.eos_token_id})),
         specific(),
@@ -252,6 +259,15 @@ def test_summarize_counts_by_hand(tokenizer: Any) -> None:
     assert found["mean_thought_tokens"] == sum(row.num_thought_tokens for row in parsed) / 2
     assert found["mean_response_tokens"] == sum(row.num_response_tokens for row in parsed) / 2
     assert found["mean_response_tokens"] == sum(len(tokenizer.encode(text)) for text in ("xy", "xyz")) / 2
+
+
+def test_markup_of_a_delimiter_is_counted_to_neither_part(tokenizer: Any) -> None:
+    parts = ["abc", "\n**", "<R>", "**", " xyz"]
+    ids = [token for part in parts for token in tokenizer.encode(part, add_special_tokens=False)]
+    row = make_row(tokenizer, "", ids=ids)
+    assert (row.completion, row.thought, row.response) == ("abc\n**<R>** xyz", "abc", "xyz")
+    assert row.num_thought_tokens == len(tokenizer.encode("abc", add_special_tokens=False))
+    assert row.num_response_tokens == len(tokenizer.encode("xyz", add_special_tokens=False))
 
 
 def test_summarize_of_nothing_parsed_has_no_lengths(tokenizer: Any) -> None:

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpo.config.delimiter import holds
 from tpo.config.thought import DIRECT, Split, ThoughtFormat
 from tpo.model.decoder import Decoder
 from tpo.sample.thought import num_tokens_within
@@ -53,6 +54,76 @@ CASES = [
     ("specific_empty_thought", SPECIFIC, False, "stop", "<R> yes", None, None, "empty_thought"),
     ("specific_repeated", SPECIFIC, False, "stop", 'I write "<R>". hm <R> yes', None, None, "repeated_delimiter"),
     ("specific_put_together_by_the_cut", SPECIFIC, False, "stop", "a <R<R>> b", "a <R", "> b", OK),
+    # Markup around a delimiter belongs to it.
+    ("bold", GENERIC, True, "stop", f" hm\n**{R}** ok", "hm", "ok", OK),
+    ("bold_closed_after_a_space", GENERIC, True, "stop", f" hm\n**{R} ** ok", "hm", "ok", OK),
+    ("bold_both", GENERIC, False, "stop", f"**{T}** hm\n\n**{R}**\n\nok", "hm", "ok", OK),
+    ("heading", GENERIC, False, "stop", f"# {T}\nhm\n\n### {R}\nok", "hm", "ok", OK),
+    ("heading_in_bold", GENERIC, True, "stop", f" hm\n### **{R}**\nok", "hm", "ok", OK),
+    ("quoted", GENERIC, True, "stop", f' hm "{R}" ok', "hm", "ok", OK),
+    ("quoted_with_curly_marks", GENERIC, True, "stop", f" hm “{R}” ok", "hm", "ok", OK),
+    ("bold_in_quotes", GENERIC, True, "stop", f' hm "**{R}**" ok', "hm", "ok", OK),
+    ("quoted_before_a_colon", GENERIC, True, "stop", f' hm "{R}": ok', "hm", "ok", OK),
+    ("another_colon", GENERIC, True, "stop", f" hm {R}: ok", "hm", "ok", OK),
+    ("specific_before_a_colon", SPECIFIC, False, "stop", "hm **<R>**: ok", "hm", "ok", OK),
+    ("specific_before_a_smile", SPECIFIC, False, "stop", "hm <R>:-)", "hm", ":-)", OK),
+    ("markup_of_the_response", GENERIC, True, "stop", f" hm {R} **ok** then", "hm", "**ok** then", OK),
+    ("markup_of_the_thought", GENERIC, True, "stop", f" so **hm**{R} ok", "so **hm**", "ok", OK),
+    ("markup_of_both", GENERIC, True, "stop", f" **hm** {R} **ok**", "**hm**", "**ok**", OK),
+    ("quoted_response", GENERIC, True, "stop", f' "hm" {R} "ok"', '"hm"', '"ok"', OK),
+    ("nothing_but_markup", GENERIC, True, "stop", f" hm\n**{R}**", None, None, "empty_response"),
+    ("no_thought_but_markup", GENERIC, True, "stop", f"\n**{R}** ok", None, None, "empty_thought"),
+    # What resembles a delimiter, beside the real one.
+    ("contracted_before", GENERIC, True, "stop", f" a\nHere's my response: b\n{R} c", None, None, "repeated_delimiter"),
+    ("contracted_after", GENERIC, True, "stop", f" a\n{R} b\nHere's my response: c", None, None, "repeated_delimiter"),
+    (
+        "thought_contracted",
+        GENERIC,
+        True,
+        "stop",
+        f" a {R} Here’s my thought process: b",
+        None,
+        None,
+        "repeated_delimiter",
+    ),
+    ("lower_case_beside", GENERIC, True, "stop", f" a {R} b. So, {R.lower()} c", None, None, "repeated_delimiter"),
+    (
+        "named_in_quotes",
+        GENERIC,
+        True,
+        "stop",
+        f' a {R} as asked, "Here is my response" b',
+        None,
+        None,
+        "repeated_delimiter",
+    ),
+    ("near_in_preamble", GENERIC, False, "stop", f"HERE IS MY RESPONSE: {T} a {R} b", None, None, "repeated_delimiter"),
+    ("cut_off_and_appended", GENERIC, True, "stop", f" a\n{R[:-1]}\n\n{R}\nb", None, None, "repeated_delimiter"),
+    # Nothing but what resembles it: the exact one is served, so only the exact one separates.
+    ("only_contracted", GENERIC, True, "stop", " hm\nHere's my response: yes", None, None, "no_response_delimiter"),
+    ("only_in_bold", GENERIC, True, "stop", " hm **Here is my response**: yes", None, None, "no_response_delimiter"),
+    ("only_lower_case_cut", GENERIC, True, "length", f" hm {R.lower()} yes", None, None, "thought_truncated"),
+    (
+        "thought_only_contracted",
+        GENERIC,
+        False,
+        "stop",
+        f"Here's my thought process: a {R} b",
+        None,
+        None,
+        "no_thought_delimiter",
+    ),
+    # A short delimiter resembles too much.
+    (
+        "specific_and_html",
+        SPECIFIC,
+        False,
+        "stop",
+        "hm <R> a <r> b </R> if x < R > y, R: z",
+        "hm",
+        "a <r> b </R> if x < R > y, R: z",
+        OK,
+    ),
     ("direct", DIRECT, False, "stop", " yes\n", None, "yes", OK),
     ("direct_truncated", DIRECT, False, "length", "yes and", None, "yes and", OK),
     ("direct_with_delimiters", DIRECT, False, "stop", f"{T} a {R} b", None, f"{T} a {R} b", OK),
@@ -99,7 +170,101 @@ def test_response_of_a_cut_completion_never_holds_the_thought(
     assert found.thought == (thought.strip() if has_response else None)
 
 
-pieces = st.lists(st.sampled_from([T, R, "<R>", "<R", ">", "a", " b ", "\n", ""]), max_size=8).map("".join)
+@pytest.mark.parametrize(
+    ("delimiter", "text", "expected"),
+    [
+        (R, "here is my response:", True),
+        (R, "HERE IS MY RESPONSE:", True),
+        (R, "Here's my response:", True),
+        (R, "Here’s my response:", True),
+        (R, "Heres my response:", True),
+        (R, "Here is my response :", True),
+        (R, "Here  is\nmy response:", True),
+        (R, "Hereis myresponse:", True),
+        (R, "Here is my response：", True),
+        (R, "Here is my **response**:", True),
+        (R, "**Here is my response**: b", True),
+        (R, "_here_is_my_response_: b", True),
+        (R, "## here is my response\nb", True),
+        (R, "Here is my response.\nb", True),
+        (R, 'I write "Here is my response..." first', True),
+        (R, "Sure, here is my response: b", True),
+        (R, "so (here is my response:) b", True),
+        ("Here's my answer:", "Here is my answer:", True),
+        ("Here’s my answer:", "here's my answer:", True),
+        (R, "Here is my response to your letter: b", False),
+        (R, "Here is my response, in short", False),
+        (R, "Here is my response's reason", False),
+        (R, "Here are my responses:", False),
+        (R, "There is my response:", False),
+        (R, "Where is my response?", False),
+        (R, "Here is your response:", False),
+        (R, "my response:", False),
+        ("Response:", "a\nresponse: b", True),
+        ("Response:", "a\n**RESPONSE**: b", True),
+        ("Response:", "the response: b", False),
+        ("Response:", "response b", False),
+        ("<R>", "a <R> b", True),
+        ("<R>", "<r> < R > R: r: **R**: </R>", False),
+        ("---", "a -- - b", False),
+    ],
+)
+def test_what_resembles_a_delimiter(delimiter: str, text: str, expected: bool) -> None:
+    assert holds(delimiter, text) is expected
+
+
+@st.composite
+def near(draw: st.DrawFn) -> str:
+    """One of the generic delimiters as a model may write it."""
+    last = draw(st.sampled_from(["response", "thought process"]))
+    words = draw(st.sampled_from(["Here is my", "Here's my", "Here’s my", "Heres my"])).split() + last.split()
+    space = st.sampled_from([" ", "  ", "\n", " *", "_", "** "])
+    text = words[0] + "".join(draw(space) + word for word in words[1:])
+    text = draw(st.sampled_from([str, str.lower, str.upper, str.title]))(text)
+    opened, closed = draw(st.sampled_from([("", ""), ("**", "**"), ('"', '"'), ("“", "”"), ("### ", ""), ("`", "`")]))
+    return opened + text + draw(st.sampled_from([":" + closed, closed + ":", closed + " :", closed + "\n"]))
+
+
+@given(near(), st.sampled_from(["head", "thought", "response"]), words, words)
+def test_what_resembles_a_delimiter_never_stands_beside_one(near: str, where: str, thought: str, response: str) -> None:
+    head = ""
+    match where:
+        case "head":
+            head = f"{near} "
+        case "thought":
+            thought = f"{thought} {near} a"
+        case _:
+            response = f"{response} {near} a"
+    completion = f"{head}{T} {thought}\n{R} {response}"
+    assert GENERIC.split(completion, is_prefilled=False, finish_reason="stop").error == "repeated_delimiter"
+
+
+@given(
+    words,
+    words,
+    st.sampled_from([("**", "**"), ("_", "_"), ("***", "***"), ('"', '"'), ("“", "”"), ("«", "»"), ('**"', '"**')]),
+    st.sampled_from(["", "# ", "### ", "######"]),
+    st.sampled_from([GENERIC, SPECIFIC]),
+)
+def test_markup_around_a_delimiter_changes_nothing(
+    thought: str, response: str, marks: tuple[str, str], heading: str, form: ThoughtFormat
+) -> None:
+    opened, closed = marks
+    plain = f"{form.thought_delimiter or ''}\n{thought}\n{form.response_delimiter} {response}"
+    marked = plain
+    for delimiter in filter(None, (form.thought_delimiter, form.response_delimiter)):
+        marked = marked.replace(delimiter, f"{heading}{opened}{delimiter}{closed}")
+    expected = form.split(plain, is_prefilled=False, finish_reason="stop")
+    found = form.split(marked, is_prefilled=False, finish_reason="stop")
+    assert found[:3] == expected[:3]
+    if found.error is None:
+        assert marked[slice(*found.thought_span)] == found.thought
+        assert marked[slice(*found.response_span)] == found.response
+
+
+pieces = st.lists(
+    st.one_of(st.sampled_from([T, R, "<R>", "<R", ">", "a", " b ", "\n", "", "**", '"', "# "]), near()), max_size=8
+).map("".join)
 
 
 @given(pieces, st.booleans(), st.sampled_from(["stop", "length"]), st.sampled_from([GENERIC, SPECIFIC, DIRECT]))
@@ -112,6 +277,7 @@ def test_either_a_clean_response_or_a_reason(
         assert found.thought and found.thought_span[1] < found.response_span[0]
         for delimiter in filter(None, (form.thought_delimiter, form.response_delimiter)):
             assert delimiter not in found.thought and delimiter not in found.response
+            assert not holds(delimiter, found.thought) and not holds(delimiter, found.response)
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,7 @@ class Config(SamplingEntry):
     has_experiments: ClassVar[bool] = True
 
     num_iterations: int = setting(minimum=0)
+    on_collapse: str = setting(choices=("stop", "continue"))
     pairs: PairsConfig = setting(PairsConfig)
     train: TrainConfig = setting(TrainConfig)
     accelerate: AccelerateConfig = setting(AccelerateConfig)

@@ -8,6 +8,7 @@ particular a thought that the token limit cut off is never mistaken for a respon
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from tpo.config import delimiter
 from tpo.config.fields import ConfigError, Kind, setting
 
 
@@ -107,26 +108,27 @@ class ThoughtFormat(Kind):
         Returns:
             A `Split`; `error` is one of "no_thought_delimiter", "no_response_delimiter", "thought_truncated",
             "repeated_delimiter" (where the response starts would be a guess, and a wrong one would show the judge part
-            of the thought), "empty_thought", "empty_response".
+            of the thought), "empty_thought", "empty_response". Only the exact delimiter separates, since it is what a
+            policy is served with; text that resembles one counts as a repetition.
         """
         if self.response_delimiter is None:
             return _checked(completion, thought_span=None, response_span=(0, len(completion)))
-        start = 0
+        head, start = "", 0
         if self.thought_delimiter is not None and not is_prefilled:
-            found = completion.find(self.thought_delimiter)
-            if found < 0:
+            opening = delimiter.find(self.thought_delimiter, completion)
+            if opening is None:
                 return Split(None, None, "no_thought_delimiter")
-            start = found + len(self.thought_delimiter)
-        stop = completion.find(self.response_delimiter, start)
-        if stop < 0:
+            head, start = completion[: opening.start], opening.stop
+        switch = delimiter.find(self.response_delimiter, completion, start)
+        if switch is None:
             return Split(None, None, "thought_truncated" if finish_reason == "length" else "no_response_delimiter")
-        response_start = stop + len(self.response_delimiter)
-        delimiters = [self.response_delimiter] + ([self.thought_delimiter] if self.thought_delimiter else [])
-        head = completion[: max(0, start - len(self.thought_delimiter or ""))]
-        rest = "\0".join([head, completion[start:stop], completion[response_start:]])
-        if any(delimiter in rest for delimiter in delimiters):
+        if any(map(self.holds_delimiter, (head, completion[start : switch.start], completion[switch.stop :]))):
             return Split(None, None, "repeated_delimiter")
-        return _checked(completion, thought_span=(start, stop), response_span=(response_start, len(completion)))
+        return _checked(completion, thought_span=(start, switch.start), response_span=(switch.stop, len(completion)))
+
+    def holds_delimiter(self, text: str) -> bool:
+        """Whether a text holds one of the delimiters, or what resembles it."""
+        return any(delimiter.holds(name, text) for name in (self.thought_delimiter, self.response_delimiter) if name)
 
 
 DIRECT = ThoughtFormat(prompt="{instruction}", name="none")

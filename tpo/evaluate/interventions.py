@@ -201,7 +201,6 @@ def opening(thought: str, form: ThoughtFormat) -> str:
 
 
 def _response(text: str, form: ThoughtFormat) -> tuple[str | None, str | None]:
-    delimiters = [delimiter for delimiter in (form.thought_delimiter, form.response_delimiter) if delimiter]
-    if any(delimiter in text for delimiter in delimiters):
+    if form.holds_delimiter(text):
         return None, "repeated_delimiter"  # it may go on thinking, which no judge may see
     return (text.strip(), None) if text.strip() else (None, "empty_response")

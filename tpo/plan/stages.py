@@ -70,6 +70,13 @@ class PlannedPipeline(Pipeline):
         except NotComputedError:
             return self.seed_policy.trained(checkpoints, NO_EPOCH), only_epoch(NO_EPOCH)
 
+    def collapse(self, answers: Artifact, untrained: Artifact) -> str | None:
+        """Say what the run says where all answers are there; a plan of others assumes the best."""
+        try:
+            return super().collapse(answers, untrained)
+        except NotComputedError:
+            return None
+
 
 class PlannedRun(NamedTuple):
     """One run of a sweep: its distinct stages in the order in which it asks for them."""

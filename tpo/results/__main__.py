@@ -34,8 +34,8 @@ EXAMPLES = """examples:
   python -m tpo.results                                               all runs below runs/
   python -m tpo.results 'runs/quickstart-*' --against thought=none    differences from the runs without thoughts
   python -m tpo.results --over seed --iteration 2                     means over seeds, after iteration 2
-  python -m tpo.results experiments/quickstart --all-iterations --out tables    and results.csv, .md, .tex
-  python -m tpo.results experiments/quickstart --figures --out figures          the figures of one run
+  python -m tpo.results 'runs/quickstart-*' --all-iterations --out tables       and results.csv, .md, .tex
+  python -m tpo.results runs/quickstart-a --figures --out figures               the figures of one run
   python -m tpo.results 'runs/*' --figures --out figures --formats pdf          of all, and those that compare runs
   python -m tpo.results 'runs/quickstart-*' --page                    a page for each
 """

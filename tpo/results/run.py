@@ -81,8 +81,12 @@ class Run:
         selection: Selection | None = None,
         checked: Artifact | None = None,
         baseline_checked: Artifact | None = None,
+        collapse: str | None = None,
     ) -> None:
-        """Add an iteration's results; iteration 0 has no training, and may have the null control."""
+        """Add an iteration's results; iteration 0 has no training, and may have the null control.
+
+        `collapse` says how the policy has collapsed, if it has.
+        """
         sampled = answers.metrics
         roles = {
             "answers": answers,
@@ -116,6 +120,7 @@ class Run:
             "validation_scores": _by_epoch(selection.mean_scores) if selection else {},
             "validation_responses": _by_epoch(selection.num_responses) if selection else {},
             "num_validation_answers": selection.num_completions if selection else 0,
+            "collapse": collapse,
             "artifacts": {role: artifact.artifact_id for role, artifact in artifacts.items()},
         }
         self.iterations.append(entry)
@@ -127,6 +132,9 @@ class Run:
             self.null_control = change.null_control(rows, confidence=confidence, seed=self._seed("null"))
         rate = format_rate(Rate.from_dict(entry["win_rate"]))
         log.info("iteration %d: win rate %s, %d pairs", iteration, rate, entry["num_pairs"])
+        if collapse is not None:
+            ends = ", so the run ends here; on_collapse=continue goes on" if self.config.on_collapse == "stop" else ""
+            log.warning("iteration %d: %s%s", iteration, collapse, ends)
 
     def _change(self, iteration: int, comparison: Artifact, checked: Artifact | None) -> dict[str, Any] | None:
         """Return what changed since the untrained policy; None at iteration 0, whose rows are kept."""
@@ -181,6 +189,7 @@ class Run:
             "judge": self.config.judge.kind,
             "null_control": self.null_control,
             "baseline_checked": self.baseline_checked,
+            "collapse": first_collapse(self.iterations),
             "iterations": self.iterations,
             "stages": stage_list(stages, run=self.path.name),
         }
@@ -199,6 +208,12 @@ class Run:
 
 def _by_epoch(values: Mapping[int, Any]) -> dict[str, Any]:
     return {str(epoch): value for epoch, value in values.items()}
+
+
+def first_collapse(iterations: Sequence[dict[str, Any]]) -> str | None:
+    """Return the sentence of the first iteration whose policy had collapsed, with its number."""
+    found = (f"iteration {entry['iteration']}: {entry['collapse']}" for entry in iterations if entry["collapse"])
+    return next(found, None)
 
 
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:

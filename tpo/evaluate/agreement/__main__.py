@@ -1,7 +1,8 @@
 """How good a judge is: `python -m tpo.evaluate.agreement judge=... data=preferences.jsonl`.
 
 Writes `runs/agreement-<hash of the data>/<judge>.json`, and beside it a table and a figure of all judges measured on
-that data so far. Judgements are artifacts, so a killed measurement continues and nothing is judged twice.
+that data so far, with two controls that read nothing: always the first response, always the second. Judgements are
+artifacts, so a killed measurement continues and nothing is judged twice.
 """
 
 import sys
@@ -14,6 +15,7 @@ from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import AgreementConfig
 from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_verdicts
 from tpo.evaluate.stages import LABELLED
+from tpo.judge.protocol import Judgement
 from tpo.store.artifacts import Artifact
 from tpo.store.files import file_digest, write_json
 from tpo.store.records import LabelledPair, Score, Verdict
@@ -29,8 +31,12 @@ python -m tpo.evaluate.agreement -m judge=length,random,likelihood data=my.jsonl
 """
 
 
+#: Judges that read nothing: where labels favour one side, as a baseline that usually wins, they agree with most.
+CONTROLS = {"always response_a": Judgement(1.0, None), "always response_b": Judgement(0.0, None)}
+
+
 def measure(config: AgreementConfig, *, name: str) -> Path:
-    """Judge the labelled responses and return the folder that holds what came out."""
+    """Judge the labelled responses and return the folder that holds what came out, of the `CONTROLS` too."""
     from tpo.evaluate.agreement.statistics import agreement, position_bias
     from tpo.judge.stages import Judging
     from tpo.store.open import open_store
@@ -50,14 +56,20 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
         else:
             judged = judging.score({"labelled": labelled})
             predictions = predict_from_scores(pairs, judged.rows(Score))
-    result = agreement(
-        pairs, predictions, seed=config.seed, confidence=config.confidence, length_tolerance=config.length_tolerance
-    )
     path = Path(config.runs_dir) / f"agreement-{digest[:12]}"
     path.mkdir(parents=True, exist_ok=True)
+
+    def write(judge: str, predictions: Sequence[Judgement], more: dict[str, Any]) -> None:
+        found = agreement(
+            pairs, predictions, seed=config.seed, confidence=config.confidence, length_tolerance=config.length_tolerance
+        )
+        write_json(path / f"{judge}.json", {"judge": judge, "data": data.name, **more, **found.to_dict()})
+
     cost = _cost(judged, [step for step in store.asked if step.manifest["stage"] not in {"model", "labelled"}])
-    measured = {"judge": name, "data": data.name, **cost, **result.to_dict(), "position_bias": bias}
-    write_json(path / f"{name}.json", measured)
+    write(name, predictions, {**cost, "position_bias": bias})
+    free = {"num_judgements": 0, "tokens_per_judgement": 0.0, "seconds_per_judgement": 0.0, "position_bias": None}
+    for control, judgement in CONTROLS.items():
+        write(control, [judgement] * len(pairs), free)
     return path
 
 
