@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
+from tpo.evaluate.lineage import leave_unseen, trace
 from tpo.evaluate.stages import answer_settings, compare
 from tpo.judge.select import Selection, best_epoch
 from tpo.judge.stages import Judging
@@ -38,6 +39,9 @@ class Pipeline:
         self.seed_policy = PolicyRef.untrained(model, config.model, form=form, sampling=config.sample)
         self.judging = Judging(store, config.judge, config.rating, model=config.model, seed=self._seed("rate"))
         self.prompts = self._make_prompts()
+        if self.prompts.metrics:  # nothing in a plan, which computes nothing; a model may have been trained here
+            seen = trace(model, None, store)
+            leave_unseen(store, self.prompts, [f"model {config.model.name}"], [seen], seen="refuse")
         preflight(
             store,
             self.seed_policy,
