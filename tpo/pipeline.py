@@ -10,6 +10,7 @@ from tpo.config.schema import Config
 from tpo.config.thought import DIRECT
 from tpo.evaluate.collapse import find_collapse
 from tpo.evaluate.kinds.held_out import HeldOutEval
+from tpo.evaluate.lineage import leave_unseen, trace
 from tpo.evaluate.stages import answer_settings, checked, compare
 from tpo.judge.responses import take_apart
 from tpo.judge.select import Selection, best_epoch, only_epoch
@@ -46,6 +47,9 @@ class Pipeline:
         self.judging, *second = [self._judging_by(judge) for judge in judges]
         self.second_judging = second[0] if second else None
         self.prompts = self._make_prompts()
+        if self.prompts.metrics:  # nothing in a plan, which computes nothing; a model may have been trained here
+            seen = trace(model, None, store)
+            leave_unseen(store, self.prompts, [f"model {config.model.name}"], [seen], seen="refuse")
         for judge in judges:
             preflight(
                 store,

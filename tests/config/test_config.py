@@ -47,6 +47,7 @@ PRESETS = [name.removeprefix("experiment/") for name in FILES if name.startswith
 REQUIRED = {
     "model/pretrained": ["model.name=some/model"],
     "prompts/jsonl": ["prompts.path=mine.jsonl"],
+    "prompts/hub": ["prompts.dataset=someone/something"],
     "judge/custom": ["judge._target_=own_classes.Longer"],
     "engine/custom": ["engine._target_=own_classes.Echo"],
     "pairs/custom": ["pairs._target_=own_classes.Shortest"],

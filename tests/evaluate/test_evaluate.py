@@ -10,9 +10,9 @@ from test_run import NUM_TEST, Finished, run_here, tiny_overrides
 
 import tpo.judge.judges.llm_pairwise
 from tpo.config.check import check_evaluate
-from tpo.config.compose import compose_config
 from tpo.config.fields import ConfigError
 from tpo.config.schema import EvaluateConfig
+from tpo.evaluate import inherit
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.measure import EvaluationError
 from tpo.evaluate.policies import PolicyError
@@ -35,7 +35,7 @@ def compose_evaluation(finished: Finished, *overrides: str) -> EvaluateConfig:
     model = finished.config.model.name
     left_out = ("train.", "pairs.", *(("judge",) if any(item.startswith("judge=") for item in overrides) else ()))
     shared = [item for item in tiny_overrides(Path(model), finished.root) if not item.startswith(left_out)]
-    config = compose_config(EvaluateConfig, [*shared, *overrides])
+    config = inherit.compose_evaluation([*shared, *overrides])
     check_evaluate(config)
     return config
 

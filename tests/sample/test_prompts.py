@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from tpo.config.groups import PromptsConfig
-from tpo.sample.prompts import PromptError, make_prompt, split_prompts
+from tpo.sample.prompts import PromptError, kept_apart, make_prompt, prompt_id, same_text, split_prompts
 from tpo.sample.sources.builtin import load_builtin
-from tpo.sample.sources.hub import _first_user_message
+from tpo.sample.sources.hub import first_user_message
 from tpo.sample.sources.jsonl import load_json_lines
-from tpo.store.records import Prompt
+from tpo.store.records import Check, Prompt
 
 SIZES = PromptsConfig("builtin", num_train=6, num_validation=4, num_test=8)
 
@@ -108,6 +109,84 @@ def test_equal_texts_with_different_splits_do_not_depend_on_order(splits: tuple[
     ]
     assert found[0] == found[1]
     assert found[0][twice[0].prompt_id] == splits[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_same"),
+    [
+        ("Why is the sky blue?", "  why is\nthe  SKY blue", True),
+        ("Why is the sky blue?", "“Why is the sky blue?”", True),
+        ("**Say hi!**", "say hi", True),
+        ("ﬁnd ① thing", "find 1 thing", True),
+        ("Add -3 and 4", "Add 3 and 4", False),
+        ("-3 + 4", "3 + 4", False),
+        ("What is 3 - 4?", "What is 3 + 4?", False),
+        ("Say hi, there", "Say hi there", False),
+        ("???", "!!!", False),
+    ],
+)
+def test_what_counts_as_the_same_text(first: str, second: str, is_same: bool) -> None:
+    assert (same_text(first) == same_text(second)) == is_same
+    assert same_text(same_text(first)) == same_text(first) != ""
+
+
+def test_equal_normalized_texts_are_one_instruction_and_the_test_keeps_it() -> None:
+    copies = [prompt("Say hi!", split="train"), prompt("say  HI", split="test"), prompt("Say hi.")]
+    rows = [*free_prompts(40), *copies]
+    found = split_prompts(rows, sizes=SIZES, seed=0)
+    same = [row for row in found if same_text(row.text) == "say hi"]
+    assert [(row.text, row.split) for row in same] == [("say  HI", "test")]
+    assert kept_apart(rows, found) == {"repeated": 2}
+    assert split_prompts(rows[::-1], sizes=SIZES, seed=0) == found
+
+
+def made_from(base: Prompt, number: int, split: str = "") -> Prompt:
+    text = f"{base.text} In {number} words."
+    return make_prompt(text, category="c", source="s", split=split, where="here", base_id=base.base_id)
+
+
+def test_a_source_whose_training_shares_bases_with_its_test_loses_them_counted() -> None:
+    base, other = prompt("Describe a cat"), prompt("Describe a dog")
+    rows = [
+        *free_prompts(40),
+        *(made_from(base, number, "train") for number in range(3)),
+        *(made_from(other, number, "train") for number in range(2)),
+        made_from(base, 9, "test"),
+        made_from(other, 9, "validation"),
+    ]
+    found = split_prompts(rows, sizes=SIZES, seed=0)
+    held_out = {row.base_id for row in found if not row.split.startswith("train-")}
+    assert {base.base_id, other.base_id} <= held_out
+    assert held_out.isdisjoint(row.base_id for row in found if row.split.startswith("train-"))
+    assert kept_apart(rows, found) == {"held_out": 5}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.sampled_from(["", "", "train", "test"])), min_size=40), st.integers(0, 5)
+)
+def test_no_base_is_on_both_sides(rows: list[tuple[int, str]], seed: int) -> None:
+    bases = [prompt(f"base {number}") for number in range(31)]
+    prompts = [made_from(bases[base], number, split) for number, (base, split) in enumerate(rows)]
+    try:
+        found = split_prompts(prompts, sizes=PromptsConfig("builtin", 2, 1, 3), seed=seed)
+    except PromptError:
+        assume(False)
+    sides = [{row.base_id for row in found if row.split.startswith(name)} for name in ("test", "validation", "train-")]
+    assert not sides[0] & sides[1] and not sides[0] & sides[2] and not sides[1] & sides[2]
+    counts = Counter(row.split for row in found)
+    assert counts["test"] == 3 and counts["validation"] == 1
+    dealt = {row.prompt_id for row in found}
+    apart = sum(kept_apart(prompts, found).values())
+    assert apart <= sum(row.prompt_id not in dealt for row in prompts)
+
+
+def test_equal_texts_that_are_checked_differently_are_not_used() -> None:
+    rows = [*free_prompts(24), *(prompt("2 + 2?"), prompt("2 + 2"))]
+    rows[-1] = replace(rows[-1], checks=(Check("answer:number", {"answer": "5"}),))
+    found = split_prompts(rows, sizes=SIZES, seed=0)
+    assert "2 + 2" not in {same_text(row.text) for row in found}
+    assert kept_apart(rows, found) == {"contradictory": 2}
 
 
 def test_categories_are_balanced_in_every_split() -> None:
@@ -238,4 +317,39 @@ def test_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_first_user_message(value: Any, expected: str) -> None:
-    assert _first_user_message(value) == expected
+    assert first_user_message(value, where="here") == expected
+
+
+# --- answers in a file ------------------------------------------------------------------------------------------
+
+
+def with_answers(path: Path, *rows: str, answer: str = "number") -> list[Prompt]:
+    path.write_text("".join(f"{row}\n" for row in rows))
+    fields = {"text_field": "text", "category_field": "category", "split_field": "split"}
+    return load_json_lines(path, **fields, answer_field="answer", answer=answer)
+
+
+def test_answers_become_checks_and_a_number_is_asked_for(tmp_path: Path) -> None:
+    [row] = with_answers(
+        tmp_path / "mine.jsonl", '{"text": "2 + 2?", "answer": 4, "split": "test", "category": "maths"}'
+    )
+    assert row.checks == (Check("answer:number", {"answer": "4"}),) and row.base_id == prompt_id("2 + 2?")
+    assert (row.split, row.category) == ("test", "maths")
+    assert "2 + 2?" in row.text and "The final answer is N." in row.text and row.prompt_id == prompt_id(row.text)
+    [row] = with_answers(tmp_path / "mine.jsonl", '{"text": "Colour?", "answer": "blue"}', answer="exact")
+    assert (row.text, row.checks) == ("Colour?", (Check("answer:exact", {"answer": "blue"}),))
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ('{"text": "a"}', "no field 'answer' (prompts.answer_field)"),
+        ('{"text": "a", "answer": "many"}', "answer is 'many'; expected a number"),
+        ('{"text": "a", "answer": null}', "answer is None"),
+    ],
+)
+def test_row_without_its_answer_is_named(line: str, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    with pytest.raises(PromptError) as caught:
+        with_answers(path, '{"text": "good", "answer": 1}', line)
+    assert f"{path}, line 2: {named}" in str(caught.value)

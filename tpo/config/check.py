@@ -38,6 +38,11 @@ def check(config: Config) -> None:
             f"sample.max_thought_tokens + sample.max_response_tokens = {budget} leaves no room for the prompt in "
             f"model.max_model_len={config.model.max_model_len}"
         )
+    if config.eval.seen != "refuse":
+        raise ConfigError(
+            f"eval.seen={config.eval.seen} is for python -m tpo.evaluate: a run's training never sees its test "
+            "instructions"
+        )
     if config.eval.kind != "held_out":
         raise ConfigError(
             f"eval={config.eval.kind} is for python -m tpo.evaluate; within a run policies are compared on held-out "

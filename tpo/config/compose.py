@@ -1,9 +1,10 @@
 """The configuration of an entry point, composed without its command: for a plan, for help, and for tests."""
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -11,12 +12,13 @@ from hydra._internal.config_repository import ConfigRepository
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
 from tpo.config.build import to_config
-from tpo.config.fields import ConfigError
+from tpo.config.fields import ConfigError, Settings
 from tpo.config.schema import Entry, register
+from tpo.config.under import FindUnder, lay_over, loosened
 from tpo.store.environment import REPOSITORY
 
 CONF = REPOSITORY / "conf"
@@ -75,12 +77,66 @@ def composing(config_dir: Path | None = None) -> Iterator[ConfigLoader]:
         yield loader
 
 
-def compose_config(entry: type[E], overrides: Sequence[str], *, config_dir: Path | None = None) -> E:
+def compose_config(
+    entry: type[E], overrides: Sequence[str], *, config_dir: Path | None = None, find_under: FindUnder | None = None
+) -> E:
     """Return what the entry point would be configured with, not checked.
+
+    Args:
+        entry: The entry point.
+        overrides: As on the command line.
+        config_dir: A directory with YAML files of the user's own.
+        find_under: Finds what lies under the command line's settings, for entry points that ask something else.
 
     Raises:
         HydraException: If the overrides do not compose.
         ConfigError: As `to_config`.
     """
     with composing(config_dir):
-        return to_config(entry, compose(entry.config_name, overrides=list(overrides)))
+        given = list(overrides) if find_under is None else loosened(overrides, find_under)
+        composed = compose(entry.config_name, overrides=given, return_hydra_config=find_under is not None)
+        return complete(entry, composed, hydra=composed.get("hydra"), find_under=find_under)
+
+
+def complete(entry: type[E], composed: DictConfig, *, hydra: Any, find_under: FindUnder | None) -> E:
+    """Return a composed config as the dataclass of its entry point, with what lies under it where something does.
+
+    Args:
+        entry: The entry point.
+        composed: By Hydra; changed in place.
+        hydra: What Hydra says of the job, its node of this name.
+        find_under: As for `compose_config`.
+
+    Raises:
+        ConfigError: As `to_config`.
+    """
+    given = {
+        key: composed[key] for key in _plain_keys(entry) if key in composed and not OmegaConf.is_missing(composed, key)
+    }
+    under = None if find_under is None else find_under(given)
+    if under is None:
+        return to_config(entry, composed)
+    choices: Mapping[str, str] = hydra.runtime.choices
+    chosen = {group: choices[group] for group, option in _start(entry).items() if choices.get(group, option) != option}
+    lay_over(composed, under, entry=entry, overrides=list(hydra.overrides.task), chosen=chosen)
+    try:
+        return to_config(entry, composed)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} (settings as in {under.name}; <group>=<option> takes the place of a group)"
+        ) from error
+
+
+def _plain_keys(entry: type[Entry]) -> list[str]:
+    """Return the entry point's keys that stand for no group."""
+    hints = get_type_hints(entry)
+    names = [field.name for field in dataclasses.fields(entry)]
+    return [name for name in names if not (isinstance(hints[name], type) and issubclass(hints[name], Settings))]
+
+
+def _start(entry: type[Entry]) -> dict[str, str]:
+    """Return the option of each group that conf/ starts from."""
+    composed = OmegaConf.to_container(OmegaConf.load(CONF / f"{entry.config_name}.yaml"))
+    assert isinstance(composed, dict)
+    named = [item for item in composed["defaults"] if isinstance(item, dict)]
+    return {str(group): str(option) for item in named for group, option in item.items()}

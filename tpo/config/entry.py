@@ -15,10 +15,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 
-from tpo.config.build import to_config
-from tpo.config.compose import CONF, check_choices, check_config_dir
-from tpo.config.help import experiments_text, help_text, meant
+from tpo.config.compose import CONF, check_choices, check_config_dir, complete
+from tpo.config.help import config_text, experiments_text, help_text, meant
 from tpo.config.schema import Entry, register
+from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.errors import TpoError
 
 E = TypeVar("E", bound=Entry)
@@ -31,7 +31,14 @@ class Outcome(NamedTuple):
     objective: float | None = None
 
 
-def run_entry(entry: type[E], *, about: str, check: Callable[[E], None], work: Callable[[E, Any], Outcome]) -> None:
+def run_entry(
+    entry: type[E],
+    *,
+    about: str,
+    check: Callable[[E], None],
+    work: Callable[[E, Any], Outcome],
+    find_under: FindUnder | None = None,
+) -> None:
     """Be the command of an entry point, with the command line as it is.
 
     Args:
@@ -39,12 +46,13 @@ def run_entry(entry: type[E], *, about: str, check: Callable[[E], None], work: C
         about: Help: what the command does, with examples.
         check: Raises a ConfigError on settings that could only fail later.
         work: Called with the config and what Hydra says of the job (`HydraConfig`), once for each job of a sweep.
+        find_under: Finds the settings that lie under the command line's (`tpo.config.under`).
     """
     register()
 
     def job(composed: DictConfig) -> float | None:
         try:
-            config = to_config(entry, composed)
+            config = complete(entry, composed, hydra=HydraConfig.get(), find_under=find_under)
             check(config)
             path, objective = work(config, HydraConfig.get())
         except TpoError as error:
@@ -58,10 +66,15 @@ def run_entry(entry: type[E], *, about: str, check: Callable[[E], None], work: C
         _say(lambda: help_text(entry, about, given.overrides, config_dir=config_dir))
     if entry.has_experiments and not (given.overrides or given.cfg or given.info or given.hydra_help):
         _say(lambda: experiments_text(config_dir=config_dir))
+    if given.cfg == "job" and find_under is not None and lies_under(given.overrides, find_under):
+        _say(lambda: config_text(entry, given.overrides, config_dir=config_dir, find_under=find_under))
     try:
         if config_dir is not None:
             check_config_dir(config_dir)
         check_choices(given.overrides)
+        if find_under is not None:
+            loose = dict(zip(given.overrides, loosened(given.overrides, find_under), strict=True))
+            sys.argv = [loose.get(word, word) for word in sys.argv]
     except TpoError as error:
         sys.exit(f"error: {error}")
     try:

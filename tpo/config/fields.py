@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from tpo.store.errors import TpoError
-from tpo.store.files import file_digest
+from tpo.store.files import file_digest, folder_digest
 
 MISSING: Any = "???"  # OmegaConf's mark of a value that has to be given
 
@@ -68,6 +68,7 @@ def setting(
     above: float | None = None,
     choices: tuple[Any, ...] | None = None,
     is_file: bool = False,
+    may_be_folder: bool = False,
     packages: Mapping[Any, str] | None = None,
     of: type[Kind] | None = None,
     how: bool = False,
@@ -83,6 +84,7 @@ def setting(
         above: The number must be greater than this one.
         choices: The values allowed.
         is_file: The value is the path of a file that must exist.
+        may_be_folder: The value names something elsewhere, or is the path of a folder.
         packages: Value to the package that it needs.
         of: The value is a group with this base class or None, or the values of a dictionary are such groups. Its type
             is then `Any`: which kind a group is of, its settings say.
@@ -95,6 +97,7 @@ def setting(
         "above": above,
         "choices": choices,
         "is_file": is_file,
+        "may_be_folder": may_be_folder,
         "packages": packages or {},
         "of": of,
         "how": how,
@@ -157,7 +160,7 @@ def restore(kind: type[S], identity: Mapping[str, Any], how: Mapping[str, Any] |
 
 
 def file_digests(settings: Settings) -> dict[str, str]:
-    """Return `<field>_sha256` of the file that each field names which is the path of one: what it holds matters.
+    """Return `<field>_sha256` of what each field holds that is the path of a file or folder: its content matters.
 
     Those of groups within the group have its key before them.
     """
@@ -166,6 +169,8 @@ def file_digests(settings: Settings) -> dict[str, str]:
         value = getattr(settings, field.name)
         if field.metadata.get("is_file") and value is not None:
             found[f"{field.name}_sha256"] = file_digest(Path(value))
+        if field.metadata.get("may_be_folder") and value is not None and Path(value).is_dir():
+            found[f"{field.name}_sha256"] = folder_digest(Path(value))
         for name, item in value.items() if isinstance(value, dict) else ():
             if isinstance(item, Settings):
                 found |= {f"{field.name}.{name}.{key}": digest for key, digest in file_digests(item).items()}

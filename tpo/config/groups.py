@@ -117,10 +117,14 @@ class TrainConfig(Settings):
 
 
 class Instructions(NamedTuple):
-    """What a source holds, and how many it left out for each reason."""
+    """What a source holds, and how many it left out for each reason.
+
+    `origin` says which data they are of where the settings leave that open; plain JSON types, for people.
+    """
 
     prompts: list[Prompt]
     drops: dict[str, int] = {}
+    origin: dict[str, Any] = {}
 
 
 @dataclass
@@ -229,6 +233,7 @@ class EvalConfig(Kind):
     num_samples: int = setting(1, minimum=1)
     baseline_samples: int = setting(1, minimum=1)
     no_response: str = setting("loss", choices=("loss", "unscored"))
+    seen: str = setting("refuse", choices=("refuse", "leave_out"))
     confidence: float = setting(0.95, minimum=0.5, maximum=0.9999)
 
 

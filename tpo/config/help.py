@@ -12,10 +12,11 @@ from typing import Any, get_type_hints
 from hydra import compose
 from omegaconf import OmegaConf
 
-from tpo.config.compose import CONF, composing
+from tpo.config.compose import CONF, compose_config, composing
 from tpo.config.fields import Kind, Settings, near
 from tpo.config.kinds import kinds
 from tpo.config.schema import Entry
+from tpo.config.under import FindUnder
 
 OPTIONS = """\
 --config-dir DIR   YAML files of your own, in folders named as the groups are: DIR/judge/mine.yaml is judge=mine
@@ -53,6 +54,17 @@ def help_text(
     shown = [f"{group}: {', '.join(groups[group])}" for group in groups if group.split("/")[0] in names]
     parts = [about, "== Options ==", options, "== Groups (choose with group=option) ==", *shown, ""]
     return "\n".join([*parts, "== Config ==", OmegaConf.to_yaml(config)])
+
+
+def config_text(entry: type[Entry], overrides: Sequence[str], *, config_dir: Path | None, find_under: FindUnder) -> str:
+    """Return the config that would run where other settings lie under the command line's, which Hydra knows nothing of.
+
+    Raises:
+        HydraException: If the overrides do not compose.
+        ConfigError: If they are none of the entry point's.
+    """
+    config = compose_config(entry, overrides, config_dir=config_dir, find_under=find_under)
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
 def _groups(places: Sequence[Path]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from typing import Any
 from tpo.config.check import check_evaluate
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import EvaluateConfig
+from tpo.evaluate.inherit import settings_of_run
 from tpo.evaluate.measure import EvaluationConfig
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
 from tpo.store.files import translate_disk_errors, write_json
@@ -46,13 +47,15 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
         steps = Evaluation(config, store)
         plain = asdict(config)
         with own_folder(f"evaluate-{config.eval.kind}", plain) as path:
+            found = config.eval.measure(steps, path)
             summary = {
                 "evaluation": config.eval.kind,
                 "policy": steps.policy.name,
                 "judge": config.judge.kind,
                 "seed": config.seed,
                 "confidence": config.eval.confidence,
-                **config.eval.measure(steps, path),
+                "num_left_out": steps.num_left_out,
+                **found,
             }
             with translate_disk_errors(path):
                 write_json(path / "summary.json", summary)
@@ -69,4 +72,4 @@ def work(config: EvaluateConfig, hydra: Any) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_entry(EvaluateConfig, about=ABOUT, check=check_evaluate, work=work)
+    run_entry(EvaluateConfig, about=ABOUT, check=check_evaluate, work=work, find_under=settings_of_run)

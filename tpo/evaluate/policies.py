@@ -7,11 +7,13 @@ some/directory                    an adapter on the group `model`, as peft saved
 Qwen/Qwen3-0.6B, ./my-model       another model, by Hub name or directory
 
 A run brings its own model, thought format and token budgets; else they are the groups `model`, `thought` and `sample`.
+Of the run that is evaluated, these groups hold its own, under those of the command line (`tpo.evaluate.inherit`).
 """
 
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.kinds import load_settings
@@ -19,7 +21,7 @@ from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.stages import import_adapter
 from tpo.model.policy import PolicyRef, is_whole_model
 from tpo.model.stages import prepare_model
-from tpo.results.read import read_run
+from tpo.results.read import FinishedRun, read_run
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
@@ -32,7 +34,32 @@ class PolicyError(TpoError):
     """A policy that does not exist or cannot be told apart; says what was looked for."""
 
 
-def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFormat, sample: SampleConfig) -> PolicyRef:
+class NamedRun(NamedTuple):
+    """A run by name, and which of its policies; None: the last."""
+
+    path: Path
+    iteration: int | None
+
+
+def named_run(text: str | None) -> NamedRun | None:
+    """Return the run that `policy=` or `baseline=` names, None where it names something else."""
+    if text is None:
+        return None
+    place, _, iteration = text.rpartition("@")
+    if place and iteration.isdecimal() and Path(place).is_dir():
+        return NamedRun(Path(place), int(iteration))
+    return NamedRun(Path(text), None) if (Path(text) / "summary.json").is_file() else None
+
+
+def find_policy(
+    text: str,
+    store: Store,
+    *,
+    model: ModelConfig,
+    form: ThoughtFormat,
+    sample: SampleConfig,
+    has_own_settings: bool = True,
+) -> PolicyRef:
     """Return the policy that `text` names (see the module's text).
 
     Args:
@@ -41,9 +68,11 @@ def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFor
         model: For what is not a run or another model.
         form: For what is not a run.
         sample: For what is not a run.
+        has_own_settings: Whether a run brings its own of these three; False where they are the run's already, but for
+            what the command line has.
 
     Raises:
-        PolicyError: If it does not exist.
+        PolicyError: If it does not exist, or is asked on another model than its own.
     """
 
     def on(model: ModelConfig, name: str, adapter: Path | None = None) -> PolicyRef:
@@ -53,13 +82,12 @@ def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFor
     manner = "direct" if form == DIRECT else "with a thought"
     if text == "seed":
         return on(model, f"{model.name}, {manner}")
-    place, _, iteration = text.rpartition("@")
-    if place and iteration.isdecimal() and Path(place).is_dir():
-        return _from_run(Path(place), int(iteration), store)
+    if (run := named_run(text)) is not None:
+        found = _from_run(run, store)
+        return found if has_own_settings else _asked_with(found, text, store, model=model, form=form, sample=sample)
     path = Path(text)
-    if (path / "summary.json").is_file():
-        return _from_run(path, None, store)
-    if (path / ADAPTER_CONFIG).is_file() or (is_whole_model(path) and (path.parent / MANIFEST).is_file()):
+    is_trained = is_whole_model(path) and (path.resolve().parent / MANIFEST).is_file()
+    if (path / ADAPTER_CONFIG).is_file() or is_trained:
         return on(model, f"{model.name} with {path}, {manner}", path)
     if path.is_dir() and not (path / "config.json").is_file():
         epochs = sorted(
@@ -72,31 +100,74 @@ def find_policy(text: str, store: Store, *, model: ModelConfig, form: ThoughtFor
     return on(replace(model, source="pretrained", name=text, revision=None), f"{text}, {manner}")
 
 
-def _from_run(path: Path, iteration: int | None, store: Store) -> PolicyRef:
-    run = read_run(path)
-    config, entries = run.config, {entry["iteration"]: entry for entry in run.summary["iterations"]}
-    number = max(entries) if iteration is None else iteration
-    if number not in entries:
-        raise PolicyError(f"policy {path}@{number}: the run has iterations {sorted(entries)}")
+def _from_run(named: NamedRun, store: Store) -> PolicyRef:
+    run = read_run(named.path)
+    config, number = run.config, _entry(run, named)["iteration"]
     model = ModelConfig(**config["model"])
     policy = PolicyRef(
-        name=f"{path.name}@{number}",
+        name=f"{named.path.name}@{number}",
         model=prepare_model(store, model),
         settings=model,
         form=load_settings(ThoughtFormat, config["thought"]),
         sampling=SampleConfig(**config["sample"]),
     )
-    if entries[number]["adapter"] is None:
-        return policy
-    places = [Path(config["artifacts_dir"]), store.root]
-    found = [place / entries[number]["adapter"] for place in places]
+    adapter = adapter_of_run(named, store)
+    return policy if adapter is None else policy.trained(*_trained(adapter, store))
+
+
+def _entry(run: FinishedRun, named: NamedRun) -> dict[str, Any]:
+    entries = {entry["iteration"]: entry for entry in run.summary["iterations"]}
+    number = max(entries) if named.iteration is None else named.iteration
+    if number not in entries:
+        raise PolicyError(f"policy {named.path}@{number}: the run has iterations {sorted(entries)}")
+    found: dict[str, Any] = entries[number]
+    return found
+
+
+def adapter_of_run(named: NamedRun, store: Store) -> Path | None:
+    """Return the directory that holds what a run trained, an adapter or a whole model; None where it is untrained.
+
+    Raises:
+        PolicyError: If the run has no such iteration, or its artifacts are not at hand.
+    """
+    run = read_run(named.path)
+    entry = _entry(run, named)
+    if entry["adapter"] is None:
+        return None
+    places: list[Path] = [Path(run.config["artifacts_dir"]), store.root]
+    found: list[Path] = [place / entry["adapter"] for place in places]
     adapter = next((at for at in found if (at / ADAPTER_CONFIG).is_file() or is_whole_model(at)), None)
     if adapter is None:
         raise PolicyError(
-            f"policy {path}@{number}: its adapter {entries[number]['adapter']} is neither in "
+            f"policy {named.path}@{entry['iteration']}: its adapter {entry['adapter']} is neither in "
             f"{' nor in '.join(map(str, dict.fromkeys(places)))}; set artifacts_dir"
         )
-    return policy.trained(*_trained(adapter, store))
+    return adapter
+
+
+def weights_of(text: str, store: Store) -> Path | None:
+    """Return the directory of the weights that training left, of the policy that `text` names; None where it is none.
+
+    Raises:
+        PolicyError: As `find_policy`.
+    """
+    if (run := named_run(text)) is not None:
+        return adapter_of_run(run, store)
+    path = Path(text)
+    return path if (path / ADAPTER_CONFIG).is_file() or is_whole_model(path) else None
+
+
+def _asked_with(
+    policy: PolicyRef, text: str, store: Store, *, model: ModelConfig, form: ThoughtFormat, sample: SampleConfig
+) -> PolicyRef:
+    """Return a run's policy, asked with other settings than the run's; its weights are of one model only."""
+    own, other = ((one.source, one.name, one.revision) for one in (policy.settings, model))
+    if own != other:
+        raise PolicyError(
+            f"policy {text}: its weights are of model.name={policy.settings.name}, not {model.name}; take model=... "
+            "out of the command, or name another policy"
+        )
+    return replace(policy, model=prepare_model(store, model), settings=model, form=form, sampling=sample)
 
 
 def _trained(path: Path, store: Store) -> tuple[Artifact, int]:

@@ -16,7 +16,8 @@ from tpo.store.stage import RunsOn, Stage
 
 ADAPTER = Stage("adapter", version=1, work="tpo.evaluate.policies:work")
 CLASSIFY = Stage("classify", version=2, work="tpo.evaluate.categories:work", runs_on=RunsOn.DEVICE)
-BENCHMARK = Stage("benchmark", version=3, work="tpo.evaluate.benchmarks.load:work")
+BENCHMARK = Stage("benchmark", version=4, work="tpo.evaluate.benchmarks.load:work")
+UNSEEN = Stage("unseen", version=1, work="tpo.evaluate.lineage:work")
 CHECK = Stage("check", version=2, work="tpo.evaluate.benchmarks.load:check_work")
 INTERVENE = Stage("intervene", version=5, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
 LABELLED = Stage("labelled", version=2, work="tpo.evaluate.agreement.labelled:work")

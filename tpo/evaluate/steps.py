@@ -1,6 +1,7 @@
 """What an evaluation asks for: answers of policies that are named, to instructions or benchmarks, judged or checked.
 
-What a run of `tpo.run` computed already is shared where all that it depends on is the same.
+What a run of `tpo.run` computed already is shared where all that it depends on is the same. Instructions that a policy
+has seen in its training are refused, or left out and counted (`tpo.evaluate.lineage`).
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from tpo.config.groups import JudgeConfig
 from tpo.config.schema import EvaluateConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate import stages
-from tpo.evaluate.policies import find_policy
+from tpo.evaluate.lineage import leave_unseen, log_unknown, trace
+from tpo.evaluate.policies import find_policy, weights_of
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
 from tpo.sample.stages import make_prompts, preflight, sample
@@ -20,38 +22,47 @@ from tpo.store.seeds import derive_seed
 
 
 class Evaluation:
-    """The steps of one evaluation, requested one method at a time."""
+    """The steps of one evaluation, requested one method at a time.
+
+    Attributes:
+        num_left_out: Test instructions that were left out because a policy has seen them.
+    """
 
     def __init__(self, config: EvaluateConfig, store: Store) -> None:
         """Prepare the policies, so that one that does not exist fails before anything is sampled."""
         self.config, self.store = config, store
         self.judging = self.judging_by(config.judge)
-        self.policy = self._find(config.policy, form=config.thought)
+        self.policy = self._find(config.policy, form=config.thought, has_own_settings=False)
+        self.num_left_out = 0
 
     def baseline(self) -> PolicyRef:
         """The configured baseline policy; by default the policy's own model without adapter, direct."""
         if self.config.baseline is None:
             return self.policy.seed_model(form=DIRECT)
-        return self._find(self.config.baseline, form=DIRECT)
+        return self._find(self.config.baseline, form=DIRECT, has_own_settings=True)
 
     def prompts(self) -> Artifact:
         """The instructions of the group `prompts`, of which the test split counts."""
         config = self.config
-        return make_prompts(self.store, config.prompts, policy=self.policy, engine=config.engine, seed=config.seed)
+        return self._unseen(
+            make_prompts(self.store, config.prompts, policy=self.policy, engine=config.engine, seed=config.seed)
+        )
 
     def benchmark(self, settings: Mapping[str, Any]) -> Artifact:
         """The instructions of a benchmark (see `stages.benchmark`)."""
-        return stages.benchmark(self.store, settings, seed=self.seed("benchmark"))
+        return self._unseen(stages.benchmark(self.store, settings, seed=self.seed("benchmark")))
 
     def answers(self, policy: PolicyRef, prompts: Artifact, *, role: str = "answer", **changes: Any) -> Artifact:
         """A policy's answers to the test instructions; `changes` replace settings of `sample`."""
         settings = replace(stages.answer_settings(policy.sampling, self.config.eval), **changes)
+        budgets = {name: value for name, value in changes.items() if name.startswith("max_")}
+        forms = [self.policy.form, DIRECT]  # as a run's, so that the check of its instructions is its own
         preflight(
             self.store,
             policy,
             prompts,
-            forms=[policy.form],
-            settings=settings,
+            forms=forms if policy.form in forms else [*forms, policy.form],
+            settings=replace(policy.sampling, **budgets),
             judge=self.config.judge,
         )
         return sample(
@@ -109,6 +120,25 @@ class Evaluation:
         """Return the seed of a step."""
         return derive_seed(self.config.seed, *parts)
 
-    def _find(self, text: str, *, form: ThoughtFormat) -> PolicyRef:
+    def _find(self, text: str, *, form: ThoughtFormat, has_own_settings: bool) -> PolicyRef:
         config = self.config
-        return find_policy(text, self.store, model=config.model, form=form, sample=config.sample)
+        return find_policy(
+            text,
+            self.store,
+            model=config.model,
+            form=form,
+            sample=config.sample,
+            has_own_settings=has_own_settings,
+        )
+
+    def _unseen(self, prompts: Artifact) -> Artifact:
+        """Return the instructions that policy and baseline have not seen."""
+        policies = {self.config.policy: self.policy}
+        if self.config.baseline is not None:
+            policies[self.config.baseline] = self.baseline()
+        lineages = [trace(policy.model, weights_of(text, self.store), self.store) for text, policy in policies.items()]
+        for (text, policy), lineage in zip(policies.items(), lineages, strict=True):
+            log_unknown(text, policy, lineage, is_from_elsewhere=policy.settings.name == text)
+        kept = leave_unseen(self.store, prompts, list(policies), lineages, seen=self.config.eval.seen)
+        self.num_left_out = kept.metrics.get("num_left_out", 0)
+        return kept

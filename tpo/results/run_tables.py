@@ -58,6 +58,8 @@ def evaluation_table(summary: dict[str, Any]) -> TextTable:
     title = f"{summary['evaluation']}: {summary['policy']}"
     if "baseline" in summary:
         title += f" against {summary['baseline']} (judge: {summary['judge']})"
+    if summary.get("num_left_out"):
+        title += f", {summary['num_left_out']} that it has seen left out"
     rows = [
         (
             name,

@@ -6,7 +6,8 @@ They come from a source (`tpo.sample.sources`) and are dealt to disjoint splits 
 
 import hashlib
 import random
-from collections import defaultdict
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -20,6 +21,7 @@ from tpo.store.records import Check, Prompt, write_records
 from tpo.store.seeds import derive_seed
 
 UNCATEGORIZED = "uncategorized"
+ENDS = " .,;:!?…\"'`´“”„‘’‚«»‹›*_#~"  # what may stand around the same instruction; no sign of arithmetic, no bracket
 
 
 class PromptError(TpoError):
@@ -46,6 +48,7 @@ def work(job: Job) -> Metrics:
         "num_found": len(found.prompts),
         "num_iterations": num_train // settings.num_train,
         "drops": found.drops,
+        "origin": found.origin,
     }
 
 
@@ -72,12 +75,23 @@ def deal(settings: PromptsConfig, candidates: Sequence[Prompt] = (), *, seed: in
     if isinstance(settings, DealsItself):
         return settings.deal(seed=seed)
     found = settings.load(candidates)
-    return split_prompts(found.prompts, sizes=settings, seed=seed), found
+    rows = split_prompts(found.prompts, sizes=settings, seed=seed)
+    return rows, found._replace(drops=found.drops | kept_apart(found.prompts, rows))
 
 
 def prompt_id(text: str) -> str:
     """Return the identity of an instruction: the first 16 hex digits of the sha256 of its text."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def same_text(text: str) -> str:
+    """Return what instructions that count as the same have in common.
+
+    Letter case, forms of a character (Unicode's NFKC), white space, and punctuation, quotation and emphasis marks at
+    the ends make no difference; a text of nothing else is left as it is. Within the text every mark counts.
+    """
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return plain.strip(ENDS) or plain
 
 
 def make_prompt(
@@ -120,23 +134,24 @@ def make_prompt(
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:
     """Return the instructions of all runs of these sizes, each in at most one split.
 
-    Instructions with equal text are one instruction. Those whose source fixes a split stay in it; the
-    free ones are dealt to test first, then validation, and all that is left to training, so that a longer run
-    trains on more but is measured on the same. Within a split the categories take turns in seeded order, so
-    that each is represented as evenly as the numbers allow. Training instructions are cut into "train-1",
-    "train-2", ... of `num_train` each; a last, smaller part is left out.
+    Instructions with the same text (`same_text`) are one instruction; where they are checked differently, none of them
+    is used. Those whose source fixes a split stay in it; the free ones are dealt to test first, then validation, and
+    all that is left to training, so that a longer run trains on more but is measured on the same. Nothing that is made
+    from the same instruction (`base_id`) as one of the test is in another split, or in training if as one of the
+    validation. Within a split the categories take turns in seeded order, so that each is represented as evenly as the
+    numbers allow. Training instructions are cut into "train-1", "train-2", ... of `num_train` each; a last, smaller
+    part is left out.
 
     Raises:
         PromptError: If the source does not hold enough for test, validation and one iteration.
     """
-    # Of equal texts the one held out for the test counts, then validation, training, free.
-    rank = {"": 0, "train": 1, "validation": 2, "test": 3}
-    ordered = sorted(prompts, key=lambda prompt: (rank[prompt.split], prompt.category))
-    unique = list({prompt.prompt_id: prompt for prompt in ordered}.values())
+    unique = _unique(prompts)
+    taken: set[str] = set()  # bases of the splits that were dealt
     free = _take_turns([prompt for prompt in unique if prompt.split == ""], seed=seed)
     chosen: list[Prompt] = []
     for split, need in (("test", sizes.num_test), ("validation", sizes.num_validation), ("train", sizes.num_train)):
-        pool = _take_turns([prompt for prompt in unique if prompt.split == split], seed=seed)
+        pool = [prompt for prompt in unique if prompt.split == split and prompt.base_id not in taken]
+        pool, free = _take_turns(pool, seed=seed), [prompt for prompt in free if prompt.base_id not in taken]
         num_free = len(free) if split == "train" else max(0, need - len(pool))
         pool, free = pool + free[:num_free], free[num_free:]
         if len(pool) < need:
@@ -152,7 +167,46 @@ def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) ->
             ]
         else:
             chosen += [replace(prompt, split=split) for prompt in pool[:need]]
+            # Those that the source holds out count even where fewer are needed: a larger test takes them later.
+            taken |= {prompt.base_id for prompt in pool if prompt.split == split} | {row.base_id for row in chosen}
     return chosen
+
+
+def kept_apart(found: Sequence[Prompt], dealt: Iterable[Prompt]) -> dict[str, int]:
+    """Return how many instructions `split_prompts` left out so that its splits have nothing in common, by reason.
+
+    Args:
+        found: All that the source holds.
+        dealt: Those of them that are in a split.
+
+    Returns:
+        "repeated" (the text is there again), "contradictory" (and checked differently), "held_out" (made from the same
+        instruction as one of the test or the validation); only what there is.
+    """
+    unique = _unique(found)
+    texts = {same_text(prompt.text) for prompt in unique}
+    chosen = {prompt.prompt_id: prompt for prompt in dealt}
+    held_out = {row.base_id for row in chosen.values() if not row.split.startswith("train-")}
+    num_contradictory = sum(same_text(row.text) not in texts for row in found)
+    counts = Counter(
+        repeated=len(found) - len(unique) - num_contradictory,
+        contradictory=num_contradictory,
+        held_out=sum(row.prompt_id not in chosen and row.base_id in held_out for row in unique),
+    )
+    return dict(sorted((+counts).items()))
+
+
+def _unique(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """Return one instruction of each text, whatever the order given; none where equal texts are checked differently.
+
+    Of equal texts the one held out for the test counts, then validation, training, free.
+    """
+    rank = {"": 0, "train": 1, "validation": 2, "test": 3}
+    ordered = sorted(prompts, key=lambda row: (rank[row.split], row.category, row.prompt_id, row.base_id))
+    same: dict[str, list[Prompt]] = defaultdict(list)
+    for prompt in ordered:
+        same[same_text(prompt.text)].append(prompt)
+    return [rows[-1] for rows in same.values() if all(row.checks == rows[0].checks for row in rows)]
 
 
 def _take_turns(prompts: Sequence[Prompt], *, seed: int) -> list[Prompt]:

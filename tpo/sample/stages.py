@@ -1,5 +1,6 @@
 """The stages that make instructions and completions, and what each of them depends on."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from tpo.store.artifacts import Artifact, Store
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import Budget, RunsOn, Stage
 
+log = logging.getLogger(__name__)
+
 SYNTHESIZE = Stage("synthesize", version=5, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
-PROMPTS = Stage("prompts", version=2, work="tpo.sample.prompts:work")
+PROMPTS = Stage("prompts", version=3, work="tpo.sample.prompts:work")
 PREFLIGHT = Stage("preflight", version=1, work="tpo.sample.preflight:work")
 SAMPLE = Stage("sample", version=5, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
 
@@ -43,7 +46,20 @@ def make_prompts(
             runs_on=engine.runs_on,
             budget=Budget(settings.num_candidates * settings.max_tokens),
         )
-    return store.request(PROMPTS, config, inputs, seed=derive_seed(seed, "prompts"))
+    prompts = store.request(PROMPTS, config, inputs, seed=derive_seed(seed, "prompts"))
+    origin = prompts.metrics.get("origin")  # nothing in a plan, which computes nothing
+    if origin and not origin["is_pinned"]:
+        read, pin = f"sha256 {origin['sha256'][:12]} of its instructions", "prompts.revision to a commit"
+        if origin["commit"] is not None:
+            read, pin = f"commit {origin['commit']}", f"prompts.revision={origin['commit']}"
+        log.warning(
+            "%s: the instructions of %s are not pinned, and may be others elsewhere or later; these are %s. Set %s",
+            prompts.artifact_id,
+            origin["dataset"],
+            read,
+            pin,
+        )
+    return prompts
 
 
 def preflight(

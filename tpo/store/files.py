@@ -79,3 +79,10 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
                 "all completed stages, and the rows of this one, are kept."
             ) from error
         raise
+
+
+def folder_digest(path: Path) -> str:
+    """Return the sha256 over the names and digests of all files in a folder and below it."""
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    lines = [f"{file.relative_to(path).as_posix()} {file_digest(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -21,16 +21,11 @@ from tpo.evaluate.benchmarks.verifiable import (
     read_rows,
 )
 from tpo.results.rate import Rate
+from tpo.sample.answers import normalized_number, number_of, number_question
 from tpo.store.records import CheckResult, Response
 
 HUB = HubData("openai/gsm8k", "main", "test", "e53f048856ff4f594e959d75785d2c2d37b678ee")
 RULES = ("strict", "flexible")
-
-INSTRUCTION = """Solve this problem.
-
-{question}
-
-End your response with the sentence "The final answer is N.", where N is the number that answers the question."""
 
 _NUMBER = r"-?[$0-9.,]{2,}|-?[0-9]+"
 _STRICT = re.compile(rf"The final answer is ({_NUMBER})")
@@ -58,16 +53,17 @@ def load(path: Path | None, *, num_prompts: int | None = None, seed: int = 0) ->
         if not isinstance(question, str) or not question.strip():
             raise BenchmarkError(f"{where}: the question is {question!r}; expected text that is not empty")
         key = {"question": question, "answer": _gold(fields["answer"], where=where)}
-        questions.append(VerifiableQuestion(where, INSTRUCTION.replace("{question}", question.strip()), key))
+        questions.append(VerifiableQuestion(where, number_question(question), key, base=question.strip()))
     return assemble(questions, source="gsm8k", num_prompts=num_prompts, seed=seed)
 
 
 def _gold(answer: Any, *, where: str) -> str:
     if not isinstance(answer, str) or "####" not in answer:
         raise BenchmarkError(f'{where}: the answer is {answer!r}; expected text that ends with "#### <number>"')
-    gold = _normalised(answer.split("####")[-1].strip())
-    if not re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", gold):
-        raise BenchmarkError(f"{where}: the answer after #### is {gold!r}; expected a number")
+    gold = number_of(answer)
+    if gold is None:
+        after = answer.rpartition("####")[2].strip()
+        raise BenchmarkError(f"{where}: the answer after #### is {after!r}; expected a number")
     return gold
 
 
@@ -90,11 +86,7 @@ def is_correct(response: str | None, gold: str) -> dict[str, bool]:
 
 def _last_number(text: str, *, pattern: re.Pattern[str]) -> str | None:
     found = pattern.findall(text)
-    return _normalised(found[-1]) if found else None
-
-
-def _normalised(number: str) -> str:
-    return re.sub(r"\.$", "", number.replace(",", "").replace("$", ""))
+    return normalized_number(found[-1]) if found else None
 
 
 def checks(response: Response, key: Mapping[str, Any]) -> list[CheckResult]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.results.rate import Rate
 from tpo.results.stats import mean_interval
-from tpo.sample.prompts import make_prompt
+from tpo.sample.prompts import make_prompt, prompt_id
 from tpo.store.errors import TpoError
 from tpo.store.records import CheckResult, RecordError, read_json_lines
 from tpo.store.seeds import derive_seed
@@ -43,6 +43,7 @@ class VerifiableQuestion(NamedTuple):
     where: str
     text: str
     key: dict[str, Any]
+    base: str | None = None  # what the text asks in other words; None where that is all there is
 
 
 def read_rows(path: Path | None, *, hub: HubData, fields: Sequence[str]) -> list[SourceRow]:
@@ -105,8 +106,9 @@ def assemble(questions: Iterable[VerifiableQuestion], *, source: str, num_prompt
         BenchmarkError: If two questions of equal text are checked differently, or there are too few.
     """
     prompts, keys, places = [], {}, {}
-    for where, text, key in questions:
-        prompt = make_prompt(text, category=None, source=source, split="test", where=where)
+    for where, text, key, base in questions:
+        base_id = None if base is None else prompt_id(base)
+        prompt = make_prompt(text, category=None, source=source, split="test", where=where, base_id=base_id)
         if prompt.prompt_id not in keys:
             prompts.append(prompt)
             keys[prompt.prompt_id], places[prompt.prompt_id] = key, where

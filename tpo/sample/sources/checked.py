@@ -18,7 +18,7 @@ from tpo.checks.families import floor
 from tpo.config.fields import ConfigError, near, setting
 from tpo.config.groups import Instructions, PromptsConfig
 from tpo.config.kinds import load_settings
-from tpo.sample.prompts import PromptError, deal, make_prompt
+from tpo.sample.prompts import PromptError, deal, make_prompt, same_text
 from tpo.store.records import Check, Prompt
 from tpo.store.seeds import derive_seed
 
@@ -84,14 +84,18 @@ class CheckedPrompts(PromptsConfig):
         bases: dict[str, list[Prompt]] = defaultdict(list)
         found: list[Prompt] = []
         drops: Counter[str] = Counter()
-        for source in self.base.values():
+        origin: dict[str, Any] = {}
+        for name, source in self.base.items():
             rows, loaded = deal(load_settings(PromptsConfig, source), seed=seed)
             found += loaded.prompts
             drops.update(loaded.drops)
+            origin |= {name: loaded.origin} if loaded.origin else {}
             for row in rows:  # of whichever iteration a source would give it to
                 bases[row.split.partition("-")[0]].append(row)
-        held_out = {row.prompt_id for split in ("validation", "test") for row in bases[split]}
-        bases["train"] = [row for row in bases["train"] if row.prompt_id not in held_out]
+        held_out: set[str] = set()  # by any source
+        for split in ("test", "validation", "train"):
+            bases[split] = [row for row in bases[split] if same_text(row.text) not in held_out]
+            held_out |= {same_text(row.text) for row in bases[split]}
         num_train = self.num_train * self.max_iterations
         dealt: list[Prompt] = []
         for split, count, types in (
@@ -105,7 +109,7 @@ class CheckedPrompts(PromptsConfig):
                 for place, row in enumerate(written)
             ]
         require_checks({check.name: check for row in dealt for check in row.checks}.values())
-        return dealt, Instructions(found, dict(drops))
+        return dealt, Instructions(found, dict(drops), origin)
 
     def _write(
         self, bases: Sequence[Prompt], *, count: int, types: Mapping[str, int], split: str, seed: int
