@@ -242,6 +242,31 @@ def test_just_kept(scores: list[Any], changes: Any, settings: dict[str, Any]) ->
     assert len(build(scores, changes=changes, **settings).pairs) == 1
 
 
+@pytest.mark.parametrize(
+    ("scores", "cut", "expected"),
+    [
+        pytest.param([1, 0, 1], {2}, (0, 1), id="no_better_than_the_worst_whole_one"),
+        pytest.param([1, 2, 0], {2}, (1, 2), id="worse_by_its_own_score"),
+        pytest.param([0, 1, 5], {2}, (1, 0), id="never_chosen"),
+        pytest.param([1, 1, 1], {0}, (1, 0), id="worse_than_whole_ones_that_are_equal"),
+        pytest.param([0, 3], {1}, (0, 1), id="one_whole"),
+        pytest.param([3, 2], {0, 1}, "truncated", id="none_whole"),
+        pytest.param([1, 1, 2], {2}, (0, 2), id="better_than_whole_ones_that_are_equal"),
+    ],
+)
+def test_truncated_responses_may_be_rejected_only(scores: list[Any], cut: set[int], expected: Any) -> None:
+    pairs, drops = build(scores, changes=dict.fromkeys(cut, CUT), truncated_responses="reject")
+    if isinstance(expected, str):
+        assert not pairs and drops[expected] == 1
+    else:
+        assert [(pair.chosen_index, pair.rejected_index) for pair in pairs] == [expected]
+
+
+def test_length_control_never_makes_a_truncated_response_the_chosen_one() -> None:
+    _, drops = build([1, 0, 0], [9, 9, 1], changes={2: CUT}, truncated_responses="reject", length_penalty=4.0)
+    assert drops["truncated"] + drops["not_preferred"] == 1
+
+
 def test_unscored_and_truncated_samples_do_not_enter_the_normalization() -> None:
     changes = {3: {**CUT, "num_response_tokens": 900}, 4: {"num_response_tokens": 900}}
     [pair], _ = build(
@@ -286,7 +311,7 @@ settings_strategy = st.builds(
     length_unit=st.just("tokens"),
     min_margin=st.sampled_from([0.0, 1.0]),
     max_tokens=st.sampled_from([60, 1000]),
-    truncated_responses=st.sampled_from(["keep", "drop"]),
+    truncated_responses=st.sampled_from(["keep", "drop", "reject"]),
 )
 
 

@@ -293,6 +293,7 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"eval.no_response": "win"}, "eval.no_response"),
         ({"train.reference": "last"}, "train.reference"),
         ({"train.select": "best"}, "train.select"),
+        ({"train.loss_on": "thoughts"}, "train.loss_on=thoughts: expected one of all, thought, response"),
         ({"train.lr_scheduler": "liner"}, "train.lr_scheduler"),
         ({"tracking": WandbTracking(project="x", mode="on")}, "tracking.mode"),
         # Numbers, at the first value outside.
@@ -456,11 +457,19 @@ def test_a_search_needs_scores_that_compare(changes: dict[str, Any], named: str 
         ["train.num_processes=2"],
         ["train.num_processes=2", "accelerate=fsdp"],
         ["model.max_model_len=29"],
+        ["train.loss_on=thought"],
+        ["train.loss_on=response", "thought=none"],
+        ["pairs=mean_minus_2sd"],
     ],
     ids=",".join,
 )
 def test_allowed(overrides: list[str]) -> None:
     check(composed(*PLAIN, *overrides))
+
+
+def test_direct_answers_hold_no_thought_to_train_on() -> None:
+    with pytest.raises(ConfigError, match="train.loss_on=thought, but thought=none asks for direct answers"):
+        check(composed(*PLAIN, "train.loss_on=thought", "thought=none"))
 
 
 @pytest.mark.parametrize(

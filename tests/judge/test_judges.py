@@ -422,6 +422,38 @@ def test_stage_scores_every_completion_or_says_why_not(tokenizer: Any, tmp_path:
     assert metrics == {"num_scores": 8, "num_unscored": 4, "mean_score": 4.0, "num_tokens": 0}
 
 
+NOT_FINITE = [float("nan"), float("inf"), -float("inf")]
+
+
+def test_scores_that_are_not_finite_are_unscored_and_counted(tmp_path: Path) -> None:
+    class Overflows:
+        def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
+            for _ in candidates:
+                yield [Judgement(value, None, "raw", 3) for value in (*NOT_FINITE, 2.0)]
+
+    prompts = make_prompts(["Q?"])
+    responses = [Response(prompts[0].prompt_id, index, f"r{index}", None) for index in range(4)]
+    metrics = judge_responses(tmp_path, groups_of(prompts, responses), Overflows())
+    rows = list(read_records(tmp_path / "rows.jsonl", Score))
+    assert [(row.score, row.unscored_reason) for row in rows] == [(None, "not_finite")] * 3 + [(2.0, None)]
+    assert {(row.raw, row.num_tokens) for row in rows} == {("raw", 3)}, "what was written and paid for is kept"
+    assert metrics == {"num_scores": 4, "num_unscored": 3, "mean_score": 2.0, "num_tokens": 12}
+
+
+@pytest.mark.parametrize("value", NOT_FINITE, ids=str)
+def test_verdicts_that_are_not_finite_count_for_nothing(value: float, tmp_path: Path) -> None:
+    class Overflows:
+        def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
+            return (Judgement(value, None) for _ in pairs)
+
+    prompts = make_prompts(["Q?"])
+    responses = [Response(prompts[0].prompt_id, index, f"r{index}", None) for index in range(2)]
+    metrics = collect_verdicts(tmp_path, groups_of(prompts, responses), Overflows())
+    rows = list(read_records(tmp_path / "rows.jsonl", Verdict))
+    assert [(row.outcome, row.weight, row.unscored_reason) for row in rows] == [(None, 0.0, "not_finite")] * 2
+    assert metrics["num_unscored"] == 2
+
+
 def test_thought_never_reaches_the_judge(tokenizer: Any, tmp_path: Path) -> None:
     texts = {"Q?": ["secret plan <R> hello", "secret only", "secret <R>", "hello secret <R> secret <R> hi"]}
     judge, _, _ = judge_texts(tokenizer, tmp_path, texts)

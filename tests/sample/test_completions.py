@@ -216,6 +216,7 @@ def test_budgets_are_respected(tiny_model: Path, tmp_path: Path, form: ThoughtFo
             assert row.forced_stop > row.forced_start, "a random model does not write the delimiter"
             assert row.forced_start <= 5
             assert len(row.completion_ids) - row.forced_stop <= 7
+            assert row.response_start == (row.forced_stop if row.response else 0), "forced tokens are no response"
         else:
             assert len(row.completion_ids) <= (7 if form is DIRECT else 12)
 
@@ -268,6 +269,66 @@ def test_markup_of_a_delimiter_is_counted_to_neither_part(tokenizer: Any) -> Non
     assert (row.completion, row.thought, row.response) == ("abc\n**<R>** xyz", "abc", "xyz")
     assert row.num_thought_tokens == len(tokenizer.encode("abc", add_special_tokens=False))
     assert row.num_response_tokens == len(tokenizer.encode("xyz", add_special_tokens=False))
+
+
+@pytest.mark.parametrize(
+    ("form", "parts", "forced"),
+    [
+        pytest.param(specific(), [["ab", " c"], ["<R>"], [" xy"]], (0, 0), id="space_begins_the_response"),
+        pytest.param(specific(), [["ab", " c"], ["<R"], [">xy"]], (0, 0), id="token_across_the_edge"),
+        pytest.param(specific(), [["ab\n\n"], ["<", "R", ">"], ["\n", "x", "y", "\n"]], (0, 0), id="lines"),
+        pytest.param(specific(), [["ab"], ["\n", "\n", "<R>", "\n"], ["xy"]], (1, 5), id="forced_with_its_lines"),
+        pytest.param(generic(), [[" ab\n", "Here is", " my response", ":"], [], [" xy"]], (0, 0), id="prefilled"),
+        pytest.param(DIRECT, [[], [], [" xy", " <R> z"]], (0, 0), id="direct"),
+    ],
+)
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_response_starts_after_the_delimiter(
+    tokenizer: Any, form: ThoughtFormat, parts: list[list[str]], forced: tuple[int, int], reason: str
+) -> None:
+    """Thought, delimiter and response as the texts of tokens, each a token of its own; EOS is the response's."""
+    tokens = Spelled(tokenizer)
+    ids = [[tokens.id_of(text) for text in part] for part in parts]
+    end = [tokenizer.eos_token_id] if reason == "stop" else []
+    straddles = parts[2][0].startswith(">")  # it belongs to the side where it starts
+    row = make_completion(
+        tokens.chat,
+        form,
+        prompt_id="0",
+        sample_index=0,
+        prompt_ids=[0],
+        generation=Generation([*sum(ids, []), *end], reason, *forced),
+        seed=0,
+    )
+    assert row.split_error is None
+    assert row.response_start == len(ids[0]) + len(ids[1]) + straddles
+    rest = tokens.chat.decode(tokens.chat.content(row.completion_ids)[row.response_start :])
+    assert straddles or rest.strip() == row.response
+    assert row.completion_ids[row.response_start :][-1:] == end or reason == "length"
+
+
+class Spelled:
+    """A chat whose tokens are whatever texts a test needs."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.texts: list[str] = []
+        self.eos_token_id = tokenizer.eos_token_id
+        self.chat = Chat(self, frozenset({self.eos_token_id}))
+
+    def id_of(self, text: str) -> int:
+        self.texts.append(text)
+        return 999 + len(self.texts)
+
+    def decode(self, token_ids: Sequence[int], **_: Any) -> str:
+        return "".join(self.texts[token - 1000] for token in token_ids)
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return []  # nothing is known of its decoder, so every prefix is decoded
+
+
+def test_no_response_starts_nowhere(tokenizer: Any) -> None:
+    assert make_row(tokenizer, "no delimiter").response_start == 0
+    assert make_row(tokenizer, "empty <R>", forced=(1, 2)).response_start == 0
 
 
 def test_summarize_of_nothing_parsed_has_no_lengths(tokenizer: Any) -> None:

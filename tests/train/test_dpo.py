@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tpo.model.load import load_model
 from tpo.model.trees import ATTENTION
-from tpo.train.dpo import dpo_loss, sequence_logps
+from tpo.train.dpo import dpo_loss, nll_loss, sequence_logps
 from tpo.train.trainer import make_trainer
 
 
@@ -71,6 +71,12 @@ def test_sequence_logps_against_a_loop() -> None:
     assert found[2] == 0
 
 
+def test_nll_is_each_sequences_mean_by_hand() -> None:
+    # Mean over the sequences' means: (1 + 5) / 2 = 3; over all tokens it would be (10 + 10) / 12.
+    found = nll_loss(torch.tensor([-10.0, -10.0, 0.0]), torch.tensor([10, 2, 0]))
+    assert found.tolist() == [1.0, 5.0, 0.0]
+
+
 def step_by_hand(model: Any, inputs: dict[str, Tensor], *, beta: float, nll_weight: float) -> dict[str, float]:
     """One micro-batch's loss and rewards from the model's plain logits; the chosen rows come first."""
     with torch.no_grad():
@@ -79,7 +85,7 @@ def step_by_hand(model: Any, inputs: dict[str, Tensor], *, beta: float, nll_weig
     logps = sequence_logps(logits, inputs["input_ids"], mask)
     half = len(logps) // 2
     found = dpo_loss(logps[:half], logps[half:], inputs["ref_chosen_logps"], inputs["ref_rejected_logps"], beta=beta)
-    nll = -logps[:half].sum() / mask[:half].sum()
+    nll = sum(-float(total) / int(row.sum()) for total, row in zip(logps[:half], mask[:half], strict=True)) / half
     return {
         "loss": float(found.loss.mean() + nll_weight * nll),
         "rewards/chosen": float(found.chosen_rewards.mean()),
@@ -88,6 +94,7 @@ def step_by_hand(model: Any, inputs: dict[str, Tensor], *, beta: float, nll_weig
         "rewards/accuracies": float((found.chosen_rewards > found.rejected_rewards).float().mean()),
         "logps/chosen": float(logps[:half].mean()),
         "logps/rejected": float(logps[half:].mean()),
+        **({"nll_loss": nll} if nll_weight else {}),
     }
 
 

@@ -30,6 +30,7 @@ MOVES_NOTHING: dict[str, Any] = {
 MOVES_BITS: dict[str, Any] = {
     "quantization": "nf4",
     "reference": "seed",
+    "loss_on": "thought",
     "mask_forced_tokens": False,
     "micro_batch_size": 4,
     "lora_targets": "q_proj,v_proj",

@@ -301,15 +301,19 @@ def test_wrong_reference_is_an_error(
 # Settings that change the computation, or must not
 
 
-def test_nll_weight_adds_the_chosen_tokens_nll(tiny_model: Path, tmp_path: Path) -> None:
+def test_nll_weight_adds_each_chosen_sequences_mean_nll(tiny_model: Path, tmp_path: Path) -> None:
     pairs = PAIRS[:2]  # one micro-batch, so that its order does not matter
     shared = {"batch_size": 2, "num_epochs": 1}
     run_train(tmp_path / "irpo", policy_of(tiny_model), settings(nll_weight=0.7, **shared), pairs=pairs)
     model = load_model(tiny_model, revision=None, dtype="float32")
-    total = sum(straight_logps(model, pair.prompt_ids, pair.chosen_ids, pair.chosen_forced) for pair in pairs)
-    count = sum(len(pair.chosen_ids) - (pair.chosen_forced[1] - pair.chosen_forced[0]) for pair in pairs)
+    means = [
+        -straight_logps(model, pair.prompt_ids, pair.chosen_ids, pair.chosen_forced)
+        / (len(pair.chosen_ids) - (pair.chosen_forced[1] - pair.chosen_forced[0]))
+        for pair in pairs
+    ]
     found = read_history(tmp_path / "irpo")[0]
-    assert found["loss"] == pytest.approx(math.log(2) + 0.7 * -total / count, abs=1e-4)
+    assert found["nll_loss"] == pytest.approx(sum(means) / 2, abs=1e-4)
+    assert found["loss"] == pytest.approx(math.log(2) + 0.7 * sum(means) / 2, abs=1e-4)
     assert found["rewards/margins"] == pytest.approx(0, abs=1e-4)
 
 

@@ -50,7 +50,8 @@ class PairsConfig(Kind):
         length_unit: Of the response.
         min_margin: Least difference of the length-controlled scores.
         max_tokens: Of prompt plus completion; longer pairs are dropped, never truncated.
-        truncated_responses: What becomes of completions that the token budget ended.
+        truncated_responses: What becomes of completions that the token budget ended: "keep" treats them like others,
+            "drop" leaves them out, "reject" lets them be rejected only.
     """
 
     group_name: ClassVar[str] = "pairs"
@@ -61,7 +62,7 @@ class PairsConfig(Kind):
     length_unit: str = setting("tokens", choices=("tokens", "characters", "words"))
     min_margin: float = setting(0.0, minimum=0)
     max_tokens: int = setting()
-    truncated_responses: str = setting("keep", choices=("keep", "drop"))
+    truncated_responses: str = setting("keep", choices=("keep", "drop", "reject"))
 
 
 @dataclass

@@ -7,9 +7,9 @@
     pair_trees.py    the log-probabilities of a pair in one pass, its prompt computed once
     checkpoints.py   saving adapters whole, resuming in place
     optimizer.py     AdamW with 16-bit weights and 32-bit master copies
-    dpo.py           the objective in plain torch, with which the tests compare the trainer
+    dpo.py           the objective in plain torch: the NLL term, and with what the tests compare the trainer
 
 Reads `Pair` rows, writes an adapter or a whole model per epoch and `metrics.jsonl`. In the first step the policy is
-still the reference, so the loss must be ln 2 and the margin 0, or training stops. Nothing here knows a judge.
+still the reference, so DPO's loss must be ln 2 and the margin 0, or training stops. Nothing here knows a judge.
 README.md in this folder is about several GPUs and training all weights.
 """
