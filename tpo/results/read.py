@@ -41,6 +41,17 @@ class FinishedRun:
         path = self._artifact(entry["artifacts"]["answers"])
         return None if path is None else open_artifact(path).rows(Completion)
 
+    def training(self, entry: dict[str, Any]) -> list[dict[str, float]]:
+        """Return trl's metrics of each step that trained one of the summary's iterations, in order.
+
+        Empty for iteration 0, and where the artifact of the training is not at hand.
+        """
+        path = self._artifact(entry["artifacts"]["train"]) if "train" in entry["artifacts"] else None
+        if path is None:
+            return []
+        lines = open_artifact(path).verified("metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+
     def peak_memory(self) -> dict[str, float]:
         """Return the largest "host" and "device" memory in MiB that a process which computed a stage had used.
 
