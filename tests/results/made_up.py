@@ -34,6 +34,8 @@ def checked(value: float, *, types: dict[str, float] | None = None, unseen: floa
         "trained": rate(value + 0.05, 240, width=0.05),
         "unseen": None if unseen is None else rate(unseen, 80, width=0.1),
         "types": {name: rate(found, 40, width=0.15) for name, found in (types or {}).items()},
+        "unseen_types": [name for name in types or {} if name == "postscript"],
+        "num_no_response": 4,
     }
 
 
@@ -100,7 +102,6 @@ def summary(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "confidence": 0.95,
         "thought": "generic",
         "judge": "self_rating",
-        "unseen_types": [],
         "baseline_checked": None,
         "null_control": None,
         "collapse": None,
@@ -149,7 +150,6 @@ def full_summary() -> dict[str, Any]:
         found["categories"] = {"maths": rate(0.5, 40), "code": rate(0.6, 40), "poetry": rate(0.6, 3)}
     return summary(
         *entries,
-        unseen_types=["postscript"],
         baseline="smollm2-135m-instruct, direct answers",
         baseline_checked=checked(0.359, types=BEFORE, unseen=0.22),
         null_control={"win_rate": rate(0.504, 320, width=0.04), "score": difference(0.01)},

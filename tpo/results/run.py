@@ -114,7 +114,6 @@ class Run:
             "confidence": self.config.eval.confidence,
             "thought": self.config.thought.name,
             "judge": self.config.judge.kind,
-            "unseen_types": self._plain["prompts"].get("unseen_types", []),
             "iterations": self.iterations,
             "stages": stage_list(stages, run=self.path.name),
         }

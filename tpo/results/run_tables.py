@@ -60,11 +60,11 @@ def types_table(summary: dict[str, Any]) -> TextTable | None:
         ("all types", *_change_cells(CHECKED.of(first), CHECKED.of(last), CHECKED.change(last))),
         ("all types, loose rules", *_change_cells(*(_rate(entry["checked"]["loose"]) for entry in (first, last)), None)),
     ]
+    unseen = unseen_types(summary)
     for name, quantity in (("trained types", TRAINED), ("unseen types", UNSEEN)):
-        if quantity.of(last) is not None:
+        if quantity.of(last) is not None and unseen:
             rows.append((name, *_change_cells(quantity.of(first), quantity.of(last), quantity.change(last))))
     by_type = {} if last["change"] is None else last["change"]["checked_types"]
-    unseen = unseen_types(summary)
     for name, plain in sorted(last["checked"]["types"].items(), key=lambda item: (item[0] in unseen, item[0])):
         before, change = (_rate(found) for found in (first["checked"]["types"].get(name), by_type.get(name)))
         rows.append((f"  {name}{' (unseen)' * (name in unseen)}", *_change_cells(before, _rate(plain), change)))
@@ -74,7 +74,7 @@ def types_table(summary: dict[str, Any]) -> TextTable | None:
 
 def unseen_types(summary: dict[str, Any]) -> set[str]:
     """Return the types of checks that the test has and training has not."""
-    return set(summary["unseen_types"])
+    return set((summary["iterations"][-1]["checked"] or {}).get("unseen_types", []))
 
 
 def rates_table(summary: dict[str, Any]) -> TextTable:

@@ -11,12 +11,16 @@ GAP = 2  # characters between columns
 
 
 class TextTable(NamedTuple):
-    """A title, cells by row below the names of their columns, and sentences that belong below them."""
+    """A title, cells by row below the names of their columns, and sentences that belong below them.
+
+    The first `num_keys` columns say which row it is.
+    """
 
     title: str
     names: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str] = ()
+    num_keys: int = 1
 
 
 def to_markdown(table: TextTable) -> str:
@@ -26,19 +30,22 @@ def to_markdown(table: TextTable) -> str:
 
 
 def split_columns(table: TextTable, width: int) -> list[TextTable]:
-    """Return a table in parts that are each at most `width` characters wide and begin with its first column.
+    """Return a table in parts that are each at most `width` characters wide and begin with its key columns.
 
-    Columns keep their order. Where the first column and one other are already wider, that part is wider too. The title
-    stands above the first part, the notes below the last one.
+    Columns keep their order. Where the key columns take more than half of the width, later parts have the first alone;
+    a column that is too wide by itself makes its part wider. The title stands above the first part, the notes below
+    the last one.
     """
     from rich.cells import cell_len
 
     columns = list(zip(table.names, *table.rows, strict=True))
     widths = [max(map(cell_len, cells)) + GAP for cells in columns]
-    parts: list[list[int]] = [[0]]
-    for place in range(1, len(columns)):
-        if len(parts[-1]) > 1 and sum(widths[one] for one in [*parts[-1], place]) - GAP > width:
-            parts.append([0])
+    keys = list(range(table.num_keys))
+    repeated = keys if sum(widths[place] for place in keys) <= width / 2 else keys[:1]
+    parts = [[*keys]]
+    for place in range(table.num_keys, len(columns)):
+        if len(parts[-1]) > len(repeated) and sum(widths[one] for one in [*parts[-1], place]) - GAP > width:
+            parts.append([*repeated])
         parts[-1].append(place)
     return [
         TextTable(
@@ -46,6 +53,7 @@ def split_columns(table: TextTable, width: int) -> list[TextTable]:
             [table.names[place] for place in part],
             [[row[place] for place in part] for row in table.rows],
             table.notes if part is parts[-1] else (),
+            min(table.num_keys, len(part)),
         )
         for part in parts
     ]
