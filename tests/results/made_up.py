@@ -121,7 +121,12 @@ def full_summary() -> dict[str, Any]:
     def second(value: float, gain: float | None) -> dict[str, Any]:
         found = None if gain is None else difference(gain, 320, width=0.06)
         agreement = rate(0.612, 1280, width=0.04)
-        return {"judge": "likelihood", "win_rate": rate(value, 320, width=0.05), "change": found, "agreement": agreement}
+        return {
+            "judge": "likelihood",
+            "win_rate": rate(value, 320, width=0.05),
+            "change": found,
+            "agreement": agreement,
+        }
 
     half = {name: (BEFORE[name] + AFTER[name]) / 2 for name in BEFORE}
     gains = {name: AFTER[name] - BEFORE[name] for name in BEFORE}

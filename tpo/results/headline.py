@@ -1,8 +1,8 @@
 """What a run did, as it is told first everywhere: trained minus untrained on the same instructions. Pure.
 
-The untrained policy is iteration 0, the trained one the last iteration. The change of the checked rate comes first where
-a program checks the instructions, then that of the win rate, then that of the judge's score. Tables, figures, the page
-and tracking take the order, the names and the words from here.
+The untrained policy is iteration 0, the trained one the last iteration. The change of the checked rate comes first
+where a program checks the instructions, then that of the win rate, then that of the judge's score. Tables, figures, the
+page and tracking take the order, the names and the words from here.
 """
 
 from dataclasses import replace
@@ -102,7 +102,9 @@ def changes(summary: dict[str, Any], *quantities: Quantity) -> list[Change]:
 
 def collapses(summary: dict[str, Any]) -> list[str]:
     """Return a sentence for every iteration whose policy collapsed, and what the run as a whole says of it."""
-    found = [f"iteration {entry['iteration']}: {entry['collapse']}" for entry in summary["iterations"] if entry["collapse"]]
+    found = [
+        f"iteration {entry['iteration']}: {entry['collapse']}" for entry in summary["iterations"] if entry["collapse"]
+    ]
     is_said = any(entry["collapse"] == summary["collapse"] for entry in summary["iterations"])
     return found if is_said or not summary["collapse"] else [*found, summary["collapse"]]
 

@@ -71,9 +71,7 @@ class Rate:
 REQUIRED = {field.name for field in dataclasses.fields(Rate) if field.default is dataclasses.MISSING}
 
 
-def format_rate(
-    rate: Rate | None, *, unit: str = " %", sign: str = "", scale: float = 100.0, digits: int = 1
-) -> str:
+def format_rate(rate: Rate | None, *, unit: str = " %", sign: str = "", scale: float = 100.0, digits: int = 1) -> str:
     """Return a rate in percent with its interval, such as "61.2 % [57.0, 65.3]".
 
     Args:

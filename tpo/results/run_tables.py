@@ -30,10 +30,10 @@ def headline_table(summary: dict[str, Any]) -> TextTable:
     notes = [f"The policy COLLAPSED. {sentence}" for sentence in collapses(summary)]
     named = [f"{one.quantity.name} (%)" if one.quantity.is_fraction else one.quantity.name for one in found]
     if len(summary["iterations"]) == 1:
-        rows = [
+        untrained = [
             (name, one.numbers(one.before), _count(one.before)) for name, one in zip(named, found, strict=True)
         ]
-        return TextTable(f"{summary['experiment']}: untrained, {level}", ("", "untrained", "n"), rows, notes)
+        return TextTable(f"{summary['experiment']}: untrained, {level}", ("", "untrained", "n"), untrained, notes)
     rows = [
         (
             name,
@@ -56,9 +56,10 @@ def types_table(summary: dict[str, Any]) -> TextTable | None:
     first, last = summary["iterations"][0], summary["iterations"][-1]
     if last["checked"] is None:
         return None
+    loose = [_rate(entry["checked"]["loose"]) for entry in (first, last)]
     rows = [
         ("all types", *_change_cells(CHECKED.of(first), CHECKED.of(last), CHECKED.change(last))),
-        ("all types, loose rules", *_change_cells(*(_rate(entry["checked"]["loose"]) for entry in (first, last)), None)),
+        ("all types, loose rules", *_change_cells(loose[0], loose[-1], None)),
     ]
     unseen = unseen_types(summary)
     for name, quantity in (("trained types", TRAINED), ("unseen types", UNSEEN)):
@@ -154,7 +155,7 @@ def categories_table(summary: dict[str, Any]) -> TextTable | None:
     rows = []
     for name in large_categories(summary):
         before, after = (Rate.from_dict(entry["categories"][name]) for entry in (first, last))
-        rows.append((name, format_rate(before), format_rate(after), format_count(after.num_prompts, after.num_unscored)))
+        rows.append((name, format_rate(before), format_rate(after), _count(after)))
     if not rows:
         return None
     names = ("category", f"iteration {first['iteration']}", f"iteration {last['iteration']}", "n")

@@ -38,7 +38,9 @@ def draw_training(steps: Mapping[int, Sequence[Mapping[str, float]]], *, experim
             marker = "o" if len(known) <= 40 else ""
             axes.plot(*_columns(known), label=f"iteration {iteration}", marker=marker, markersize=2.2, **style)
             middle = (places[0] + places[-1]) / 2
-            axes.text(middle, 1.02, str(iteration), transform=axes.get_xaxis_transform(), ha="center", color=style["color"])
+            axes.text(
+                middle, 1.02, str(iteration), transform=axes.get_xaxis_transform(), ha="center", color=style["color"]
+            )
             if index:
                 axes.axvline(places[0] - 0.5, color=ROW, linewidth=1, zorder=0)
     for axes, (name, title) in zip(panels, PANELS.items(), strict=True):

@@ -93,7 +93,8 @@ def differences(
         name = against.path if isinstance(against, FinishedRun) else against
         hint = ": the keys are those of config.json, such as pairs.length_penalty=0" if name is against else ""
         raise ResultError(f"--against {name}: no run in the table is that one{hint}")
-    names = [name for name in COMPARED if name == "win_rate" or any(entry["checked"] for row in rows for entry in row.entries)]
+    is_checked = any(entry["checked"] for row in rows for entry in row.entries)
+    names = [name for name in COMPARED if is_checked or name != "checked"]
     references = [_reference_of(row, candidates, against, same_iteration=same_iteration) for row in rows]
     found = [
         {name: _compare(row, reference, name, averaged=averaged) for name in names}
@@ -176,7 +177,7 @@ def _rates(row: TableRow, name: str) -> Mapping[str, float | None]:
     """Return the rates of a row's runs by the value that is averaged over."""
     quantity = {"checked": CHECKED, "win_rate": WIN_RATE}[name]
     rates = [quantity.of(entry) for entry in row.entries]
-    return {str(value): rate and rate.rate for value, rate in zip(row.values, rates, strict=True)}
+    return {str(value): None if rate is None else rate.rate for value, rate in zip(row.values, rates, strict=True)}
 
 
 def _is_same(value: Any, text: str) -> bool:

@@ -70,7 +70,8 @@ def _columns(key: str, cell: Any) -> list[tuple[str, Any]]:
     columns = [(key, rate.rate), (f"{key}_low", low), (f"{key}_high", high)]
     if is_difference:
         columns += [(f"{key}_p_value", rate.p_value), (f"{key}_p_value_holm", rate.adjusted_p_value)]
-        columns += [(f"{key}_num_paired", cell and rate.num_prompts), (f"{key}_num_unpaired", cell and rate.num_unscored)]
+        columns += [(f"{key}_num_paired", cell and rate.num_prompts)]
+        columns += [(f"{key}_num_unpaired", cell and rate.num_unscored)]
     return columns
 
 

@@ -3,15 +3,14 @@
 `tpo.results.tracking` lists the names.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tpo.results.headline import CHECKED, RESPONSE_TOKENS, SCORE, UNSEEN, WIN_RATE
 from tpo.results.rate import Rate
-from tpo.results.stats import paired_difference
-from tpo.store.records import Comparison
 
 NONE = (None, None)  # an interval that is not there
-RATES = ("win_rate", "win_rate_length_controlled")
+RATES = ("win_rate", "win_rate_answered", "win_rate_length_controlled")
 
 #: Columns of `tables/category_gains`, of which `tpo.results.rate.Rate` explains most.
 GAIN_COLUMNS = (
@@ -37,11 +36,20 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
         entry: Of `summary.json`'s `iterations`.
     """
     metrics: dict[str, Any] = {"iteration": entry["iteration"]}
-    for key in RATES:
-        metrics |= _rate(f"eval/{key}", Rate.from_dict(entry[key]))
+    metrics |= _changes(entry, "eval/change")
+    for name, rate in _rates(entry).items():
+        metrics |= _rate(f"eval/{name}", rate)
     for name, rate in entry["categories"].items():
         metrics[f"eval/category/{name}"] = rate["rate"]
-    for key in ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"):
+    for name, rate in (entry["checked"] or {"types": {}})["types"].items():
+        metrics[f"eval/checked_type/{name}"] = rate["rate"]
+    if entry["second_judge"] is not None:
+        for key in ("win_rate", "agreement"):
+            metrics[f"eval/second_judge_{key}"] = entry["second_judge"][key]["rate"]
+    for key in (
+        *("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"),
+        *("num_no_response", "num_answers"),
+    ):
         metrics[f"eval/{key}"] = entry[key]
     metrics["pairs/num_pairs"] = entry["num_pairs"]
     for reason, count in entry["drops"].items():
@@ -53,18 +61,18 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
     return _measured(metrics)
 
 
-def final_metrics(summary: dict[str, Any], change: Rate | None) -> dict[str, Any]:
+def final_metrics(summary: dict[str, Any]) -> dict[str, Any]:
     """Return what a run is compared by, one value each; what was not measured is left out.
 
     Args:
         summary: `summary.json`.
-        change: Of the win rate since iteration 0, None where no iteration followed.
     """
     last, stages = summary["iterations"][-1], summary["stages"]
     scores = last["validation_scores"]
     metrics: dict[str, Any] = {"num_iterations": last["iteration"]}
-    for key in RATES:
-        metrics |= _rate(f"final_{key}", Rate.from_dict(last[key]))
+    metrics |= _changes(last, "final_change", has_p_value=True)
+    for name, rate in _rates(last).items():
+        metrics |= _rate(f"final_{name}", rate)
     metrics |= {
         "final_mean_thought_tokens": last["mean_thought_tokens"],
         "final_mean_response_tokens": last["mean_response_tokens"],
@@ -75,16 +83,7 @@ def final_metrics(summary: dict[str, Any], change: Rate | None) -> dict[str, Any
         "total_seconds": sum(stage["seconds"] for stage in stages),
         "computed_seconds": sum(stage["seconds"] for stage in stages if not stage["is_reused"]),
     }
-    if change is not None:
-        metrics |= _rate("final_minus_iteration_0", change) | {"final_minus_iteration_0_p_value": change.p_value}
     return _measured(metrics)
-
-
-def win_rate_change(first: Sequence[Comparison], last: Sequence[Comparison], *, seed: int, confidence: float) -> Rate:
-    """Return how much the win rate rose from one comparison to another of the same instructions."""
-    before = {row.prompt_id: row.win for row in first}
-    wins = [row.win for row in last]
-    return paired_difference(wins, [before[row.prompt_id] for row in last], seed=seed, confidence=confidence)
 
 
 def gain_rows(rates: Mapping[str, Rate], before: Mapping[str, Rate]) -> list[list[Any]]:
@@ -125,6 +124,24 @@ def numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
         for position, item in enumerate(value):
             key = item.get("name", item.get("max_thought_tokens", position)) if isinstance(item, dict) else position
             yield from numbers(item, f"{name}/{key}")
+
+
+def _rates(entry: dict[str, Any]) -> dict[str, Rate]:
+    """Return an iteration's rates by name, the checked rate first where there is one."""
+    checked = {quantity.key: quantity.of(entry) for quantity in (CHECKED, UNSEEN)}
+    known = {name: rate for name, rate in checked.items() if rate is not None}
+    return known | {name: Rate.from_dict(entry[name]) for name in RATES}
+
+
+def _changes(entry: dict[str, Any], prefix: str, *, has_p_value: bool = False) -> dict[str, Any]:
+    """Return the paired changes since iteration 0; nothing at iteration 0."""
+    metrics: dict[str, Any] = {}
+    for quantity in (CHECKED, UNSEEN, WIN_RATE, SCORE, RESPONSE_TOKENS):
+        if (change := quantity.change(entry)) is not None:
+            metrics |= _rate(f"{prefix}_{quantity.key}", change)
+            if has_p_value:
+                metrics[f"{prefix}_{quantity.key}_p_value"] = change.p_value
+    return metrics
 
 
 def _rate(name: str, rate: Rate) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from tpo.results.tracking.metrics import (
     gain_rows,
     iteration_metrics,
     numbers,
-    win_rate_change,
 )
 from tpo.results.tracking.tracker import Tracker
 from tpo.results.winrate import corrected_by_category, win_rate_by_category
@@ -99,7 +98,7 @@ class WandbTracker(Tracker):
         for node in lineage(summary, Path(self.config["artifacts_dir"])):
             self._log_node(node)
         is_run = "iterations" in summary
-        self.run.summary.update(final_metrics(summary, self._change()) if is_run else dict(numbers(summary, "eval")))
+        self.run.summary.update(final_metrics(summary) if is_run else dict(numbers(summary, "eval")))
         where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url if self.mode == "online" else None}
         self.run.finish()
         return where
@@ -107,14 +106,6 @@ class WandbTracker(Tracker):
     def fail(self) -> None:
         """End the run as failed; does nothing after `finish`."""
         self.run.finish(exit_code=1)
-
-    def _change(self) -> Rate | None:
-        """Return how much the win rate rose since iteration 0, None where no iteration followed it."""
-        last = max(self.compared)
-        if last == 0:
-            return None
-        seed, confidence = derive_seed(self.config["seed"], "change"), self.config["eval"]["confidence"]
-        return win_rate_change(self.compared[0], self.compared[last], seed=seed, confidence=confidence)
 
     def _log_training(self, iteration: int, checkpoints: Artifact) -> None:
         """Log trl's metrics of every step."""
