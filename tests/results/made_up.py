@@ -7,6 +7,7 @@ from typing import Any
 
 from tpo.config.compose import compose_config
 from tpo.config.schema import Config, register
+from tpo.store.records import Comparison
 
 UNSCORED: dict[str, Any] = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 3}
 
@@ -109,6 +110,30 @@ def summary(*entries: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "stages": [{"artifact_id": "model-1", "stage": "model", "seconds": 100.0, "is_reused": True}],
         **changes,
     }
+
+
+def comparison(prompt_id: str, win: float | None, **changes: Any) -> Comparison:
+    """A row of a comparison in which one thing was scored."""
+    found = {
+        "prompt_id": prompt_id,
+        "base_id": prompt_id,
+        "category": "made up",
+        "win": win,
+        "unscored_reason": None if win is not None else "made up",
+        "num_pairs": int(win is not None),
+        "win_answered": win,
+        "num_answered_pairs": int(win is not None),
+        "num_samples": int(win is not None),
+        "num_no_response": 0,
+        "policy_score": 1.0,
+        "baseline_score": 0.5,
+        "policy_tokens": 1.0,
+        "baseline_tokens": 1.0,
+        "policy_characters": 1.0,
+        "baseline_characters": 1.0,
+        **changes,
+    }
+    return Comparison(**{name: found[name] for name in Comparison.__struct_fields__})
 
 
 BEFORE = {"no_comma": 0.25, "more_words": 0.65, "title": 0.1, "postscript": 0.2}

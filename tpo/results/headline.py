@@ -43,7 +43,7 @@ class Quantity(NamedTuple):
 
     def change(self, entry: dict[str, Any]) -> Rate | None:
         """Return how much it changed since iteration 0; None at iteration 0 and where it was not measured."""
-        found = None if entry["change"] is None else entry["change"][self.key]
+        found = (entry["change"] or {}).get(self.key)
         return None if found is None or self.of(entry) is None else Rate.from_dict(found)
 
 

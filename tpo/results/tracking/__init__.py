@@ -3,14 +3,13 @@
 A job is one W&B run with the job type "run" or "evaluate", a sweep is a group (`labels.py`). Stable names:
 
 history, over `iteration` (0 is the untrained policy)
-    eval/change_<quantity>      trained minus untrained on the same instructions: checked, checked_unseen, win_rate,
-                                score, response_tokens
-    eval/checked, eval/checked_unseen, eval/win_rate, eval/win_rate_answered, eval/win_rate_length_controlled
-                                like changes each also with _low, _high, _num_prompts, _num_unscored
-    eval/checked_type/<type>    checked rate
+    eval/change_win_rate, eval/change_score, eval/change_response_tokens: since iteration 0, paired by instruction, and
+        with checks eval/change_checked; from iteration 1 on, the headline
+    eval/win_rate, eval/win_rate_answered, eval/win_rate_length_controlled
+        each of these and of the changes also with _low, _high, _num_prompts, _num_unscored; of changes also _p_value
+    eval/num_answers, eval/num_no_response   of the policy; the latter count as losses or are left out
+    eval/second_judge_win_rate, eval/second_judge_change, eval/second_judge_agreement   likewise, where `eval.judge` is
     eval/category/<category>    win rate
-    eval/second_judge_win_rate, eval/second_judge_agreement
-    eval/num_no_response, eval/num_answers
     eval/mean_thought_tokens, eval/mean_response_tokens, eval/format_rate, eval/parse_rate, eval/mean_score
     sample/*, judge/*           what the stages that sampled and judged the training completions counted
     pairs/num_pairs, pairs/drop_<reason>
@@ -20,9 +19,8 @@ history, over `iteration` (0 is the untrained policy)
 history, over `train/step`, which keeps counting across iterations
     train/*                     trl's own names, and train/iteration
 summary of a run
-    final_change_<quantity>     as above, also with final_change_<quantity>_p_value
-    final_checked, final_checked_unseen, final_win_rate, final_win_rate_answered, final_win_rate_length_controlled
-                                each also with _low, _high, _num_prompts, _num_unscored
+    final_change_win_rate, final_win_rate, ...: all of the last iteration, under the names above with final_ for eval/
+    null_control_win_rate, null_control_score   where `eval.null_control`; one half and 0 are right
     final_mean_thought_tokens, final_mean_response_tokens
     final_validation_score      the selected epoch's mean judge score: a pairwise judge's compares with no other run's
     num_iterations, num_pairs (of all iterations), num_stages, num_stages_reused

@@ -6,11 +6,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tpo.results.headline import CHECKED, RESPONSE_TOKENS, SCORE, UNSEEN, WIN_RATE
-from tpo.results.rate import Rate
+from tpo.results.rate import REQUIRED, Rate
 
 NONE = (None, None)  # an interval that is not there
 RATES = ("win_rate", "win_rate_answered", "win_rate_length_controlled")
+COUNTS = ("num_answers", "num_no_response")
 
 #: Columns of `tables/category_gains`, of which `tpo.results.rate.Rate` explains most.
 GAIN_COLUMNS = (
@@ -36,20 +36,12 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
         entry: Of `summary.json`'s `iterations`.
     """
     metrics: dict[str, Any] = {"iteration": entry["iteration"]}
-    metrics |= _changes(entry, "eval/change")
-    for name, rate in _rates(entry).items():
-        metrics |= _rate(f"eval/{name}", rate)
+    metrics |= _headline(entry, "eval/")
+    for key in COUNTS:
+        metrics[f"eval/{key}"] = entry[key]
     for name, rate in entry["categories"].items():
         metrics[f"eval/category/{name}"] = rate["rate"]
-    for name, rate in (entry["checked"] or {"types": {}})["types"].items():
-        metrics[f"eval/checked_type/{name}"] = rate["rate"]
-    if entry["second_judge"] is not None:
-        for key in ("win_rate", "agreement"):
-            metrics[f"eval/second_judge_{key}"] = entry["second_judge"][key]["rate"]
-    for key in (
-        *("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"),
-        *("num_no_response", "num_answers"),
-    ):
+    for key in ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"):
         metrics[f"eval/{key}"] = entry[key]
     metrics["pairs/num_pairs"] = entry["num_pairs"]
     for reason, count in entry["drops"].items():
@@ -69,13 +61,13 @@ def final_metrics(summary: dict[str, Any]) -> dict[str, Any]:
     """
     last, stages = summary["iterations"][-1], summary["stages"]
     scores = last["validation_scores"]
-    metrics: dict[str, Any] = {"num_iterations": last["iteration"]}
-    metrics |= _changes(last, "final_change", has_p_value=True)
-    for name, rate in _rates(last).items():
-        metrics |= _rate(f"final_{name}", rate)
+    metrics: dict[str, Any] = {"num_iterations": last["iteration"]} | _headline(last, "final_")
+    for name, value in (summary["null_control"] or {}).items():
+        metrics |= _rate(f"null_control_{name}", Rate.from_dict(value))
     metrics |= {
         "final_mean_thought_tokens": last["mean_thought_tokens"],
         "final_mean_response_tokens": last["mean_response_tokens"],
+        **{f"final_{key}": last[key] for key in COUNTS},
         "final_validation_score": max(scores.values()) if scores else None,
         "num_pairs": sum(entry["num_pairs"] for entry in summary["iterations"]),
         "num_stages": len(stages),
@@ -84,6 +76,27 @@ def final_metrics(summary: dict[str, Any]) -> dict[str, Any]:
         "computed_seconds": sum(stage["seconds"] for stage in stages if not stage["is_reused"]),
     }
     return _measured(metrics)
+
+
+def _headline(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """Return an iteration's change since the untrained policy, its win rates, and what the second judge says."""
+    metrics: dict[str, Any] = {}
+    for name, value in (entry["change"] or {}).items():
+        metrics |= _change(f"{prefix}change_{name}", value)
+    for key in RATES:
+        metrics |= _rate(f"{prefix}{key}", Rate.from_dict(entry[key]))
+    second = entry["second_judge"] or {}
+    for key in ("win_rate", "agreement"):
+        metrics |= _rate(f"{prefix}second_judge_{key}", Rate.from_dict(second[key])) if second else {}
+    return metrics | _change(f"{prefix}second_judge_change", second.get("change"))
+
+
+def _change(name: str, value: Any) -> dict[str, Any]:
+    """Return a change with its p-value; of several by type, which a table has, nothing."""
+    if value is None or not set(value) >= REQUIRED:
+        return {}
+    rate = Rate.from_dict(value)
+    return _rate(name, rate) | {f"{name}_p_value": rate.p_value}
 
 
 def gain_rows(rates: Mapping[str, Rate], before: Mapping[str, Rate]) -> list[list[Any]]:
@@ -124,24 +137,6 @@ def numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
         for position, item in enumerate(value):
             key = item.get("name", item.get("max_thought_tokens", position)) if isinstance(item, dict) else position
             yield from numbers(item, f"{name}/{key}")
-
-
-def _rates(entry: dict[str, Any]) -> dict[str, Rate]:
-    """Return an iteration's rates by name, the checked rate first where there is one."""
-    checked = {quantity.key: quantity.of(entry) for quantity in (CHECKED, UNSEEN)}
-    known = {name: rate for name, rate in checked.items() if rate is not None}
-    return known | {name: Rate.from_dict(entry[name]) for name in RATES}
-
-
-def _changes(entry: dict[str, Any], prefix: str, *, has_p_value: bool = False) -> dict[str, Any]:
-    """Return the paired changes since iteration 0; nothing at iteration 0."""
-    metrics: dict[str, Any] = {}
-    for quantity in (CHECKED, UNSEEN, WIN_RATE, SCORE, RESPONSE_TOKENS):
-        if (change := quantity.change(entry)) is not None:
-            metrics |= _rate(f"{prefix}_{quantity.key}", change)
-            if has_p_value:
-                metrics[f"{prefix}_{quantity.key}_p_value"] = change.p_value
-    return metrics
 
 
 def _rate(name: str, rate: Rate) -> dict[str, Any]:
