@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import made_up
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,15 +28,16 @@ from tpo.pairs.build import count_drops
 from tpo.pairs.stages import PAIRS
 from tpo.results.page.page import escape_json, render_page, write_page
 from tpo.results.page.samples import choose, held_out_entries
-from tpo.results.read import read_run
-from tpo.results.run import Run
+from tpo.results.read import FinishedRun, read_run
+from tpo.results.run import stage_list
 from tpo.sample.completions import summarize
 from tpo.store.artifacts import Artifact, Store, finish
-from tpo.store.records import Comparison, Completion, Prompt, Record, Score, write_records
+from tpo.store.files import write_json
+from tpo.store.records import Check, Completion, Prompt, Record, Score, write_records
 from tpo.store.stage import Step
 
 REPOSITORY = Path(__file__).parents[2]
-NUM_TRAIN, NUM_TEST, NUM_SAMPLES, NUM_ITERATIONS = 30, 24, 3, 2
+NUM_TRAIN, NUM_TEST, NUM_SAMPLES, NUM_ITERATIONS, NUM_BASELINE = 30, 24, 3, 2, 2
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(1)><!-- <style>*{display:none}</style> -->"
     " \u202egnp.exe\u202c \u200f\u2028 \x00 \x1b[31m & &lt; ' \" ` $name ${name} "
@@ -70,7 +72,10 @@ def prompt(split: str, number: int) -> Prompt:
     category = ("maths", "poetry")[number % 2]
     if number == 3:
         text, category = f"{HOSTILE} instruction", "<b>bold</b> category"
-    return Prompt(f"{split}-{number:03}", text, category, "hand", split, (), f"{split}-{number:03}")
+    checks = (
+        (Check("answer:number", {"answer": "42"}), Check("answer:exact", {"answer": "right"})) if number == 7 else ()
+    )
+    return Prompt(f"{split}-{number:03}", text, category, "hand", split, checks, f"{split}-{number:03}")
 
 
 def completion(prompt_id: str, index: int, **changes: Any) -> Completion:
@@ -125,20 +130,35 @@ class Maker:
     def __init__(self, root: Path) -> None:
         self.rows: list[Record] = []
         self.metrics: dict[str, Any] = {}
+        self.lines = ""  # of a training's metrics
         self.store = Store(root, execute=self._execute)
         self.made: list[Artifact] = []
 
     def __call__(self, step: Step, rows: list[Any] | None = None, metrics: dict[str, Any] | None = None) -> Artifact:
         self.rows, self.metrics = rows or [], metrics or {}
         self.made.append(self.store.run(step))
+        self.lines = ""
         return self.made[-1]
 
     def _execute(self, path: Path) -> None:
+        if self.lines:
+            (path / "metrics.jsonl").write_text(self.lines)
+            finish(path, metrics={}, started=time.time())
+            return
         if not self.rows:
             tpo.store.execute.execute(path)
             return
         write_records(path / "rows.jsonl", self.rows)
         finish(path, metrics=self.metrics, started=time.time())
+
+    def trained(self, iteration: int) -> Artifact:
+        """A training of four steps, of which there are metrics alone."""
+        steps = [
+            {"loss": 0.7 - 0.1 * step, "rewards/accuracies": 0.25 * step, "rewards/margins": 0.1 * step, "step": step}
+            for step in range(1, 5)
+        ]
+        self.lines = "".join(json.dumps(step) + "\n" for step in steps)
+        return self(Step("train", 1, {"iteration": iteration}))
 
     def sampled(self, name: str, rows: list[tuple[Completion, Score]]) -> tuple[Artifact, Artifact]:
         completions, scores = [row for row, _ in rows], [score for _, score in rows]
@@ -149,9 +169,10 @@ class Maker:
 
 
 def make_run(root: Path) -> Small:
-    """Write a run of two iterations through the store and `tpo.results.run.Run`."""
+    """Write a run of two iterations: artifacts through the store, the summary of made-up numbers where rows have none."""
     overrides = ["experiment=quickstart", "tracking=none", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
-    config = compose_config(Config, overrides)
+    overrides += ["pairs.length_penalty=0.25", "pairs.truncated_responses=keep"]
+    config = asdict(compose_config(Config, overrides))
     make = Maker(root / "artifacts")
     splits = [("test", NUM_TEST), *((f"train-{number + 1}", NUM_TRAIN) for number in range(NUM_ITERATIONS))]
     prompts = make(
@@ -162,13 +183,14 @@ def make_run(root: Path) -> Small:
         "baseline",
         [
             (
-                completion(key, 0, thought=None, num_thought_tokens=0, response=f"Direct to {key}"),
-                Score(key, 0, 0.0, None, None, 0),
+                completion(key, index, thought=None, num_thought_tokens=0, response=f"Direct {index} to {key}"),
+                Score(key, index, 0.0, None, None, 0),
             )
             for key in tests
+            for index in range(NUM_BASELINE)
         ],
     )
-    run = Run(config, experiment="quickstart")
+    entries: list[dict[str, Any]] = []
     for iteration in range(NUM_ITERATIONS + 1):
         answers = [
             (completion(key, 0), Score(key, 0, (number + iteration) % 3 - 1.0, None, None, 0))
@@ -176,6 +198,7 @@ def make_run(root: Path) -> Small:
         ]
         answers[5] = (answers[5][0], Score(tests[5], 0, None, "the server did not answer", None, 0))
         answers[3] = (completion(tests[3], 0, response=f"{HOSTILE} answer"), answers[3][1])
+        answers[7] = (completion(tests[7], 0, response="Right." if iteration else "wrong"), answers[7][1])
         policy = make.sampled(f"answers-{iteration}", answers)
         inputs = {
             "prompts": prompts,
@@ -185,16 +208,27 @@ def make_run(root: Path) -> Small:
             "baseline_scores": baseline[1],
         }
         ids = {role: artifact.artifact_id for role, artifact in inputs.items()}
-        settings = {"confidence": 0.95, "no_response": "loss", "baseline_index": 0}
-        comparison = make(Step("compare", COMPARE.version, settings, ids, work=COMPARE.work))
-        trained: dict[str, Artifact] = {}
+        settings = {"confidence": 0.95, "no_response": "loss", "baseline_index": 0, "are_together": False}
+        artifacts = {
+            "answers": policy[0],
+            "comparison": make(Step("compare", COMPARE.version, settings, ids, work=COMPARE.work)),
+        }
+        trained: dict[str, Any] = {"judging": None, "num_pairs": 0, "drops": {}}
         if iteration:
             completions, scores = make.sampled(f"train-{iteration}", training_rows(iteration))
             ids = {"completions": completions.artifact_id, "scores": scores.artifact_id}
-            pairs = make(Step("pairs", PAIRS.version, asdict(config.pairs), ids, work=PAIRS.work))
-            trained = {"completions": completions, "scores": scores, "pairs": pairs}
-        run.record(iteration, policy[0], comparison=comparison, **trained)
-    return Small(run.finish(make.made), root / "artifacts")
+            pairs = make(Step("pairs", PAIRS.version, config["pairs"], ids, work=PAIRS.work))
+            train = make.trained(iteration)
+            artifacts |= {"completions": completions, "scores": scores, "pairs": pairs, "train": train}
+            trained = {"judging": scores.metrics, **pairs.metrics}
+        names = {role: artifact.artifact_id for role, artifact in artifacts.items()}
+        entries.append(made_up.entry(iteration, 0.5, **artifacts["comparison"].metrics, **trained, artifacts=names))
+    path = root / "runs" / "quickstart-made_up"
+    path.mkdir(parents=True)
+    write_json(path / "config.json", config)
+    write_json(path / "summary.json", made_up.summary(*entries, stages=stage_list(make.made, run=path.name)))
+    write_page(read_run(path))
+    return Small(path, root / "artifacts")
 
 
 @pytest.fixture(scope="module")
@@ -272,21 +306,26 @@ def test_samples_are_those_of_the_rows(small: Small) -> None:
         assert sample["is_forced"] == (row.sample_index % 2 == 1)
         assert sample["is_truncated"] == (row.finish_reason == "length")
         assert sample["completion"] == (None if row.response else row.completion)
+        assert sample["passed"] == ([False, False] if row.prompt_id.endswith("-007") else [])
     pair = entries[1, "train-1-000"]  # scores -2.5, -0.5 and 1.5, equal lengths
     assert (pair["chosen"], pair["rejected"], pair["outcome"]) == (2, 0, "pair")
     unscored = entries[2, "test-005"]
     assert (unscored["outcome"], unscored["reason"]) == ("unscored", "policy: the server did not answer")
-    assert data["baseline"]["test-005"]["response"] == "Direct to test-005"
+    assert data["baseline"]["test-005"]["response"] == "Direct 0 to test-005"
     assert data["instructions"]["train-1-003"]["text"] == f"{HOSTILE} instruction"
+    assert data["instructions"]["test-007"]["checks"] == ["number (answer: 42)", "exact (answer: right)"]
+    held_out = entries[2, "test-007"]
+    assert (held_out["policy"]["passed"], data["baseline"]["test-007"]["passed"]) == ([False, True], [False, False])
+    assert (held_out["win"], held_out["num_samples"], held_out["outcome"]) == (0.0, 1, "loss"), "-1 against 0"
 
 
 def test_hostile_text_is_no_markup(small: Small) -> None:
     elements = Elements(small.page)
     counts = {tag: sum(name == tag for name, _ in elements.tags) for tag in ("script", "style", "img", "b", "svg")}
-    assert counts == {"script": 2, "style": 1, "img": 3, "b": 2, "svg": 0}
+    assert counts == {"script": 2, "style": 1, "img": 4, "b": 3, "svg": 0}
     assert all(str(attributes["src"]).startswith("data:") for tag, attributes in elements.tags if tag == "img")
     assert not any(name.startswith("on") for _, attributes in elements.tags for name in attributes)
-    assert "<b>bold</b> category" in elements.words, "a category in the table"
+    assert any("<b>bold</b> category" in text for text in elements.words), "below the table, as it is small"
 
 
 def test_policy_lets_only_the_page_s_own_script_and_style_run(small: Small) -> None:
@@ -338,6 +377,31 @@ def test_cap_is_stated_and_kept(copied: Small) -> None:
     assert set(data["instructions"]) == {row["prompt_id"] for row in data["entries"]}
     words = " ".join("".join(Elements(copied.page).words).split())
     assert "shows 14 of 60 training instructions and 21 of 72 held-out answers. At most 7 of each kind" in words
+
+
+def test_what_changed_comes_first_and_the_run_can_be_repeated(small: Small, copied: Small) -> None:
+    texts = " ".join("".join(Elements(small.page).words).split())
+    assert "win rate: 47.8 -> 50.0 %, change +20.0 points [+15.0, +25.0] (n = 12)" in texts
+    assert texts.index("change +") < texts.index("Iterations") < texts.index("Samples")
+    assert "python -m tpo.run experiment=quickstart" in texts and "pairs.length_penalty" in texts
+    assert str(small.artifacts) not in small.page and "artifacts_dir" not in texts
+    assert "collapsed" not in texts and 'id="types"' not in small.page
+    summary = made_up.full_summary() | {"collapse": "all answers are <empty>"}
+    summary["iterations"][2]["collapse"] = "all answers are <empty>"
+    page = render_page(FinishedRun(copied.path, summary, copied.config), samples=None)
+    assert "The policy collapsed. iteration 2: all answers are &lt;empty&gt;" in page
+    for text in ("likelihood", "postscript (unseen)", "second judge", "control", "checked rate: 27.8"):
+        assert text in page.replace("&nbsp;", " "), text
+    figures = [attributes["class"] for tag, attributes in Elements(page).tags if tag == "img"]
+    assert figures == ["types", "iterations broad", "lengths", "categories"], "no artifacts of a training"
+
+
+def test_training_curves_are_those_of_the_artifacts(small: Small) -> None:
+    figures = [attributes["class"] for tag, attributes in Elements(small.page).tags if tag == "img"]
+    assert figures == ["iterations", "lengths", "categories", "training broad"]
+    steps = read_run(small.path).training(small.summary["iterations"][1])
+    assert [step["loss"] for step in steps] == pytest.approx([0.6, 0.5, 0.4, 0.3])
+    assert read_run(small.path).training(small.summary["iterations"][0]) == []
 
 
 @given(
@@ -394,13 +458,14 @@ def test_page_without_samples_says_why(copied: Small, damage: Any, why: str) -> 
     assert why in "".join(elements.words)
     assert data_of(copied.page)["entries"] == []
     assert {"id": "browser", "hidden": None} in [attributes for _, attributes in elements.tags]
-    assert sum(tag == "table" for tag, _ in elements.tags) == 3, "the numbers are all there"
+    captions = sum(tag == "caption" for tag, _ in elements.tags)
+    assert captions == 5, "the numbers are all there: changes, rates, counts, categories, pairs"
 
 
 def test_run_without_training_has_a_page(small: Small) -> None:
     summary = small.summary
     summary["iterations"] = summary["iterations"][:1]
-    page = render_page(summary, small.config, name="x", samples=None, problem="not asked for")
+    page = render_page(FinishedRun(small.path, summary, small.config), samples=None, problem="not asked for")
     assert "not asked for" in page and "no training" in page
 
 
@@ -503,6 +568,81 @@ def test_pair_and_its_sides_are_marked(page: Any) -> None:
 
 
 @pytest.mark.browser
+def test_checks_stand_beside_the_responses(page: Any) -> None:
+    page.goto(page.url + "#split=held-out&iteration=2&text=Instruction+7")
+    wait_for_entries(page, 1)
+    policy, baseline = (page.locator(".sample").nth(index).locator(".checks li") for index in (0, 1))
+    assert policy.all_inner_texts() == ["\u2717 number (answer: 42)", "\u2713 exact (answer: right)"]
+    assert [item.get_attribute("class") for item in policy.all()] == ["failed", "passed"]
+    assert [item.get_attribute("class") for item in baseline.all()] == ["failed", "failed"]
+    page.goto(page.url.replace("+7", "+8"))
+    assert page.locator(".checks").count() == 0 and page.locator(".entry").count() == 1
+
+
+@pytest.mark.browser
+def test_entries_are_sorted(page: Any) -> None:
+    def margins() -> list[float]:
+        texts = page.locator(".entry h3").all_inner_texts()
+        return [float(found[1].replace("\u2212", "-")) for text in texts if (found := re.search("margin (\\S+)", text))]
+
+    page.select_option("#outcome", "pair")
+    page.select_option("#sort", "margin")
+    assert len(margins()) == 20 and margins() == sorted(margins(), reverse=True) and margins()[0] > margins()[-1]
+    page.select_option("#sort", "-margin")
+    assert margins() == sorted(margins())
+    page.select_option("#outcome", "")
+    page.select_option("#split", "held-out")
+    page.select_option("#iteration", "2")
+    page.select_option("#sort", "-score")
+    scores = page.locator(".sample:first-child .score").all_inner_texts()
+    found = [float(text.split()[-1].replace("\u2212", "-")) for text in scores]
+    assert found == sorted(found) and found[0] == -1
+    page.select_option("#sort", "change")
+    first = page.locator(".entry .instruction").first.inner_text()
+    assert first == "Instruction 0 of test", "from -1 to 1: the greatest gain"
+
+
+@pytest.mark.browser
+def test_an_instruction_is_shown_across_iterations(page: Any) -> None:
+    page.select_option("#split", "held-out")
+    page.locator(".entry").nth(2).get_by_text("across iterations").click()
+    wait_for_entries(page, 1)
+    titles = page.locator(".entry h4 span:first-child").all_inner_texts()
+    assert titles == ["Baseline", "Iteration 0, untrained", "Iteration 1", "Iteration 2"]
+    assert page.locator(".course .instruction").inner_text() == "Instruction 2 of test"
+    assert "1 of 24 held-out instructions" in status(page)
+    page.get_by_role("button", name="All instructions").click()
+    wait_for_entries(page, 20)
+    assert "24 of 24 held-out instructions" in status(page)
+    page.go_back()  # to the instruction's address
+    page.click("#reset")
+    assert status(page).startswith(f"{NUM_ENTRIES} of ")
+
+
+@pytest.mark.browser
+def test_a_view_has_an_address(page: Any, chromium: Any) -> None:
+    from playwright.sync_api import expect
+
+    page.select_option("#split", "training")
+    page.select_option("#sort", "-margin")
+    page.select_option("#order", "score")
+    page.fill("#text", "thought")
+    expect(page).to_have_url(re.compile("text=thought"))  # a filter that acts with a delay
+    page.get_by_role("button", name="Next").first.click()
+    shown, address = page.locator(".entry").all_inner_texts(), page.url
+    assert page.locator("#link").evaluate("node => node.href") == address
+    assert "split=training&sort=-margin&order=score&text=thought&page=2" in address
+    tab = chromium.new_page()
+    tab.goto(address)
+    assert tab.locator(".entry").all_inner_texts() == shown
+    tab.goto(address.split("#")[0] + "#iteration=nonsense&page=-3&sort=x")
+    assert tab.locator(".entry").count() == 20 and status(tab).startswith(f"{NUM_ENTRIES} of ")
+    tab.close()
+    page.click("#reset")
+    assert "#" not in page.url
+
+
+@pytest.mark.browser
 def test_what_failed_is_shown_as_such(page: Any) -> None:
     page.fill("#text", "Instruction 4 of train-1")
     wait_for_entries(page, 1)
@@ -534,7 +674,7 @@ def test_filters_change_what_is_counted_and_shown(page: Any, small: Small) -> No
     page.select_option("#outcome", "pair")
     assert number() == sum(entry["num_pairs"] for entry in small.summary["iterations"])
     page.select_option("#outcome", "")
-    page.fill("#text", "DIRECT to test-007")
+    page.fill("#text", "DIRECT 0 to test-007")
     wait_for_entries(page, NUM_ITERATIONS + 1)
     page.fill("#text", "no such text anywhere")
     wait_for_entries(page, 0)
@@ -636,6 +776,6 @@ def test_long_text_unfolds(page: Any) -> None:
 )
 def test_held_out_entry_says_who_won_where_judges_or_samples_disagree(win: float | None, outcome: str) -> None:
     answer = Completion("p", 0, [], [], 0, 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
-    row = Comparison("p", "c", win, None if win is not None else "cut", 2, 1.0, 0.5, 1, 1, 1, 1)
+    row = made_up.comparison("p", win, unscored_reason=None if win is not None else "cut")
     [entry] = held_out_entries(1, [row], [answer], {"p"})
     assert entry["outcome"] == outcome and entry["reason"] == row.unscored_reason

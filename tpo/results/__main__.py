@@ -15,7 +15,6 @@ from tpo.results.figures import (
     draw_sweep,
     save,
     swept_number,
-    with_length_intervals,
     write_comparison,
     write_evaluation_figures,
     write_figures,
@@ -101,7 +100,7 @@ def draw(folders: Folders, *, out: Path | None, formats: Sequence[str]) -> list[
 
     paths: list[Path] = []
     for run in folders.runs:
-        paths += write_figures(with_length_intervals(run), target(run.path), formats=formats)
+        paths += write_figures(run, target(run.path), formats=formats)
     for evaluation in folders.evaluations:
         paths += write_evaluation_figures(evaluation.summary, target(evaluation.path), formats=formats)
     for measured in folders.judges:

@@ -74,13 +74,15 @@ class Rate:
 REQUIRED = {field.name for field in dataclasses.fields(Rate) if field.default is dataclasses.MISSING}
 
 
-def format_rate(rate: Rate | None, *, unit: str = " %", sign: str = "") -> str:
+def format_rate(rate: Rate | None, *, unit: str = " %", sign: str = "", scale: float = 100.0, digits: int = 1) -> str:
     """Return a rate in percent with its interval, such as "61.2 % [57.0, 65.3]".
 
     Args:
         rate: None is a dash, as there is no such rate; one without a score is "unscored".
         unit: What follows the number.
         sign: "+" shows the sign of positive numbers, for differences.
+        scale: What the numbers are multiplied by: 1 shows those that are no fractions, such as scores, as they are.
+        digits: After the decimal point.
     """
     if rate is None:
         return "-"
@@ -88,8 +90,9 @@ def format_rate(rate: Rate | None, *, unit: str = " %", sign: str = "") -> str:
         return "unscored"
     interval = ""
     if rate.interval is not None:
-        interval = " [{:{sign}.1f}, {:{sign}.1f}]".format(*(100 * edge for edge in rate.interval), sign=sign)
-    return f"{100 * rate.rate:{sign}.1f}{unit}{interval}"
+        low, high = (f"{scale * edge:{sign}.{digits}f}" for edge in rate.interval)
+        interval = f" [{low}, {high}]"
+    return f"{scale * rate.rate:{sign}.{digits}f}{unit}{interval}"
 
 
 def format_count(count: int, missing: int, what: str = "unscored") -> str:

@@ -3,15 +3,17 @@
 import glob
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from tpo.store.artifacts import MANIFEST, open_artifact, read_manifest
 from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
-from tpo.store.records import Comparison, Completion
+from tpo.store.records import CheckResult, Comparison, Completion
 
 RUNS_DIR = "TPO_RUNS_DIR"  # an environment variable: the folder that takes the place of runs/
 
@@ -36,10 +38,37 @@ class FinishedRun:
         path = self._artifact(entry["artifacts"]["comparison"])
         return None if path is None else {row.prompt_id: row.win for row in open_artifact(path).rows(Comparison)}
 
+    def passed(self, entry: dict[str, Any]) -> dict[str, float] | None:
+        """Return by prompt_id the share of one of the summary's iterations' answers that pass all checks, strictly.
+
+        None in place of all where the artifact with the checks is not at hand, or there are none.
+        """
+        name = entry["artifacts"].get("checked")
+        path = None if name is None else self._artifact(name)
+        if path is None:
+            return None
+        answers: dict[str, dict[int, bool]] = defaultdict(dict)
+        for row in open_artifact(path).rows(CheckResult):
+            if row.rule == "strict":
+                found = answers[row.prompt_id]
+                found[row.sample_index] = found.get(row.sample_index, True) and row.is_passed
+        return {prompt_id: mean(found.values()) for prompt_id, found in answers.items()}
+
     def answers(self, entry: dict[str, Any]) -> Iterator[Completion] | None:
         """Return the held-out answers of one of the summary's iterations, None where their artifact is not at hand."""
         path = self._artifact(entry["artifacts"]["answers"])
         return None if path is None else open_artifact(path).rows(Completion)
+
+    def training(self, entry: dict[str, Any]) -> list[dict[str, float]]:
+        """Return trl's metrics of each step that trained one of the summary's iterations, in order.
+
+        Empty for iteration 0, and where the artifact of the training is not at hand.
+        """
+        path = self._artifact(entry["artifacts"]["train"]) if "train" in entry["artifacts"] else None
+        if path is None:
+            return []
+        lines = open_artifact(path).verified("metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
 
     def peak_memory(self) -> dict[str, float]:
         """Return the largest "host" and "device" memory in MiB that a process which computed a stage had used.

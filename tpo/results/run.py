@@ -14,10 +14,10 @@ from tpo.results.checked import checked_change
 from tpo.results.folder import own_folder
 from tpo.results.rate import Rate, format_rate
 from tpo.results.read import FinishedRun
-from tpo.results.run_tables import categories_table, iterations_table
+from tpo.results.run_tables import run_tables
 from tpo.results.text_table import print_tables
 from tpo.results.tracking import TRACKED, load_tracker
-from tpo.results.tracking.labels import Launch, run_labels
+from tpo.results.tracking.labels import Launch, command, run_labels
 from tpo.store.artifacts import Artifact
 from tpo.store.files import translate_disk_errors, write_json
 from tpo.store.records import CheckResult, Comparison
@@ -36,7 +36,7 @@ class Run:
         the run tracked. As a context, the run is given back at the end, and an error ends tracking as failed.
         """
         self.config, self.experiment = config, experiment
-        self._plain = asdict(config)
+        self._plain, self._launch = asdict(config), launch or Launch()
         self.iterations: list[dict[str, Any]] = []
         self.null_control: dict[str, Any] | None = None
         self._untrained: list[Comparison] = []
@@ -49,7 +49,7 @@ class Run:
                 config.tracking,
                 run_path=self.path,
                 config=self._plain,
-                labels=run_labels(launch or Launch(), experiment=experiment),
+                labels=run_labels(self._launch, experiment=experiment),
                 is_finished=(self.path / TRACKED).exists(),
             )
             self._lock = stack.pop_all()
@@ -182,6 +182,7 @@ class Run:
 
         summary = {
             "experiment": self.experiment,
+            "command": command(self._launch, experiment=self.experiment),
             "seed": self.config.seed,
             "baseline": f"{self.config.model.name}, direct answers",
             "confidence": self.config.eval.confidence,
@@ -195,9 +196,10 @@ class Run:
         }
         with translate_disk_errors(self.path):
             write_json(self.path / "summary.json", summary)
-            figures = write_figures(summary, self.path / "figures")
-            write_page(FinishedRun(self.path, summary, self._plain))
-        print_tables(iterations_table(summary), categories_table(summary))
+            finished = FinishedRun(self.path, summary, self._plain)
+            figures = write_figures(finished, self.path / "figures")
+            write_page(finished)
+        print_tables(*run_tables(summary))
         num_computed = sum(not artifact.is_reused for artifact in stages)
         log.info("%d stages, of which this process computed %d", len(stages), num_computed)
         where = self.tracker.finish(summary, figures)

@@ -6,6 +6,7 @@ stand behind it, and an estimate has its interval. Nothing here keeps state, nee
 before something is drawn.
 """
 
+from tpo.results.figures.changes import draw_categories, draw_changes, draw_types
 from tpo.results.figures.evaluation import (
     draw_category_gains,
     draw_thought_budget,
@@ -13,27 +14,32 @@ from tpo.results.figures.evaluation import (
     write_evaluation_figures,
 )
 from tpo.results.figures.iterations import (
-    draw_categories,
     draw_iterations,
     draw_lengths,
-    svg_figures,
+    draw_run,
+    draw_run_lengths,
     with_length_intervals,
-    write_comparison,
-    write_figures,
 )
 from tpo.results.figures.judges import draw_agreement
 from tpo.results.figures.style import save, show
 from tpo.results.figures.sweep import draw_sweep, swept_number
+from tpo.results.figures.training import draw_training
+from tpo.results.figures.write import svg_figures, write_comparison, write_figures
 
 __all__ = [
     "draw_agreement",
     "draw_categories",
     "draw_category_gains",
+    "draw_changes",
     "draw_iterations",
     "draw_lengths",
+    "draw_run",
+    "draw_run_lengths",
     "draw_sweep",
     "draw_thought_budget",
     "draw_thought_value",
+    "draw_training",
+    "draw_types",
     "save",
     "show",
     "svg_figures",

@@ -1,12 +1,12 @@
 """Figures over iterations: those of one run, and those that compare runs, such as TPO with the direct baseline."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tpo.results.figures.style import (
     BLUE,
     COLUMN,
+    GREEN,
     GREY,
     PAGE,
     PURPLE,
@@ -14,15 +14,12 @@ from tpo.results.figures.style import (
     VERMILION,
     appearance,
     count_text,
-    draw_interval,
     draw_means,
     draw_points,
     interval_text,
     label_ends,
     new_figure,
-    save,
     styled,
-    svg_text,
 )
 from tpo.results.rate import Rate
 from tpo.results.read import FinishedRun
@@ -38,79 +35,50 @@ End = tuple[float, str, str]  # of a line: its last value, its name and its colo
 HEIGHT = 2.5  # inches
 
 
-def write_figures(summary: dict[str, Any], directory: Path, *, formats: Sequence[str] = ("png",)) -> list[Path]:
-    """Write the figures `win_rate`, `categories` and `lengths` and return their paths."""
-    return [path for name, draw in OF_ONE_RUN.items() for path in save(draw(summary), directory, name, formats=formats)]
-
-
-def svg_figures(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the same figures as SVG documents, by their names."""
-    return {name: svg_text(draw(summary)) for name, draw in OF_ONE_RUN.items()}
-
-
-def write_comparison(runs: Mapping[str, FinishedRun], directory: Path, *, formats: Sequence[str]) -> list[Path]:
-    """Write the figures `iterations` and `lengths`, which compare runs, and return their paths; keys name the runs."""
-    figures = {
-        "iterations": draw_iterations({label: run.summary for label, run in runs.items()}),
-        "lengths": draw_lengths({label: with_length_intervals(run) for label, run in runs.items()}),
-    }
-    return [path for name, figure in figures.items() for path in save(figure, directory, name, formats=formats)]
-
-
 # --- one run ----------------------------------------------------------------------------------------------------
 
 
 @styled
-def draw_win_rate(summary: dict[str, Any]) -> "Figure":
-    """Draw a run's win rate, as it is and controlled for length, over iterations."""
-    figure = new_figure(COLUMN, HEIGHT, caption=_caption(summary, interval_text(summary["confidence"])))
-    axes = _percent(figure.subplots())
-    axes.set_ylabel("win rate (%)")
-    plain = _draw_rates(axes, summary, "win_rate", label="win rate", shift=-0.02, color=BLUE, marker="o")
-    style: dict[str, Any] = {"label": "length-\ncontrolled", "shift": 0.02, "color": VERMILION, "marker": "s"}
-    _name_ends(
-        axes,
-        plain + _draw_rates(axes, summary, "win_rate_length_controlled", **style),
-        [summary],
-        margin=0.25,
-        height=0.34 * HEIGHT,
-    )
+def draw_run(summary: dict[str, Any]) -> "Figure":
+    """Draw a run over iterations: the checked rate where there is one, and the win rate in its variants.
+
+    The checked rate has a line each for all types of checks, those in training and those in the test only, and a
+    horizontal one for the direct baseline; the win rate one for the null control.
+    """
+    is_checked = summary["iterations"][-1]["checked"] is not None
+    caption = _caption(summary, interval_text(summary["confidence"]))
+    figure = new_figure(PAGE if is_checked else COLUMN, HEIGHT, caption=caption)
+    *panels, axes = figure.subplots(1, 2 if is_checked else 1, squeeze=False)[0]
+    height = 0.6 * HEIGHT
+    if panels:
+        _draw_checked(panels[0], summary, height=height)
+    axes.set(title="win rate (%)" if panels else "", ylabel="" if panels else "win rate (%)")
+    ends = _draw_rates(axes, summary, "win_rate", label="win rate", shift=-0.02, color=BLUE, marker="o")
+    style: dict[str, Any] = {"label": "equal length", "shift": 0.02, "color": VERMILION, "marker": "s"}
+    ends += _draw_rates(axes, summary, "win_rate_length_controlled", **style)
+    if any(entry["second_judge"] for entry in summary["iterations"]):
+        ends += _draw_rates(axes, summary, "second_judge", label="second judge", shift=0.06, color=PURPLE, marker="D")
+    if summary["null_control"] is not None:
+        ends += _draw_level(axes, Rate.from_dict(summary["null_control"]["win_rate"]), "null control")
+    _around_one_half(axes)
+    _name_ends(axes, ends, [summary], margin=0.25, height=height)
     return figure
 
 
-@styled
-def draw_categories(summary: dict[str, Any]) -> "Figure":
-    """Draw the win rate in each category, before training and after the last iteration."""
-    entries = summary["iterations"]
-    first, last = (
-        {name: Rate.from_dict(rate) for name, rate in entry["categories"].items()}
-        for entry in (entries[0], entries[-1])
-    )
-    names = sorted((last[name].rate, name) for name in last if last[name].rate is not None)
-    figure = new_figure(
-        1.25 * COLUMN, 0.22 * len(names) + 1.1, caption=_caption(summary, interval_text(summary["confidence"]))
-    )
-    axes = figure.subplots()
-    axes.axvline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
-    before = {"color": GREY, "marker": "D", "markerfacecolor": "white"}
-    series: list[tuple[str, dict[str, Rate], dict[str, Any], float]] = [
-        ("iteration 0", first, before, 0.17),
-        (f"iteration {entries[-1]['iteration']}", last, {"color": BLUE, "marker": "o"}, -0.13),
-    ]
-    for label, rates, style, shift in series[-len(entries) :]:  # without training there is one
-        values, rows = [], []
-        for row, (_, name) in enumerate(names):
-            if (value := rates[name].rate) is not None:
-                draw_interval(axes, row + shift, rates[name].interval, color=style["color"], alpha=0.45, linewidth=2)
-                values.append(100 * value)
-                rows.append(row + shift)
-        axes.plot(values, rows, linestyle="", label=label, **style)
-    labels = [f"{name.replace('_', ' ')} (n = {last[name].num_prompts})" for _, name in names]
-    axes.set_yticks(range(len(names)), labels)
-    axes.set(xlabel="win rate (%)", xlim=(-2, 102), ylim=(-0.6, max(len(names), 1) - 0.4))
-    axes.tick_params(axis="y", length=0)
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, handletextpad=0.2)
-    return figure
+def _draw_checked(axes: Any, summary: dict[str, Any], *, height: float) -> None:
+    axes.set(xlabel="iteration (0: untrained)", title="checked rate (%)")
+    ends = _draw_rates(axes, summary, "checked", label="all types", shift=0.0, color=BLUE, marker="o")
+    if summary["iterations"][-1]["checked"]["unseen"] is not None:
+        for key, name, color, marker, shift in (
+            ("trained", "trained types", GREEN, "^", -0.04),
+            ("unseen", "unseen types", VERMILION, "s", 0.04),
+        ):
+            style: dict[str, Any] = {"color": color, "marker": marker, "linewidth": 0.8}
+            ends += _draw_rates(axes, summary, key, label=name, shift=shift, **style)
+    if summary["baseline_checked"] is not None:
+        ends += _draw_level(axes, Rate.from_dict(summary["baseline_checked"]["strict"]), "direct baseline")
+    axes.set_ylim(0, min(100, 1.1 * max(axes.get_ylim()[1], 1)))
+    _name_ends(axes, ends, [summary], margin=0.25, height=height)
 
 
 @styled
@@ -126,35 +94,40 @@ def draw_run_lengths(summary: dict[str, Any]) -> "Figure":
     return figure
 
 
-OF_ONE_RUN: dict[str, Callable[[dict[str, Any]], "Figure"]] = {
-    "win_rate": draw_win_rate,
-    "categories": draw_categories,
-    "lengths": draw_run_lengths,
-}
-
-
 # --- several runs -----------------------------------------------------------------------------------------------
 
 
 @styled
 def draw_iterations(summaries: Summaries) -> "Figure":
-    """Draw win rates over iterations, one colour for each run: as they are, and controlled for length."""
+    """Draw rates over iterations, one colour for each run: checked where a run has checks, win rates, at equal length.
+
+    The checked rate of the direct baseline is a dotted line in the colour of its run.
+    """
     every = list(summaries.values())
     levels = {summary["confidence"] for summary in every}
     bars = interval_text(levels.pop() if len(levels) == 1 else None)
     figure = new_figure(PAGE, HEIGHT, caption=f"{_common(every)}; {bars}")
-    panels = figure.subplots(1, 2, sharey=True)
-    keys = {"win_rate_length_controlled": "length-controlled", "win_rate": "win rate"}
+    is_checked = any(summary["iterations"][-1]["checked"] for summary in every)
+    titles = {"win_rate": "win rate", "win_rate_length_controlled": "win rate at equal length"}
+    titles = {"checked": "checked rate", "win_rate": "win rate"} if is_checked else titles
+    panels = figure.subplots(1, 2)
     named: set[str] = set()  # a run is named once, in the right panel if it is there
-    for axes, (key, title) in zip(reversed(panels), keys.items(), strict=True):
-        _percent(axes).set_title(title)
+    for axes, (key, title) in zip(reversed(panels), reversed(titles.items()), strict=True):
+        axes.set(xlabel="iteration (0: untrained)", title=f"{title} (%)")
         ends = []
         for index, (label, summary) in enumerate(summaries.items()):
-            ends += _draw_rates(axes, summary, key, label=label, shift=_shift(index, summaries), **appearance(index))
+            style = appearance(index)
+            ends += _draw_rates(axes, summary, key, label=label, shift=_shift(index, summaries), **style)
+            if key == "checked" and summary["baseline_checked"] is not None:
+                level = 100 * (summary["baseline_checked"]["strict"]["rate"] or 0.0)
+                axes.axhline(level, color=style["color"], linewidth=0.8, linestyle=":", zorder=0)
+        if key == "checked":
+            axes.set_ylim(0, min(100, 1.1 * max(axes.get_ylim()[1], 1)))
+        else:
+            _around_one_half(axes)
         ends = [end for end in ends if end[1] not in named]
         named.update(label for _, label, _ in ends)
         _name_ends(axes, ends, every, margin=0.2 + 0.025 * len(every), height=0.68 * HEIGHT)
-    panels[0].set_ylabel("win rate (%)")
     return figure
 
 
@@ -201,18 +174,42 @@ def with_length_intervals(run: FinishedRun) -> dict[str, Any]:
 # --- parts of both ----------------------------------------------------------------------------------------------
 
 
-def _percent(axes: Any) -> Any:
-    """Return axes made ready for win rates over iterations."""
-    axes.axhline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
-    axes.set(xlabel="iteration (0: untrained)", ylim=(0, 100))
-    return axes
+def _around_one_half(axes: Any) -> None:
+    """Set the vertical axis of win rates, in percent: as far below one half as above it, a quarter at least."""
+    axes.axhline(50, color=REFERENCE, linewidth=0.7, linestyle=":", zorder=0)
+    furthest = max(abs(edge - 50) for edge in axes.get_ylim())
+    half = min(50.0, max(25.0, furthest))
+    axes.set(xlabel="iteration (0: untrained)", ylim=(50 - half, 50 + half))
 
 
 def _draw_rates(axes: Any, summary: dict[str, Any], key: str, *, label: str, shift: float, **style: Any) -> list[End]:
     """Draw a run's rates over its iterations; return the line's end, or nothing where nothing was scored."""
-    rates = [Rate.from_dict(entry[key]) for entry in summary["iterations"]]
-    draw_points(axes, [entry["iteration"] + shift for entry in summary["iterations"]], rates, label=label, **style)
-    return [(100 * rate.rate, label, style["color"]) for rate in rates if rate.rate is not None][-1:]
+    known = [(entry["iteration"] + shift, rate) for entry in summary["iterations"] if (rate := _rate(entry, key))]
+    draw_points(axes, [place for place, _ in known], [rate for _, rate in known], label=label, **style)
+    return [(100 * rate.rate, label, style["color"]) for _, rate in known if rate.rate is not None][-1:]
+
+
+def _rate(entry: dict[str, Any], key: str) -> Rate | None:
+    """Return one of an iteration's rates; None where it was not measured."""
+    checked, second = entry["checked"] or {}, entry["second_judge"] or {}
+    places = {
+        "checked": checked.get("strict"),
+        "trained": checked.get("trained"),
+        "unseen": checked.get("unseen"),
+        "second_judge": second.get("win_rate"),
+    }
+    found = places[key] if key in places else entry[key]
+    return None if found is None else Rate.from_dict(found)
+
+
+def _draw_level(axes: Any, rate: Rate, label: str) -> list[End]:
+    """Draw a rate that no iteration changes as a horizontal line with a band for its interval; return its end."""
+    if rate.rate is None:
+        return []
+    axes.axhline(100 * rate.rate, color=GREY, linewidth=0.9, linestyle="--", zorder=0)
+    if rate.interval is not None:
+        axes.axhspan(*(100 * edge for edge in rate.interval), color=GREY, alpha=0.12, linewidth=0, zorder=0)
+    return [(100 * rate.rate, label, GREY)]
 
 
 def _draw_means(axes: Any, summary: dict[str, Any], part: str, *, label: str, shift: float, **style: Any) -> list[End]:

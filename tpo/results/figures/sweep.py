@@ -18,7 +18,13 @@ from tpo.results.table.table import Line, ResultsTable
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLES = {"win_rate": "win rate (%)", "win_rate_length_controlled": "length-controlled (%)"}
+#: Columns of rates that are drawn, the first two of those that the table has.
+TITLES = {
+    "change_checked": "change of checked (points)",
+    "change_win_rate": "change of win rate (points)",
+    "win_rate": "win rate (%)",
+    "win_rate_length_controlled": "equal length (%)",
+}
 
 
 def swept_number(table: ResultsTable) -> str | None:
@@ -34,7 +40,10 @@ def swept_number(table: ResultsTable) -> str | None:
 
 @styled
 def draw_sweep(table: ResultsTable) -> "Figure":
-    """Draw win rates and lengths of responses over the number that is swept, one colour for what else differs.
+    """Draw what changed and lengths of responses over the number that is swept, one colour for what else differs.
+
+    Changes since the untrained policy, that of the checked rate first where runs have checks; rates where nothing was
+    trained.
 
     Args:
         table: One for which `swept_number` is not None, one iteration of each run.
@@ -46,23 +55,27 @@ def draw_sweep(table: ResultsTable) -> "Figure":
     counts = count_text([line["win_rate"] for line in table.lines])
     caption = f"after iteration {' or '.join(map(str, iterations))}; {counts}; bars: intervals as the table has them"
     figure = new_figure(PAGE, 2.5, caption=caption)
-    panels = figure.subplots(1, 3)
+    shown = [key for key in TITLES if key in table.lines[0]][:2]
+    panels = figure.subplots(1, len(shown) + 1)
     groups: dict[str, list[Line]] = {}
     for line in table.lines:
         groups.setdefault(", ".join(str(line[key]) for key in others), []).append(line)
     for index, (label, unordered) in enumerate(groups.items()):
         lines = sorted(unordered, key=lambda line: float(line[swept]))
-        places = [float(line[swept]) for line in lines]
         style = appearance(index) | {"label": label or None}
-        for axes, key in zip(panels, TITLES, strict=False):
-            draw_points(axes, places, [line[key] for line in lines], **style)
-        draw_means(panels[2], places, [line["mean_response_tokens"] for line in lines], [None] * len(lines), **style)
-    for axes, title in zip(panels, [*TITLES.values(), "response tokens"], strict=True):
+        for axes, key in zip(panels, shown, strict=False):
+            known = [line for line in lines if line[key] is not None]
+            draw_points(axes, [float(line[swept]) for line in known], [line[key] for line in known], **style)
+        places, tokens = [float(line[swept]) for line in lines], [line["mean_response_tokens"] for line in lines]
+        draw_means(panels[-1], places, tokens, [None] * len(lines), **style)
+    for axes, title in zip(panels, [*(TITLES[key] for key in shown), "response tokens"], strict=True):
         axes.set(title=title, xlabel=swept)
-    for axes in panels[:2]:
-        axes.axhline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
-        axes.set_ylim(0, 100)
-    panels[2].set_ylim(0, 1.1 * max(panels[2].get_ylim()[1], 1))
+    for axes, key in zip(panels, shown, strict=False):
+        is_change = key.startswith("change_")
+        axes.axhline(0 if is_change else 50, color=REFERENCE, linewidth=0.7, linestyle=":")
+        if not is_change:
+            axes.set_ylim(0, 100)
+    panels[-1].set_ylim(0, 1.1 * max(panels[-1].get_ylim()[1], 1))
     if others:
-        panels[2].legend(title=", ".join(others), title_fontsize=7, loc="lower left")
+        panels[-1].legend(title=", ".join(others), title_fontsize=7, loc="lower left")
     return figure

@@ -13,10 +13,21 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from tpo.config.schema import flatten
+from tpo.results.folder import NOT_IDENTITY
+from tpo.results.headline import changes, collapses
 from tpo.results.page.samples import MAX_INSTRUCTIONS, load_samples
 from tpo.results.rate import Rate, format_rate
 from tpo.results.read import FinishedRun
-from tpo.results.run_tables import categories_table, iterations_table, pairs_table
+from tpo.results.run_tables import (
+    categories_table,
+    counts_table,
+    headline_table,
+    pairs_table,
+    rates_table,
+    second_judge_table,
+    types_table,
+)
 from tpo.results.text_table import TextTable
 from tpo.store.errors import TpoError
 from tpo.store.files import replacing
@@ -40,55 +51,58 @@ def write_page(run: FinishedRun, *, max_instructions: int = MAX_INSTRUCTIONS) ->
         samples = load_samples(run.summary, run.artifacts_dir, max_instructions=max_instructions)
     except TpoError as error:
         problem = str(error)
-    text = render_page(run.summary, run.config, name=run.path.resolve().name, samples=samples, problem=problem)
+    text = render_page(run, samples=samples, problem=problem)
     with replacing(run.path / PAGE) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
     return run.path / PAGE
 
 
-def render_page(
-    summary: dict[str, Any],
-    config: dict[str, Any],
-    *,
-    name: str,
-    samples: dict[str, Any] | None,
-    problem: str = "",
-) -> str:
+def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: str = "") -> str:
     """Return the page.
 
     Args:
-        summary: `summary.json`.
-        config: `config.json`.
-        name: Of the run.
+        run: Whose numbers and figures it shows.
         samples: Of `tpo.results.page.samples.load_samples`, or None for a page without them.
         problem: Why there are none.
     """
+    summary = run.summary
     style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("style.css", "script.js"))
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    last, figures = summary["iterations"][-1], _figures(summary)
+    last, figures = summary["iterations"][-1], _figures(run)
+    nothing: dict[str, Any] = {"instructions": {}, "baseline": {}, "entries": [], "groups": []}
     return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
         policy=html.escape(policy),
         style=style,
         script=script,
         experiment=html.escape(summary["experiment"]),
-        name=html.escape(name),
-        facts=_facts(summary, config),
+        name=html.escape(run.path.resolve().name),
+        headline=_headline(summary),
+        facts=_facts(summary, run.config),
         confidence=f"{100 * summary['confidence']:g} %",
         baseline=html.escape(summary["baseline"]),
         num_held_out=last["win_rate"]["num_prompts"] + last["win_rate"]["num_unscored"],
-        iterations=_table(iterations_table(summary)),
-        figures=figures["win_rate"] + figures["lengths"],
-        category_figure=figures["categories"],
-        categories=_table(categories_table(summary)),
-        first=summary["iterations"][0]["iteration"],
-        last=last["iteration"],
+        changes=_table(headline_table(summary)),
+        iterations=_table(rates_table(summary)) + _table(counts_table(summary)),
+        second_judge=_table(second_judge_table(summary)),
+        figures=figures.get("iterations", "") + figures["lengths"],
+        types=_section("types", "Checks", _types_text(summary), types_table(summary), figures.get("types", "")),
+        categories=_section(
+            "categories",
+            "Categories",
+            "Win rate before training and after the last iteration; n is of the latter.",
+            categories_table(summary),
+            figures.get("categories", ""),
+        ),
+        training=figures.get("training", ""),
         pairs=_table(pairs_table(summary)) if last["iteration"] else "<p>This run has no training.</p>",
+        command=html.escape(summary["command"]),
+        config=_config(run.config),
         coverage=html.escape(_coverage(samples) if samples else f"This page has no samples: {problem}"),
         hidden="" if samples else " hidden",
-        samples=escape_json(samples or {"instructions": {}, "baseline": {}, "entries": [], "groups": []}),
+        samples=escape_json(samples or nothing),
     )
 
 
@@ -106,6 +120,13 @@ def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
+def _headline(summary: dict[str, Any]) -> str:
+    """Return what changed in sentences, and that a policy collapsed where one did."""
+    lines = [f"<li>{_unbroken(html.escape(change.sentence()))}</li>" for change in changes(summary)]
+    problems = [f'<p class="problem">The policy collapsed. {html.escape(line)}</p>' for line in collapses(summary)]
+    return "\n".join([*problems, '<ul class="headline">', *lines, "</ul>"])
+
+
 def _facts(summary: dict[str, Any], config: dict[str, Any]) -> str:
     facts = {
         "policy": config["model"]["name"],
@@ -115,19 +136,60 @@ def _facts(summary: dict[str, Any], config: dict[str, Any]) -> str:
         "length penalty": f"{config['pairs']['length_penalty']:g}",
         "seed": str(summary["seed"]),
     }
+    if (second := summary["iterations"][-1]["second_judge"]) is not None:
+        facts["second judge"] = second["judge"]
     items = (f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())
     return "\n".join(items)
 
 
-def _table(table: TextTable) -> str:
+def _section(name: str, title: str, text: str, table: TextTable | None, figure: str) -> str:
+    """Return a section with a table and a figure beside it; nothing where there is no table."""
+    if table is None:
+        return ""
+    return (
+        f'<section aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n<p class="quiet">{html.escape(text)}</p>\n'
+        f'<div class="beside">\n{_table(table)}\n<div class="scroll" tabindex="0" role="region" '
+        f'aria-label="Figure: {title}">{figure}</div>\n</div>\n</section>'
+    )
+
+
+def _types_text(summary: dict[str, Any]) -> str:
+    return (
+        "The checked rate is the share of held-out instructions whose checks an answer passes, all of them, which a "
+        "program tells without a judge; here also by type of check. Unseen types come up in the test only. "
+        f"Changes are paired by instruction, with {100 * summary['confidence']:g} % intervals."
+    )
+
+
+def _config(config: dict[str, Any]) -> str:
+    """Return the settings that the result depends on, a row each."""
+    settings = flatten({key: value for key, value in config.items() if key not in NOT_IDENTITY})
+    rows = (
+        f'<tr><th scope="row">{html.escape(key)}</th><td>{html.escape(_setting(value))}</td></tr>'
+        for key, value in settings.items()
+    )
+    return "\n".join(rows)
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(table: TextTable | None) -> str:
+    """Return a table, its title as its caption and its notes below; nothing of None."""
+    if table is None:
+        return ""
     head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.names)
     rows = []
     for first, *rest in table.rows:
         cells = "".join(f"<td>{_unbroken(html.escape(cell))}</td>" for cell in rest)
-        rows.append(f'<tr><th scope="row">{html.escape(first)}</th>{cells}</tr>\n')
+        is_part = ' class="part"' if first.startswith(" ") else ""
+        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(first)}</th>{cells}</tr>\n')
+    notes = "".join(f'<p class="quiet">{html.escape(note)}</p>\n' for note in table.notes)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">\n'
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{''.join(rows)}</tbody></table>\n</div>"
+        f'<div><div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">\n'
+        f"<table><caption>{html.escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f"<tbody>\n{''.join(rows)}</tbody></table>\n</div>\n{notes}</div>\n"
     )
 
 
@@ -136,26 +198,28 @@ def _unbroken(text: str) -> str:
     return text.replace(" %", "&nbsp;%").replace(", ", ",&nbsp;")
 
 
-def _figures(summary: dict[str, Any]) -> dict[str, str]:
+def _figures(run: FinishedRun) -> dict[str, str]:
     """Return image elements by the figures' names."""
     from tpo.results.figures import svg_figures
 
-    entries = summary["iterations"]
+    entries = run.summary["iterations"]
+    rates = "; ".join(f"{entry['iteration']}: {format_rate(Rate.from_dict(entry['win_rate']))}" for entry in entries)
+    lengths = "; ".join(
+        f"{entry['iteration']}: {entry['mean_thought_tokens']:.0f} and {entry['mean_response_tokens']:.0f}"
+        for entry in entries
+    )
     texts = {
-        "win_rate": "Win rate by iteration: "
-        + "; ".join(f"{entry['iteration']}: {format_rate(Rate.from_dict(entry['win_rate']))}" for entry in entries),
-        "lengths": "Mean tokens of thought and response by iteration: "
-        + "; ".join(
-            f"{entry['iteration']}: {entry['mean_thought_tokens']:.0f} and {entry['mean_response_tokens']:.0f}"
-            for entry in entries
-        ),
+        "iterations": f"Win rate by iteration: {rates}",
+        "lengths": f"Mean tokens of thought and response by iteration: {lengths}",
+        "types": "Change of the checked rate by type of check; the numbers are in the table of checks",
         "categories": "Win rate by category, before and after; the numbers are in the table of categories",
+        "training": "Loss, reward accuracy and reward margin of every training step",
     }
-    drawn = svg_figures(summary)
+    broad = {"training", *(["iterations"] if entries[-1]["checked"] is not None else [])}
     return {
-        name: f'<img class="{name}" alt="{html.escape(text)}" '
-        f'src="data:image/svg+xml;base64,{base64.b64encode(drawn[name].encode()).decode()}">\n'
-        for name, text in texts.items()
+        name: f'<img class="{name}{" broad" * (name in broad)}" alt="{html.escape(texts[name])}" '
+        f'src="data:image/svg+xml;base64,{base64.b64encode(drawn.encode()).decode()}">\n'
+        for name, drawn in svg_figures(run).items()
     }
 
 

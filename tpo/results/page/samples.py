@@ -4,6 +4,7 @@ Nothing is guessed: pairs, and the reasons for none, are found again by `tpo.pai
 counted; wins are those of the comparison's rows.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tpo.config.kinds import load_settings
 from tpo.pairs.build import count_drops, judged_groups, pair_or_reason
 from tpo.pairs.rule import PairsRule
 from tpo.pairs.stages import PAIRS
+from tpo.results.page.marks import describe, passed
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
@@ -32,9 +34,10 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
         max_instructions: To show per iteration, of training and of held-out ones each; see `choose`.
 
     Returns:
-        `instructions` (prompt id -> text and category), `baseline` (prompt id -> sample, see `_sample`), `entries`
-        (see `training_entries` and `held_out_entries`) and `groups` (iteration, split, how many instructions there
-        are, how many of them are among the entries).
+        `instructions` (prompt id -> text, category and what is checked), `baseline` (prompt id -> its first sample, see
+        `_sample`), `entries` (see `training_entries` and `held_out_entries`) and `groups` (iteration, split, how many
+        instructions there are, how many of them are among the entries). Samples of instructions with checks say which
+        they pass.
 
     Raises:
         ArtifactError: If an artifact is missing, damaged or of another version.
@@ -61,17 +64,27 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
     shared = found["comparison"]  # instructions and baseline are those of every iteration
     shown = {entry["prompt_id"] for entry in entries}
     held_out = {entry["prompt_id"] for entry in entries if entry["split"] == "held-out"}
+    prompts = {row.prompt_id: row for row in _input(shared, "prompts").rows(Prompt) if row.prompt_id in shown}
+    baseline = {
+        row.prompt_id: _sample(row)
+        for row in _input(shared, "baseline_completions").rows(Completion)
+        if row.prompt_id in held_out and row.sample_index == 0
+    }
+    for entry in entries:
+        for sample in entry["samples"] if entry["split"] == "training" else [entry["policy"]]:
+            sample["passed"] = passed(prompts[entry["prompt_id"]].checks, sample["response"])
+    for prompt_id, sample in baseline.items():
+        sample["passed"] = passed(prompts[prompt_id].checks, sample["response"])
     return {
         "instructions": {
-            row.prompt_id: {"text": row.text, "category": row.category}
-            for row in _input(shared, "prompts").rows(Prompt)
-            if row.prompt_id in shown
+            row.prompt_id: {
+                "text": row.text,
+                "category": row.category,
+                "checks": [describe(check) for check in row.checks],
+            }
+            for row in prompts.values()
         },
-        "baseline": {
-            row.prompt_id: _sample(row)
-            for row in _input(shared, "baseline_completions").rows(Completion)
-            if row.prompt_id in held_out
-        },
+        "baseline": baseline,
         "entries": entries,
         "groups": groups,
     }
@@ -132,21 +145,29 @@ def held_out_entries(
     """Yield one entry for each comparison of an instruction of `shown`, with the policy's answer.
 
     `outcome` is "win", "tie", "loss" or "unscored", and `reason` says why it is the latter. Of several samples of the
-    policy, and of a judge's two orders, the majority decides, and the first sample is shown. The baseline's answer is
-    the same in every iteration.
+    policy or the baseline, and of a judge's two orders, the mean decides, `win`; scores are means over `num_samples`,
+    and the first sample is shown. The baseline's answers are the same in every iteration.
     """
-    first = {row.prompt_id: _sample(row) for row in answers if row.prompt_id in shown and row.sample_index == 0}
-    for row in comparisons:
+    first: dict[str, Any] = {}
+    counts: Counter[str] = Counter()
+    for row in answers:
         if row.prompt_id in shown:
+            counts[row.prompt_id] += 1
+            if row.sample_index == 0:
+                first[row.prompt_id] = _sample(row)
+    for compared in comparisons:
+        if compared.prompt_id in shown:
             yield {
                 "split": "held-out",
                 "iteration": iteration,
-                "prompt_id": row.prompt_id,
-                "outcome": _outcome(row.win),
-                "reason": row.unscored_reason,
-                "policy": first[row.prompt_id],
-                "policy_score": row.policy_score,
-                "baseline_score": row.baseline_score,
+                "prompt_id": compared.prompt_id,
+                "outcome": _outcome(compared.win),
+                "win": compared.win,
+                "reason": compared.unscored_reason,
+                "policy": first[compared.prompt_id],
+                "num_samples": counts[compared.prompt_id],
+                "policy_score": compared.policy_score,
+                "baseline_score": compared.baseline_score,
             }
 
 

@@ -1,9 +1,13 @@
-"""How much better a run is than another on the same instructions: paired differences, corrected for their number."""
+"""How much better a run is than another on the same instructions: paired differences, corrected for their number.
 
-from collections.abc import Sequence
+Compared are the checked rate, where runs have it, and the win rate. All comparisons of a table are one family of tests.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from tpo.results.headline import CHECKED, WIN_RATE
 from tpo.results.rate import Rate
 from tpo.results.read import FinishedRun, ResultError, read_folders
 from tpo.results.stats import holm, paired_difference
@@ -39,8 +43,13 @@ class Difference(NamedTuple):
     """A row's difference from its reference; the rate is None where it is the reference or does not compare."""
 
     reference: TableRow | None
-    rate: Rate | None  # its p-value adjusted by Holm over all rows
+    rate: Rate | None  # its p-value adjusted by Holm over all rows and quantities
     reason: str | None  # why there is no difference
+
+
+#: What rows are compared in, by name.
+Differences = dict[str, Difference]
+COMPARED = ("checked", "win_rate")
 
 
 def read_reference(text: str) -> FinishedRun | Setting:
@@ -60,8 +69,8 @@ def read_reference(text: str) -> FinishedRun | Setting:
 
 def differences(
     rows: Sequence[TableRow], against: FinishedRun | Setting, *, same_iteration: bool, averaged: bool
-) -> list[Difference]:
-    """Return each row's difference from its reference: its win rate less the reference's, on the same instructions.
+) -> list[Differences]:
+    """Return each row's differences from its reference: its rates less the reference's, on the same instructions.
 
     A run is every row's reference. So is the one row that has a setting; where several have it, a row's reference is
     the one of them that agrees with it in all other settings. Averaged rows are compared by runs that have the same
@@ -73,6 +82,9 @@ def differences(
         same_iteration: Whether rows are compared with the reference at the same iteration, or with the one it has.
         averaged: Whether a row may be several runs.
 
+    Returns:
+        By the names of `COMPARED`; without "checked" where no row has checks.
+
     Raises:
         ResultError: If no row is the reference.
     """
@@ -81,20 +93,30 @@ def differences(
         name = against.path if isinstance(against, FinishedRun) else against
         hint = ": the keys are those of config.json, such as pairs.length_penalty=0" if name is against else ""
         raise ResultError(f"--against {name}: no run in the table is that one{hint}")
-    found = []
-    for row in rows:
-        reference = _reference_of(row, candidates, against, same_iteration=same_iteration)
-        if reference is None:
-            found.append(Difference(None, None, "no reference that agrees in all else"))
-        elif reference is row:
-            found.append(Difference(row, None, None))
-        else:
-            found.append(_difference(row, reference, averaged=averaged))
-    adjusted = holm([difference.rate.p_value if difference.rate else None for difference in found])
-    return [
-        found_one._replace(rate=found_one.rate and replace(found_one.rate, adjusted_p_value=p_value))
-        for found_one, p_value in zip(found, adjusted, strict=True)
+    is_checked = any(entry["checked"] for row in rows for entry in row.entries)
+    names = [name for name in COMPARED if is_checked or name != "checked"]
+    references = [_reference_of(row, candidates, against, same_iteration=same_iteration) for row in rows]
+    found = [
+        {name: _compare(row, reference, name, averaged=averaged) for name in names}
+        for row, reference in zip(rows, references, strict=True)
     ]
+    every = [difference for by_name in found for difference in by_name.values()]
+    adjusted = iter(holm([difference.rate.p_value if difference.rate else None for difference in every]))
+    return [
+        {
+            name: one._replace(rate=replace(one.rate, adjusted_p_value=p_value) if one.rate else None)
+            for (name, one), p_value in zip(by_name.items(), adjusted, strict=False)
+        }
+        for by_name in found
+    ]
+
+
+def _compare(row: TableRow, reference: TableRow | None, name: str, *, averaged: bool) -> Difference:
+    if reference is None:
+        return Difference(None, None, "no reference that agrees in all else")
+    if reference is row:
+        return Difference(row, None, None)
+    return _difference(row, reference, name, averaged=averaged)
 
 
 def _is_reference(row: TableRow, against: FinishedRun | Setting) -> bool:
@@ -114,18 +136,23 @@ def _reference_of(
     return found[0] if len(found) == 1 else None
 
 
-def _difference(row: TableRow, reference: TableRow, *, averaged: bool) -> Difference:
+def _difference(row: TableRow, reference: TableRow, name: str, *, averaged: bool) -> Difference:
     ours, theirs = row.runs[0], reference.runs[0]
-    if any(ours.summary[key] != theirs.summary[key] for key in ("judge", "baseline")) or (
-        ours.config["judge"] != theirs.config["judge"]
+    is_judged = name == "win_rate"
+    if is_judged and (
+        any(ours.summary[key] != theirs.summary[key] for key in ("judge", "baseline"))
+        or ours.config["judge"] != theirs.config["judge"]
     ):
         return Difference(reference, None, "another judge or baseline")
+    if not is_judged and not all(part.entries[0]["checked"] for part in (row, reference)):
+        return Difference(reference, None, "no checks")
     try:
-        first, second = (_rates(part) if averaged else part.runs[0].wins(part.entries[0]) for part in (row, reference))
+        first, second = (_rates(part, name) if averaged else _values(part, name) for part in (row, reference))
     except TpoError as error:
         return Difference(reference, None, f"damaged artifacts ({' '.join(str(error).split())})")
     if first is None or second is None:
-        return Difference(reference, None, "the artifact with the comparison is not at hand")
+        what = "comparison" if is_judged else "checks"
+        return Difference(reference, None, f"the artifact with the {what} is not at hand")
     names = sorted({*first, *second})
     rate = paired_difference(
         [first.get(name) for name in names],
@@ -140,8 +167,17 @@ def _difference(row: TableRow, reference: TableRow, *, averaged: bool) -> Differ
     return Difference(reference, rate, None)
 
 
-def _rates(row: TableRow) -> dict[str, float | None]:
-    return {str(value): entry["win_rate"]["rate"] for value, entry in zip(row.values, row.entries, strict=True)}
+def _values(row: TableRow, name: str) -> Mapping[str, float | None] | None:
+    """Return a run's values by instruction; None where their artifact is not at hand."""
+    run, entry = row.runs[0], row.entries[0]
+    return run.wins(entry) if name == "win_rate" else run.passed(entry)
+
+
+def _rates(row: TableRow, name: str) -> Mapping[str, float | None]:
+    """Return the rates of a row's runs by the value that is averaged over."""
+    quantity = {"checked": CHECKED, "win_rate": WIN_RATE}[name]
+    rates = [quantity.of(entry) for entry in row.entries]
+    return {str(value): None if rate is None else rate.rate for value, rate in zip(row.values, rates, strict=True)}
 
 
 def _is_same(value: Any, text: str) -> bool:

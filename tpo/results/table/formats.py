@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tpo.results.rate import format_count, format_rate
-from tpo.results.table.table import LENGTHS, RATES, Line, ResultsTable
+from tpo.results.rate import Rate, format_count, format_rate
+from tpo.results.table.table import CHANGES, DIFFERENCES, LENGTHS, RATES, Line, ResultsTable
 from tpo.results.text_table import TextTable, print_tables
 from tpo.results.text_table import to_markdown as markdown
 from tpo.store.files import translate_disk_errors
@@ -14,7 +14,16 @@ from tpo.store.files import translate_disk_errors
 MISSING = "-"
 LONGEST_SETTING = 40  # characters
 #: Columns that are shown within another column, or not to people.
-HIDDEN = ("num_unscored", "folders", "reference", "is_reference")
+HIDDEN = ("num_unscored", "num_answers", "folders", "reference", "is_reference")
+#: What changes and differences are of.
+NAMES = {
+    "change_checked": "checked",
+    "change_checked_unseen": "unseen",
+    "change_win_rate": "win rate",
+    "change_score": "score",
+    "difference_checked": "checked",
+    "difference_win_rate": "win rate",
+}
 #: Title, format and scale of the other columns that are no settings.
 NUMBERS = {
     **{key: (title, ".0f", 1.0) for key, title in LENGTHS.items()},
@@ -28,34 +37,46 @@ NUMBERS = {
 
 
 def readable(table: ResultsTable) -> TextTable:
-    """Return the table as text: rates in percent with their intervals, unscored instructions beside those counted."""
+    """Return the table as text: rates in percent with their intervals, unscored instructions beside those counted.
+
+    Its keys are the names of the runs, and where these are not told apart by their names, settings and iteration too.
+    """
     lines = [
         {title: text for key, cell in line.items() if key not in HIDDEN for title, text in _cells(key, cell, line)}
         for line in table.lines
     ]
-    return TextTable("", list(lines[0]), [list(line.values()) for line in lines])
+    num_keys = 1 if len({line[next(iter(line))] for line in lines}) == len(lines) else 2 + len(table.settings)
+    return TextTable("", list(lines[0]), [list(line.values()) for line in lines], num_keys=num_keys)
 
 
 def _cells(key: str, cell: Any, line: Line) -> list[tuple[str, str]]:
-    """Return what a column is called for people, and its text; a difference has three."""
+    """Return what a column is called for people, and its text; a difference has three, and different titles."""
     if key in RATES:
         return [(f"{RATES[key]} (%)", format_rate(cell, unit=""))]
-    if key == "difference":
-        text = "reference" if line["is_reference"] else format_rate(cell, unit="", sign="+")
-        if cell is None:
-            return [("difference (points)", text), ("p (Holm)", MISSING), ("paired", MISSING)]
-        p_value = cell.adjusted_p_value
-        return [
-            ("difference (points)", text),
-            ("p (Holm)", "<0.001" if p_value < 0.001 else f"{p_value:.3f}"),
-            ("paired", format_count(cell.num_prompts, cell.num_unscored, "unpaired")),
-        ]
+    if key in CHANGES:
+        quantity = CHANGES[key]
+        digits = 1 if quantity.is_fraction else 3
+        text = format_rate(cell, unit="", sign="+", scale=quantity.scale, digits=digits)
+        return [(f"{NAMES[key]}: change", text)]
+    if key in DIFFERENCES.values():
+        return _difference_cells(key, cell, is_reference=line["is_reference"])
     if key == "num_prompts":
         return [("n", format_count(cell, line["num_unscored"]))]
+    if key == "num_no_response":
+        return [("no response", f"{cell:,} of {line['num_answers']:,}")]
     if key in NUMBERS:
         title, form, scale = NUMBERS[key]
         return [(title, MISSING if cell is None else f"{scale * cell:{form}}")]
     return [(key, _setting(cell))]
+
+
+def _difference_cells(key: str, cell: Rate | None, *, is_reference: bool) -> list[tuple[str, str]]:
+    titles = [f"{NAMES[key]}: {what}" for what in ("difference", "p (Holm)", "paired")]
+    if cell is None or cell.adjusted_p_value is None:
+        return list(zip(titles, ["reference" if is_reference else MISSING, MISSING, MISSING], strict=True))
+    p_value = "<0.001" if cell.adjusted_p_value < 0.001 else f"{cell.adjusted_p_value:.3f}"
+    paired = format_count(cell.num_prompts, cell.num_unscored, "unpaired")
+    return list(zip(titles, [format_rate(cell, unit="", sign="+"), p_value, paired], strict=True))
 
 
 def to_markdown(table: ResultsTable) -> str:
@@ -103,9 +124,8 @@ def write_tables(table: ResultsTable, out: Path) -> list[Path]:
 
 
 def print_table(table: ResultsTable) -> None:
-    """Print the readable table and the notes; where the output is not a terminal, no line is broken."""
-    print_tables(readable(table), width=1000)
-    print(*table.notes, sep="\n")
+    """Print the readable table and the notes; one that is wider than the terminal in parts."""
+    print_tables(readable(table)._replace(notes=table.notes))
 
 
 def _setting(value: Any) -> str:

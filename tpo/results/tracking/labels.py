@@ -5,6 +5,7 @@ name is made of what all jobs of a sweep have in common: the preset and the keys
 Jobs that are repeated after a failure, or values that are added later, come into the same group for that reason.
 """
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -61,6 +62,18 @@ def run_labels(launch: Launch, *, experiment: str) -> Labels:
     """Return the labels of a run of `tpo.run`."""
     chosen = {"experiment": experiment} | _chosen(launch, ("thought", "judge", "model"))
     return Labels("run", sweep_name(launch, base=experiment), _tags(chosen, launch.overrides))
+
+
+def command(launch: Launch, *, experiment: str) -> str:
+    """Return the command that repeats a run of `tpo.run`, without what does not change it, such as folders.
+
+    Args:
+        launch: How it was started. Without Hydra, and so without overrides, the preset alone is named.
+        experiment: The preset, "custom" where there was none.
+    """
+    preset = [] if experiment == "custom" else [f"experiment={experiment}"]
+    given = [override for override in launch.overrides if _key(override) not in NOT_SHOWN]
+    return shlex.join(["python", "-m", "tpo.run", *preset, *given])
 
 
 def evaluation_labels(launch: Launch) -> Labels:
