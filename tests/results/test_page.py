@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_rows import comparison
 
 import tpo.store.execute
 from tpo.config.compose import compose_config
@@ -30,7 +31,7 @@ from tpo.results.read import read_run
 from tpo.results.run import Run
 from tpo.sample.completions import summarize
 from tpo.store.artifacts import Artifact, Store, finish
-from tpo.store.records import Comparison, Completion, Prompt, Record, Score, write_records
+from tpo.store.records import Completion, Prompt, Record, Score, write_records
 from tpo.store.stage import Step
 
 REPOSITORY = Path(__file__).parents[2]
@@ -634,6 +635,6 @@ def test_long_text_unfolds(page: Any) -> None:
 )
 def test_held_out_entry_says_who_won_where_judges_or_samples_disagree(win: float | None, outcome: str) -> None:
     answer = Completion("p", 0, [], [], 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
-    row = Comparison("p", "c", win, None if win is not None else "cut", 2, 1.0, 0.5, 1, 1, 1, 1)
+    row = comparison("p", win, num_samples=2)
     [entry] = held_out_entries(1, [row], [answer], {"p"})
     assert entry["outcome"] == outcome and entry["reason"] == row.unscored_reason
