@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_rows import completion
 from test_config import PLAIN, composed
 
 from tpo.plan.stages import PlannedArtifact, PlannedPipeline, PlannedRun, PlanStore, plan_job
 from tpo.store.artifacts import Store, finish
 from tpo.store.job import load_work
-from tpo.store.records import Score
+from tpo.store.records import Completion, Score
 from tpo.store.stage import Budget, RunsOn, Stage
 
 SERVERS = ["judge.server.base_url=http://a/v1", "judge.name=some/judge"]
@@ -83,8 +84,46 @@ def test_how_and_where_are_no_part_of_the_identity(tmp_path: Path) -> None:
 def test_scores_of_policies_that_are_judged_together_come_apart_by_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     config = composed(*PLAIN, "judge=llm_pairwise", *SERVERS, "eval.num_samples=2", "artifacts_dir=nowhere")
     pipeline = PlannedPipeline(config, PlanStore(Path("nowhere")))
-    rows = [Score("p", index, float(index), None, None, 0) for index in range(4)]
-    monkeypatch.setattr(PlannedArtifact, "rows", lambda *_: rows)
-    first, second = pipeline._scores([pipeline.baseline(), pipeline.answer(pipeline.seed_policy)])
+    rows: dict[type[Any], list[Any]] = {
+        Score: [Score("p", index, float(index), None, None, 0) for index in range(4)],
+        Completion: [completion("p", index, "yes") for index in range(2)],
+    }
+    monkeypatch.setattr(PlannedArtifact, "rows", lambda _, kind: rows[kind])
+    first, second = pipeline._scores([pipeline.answer(pipeline.seed_policy)] * 2)
     assert [(row.sample_index, row.score) for row in first] == [(0, 0.0), (1, 1.0)]
     assert [(row.sample_index, row.score) for row in second] == [(0, 2.0), (1, 3.0)]
+
+
+def samples(run: PlannedRun) -> list[dict[str, Any]]:
+    """The requests to sample answers to the test instructions."""
+    manifests = [artifact.manifest for artifact in run.stages if artifact.manifest["stage"] == "sample"]
+    return [manifest for manifest in manifests if manifest["config"]["split"] == "test"]
+
+
+def test_the_null_control_is_further_draws_of_the_baselines_policy() -> None:
+    settings = ["num_iterations=0", "eval.num_samples=3", "eval.baseline_samples=2"]
+    plain, controlled = planned(*settings), planned(*settings, "eval.null_control=true")
+    baseline, policy, control = samples(controlled)
+    assert samples(plain) == [baseline, policy]
+    assert [row["config"]["settings"]["num_samples"] for row in (baseline, policy, control)] == [2, 3, 3]
+    assert control["config"]["thought"] == baseline["config"]["thought"] != policy["config"]["thought"]
+    assert len({row["seed"] for row in (baseline, policy, control)}) == 3, "draws of its own"
+
+
+def test_the_null_control_of_a_run_without_thoughts_samples_nothing() -> None:
+    settings = ["thought=none", "num_iterations=1"]
+    plain, controlled = planned(*settings), planned(*settings, "eval.null_control=true")
+    assert [stage.artifact_id for stage in plain.stages] == [stage.artifact_id for stage in controlled.stages]
+
+
+@pytest.mark.parametrize(("judge", "stage"), [("length", "judge"), ("random", "judge")])
+def test_a_second_judge_samples_nothing(judge: str, stage: str) -> None:
+    plain = planned("eval.num_samples=2")
+    second = planned("eval.num_samples=2", f"judge@eval.judge={judge}")
+    known = {artifact.artifact_id for artifact in plain.stages}
+    more = [artifact.manifest for artifact in second.stages if artifact.artifact_id not in known]
+    assert known <= {artifact.artifact_id for artifact in second.stages}
+    assert {manifest["stage"] for manifest in more} == {"preflight", stage, "compare"}
+    assert all(manifest["config"]["judge"]["kind"] == judge for manifest in more if manifest["stage"] == stage)
+    compared = [row.manifest for row in second.stages if row.manifest["stage"] == "compare"]
+    assert len(compared) == 2 * 2 and len(samples(second)) == 3, "iterations 0 and 1, by each judge; with the baseline"

@@ -27,6 +27,7 @@ from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
 REPOSITORY = Path(tpo.run.__file__).parent.parent
 NUM_TRAIN, NUM_VALIDATION, NUM_TEST, NUM_SAMPLES = 6, 3, 8, 3
+NUM_POLICY, NUM_BASELINE = 1, 4  # answers to each test instruction, as conf/eval/held_out.yaml has them
 
 
 def tiny_overrides(model: Path, root: Path, *more: str) -> list[str]:
@@ -129,7 +130,7 @@ def test_summary_has_what_the_contract_names(finished: Finished) -> None:
     assert "direct answers" in summary["baseline"]
     assert [entry["iteration"] for entry in summary["iterations"]] == [0, 1, 2]
     for entry in summary["iterations"]:
-        for name in ("win_rate", "win_rate_length_controlled"):
+        for name in ("win_rate", "win_rate_answered", "win_rate_length_controlled"):
             rate = entry[name]
             assert set(rate) - {"estimator"} == {"rate", "interval", "num_prompts", "num_unscored"}
             assert rate["num_prompts"] + rate["num_unscored"] == NUM_TEST
@@ -152,17 +153,51 @@ def test_summary_has_what_the_contract_names(finished: Finished) -> None:
     assert all(entry["num_pairs"] > 0 for entry in trained), "a run without pairs tests little"
 
 
-def test_win_rates_are_those_of_the_rows(finished: Finished) -> None:
+def test_win_rates_are_those_of_the_samples(finished: Finished) -> None:
+    """The design in straight lines: each sample of the policy against each of the baseline, then over instructions."""
+
+    def texts(name: str) -> dict[str, list[str | None]]:
+        found: dict[str, list[str | None]] = {}
+        for row in open_artifact(finished.root / "artifacts" / name).rows(Completion):
+            found.setdefault(row.prompt_id, []).append(row.response)
+        return found
+
+    def scores(name: str) -> dict[tuple[str, int], float | None]:
+        rows = open_artifact(finished.root / "artifacts" / name).rows(Score)
+        return {(row.prompt_id, row.sample_index): row.score for row in rows}
+
     for entry, artifact in zip(finished.summary["iterations"], finished.artifacts("compare"), strict=True):
-        rows = list(artifact.rows(Comparison))
-        wins = [row.win for row in rows if row.win is not None]
-        assert entry["win_rate"]["rate"] == pytest.approx(sum(wins) / len(wins))
-        for row in rows:
-            if row.policy_score is not None and row.baseline_score is not None:
-                gap = row.policy_score - row.baseline_score
-                assert row.win == (1 if gap > 0 else 0 if gap < 0 else 0.5)
-            else:
-                assert row.win is None
+        inputs = artifact.manifest["inputs"]
+        ours, theirs = texts(inputs["completions"]), texts(inputs["baseline_completions"])
+        score, other = scores(inputs["scores"]), scores(inputs["baseline_scores"])
+        means = []
+        for prompt_id, samples in ours.items():
+            assert (len(samples), len(theirs[prompt_id])) == (NUM_POLICY, NUM_BASELINE)
+            wins = []
+            for i, mine in enumerate(samples):
+                for j, draw in enumerate(theirs[prompt_id]):
+                    if mine is None or draw is None or mine == draw:
+                        wins.append(0.5 if mine == draw else float(draw is None))
+                    elif (first := score[prompt_id, i]) is not None and (second := other[prompt_id, j]) is not None:
+                        wins.append(0.5 + 0.5 * ((first > second) - (first < second)))
+            means.append(sum(wins) / len(wins))
+        assert entry["win_rate"]["rate"] == pytest.approx(sum(means) / len(means))
+        assert [row.win for row in artifact.rows(Comparison)] == pytest.approx(means)
+        silent = sum(mine is None for samples in ours.values() for mine in samples)
+        assert (entry["num_answers"], entry["num_no_response"]) == (NUM_TEST * NUM_POLICY, silent)
+
+
+def test_changes_are_of_the_last_and_the_untrained_policy(finished: Finished) -> None:
+    first, *others = finished.summary["iterations"]
+    assert first["change"] is None
+    for entry in others:
+        change = entry["change"]
+        assert set(change) == {"win_rate", "score", "response_tokens"}
+        assert change["win_rate"]["rate"] == pytest.approx(entry["win_rate"]["rate"] - first["win_rate"]["rate"])
+        assert 0 < change["win_rate"]["p_value"] <= 1
+        low, high = change["response_tokens"]["interval"]
+        assert low <= change["response_tokens"]["rate"] <= high
+    assert finished.summary["null_control"] is None and first["second_judge"] is None
 
 
 def test_figures_are_drawn(finished: Finished) -> None:
@@ -254,7 +289,8 @@ def test_each_iteration_goes_on_from_the_selected_adapter(finished: Finished) ->
         name, epoch = entry["adapter"].split("/")
         assert name == artifact.artifact_id
         scores = entry["validation_scores"]
-        assert set(scores) == {"1", "2"}
+        assert set(scores) == set(entry["validation_responses"]) == {"1", "2"}
+        assert max(entry["validation_responses"].values()) <= entry["num_validation_answers"] == NUM_VALIDATION
         assert epoch == f"epoch-{max(scores, key=lambda key: (scores[key], -int(key)))}"
         assert entry["training"]["first_loss"] == pytest.approx(0.693147, abs=1e-3)
     sampled = [artifact.manifest["inputs"].get("adapter") for artifact in finished.artifacts("sample")]
@@ -344,7 +380,7 @@ def test_pairwise_judge_goes_through_the_loop(
         sides = []
         for role in ("completions", "baseline_completions"):
             rows = open_artifact(run.root / "artifacts" / inputs[role]).rows(Completion)
-            sides.append({row.prompt_id: row.response for row in rows})
+            sides.append({row.prompt_id: row.response for row in rows if row.sample_index == 0})
         for row in artifact.rows(Comparison):
             ours, theirs = (side[row.prompt_id] for side in sides)
             if ours is not None and theirs is not None:
@@ -359,7 +395,26 @@ def test_ensemble_goes_through_the_loop(tiny_model: Path, tmp_path: Path) -> Non
     run = Finished(tmp_path, config, path, json.loads((path / "summary.json").read_text()))
     assert {"judge", "combine"} <= {stage["stage"] for stage in run.summary["stages"]}
     rows = run.artifacts("combine")[-1].rows(Score)
-    assert all(abs(row.score) <= 1.01 for row in rows if row.score is not None), "normalized, two responses each"
+    assert all(abs(row.score) <= 2.01 for row in rows if row.score is not None), "normalized, five responses each"
+
+
+def test_controls_and_a_second_judge_are_in_the_summary(tiny_model: Path, finished: Finished) -> None:
+    more = ("eval.num_samples=2", "eval.null_control=true", "judge@eval.judge=length", "num_iterations=1")
+    run = run_here(finished.root, tiny_overrides(tiny_model, finished.root, *more))
+    control = run.summary["null_control"]
+    assert set(control) == {"win_rate", "score"} and control["win_rate"]["num_prompts"] == NUM_TEST
+    first, last = run.summary["iterations"]
+    assert {"null_control", "second_comparison"} <= set(first["artifacts"])
+    for entry in (first, last):
+        second = entry["second_judge"]
+        assert set(second) == {"judge", "win_rate", "change", "agreement"} and second["judge"] == "length"
+        own = open_artifact(run.root / "artifacts" / entry["artifacts"]["comparison"]).manifest["inputs"]
+        others = open_artifact(run.root / "artifacts" / entry["artifacts"]["second_comparison"]).manifest["inputs"]
+        for role in ("completions", "baseline_completions"):
+            assert own[role] == others[role], "the same answers"
+    assert first["second_judge"]["change"] is None
+    change = last["second_judge"]["win_rate"]["rate"] - first["second_judge"]["win_rate"]["rate"]
+    assert last["second_judge"]["change"]["rate"] == pytest.approx(change)
 
 
 def test_a_run_whose_policy_collapses_ends_there_with_all_that_a_run_leaves(

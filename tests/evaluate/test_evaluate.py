@@ -86,11 +86,21 @@ def test_one_policy_against_another(finished: Finished) -> None:
 
 
 def test_several_samples_are_averaged(finished: Finished) -> None:
-    _, summary = evaluate(finished, "eval.num_samples=3")
+    _, summary = evaluate(finished, "eval.num_samples=3", "eval.baseline_samples=2")
     rows = list(opened(finished, summary["artifacts"]["comparison"]).rows(Comparison))
     assert len(rows) == NUM_TEST == summary["win_rate"]["num_prompts"]
-    assert max(row.num_samples for row in rows) == 3
+    assert {row.num_samples for row in rows} == {3} and max(row.num_pairs for row in rows) == 6
     assert len(list(opened(finished, summary["artifacts"]["answers"]).rows(Completion))) == 3 * NUM_TEST
+
+
+def test_second_judge_and_null_control_of_an_evaluation(finished: Finished) -> None:
+    _, plain = evaluate(finished)
+    _, summary = evaluate(finished, "judge@eval.judge=length", "eval.null_control=true")
+    assert "second_judge" not in plain and "null_control" not in plain
+    assert summary["artifacts"] == plain["artifacts"], "the same answers and the same comparison"
+    assert summary["second_judge"]["judge"] == "length" and summary["second_judge"]["change"] is None
+    for rate in (summary["second_judge"]["win_rate"], summary["null_control"]["win_rate"]):
+        assert set(rate) == RATE and rate["num_prompts"] == NUM_TEST
 
 
 def test_categories_have_gains_and_corrections(finished: Finished) -> None:
@@ -171,6 +181,8 @@ def test_evaluations_that_make_no_sense(finished: Finished, overrides: list[str]
         (["eval=arena_hard"], "judge=self_rating does not play"),
         (["eval=arena_hard", "judge=llm_pairwise_arena", "eval.num_samples=2"], "eval.num_samples=2: .* one answer"),
         (["eval=alpaca_eval", "judge=length", "eval.num_samples=3"], "eval.num_samples=3: .* one answer"),
+        (["eval=alpaca_eval", "judge=length", "eval.baseline_samples=2"], "eval.baseline_samples=2: .* one answer"),
+        (["judge@eval.judge=self_rating", "judge=self_rating"], "eval.judge is the judge"),
     ],
 )
 def test_settings_that_make_no_sense(finished: Finished, overrides: list[str], message: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_rows import comparison
 from sklearn.linear_model import LogisticRegression
 
 from tpo.evaluate.length_control import (
@@ -26,7 +27,7 @@ slopes = pytest.mark.parametrize("slope", SLOPES, ids=["fitted", "fixed"])
 def comparisons(wins: Sequence[float | None], gaps: Sequence[int] | None = None) -> list[Comparison]:
     """Comparisons with the given wins; a gap is policy characters minus baseline characters."""
     return [
-        Comparison(f"p{number}", "c", win, None if win is not None else "why", 1, 1.0, 1.0, 7, 9, 1000 + gap, 1000)
+        comparison(f"p{number}", win, policy_characters=1000.0 + gap, baseline_characters=1000.0)
         for number, (win, gap) in enumerate(zip(wins, gaps or [0] * len(wins), strict=True))
     ]
 
@@ -187,7 +188,7 @@ def test_counts_and_name_of_the_estimator(
 
 def test_comparisons_are_measured_in_characters_and_without_a_response_as_equally_long() -> None:
     rows = comparisons([1.0, 0.0, 1.0], [50, -20, 400])
-    silent = [*rows[:2], Comparison("p2", "c", 1.0, None, 1, None, 1.0, 0, 700, None, 700)]
+    silent = [*rows[:2], comparison("p2", 1.0, policy_characters=None, baseline_characters=700.0)]
     found = length_controlled_win_rate(silent, seed=0, num_resamples=5)
     assert found.rate == length_controlled_rate([1.0, 0.0, 1.0], [50, -20, 0])
 

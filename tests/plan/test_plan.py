@@ -332,7 +332,7 @@ SERVER = ["judge.name=some/judge", "judge.server.base_url=http://a/v1", "judge.b
 
 
 @pytest.mark.parametrize(
-    ("overrides", "against", "expected"),
+    ("overrides", "pairs", "expected"),
     [
         # Of 5 instructions: 3 samples that share 30 tokens, and 1 of at most 20 tokens after a forced switch.
         pytest.param(["judge=length"], None, 0, id="no_model"),
@@ -351,13 +351,19 @@ SERVER = ["judge.name=some/judge", "judge.server.base_url=http://a/v1", "judge.b
         ),
         pytest.param(
             ["judge=alpaca_eval", *SERVER, "judge.max_tokens=1", "judge.orders=random"],
-            3,
+            "matched",
             5 * 3 * (2 * 30 + 1),
-            id="against_the_baseline_in_one_order",
+            id="matched_pairs_in_one_order",
+        ),
+        pytest.param(
+            ["judge=llm_pairwise", *SERVER, "judge.max_tokens=100", "judge.orders=both"],
+            "all",
+            5 * 3 * 1 * 2 * (2 * 30 + 100),
+            id="pairs_of_two_sets_in_both_orders",
         ),
     ],
 )
-def test_budget_of_judges_by_hand(overrides: list[str], against: int | None, expected: int) -> None:
+def test_budget_of_judges_by_hand(overrides: list[str], pairs: str | None, expected: int) -> None:
     config, store = compose_config(["experiment=smoke", *overrides]), PlanStore(Path("nowhere"))
     judging = Judging(store, config.judge, config.rating, model=config.model, seed=0)
     prompts = store.request(Stage("prompts", 1, "nowhere:work"), {"settings": {"num_test": 5}})
@@ -367,7 +373,7 @@ def test_budget_of_judges_by_hand(overrides: list[str], against: int | None, exp
         "completions_1": sampled(store, prompts, 1, enforce="switch"),
     }
     if config.judge.gives_verdicts:
-        assert token_budget(judging.verdicts(inputs, against=against).manifest) == expected
+        assert token_budget(judging.verdicts(inputs, pairs=pairs).manifest) == expected
     else:
         assert token_budget(judging.score(inputs).manifest) == expected
 

@@ -169,7 +169,7 @@ class Maker:
 
 
 def make_run(root: Path) -> Small:
-    """Write a run of two iterations: artifacts through the store, the summary of made-up numbers where rows have none."""
+    """Write a run of two iterations: artifacts through the store, the summary of made-up numbers where needed."""
     overrides = ["experiment=quickstart", "tracking=none", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
     overrides += ["pairs.length_penalty=0.25", "pairs.truncated_responses=keep"]
     config = asdict(compose_config(Config, overrides))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_rows import comparison
 from scipy.stats import ttest_1samp
 
 from tpo.results.__main__ import collect, main, make_parser
@@ -25,7 +26,7 @@ from tpo.results.table import ResultsTable, results_table, to_csv, to_latex, to_
 from tpo.results.table.against import Setting
 from tpo.store.artifacts import finish
 from tpo.store.files import write_json
-from tpo.store.records import Comparison, write_records
+from tpo.store.records import write_records
 
 QUICKSTART = REPOSITORY / "tests" / "results" / "quickstart"  # what a real run left
 CONFIG: dict[str, Any] = json.loads((QUICKSTART / "config.json").read_text())
@@ -93,19 +94,7 @@ def make_comparison(root: Path, name: str, wins: dict[str, float | None]) -> dic
     path.mkdir(parents=True)
     write_json(path / "request.json", {})
     rows = [
-        Comparison(
-            prompt_id=prompt_id,
-            category="made up",
-            win=win,
-            unscored_reason="made up" if win is None else None,
-            num_samples=0 if win is None else 1,
-            policy_score=None,
-            baseline_score=None,
-            policy_tokens=1,
-            baseline_tokens=1,
-            policy_characters=1,
-            baseline_characters=1,
-        )
+        comparison(prompt_id, win, category="made up", policy_score=None, baseline_score=None)
         for prompt_id, win in wins.items()
     ]
     write_records(path / "rows.jsonl", rows)

@@ -137,7 +137,7 @@ def test_student_interval_agrees_with_scipy() -> None:
     values = np.random.default_rng(0).normal(3, 5, size=57)
     expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.9)
     assert student_interval(values, confidence=0.9) == pytest.approx((expected.low, expected.high))
-    with pytest.raises(ValueError, match="two values or more, not 1"):
+    with pytest.raises(ValueError, match="two clusters or more, not 1"):
         student_interval([1.0], confidence=0.9)
 
 

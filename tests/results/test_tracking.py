@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_rows import comparison
 
 from tpo.config.check import check
 from tpo.config.compose import compose_config
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, register
 from tpo.config.tracking import NoTracking, WandbTracking
+from tpo.results.change import compared_change
 from tpo.results.rate import Rate
 from tpo.results.tracking import Tracker, load_tracker, log_evaluation
 from tpo.results.tracking.labels import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
@@ -24,20 +26,24 @@ from tpo.results.tracking.metrics import (
     gain_rows,
     iteration_metrics,
     numbers,
-    win_rate_change,
 )
 from tpo.results.tracking.wandb_tracker import find_mode, has_wandb_key
 from tpo.results.winrate import corrected_by_category
 from tpo.store.artifacts import Store, finish
-from tpo.store.records import Comparison
 from tpo.store.stage import Stage, Step
 
 REPOSITORY = Path(__file__).parents[2]
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}
+CHANGE = {"rate": -0.5, "interval": [-0.9, 0.1], "num_prompts": 4, "num_unscored": 1, "p_value": 0.125}
 UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 1}
 ENTRY: dict[str, Any] = {
     "iteration": 1,
     "win_rate": RATE,
+    "win_rate_answered": {**RATE, "rate": 0.3},
+    "num_answers": 5,
+    "num_no_response": 2,
+    "change": {"win_rate": CHANGE, "checked": None, "checked_types": {"title": CHANGE}},
+    "second_judge": {"judge": "length", "win_rate": RATE, "change": CHANGE, "agreement": {**RATE, "rate": 0.6}},
     "win_rate_length_controlled": {**RATE, "rate": 0.26, "interval": [0.0, 0.75]},
     "categories": {"maths": RATE, "code": UNSCORED},
     "mean_score": -1.06,
@@ -61,20 +67,30 @@ register()
 # --- names ------------------------------------------------------------------------------------------------------
 
 
+def rated(name: str, rate: float, low: float = 0.05, high: float = 0.7) -> dict[str, float]:
+    """The metrics of a rate of `RATE`'s kind."""
+    values = {"": rate, "_low": low, "_high": high, "_num_prompts": 4, "_num_unscored": 1}
+    return {f"{name}{suffix}": value for suffix, value in values.items()}
+
+
+def changed(name: str) -> dict[str, float]:
+    """The metrics of `CHANGE`."""
+    return rated(name, -0.5, -0.9, 0.1) | {f"{name}_p_value": 0.125}
+
+
 def test_metric_names_are_stable() -> None:
     # Dashboards and sweeps refer to these names: one that changes here breaks them.
     assert iteration_metrics(ENTRY) == {
         "iteration": 1,
-        "eval/win_rate": 0.25,
-        "eval/win_rate_low": 0.05,
-        "eval/win_rate_high": 0.7,
-        "eval/win_rate_num_prompts": 4,
-        "eval/win_rate_num_unscored": 1,
-        "eval/win_rate_length_controlled": 0.26,
-        "eval/win_rate_length_controlled_low": 0.0,
-        "eval/win_rate_length_controlled_high": 0.75,
-        "eval/win_rate_length_controlled_num_prompts": 4,
-        "eval/win_rate_length_controlled_num_unscored": 1,
+        **changed("eval/change_win_rate"),
+        **rated("eval/win_rate", 0.25),
+        **rated("eval/win_rate_answered", 0.3),
+        **rated("eval/win_rate_length_controlled", 0.26, 0.0, 0.75),
+        **rated("eval/second_judge_win_rate", 0.25),
+        **rated("eval/second_judge_agreement", 0.6),
+        **changed("eval/second_judge_change"),
+        "eval/num_answers": 5,
+        "eval/num_no_response": 2,
         "eval/category/maths": 0.25,
         "eval/mean_thought_tokens": 13.0,
         "eval/mean_response_tokens": 16.0,
@@ -100,43 +116,32 @@ def test_what_was_not_measured_is_left_out() -> None:
     assert not [name for name in found if name.startswith(("sample/", "judge/", "pairs/drop"))]
 
 
-def comparison(prompt_id: str, category: str, win: float | None) -> Comparison:
-    reason = "no answer" if win is None else None
-    return Comparison(prompt_id, category, win, reason, int(win is not None), None, None, 1.0, 1.0, None, None)
-
-
-FIRST = [comparison("a", "maths", 0.0), comparison("b", "maths", 0.5), comparison("c", "code", 1.0)]
-LAST = [comparison("c", "code", None), comparison("b", "maths", 1.0), comparison("a", "maths", 1.0)]
+FIRST = [comparison("a", 0.0, category="maths"), comparison("b", 0.5, category="maths"), comparison("c", 1.0)]
+LAST = [comparison("c", None, category="code"), *(comparison(name, 1.0, category="maths") for name in "ba")]
 
 
 def test_final_metrics_of_a_run() -> None:
     stage = {"stage": "sample", "artifact_id": "sample-0"}
+    control = {"win_rate": RATE, "score": {**RATE, "rate": -0.01, "interval": [-2.0, 2.0]}}
     summary = {
         "iterations": [{**ENTRY, "iteration": 0, "num_pairs": 0}, ENTRY],
+        "null_control": control,
         "stages": [{**stage, "seconds": 2.5, "is_reused": True}, {**stage, "seconds": 4.0, "is_reused": False}],
     }
-    change = win_rate_change(FIRST, LAST, seed=0, confidence=0.95)
-    assert (change.rate, change.num_prompts, change.num_unscored) == (0.75, 2, 1)  # 1 - 0 and 1 - 0.5
-    found = final_metrics(summary, change)
-    low, high = change.interval or (None, None)
+    found = final_metrics(summary)
     assert found == {
         "num_iterations": 1,
-        "final_win_rate": 0.25,
-        "final_win_rate_low": 0.05,
-        "final_win_rate_high": 0.7,
-        "final_win_rate_num_prompts": 4,
-        "final_win_rate_num_unscored": 1,
-        "final_win_rate_length_controlled": 0.26,
-        "final_win_rate_length_controlled_low": 0.0,
-        "final_win_rate_length_controlled_high": 0.75,
-        "final_win_rate_length_controlled_num_prompts": 4,
-        "final_win_rate_length_controlled_num_unscored": 1,
-        "final_minus_iteration_0": 0.75,
-        "final_minus_iteration_0_low": low,
-        "final_minus_iteration_0_high": high,
-        "final_minus_iteration_0_num_prompts": 2,
-        "final_minus_iteration_0_num_unscored": 1,
-        "final_minus_iteration_0_p_value": pytest.approx(0.5),  # differences of one sign: 2 of 4 patterns of signs
+        **changed("final_change_win_rate"),
+        **rated("final_win_rate", 0.25),
+        **rated("final_win_rate_answered", 0.3),
+        **rated("final_win_rate_length_controlled", 0.26, 0.0, 0.75),
+        **rated("final_second_judge_win_rate", 0.25),
+        **rated("final_second_judge_agreement", 0.6),
+        **changed("final_second_judge_change"),
+        **rated("null_control_win_rate", 0.25),
+        **rated("null_control_score", -0.01, -2.0, 2.0),
+        "final_num_answers": 5,
+        "final_num_no_response": 2,
         "final_mean_thought_tokens": 13.0,
         "final_mean_response_tokens": 16.0,
         "final_validation_score": -1.06,
@@ -146,8 +151,20 @@ def test_final_metrics_of_a_run() -> None:
         "total_seconds": 6.5,
         "computed_seconds": 4.0,
     }
-    untrained = final_metrics({**summary, "iterations": [{**ENTRY, "validation_scores": {}}]}, None)
-    assert set(found) - set(untrained) == {name for name in found if "minus" in name} | {"final_validation_score"}
+    entry = {**ENTRY, "change": None, "second_judge": None, "validation_scores": {}}
+    untrained = final_metrics({**summary, "iterations": [entry], "null_control": None})
+    gone = {name for name in found if "change" in name or "second" in name or "null" in name}
+    assert set(found) - set(untrained) == gone | {"final_validation_score"}
+
+
+def test_a_change_is_tracked_with_its_p_value() -> None:
+    change = compared_change(FIRST, LAST, confidence=0.95, seed=0)["win_rate"]
+    assert (change.rate, change.num_prompts, change.num_unscored) == (0.75, 2, 1)  # 1 - 0 and 1 - 0.5
+    found = iteration_metrics({**ENTRY, "change": {"win_rate": change.to_dict()}})
+    low, high = change.interval or (None, None)
+    assert (found["eval/change_win_rate_low"], found["eval/change_win_rate_high"]) == (low, high)
+    # Differences of one sign: 2 of 4 patterns of signs.
+    assert found["eval/change_win_rate_p_value"] == pytest.approx(0.5)
 
 
 def test_gains_by_category() -> None:

@@ -354,8 +354,8 @@ def test_what_runs_are_compared_by_is_in_the_summary(sweep: Sweep) -> None:
         assert [found["final_win_rate_low"], found["final_win_rate_high"]] == last["win_rate"]["interval"]
         assert found["final_win_rate_num_prompts"] == last["win_rate"]["num_prompts"] == 20  # length scores all
         change = last["win_rate"]["rate"] - first["win_rate"]["rate"]
-        assert found["final_minus_iteration_0"] == pytest.approx(change)
-        assert found["final_minus_iteration_0_low"] < change < found["final_minus_iteration_0_high"]
+        assert found["final_change_win_rate"] == pytest.approx(change)
+        assert found["final_change_win_rate_low"] < change < found["final_change_win_rate_high"]
         assert found["final_validation_score"] == max(last["validation_scores"].values())
         assert found["num_pairs"] == sum(entry["num_pairs"] for entry in job.summary["iterations"])
         assert found["num_stages"] == len(job.summary["stages"])
@@ -468,7 +468,7 @@ def test_a_job_that_fails_is_a_failed_run_and_leaves_the_next_alone(
     assert [item.records[-1].exit.exit_code for item in (failed, fine)] == [1, 0]
     assert not (failed.path / "tracking.json").exists() and (fine.path / "tracking.json").exists()
     assert len([row for row in fine.history if "eval/win_rate" in row]) == 1
-    assert "final_win_rate" in fine.tracked_summary and "final_minus_iteration_0" not in fine.tracked_summary
+    assert "final_win_rate" in fine.tracked_summary and "final_change_win_rate" not in fine.tracked_summary
 
 
 # --- experiments/wandb_report.md --------------------------------------------------------------------------------

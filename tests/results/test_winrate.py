@@ -4,18 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from made_rows import comparison
 from scipy.stats import binomtest
 
 from tpo.results.rate import Rate
-from tpo.results.winrate import corrected_by_category, win_rate, win_rate_by_category
+from tpo.results.winrate import corrected_by_category, win_rate, win_rate_answered, win_rate_by_category
 from tpo.store.records import Comparison
 
 
 def comparisons(wins: Sequence[float | None], *, category: str = "c") -> list[Comparison]:
-    return [
-        Comparison(f"p{number}", category, win, None if win is not None else "why", 1, 1.0, 1.0, 1000, 1000, 9, 9)
-        for number, win in enumerate(wins)
-    ]
+    return [comparison(f"p{number}", win, category=category) for number, win in enumerate(wins)]
 
 
 # --- plain ------------------------------------------------------------------------------------------------------
@@ -143,3 +141,40 @@ def test_swapping_policy_and_baseline_gives_the_opposite() -> None:
     assert found.interval is not None
     assert swapped.rate == pytest.approx(1 - found.rate)
     assert swapped.interval == pytest.approx((1 - found.interval[1], 1 - found.interval[0]))
+
+
+# --- several samples and clusters -------------------------------------------------------------------------------
+
+
+def test_instructions_made_from_one_instruction_are_one_cluster() -> None:
+    wins = np.random.default_rng(1).integers(0, 2, 30).tolist()
+    alone = win_rate(comparisons(wins))
+    twins = [
+        comparison(f"{name}{number}", win, base_id=f"b{number}") for name in "pq" for number, win in enumerate(wins)
+    ]
+    found = win_rate(twins)
+    # Twins that always fare the same tell as much as one of them.
+    assert (found.rate, found.num_prompts) == (alone.rate, 60)
+    assert found.interval == pytest.approx(alone.interval, abs=1e-12)
+    [gain] = corrected_by_category(twins, seed=0).values()
+    [alone_gain] = corrected_by_category(comparisons(wins), seed=0).values()
+    assert gain.p_value == pytest.approx(alone_gain.p_value)
+
+
+def test_rate_among_the_answered_weighs_pairs() -> None:
+    rows = [
+        comparison("a", 0.5, win_answered=0.5, num_answered_pairs=8, num_samples=2),
+        comparison("b", 0.125, win_answered=0.25, num_answered_pairs=4, num_samples=2, num_no_response=1),
+        comparison("c", 0.0, win_answered=None, num_answered_pairs=0, num_samples=2, num_no_response=2),
+        comparison("d", None, num_samples=2, num_no_response=1),
+    ]
+    found = win_rate_answered(rows)
+    assert (found.rate, found.num_prompts, found.num_unscored) == ((8 * 0.5 + 4 * 0.25) / 12, 2, 1)
+    # The rate over all pairs is the mean of this one and of the missing, by their numbers of pairs: 0 here.
+    assert win_rate(rows[:3]).rate == pytest.approx(found.rate * 12 / 24)
+    assert win_rate_answered([rows[2]]) == Rate(None, None, 0, 0)
+
+
+def test_rate_among_the_answered_is_the_win_rate_where_all_answered() -> None:
+    rows = comparisons([1.0, 0.0, 0.5, None, 1.0])
+    assert win_rate_answered(rows) == win_rate(rows)

@@ -5,11 +5,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from made_rows import comparison
 
 from tpo.store.records import (
     Check,
     CheckResult,
-    Comparison,
     Completion,
     LabelledPair,
     Pair,
@@ -35,7 +35,7 @@ EXAMPLES: list[Record] = [
     Verdict("p", 1, 0, 0.5, 3.0, None, AWKWARD, 9),
     Preference(AWKWARD, "a", "b", 0.25, "group"),
     Pair("p", [1], [2], [3], [0, 0], [0, 1], 1, 0, AWKWARD, "b", 0, 1, 0.1 + 0.2, 1.0, 0.0, 3.0, 4.0),
-    Comparison("p", "maths", 0.5, None, 2, 1e-300, -1e300, 3.5, 4, None, 17),
+    comparison("p", 0.5, num_pairs=8, policy_score=1e-300, baseline_score=-1e300, policy_tokens=None),
     LabelledPair("p", 0, 1, 0.25, "group", 3, 4),
     CheckResult("p", 0, 1, "punctuation:no_comma", "loose", False, "empty_response"),
 ]

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from tpo.config.fields import ConfigError, check_fields
-from tpo.config.schema import Config, Entry, EvaluateConfig, flatten
+from tpo.config.schema import Config, Entry, EvaluateConfig, SamplingEntry, flatten
 
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
 
@@ -31,6 +31,7 @@ def check(config: Config) -> None:
             "train.select=validation needs validation instructions: set prompts.num_validation above 0, or "
             "train.select=last"
         )
+    _check_second_judge(config)
     _check_training(config)
     budget = sample.max_thought_tokens + sample.max_response_tokens
     if budget >= config.model.max_model_len:
@@ -81,6 +82,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
         ConfigError: Naming the keys and what to do.
     """
     check_entry(config)
+    _check_second_judge(config)
     if config.eval.kind == "arena_hard" and config.judge.kind != "llm_pairwise":
         raise ConfigError(
             f"eval=arena_hard scores games, which judge={config.judge.kind} does not play: use a pairwise judge"
@@ -114,6 +116,14 @@ def check_secrets(values: dict[str, Any]) -> None:
             )
         if key.endswith(".api_key_env") and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
             raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
+
+
+def _check_second_judge(config: SamplingEntry) -> None:
+    if dataclasses.asdict(config.eval).get("judge") == dataclasses.asdict(config.judge):
+        raise ConfigError(
+            f"eval.judge is the judge that the run has already, judge={config.judge.kind}, and would repeat what it "
+            "says: choose another, judge@eval.judge=<option>, or leave it out"
+        )
 
 
 def _check_training(config: Config) -> None:

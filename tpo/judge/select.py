@@ -24,12 +24,12 @@ class Selection(NamedTuple):
 
 
 def best_epoch(scores: Mapping[int, Iterable[Score]], answers: Mapping[int, Iterable[Completion]]) -> Selection:
-    """Return the epoch with the highest mean score, a missing response ranking lowest; equal means: the earlier epoch.
+    """Return the epoch with the highest mean score, in which a missing response ranks lowest.
 
-    A missing response takes the lowest score that a response of any epoch got, so that an epoch cannot win by leaving
-    hard instructions without a response. A response that the judge left unscored says nothing of the epoch: its key
-    (prompt, sample) is left out at every epoch. Where no key is left, or no response was scored, the last epoch is
-    selected.
+    Of equal means the one with more responses, then the earlier. A missing response takes the lowest score that a
+    response of any epoch got, so that an epoch cannot win by leaving hard instructions without a response. A response
+    that the judge left unscored says nothing of the epoch: its key (prompt, sample) is left out at every epoch. Where
+    no key is left, or no response was scored, the last epoch is selected.
 
     Args:
         scores: Epoch to the scores of its validation completions.
@@ -52,7 +52,7 @@ def best_epoch(scores: Mapping[int, Iterable[Score]], answers: Mapping[int, Iter
     means = {}
     for epoch, found in values.items():
         means[epoch] = sum(lowest if (score := found[key]) is None else score for key in keys) / len(keys)
-    best = max(means, key=lambda epoch: (means[epoch], -epoch))
+    best = max(means, key=lambda epoch: (means[epoch], num_responses[epoch], -epoch))
     return Selection(best, means, num_responses, num_completions)
 
 
