@@ -79,14 +79,15 @@ def lay_over(
         ConfigError: If a single key has a value of a wrong type for its group.
     """
     hints = get_type_hints(entry)
-    places, whole = [], set(chosen)
+    places, whole = [], dict(chosen)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         place = str(override.package or override.key_or_group)  # `+judge@eval.judge=length` is put at `eval.judge`
         places.append(place)
-        whole |= {place.partition(".")[0]} if override.is_delete() else {place} if "." not in place else set()
+        if override.is_delete() or "." not in place:
+            whole[place.partition(".")[0]] = str(override.input_line).partition("=")[2]
     taken, laid = [], []
     with open_dict(composed):
-        for key in sorted(under.settings.keys() - whole):
+        for key in sorted(under.settings.keys() - whole.keys()):
             taken.append(key)
             value, hint = under.settings[key], hints[key]
             if not isinstance(value, Mapping):
@@ -103,7 +104,7 @@ def lay_over(
                 composed[key] = node
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{key}, laid over {under.name}: {str(error).splitlines()[0]}") from error
-    kept = [f"{key}={chosen[key]}" if key in chosen else key for key in sorted(whole & under.settings.keys())]
+    kept = [f"{key}={whole[key]}" for key in sorted(whole.keys() & under.settings.keys())]
     log.info(
         "%s as in %s%s%s",
         ", ".join(taken) or "nothing",
