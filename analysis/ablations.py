@@ -2,8 +2,8 @@
 # # Which setting matters?
 #
 # One table of all finished runs: the settings in which they differ are its columns, found from the runs' configs,
-# beside the last iteration's win rate with its interval, n and lengths. Win rates of runs with different judges or
-# baselines do not compare; these have a column where they differ.
+# beside what changed since the untrained policy, the last iteration's rates with intervals, n and lengths. Win rates of
+# runs with different judges or baselines do not compare; these have a column where they differ.
 #
 # `python -m tpo.results` prints the same table and writes it as CSV, Markdown and LaTeX.
 #

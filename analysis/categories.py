@@ -3,7 +3,8 @@
 #
 # First the paper's figure, from evaluations: the gain over 50 % in each category, with intervals for one category and
 # for all at once, and a test corrected for the number of categories. Then each run's own figure: the win rate before
-# training and after it, without a test, on the run's held-out instructions.
+# training and after it, without a test, on the run's held-out instructions. Categories of fewer than ten instructions
+# are left out.
 #
 # Reads: evaluations `categories` of `python -m tpo.evaluate`, and folders of finished runs.
 
@@ -14,6 +15,7 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from tpo.results.figures import draw_categories, draw_category_gains, show
 from tpo.results.read import read_folders
+from tpo.results.run_tables import large_categories
 
 # %% tags=["parameters"]
 EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
@@ -31,6 +33,7 @@ if not evaluations:
 runs = read_folders(RUNS).runs
 for run in runs:
     print(run.path.name)
-    show(draw_categories(run.summary))
+    if large_categories(run.summary):
+        show(draw_categories(run.summary))
 if not runs:
     print(f"No finished run in {RUNS}: `make quickstart` makes one.")

@@ -1,8 +1,9 @@
 # %% [markdown]
-# # How does the win rate move over iterations, and is it the thoughts?
+# # What changes over iterations, and is it the thoughts?
 #
-# Win rates with intervals, as they are and controlled for length, of every finished run: TPO, and the direct baseline
-# (`thought=none`), which is trained in the same way without thoughts.
+# First the headline of every finished run, trained minus untrained on the same instructions. Then its rates over
+# iterations with intervals: the checked rate where runs have checks, and the win rate. Of TPO, and of the direct
+# baseline (`thought=none`), which is trained in the same way without thoughts.
 #
 # Reads: folders of finished runs.
 
@@ -11,7 +12,7 @@ import sys
 
 sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in it or here
 
-from tpo.results.figures import draw_iterations, show
+from tpo.results.figures import draw_changes, draw_iterations, show
 from tpo.results.read import read_folders
 from tpo.results.table import label_runs
 
@@ -21,6 +22,8 @@ RUNS = ["runs/*"]  # glob patterns from the repository's root; TPO_RUNS_DIR take
 # %%
 runs = label_runs(read_folders(RUNS).runs)
 if runs:
-    show(draw_iterations({label: run.summary for label, run in runs.items()}))
+    summaries = {label: run.summary for label, run in runs.items()}
+    show(draw_changes(summaries))
+    show(draw_iterations(summaries))
 else:
     print(f"No finished run in {RUNS}: `make quickstart` makes one.")

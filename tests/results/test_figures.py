@@ -6,96 +6,93 @@ import xml.etree.ElementTree
 from pathlib import Path
 from typing import Any
 
+import made_up
 import matplotlib.image
 import matplotlib.pyplot as plt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up import UNSCORED, rate, summary
 from matplotlib.figure import Figure
 
 from tpo.results.figures import (
     draw_categories,
     draw_category_gains,
+    draw_changes,
     draw_iterations,
     draw_lengths,
+    draw_run,
+    draw_run_lengths,
     draw_thought_budget,
     draw_thought_value,
+    draw_training,
+    draw_types,
     save,
     svg_figures,
     write_figures,
 )
 from tpo.results.figures.evaluation import log_positions
-from tpo.results.figures.iterations import draw_run_lengths, draw_win_rate
 from tpo.results.figures.style import SERIES, spread
-
-UNSCORED = {"rate": None, "interval": None, "num_prompts": 0, "num_unscored": 3}
-
-
-def rate(value: float, count: int = 12) -> dict[str, Any]:
-    interval = [max(0.0, value - 0.2), min(1.0, value + 0.2)]
-    return {"rate": value, "interval": interval, "num_prompts": count, "num_unscored": 0}
+from tpo.results.read import FinishedRun
 
 
 def entry(iteration: int, value: float, **changes: Any) -> dict[str, Any]:
-    return {
-        "iteration": iteration,
-        "win_rate": rate(value, 24),
-        "win_rate_length_controlled": rate(value - 0.05, 24),
-        "categories": {"maths": rate(value), "code": rate(0.9 - value), "poetry": UNSCORED},
-        "mean_thought_tokens": 40.0 + iteration,
-        "mean_response_tokens": 80.0 - iteration,
-        **changes,
-    }
+    categories = {"maths": rate(value), "code": rate(0.9 - value), "poetry": rate(value, 9)}
+    return made_up.entry(iteration, value, **{"categories": categories, **changes})
 
 
-def summary(*entries: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "experiment": "quickstart",
-        "judge": "self_rating",
-        "baseline": "seed model, direct answers",
-        "confidence": 0.95,
-        "iterations": list(entries),
-    }
-
-
+NOTHING = {"win_rate": UNSCORED, "win_rate_length_controlled": UNSCORED}
 SUMMARIES = {
     "two_iterations": summary(entry(0, 0.3), entry(1, 0.4), entry(2, 0.5)),
     "no_training": summary(entry(0, 0.3)),
-    "unscored_iteration": summary(entry(0, 0.3), entry(1, 0.0, win_rate=UNSCORED, win_rate_length_controlled=UNSCORED)),
+    "unscored_iteration": summary(entry(0, 0.3), entry(1, 0.0, **NOTHING)),
     "nothing_scored": summary(
-        entry(
-            0,
-            0.0,
-            win_rate=UNSCORED,
-            win_rate_length_controlled=UNSCORED,
-            categories={"maths": UNSCORED},
-            mean_thought_tokens=0.0,
-            mean_response_tokens=0.0,
-        )
+        entry(0, 0.0, **NOTHING, categories={"maths": UNSCORED}, mean_thought_tokens=0.0, mean_response_tokens=0.0)
     ),
     "category_scored_only_at_the_end": summary(
-        entry(0, 0.3, categories={"maths": UNSCORED}), entry(1, 0.3, categories={"maths": rate(1.0)})
+        entry(0, 0.3, categories={"maths": UNSCORED, "code": rate(0.5)}),
+        entry(1, 0.3, categories={"maths": rate(1.0), "code": rate(0.5)}),
     ),
+    "everything": made_up.full_summary(),
 }
 
 
+def run(summary: dict[str, Any]) -> FinishedRun:
+    return FinishedRun(Path("nowhere"), summary, made_up.config())
+
+
 @pytest.mark.parametrize("name", SUMMARIES)
-def test_three_pictures_are_written(name: str, tmp_path: Path) -> None:
-    paths = write_figures(SUMMARIES[name], tmp_path / "figures")
-    assert [path.name for path in paths] == ["win_rate.png", "categories.png", "lengths.png"]
+def test_pictures_are_written(name: str, tmp_path: Path) -> None:
+    paths = write_figures(run(SUMMARIES[name]), tmp_path / "figures")
+    expected = ["iterations.png", "categories.png", "lengths.png"]
+    if name == "nothing_scored":
+        expected.remove("categories.png")
+    if name == "everything":
+        expected.insert(1, "types.png")
+    assert [path.name for path in paths] == expected
     for path in paths:
         picture = matplotlib.image.imread(path)
         assert min(picture.shape[:2]) > 100 and picture[..., :3].std() > 0.01, "an empty picture"
     assert plt.get_fignums() == []
 
 
+def test_categories_of_few_instructions_are_not_drawn() -> None:
+    few = {"maths": rate(0.5, 3), "code": rate(0.5, 3)}
+    one = {"maths": rate(0.5, 40), "code": rate(0.5, 9)}
+    types = {"title": rate(0.5, 40), "no_comma": rate(0.5, 40)}
+    for categories in (few, one):
+        assert "categories" not in svg_figures(run(summary(entry(0, 0.3, categories=categories))))
+    checks = made_up.checked(0.5, types={"title": 0.5, "no_comma": 0.5})
+    assert "categories" not in svg_figures(run(summary(entry(0, 0.3, categories=types, checked=checks))))
+    assert "categories" in svg_figures(run(summary(entry(0, 0.3, categories=types))))
+
+
 @pytest.mark.parametrize("name", SUMMARIES)
 def test_svg_is_the_same_every_time_and_keeps_text_as_text(name: str) -> None:
-    hostile = {**SUMMARIES[name], "experiment": "<script>&amp;"}
+    hostile = run({**SUMMARIES[name], "experiment": "<script>&amp;"})
     texts = svg_figures(hostile)
     assert texts == svg_figures(hostile)
-    assert list(texts) == ["win_rate", "categories", "lengths"]
-    titles = ["".join(node.itertext()) for node in xml.etree.ElementTree.fromstring(texts["win_rate"]).iter()]
+    titles = ["".join(node.itertext()) for node in xml.etree.ElementTree.fromstring(texts["iterations"]).iter()]
     assert any("<script>&amp;" in title for title in titles)
     assert plt.get_fignums() == []
 
@@ -141,16 +138,77 @@ def segments(axes: Any, linewidth: float) -> list[list[float]]:
 
 
 def test_win_rates_are_drawn_in_percent_with_their_intervals() -> None:
-    figure = draw_win_rate(SUMMARIES["unscored_iteration"])
+    figure = draw_run(SUMMARIES["unscored_iteration"])
     [axes] = figure.axes
     found = lines(axes)
-    assert list(found) == ["win rate", "length-\ncontrolled"]
+    assert list(found) == ["win rate", "equal length"]
     assert [y for _, y in found["win rate"]] == pytest.approx([30.0])  # the unscored iteration has no point
-    assert [y for _, y in found["length-\ncontrolled"]] == pytest.approx([25.0])
+    assert [y for _, y in found["equal length"]] == pytest.approx([25.0])
     assert bars(axes.containers[0]) == [pytest.approx([10.0, 50.0])]
     for part in ("quickstart", "self_rating", "seed model", "n = 0 to 24", "up to 3 unscored", "95 % intervals"):
         assert part in caption(figure)
     assert sorted(texts(axes)) == sorted(found)  # direct labels
+    low, high = axes.get_ylim()
+    assert low + high == pytest.approx(100) and low <= 5 and high - low >= 50, "one half is in the middle"
+
+
+def levels(axes: Any) -> list[float]:
+    return [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+
+
+def test_checked_rates_are_drawn_beside_win_rates_with_baseline_and_control() -> None:
+    checked, win_rates = draw_run(made_up.full_summary()).axes
+    found = lines(checked)
+    assert [y for _, y in found["all types"]] == pytest.approx([27.8, 27.8, 40.9])
+    assert [y for _, y in found["unseen types"]] == pytest.approx([20, 18, 16])
+    assert [y for _, y in found["trained types"]] == pytest.approx([32.8, 32.8, 45.9])
+    assert levels(checked) == [pytest.approx(35.9)] and levels(win_rates) == [pytest.approx(50.4)]
+    assert sorted(texts(checked)) == ["all types", "direct baseline", "trained types", "unseen types"]
+    assert sorted(texts(win_rates)) == ["equal length", "null control", "second judge", "win rate"]
+    assert [y for _, y in lines(win_rates)["second judge"]] == pytest.approx([47, 49, 53])
+    assert checked.get_ylim()[0] == 0
+
+
+def test_changes_by_type_are_sorted_and_unseen_ones_marked() -> None:
+    figure = draw_types(made_up.full_summary())
+    [axes] = figure.axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert labels == [
+        *("all types", "trained types", "unseen types"),
+        *("title", "more words", "no comma", "postscript"),
+    ]
+    assert [(x, y) for x, y, _ in marked(axes, "D")] == [pytest.approx((13.1, 0)), pytest.approx((14.1, 1)), (-4, 2)]
+    assert [(x, y) for x, y, _ in marked(axes, "^")] == [pytest.approx(at) for at in [(87.5, 3), (27.5, 4), (0, 5)]]
+    assert [(x, y) for x, y, _ in marked(axes, "s")] == [pytest.approx((-5, 6))]
+    assert segments(axes, 3)[3] == pytest.approx([77.5, 97.5])
+    assert texts(axes)[0] == "28 \N{RIGHTWARDS ARROW} 41 %, n = 320" and texts(axes)[-1].endswith("15 %, n = 40")
+    assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first row is at the top"
+
+
+def test_changes_of_runs_have_a_panel_for_each_quantity() -> None:
+    runs = {"checked": made_up.full_summary(), "plain": summary(entry(0, 0.3), entry(1, 0.4))}
+    figure = draw_changes({**runs, "untrained": summary(entry(0, 0.3))})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["checked rate", "win rate", "score"]
+    checked, win_rates, scores = figure.axes
+    assert [(x, y) for x, y, _ in marked(checked, "o")] == [pytest.approx((13.1, 0))] and marked(checked, "s") == []
+    assert [(x, y) for x, y, _ in marked(win_rates, "s")] == [pytest.approx((10, 1))]
+    assert [(x, y) for x, y, _ in marked(scores, "o")] == [pytest.approx((0.177, 0))], "in the judge's unit"
+    assert segments(scores, 3)[0] == pytest.approx([0.127, 0.227])
+    assert [label.get_text() for label in checked.get_yticklabels()] == ["checked", "plain", "untrained"]
+    assert "n = 12 to 320" in caption(figure)
+    assert draw_changes({"untrained": summary(entry(0, 0.3))}).axes, "nothing was trained: an empty panel"
+
+
+def test_training_is_drawn_step_by_step() -> None:
+    steps = [{"loss": 0.69, "rewards/accuracies": 0.0, "rewards/margins": 0.0}, {"loss": 0.5, "rewards/margins": 1.0}]
+    figure = draw_training({1: steps, 2: steps[:1]}, experiment="made up")
+    loss, accuracy, margin = figure.axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in loss.lines if line.get_label()[0] != "_"}
+    assert drawn == {"iteration 1": [[1, 0.69], [2, 0.5]], "iteration 2": [[3, 0.69]]}
+    assert [line.get_xydata().tolist() for line in accuracy.lines if line.get_label() == "iteration 1"] == [[[1, 0.0]]]
+    assert [line.get_ydata().tolist() for line in margin.lines if line.get_label() == "iteration 2"] == [[0.0]]
+    assert texts(loss) == ["1", "2"] and "n = 1 to 2 steps" in caption(figure)
+    assert math.log(2) in [line.get_ydata()[0] for line in loss.lines]
 
 
 def test_categories_are_sorted_and_unscored_ones_left_out() -> None:
@@ -186,10 +244,20 @@ RUNS = {
 }
 
 
+def test_checked_rates_of_runs_take_the_left_panel() -> None:
+    direct = made_up.full_summary() | {"baseline_checked": None}
+    checked, win_rates = draw_iterations({"thoughts": made_up.full_summary(), "direct": direct, **RUNS}).axes
+    assert [axes.get_title(loc="left") for axes in (checked, win_rates)] == ["checked rate (%)", "win rate (%)"]
+    assert set(lines(checked)) == {"thoughts", "direct"} and len(lines(win_rates)) == 4
+    assert texts(checked) == [] and len(texts(win_rates)) == 4, "a run is named once"
+    dotted = [line for line in checked.lines if line.get_linestyle() == ":"]
+    assert [line.get_ydata()[0] for line in dotted] == [pytest.approx(35.9)] and dotted[0].get_color() == SERIES[0]
+
+
 def test_runs_are_overlaid_in_two_panels() -> None:
     figure = draw_iterations(RUNS)
     plain, controlled = figure.axes
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["win rate", "length-controlled"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["win rate (%)", "win rate at equal length (%)"]
     assert [y for _, y in lines(plain)["TPO"]] == pytest.approx([30, 40, 50])
     assert [y for _, y in lines(controlled)["direct baseline"]] == pytest.approx([40, 41])
     assert bars(plain.containers[1]) == [pytest.approx([25, 65]), pytest.approx([26, 66])]
@@ -390,9 +458,14 @@ def test_budget_positions() -> None:
 # --- files ------------------------------------------------------------------------------------------------------
 
 DRAWINGS = {
-    "win_rate": lambda: draw_win_rate(SUMMARIES["two_iterations"]),
+    "run": lambda: draw_run(SUMMARIES["two_iterations"]),
     "categories": lambda: draw_categories(SUMMARIES["two_iterations"]),
+    "checked_run": lambda: draw_run(made_up.full_summary()),
+    "types": lambda: draw_types(made_up.full_summary()),
+    "changes": lambda: draw_changes({**RUNS, "checked": made_up.full_summary()}),
     "iterations": lambda: draw_iterations(RUNS),
+    "checked_iterations": lambda: draw_iterations({**RUNS, "checked": made_up.full_summary()}),
+    "training": lambda: draw_training({1: [{"loss": 0.5}] * 3, 2: [{"loss": 0.4}] * 3}, experiment="n = made up"),
     "gains": lambda: draw_category_gains(CATEGORIES),
     "value": lambda: draw_thought_value(THOUGHT_VALUE),
     "budget": lambda: draw_thought_budget(BUDGETS),
@@ -417,9 +490,13 @@ def test_nothing_is_cut_off_and_names_do_not_overlap(name: str) -> None:
     figure.draw_without_rendering()
     size = figure.bbox
     for axes in figure.axes:
-        low, high = axes.get_xlim()
-        ticks = [text for text in axes.get_xticklabels() if low <= text.get_position()[0] <= high]
-        drawn = [*axes.texts, *ticks, *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label]
+        ticks = []  # those beyond the axes are not drawn
+        for labels, limits, place in (
+            (axes.get_xticklabels(), axes.get_xlim(), 0),
+            (axes.get_yticklabels(), axes.get_ylim(), 1),
+        ):
+            ticks += [text for text in labels if min(limits) <= text.get_position()[place] <= max(limits)]
+        drawn = [*axes.texts, *ticks, axes.xaxis.label, axes.yaxis.label]
         boxes = [text.get_window_extent() for text in drawn if text.get_text()]
         for box in [*boxes, axes.title.get_window_extent()]:
             assert box.x0 >= size.x0 - 1 and box.x1 <= size.x1 + 1 and box.y0 >= size.y0 - 1 and box.y1 <= size.y1 + 1
@@ -430,5 +507,5 @@ def test_nothing_is_cut_off_and_names_do_not_overlap(name: str) -> None:
 
 def test_drawing_leaves_matplotlibs_settings_alone(tmp_path: Path) -> None:
     before = dict(plt.rcParams)
-    write_figures(SUMMARIES["two_iterations"], tmp_path, formats=("png", "svg"))
+    write_figures(run(SUMMARIES["everything"]), tmp_path, formats=("png", "svg"))
     assert dict(plt.rcParams) == before

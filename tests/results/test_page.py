@@ -169,7 +169,7 @@ class Maker:
 
 
 def make_run(root: Path) -> Small:
-    """Write a run of two iterations: artifacts through the store, the summary of made-up numbers where needed."""
+    """Write a run of two iterations: artifacts through the store, made-up numbers where the summary has others."""
     overrides = ["experiment=quickstart", "tracking=none", f"artifacts_dir={root}/artifacts", f"runs_dir={root}/runs"]
     overrides += ["pairs.length_penalty=0.25", "pairs.truncated_responses=keep"]
     config = asdict(compose_config(Config, overrides))
@@ -381,7 +381,7 @@ def test_cap_is_stated_and_kept(copied: Small) -> None:
 
 def test_what_changed_comes_first_and_the_run_can_be_repeated(small: Small, copied: Small) -> None:
     texts = " ".join("".join(Elements(small.page).words).split())
-    assert "win rate: 47.8 -> 50.0 %, change +20.0 points [+15.0, +25.0] (n = 12)" in texts
+    assert "win rate: 47.8 \N{RIGHTWARDS ARROW} 50.0 %, change +20.0 points [+15.0, +25.0] (n = 12)" in texts
     assert texts.index("change +") < texts.index("Iterations") < texts.index("Samples")
     assert "python -m tpo.run experiment=quickstart" in texts and "pairs.length_penalty" in texts
     assert str(small.artifacts) not in small.page and "artifacts_dir" not in texts

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import made_up
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_rows import comparison
 from scipy.stats import ttest_1samp
 
 from tpo.results.__main__ import collect, main, make_parser
@@ -26,10 +26,9 @@ from tpo.results.table import ResultsTable, results_table, to_csv, to_latex, to_
 from tpo.results.table.against import Setting
 from tpo.store.artifacts import finish
 from tpo.store.files import write_json
-from tpo.store.records import write_records
+from tpo.store.records import CheckResult, write_records
 
-QUICKSTART = REPOSITORY / "tests" / "results" / "quickstart"  # what a real run left
-CONFIG: dict[str, Any] = json.loads((QUICKSTART / "config.json").read_text())
+CONFIG: dict[str, Any] = made_up.config()
 
 
 def rate(value: float | None, *, num_unscored: int = 0) -> dict[str, Any]:
@@ -38,16 +37,15 @@ def rate(value: float | None, *, num_unscored: int = 0) -> dict[str, Any]:
 
 
 def entry(iteration: int, value: float | None, **changes: Any) -> dict[str, Any]:
-    return {
-        "iteration": iteration,
+    found = {
         "win_rate": rate(value),
+        "win_rate_answered": rate(value),
         "win_rate_length_controlled": rate(value),
+        "change": made_up.change(None if value is None else value - 0.5, score=0.25) if iteration else None,
         "mean_thought_tokens": 57.25,
         "mean_response_tokens": 64.5,
-        "num_pairs": 30 * iteration,
-        "artifacts": {"comparison": "compare-deleted", "answers": "sample-deleted"},
-        **changes,
     }
+    return made_up.entry(iteration, value, **{**found, **changes})
 
 
 def stages(*names: str, is_reused: bool = False) -> list[dict[str, Any]]:
@@ -72,16 +70,15 @@ def make_run(
         group[last] = value
     path.mkdir(parents=True)
     write_json(path / "config.json", config)
-    found = {
+    known = {
         "experiment": "made_up",
         "seed": config["seed"],
         "baseline": "made-up baseline",
-        "confidence": 0.95,
-        "judge": "self_rating",
-        "iterations": entries or [entry(number, value) for number, value in enumerate(values)],
         "stages": stages("model-1", is_reused=True) + stages(f"sample-{path.name}"),
-        **summary,
     }
+    found = made_up.summary(
+        *(entries or [entry(number, value) for number, value in enumerate(values)]), **{**known, **summary}
+    )
     write_json(path / "summary.json", found)
     run = read_folder(path)
     assert isinstance(run, FinishedRun)
@@ -93,10 +90,7 @@ def make_comparison(root: Path, name: str, wins: dict[str, float | None]) -> dic
     path = root / "artifacts" / name
     path.mkdir(parents=True)
     write_json(path / "request.json", {})
-    rows = [
-        comparison(prompt_id, win, category="made up", policy_score=None, baseline_score=None)
-        for prompt_id, win in wins.items()
-    ]
+    rows = [made_up.comparison(prompt_id, win) for prompt_id, win in wins.items()]
     write_records(path / "rows.jsonl", rows)
     finish(path, metrics={}, started=time.time())
     known = [win for win in wins.values() if win is not None]
@@ -112,70 +106,83 @@ def three(tmp_path: Path) -> list[FinishedRun]:
 
 
 NOTES = (
-    "Win rates with 95 % intervals; n: instructions.",
+    "Changes: trained minus untrained on the same instructions, of rates in points, with 95 % intervals; "
+    "n: instructions.",
     "Stages: 4 distinct ones of 6 (67 %), 400 s of 600 s; seconds are those of computing a stage, whenever that was.",
 )
 
 
 # --- golden -----------------------------------------------------------------------------------------------------
 
+TITLES = (
+    *("run", "pairs.length_penalty", "iteration", "win rate: change", "score: change", "win rate (%)", "answered (%)"),
+    *("equal length (%)", "n", "no response", "thought tokens", "response tokens", "pairs", "stages (s)", "reused (%)"),
+)
+ROWS = [
+    [name, rho, "1", change, "+0.250 [+0.200, +0.300]", *[rates] * 3, "8", "4 of 24", "57", "64", "30", "200", "50"]
+    for name, rho, change, rates in (
+        ("rho_0", "0", "+0.0 [-5.0, +5.0]", "50.0 [37.5, 62.5]"),
+        ("rho_2", "2", "+25.0 [+20.0, +30.0]", "75.0 [62.5, 87.5]"),
+        ("rho_10", "10", "+12.5 [+7.5, +17.5]", "62.5 [50.0, 75.0]"),
+    )
+]
+
 
 def test_markdown_of_three_runs(tmp_path: Path) -> None:
-    assert to_markdown(results_table(three(tmp_path))) == (
-        "| run | pairs.length_penalty | iteration | win rate (%) | length-controlled (%) | n | thought tokens "
-        "| response tokens | pairs | stages (s) | reused (%) |\n"
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n"
-        "| rho_0 | 0 | 1 | 50.0 [37.5, 62.5] | 50.0 [37.5, 62.5] | 8 | 57 | 64 | 30 | 200 | 50 |\n"
-        "| rho_2 | 2 | 1 | 75.0 [62.5, 87.5] | 75.0 [62.5, 87.5] | 8 | 57 | 64 | 30 | 200 | 50 |\n"
-        "| rho_10 | 10 | 1 | 62.5 [50.0, 75.0] | 62.5 [50.0, 75.0] | 8 | 57 | 64 | 30 | 200 | 50 |\n"
-        f"\n{NOTES[0]}\n\n{NOTES[1]}\n"
-    )
+    lines = [TITLES, ["---"] * len(TITLES), *ROWS]
+    expected = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    assert to_markdown(results_table(three(tmp_path))) == f"{expected}\n{NOTES[0]}\n\n{NOTES[1]}\n"
 
 
 def test_latex_of_three_runs(tmp_path: Path) -> None:
+    lines = [" & ".join(cells).replace("%", "\\%").replace("_", "\\_") + " \\\\\n" for cells in (TITLES, *ROWS)]
+    notes = "".join(f"% {note}\n" for note in NOTES)
     assert to_latex(results_table(three(tmp_path))) == (
-        f"% {NOTES[0]}\n% {NOTES[1]}\n"
-        "\\begin{tabular}{lllllllllll}\n"
-        "\\toprule\n"
-        "run & pairs.length\\_penalty & iteration & win rate (\\%) & length-controlled (\\%) & n & thought tokens "
-        "& response tokens & pairs & stages (s) & reused (\\%) \\\\\n"
-        "\\midrule\n"
-        "rho\\_0 & 0 & 1 & 50.0 [37.5, 62.5] & 50.0 [37.5, 62.5] & 8 & 57 & 64 & 30 & 200 & 50 \\\\\n"
-        "rho\\_2 & 2 & 1 & 75.0 [62.5, 87.5] & 75.0 [62.5, 87.5] & 8 & 57 & 64 & 30 & 200 & 50 \\\\\n"
-        "rho\\_10 & 10 & 1 & 62.5 [50.0, 75.0] & 62.5 [50.0, 75.0] & 8 & 57 & 64 & 30 & 200 & 50 \\\\\n"
-        "\\bottomrule\n"
-        "\\end{tabular}\n"
+        f"{notes}\\begin{{tabular}}{{{'l' * 15}}}\n\\toprule\n{lines[0]}\\midrule\n{''.join(lines[1:])}"
+        "\\bottomrule\n\\end{tabular}\n"
     )
 
 
 def test_csv_of_three_runs(tmp_path: Path) -> None:
     header, first, *_ = to_csv(results_table(three(tmp_path))).splitlines()
     assert header == (
-        "run,pairs.length_penalty,iteration,win_rate,win_rate_low,win_rate_high,win_rate_length_controlled,"
-        "win_rate_length_controlled_low,win_rate_length_controlled_high,num_prompts,num_unscored,mean_thought_tokens,"
+        "run,pairs.length_penalty,iteration,change_win_rate,change_win_rate_low,change_win_rate_high,change_score,"
+        "change_score_low,change_score_high,win_rate,win_rate_low,win_rate_high,win_rate_answered,"
+        "win_rate_answered_low,win_rate_answered_high,win_rate_length_controlled,win_rate_length_controlled_low,"
+        "win_rate_length_controlled_high,num_prompts,num_unscored,num_no_response,num_answers,mean_thought_tokens,"
         "mean_response_tokens,num_pairs,stage_seconds,stages_reused"
     )
-    assert first == "rho_0,0,1,0.5,0.375,0.625,0.5,0.375,0.625,8,0,57.25,64.5,30,200.0,0.5"
+    assert first == (
+        "rho_0,0,1,0.0,-0.05,0.05,0.25,0.2,0.3,0.5,0.375,0.625,0.5,0.375,0.625,0.5,0.375,0.625,8,0,4,24,57.25,64.5,30,"
+        "200.0,0.5"
+    )
 
 
-def test_the_real_run_is_in_the_table_as_it_was() -> None:
-    table = results_table(read_folders([str(QUICKSTART)]).runs, iteration="all")
-    summary = json.loads((QUICKSTART / "summary.json").read_text())
-    assert list(table.frame["iteration"]) == [0, 1, 2]
-    for (_, row), found in zip(table.frame.iterrows(), summary["iterations"], strict=True):
-        for key in ("win_rate", "win_rate_length_controlled"):
-            assert [row[key], row[f"{key}_low"], row[f"{key}_high"]] == [found[key]["rate"], *found[key]["interval"]]
-        assert row["num_pairs"] == found["num_pairs"] and row["num_prompts"] == 60
-    assert set(table.frame["stage_seconds"]) == {sum(stage["seconds"] for stage in summary["stages"])}
-    reused = [stage["is_reused"] for stage in summary["stages"]]
-    assert set(table.frame["stages_reused"]) == {sum(reused) / len(reused)}
+def checked_run(path: Path, change: float, rate: float, **settings: Any) -> FinishedRun:
+    """A made-up run with checks: the change of the checked rate, that of unseen types one half of it, and the rate."""
+    checks = {"checked": made_up.checked(rate, types={"title": rate, "postscript": 0.1}, unseen=0.1)}
+    gain = made_up.change(0.1, score=0.2, checked=change, unseen=change / 2)
+    entries = [entry(0, 0.5, checked=made_up.checked(rate - change)), entry(1, 0.6, change=gain, **checks)]
+    return make_run(path, [], settings=settings, entries=entries)
+
+
+def test_the_change_of_the_checked_rate_comes_first(tmp_path: Path) -> None:
+    table = results_table([checked_run(tmp_path / "runs" / "a", 0.125, 0.5)], iteration="all")
+    assert list(table.lines[1])[1:7] == [
+        *("iteration", "change_checked", "change_checked_unseen", "change_win_rate", "change_score", "checked")
+    ]
+    first, last = (row for _, row in table.frame.iterrows())
+    assert np.isnan(first["change_checked"]) and first["checked"] == 0.375 and np.isnan(first["checked_unseen"])
+    assert (last["change_checked"], last["change_checked_low"]) == (0.125, pytest.approx(0.075))
+    assert (last["checked"], last["checked_unseen"]) == (0.5, 0.1)
+    assert "| 1 | +12.5 [+7.5, +17.5] | +6.2 [+1.2, +11.2] | +10.0 [+5.0, +15.0] |" in to_markdown(table)
 
 
 # --- formats ----------------------------------------------------------------------------------------------------
 
 
 def test_what_latex_and_markdown_read_as_commands_is_escaped(tmp_path: Path) -> None:
-    unscored = entry(1, None, win_rate=rate(None, num_unscored=9), win_rate_length_controlled=rate(None))
+    unscored = entry(1, None, win_rate=rate(None, num_unscored=9))
     other = {"model.chat_template": "[50%] {a} #1 & $b$ | c^d~", "seed": 1}
     runs = [
         make_run(tmp_path / "runs" / "[a]_b|c", [], settings=other, entries=[unscored], judge="x_y"),
@@ -188,24 +195,25 @@ def test_what_latex_and_markdown_read_as_commands_is_escaped(tmp_path: Path) -> 
     body = [line for line in latex.splitlines() if line.endswith("\\\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1 and len(body) == 3
     assert not any(re.search(r"(?<!\\)[%#$_]", line) for line in body)
-    assert "[a]_b\\|c" in markdown and "| unscored | unscored | 0 (+9 unscored) |" in markdown
+    assert "[a]_b\\|c" in markdown and "| unscored | unscored | unscored | 0 (+9 unscored) |" in markdown
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines()[:4]}) == 1
 
 
 values = st.floats(0.125, 0.875) | st.none()
 
 
+@settings(deadline=None)  # the first example imports pandas
 @given(rates=st.lists(values, min_size=1, max_size=5), text=st.text("ab,;\"'|&%_\n\r é", max_size=8))
 def test_csv_round_trip(rates: list[float | None], text: str) -> None:
     runs = []
     for number, value in enumerate(rates):
         config = {**CONFIG, "seed": number, "judge": {**CONFIG["judge"], "question": f"{text}{number}"}}
-        summary = {"experiment": "made_up", "judge": "j", "baseline": "b", "confidence": 0.95, "stages": stages("a")}
-        runs.append(FinishedRun(Path(f"run {number}"), {**summary, "iterations": [entry(0, value)]}, config))
+        runs.append(FinishedRun(Path(f"run {number}"), made_up.summary(entry(0, value)), config))
     rows = list(csv.DictReader(io.StringIO(to_csv(results_table(runs)), newline="")))
     assert [row["run"] for row in rows] == [run.path.name for run in runs]
     for row, run, value in zip(rows, runs, rates, strict=True):
         found = {key: float(row[key]) if row[key] else None for key in row if key.startswith("win_rate")}
+        assert "change_win_rate" not in row, "nothing was trained"
         low, high = run.summary["iterations"][0]["win_rate"]["interval"] or (None, None)
         assert (found["win_rate"], found["win_rate_low"], found["win_rate_high"]) == (value, low, high)
         if len(runs) > 1:
@@ -284,7 +292,9 @@ def test_command_prints_and_writes(
     monkeypatch.setenv("TPO_RUNS_DIR", str(tmp_path / "runs"))
     assert main(["--out", str(tmp_path / "out" / "deep")]) == 0  # runs/* unless told otherwise
     printed = capsys.readouterr().out
-    assert "│ rho_2  │                    2 │         1 │ 75.0 [62.5, 87.5] │" in printed and NOTES[1] in printed
+    assert "rho_2                      2          1  +25.0 [+20.0, +30.0]  +0.250 [+0.200, +0.300]\n" in printed
+    assert " ".join(NOTES[1].split()) in " ".join(printed.split())
+    assert max(map(len, printed.splitlines())) <= 100 and printed.count("rho_10 ") > 1
     table = collect(read_folders(["runs/*"]))
     for kind, write in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
         assert (tmp_path / "out" / "deep" / f"results.{kind}").read_text() == write(table)
@@ -335,14 +345,22 @@ def test_differences_are_paired_and_corrected(compared: list[FinishedRun]) -> No
         first, second = [WINS[name].get(key) for key in both], [WINS["none"].get(key) for key in both]
         expected[name] = paired_difference(first, second, seed=0)
         row = frame.loc[name]
-        assert row["difference"] == expected[name].rate and row["reference"] == "none"
-        assert (row["difference_low"], row["difference_high"]) == expected[name].interval
-        assert (row["num_paired"], row["num_unpaired"]) == (expected[name].num_prompts, expected[name].num_unscored)
-    assert frame.loc["generic", "difference"] == 0.5 and frame.loc["generic", "p_value"] == pytest.approx(2**-11)
-    assert frame.loc["specific", "num_paired"] == 22 and frame.loc["specific", "num_unpaired"] == 4
+        assert row["difference_win_rate"] == expected[name].rate and row["reference"] == "none"
+        assert (row["difference_win_rate_low"], row["difference_win_rate_high"]) == expected[name].interval
+        assert (row["difference_win_rate_num_paired"], row["difference_win_rate_num_unpaired"]) == (
+            expected[name].num_prompts,
+            expected[name].num_unscored,
+        )
+    assert frame.loc["generic", "difference_win_rate"] == 0.5 and frame.loc[
+        "generic", "difference_win_rate_p_value"
+    ] == pytest.approx(2**-11)
+    assert (
+        frame.loc["specific", "difference_win_rate_num_paired"] == 22
+        and frame.loc["specific", "difference_win_rate_num_unpaired"] == 4
+    )
     adjusted = holm([expected[name].p_value for name in ("generic", "specific")])
-    assert list(frame.loc[["generic", "specific"], "p_value_holm"]) == adjusted
-    assert np.isnan(frame.loc["none", "difference"]) and bool(frame.loc["none", "is_reference"])
+    assert list(frame.loc[["generic", "specific"], "difference_win_rate_p_value_holm"]) == adjusted
+    assert np.isnan(frame.loc["none", "difference_win_rate"]) and bool(frame.loc["none", "is_reference"])
     markdown = to_markdown(tables[0])
     assert re.search(r"\| generic \| generic \|.*\| \+50\.0 \[\+\S+, \+\S+\] \| <0\.001 \| 24 \|", markdown)
     assert re.search(r"\| none \| none \|.*\| reference \| - \| - \|", markdown) and "(+4 unpaired)" in markdown
@@ -370,8 +388,8 @@ def test_each_run_has_the_reference_that_agrees_in_all_else(tmp_path: Path) -> N
         "none_0.5": "none_0.5",
         "generic_0.5": "none_0.5",
     }
-    assert [frame.loc[name, "difference"] for name in ("generic_0", "generic_0.5")] == [pytest.approx(0.2)] * 2
-    assert not frame.loc[["none_0", "none_0.5"], "difference"].notna().any()
+    assert [frame.loc[name, "difference_win_rate"] for name in ("generic_0", "generic_0.5")] == [pytest.approx(0.2)] * 2
+    assert not frame.loc[["none_0", "none_0.5"], "difference_win_rate"].notna().any()
     alone = results_table(runs[:3], against="pairs.length_penalty=0.5")  # one has it: everyone's reference
     assert set(alone.frame["reference"]) == {"none_0.5"}
 
@@ -387,13 +405,14 @@ def test_what_does_not_compare_is_said(compared: list[FinishedRun], tmp_path: Pa
     damaged = make_run(tmp_path / "runs" / "damaged", [], settings={"seed": 4}, entries=[found])
     (tmp_path / "artifacts" / "compare-damaged" / "rows.jsonl").write_text("")
     table = results_table([reference, ours, other, asked, absent, disjoint, damaged], against=str(reference.path))
-    assert list(table.frame.index[table.frame["difference"].notna()]) == ["generic"]
+    assert list(table.frame.index[table.frame["difference_win_rate"].notna()]) == ["generic"]
     notes = " ".join(table.notes)
-    assert "Not compared, another judge or baseline: asked, judged." in notes
+    assert re.search(r"Not compared, another judge or baseline: (asked, judged|judged, asked)\.", notes)
     assert "Not compared, the artifact with the comparison is not at hand: absent." in notes
     assert "Not compared, no scored instructions in common: disjoint." in notes
     assert re.search(r"Not compared, damaged artifacts \(.*compare-damaged.*\): damaged\.", notes)
-    assert table.frame.loc["generic", "p_value_holm"] == table.frame.loc["generic", "p_value"]  # one comparison
+    p_values = [table.frame.loc["generic", f"difference_win_rate_p_value{which}"] for which in ("", "_holm")]
+    assert p_values[0] == p_values[1], "one comparison"
 
 
 @pytest.mark.parametrize(
@@ -436,13 +455,13 @@ def test_a_sweep_is_drawn_over_its_number(tmp_path: Path) -> None:
     assert swept_number(table) == "pairs.length_penalty"
     panels = draw_sweep(table).axes
     assert [axes.get_title(loc="left") for axes in panels] == [
+        "change of win rate (points)",
         "win rate (%)",
-        "length-controlled (%)",
         "response tokens",
     ]
     lines = [container.lines[0] for container in panels[0].containers]
     assert [list(line.get_xdata()) for line in lines] == [[0.0, 0.2, 0.4]] * 2
-    expected = [[46.25, 40.0, 52.5], [65.0, 58.75, 71.25]]  # 0.4 and a sixteenth a job, in percent
+    expected = [[-3.75, -10.0, 2.5], [15.0, 8.75, 21.25]]  # 0.4 less 0.5 and a sixteenth a job, in points
     for line, values in zip(lines, expected, strict=True):
         assert list(line.get_ydata()) == pytest.approx(values)
     legend = panels[2].get_legend()
@@ -486,7 +505,11 @@ def test_seeds_are_averaged(tmp_path: Path) -> None:
     assert second["num_runs"] == 1 and np.isnan(second["win_rate_low"])
     assert "1 left out, each the same run as another, seed included: other-0." in table.notes
     assert "differ in seed only, with 95 % intervals over runs (Student's t" in table.notes[0]
-    assert f"| made_up | generic | 1 | 3 | 62.5 [{100 * low:.1f}, {100 * high:.1f}] |" in to_markdown(table)
+    assert f"| 62.5 [{100 * low:.1f}, {100 * high:.1f}] |" in to_markdown(table)
+    change = ttest_1samp([0.0, 0.125, 0.25], 0).confidence_interval(0.95)  # since 0.5
+    assert first["change_win_rate"] == 0.125 and first["num_no_response"] == 12
+    assert (first["change_win_rate_low"], first["change_win_rate_high"]) == pytest.approx(tuple(change))
+    assert first["change_win_rate_low"] < 0, "a change is no fraction, its interval is not cut off"
 
 
 def test_intervals_over_runs_stay_fractions_and_unscored_runs_stay_out(tmp_path: Path) -> None:
@@ -499,11 +522,65 @@ def test_averages_are_compared_by_seed(tmp_path: Path) -> None:
     table = results_table(runs, over="seed", against="thought=none")
     row, reference = (row for _, row in table.frame.iterrows())
     gaps = [0.25, 0.375, 0.125]
-    assert row["difference"] == pytest.approx(0.25) and bool(reference["is_reference"])
+    assert row["difference_win_rate"] == pytest.approx(0.25) and bool(reference["is_reference"])
     low, high = ttest_1samp(gaps, 0).confidence_interval(0.95)
-    assert (row["difference_low"], row["difference_high"]) == pytest.approx((low, high))
-    assert row["p_value"] == pytest.approx(2 ** (1 - 3)) and (row["num_paired"], row["num_unpaired"]) == (3, 1)
+    assert (row["difference_win_rate_low"], row["difference_win_rate_high"]) == pytest.approx((low, high))
+    assert row["difference_win_rate_p_value"] == pytest.approx(2 ** (1 - 3)) and (
+        row["difference_win_rate_num_paired"],
+        row["difference_win_rate_num_unpaired"],
+    ) == (3, 1)
     assert "| 3 (+1 unpaired) |" in to_markdown(table) and "runs with the same seed" in " ".join(table.notes)
+
+
+def test_checked_rates_are_compared_by_seed_in_one_family_with_win_rates(tmp_path: Path) -> None:
+    rates = {"generic": [0.5, 0.625, 0.5625], "none": [0.25, 0.5, 0.375]}
+    runs = [
+        checked_run(tmp_path / "runs" / f"{name}-{seed}", value - 0.125, value, **{"seed": seed, "thought.name": name})
+        for name, values in rates.items()
+        for seed, value in enumerate(values)
+    ]
+    table = results_table(runs, over="seed", against="thought=none")
+    row, reference = (row for _, row in table.frame.iterrows())
+    low, high = ttest_1samp([0.25, 0.125, 0.1875], 0).confidence_interval(0.95)
+    assert row["difference_checked"] == pytest.approx(0.1875) and np.isnan(reference["difference_checked"])
+    assert (row["difference_checked_low"], row["difference_checked_high"]) == pytest.approx((low, high))
+    assert row["difference_checked_p_value"] == pytest.approx(0.25) and row["difference_win_rate_p_value"] == 1
+    assert row["difference_checked_p_value_holm"] == pytest.approx(0.5), "two tests: the rates and the win rates"
+    low, high = ttest_1samp([0.375, 0.5, 0.4375], 0).confidence_interval(0.95)
+    assert (row["change_checked"], row["checked"]) == (0.4375, 0.5625)
+    assert (row["change_checked_low"], row["change_checked_high"]) == pytest.approx((low, high))
+    assert list(table.lines[0]).index("difference_checked") < list(table.lines[0]).index("checked")
+
+
+def test_checked_rates_are_compared_by_instruction(tmp_path: Path) -> None:
+    passed = {"a": [[1, 1], [0, 0], [1, 1], [1, 1]], "b": [[1, 1], [0, 0], [0, 0], [1, 0]]}
+    runs = []
+    for name, answers in passed.items():
+        run = checked_run(tmp_path / "runs" / name, 0.1, 0.5, **{"thought.name": name})
+        path = tmp_path / "artifacts" / f"checked-{name}"
+        path.mkdir(parents=True)
+        write_json(path / "request.json", {})
+        rows = [
+            CheckResult(str(number), index, check, "title", rule, rule == "loose" or bool(found or check), None)
+            for number, samples in enumerate(answers)
+            for index, found in enumerate(samples)
+            for check in (0, 1)  # the second is always passed
+            for rule in ("strict", "loose")
+        ]
+        write_records(path / "rows.jsonl", rows)
+        finish(path, metrics={}, started=time.time())
+        run.summary["iterations"][1]["artifacts"]["checked"] = path.name
+        runs.append(run)
+    found = runs[1].passed(runs[1].summary["iterations"][1])
+    assert (
+        found == {"0": 1.0, "1": 0.0, "2": 0.0, "3": 0.5} and runs[0].passed(runs[0].summary["iterations"][0]) is None
+    )
+    table = results_table(runs, against="thought=b")
+    row = table.frame.loc["a"]
+    expected = paired_difference([1, 0, 1, 1], [1, 0, 0, 0.5], seed=0)
+    assert (row["difference_checked"], row["difference_checked_num_paired"]) == (0.375, 4)
+    assert (row["difference_checked_low"], row["difference_checked_high"]) == expected.interval
+    assert "Not compared, the artifact with the comparison is not at hand: a." in table.notes, "the win rates"
 
 
 # --- experiments/ -----------------------------------------------------------------------------------------------

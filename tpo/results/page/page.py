@@ -122,7 +122,8 @@ def _digest(text: str) -> str:
 
 def _headline(summary: dict[str, Any]) -> str:
     """Return what changed in sentences, and that a policy collapsed where one did."""
-    lines = [f"<li>{_unbroken(html.escape(change.sentence()))}</li>" for change in changes(summary)]
+    sentences = [_unbroken(html.escape(change.sentence())) for change in changes(summary)]
+    lines = [f"<li>{sentence.replace('-&gt;', '&rarr;')}</li>" for sentence in sentences]
     problems = [f'<p class="problem">The policy collapsed. {html.escape(line)}</p>' for line in collapses(summary)]
     return "\n".join([*problems, '<ul class="headline">', *lines, "</ul>"])
 
