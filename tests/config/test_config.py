@@ -18,15 +18,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tpo.config.accelerate import FsdpAccelerate, FsdpOptions
 from tpo.config.check import check, check_entry, check_search
-from tpo.config.compose import CONF, compose_config
+from tpo.config.compose import CONF, check_choices, compose_config
 from tpo.config.fields import ConfigError
 from tpo.config.kinds import kinds
 from tpo.config.schema import ENTRIES, AgreementConfig, Config, groups_with_kinds
 from tpo.config.tracking import WandbTracking
 from tpo.judge.judges.alpaca_eval import AlpacaEvalJudge
+from tpo.judge.judges.custom import CustomPairwiseJudge
 from tpo.judge.judges.ensemble import EnsembleJudge
+from tpo.judge.judges.length import LengthJudge
 from tpo.judge.judges.likelihood import LikelihoodJudge
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
+from tpo.judge.judges.random import RandomJudge
 from tpo.judge.judges.reward_model import RewardModelJudge
 from tpo.judge.llm.settings import ServerConfig
 from tpo.judge.rating import BradleyTerryRating, EloRating
@@ -142,6 +145,59 @@ def test_preset_wins_over_the_defaults_and_passes_the_check(name: str) -> None:
         assert "needs the package" in str(error)
         package = str(error).split("needs the package ")[1].split(",")[0]
         assert importlib.util.find_spec(package) is None
+
+
+# --- a second judge ---------------------------------------------------------------------------------------------
+
+SECOND = "judge@eval.judge"
+
+
+def test_second_judge_is_chosen_like_the_first() -> None:
+    assert composed(*PLAIN).eval.judge is None
+    config = composed(*PLAIN, f"{SECOND}=length")
+    assert config.eval.judge == LengthJudge() and config.judge == composed(*PLAIN).judge
+    check(config)
+    config = composed(*PLAIN, f"{SECOND}=self_rating", "judge=length", "eval.judge.batch_tokens=77")
+    assert config.eval.judge == dataclasses.replace(composed(*PLAIN).judge, batch_tokens=77)
+    nested = composed(*PLAIN, f"{SECOND}=ensemble").eval.judge
+    assert isinstance(nested, EnsembleJudge) and set(nested.members) == {"self_rating", "likelihood"}
+    own = composed(*PLAIN, f"{SECOND}=custom", "eval.judge._target_=own_classes.Longer").eval.judge
+    assert isinstance(own, CustomPairwiseJudge) and own._target_ == "own_classes.Longer"
+
+
+def test_second_judge_is_chosen_by_a_preset(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text(
+        f"# @package _global_\ndefaults:\n  - quickstart\n  - override /{SECOND}: length\n"
+    )
+    assert composed("experiment=mine", config_dir=tmp_path).eval.judge == LengthJudge()
+    assert composed("experiment=mine", "eval.judge=null", config_dir=tmp_path).eval.judge is None
+    random = composed("experiment=mine", f"{SECOND}=random", config_dir=tmp_path).eval.judge
+    assert isinstance(random, RandomJudge)
+
+
+def test_no_second_judge_is_said_with_the_key() -> None:
+    with pytest.raises(
+        ConfigError, match=r"judge@eval\.judge=null: expected one of .*random.*; eval\.judge=null leaves"
+    ):
+        check_choices([f"{SECOND}=null"])
+    check_choices([f"{SECOND}=length", "eval.judge=null"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([f"{SECOND}=self_rating"], r"eval\.judge is the judge that the run has already, judge=self_rating"),
+        ([f"{SECOND}=self_rating", "judge=length", "eval.judge.batch_token=7"], "batch_token"),
+        ([f"{SECOND}=reward_model", "eval.judge.name=x", "eval.judge.max_tokens=0"], r"eval\.judge\.max_tokens=0"),
+        (["eval.judge=length"], r"eval\.judge=length: expected the settings of a group; judge@eval\.judge="),
+        ([f"{SECOND}=custom"], r"eval\.judge\._target_: no value"),
+        (["eval.baseline_samples=0"], r"eval\.baseline_samples=0: expected a number at least 1"),
+    ],
+)
+def test_second_judge_is_as_strict_as_the_first(overrides: list[str], message: str) -> None:
+    with pytest.raises((ConfigError, HydraException, OmegaConfBaseException), match=message):
+        check(composed(*PLAIN, *overrides))
 
 
 def test_preset_beats_the_group_and_the_command_line_beats_the_preset() -> None:

@@ -74,8 +74,9 @@ def _build_kind(base: type[Kind], node: Any, at: str, missing: list[str]) -> Any
     Raises:
         ConfigError: If there is no such kind, or it has other keys.
     """
+    option = at if at == base.group_name else f"{base.group_name}@{at}"
     if not isinstance(node, DictConfig):
-        raise ConfigError(f"{at}={node}: expected the settings of a group; {at}=<option> chooses one")
+        raise ConfigError(f"{at}={node}: expected the settings of a group; {option}=<option> chooses one")
     target = None if OmegaConf.is_missing(node, TARGET) else node.get(TARGET)
     if target is not None:
         return _build_custom(base, load_class(str(target), at), node, at, missing)
@@ -84,7 +85,9 @@ def _build_kind(base: type[Kind], node: Any, at: str, missing: list[str]) -> Any
         name = {field.name: field.default for field in dataclasses.fields(schema)}.get(base.named_by, MISSING)
         given = node.get(base.named_by)
         if name != MISSING and given != name:
-            raise ConfigError(f"{at}.{base.named_by}={given}: the settings are those of {name}; {at}=<option> chooses")
+            raise ConfigError(
+                f"{at}.{base.named_by}={given}: the settings are those of {name}; {option}=<option> chooses"
+            )
         return _build(schema, node, at, missing)
     return _build(schema := _kind_of(base, node, at), _typed(schema, node, at), at, missing)
 

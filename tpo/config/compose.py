@@ -50,12 +50,14 @@ def check_choices(overrides: Sequence[str]) -> None:
         ConfigError: Naming the group and its options.
     """
     for override in overrides:
-        group, is_given, value = override.lstrip("+").partition("=")
+        name, is_given, value = override.lstrip("+").partition("=")
+        group, _, place = name.partition("@")
         options = (
             sorted(path.stem for path in (CONF / group).glob("*.yaml")) if is_given and group.isidentifier() else []
         )
         if options and (value in {"", "null", "true", "false"} or value.replace(".", "", 1).lstrip("-").isdigit()):
-            raise ConfigError(f"{override}: expected one of {', '.join(options)}")
+            none = f"; {place}=null leaves it out" if place else ""
+            raise ConfigError(f"{override}: expected one of {', '.join(options)}{none}")
 
 
 @contextmanager
