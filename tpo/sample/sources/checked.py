@@ -58,7 +58,7 @@ class CheckedPrompts(PromptsConfig):
         if not self.base:
             raise ConfigError(f"{at}.base has no source: choose one, such as +prompts@{at}.base.mine=jsonl")
         for name, source in self.base.items():
-            if isinstance(source, PromptsConfig) and (source.are_generated or isinstance(source, CheckedPrompts)):
+            if isinstance(source, PromptsConfig) and (source.are_generated or source.has_checks):
                 raise ConfigError(f"{at}.base.{name}: instructions of kind {source.kind} cannot be a base")
         known = constraints()
         for key, names in (("types", list(self.types)), ("unseen_types", self.unseen_types)):
