@@ -184,7 +184,7 @@ def make_run(root: Path) -> Small:
             "baseline_scores": baseline[1],
         }
         ids = {role: artifact.artifact_id for role, artifact in inputs.items()}
-        settings = {"confidence": 0.95, "no_response": "loss", "baseline_index": 0}
+        settings = {"confidence": 0.95, "no_response": "loss", "are_together": False}
         comparison = make(Step("compare", COMPARE.version, settings, ids, work=COMPARE.work))
         trained: dict[str, Artifact] = {}
         if iteration:

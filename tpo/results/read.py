@@ -36,6 +36,11 @@ class FinishedRun:
         path = self._artifact(entry["artifacts"]["comparison"])
         return None if path is None else {row.prompt_id: row.win for row in open_artifact(path).rows(Comparison)}
 
+    def base_ids(self, entry: dict[str, Any]) -> dict[str, str]:
+        """Return by prompt_id which instruction each compared one was made from, where `wins` are at hand."""
+        path = self._artifact(entry["artifacts"]["comparison"])
+        return {} if path is None else {row.prompt_id: row.base_id for row in open_artifact(path).rows(Comparison)}
+
     def answers(self, entry: dict[str, Any]) -> Iterator[Completion] | None:
         """Return the held-out answers of one of the summary's iterations, None where their artifact is not at hand."""
         path = self._artifact(entry["artifacts"]["answers"])

@@ -59,10 +59,10 @@ def mean_interval(values: ArrayLike, *, confidence: float, clusters: Clusters | 
     Wilson's interval; ties, soft preferences and means, which vary less, a narrower one.
 
     Measured coverage of 95 % intervals (`experiments/coverage.py`, 10,000 samples each, error 0.2), n from 20 to 805,
-    true means 0.1 to 0.9: 93.0 to 97.5 % for wins and losses; 94.0 to 96.7 % with ties (0.1 to 0.6). Preferences with
-    a standard deviation of 0.18: 97 to 99.5 % for n up to 60, 94.9 to 96.9 % from 200. Clusters of one to five rows,
-    20 or more of them: 94.4 to 97.2 %. Where one cluster in ten is twenty times as large as the others it falls to
-    90 % at 20 to 60 clusters: then give each cluster its mean.
+    true means 0.1 to 0.9: 93.5 to 97.5 % for wins and losses; 94.1 to 96.8 % with ties (0.1 to 0.6). Preferences with
+    a standard deviation of 0.18: 96.1 to 98.2 % for n up to 60, 94.4 to 95.8 % from 200. Clusters of one to five rows,
+    20 or more of them: 94.5 to 97.3 %. Where one cluster in ten is twenty times as large as the others it falls to
+    89 % at 20 to 60 clusters: then give each cluster its mean. The third table of that file is of what a run reports.
 
     Args:
         values: In [0, 1], at least one.

@@ -120,8 +120,11 @@ def _difference(row: TableRow, reference: TableRow, *, averaged: bool) -> Differ
         ours.config["judge"] != theirs.config["judge"]
     ):
         return Difference(reference, None, "another judge or baseline")
+    bases: dict[str, str] = {}
     try:
         first, second = (_rates(part) if averaged else part.runs[0].wins(part.entries[0]) for part in (row, reference))
+        for part in () if averaged else (row, reference):
+            bases |= part.runs[0].base_ids(part.entries[0])
     except TpoError as error:
         return Difference(reference, None, f"damaged artifacts ({' '.join(str(error).split())})")
     if first is None or second is None:
@@ -133,6 +136,7 @@ def _difference(row: TableRow, reference: TableRow, *, averaged: bool) -> Differ
         seed=derive_seed(0, "against"),  # of the sign flips, where preferences are soft and the patterns too many
         confidence=ours.summary["confidence"],
         is_bounded=not averaged,
+        clusters=None if averaged else [bases[name] for name in names],
     )
     if rate.rate is None:
         what = "runs with the same value" if averaged else "scored instructions in common"
