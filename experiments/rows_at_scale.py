@@ -186,7 +186,7 @@ def comparing(folder: Path, num_rows: int) -> Callable[[], int]:
     import tpo.evaluate.compare
 
     roles = ("prompts", "completions", "baseline_completions", "scores", "baseline_scores")
-    config = {"confidence": 0.95, "no_response": "loss", "baseline_index": 0}
+    config = {"confidence": 0.95, "no_response": "loss", "are_together": False}
     inputs = {role: artifact(folder, role) for role in roles}
     path = folder / "comparison"
     path.mkdir()

@@ -208,7 +208,7 @@ def make_run(root: Path) -> Small:
             "baseline_scores": baseline[1],
         }
         ids = {role: artifact.artifact_id for role, artifact in inputs.items()}
-        settings = {"confidence": 0.95, "no_response": "loss", "baseline_index": 0, "are_together": False}
+        settings = {"confidence": 0.95, "no_response": "loss", "are_together": False}
         artifacts = {
             "answers": policy[0],
             "comparison": make(Step("compare", COMPARE.version, settings, ids, work=COMPARE.work)),

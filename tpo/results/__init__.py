@@ -2,6 +2,7 @@
 
     rate.py, stats.py    a measured number with its interval, n and what was unscored; intervals, differences, tests
     winrate.py           comparisons -> win rates, overall and by category
+    change.py            what training changed, paired by instruction; the null control; how two judges agree
     folder.py, run.py    `runs/<experiment>-<hash>/`: config, `summary.json`, figures, `report.html`
     read.py              such folders, those of evaluations and of measured judges, read back
     run_tables.py        what a run and an evaluation print when they are finished; `text_table.py` prints it

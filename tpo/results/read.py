@@ -3,13 +3,12 @@
 import glob
 import json
 import os
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any, NamedTuple
 
+from tpo.results.checked import pass_rates
 from tpo.store.artifacts import MANIFEST, open_artifact, read_manifest
 from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
@@ -45,14 +44,12 @@ class FinishedRun:
         """
         name = entry["artifacts"].get("checked")
         path = None if name is None else self._artifact(name)
-        if path is None:
-            return None
-        answers: dict[str, dict[int, bool]] = defaultdict(dict)
-        for row in open_artifact(path).rows(CheckResult):
-            if row.rule == "strict":
-                found = answers[row.prompt_id]
-                found[row.sample_index] = found.get(row.sample_index, True) and row.is_passed
-        return {prompt_id: mean(found.values()) for prompt_id, found in answers.items()}
+        return None if path is None else pass_rates(open_artifact(path).rows(CheckResult))
+
+    def base_ids(self, entry: dict[str, Any]) -> dict[str, str]:
+        """Return by prompt_id which instruction each compared one was made from, where `wins` are at hand."""
+        path = self._artifact(entry["artifacts"]["comparison"])
+        return {} if path is None else {row.prompt_id: row.base_id for row in open_artifact(path).rows(Comparison)}
 
     def answers(self, entry: dict[str, Any]) -> Iterator[Completion] | None:
         """Return the held-out answers of one of the summary's iterations, None where their artifact is not at hand."""

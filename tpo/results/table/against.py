@@ -146,8 +146,11 @@ def _difference(row: TableRow, reference: TableRow, name: str, *, averaged: bool
         return Difference(reference, None, "another judge or baseline")
     if not is_judged and not all(part.entries[0]["checked"] for part in (row, reference)):
         return Difference(reference, None, "no checks")
+    bases: dict[str, str] = {}
     try:
         first, second = (_rates(part, name) if averaged else _values(part, name) for part in (row, reference))
+        for part in () if averaged else (row, reference):
+            bases |= part.runs[0].base_ids(part.entries[0])
     except TpoError as error:
         return Difference(reference, None, f"damaged artifacts ({' '.join(str(error).split())})")
     if first is None or second is None:
@@ -160,6 +163,7 @@ def _difference(row: TableRow, reference: TableRow, name: str, *, averaged: bool
         seed=derive_seed(0, "against"),  # of the sign flips, where preferences are soft and the patterns too many
         confidence=ours.summary["confidence"],
         is_bounded=not averaged,
+        clusters=None if averaged else [bases.get(name, name) for name in names],
     )
     if rate.rate is None:
         what = "runs with the same value" if averaged else "scored instructions in common"
