@@ -1,5 +1,6 @@
 """What an evaluation of a run takes from the run, and what the command line lays over it."""
 
+import copy
 import json
 import logging
 import os
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 from tpo.config.check import check_evaluate
 from tpo.config.compose import compose_config
 from tpo.config.fields import ConfigError
-from tpo.config.schema import Config
+from tpo.config.schema import Config, EvaluateConfig
+from tpo.config.under import Under, lay_over, loosened
 from tpo.evaluate.inherit import TAKEN, compose_evaluation
 from tpo.evaluate.policies import PolicyError, find_policy
 from tpo.plan.stages import PlanStore
@@ -239,3 +242,19 @@ def test_jobs_of_a_sweep_take_each_from_its_own_run(run: Path, tmp_path: Path) -
     logs = "".join(path.read_text() for path in (tmp_path / "out").rglob("*.log"))
     for path in (run, other):
         assert f"as in {path}, but prompts.path=nowhere.jsonl" in logs
+
+
+def test_an_option_within_a_group_is_laid_over_it(run: Path) -> None:
+    # As a judge within eval is chosen, which is no choice of the group judge.
+    composed = OmegaConf.create(
+        {"judge": {"kind": "random"}, "eval": {"kind": "held_out", "judge": {"kind": "length"}}}
+    )
+    below = Under("runs/x", {"judge": {"kind": "likelihood"}, "eval": {"kind": "held_out", "judge": None, "a": 1}})
+    for override in ("+judge@eval.judge=length", "eval/judge=length"):
+        laid = copy.deepcopy(composed)
+        lay_over(laid, below, entry=EvaluateConfig, overrides=[override], chosen={})
+        assert laid == {
+            "judge": {"kind": "likelihood"},
+            "eval": {"kind": "held_out", "judge": {"kind": "length"}, "a": 1},
+        }
+    assert loosened(["+judge@eval.judge=length", "judge.x=1"], lambda _: below)[1] == "++judge.x=1"

@@ -44,7 +44,7 @@ def loosened(overrides: Sequence[str], find: FindUnder) -> list[str]:
     under = lies_under(overrides, find)
     if under is None:
         return list(overrides)
-    chosen = {text.partition("=")[0].lstrip("+~").partition("@")[0] for text in overrides}
+    chosen = {text.partition("=")[0].lstrip("+~") for text in overrides}
     loose = {key for key, value in under.settings.items() if isinstance(value, Mapping)} - chosen
     return [f"++{text}" if text.partition("=")[0].partition(".")[0] in loose else text for text in overrides]
 
@@ -81,7 +81,8 @@ def lay_over(
     hints = get_type_hints(entry)
     places, whole = [], dict(chosen)
     for override in OverridesParser.create().parse_overrides(list(overrides)):
-        place = str(override.package or override.key_or_group)  # `+judge@eval.judge=length` is put at `eval.judge`
+        # `+judge@eval.judge=length` and `eval/judge=length` are put at `eval.judge`.
+        place = str(override.package or override.key_or_group).replace("/", ".")
         places.append(place)
         if override.is_delete() or "." not in place:
             whole[place.partition(".")[0]] = str(override.input_line).partition("=")[2]

@@ -6,7 +6,7 @@ files that a benchmark's official tool reads. All steps are artifacts, so a kill
 """
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ ABOUT = """\
 What is a policy worth? Win rates on held-out instructions, benchmarks, and what its thoughts are worth.
 
 python -m tpo.evaluate policy=seed                                the seed model with the thought prompt, untrained
-python -m tpo.evaluate policy=runs/<run> eval=thought_value       a run's last policy; @2 for that of iteration 2
+python -m tpo.evaluate policy=runs/<run>                          a run's last policy, measured as the run did; @1
+python -m tpo.evaluate policy=runs/<run> eval=thought_value       what its thoughts are worth
 python -m tpo.evaluate policy=runs/<run> eval=alpaca_eval         a benchmark, with the judge that it names
 python -m tpo.evaluate policy=Qwen/Qwen3-0.6B judge=reward_model  any other model, any judge
 """
@@ -68,7 +69,12 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
 
 def work(config: EvaluateConfig, hydra: Any) -> Outcome:
     """Evaluate what a job was started with."""
-    return Outcome(run_evaluation(config, launch=read_launch(hydra)))
+    launch = read_launch(hydra)
+    if settings_of_run({"policy": config.policy, "baseline": config.baseline}) is not None:
+        # Hydra knows the options of conf/, not what the run has in their place.
+        found = {"eval": config.eval.kind, "judge": config.judge.kind}
+        launch = replace(launch, choices={**launch.choices, **found})
+    return Outcome(run_evaluation(config, launch=launch))
 
 
 if __name__ == "__main__":
