@@ -201,10 +201,11 @@ def test_changes_are_of_the_last_and_the_untrained_policy(finished: Finished) ->
 
 
 def test_figures_are_drawn(finished: Finished) -> None:
-    for name in ("win_rate", "categories", "lengths"):
+    for name in ("iterations", "lengths", "training"):
         content = (finished.path / "figures" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
         assert len(content) > 5000
+    assert not (finished.path / "figures" / "categories.png").exists(), "a category has too few instructions"
 
 
 def test_report_shows_every_instruction(finished: Finished) -> None:

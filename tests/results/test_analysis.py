@@ -1,6 +1,5 @@
-"""Notebooks run on a real run, and results are found, named and drawn."""
+"""Notebooks run from top to bottom, and results are found, named and drawn."""
 
-import json
 import shlex
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jupytext
+import made_up
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
@@ -27,10 +27,9 @@ from tpo.store.files import write_json
 from tpo.store.records import Completion, LabelledPair, write_records
 
 REPOSITORY = Path(__file__).parents[2]
-QUICKSTART = REPOSITORY / "tests" / "results" / "quickstart"  # what a real run left
 NOTEBOOKS = sorted((REPOSITORY / "analysis").glob("*.py"))
-SUMMARY: dict[str, Any] = json.loads((QUICKSTART / "summary.json").read_text())
-CONFIG: dict[str, Any] = json.loads((QUICKSTART / "config.json").read_text())
+SUMMARY: dict[str, Any] = made_up.full_summary()
+CONFIG: dict[str, Any] = made_up.config()
 
 
 def put(path: Path, summary: dict[str, Any], config: dict[str, Any] | None = None) -> Path:
@@ -53,12 +52,12 @@ def made_up_judges(path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders in place of runs/: one real run alone, with everything else (made up) beside it, and an empty one."""
+    """Folders in place of runs/: a run alone, with everything else beside it, and an empty one."""
     root = tmp_path_factory.mktemp("runs_dirs")
-    real, everything, nothing = root / "real", root / "everything", root / "nothing"
+    alone, everything, nothing = root / "alone", root / "everything", root / "nothing"
     nothing.mkdir()
-    shutil.copytree(QUICKSTART, real / "quickstart-bdbd3c7e264f")
-    shutil.copytree(QUICKSTART, everything / "quickstart-bdbd3c7e264f")
+    for folder in (alone, everything):
+        put(folder / "quickstart-bdbd3c7e264f", SUMMARY, CONFIG)
     direct = {**CONFIG, "thought": {**CONFIG["thought"], "name": "none", "prompt": None}}
     put(everything / "quickstart-made_up", SUMMARY, direct)
     (everything / "quickstart-unfinished").mkdir()
@@ -66,7 +65,7 @@ def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for summary in (CATEGORIES, THOUGHT_VALUE, BUDGETS):
         put(everything / f"evaluate-{summary['evaluation']}-made_up", summary)
     made_up_judges(everything / "agreement-made_up")
-    return {"real": real, "everything": everything, "nothing": nothing}
+    return {"alone": alone, "everything": everything, "nothing": nothing}
 
 
 # --- notebooks --------------------------------------------------------------------------------------------------
@@ -101,11 +100,11 @@ def pictures(outputs: list[Any]) -> int:
     return sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-#: Notebook: pictures from the real run alone, and with everything.
+#: Notebook: pictures from the run alone, and with everything.
 EXPECTED = {
     "ablations": (0, 0),
     "categories": (1, 3),
-    "iterations": (1, 1),
+    "iterations": (2, 2),
     "judges": (0, 1),
     "lengths": (1, 1),
     "thought_value": (0, 2),
@@ -120,11 +119,13 @@ Executed = dict[tuple[str, str], list[Any]]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-@pytest.mark.parametrize("folder", ["real", "everything", "nothing"])
+@pytest.mark.parametrize("folder", ["alone", "everything", "nothing"])
 def test_notebook_runs_from_top_to_bottom(folder: str, name: str, executed: Executed) -> None:
     outputs = executed[folder, name]
     assert [output["evalue"] for output in outputs if output.output_type == "error"] == []
-    assert pictures(outputs) == {**dict(zip(("real", "everything"), EXPECTED[name], strict=True)), "nothing": 0}[folder]
+    assert (
+        pictures(outputs) == {**dict(zip(("alone", "everything"), EXPECTED[name], strict=True)), "nothing": 0}[folder]
+    )
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -134,13 +135,9 @@ def test_notebook_says_in_a_line_what_is_absent(name: str, executed: Executed) -
     assert "No " not in printed(executed["everything", name])
 
 
-def test_ablations_hold_the_real_run(executed: Executed) -> None:
-    [table, *_] = [output.data["text/markdown"] for output in executed["real", "ablations"] if "data" in output]
-    rates = []
-    for key in ("win_rate", "win_rate_length_controlled"):
-        found = SUMMARY["iterations"][-1][key]
-        rates.append("{:.1f} [{:.1f}, {:.1f}]".format(*(100 * value for value in (found["rate"], *found["interval"]))))
-    assert f"| quickstart-bdbd3c7e264f | 2 | {rates[0]} | {rates[1]} | 60 |" in table
+def test_ablations_hold_the_run(executed: Executed) -> None:
+    [table, *_] = [output.data["text/markdown"] for output in executed["alone", "ablations"] if "data" in output]
+    assert "| quickstart-bdbd3c7e264f | 2 | +13.1 [+8.1, +18.1] | -4.0 [-9.0, +1.0] | +9.0 [+4.0, +14.0] |" in table
     assert "thought=none" not in table and "| none |" in executed["everything", "ablations"][0].data["text/markdown"]
 
 
@@ -165,7 +162,7 @@ def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.
     ]
     [measured] = read_folders(["runs/agreement-*"]).judges
     assert [judge["judge"] for judge in measured.judges] == ["better", "worse", "silent"]
-    assert [run.path for run in read_folders(["tests/results/quick*"]).runs] == [QUICKSTART]
+    assert read_folders(["experiments/bench"]).others, "no run, relative to the repository"
     assert read_folder(runs_dirs["everything"] / "quickstart-unfinished") is None
 
 
@@ -257,8 +254,11 @@ def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
     [entry] = with_length_intervals(found)["iterations"]
     expected = list(ttest_1samp(lengths, 0).confidence_interval(0.95))
     assert entry["length_intervals"] == {"thought": pytest.approx(expected), "response": [7, 7]}
-    elsewhere = FinishedRun(QUICKSTART, SUMMARY, {**CONFIG, "artifacts_dir": str(tmp_path / "nowhere")})
+    elsewhere = FinishedRun(tmp_path, SUMMARY, {**CONFIG, "artifacts_dir": str(tmp_path / "nowhere")})
     assert "length_intervals" not in with_length_intervals(elsewhere)["iterations"][0]
+
+
+DRAWN = ("iterations", "types", "categories", "lengths")  # of a run without artifacts
 
 
 # --- the command ------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def test_lengths_get_intervals_from_the_answers(tmp_path: Path) -> None:
 
 def test_command_draws_a_run_into_its_folder(runs_dirs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    shutil.copytree(runs_dirs["real"] / "quickstart-bdbd3c7e264f", folder)
+    shutil.copytree(runs_dirs["alone"] / "quickstart-bdbd3c7e264f", folder)
     done = subprocess.run(
         [sys.executable, "-m", "tpo.results", "--figures", str(folder)],
         cwd=REPOSITORY,
@@ -275,7 +275,7 @@ def test_command_draws_a_run_into_its_folder(runs_dirs: dict[str, Path], tmp_pat
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    names = [f"{name}.{kind}" for name in ("win_rate", "categories", "lengths") for kind in ("png", "svg")]
+    names = [f"{name}.{kind}" for name in DRAWN for kind in ("png", "svg")]
     assert done.stdout.split() == [str(folder / "figures" / name) for name in names]
     assert sorted(path.name for path in (folder / "figures").iterdir()) == sorted(names)
 
@@ -291,11 +291,8 @@ def test_command_compares_several(
         "evaluate-categories-made_up/categories.svg",
         "evaluate-thought_budget-made_up/thought_budget.svg",
         "evaluate-thought_value-made_up/thought_value.svg",
-        *(
-            f"quickstart-{name}/{figure}.svg"
-            for name in ("bdbd3c7e264f", "made_up")
-            for figure in ("win_rate", "categories", "lengths")
-        ),
+        *(f"quickstart-{name}/{figure}.svg" for name in ("bdbd3c7e264f", "made_up") for figure in DRAWN),
+        "changes.svg",
         "iterations.svg",
         "lengths.svg",
     }
@@ -351,6 +348,7 @@ def test_examples_of_the_help_work(
     for number, name in enumerate(("quickstart-a", "quickstart-b")):
         thought = {**CONFIG["thought"], "name": ("generic", "none")[number]}
         put(tmp_path / "runs" / name, SUMMARY, {**CONFIG, "thought": thought, "seed": number})
+    put(tmp_path / "experiments" / "quickstart", SUMMARY, CONFIG)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
     lines = [line.split("  ")[1] for line in EXAMPLES.splitlines()[1:]]

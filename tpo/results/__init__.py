@@ -1,6 +1,7 @@
 """What runs leave behind, and how it is shown: summary, tables, figures, a page, Weights & Biases.
 
     rate.py, stats.py    a measured number with its interval, n and what was unscored; intervals, differences, tests
+    headline.py          what changed, trained minus untrained, as tables, figures and page tell it first
     winrate.py           comparisons -> win rates, overall and by category
     change.py            what training changed, paired by instruction; the null control; how two judges agree
     folder.py, run.py    `runs/<experiment>-<hash>/`: config, `summary.json`, figures, `report.html`

@@ -83,10 +83,11 @@ class Change(NamedTuple):
         name, unit = self.quantity.name, self.quantity.unit
         if self.change is None:
             return f"{name}: {self.numbers(self.before, unit=unit)}, untrained{_count(self.before)}"
-        before, after = (self.numbers(replace(rate, interval=None)) for rate in (self.before, self.after))
+        before = self.numbers(replace(self.before, interval=None))
+        after = self.numbers(replace(self.after, interval=None), unit=unit)
         points = " points" if self.quantity.is_fraction else ""
         change = self.numbers(self.change, sign="+", unit=points)
-        return f"{name}: {before} -> {after}{unit}, change {change}{_count(self.change)}"
+        return f"{name}: {before} -> {after}, change {change}{_count(self.change)}"
 
 
 def changes(summary: dict[str, Any], *quantities: Quantity) -> list[Change]:

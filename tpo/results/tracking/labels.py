@@ -72,7 +72,7 @@ def command(launch: Launch, *, experiment: str) -> str:
         experiment: The preset, "custom" where there was none.
     """
     preset = [] if experiment == "custom" else [f"experiment={experiment}"]
-    given = [override for override in launch.overrides if _key(override) not in NOT_SHOWN]
+    given = [override for override in launch.overrides if _is_shown(_key(override))]
     return shlex.join(["python", "-m", "tpo.run", *preset, *given])
 
 
