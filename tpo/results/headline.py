@@ -102,12 +102,11 @@ def changes(summary: dict[str, Any], *quantities: Quantity) -> list[Change]:
 
 
 def collapses(summary: dict[str, Any]) -> list[str]:
-    """Return a sentence for every iteration whose policy collapsed, and what the run as a whole says of it."""
+    """Return a sentence for every iteration whose policy collapsed, or what the run as a whole says of it."""
     found = [
         f"iteration {entry['iteration']}: {entry['collapse']}" for entry in summary["iterations"] if entry["collapse"]
     ]
-    is_said = any(entry["collapse"] == summary["collapse"] for entry in summary["iterations"])
-    return found if is_said or not summary["collapse"] else [*found, summary["collapse"]]
+    return found or [sentence for sentence in [summary["collapse"]] if sentence]
 
 
 def _value(entry: dict[str, Any], key: str) -> Any:
