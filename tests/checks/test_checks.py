@@ -138,6 +138,7 @@ def test_below_the_floor_nothing_passes() -> None:
         ("The final answer is 42.", "42", True, True),
         ("It is 41. No: 42", "42", False, True),
         ("42 of 43", "42", False, False),
+        ("The final answer is 42. That is 41 + 1", "42", True, True),
         ("The final answer is $1,000.", "1000", True, True),
         ("The final answer is 42.0", "42", False, False),
         ("none", "42", False, False),

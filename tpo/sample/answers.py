@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from tpo.checks.families.answers import normalized_number
 from tpo.store.records import Check
 
 ANSWERS = ("number", "exact")
@@ -55,11 +56,6 @@ def number_of(answer: Any) -> str | None:
         return None
     found = normalized_number(str(answer).rpartition("####")[2].strip())
     return found if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", found) else None
-
-
-def normalized_number(number: str) -> str:
-    """Return a number without commas, dollar signs and a full stop at its end."""
-    return re.sub(r"\.$", "", number.replace(",", "").replace("$", ""))
 
 
 def _check(kind: str, answer: str) -> Check:

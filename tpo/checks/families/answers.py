@@ -23,8 +23,7 @@ class Answers(Family):
     def passes(self, response: str, check: Check, *, rule: str) -> bool:
         """Return whether the response gives the answer.
 
-        A number: strictly the last one after "The final answer is", loosely the last one anywhere. Commas, dollar signs
-        and one full stop at the end are ignored; the rest must be the same string, so 42.0 is not 42. A text: strictly
+        A number: strictly the last one after "The final answer is", loosely that or the last one anywhere. A text: strictly
         the whole response, loosely its last line or what follows the last colon there; letter case, white space and a
         full stop at the end are ignored.
         """
@@ -32,8 +31,8 @@ class Answers(Family):
         if check.name not in (NUMBER, EXACT) or not isinstance(answer, str) or len(check.arguments) > 1:
             raise CheckError(f"check {check.name} with {check.arguments}: expected {NUMBER} or {EXACT} with an answer")
         if check.name == NUMBER:
-            found = (_STRICT if rule == "strict" else _LOOSE).findall(response)
-            return bool(found) and normalized_number(found[-1]) == normalized_number(answer)
+            numbers = [stated_number(response), *([last_number(response)] if rule == "loose" else [])]
+            return normalized_number(answer) in numbers
         wanted, last = normalized_text(answer), (response.strip().splitlines() or [""])[-1]
         texts = [response] if rule == "strict" else [response, last, last.rpartition(":")[2]]
         return wanted in map(normalized_text, texts)
@@ -43,8 +42,23 @@ class Answers(Family):
         return check.name.partition(":")[2]
 
 
+def stated_number(response: str) -> str | None:
+    """Return the last number after "The final answer is", normalized; None where there is none."""
+    return _last(_STRICT, response)
+
+
+def last_number(response: str) -> str | None:
+    """Return the last number of a response, normalized; None where there is none."""
+    return _last(_LOOSE, response)
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    found = pattern.findall(text)
+    return normalized_number(found[-1]) if found else None
+
+
 def normalized_number(number: str) -> str:
-    """Return a number without commas, dollar signs and a full stop at its end."""
+    """Return a number without commas, dollar signs and a full stop at its end; 42.0 is not 42."""
     return re.sub(r"\.$", "", number.strip().replace(",", "").replace("$", ""))
 
 

@@ -6,11 +6,11 @@ The request is not the task's: no worked examples, and words of our own, which l
 into the thought or into the response. So compare policies with each other, not with published figures.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tpo.checks.families.answers import last_number, stated_number
 from tpo.evaluate.benchmarks import Benchmark
 from tpo.evaluate.benchmarks.verifiable import (
     BenchmarkError,
@@ -21,15 +21,11 @@ from tpo.evaluate.benchmarks.verifiable import (
     read_rows,
 )
 from tpo.results.rate import Rate
-from tpo.sample.answers import normalized_number, number_of, number_question
+from tpo.sample.answers import number_of, number_question
 from tpo.store.records import CheckResult, Response
 
 HUB = HubData("openai/gsm8k", "main", "test", "e53f048856ff4f594e959d75785d2c2d37b678ee")
 RULES = ("strict", "flexible")
-
-_NUMBER = r"-?[$0-9.,]{2,}|-?[0-9]+"
-_STRICT = re.compile(rf"The final answer is ({_NUMBER})")
-_FLEXIBLE = re.compile(f"({_NUMBER})")
 
 
 def load(path: Path | None, *, num_prompts: int | None = None, seed: int = 0) -> Benchmark:
@@ -78,15 +74,8 @@ def is_correct(response: str | None, gold: str) -> dict[str, bool]:
         response: What the user sees, never a thought.
         gold: The answer as `load` normalised it.
     """
-    return {
-        rule: _last_number(response or "", pattern=pattern) == gold
-        for rule, pattern in zip(RULES, (_STRICT, _FLEXIBLE), strict=True)
-    }
-
-
-def _last_number(text: str, *, pattern: re.Pattern[str]) -> str | None:
-    found = pattern.findall(text)
-    return normalized_number(found[-1]) if found else None
+    text = response or ""
+    return {"strict": stated_number(text) == gold, "flexible": last_number(text) == gold}
 
 
 def checks(response: Response, key: Mapping[str, Any]) -> list[CheckResult]:
