@@ -23,9 +23,9 @@ class Answers(Family):
     def passes(self, response: str, check: Check, *, rule: str) -> bool:
         """Return whether the response gives the answer.
 
-        A number: strictly the last one after "The final answer is", loosely that or the last one anywhere. A text: strictly
-        the whole response, loosely its last line or what follows the last colon there; letter case, white space and a
-        full stop at the end are ignored.
+        A number: strictly the last one after "The final answer is", loosely that or the last one anywhere. A text:
+        strictly the whole response, loosely its last line or what follows the last colon there; letter case, white
+        space and a full stop at the end are ignored.
         """
         answer = check.arguments.get("answer")
         if check.name not in (NUMBER, EXACT) or not isinstance(answer, str) or len(check.arguments) > 1:
