@@ -98,7 +98,7 @@ def split_flags(words: str) -> tuple[list[str], dict[str, str]]:
 
 
 MY_MODULE = """
-from own_classes import Echo as MyEngine, LastLine as MyThought, Shouting as MyEval, Sums
+from own_classes import Echo as MyEngine, LastLine as MyThought, Shortest as MyPairs, Shouting as MyEval, Sums
 
 
 class MyJudge:
