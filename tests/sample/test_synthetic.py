@@ -51,38 +51,38 @@ def test_first_item(text: str, expected: str) -> None:
     ],
 )
 def test_filter(text: str, finish_reason: str, reason: str | None) -> None:
-    kept, drops = filter_candidates([candidate(text, finish_reason=finish_reason)], **LIMITS)
+    kept, drops, _ = filter_candidates([candidate(text, finish_reason=finish_reason)], **LIMITS)
     assert drops == ({} if reason is None else {reason: 1})
     assert [row.text for row in kept] == ([text] if reason is None else [])
 
 
 def test_kept_candidates_become_free_prompts_with_ids_of_their_own() -> None:
-    [row], _ = filter_candidates([candidate("Explain how tides work")], **LIMITS)
+    [row], *_ = filter_candidates([candidate("Explain how tides work")], **LIMITS)
     name = prompt_id("Explain how tides work")
     assert row == Prompt(name, "Explain how tides work", "uncategorized", "synthetic:model", "", (), name)
 
 
 def test_candidates_are_compared_with_those_kept_before_them() -> None:
     texts = ["Explain how tides work", "explain how tides work?", "Name three big rivers", "Name three rivers big"]
-    kept, drops = filter_candidates([candidate(text) for text in texts], **LIMITS)
+    kept, drops, _ = filter_candidates([candidate(text) for text in texts], **LIMITS)
     assert [row.text for row in kept] == [texts[0], texts[2]] and drops == {"repetition": 2}
 
 
 def test_dropped_candidates_do_not_push_others_out() -> None:
     cut = candidate("Explain how tides work", finish_reason="length")
-    kept, drops = filter_candidates([cut, candidate("Explain how tides work")], **LIMITS)
+    kept, drops, _ = filter_candidates([cut, candidate("Explain how tides work")], **LIMITS)
     assert len(kept) == 1 and drops == {"cut_off": 1}
 
 
 def test_similarity_limit_of_1_drops_repetitions_only() -> None:
     texts = ["write a poem about the sea", "Write a poem about the big sea"]
-    kept, drops = filter_candidates([candidate(text) for text in texts], **{**LIMITS, "max_similarity": 1.0})
+    kept, drops, _ = filter_candidates([candidate(text) for text in texts], **{**LIMITS, "max_similarity": 1.0})
     assert [row.text for row in kept] == texts[1:] and drops == {"repetition": 1}
 
 
 @given(st.lists(st.tuples(st.text("ab c", max_size=50), st.sampled_from(["stop", "length"])), max_size=12))
 def test_kept_and_dropped_add_up(items: list[tuple[str, str]]) -> None:
-    kept, drops = filter_candidates([candidate(text, finish_reason=reason) for text, reason in items], **LIMITS)
+    kept, drops, _ = filter_candidates([candidate(text, finish_reason=reason) for text, reason in items], **LIMITS)
     assert len(kept) + sum(drops.values()) == len(items)
     assert len({row.prompt_id for row in kept}) == len(kept)
 
