@@ -125,7 +125,8 @@ def test_judged_one_by_one_each_sample_meets_each(store: Store) -> None:
 def test_scores_of_sets_of_different_sizes_come_apart(store: Store) -> None:
     # Epoch 1 is bad, epoch 2 good, two and three samples each; what is numbered on must not be taken for the epochs.
     prompts = made_prompts(store, ["Why?"])
-    sets = [made_answers(store, {"Why?": texts}) for texts in (["b", "bb"], ["good", "better", None])]
+    texts: list[list[str | None]] = [["b", "bb"], ["good", "better", None]]
+    sets = [made_answers(store, {"Why?": own}) for own in texts]
     inputs = {"prompts": prompts, "completions_0": sets[0], "completions_1": sets[1]}
     scores = judging(store, judge=LengthJudge()).score(inputs)
     found = take_apart(scores.rows(Score), sets)

@@ -100,6 +100,7 @@ def nothing(job: Job) -> Metrics:
 REPLACED = {MODEL.work: nothing, PREFLIGHT.work: nothing, SAMPLE.work: sample_stage, TRAIN.work: train_stage}
 JOB = ["tracking=wandb", "tracking.mode=offline", "judge=length", "model.quantization=none"]
 SMALL = ["experiment=smoke", "num_iterations=2", "prompts.num_test=20"]
+CONTROLS = ["judge@eval.judge=random", "eval.null_control=true"]
 
 
 def composed(root: Path, entry: str, *overrides: str) -> Any:
@@ -259,7 +260,10 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
         secrets = plant_secrets(root / "home", monkeypatch)
         replace_slow(monkeypatch)
         rho = [f"pairs.length_penalty={value}" for value in (0, 0.4)]
-        jobs = [run_tpo(composed(root, "config", *SMALL, own), experiment="smoke", launch=launch(own)) for own in rho]
+        jobs = [
+            run_tpo(composed(root, "config", *SMALL, *CONTROLS, own), experiment="smoke", launch=launch(own))
+            for own in rho
+        ]
         policy = f"policy={jobs[0]}"
         config = composed(root, "evaluate", policy, "eval=categories", "prompts.num_test=20", "prompts.num_train=6")
         evaluation = run_evaluation(config, launch=launch(policy, is_sweep=False))
@@ -482,11 +486,11 @@ def test_the_document_names_what_is_logged(sweep: Sweep) -> None:
     }
     text = REPORT.read_text()
     prefixes = "eval|sample|judge|pairs|train|tables|charts|figures"
-    named = set(re.findall(rf"`((?:(?:{prefixes})/|final_|num_|total_|computed_)[\w/<>@.-]+)`", text))
+    named = set(re.findall(rf"`((?:(?:{prefixes})/|final_|null_control_|num_|total_|computed_)[\w/<>@.-]+)`", text))
     patterns = {re.sub("<[a-z]+>", r"[^/]+", name) for name in named}
     assert len(named) > 20
     assert {pattern for pattern in patterns if not any(re.fullmatch(pattern, name) for name in names)} == set()
-    shared = {f"final_{key}" for key in ("win_rate", "win_rate_length_controlled", "minus_iteration_0")}
+    shared = {f"final_{key}" for key in ("win_rate", "win_rate_length_controlled", "change_win_rate")}
     assert {*shared, "eval/win_rate", "tables/category_gains", "charts/category_gains", "total_seconds"} <= named
 
 
