@@ -147,6 +147,15 @@ def test_several_processes_train_as_one(root: Path, tiny_model: Path, alone: Art
     assert_same_training(train_in_several(root, tiny_model, accelerate_config("ddp", num_processes)), alone)
 
 
+def test_several_processes_share_the_nll_term_as_one(root: Path, tiny_model: Path) -> None:
+    changes = {"nll_weight": 0.5, "loss_on": "response"}
+    one = history(train_in_one(root, tiny_model, **changes))
+    two = history(train_in_several(root, tiny_model, accelerate_config("ddp", 2), **changes))
+    assert one[0]["nll_loss"] > 1
+    for key in ("loss", "nll_loss", "rewards/margins"):
+        assert [row[key] for row in two] == pytest.approx([row[key] for row in one], abs=10 * LOSS_TOLERANCE), key
+
+
 def require_shards() -> None:
     """Fail at the start of training unless the 4-bit weights and the adapter are cut in halves."""
     shard_on_cpu()
