@@ -23,6 +23,7 @@ from tpo.results.run_tables import (
 )
 from tpo.results.text_table import GAP, WIDTH, TextTable, print_tables, split_columns
 from tpo.results.tracking.labels import Launch, command
+from tpo.results.tracking.metrics import iteration_metrics
 
 PLAIN = made_up.summary(made_up.entry(0, 0.3), made_up.entry(1, 0.4))
 UNTRAINED = made_up.summary(made_up.entry(0, 0.3))
@@ -203,6 +204,13 @@ def test_keys_are_repeated_unless_they_are_wide(capsys: pytest.CaptureFixture[st
     assert list(wide[0].names[:2]) == ["x" * 40, "y" * 40] and wide[1].names[:2] == ["x" * 40, *wide[1].names[1:2]]
     out = printed(capsys, TextTable("t", ["name", "n"], [["a", "1"], ["b", "20"]], ["note"]))
     assert out == "t\nname   n\n────────\na      1\nb     20\nnote\n\n"
+
+
+def test_the_checked_rate_and_its_change_are_tracked() -> None:
+    entry = made_up.full_summary()["iterations"][2]
+    found = iteration_metrics(entry)
+    assert (found["eval/checked"], found["eval/checked_unseen"], found["eval/change_checked"]) == (0.409, 0.16, 0.131)
+    assert found["eval/checked_num_prompts"] == 320 and "eval/checked" not in iteration_metrics(PLAIN["iterations"][1])
 
 
 # --- parts ------------------------------------------------------------------------------------------------------

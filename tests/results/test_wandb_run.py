@@ -310,7 +310,7 @@ def test_metrics_of_every_iteration_and_training_step(sweep: Sweep) -> None:
         assert {axes[f"{name}/*"] for name in ("eval", "pairs", "tables", "charts")} == {"iteration"}
         assert axes["train/*"] == "train/step"
         figures = {name for row in job.history for name in row if name.startswith("figures/")}
-        assert {"figures/win_rate/path", "figures/categories/path"} <= figures
+        assert {"figures/iterations/path", "figures/lengths/path"} <= figures
 
 
 def test_gains_by_category_at_every_iteration_as_table_and_bars(sweep: Sweep) -> None:

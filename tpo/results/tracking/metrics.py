@@ -79,10 +79,14 @@ def final_metrics(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _headline(entry: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """Return an iteration's change since the untrained policy, its win rates, and what the second judge says."""
+    """Return an iteration's change since the untrained policy, its rates, and what the second judge says."""
     metrics: dict[str, Any] = {}
     for name, value in (entry["change"] or {}).items():
         metrics |= _change(f"{prefix}change_{name}", value)
+    checked = entry.get("checked") or {}
+    for name, key in (("checked", "strict"), ("checked_unseen", "unseen")):
+        if checked.get(key) is not None:
+            metrics |= _rate(f"{prefix}{name}", Rate.from_dict(checked[key]))
     for key in RATES:
         metrics |= _rate(f"{prefix}{key}", Rate.from_dict(entry[key]))
     second = entry["second_judge"] or {}
