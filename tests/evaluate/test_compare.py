@@ -135,8 +135,9 @@ def responses(*texts: str | None) -> list[Response]:
 
 
 def scores(*values: float | None) -> list[Score]:
-    reason = {None: "too_long"}
-    return [Score("p", index, value, reason.get(value), None, 0) for index, value in enumerate(values)]
+    return [
+        Score("p", index, value, "too_long" if value is None else None, None, 0) for index, value in enumerate(values)
+    ]
 
 
 def averaged(

@@ -68,7 +68,7 @@ def test_mean_interval_inverts_the_score_test(values: list[float], clusters: lis
     mean, z = sum(values) / len(values), 1.6448536269514722
     squared_sizes = double_sum([1] * len(values), clusters, center=0)
     deviation = double_sum(values, range(len(values)), center=mean) ** 0.5 / len(values) ** 0.5
-    added = 2 * max(0.25, min(0.5, 2 * deviation)) ** 2 * squared_sizes / len(set(clusters))
+    added = 2 * max(0.1, min(0.5, 2 * deviation)) ** 2 * squared_sizes / len(set(clusters))
     spread = (double_sum(values, clusters, center=mean) + added) / (mean * (1 - mean) * squared_sizes + added)
     effective = len(values) ** 2 / squared_sizes / spread
 
