@@ -279,7 +279,12 @@ def artifact(folder: Path, name: str) -> Artifact:
 
 def complete(path: Path, stage: str, config: dict[str, Any], inputs: dict[str, str], metrics: dict[str, Any]) -> None:
     """Make the folder `path` an artifact."""
-    write_json(path / "request.json", {"stage": stage, "version": 1, "config": config, "inputs": inputs, "seed": 0})
+    from tpo.pairs.stages import PAIRS
+
+    version = PAIRS.version if stage == PAIRS.name else 1  # of pairs the page asks for the present one
+    write_json(
+        path / "request.json", {"stage": stage, "version": version, "config": config, "inputs": inputs, "seed": 0}
+    )
     finish(path, metrics=metrics, started=time.time())
 
 
