@@ -42,6 +42,7 @@ def completion(prompt_id: str, index: int, response: str | None) -> Completion:
         completion_ids=[2],
         forced_start=0,
         forced_stop=0,
+        response_start=0,
         is_prefilled=False,
         completion=f"a secret {response}",
         thought=None if response is None else "a secret",

@@ -433,7 +433,7 @@ def test_a_run_whose_policy_collapses_ends_there_with_all_that_a_run_leaves(
         "the policy has collapsed: it says nothing",
     ]
     assert run.summary["collapse"] == "iteration 1: the policy has collapsed: it says nothing"
-    assert (run.path / "report.html").exists() and (run.path / "figures" / "win_rate.png").exists()
+    assert (run.path / "report.html").exists() and (run.path / "figures" / "iterations.png").exists()
     [warning] = [record.getMessage() for record in caplog.records if "collapsed" in record.getMessage()]
     assert warning.startswith("iteration 1: ") and "the run ends here; on_collapse=continue goes on" in warning
     assert run_here(finished.root, overrides).summary == run.summary, "a resumed run says the same"

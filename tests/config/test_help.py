@@ -42,7 +42,7 @@ def test_help_lists_the_groups_and_shows_the_composed_config(tmp_path: Path) -> 
     lines = dict(line.split(": ", 1) for line in parts["Groups (choose with group=option)"].strip().splitlines())
     folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*/*.yaml")}
     assert lines.keys() == folders
-    assert lines["thought"] == "custom, generic, none, specific"
+    assert lines["thought"] == "custom, generic, none, prefilled, specific"
     assert "schema" not in helped.stdout
 
 
@@ -78,7 +78,7 @@ def test_without_arguments_the_experiments_are_listed_and_nothing_starts(tmp_pat
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
     assert lines.keys() - {"python"} == {"mine", *(path.stem for path in (CONF / "experiment").glob("*.yaml"))}
     assert lines["mine"] == "Does mine work?"
-    assert lines["quickstart"] == "Does the whole loop run, and what does it look like?"
+    assert lines["quickstart"] == "Does the whole loop run, and does it work?"
     assert "python -m tpo.run experiment=quickstart" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 

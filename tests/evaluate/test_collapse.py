@@ -19,6 +19,7 @@ def answer(prompt: int, response: str | None, *, tokens: int = 50, sample: int =
         completion_ids=[2],
         forced_start=0,
         forced_stop=0,
+        response_start=0,
         is_prefilled=False,
         completion=response or "",
         thought=None,

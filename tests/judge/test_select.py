@@ -4,7 +4,7 @@ from msgspec.structs import replace
 from tpo.judge.select import Selection, best_epoch, only_epoch
 from tpo.store.records import Completion, Score
 
-ANSWER = Completion("p", 0, [1], [2], 0, 0, False, "yes", "hm", "yes", None, "stop", 3, 1, 0)
+ANSWER = Completion("p", 0, [1], [2], 0, 0, 0, False, "yes", "hm", "yes", None, "stop", 3, 1, 0)
 MISSING = "empty_response"
 
 

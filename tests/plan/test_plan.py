@@ -191,8 +191,8 @@ def test_another_rating_asks_a_pairwise_judge_nothing_again(tiny_model: Path, tm
 
 def test_rho_sweep_of_the_quickstart_runs_less_than_half_of_the_stages_to_the_first_training(tmp_path: Path) -> None:
     summary = plan("experiment=quickstart", RHO, f"artifacts_dir={tmp_path}/none", is_sweep=True)
-    assert to_training(summary) == (22, 72)
-    assert in_all(summary) == (130, 180)
+    assert to_training(summary) == (24, 84)
+    assert in_all(summary) == (96, 156)
 
 
 def test_jobs_that_keep_artifacts_apart_are_refused(tiny_model: Path, tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
         ["experiment=smoke", "model.quantization=none", "thought=glob(*,exclude=custom)"], is_sweep=True
     )
     assert [(overrides[-1], config.thought.name) for overrides, config in jobs] == [
-        (f"thought={name}", name) for name in ("generic", "none", "specific")
+        (f"thought={name}", name) for name in ("generic", "none", "prefilled", "specific")
     ]
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
     with composing() as loader:
@@ -307,7 +307,7 @@ def test_token_budgets_by_hand(ran: Ran) -> None:
     validation = [NUM_VALIDATION * both] * 2 + [NUM_VALIDATION * RESPONSE] * 2
     assert budgets == [
         *(0, 0, 0),
-        *(NUM_TEST * RESPONSE, NUM_TEST * both, judged, judged, 0),
+        *(4 * NUM_TEST * RESPONSE, NUM_TEST * both, judged, 4 * judged, 0),  # four draws of the baseline
         *(NUM_TRAIN * SAMPLES * both, NUM_TRAIN * SAMPLES * RESPONSE, 0, NUM_TRAIN * 2 * both * 2),
         *validation,
         *(NUM_TEST * both, judged, 0),

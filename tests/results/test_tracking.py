@@ -288,7 +288,7 @@ def labels_of(folder: Path, *arguments: str) -> list[list[Any]]:
 
 def test_jobs_of_a_preset_and_those_repeated_are_one_group(tmp_path: Path) -> None:
     jobs = labels_of(tmp_path, "-m", "experiment=ablation_rho_small")
-    own = ["experiment=ablation_rho_small", "thought=generic", "judge=self_rating", "model=smollm2_135m"]
+    own = ["experiment=ablation_rho_small", "thought=prefilled", "judge=checked", "model=smollm2_135m"]
     penalties = ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
     assert jobs == [["run", "ablation_rho_small", [*own, f"pairs.length_penalty={penalty}"]] for penalty in penalties]
     assert labels_of(tmp_path, "-m", "pairs.length_penalty=0.2", "experiment=ablation_rho_small") == [jobs[2]]

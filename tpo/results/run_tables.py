@@ -202,7 +202,10 @@ def evaluation_table(summary: dict[str, Any]) -> TextTable:
     rows = [
         (
             name,
-            format_rate(rate, sign="+" if "minus" in name else ""),
+            # A score is in the judge's unit.
+            format_rate(rate, scale=1, unit="", sign="+")
+            if name.endswith("score")
+            else format_rate(rate, sign="+" if "minus" in name or "change" in name else ""),
             f"{rate.num_prompts:,}",
             f"{rate.num_unscored:,}",
         )
