@@ -119,6 +119,7 @@ def test_too_few_base_instructions_are_said() -> None:
         ({"words": [20]}, "expected two numbers"),
         ({"words": [30, 20]}, "expected two numbers"),
         ({"num_checks": 9}, "has 3 types"),
+        ({"words": [8, 20]}, "min_words=10 different words do not fit"),
         ({"base": {"again": SETTINGS}}, "cannot be a base"),
     ],
 )
@@ -136,3 +137,34 @@ def test_the_digest_of_a_base_file_is_part_of_the_identity(tmp_path: Path) -> No
     mine = JsonLinesPrompts(num_train=1, num_validation=0, num_test=1, path=str(path))
     [(key, digest)] = file_digests(replace(SETTINGS, base={"mine": mine})).items()
     assert key == "base.mine.path_sha256" and len(digest) == 64
+
+
+def test_a_base_of_a_data_set_says_under_its_own_key_which_one_it_was(tmp_path: Path) -> None:
+    from tpo.sample.sources.hub import HubPrompts
+
+    (tmp_path / "data").mkdir()
+    rows = "".join(f'{{"text": "Question {number}?"}}\n' for number in range(60))
+    (tmp_path / "data" / "train.jsonl").write_text(rows)
+    sizes = {"num_train": 20, "num_validation": 10, "num_test": 20}
+    mine = HubPrompts(**sizes, dataset=str(tmp_path / "data"), split="train", text_field="text", max_characters=100)
+    _, found = deal(replace(SETTINGS, base={"mine": mine.identity()}), seed=0)
+    assert found.origins.keys() == {"prompts.base.mine"} and found.origins["prompts.base.mine"]["is_pinned"]
+
+
+def test_an_error_of_a_base_names_its_key(tmp_path: Path) -> None:
+    from tpo.sample.sources.jsonl import JsonLinesPrompts
+
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"text": "Why?"}\n')
+    mine = JsonLinesPrompts(num_train=1, num_validation=0, num_test=9, path=str(path))
+    with pytest.raises(PromptError, match=r"^prompts\.base\.mine: the test split needs 9"):
+        dealt(base={"mine": mine.identity()})
+
+
+def test_a_source_with_answers_has_checks() -> None:
+    from tpo.sample.sources.jsonl import JsonLinesPrompts
+
+    mine = JsonLinesPrompts(num_train=1, num_validation=0, num_test=1, path="x", answer_field="answer")
+    assert mine.has_checks and not replace(mine, answer_field=None).has_checks
+    with pytest.raises(ConfigError, match="cannot be a base|checks"):
+        replace(SETTINGS, base={"mine": mine}).check("prompts")

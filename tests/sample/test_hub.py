@@ -219,7 +219,7 @@ def test_a_folder_is_pinned_by_its_content(tmp_path: Path) -> None:
     path = folder(tmp_path / "data", [{"text": "Why?"}])
     first = file_digests(hub(path))
     assert set(first) == {"dataset_sha256"} and file_digests(hub("openai/gsm8k")) == {}
-    assert hub(path).load().origin["is_pinned"]
+    assert hub(path).load().origins["prompts"]["is_pinned"]
     folder(path, [{"text": "Why not?"}])
     assert file_digests(hub(path)) != first
 
@@ -251,5 +251,6 @@ def test_a_run_says_that_a_data_set_is_not_pinned(
         [said] = [record.getMessage() for record in caplog.records]
         assert "the instructions of some/data are not pinned" in said
         assert (f"prompts.revision={commit}" if commit else "sha256 ") in said
-    assert prompts.metrics["origin"]["commit"] == commit and len(prompts.metrics["origin"]["sha256"]) == 64
+    origin = prompts.metrics["origins"]["prompts"]
+    assert origin["commit"] == commit and len(origin["sha256"]) == 64
     assert len(list(prompts.rows(Prompt))) == 6

@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from tpo.config.fields import ConfigError, check_fields
-from tpo.config.schema import Config, Entry, EvaluateConfig, SamplingEntry, flatten
+from tpo.config.schema import AgreementConfig, Config, Entry, EvaluateConfig, SamplingEntry, flatten
 
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
 
@@ -32,6 +32,7 @@ def check(config: Config) -> None:
             "train.select=last"
         )
     _check_second_judge(config)
+    _check_checks(config)
     _check_training(config)
     budget = sample.max_thought_tokens + sample.max_response_tokens
     if budget >= config.model.max_model_len:
@@ -83,6 +84,8 @@ def check_evaluate(config: EvaluateConfig) -> None:
     """
     check_entry(config)
     _check_second_judge(config)
+    if config.eval.kind == "held_out":
+        _check_checks(config)
     if config.eval.kind == "arena_hard" and config.judge.kind != "llm_pairwise":
         raise ConfigError(
             f"eval=arena_hard scores games, which judge={config.judge.kind} does not play: use a pairwise judge"
@@ -124,6 +127,36 @@ def _check_second_judge(config: SamplingEntry) -> None:
             f"eval.judge is the judge that the run has already, judge={config.judge.kind}, and would repeat what it "
             "says: choose another, judge@eval.judge=<option>, or leave it out"
         )
+
+
+def _check_checks(config: SamplingEntry) -> None:
+    """Raise where a judge scores by checks that the instructions have not."""
+    judges = {"judge": config.judge, "eval.judge": getattr(config.eval, "judge", None)}
+    for key, judge in judges.items():
+        if asks_checks(judge) and not config.prompts.has_checks:
+            raise ConfigError(
+                f"{key}=checked scores by an instruction's own checks, which prompts={config.prompts.kind} has not: "
+                "use prompts=checked, an answer_field, or another judge (judge=self_rating); a class of your own says "
+                "that its rows have checks by an attribute has_checks = True"
+            )
+
+
+def asks_checks(judge: Any) -> bool:
+    """Return whether a judge, or a member of an ensemble, scores by the instructions' own checks."""
+    if judge is None:
+        return False
+    return judge.kind == "checked" or any(map(asks_checks, getattr(judge, "members", {}).values()))
+
+
+def check_agreement(config: AgreementConfig) -> None:
+    """Raise on settings of a measurement of a judge that could only fail later.
+
+    Raises:
+        ConfigError: Naming the keys and what to do.
+    """
+    check_entry(config)
+    if asks_checks(config.judge):
+        raise ConfigError("judge=checked has no say on labelled preferences, whose instructions have no checks")
 
 
 def _check_training(config: Config) -> None:

@@ -120,12 +120,12 @@ class TrainConfig(Settings):
 class Instructions(NamedTuple):
     """What a source holds, and how many it left out for each reason.
 
-    `origin` says which data they are of where the settings leave that open; plain JSON types, for people.
+    `origins` says for the key of each source which data it was where the settings leave that open; plain JSON types.
     """
 
     prompts: list[Prompt]
     drops: dict[str, int] = {}
-    origin: dict[str, Any] = {}
+    origins: dict[str, dict[str, Any]] = {}
 
 
 @dataclass
@@ -227,6 +227,8 @@ class EvalConfig(Kind):
 
     group_name: ClassVar[str] = "eval"
     found_in: ClassVar[str] = "tpo.evaluate.kinds"
+    #: Whether the judge is asked; else a program checks the answers.
+    asks_judge: ClassVar[bool] = True
 
     kind: str = setting()
     temperature: float = setting(0.8, minimum=0)

@@ -6,7 +6,7 @@ the floor; one that is missing passes nothing.
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from tpo.checks import RULES, check_type, passes_each, without_floors
+from tpo.checks import RULES, CheckError, check_type, passes_each, without_floors
 from tpo.results.checked import summarize
 from tpo.store.artifacts import Artifact
 from tpo.store.job import Job, Metrics
@@ -16,6 +16,10 @@ from tpo.store.records import CheckResult, Completion, Prompt, by_prompt, read_r
 def work(job: Job) -> Metrics:
     """Check the responses to the test instructions."""
     prompts, trained = _test_prompts(job.inputs["prompts"])
+    if not any(without_floors(prompt.checks) for prompt in prompts):
+        raise CheckError(
+            f"{job.inputs['prompts'].path}: no test instruction has checks, though its source says that they have"
+        )
     path = job.path / "rows.jsonl"
     write_records(path, check_responses(prompts, job.inputs["completions"].rows(Completion)))
     results = list(read_records(path, CheckResult))

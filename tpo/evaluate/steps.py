@@ -57,14 +57,15 @@ class Evaluation:
         settings = replace(stages.answer_settings(policy.sampling, self.config.eval), **changes)
         budgets = {name: value for name, value in changes.items() if name.startswith("max_")}
         forms = [self.policy.form, DIRECT]  # as a run's, so that the check of its instructions is its own
-        preflight(
-            self.store,
-            policy,
-            prompts,
-            forms=forms if policy.form in forms else [*forms, policy.form],
-            settings=replace(policy.sampling, **budgets),
-            judge=self.config.judge,
-        )
+        for judge in self._judges():
+            preflight(
+                self.store,
+                policy,
+                prompts,
+                forms=forms if policy.form in forms else [*forms, policy.form],
+                settings=replace(policy.sampling, **budgets),
+                judge=judge,
+            )
         return sample(
             self.store,
             policy,
@@ -119,6 +120,14 @@ class Evaluation:
     def seed(self, *parts: str | int) -> int:
         """Return the seed of a step."""
         return derive_seed(self.config.seed, *parts)
+
+    def _judges(self) -> list[JudgeConfig | None]:
+        """The judges that are asked; None where a program checks."""
+        evaluation = self.config.eval
+        if not evaluation.asks_judge:
+            return [None]
+        second = getattr(evaluation, "judge", None)
+        return [self.config.judge, *([] if second is None else [second])]
 
     def _find(self, text: str, *, form: ThoughtFormat, has_own_settings: bool) -> PolicyRef:
         config = self.config

@@ -101,8 +101,8 @@ def checked_change(
     """Return how the strict rates changed on the same instructions, in total and by type.
 
     Args:
-        first: Of the untrained policy.
-        last: Of the trained one.
+        first: Of the untrained policy, or of a baseline.
+        last: Of the trained one, or of whatever is compared with the baseline.
         bases: Prompt id to the identity of the base instruction: intervals are clustered by it.
         unseen: Types that no training instruction has.
         confidence: Of the intervals.

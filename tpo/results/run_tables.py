@@ -203,8 +203,8 @@ def evaluation_table(summary: dict[str, Any]) -> TextTable:
         (
             name,
             # A score is in the judge's unit.
-            format_rate(rate, scale=1, unit="", sign="+")
-            if name.endswith("score")
+            format_rate(rate, scale=1, unit="", sign="+", digits=3)
+            if name == "null_control score"
             else format_rate(rate, sign="+" if "minus" in name or "change" in name else ""),
             f"{rate.num_prompts:,}",
             f"{rate.num_unscored:,}",

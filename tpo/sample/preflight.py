@@ -36,7 +36,7 @@ def check_lengths(
     forms: Sequence[ThoughtFormat],
     *,
     sample_settings: dict[str, Any],
-    judge_settings: dict[str, Any],
+    judge_settings: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Return the longest prompt and completion that a run may ask for, in tokens.
 
@@ -45,7 +45,7 @@ def check_lengths(
         TpoError: If an answer of the self-rating judge is not a single token.
     """
     tokenizer = load_tokenizer(policy.tokenizer_path)
-    for judge in (judge_settings, *judge_settings.get("members", {}).values()):
+    for judge in () if judge_settings is None else (judge_settings, *judge_settings.get("members", {}).values()):
         if judge["kind"] == "self_rating":
             answer_ids(tokenizer, positive=judge["positive"], negative=judge["negative"])
         if judge["kind"] == "checked" and not any(without_floors(prompt.checks) for prompt in prompts):

@@ -48,7 +48,7 @@ def work(job: Job) -> Metrics:
         "num_found": len(found.prompts),
         "num_iterations": num_train // settings.num_train,
         "drops": found.drops,
-        "origin": found.origin,
+        "origins": found.origins,
     }
 
 

@@ -47,11 +47,12 @@ def make_prompts(
             budget=Budget(settings.num_candidates * settings.max_tokens),
         )
     prompts = store.request(PROMPTS, config, inputs, seed=derive_seed(seed, "prompts"))
-    origin = prompts.metrics.get("origin")  # nothing in a plan, which computes nothing
-    if origin and not origin["is_pinned"]:
-        read, pin = f"sha256 {origin['sha256'][:12]} of its instructions", "prompts.revision to a commit"
+    for at, origin in (prompts.metrics.get("origins") or {}).items():  # nothing in a plan, which computes nothing
+        if origin["is_pinned"]:
+            continue
+        read, pin = f"sha256 {origin['sha256'][:12]} of its instructions", f"{at}.revision to a commit"
         if origin["commit"] is not None:
-            read, pin = f"commit {origin['commit']}", f"prompts.revision={origin['commit']}"
+            read, pin = f"commit {origin['commit']}", f"{at}.revision={origin['commit']}"
         log.warning(
             "%s: the instructions of %s are not pinned, and may be others elsewhere or later; these are %s. Set %s",
             prompts.artifact_id,
@@ -69,7 +70,7 @@ def preflight(
     *,
     forms: Sequence[ThoughtFormat],
     settings: SampleConfig,
-    judge: JudgeConfig,
+    judge: JudgeConfig | None,
 ) -> Artifact:
     """Check that everything fits into the model's context, before anything is sampled.
 
@@ -79,13 +80,14 @@ def preflight(
         prompts: Instructions of all splits.
         forms: Thought formats that they will be asked in.
         settings: Token budgets.
-        judge: Some of its answers must be single tokens of the model.
+        judge: Some of its answers must be single tokens of the model, or it needs instructions with checks; None where
+            none is asked.
     """
     model = policy.seed_model()
     config = {
         "forms": [identity(form) for form in forms],
         "sample": identity(settings),
-        "judge": identity(judge),
+        "judge": None if judge is None else identity(judge),
         **model.config,
     }
     return store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})

@@ -203,7 +203,7 @@ class CheckResult(Record, frozen=True):
     prompt_id: str
     sample_index: int
     check_index: int  # position among the checks of the prompt, from 0
-    name: str  # what is checked: "answer" (GSM8K) or IFEval's name of the instruction
+    name: str  # what is checked: "answer" (GSM8K), IFEval's name of the instruction, or the type of a prompt's check
     rule: str  # how: "strict", or the benchmark's lenient one: "flexible" (GSM8K), "loose" (IFEval)
     is_passed: bool  # False where there is no response
     error: str | None  # why there is no response

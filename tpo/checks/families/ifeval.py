@@ -367,6 +367,10 @@ def contradict(first: str, second: str) -> bool:
     with _without_download():
         from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_CONFLICTS
     conflicts = {name: set(others) for name, others in INSTRUCTION_CONFLICTS.items()}
+    # The harness has none between a word that is forbidden and a phrase that holds it.
+    quoted = {"startend:end_checker", "keywords:existence", "keywords:frequency", "detectable_content:postscript"}
+    if "keywords:forbidden_words" in (first, second) and quoted & {first, second}:
+        return True
     return second in conflicts.get(first, set()) or first in conflicts.get(second, set())
 
 

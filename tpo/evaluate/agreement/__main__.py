@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tpo.config.check import check_entry
+from tpo.config.check import check_agreement
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import AgreementConfig
 from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_verdicts
@@ -114,4 +114,4 @@ def work(config: AgreementConfig, hydra: Any) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_entry(AgreementConfig, about=ABOUT, check=check_entry, work=work)
+    run_entry(AgreementConfig, about=ABOUT, check=check_agreement, work=work)

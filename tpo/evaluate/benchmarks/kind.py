@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tpo.config.fields import setting
 from tpo.evaluate.benchmarks import Benchmark
@@ -35,8 +35,10 @@ class BenchmarkEval(EvaluationConfig):
 
 
 @dataclass
-class CheckedEval(BenchmarkEval):
+class VerifiableEval(BenchmarkEval):
     """A benchmark whose answers a program checks, without a judge."""
+
+    asks_judge: ClassVar[bool] = False
 
     path: str | None = setting(None, is_file=True)
     num_prompts: int | None = setting(None, minimum=1)
@@ -65,7 +67,7 @@ class CheckedEval(BenchmarkEval):
         if steps.config.baseline is None:
             return result
         baseline = steps.baseline()
-        other = steps.check(benchmark, steps.answers(baseline, benchmark))
+        other = steps.check(benchmark, steps.reference(benchmark))
         ours, theirs = passed(found), passed(other)
         return {
             **result,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tpo.config.kinds import kinds
-from tpo.evaluate.benchmarks.kind import BenchmarkEval, CheckedEval, read_keys
+from tpo.evaluate.benchmarks.kind import BenchmarkEval, VerifiableEval, read_keys
 from tpo.judge.responses import visible
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, write_records
@@ -25,7 +25,7 @@ def check_work(job: Job) -> Metrics:
     from tpo.evaluate.benchmarks.verifiable import count_no_response
 
     kind = _kind(job.config["benchmark"])
-    assert issubclass(kind, CheckedEval)
+    assert issubclass(kind, VerifiableEval)
     keys = read_keys(job.inputs["benchmark"])
     responses = list(visible(job.inputs["completions"].rows(Completion)))
     rows = [check for row in responses for check in kind.checks(row, keys[row.prompt_id])]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from tpo.config.fields import setting
 from tpo.evaluate.measure import EvaluationConfig, EvaluationError, lengths, sides
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass
 class CheckedEval(EvaluationConfig):
     """Strict and loose, of types that were trained on and others, by type; it has no settings of its own."""
+
+    asks_judge: ClassVar[bool] = False
 
     kind: str = setting("checked")
 

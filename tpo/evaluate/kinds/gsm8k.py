@@ -7,13 +7,13 @@ from typing import Any
 
 from tpo.config.fields import setting
 from tpo.evaluate.benchmarks import Benchmark
-from tpo.evaluate.benchmarks.kind import CheckedEval
+from tpo.evaluate.benchmarks.kind import VerifiableEval
 from tpo.results.rate import Rate
 from tpo.store.records import CheckResult, Response
 
 
 @dataclass
-class Gsm8kEval(CheckedEval):
+class Gsm8kEval(VerifiableEval):
     """A file in place of the Hub's, and how many of its instructions are taken (`tpo.evaluate.benchmarks.gsm8k`)."""
 
     kind: str = setting("gsm8k")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpo.config.fields import setting
 from tpo.config.groups import JudgeConfig
+from tpo.config.thought import DIRECT
 from tpo.evaluate.measure import EvaluationConfig, ids, lengths, sides, versus
 from tpo.store.records import Comparison
 
@@ -33,13 +34,18 @@ class HeldOutEval(EvaluationConfig):
         prompts = steps.prompts()
         answers, baseline, comparison = versus(steps, prompts)
         found = {**sides(prompts, baseline), **comparison.metrics, **lengths(answers), **ids(answers, comparison)}
+        if steps.config.prompts.has_checks:
+            found["checked"] = steps.checked(prompts, answers).metrics
+            found["baseline_checked"] = steps.checked(prompts, steps.reference(prompts)).metrics
         if self.judge is not None:
             second = steps.compare(prompts, answers, steps.reference(prompts), judging=steps.judging_by(self.judge))
             rows, others = list(comparison.rows(Comparison)), list(second.rows(Comparison))
             found["second_judge"] = second_judge(self.judge.kind, rows, others, confidence=self.confidence)
         if self.null_control:
             direct = steps.baseline()
-            draws = answers if direct == steps.policy else steps.answers(direct, prompts, role="null_control")
+            # A run without thoughts has them in its untrained policy's answers.
+            is_direct = steps.config.baseline is None and steps.policy.form == DIRECT
+            draws = steps.answers(direct, prompts, role="answer" if is_direct else "null_control")
             control = steps.compare(prompts, draws, steps.reference(prompts))
             found["null_control"] = null_control(list(control.rows(Comparison)), confidence=self.confidence)
         return found

@@ -5,6 +5,15 @@ from collections.abc import Sequence
 from tpo.store.records import Check
 
 
+def asked(checks: Sequence[Check]) -> list[Check]:
+    """Return the checks that an instruction asks for, which floors are not."""
+    if not checks:
+        return []
+    from tpo.checks import without_floors
+
+    return without_floors(checks)
+
+
 def describe(check: Check) -> str:
     """Return a check in words: its type, and what it checks with, such as "keyword (keyword: tea)"."""
     from tpo.checks import check_type  # imports what checks need, for which a page without them does not wait
@@ -14,12 +23,12 @@ def describe(check: Check) -> str:
 
 
 def passed(checks: Sequence[Check], response: str | None) -> list[bool]:
-    """Return for each check whether a response passes it by the strict rules; one that is missing passes none."""
+    """Return whether a response passes each check that is asked for, strictly; below a floor it passes none."""
     if not checks:
         return []
-    from tpo.checks import passes
+    from tpo.checks import passes_each
 
-    return [passes(response, check) for check in checks]
+    return passes_each(response, checks)
 
 
 def _words(value: object) -> str:

@@ -13,7 +13,7 @@ from tpo.config.kinds import load_settings
 from tpo.pairs.build import count_drops, judged_groups, pair_or_reason
 from tpo.pairs.rule import PairsRule
 from tpo.pairs.stages import PAIRS
-from tpo.results.page.marks import describe, passed
+from tpo.results.page.marks import asked, describe, passed
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
@@ -80,7 +80,7 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
             row.prompt_id: {
                 "text": row.text,
                 "category": row.category,
-                "checks": [describe(check) for check in row.checks],
+                "checks": [describe(check) for check in asked(row.checks)],
             }
             for row in prompts.values()
         },

@@ -31,9 +31,9 @@ class CheckedPrompts(PromptsConfig):
 
     Attributes:
         base: Sources by name; the sizes of each are those of its base instructions.
-        types: Type of constraint to how often it comes up, in every split.
-        unseen_types: Types that come up in the test only, as often as any other there.
-        num_checks: Constraints of each instruction, none of which contradict one another.
+        types: Type of constraint to how often it comes up in training and validation; in the test all come up alike.
+        unseen_types: Types that come up in the test only.
+        num_checks: Constraints of each instruction, fewer where the types left contradict those that it has.
         words: Least and greatest number of words that requests about length name.
         min_words: Different words that a response needs to count as one, which no instruction asks for; 0: any does.
         max_iterations: How many iterations there are fresh instructions for.
@@ -71,6 +71,11 @@ class CheckedPrompts(PromptsConfig):
             raise ConfigError(f"{at}.unseen_types: {', '.join(both)} also stands in {at}.types, so it is seen")
         if len(self.words) != 2 or self.words[0] + 2 > self.words[1]:
             raise ConfigError(f"{at}.words={self.words}: expected two numbers, the second at least 2 above the first")
+        if "fewer_words" in {*self.types, *self.unseen_types} and self.min_words >= self.words[0] - 1:
+            raise ConfigError(
+                f"{at}.min_words={self.min_words} different words do not fit into fewer than {at}.words[0]="
+                f"{self.words[0]}: lower the one or raise the other"
+            )
         if self.num_checks > len(self.types):
             raise ConfigError(f"{at}.num_checks={self.num_checks}, but {at}.types has {len(self.types)} types")
 
@@ -84,12 +89,16 @@ class CheckedPrompts(PromptsConfig):
         bases: dict[str, list[Prompt]] = defaultdict(list)
         found: list[Prompt] = []
         drops: Counter[str] = Counter()
-        origin: dict[str, Any] = {}
+        origins: dict[str, dict[str, Any]] = {}
         for name, source in self.base.items():
-            rows, loaded = deal(load_settings(PromptsConfig, source), seed=seed)
+            at = f"prompts.base.{name}"
+            try:
+                rows, loaded = deal(load_settings(PromptsConfig, source), seed=seed)
+            except PromptError as error:
+                raise PromptError(f"{at}: {error}") from error
             found += loaded.prompts
             drops.update(loaded.drops)
-            origin |= {name: loaded.origin} if loaded.origin else {}
+            origins |= {key.replace("prompts", at, 1): origin for key, origin in loaded.origins.items()}
             for row in rows:  # of whichever iteration a source would give it to
                 bases[row.split.partition("-")[0]].append(row)
         held_out: set[str] = set()  # by any source
@@ -109,7 +118,7 @@ class CheckedPrompts(PromptsConfig):
                 for place, row in enumerate(written)
             ]
         require_checks({check.name: check for row in dealt for check in row.checks}.values())
-        return dealt, Instructions(found, dict(drops), origin)
+        return dealt, Instructions(found, dict(drops), origins)
 
     def _write(
         self, bases: Sequence[Prompt], *, count: int, types: Mapping[str, int], split: str, seed: int

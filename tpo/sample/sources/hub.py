@@ -50,6 +50,11 @@ class HubPrompts(PromptsConfig):
     category_field: str | None = setting(None)
     max_characters: int = setting(minimum=1)
 
+    @property
+    def has_checks(self) -> bool:
+        """Where rows have answers."""
+        return self.answer_field is not None
+
     def check(self, at: str) -> None:
         """Check that a revision stands for the same data for ever, and is of the Hub."""
         if self.revision is None:
@@ -99,7 +104,9 @@ class HubPrompts(PromptsConfig):
             "sha256": _digest(found),
             "is_pinned": self.revision is not None or Path(self.dataset).is_dir(),
         }
-        return Instructions(found, {"too_long": drops.pop("too_long", 0), **dict(sorted(drops.items()))}, origin)
+        return Instructions(
+            found, {"too_long": drops.pop("too_long", 0), **dict(sorted(drops.items()))}, {"prompts": origin}
+        )
 
     def _prompt(self, row: dict[str, Any], *, where: str) -> Prompt | str:
         """Return the instruction of a row, or why there is none."""

@@ -35,6 +35,11 @@ class JsonLinesPrompts(PromptsConfig):
     answer_field: str | None = setting(None)
     answer: str = setting("number", choices=ANSWERS)
 
+    @property
+    def has_checks(self) -> bool:
+        """Where rows have answers."""
+        return self.answer_field is not None
+
     def load(self, candidates: Sequence[Prompt] = ()) -> Instructions:
         """Return all of them.
 
