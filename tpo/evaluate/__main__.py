@@ -52,7 +52,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
             summary = {
                 "evaluation": config.eval.kind,
                 "policy": steps.policy.name,
-                "judge": config.judge.kind,
+                "judge": config.judge.kind if config.eval.asks_judge else None,  # a program checked
                 "seed": config.seed,
                 "confidence": config.eval.confidence,
                 "num_left_out": steps.num_left_out,

@@ -196,7 +196,8 @@ def evaluation_table(summary: dict[str, Any]) -> TextTable:
     """Return every rate of an evaluation, one row each, called by the keys that lead to it."""
     title = f"{summary['evaluation']}: {summary['policy']}"
     if "baseline" in summary:
-        title += f" against {summary['baseline']} (judge: {summary['judge']})"
+        judge = f" (judge: {summary['judge']})" if summary["judge"] else ""
+        title += f" against {summary['baseline']}{judge}"
     if summary.get("num_left_out"):
         title += f", {summary['num_left_out']} that it has seen left out"
     rows = [

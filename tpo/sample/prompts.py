@@ -8,8 +8,8 @@ import hashlib
 import random
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from msgspec.structs import replace
 
@@ -20,6 +20,7 @@ from tpo.store.job import Job, Metrics
 from tpo.store.records import Check, Prompt, write_records
 from tpo.store.seeds import derive_seed
 
+T = TypeVar("T")
 UNCATEGORIZED = "uncategorized"
 ENDS = " .,;:!?…\"'`´“”„‘’‚«»‹›*_#~"  # what may stand around the same instruction; no sign of arithmetic, no bracket
 
@@ -77,6 +78,19 @@ def deal(settings: PromptsConfig, candidates: Sequence[Prompt] = (), *, seed: in
     found = settings.load(candidates)
     rows = split_prompts(found.prompts, sizes=settings, seed=seed)
     return rows, found._replace(drops=found.drops | kept_apart(found.prompts, rows))
+
+
+def in_turn(items: Iterable[T], generator: random.Random) -> Iterator[T]:
+    """Yield all items in random order, again and again; there has to be one."""
+    left = list(items)
+    while True:
+        generator.shuffle(left)
+        yield from left
+
+
+def by_weight(weights: Mapping[str, int]) -> list[str]:
+    """Return each name as often as its weight says."""
+    return [name for name, weight in weights.items() for _ in range(weight)]
 
 
 def prompt_id(text: str) -> str:

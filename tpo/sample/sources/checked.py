@@ -7,7 +7,7 @@ The test has types of constraints that training has not.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from tpo.checks.families import floor
 from tpo.config.fields import ConfigError, near, setting
 from tpo.config.groups import Instructions, PromptsConfig
 from tpo.config.kinds import load_settings
-from tpo.sample.prompts import PromptError, deal, make_prompt, same_text
+from tpo.sample.prompts import PromptError, by_weight, deal, in_turn, make_prompt, same_text
 from tpo.store.records import Check, Prompt
 from tpo.store.seeds import derive_seed
 
@@ -129,7 +129,7 @@ class CheckedPrompts(PromptsConfig):
         if not bases:
             raise PromptError(f"prompts.base has no instructions for the {split} split: raise num_{split} of a source")
         generator = random.Random(seed)
-        texts, kinds = _turns(list(bases), generator), _turns(_deck(types), generator)
+        texts, kinds = in_turn(bases, generator), in_turn(by_weight(types), generator)
         floors = [Check(floor.NAME, {"count": self.min_words})] if self.min_words else []
         found: dict[str, Prompt] = {}
         num_tries = 0
@@ -167,17 +167,6 @@ class CheckedPrompts(PromptsConfig):
                 chosen.append(name)
         written = [known[name].write(generator, words=(least, most)) for name in chosen]
         return [text for text, _ in written], [check for _, check in written]
-
-
-def _deck(types: Mapping[str, int]) -> list[str]:
-    return [name for name, weight in types.items() for _ in range(weight)]
-
-
-def _turns(items: list[Any], generator: random.Random) -> Iterator[Any]:
-    """Yield all items in random order, again and again."""
-    while True:
-        generator.shuffle(items)
-        yield from items
 
 
 def _goes_with(first: str, second: str) -> bool:

@@ -14,7 +14,7 @@ from tpo.checks import CheckError, require_checks
 from tpo.checks.families.reasoning_gym import TASKS, load_package, make_check, require_package
 from tpo.config.fields import ConfigError, near, setting
 from tpo.config.groups import Instructions, PromptsConfig
-from tpo.sample.prompts import PromptError, make_prompt, prompt_id
+from tpo.sample.prompts import PromptError, by_weight, in_turn, make_prompt, prompt_id
 from tpo.store.records import Prompt
 from tpo.store.seeds import derive_seed
 
@@ -90,7 +90,7 @@ class ReasoningGymPrompts(PromptsConfig):
             )
         ):
             rows = {name: self._rows(name, place=place, seed=derive_seed(seed, name)) for name in tasks}
-            turns = _turns(tasks, random.Random(derive_seed(seed, split)))
+            turns = in_turn(by_weight(tasks), random.Random(derive_seed(seed, split)))
             for number in range(count):
                 name = next(turns)
                 row = self._fresh(name, rows[name], asked, drops)
@@ -141,11 +141,3 @@ class ReasoningGymPrompts(PromptsConfig):
             checks=[make_check(task, row)],
             base_id=prompt_id(question),
         )
-
-
-def _turns(tasks: Mapping[str, int], generator: random.Random) -> Iterator[str]:
-    """Yield tasks for ever, each as often as its weight in every round, in random order."""
-    names = [name for name, weight in tasks.items() for _ in range(weight)]
-    while True:
-        generator.shuffle(names)
-        yield from names
