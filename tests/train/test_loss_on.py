@@ -116,9 +116,9 @@ def assert_same_step(found: tuple[float, dict[str, Tensor]], expected: tuple[flo
 @pytest.mark.parametrize(
     ("loss_on", "nll_weight", "mask_forced_tokens"),
     [
-        ("all", 0.0, True),
+        pytest.param("all", 0.0, True, marks=pytest.mark.slow),
         ("all", 0.7, True),
-        ("thought", 0.0, True),
+        pytest.param("thought", 0.0, True, marks=pytest.mark.slow),
         ("thought", 0.7, False),
         ("response", 0.7, True),
     ],
@@ -137,14 +137,13 @@ def test_loss_and_gradient_are_the_formulas_whatever_the_micro_batch(
 
 def test_rewards_are_means_over_pairs_whatever_the_micro_batch(tiny_model: Path, adapter: Path, tmp_path: Path) -> None:
     found = []
-    for size in (1, 2, 4):
+    for size in (1, 4):
         changed = settings(reference="seed", num_epochs=1, batch_size=8, micro_batch_size=size, nll_weight=1.0)
         trainer = make_trainer(tmp_path / str(size), UNEQUAL, policy_of(tiny_model, adapter), changed, seed=0)
         trainer.train()
         [entry] = [entry for entry in trainer.state.log_history if "loss" in entry]
         found.append([entry[name] for name in ("rewards/chosen", "rewards/margins", "logps/rejected", "nll_loss")])
     assert found[1] == pytest.approx(found[0], abs=1e-4)
-    assert found[2] == pytest.approx(found[0], abs=1e-4)
 
 
 @pytest.mark.parametrize("loss_on", LOSS_ON)
