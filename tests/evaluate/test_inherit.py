@@ -126,7 +126,10 @@ def test_baseline_that_is_a_run_counts_where_the_policy_is_none(run: Path, tmp_p
     assert compose_evaluation([f"policy={other}", f"baseline={run}"]).seed == 8
 
 
-def test_what_was_taken_is_said_in_a_line(run: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_was_taken_is_said_in_a_line(
+    run: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)  # where no artifacts/ is, as there is after a quickstart
     with caplog.at_level(logging.INFO):
         compose_evaluation([f"policy={run}", "prompts=builtin", "eval=alpaca_eval", "sample.top_p=0.5"])
     [said] = [record.getMessage() for record in caplog.records]
