@@ -1,7 +1,7 @@
 """The least that any response has to be, whatever else is checked of it.
 
-A policy that is trained on checks of form alone learns to say little: an empty line has no comma and fewer than thirty
-words. A prototype without a floor collapsed to empty responses at the second iteration.
+A policy that is trained on checks of form alone can learn to say little: an empty line has no comma and fewer than
+thirty words.
 """
 
 from typing import ClassVar
