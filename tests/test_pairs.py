@@ -1,3 +1,4 @@
+import itertools
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -159,12 +160,48 @@ def test_two_responses_that_the_judge_does_not_tell_apart_as_chosen_are_no_pair(
     assert (pair.chosen_index, pair.rejected_index) == (0, 2), "the shorter of two good ones against the bad one"
 
 
-def test_among_equals_the_lowest_index_is_taken_in_any_order_of_rows() -> None:
+def test_among_equals_of_one_length_the_lowest_index_is_taken_in_any_order_of_rows() -> None:
     [pair], _ = build([1, 5, 1, 5])
     assert (pair.chosen_index, pair.rejected_index) == (1, 0)
     rows, scores = to_rows([[{"score": score} for score in (1.0, 5.0, 1.0, 5.0)]])
     [reversed_pair] = pairs_of(rows[::-1], scores, SETTINGS).pairs
     assert (reversed_pair.chosen_index, reversed_pair.rejected_index) == (1, 0)
+
+
+@pytest.mark.parametrize("rule", ["best_worst", "mean_minus_2sd"])
+@pytest.mark.parametrize(
+    ("scores", "lengths", "expected"),
+    [
+        pytest.param([1, 1, 0, 0], [10, 40, 90, 43], (1, 3), id="both_ends"),
+        pytest.param([1, 0, 0], [40, 10, 60], (0, 2), id="longer_and_shorter"),
+        pytest.param([1, 0, 0], [40, 60, 20], (0, 1), id="equally_far"),
+        pytest.param([1, 1, 0.5, 0], [10, 40, 40, 11], (0, 3), id="not_between_the_ends"),
+        pytest.param([0.1 + 0.2, 0.3, 0, 0], [90, 20, 30, 25], (1, 3), id="equal_but_for_rounding"),
+    ],
+)
+def test_among_equals_those_closest_in_length_are_taken(
+    rule: str, scores: list[float | None], lengths: list[int], expected: tuple[int, int]
+) -> None:
+    settings = {"best_worst": SETTINGS, "mean_minus_2sd": MEAN_MINUS_2SD}[rule]
+    [pair], _ = build(scores, lengths, rule=settings, length_penalty=0.0)
+    assert (pair.chosen_index, pair.rejected_index) == expected
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0]), st.integers(1, 200)), min_size=2, max_size=8).filter(
+        lambda rows: len({score for score, _ in rows}) > 1
+    )
+)
+def test_no_other_pair_of_best_and_worst_is_closer_in_length(rows: list[tuple[float, int]]) -> None:
+    scores, lengths = zip(*rows, strict=True)
+    [pair], _ = build(list(scores), list(lengths))
+    assert (pair.chosen_score, pair.rejected_score) == (max(scores), min(scores))
+    gaps = [
+        abs(one - other)
+        for (score, one), (other_score, other) in itertools.product(rows, rows)
+        if score == max(scores) and other_score == min(scores)
+    ]
+    assert abs(pair.chosen_length - pair.rejected_length) == min(gaps)
 
 
 @pytest.mark.parametrize(("unit", "expected"), [("tokens", 5.0), ("characters", 14.0), ("words", 3.0)])

@@ -92,7 +92,7 @@ def pair_or_reason(judged: Sequence[Judged], rule: PairsRule) -> Pair | str:
     sqrt(2 K) at most.
 
     Args:
-        judged: Its completions in the order of their sample indices: among equals the first is taken.
+        judged: Its completions in the order of their sample indices.
         rule: Of the length control and the choice.
 
     Raises:

@@ -5,7 +5,7 @@ from tpo.config.groups import PairsConfig
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.stage import Stage
 
-PAIRS = Stage("pairs", version=2, work="tpo.pairs.build:work")
+PAIRS = Stage("pairs", version=3, work="tpo.pairs.build:work")
 
 
 def make_pairs(store: Store, completions: Artifact, scores: Artifact, *, settings: PairsConfig) -> Artifact:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpo.config.fields import setting
-from tpo.pairs.rule import Candidate, Choice, PairsRule
+from tpo.pairs.rule import Candidate, Choice, PairsRule, closest_in_length, equal
 
 
 @dataclass
@@ -16,6 +16,6 @@ class BestWorstPairs(PairsRule):
     kind: str = setting("best_worst")
 
     def choose(self, candidates: Sequence[Candidate]) -> Choice | str:
-        """Return the best and the worst."""
+        """Return the best and the worst; among equals, the two closest in length."""
         values = np.array([candidate.value for candidate in candidates])
-        return Choice(int(values.argmax()), int(values.argmin()))
+        return closest_in_length(candidates, chosen=equal(values, values.max()), rejected=equal(values, values.min()))

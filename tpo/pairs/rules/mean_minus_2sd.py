@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tpo.config.fields import setting
-from tpo.pairs.rule import Candidate, Choice, PairsRule
+from tpo.pairs.rule import Candidate, Choice, PairsRule, closest_in_length, equal
 
 
 @dataclass
@@ -28,8 +28,13 @@ class MeanMinus2SdPairs(PairsRule):
     kind: str = setting("mean_minus_2sd")
 
     def choose(self, candidates: Sequence[Candidate]) -> Choice | str:
-        """Return the best and, of those below it, the one nearest to two standard deviations below the mean."""
+        """Return the best and, of those below it, the one nearest to two standard deviations below the mean.
+
+        Among equals, the two closest in length.
+        """
         values = np.array([candidate.value for candidate in candidates])
-        distances = np.abs(values - (values.mean() - 2 * values.std()))
-        is_below = values < values.max() - 1e-9  # where none is, `tpo.pairs.build` finds the two tied
-        return Choice(int(values.argmax()), int(np.where(is_below, distances, np.inf).argmin()))
+        best = equal(values, values.max())
+        if best.all():  # length control made up for every difference: `tpo.pairs.build` finds the two tied
+            return Choice(0, 1)
+        distances = np.where(best, np.inf, np.abs(values - (values.mean() - 2 * values.std())))
+        return closest_in_length(candidates, chosen=best, rejected=equal(distances, distances.min()))
