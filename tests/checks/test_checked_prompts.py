@@ -20,7 +20,8 @@ SETTINGS = CheckedPrompts(
     num_test=48,
     base={"builtin": BASE.identity()},
     types={"no_comma": 1, "fewer_words": 1, "more_words": 2},
-    unseen_types=["title"],
+    unseen_types=["title", "postscript"],
+    num_each_unseen=5,
     max_iterations=3,
 )
 
@@ -36,7 +37,7 @@ def dealt(seed: int = 0, **changes: Any) -> dict[str, list[Prompt]]:
 def test_splits_have_their_sizes_and_share_no_base_instruction() -> None:
     splits = dealt()
     assert {name: len(rows) for name, rows in splits.items()} == {
-        "test": 48, "validation": 16, "train-1": 24, "train-2": 24, "train-3": 24,
+        "test": 58, "validation": 16, "train-1": 24, "train-2": 24, "train-3": 24,
     }  # fmt: skip
     bases = {
         part: {row.base_id for name, rows in splits.items() for row in rows if name.startswith(part)}
@@ -50,7 +51,7 @@ def test_splits_have_their_sizes_and_share_no_base_instruction() -> None:
 def test_types_come_up_by_weight_and_unseen_ones_in_the_test_only() -> None:
     splits = dealt()
     assert Counter(row.category for row in splits["train-1"]) == {"no_comma": 6, "fewer_words": 6, "more_words": 12}
-    expected = dict.fromkeys(("no_comma", "fewer_words", "more_words", "title"), 12)
+    expected = dict.fromkeys(("no_comma", "fewer_words", "more_words"), 16) | {"title": 5, "postscript": 5}
     assert Counter(row.category for row in splits["test"]) == expected
     for rows in splits.values():
         for row in rows:

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from tpo.evaluate.checked import check_responses
-from tpo.results.checked import by_group, by_type, pass_rates, summarize
+from tpo.results.checked import by_type, checked_change, pass_rates, split_unseen, summarize
 from tpo.results.rate import Rate
 from tpo.results.stats import mean_interval
 from tpo.store.records import Check, CheckResult, Completion, Prompt
@@ -55,7 +55,12 @@ def test_every_check_of_every_response_has_a_row_by_every_rule() -> None:
 def test_a_response_passes_where_all_of_its_checks_do() -> None:
     assert pass_rates(results()) == {"a": 0.5, "b": 0.5, "c": 0.0}
     assert by_type(results()) == {"no_comma": {"a": 0.5, "c": 0.0}, "title": {"b": 0.5, "c": 0.5}}
-    assert by_group(results(), trained=["no_comma"]) == {"trained": {"a": 0.5}, "unseen": {"b": 0.5, "c": 0.0}}
+
+
+def test_an_instruction_with_one_unseen_check_is_apart() -> None:
+    inside, outside = split_unseen(results(), unseen=["title"])
+    assert (pass_rates(inside), pass_rates(outside)) == ({"a": 0.5}, {"b": 0.5, "c": 0.0})
+    assert [row for row in results() if row in inside] == inside and len(inside) + len(outside) == len(results())
 
 
 def test_loose_passes_what_strict_passes_and_more() -> None:
@@ -65,18 +70,35 @@ def test_loose_passes_what_strict_passes_and_more() -> None:
 
 
 def test_rates_are_over_instructions_and_clustered_by_base() -> None:
-    found = summarize(results(), bases={"a": "x", "b": "x", "c": "y"}, trained=["no_comma"], confidence=0.95)
+    bases = {"a": "x", "b": "x", "c": "y"}
+    found = summarize(results(), bases=bases, trained=["no_comma", "title"], confidence=0.95)
     interval = mean_interval([0.5, 0.5, 0.0], confidence=0.95, clusters=["x", "x", "y"])
     assert Rate.from_dict(found["strict"]) == Rate(pytest.approx(1 / 3), interval, 3, 0)
-    assert found["trained"]["rate"] == 0.5 and found["unseen"]["rate"] == 0.25
-    assert list(found["types"]) == ["no_comma", "title"] and found["unseen_types"] == ["title"]
+    assert list(found["types"]) == ["no_comma", "title"]
     assert found["types"]["title"]["rate"] == 0.5 and found["types"]["title"]["num_prompts"] == 2
     assert found["num_no_response"] == 1
 
 
-def test_where_every_type_was_trained_on_there_is_no_unseen_rate() -> None:
-    found = summarize(results(), bases=dict.fromkeys("abc", "x"), trained=["no_comma", "title"], confidence=0.95)
-    assert found["unseen"] is None and found["trained"] == found["strict"]
+@pytest.mark.parametrize(
+    ("trained", "strict", "unseen"),
+    [
+        (["no_comma"], 0.5, 0.25),
+        (["title"], 0.5, 0.25),
+        (["no_comma", "title"], 1 / 3, None),
+        (["bullets"], None, 1 / 3),
+        ([], 1 / 3, None),  # training has no checks at all
+    ],
+)
+def test_the_checked_rate_is_of_types_that_training_has(
+    trained: list[str], strict: float | None, unseen: float | None
+) -> None:
+    bases = dict.fromkeys("abc", "x")
+    found = summarize(results(), bases=bases, trained=trained, confidence=0.95)
+    rates = [None if found[key] is None else found[key]["rate"] for key in ("strict", "unseen")]
+    assert rates == [strict and pytest.approx(strict), unseen and pytest.approx(unseen)]
+    change = checked_change(results(), results(), bases=bases, unseen=found["unseen_types"], confidence=0.95, seed=0)
+    changes = [change[key] and change[key]["rate"] for key in ("checked", "checked_unseen")]
+    assert changes == [rate and 0.0 for rate in rates]
 
 
 def test_completions_of_other_instructions_are_refused() -> None:

@@ -32,7 +32,6 @@ def checked(value: float, *, types: dict[str, float] | None = None, unseen: floa
     return {
         "strict": rate(value, 320, width=0.05),
         "loose": rate(value + 0.02, 320, width=0.05),
-        "trained": rate(value + 0.05, 240, width=0.05),
         "unseen": None if unseen is None else rate(unseen, 80, width=0.1),
         "types": {name: rate(found, 40, width=0.15) for name, found in (types or {}).items()},
         "unseen_types": [name for name in types or {} if name == "postscript"],
@@ -54,7 +53,6 @@ def change(
         "win_rate": difference(win_rate),
         "score": difference(score),
         "checked": None if checked is None else difference(checked, 320),
-        "checked_trained": None if checked is None else difference(checked + 0.01, 240),
         "checked_unseen": None if unseen is None else difference(unseen, 80),
         "checked_types": {name: difference(found, 40, width=0.1) for name, found in (types or {}).items()},
         "response_tokens": difference(tokens, width=2.0),

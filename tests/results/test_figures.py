@@ -159,11 +159,10 @@ def levels(axes: Any) -> list[float]:
 def test_checked_rates_are_drawn_beside_win_rates_with_baseline_and_control() -> None:
     checked, win_rates = draw_run(made_up.full_summary()).axes
     found = lines(checked)
-    assert [y for _, y in found["all types"]] == pytest.approx([27.8, 27.8, 40.9])
+    assert [y for _, y in found["trained policy"]] == pytest.approx([27.8, 27.8, 40.9])
     assert [y for _, y in found["unseen types"]] == pytest.approx([20, 18, 16])
-    assert [y for _, y in found["trained types"]] == pytest.approx([32.8, 32.8, 45.9])
     assert levels(checked) == [pytest.approx(35.9)] and levels(win_rates) == [pytest.approx(50.4)]
-    assert sorted(texts(checked)) == ["all types", "direct baseline", "trained types", "unseen types"]
+    assert sorted(texts(checked)) == ["direct baseline", "trained policy", "unseen types"]
     assert sorted(texts(win_rates)) == ["equal length", "null control", "second judge", "win rate"]
     assert [y for _, y in lines(win_rates)["second judge"]] == pytest.approx([47, 49, 53])
     assert checked.get_ylim()[0] == 0
@@ -174,13 +173,13 @@ def test_changes_by_type_are_sorted_and_unseen_ones_marked() -> None:
     [axes] = figure.axes
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert labels == [
-        *("all types", "trained types", "unseen types"),
+        *("trained types", "unseen types"),
         *("title", "more words", "no comma", "postscript"),
     ]
-    assert [(x, y) for x, y, _ in marked(axes, "D")] == [pytest.approx((13.1, 0)), pytest.approx((14.1, 1)), (-4, 2)]
-    assert [(x, y) for x, y, _ in marked(axes, "^")] == [pytest.approx(at) for at in [(87.5, 3), (27.5, 4), (0, 5)]]
-    assert [(x, y) for x, y, _ in marked(axes, "s")] == [pytest.approx((-5, 6))]
-    assert segments(axes, 3)[3] == pytest.approx([77.5, 97.5])
+    assert [(x, y) for x, y, _ in marked(axes, "D")] == [pytest.approx((13.1, 0)), (-4, 1)]
+    assert [(x, y) for x, y, _ in marked(axes, "^")] == [pytest.approx(at) for at in [(87.5, 2), (27.5, 3), (0, 4)]]
+    assert [(x, y) for x, y, _ in marked(axes, "s")] == [pytest.approx((-5, 5))]
+    assert segments(axes, 2)[2] == pytest.approx([77.5, 97.5])
     assert texts(axes)[0] == "28 \N{RIGHTWARDS ARROW} 41 %, n = 320" and texts(axes)[-1].endswith("15 %, n = 40")
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first row is at the top"
 

@@ -1,11 +1,12 @@
 """Rates of checks that a program made (`CheckResult` rows): by instruction, by type, and what training changed. Pure.
 
 A response passes where it passes all checks of its instruction; an instruction's value is the share of its responses
-that do.
+that do. What training could teach and what it could only carry over are two questions: the checked rate is that of
+instructions whose types of checks training has, and those with another type, unseen, have a rate of their own.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -26,20 +27,12 @@ def pass_rates(results: Iterable[CheckResult], *, rule: str = "strict") -> dict[
     return {prompt_id: mean(samples.values()) for prompt_id, samples in passed.items()}
 
 
-def by_group(results: Sequence[CheckResult], *, trained: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Return `pass_rates` of the instructions whose checks are all of trained types, and of those with an unseen one.
-
-    Args:
-        results: Of all instructions.
-        trained: Types that training instructions have.
-    """
-    seen = set(trained)
-    unseen = {row.prompt_id for row in results if row.name not in seen}
-    rates = pass_rates(results)
-    return {
-        "trained": {key: value for key, value in rates.items() if key not in unseen},
-        "unseen": {key: value for key, value in rates.items() if key in unseen},
-    }
+def split_unseen(
+    results: Sequence[CheckResult], *, unseen: Collection[str]
+) -> tuple[list[CheckResult], list[CheckResult]]:
+    """Return the results of instructions without a check of these types, and of those with one."""
+    apart = {row.prompt_id for row in results if row.name in unseen}
+    return [row for row in results if row.prompt_id not in apart], [row for row in results if row.prompt_id in apart]
 
 
 def by_type(results: Iterable[CheckResult], *, rule: str = "strict") -> dict[str, dict[str, float]]:
@@ -56,21 +49,21 @@ def by_type(results: Iterable[CheckResult], *, rule: str = "strict") -> dict[str
 def summarize(
     results: Sequence[CheckResult], *, bases: Mapping[str, str], trained: Iterable[str], confidence: float
 ) -> dict[str, Any]:
-    """Return the share of instructions whose checks are passed: strictly, loosely, by trained types, and by type.
+    """Return the share of instructions whose checks are passed, strictly, loosely and by type.
 
     Args:
         results: Of all checks of all responses.
         bases: Prompt id to the identity of the base instruction: intervals are clustered by it.
-        trained: Types that training instructions have.
+        trained: Types that training instructions have; where they have none, no type is unseen.
         confidence: Of the intervals.
 
     Returns:
-        "strict", "loose", "trained" and "unseen" (both strict), rates as dictionaries; "types" by type, strict, trained
-        ones first; "unseen_types", their names; "num_no_response".
+        "strict" and "loose", of the instructions without unseen types, and "unseen", of those with one, strictly: rates
+        as dictionaries, None where there are no such instructions; "types" by type, strict, unseen ones last;
+        "unseen_types", their names; "num_no_response".
     """
-    names = sorted({row.name for row in results})
-    seen = [name for name in names if name in set(trained)]
-    unseen = [name for name in names if name not in set(trained)]
+    names, known = sorted({row.name for row in results}), set(trained)
+    unseen = [name for name in names if known and name not in known]
 
     def rate(values: Mapping[str, float]) -> dict[str, Any] | None:
         if not values:
@@ -79,11 +72,11 @@ def summarize(
         interval = mean_interval(list(values.values()), confidence=confidence, clusters=clusters)
         return Rate(mean(values.values()), interval, len(values), 0).to_dict()
 
-    groups, types = by_group(results, trained=seen), by_type(results)
+    (inside, outside), types = split_unseen(results, unseen=unseen), by_type(results)
     return {
-        **{rule: rate(pass_rates(results, rule=rule)) for rule in RULES},
-        **{name: rate(values) for name, values in groups.items()},
-        "types": {name: rate(types[name]) for name in (*seen, *unseen)},
+        **{rule: rate(pass_rates(inside, rule=rule)) for rule in RULES},
+        "unseen": rate(pass_rates(outside)),
+        "types": {name: rate(types[name]) for name in sorted(names, key=lambda name: (name in unseen, name))},
         "unseen_types": unseen,
         "num_no_response": len({(row.prompt_id, row.sample_index) for row in results if row.error is not None}),
     }
@@ -94,11 +87,11 @@ def checked_change(
     last: Sequence[CheckResult],
     *,
     bases: Mapping[str, str],
-    unseen: Iterable[str],
+    unseen: Collection[str],
     confidence: float,
     seed: int,
 ) -> dict[str, Any]:
-    """Return how the strict rates changed on the same instructions, in total and by type.
+    """Return how the strict rates changed on the same instructions.
 
     Args:
         first: Of the untrained policy, or of a baseline.
@@ -109,19 +102,17 @@ def checked_change(
         seed: Of the sign flips.
 
     Returns:
-        "checked", "checked_trained", "checked_unseen" (None where there are no such instructions), rates as
-        dictionaries, and "checked_types" by type.
+        "checked", of the instructions without unseen types, and "checked_unseen", of those with one: rates as
+        dictionaries, None where there are no such instructions; "checked_types" by type.
     """
 
     def change(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, Any] | None:
         return paired_change(before, after, bases, confidence=confidence, seed=seed).to_dict() if after else None
 
-    names = {row.name for row in last} - set(unseen)
-    groups, later_groups = by_group(first, trained=names), by_group(last, trained=names)
+    before, after = split_unseen(first, unseen=unseen), split_unseen(last, unseen=unseen)
     types, later_types = by_type(first), by_type(last)
     return {
-        "checked": change(pass_rates(first), pass_rates(last)),
-        "checked_trained": change(groups["trained"], later_groups["trained"]),
-        "checked_unseen": change(groups["unseen"], later_groups["unseen"]),
+        "checked": change(pass_rates(before[0]), pass_rates(after[0])),
+        "checked_unseen": change(pass_rates(before[1]), pass_rates(after[1])),
         "checked_types": {name: change(types[name], later_types[name]) for name in later_types},
     }

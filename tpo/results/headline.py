@@ -48,7 +48,6 @@ class Quantity(NamedTuple):
 
 
 CHECKED = Quantity("checked", "checked rate")
-TRAINED = Quantity("checked_trained", "checked rate, trained types")
 UNSEEN = Quantity("checked_unseen", "checked rate, unseen types")
 WIN_RATE = Quantity("win_rate", "win rate")
 SCORE = Quantity("score", "score", is_fraction=False)
@@ -114,7 +113,6 @@ def _value(entry: dict[str, Any], key: str) -> Any:
     checked = entry["checked"] or {}
     places = {
         "checked": checked.get("strict"),
-        "checked_trained": checked.get("trained"),
         "checked_unseen": checked.get("unseen"),
         "win_rate": entry["win_rate"],
         "score": entry["mean_score"],

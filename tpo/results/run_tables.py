@@ -1,8 +1,9 @@
 """The tables that a run and an evaluation print when they are finished, made of their summaries."""
 
+from collections.abc import Iterable
 from typing import Any
 
-from tpo.results.headline import CHECKED, HEADLINE, RESPONSE_TOKENS, TRAINED, UNSEEN, changes, collapses
+from tpo.results.headline import CHECKED, HEADLINE, RESPONSE_TOKENS, UNSEEN, Quantity, changes, collapses
 from tpo.results.rate import REQUIRED, Rate, format_count, format_rate
 from tpo.results.text_table import TextTable
 
@@ -51,25 +52,29 @@ def headline_table(summary: dict[str, Any]) -> TextTable:
 def types_table(summary: dict[str, Any]) -> TextTable | None:
     """Return the checked rate by type of check before and after training, None where nothing is checked.
 
-    All types together come first, then those in training and those in the test only, then each type.
+    The types of training come first, together and each, then those that only the test has.
     """
     first, last = summary["iterations"][0], summary["iterations"][-1]
     if last["checked"] is None:
         return None
     loose = [_rate(entry["checked"]["loose"]) for entry in (first, last)]
-    rows = [
-        ("all types", *_change_cells(CHECKED.of(first), CHECKED.of(last), CHECKED.change(last))),
-        ("all types, loose rules", *_change_cells(loose[0], loose[-1], None)),
-    ]
     unseen = unseen_types(summary)
-    for name, quantity in (("trained types", TRAINED), ("unseen types", UNSEEN)):
-        if quantity.of(last) is not None and unseen:
-            rows.append((name, *_change_cells(quantity.of(first), quantity.of(last), quantity.change(last))))
     by_type = {} if last["change"] is None else last["change"]["checked_types"]
-    for name, plain in sorted(last["checked"]["types"].items(), key=lambda item: (item[0] in unseen, item[0])):
-        before, change = (_rate(found) for found in (first["checked"]["types"].get(name), by_type.get(name)))
-        rows.append((f"  {name}{' (unseen)' * (name in unseen)}", *_change_cells(before, _rate(plain), change)))
-    names = ("checked rate", f"iteration {first['iteration']} (%)", f"iteration {last['iteration']} (%)")
+
+    def rows_of(name: str, quantity: Quantity, kinds: Iterable[str]) -> list[tuple[str, ...]]:
+        found: list[tuple[str, ...]] = [
+            (name, *_change_cells(quantity.of(first), quantity.of(last), quantity.change(last)))
+        ]
+        for kind in sorted(kinds):
+            rates = (first["checked"]["types"].get(kind), last["checked"]["types"][kind], by_type.get(kind))
+            found.append((f"  {kind}", *_change_cells(*map(_rate, rates))))
+        return found
+
+    rows = rows_of(CHECKED.name, CHECKED, set(last["checked"]["types"]) - unseen)
+    rows.insert(1, ("  by loose rules", *_change_cells(loose[0], loose[-1], None)))
+    if unseen:
+        rows += rows_of("unseen in training", UNSEEN, unseen)
+    names = ("", f"iteration {first['iteration']} (%)", f"iteration {last['iteration']} (%)")
     return TextTable("checked rate by type of check", (*names, "change (points)", "n"), rows)
 
 

@@ -16,7 +16,7 @@ from tpo.store.stage import Budget, RunsOn, Stage
 log = logging.getLogger(__name__)
 
 SYNTHESIZE = Stage("synthesize", version=5, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
-PROMPTS = Stage("prompts", version=3, work="tpo.sample.prompts:work")
+PROMPTS = Stage("prompts", version=4, work="tpo.sample.prompts:work")
 PREFLIGHT = Stage("preflight", version=1, work="tpo.sample.preflight:work")
 SAMPLE = Stage("sample", version=5, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
 

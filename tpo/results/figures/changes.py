@@ -19,7 +19,7 @@ from tpo.results.figures.style import (
     new_figure,
     styled,
 )
-from tpo.results.headline import CHECKED, HEADLINE, TRAINED, UNSEEN, Change, changes
+from tpo.results.headline import CHECKED, HEADLINE, UNSEEN, Change, changes
 from tpo.results.rate import Rate
 from tpo.results.run_tables import large_categories, unseen_types
 
@@ -37,13 +37,13 @@ def has_types(summary: dict[str, Any]) -> bool:
 def draw_types(summary: dict[str, Any]) -> "Figure":
     """Draw the change of the checked rate by type of check, trained minus untrained, with intervals.
 
-    All types, trained and unseen ones stand at the top; below, the types by their change, each with its rates before
-    and after. `has_types` says whether there is something to draw.
+    The types of training together and the unseen ones stand at the top; below, the types by their change, each with its
+    rates before and after. `has_types` says whether there is something to draw.
     """
     first, last = summary["iterations"][0], summary["iterations"][-1]
     unseen = unseen_types(summary)
-    names = {CHECKED.key: "all types", TRAINED.key: "trained types", UNSEEN.key: "unseen types"}
-    together = [one for one in changes(summary, CHECKED, TRAINED, UNSEEN) if one.change is not None]
+    names = {CHECKED.key: "trained types" if unseen else "all types", UNSEEN.key: "unseen types"}
+    together = [one for one in changes(summary, CHECKED, UNSEEN) if one.change is not None]
     rows: list[tuple[str, dict[str, Any] | None, dict[str, Any], dict[str, Any], bool]] = []
     for name, change in last["change"]["checked_types"].items():
         if change["rate"] is not None:
@@ -58,7 +58,7 @@ def draw_types(summary: dict[str, Any]) -> "Figure":
     axes.axvline(0, color=REFERENCE, linewidth=0.7, linestyle=":")
     labels = []
     for place, one in enumerate(together):
-        color = {CHECKED.key: BLUE, TRAINED.key: GREEN, UNSEEN.key: VERMILION}[one.quantity.key]
+        color = {CHECKED.key: BLUE, UNSEEN.key: VERMILION}[one.quantity.key]
         assert one.change is not None
         _draw_change(axes, place, one.change, one.before, one.after, color=color, marker="D")
         labels.append(names[one.quantity.key])

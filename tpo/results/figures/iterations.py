@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 from tpo.results.figures.style import (
     BLUE,
     COLUMN,
-    GREEN,
     GREY,
     PAGE,
     PURPLE,
@@ -67,15 +66,10 @@ def draw_run(summary: dict[str, Any]) -> "Figure":
 
 def _draw_checked(axes: Any, summary: dict[str, Any], *, height: float) -> None:
     axes.set(xlabel="iteration (0: untrained)", title="checked rate (%)")
-    ends = _draw_rates(axes, summary, "checked", label="all types", shift=0.0, color=BLUE, marker="o")
-    if summary["iterations"][-1]["checked"]["unseen"] is not None:
-        for key, name, color, marker, shift in (
-            ("trained", "trained types", GREEN, "^", -0.04),
-            ("unseen", "unseen types", VERMILION, "s", 0.04),
-        ):
-            style: dict[str, Any] = {"color": color, "marker": marker, "linewidth": 0.8}
-            ends += _draw_rates(axes, summary, key, label=name, shift=shift, **style)
-    if summary["baseline_checked"] is not None:
+    ends = _draw_rates(axes, summary, "checked", label="trained policy", shift=-0.02, color=BLUE, marker="o")
+    style: dict[str, Any] = {"label": "unseen types", "color": VERMILION, "marker": "s", "linewidth": 0.8}
+    ends += _draw_rates(axes, summary, "unseen", shift=0.02, **style)
+    if (summary["baseline_checked"] or {}).get("strict") is not None:
         ends += _draw_level(axes, Rate.from_dict(summary["baseline_checked"]["strict"]), "direct baseline")
     axes.set_ylim(0, min(100, 1.1 * max(axes.get_ylim()[1], 1)))
     _name_ends(axes, ends, [summary], margin=0.25, height=height)
@@ -194,7 +188,6 @@ def _rate(entry: dict[str, Any], key: str) -> Rate | None:
     checked, second = entry["checked"] or {}, entry["second_judge"] or {}
     places = {
         "checked": checked.get("strict"),
-        "trained": checked.get("trained"),
         "unseen": checked.get("unseen"),
         "second_judge": second.get("win_rate"),
     }

@@ -5,7 +5,7 @@ A job is one W&B run with the job type "run" or "evaluate", a sweep is a group (
 history, over `iteration` (0 is the untrained policy)
     eval/change_win_rate, eval/change_score, eval/change_response_tokens: since iteration 0, paired by instruction, and
         with checks eval/change_checked; from iteration 1 on, the headline
-    eval/checked, eval/checked_unseen   checked rate, strict, of all types and of those in the test only
+    eval/checked, eval/checked_unseen   checked rate, strict, of the types of training and of others
     eval/win_rate, eval/win_rate_answered, eval/win_rate_length_controlled
         each of these and of the changes also with _low, _high, _num_prompts, _num_unscored; of changes also _p_value
     eval/num_answers, eval/num_no_response   of the policy; the latter count as losses or are left out

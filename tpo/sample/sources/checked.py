@@ -2,7 +2,7 @@
 
 Base instructions come from other sources and are dealt to training, validation and test once, so that no base
 instruction of the test is ever trained on; each is then used again and again, with other constraints, in seeded order.
-The test has types of constraints that training has not.
+The test has types of constraints that training has not, beside its others.
 """
 
 import random
@@ -33,6 +33,7 @@ class CheckedPrompts(PromptsConfig):
         base: Sources by name; the sizes of each are those of its base instructions.
         types: Type of constraint to how often it comes up in training and validation; in the test all come up alike.
         unseen_types: Types that come up in the test only.
+        num_each_unseen: Test instructions of each of them, beside the `num_test` of the types of training.
         num_checks: Constraints of each instruction, fewer where the types left contradict those that it has.
         words: Least and greatest number of words that requests about length name.
         min_words: Different words that a response needs to count as one, which no instruction asks for; 0: any does.
@@ -43,6 +44,7 @@ class CheckedPrompts(PromptsConfig):
     base: dict[str, Any] = setting({}, of=PromptsConfig)
     types: dict[str, int] = setting({}, minimum=1)
     unseen_types: list[str] = setting([])
+    num_each_unseen: int = setting(20, minimum=1)
     num_checks: int = setting(1, minimum=1)
     words: list[int] = setting([20, 60], minimum=1)
     min_words: int = setting(10, minimum=0)
@@ -107,12 +109,14 @@ class CheckedPrompts(PromptsConfig):
             held_out |= {same_text(row.text) for row in bases[split]}
         num_train = self.num_train * self.max_iterations
         dealt: list[Prompt] = []
-        for split, count, types in (
-            ("test", self.num_test, {**dict.fromkeys(self.types, 1), **dict.fromkeys(self.unseen_types, 1)}),
-            ("validation", self.num_validation, self.types),
-            ("train", num_train, self.types),
+        num_unseen = self.num_each_unseen * len(self.unseen_types)
+        for key, split, count, types in (
+            ("num_test", "test", self.num_test, dict.fromkeys(self.types, 1)),
+            ("num_each_unseen", "test", num_unseen, dict.fromkeys(self.unseen_types, 1)),
+            ("num_validation", "validation", self.num_validation, self.types),
+            ("num_train", "train", num_train, self.types),
         ):
-            written = self._write(bases[split], count=count, types=types, split=split, seed=derive_seed(seed, split))
+            written = self._write(bases[split], key=key, count=count, types=types, split=split, seed=seed)
             dealt += [
                 replace(row, split=f"train-{place // self.num_train + 1}") if split == "train" else row
                 for place, row in enumerate(written)
@@ -121,14 +125,14 @@ class CheckedPrompts(PromptsConfig):
         return dealt, Instructions(found, dict(drops), origins)
 
     def _write(
-        self, bases: Sequence[Prompt], *, count: int, types: Mapping[str, int], split: str, seed: int
+        self, bases: Sequence[Prompt], *, key: str, count: int, types: Mapping[str, int], split: str, seed: int
     ) -> list[Prompt]:
-        """Return `count` different instructions, bases and types in turn."""
+        """Return `count` different instructions, as `key` asks for, bases and types in turn."""
         if not count:
             return []
         if not bases:
             raise PromptError(f"prompts.base has no instructions for the {split} split: raise num_{split} of a source")
-        generator = random.Random(seed)
+        generator = random.Random(derive_seed(seed, key))
         texts, kinds = in_turn(bases, generator), in_turn(by_weight(types), generator)
         floors = [Check(floor.NAME, {"count": self.min_words})] if self.min_words else []
         found: dict[str, Prompt] = {}
@@ -152,7 +156,7 @@ class CheckedPrompts(PromptsConfig):
             elif num_tries == NUM_TRIES:
                 raise PromptError(
                     f"the {split} split needs {count} different instructions, but {len(bases)} base instructions and "
-                    f"{len(types)} types gave only {len(found)}: use more of either, or lower prompts.num_{split}"
+                    f"{len(types)} types gave only {len(found)}: use more of either, or lower prompts.{key}"
                 )
         return list(found.values())
 

@@ -29,7 +29,8 @@ class ReasoningGymPrompts(PromptsConfig):
 
     Attributes:
         tasks: Task to how often it comes up, in every split; 0 leaves it out.
-        unseen_tasks: Tasks that come up in the test only, each as often as a task of weight 1.
+        unseen_tasks: Tasks that come up in the test only.
+        num_each_unseen: Test instructions of each of them, beside the `num_test` of the tasks of training.
         settings: Task to what differs from reasoning-gym's own settings, such as a number of digits.
         request: Added to each question, on a line of its own; None for nothing.
         max_iterations: How many iterations there are fresh instructions for.
@@ -38,6 +39,7 @@ class ReasoningGymPrompts(PromptsConfig):
     kind: str = setting("reasoning_gym")
     tasks: dict[str, int] = setting({}, minimum=0)
     unseen_tasks: list[str] = setting([])
+    num_each_unseen: int = setting(20, minimum=1)
     settings: dict[str, Any] = setting({})
     request: str | None = setting(None)
     max_iterations: int = setting(8, minimum=1)
@@ -84,7 +86,8 @@ class ReasoningGymPrompts(PromptsConfig):
         weights = {name: weight for name, weight in self.tasks.items() if weight}
         for place, (split, count, tasks) in enumerate(
             (
-                ("test", self.num_test, {**weights, **dict.fromkeys(self.unseen_tasks, 1)}),
+                ("test", self.num_test, weights),
+                ("test", self.num_each_unseen * len(self.unseen_tasks), dict.fromkeys(self.unseen_tasks, 1)),
                 ("validation", self.num_validation, weights),
                 ("train", self.num_train * self.max_iterations, weights),
             )
