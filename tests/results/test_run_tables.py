@@ -103,7 +103,7 @@ def test_types_are_listed_and_unseen_ones_apart() -> None:
     assert types_table(PLAIN) is None
     seen_only = made_up.entry(0, 0.3, checked=made_up.checked(0.5, types={"title": 0.5}))
     assert [row[0] for row in cells(types_table(made_up.summary(seen_only)))] == [
-        *("all types", "all types, loose rules", "  title")
+        *("checked rate", "  by loose rules", "  title")
     ]
 
 
