@@ -285,10 +285,11 @@ def test_just_kept(scores: list[Any], changes: Any, settings: dict[str, Any]) ->
         pytest.param([1, 0, 1], {2}, (0, 1), id="no_better_than_the_worst_whole_one"),
         pytest.param([1, 2, 0], {2}, (1, 2), id="worse_by_its_own_score"),
         pytest.param([0, 1, 5], {2}, (1, 0), id="never_chosen"),
-        pytest.param([1, 1, 1], {0}, (1, 0), id="worse_than_whole_ones_that_are_equal"),
-        pytest.param([0, 3], {1}, (0, 1), id="one_whole"),
+        pytest.param([1, 1, 0], {2}, (0, 2), id="worse_than_whole_ones_that_are_equal"),
+        pytest.param([3, 0], {1}, (0, 1), id="one_whole"),
+        pytest.param([0, 3], {1}, "tied", id="no_better_than_the_only_whole_one"),
         pytest.param([3, 2], {0, 1}, "truncated", id="none_whole"),
-        pytest.param([1, 1, 2], {2}, (0, 2), id="better_than_whole_ones_that_are_equal"),
+        pytest.param([1, 1, 2], {2}, "tied", id="no_better_than_whole_ones_that_are_equal"),
     ],
 )
 def test_truncated_responses_may_be_rejected_only(scores: list[Any], cut: set[int], expected: Any) -> None:

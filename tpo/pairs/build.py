@@ -136,14 +136,14 @@ def pair_or_reason(judged: Sequence[Judged], rule: PairsRule) -> Pair | str:
 def lower_truncated(scored: Sequence[tuple[Completion, float]]) -> list[tuple[Completion, float]]:
     """Return the scores of one instruction with those of truncated responses lowered; none where all are truncated.
 
-    A response without an end is worth no more than the worst whole one; where all whole ones are worth the same, it is
-    worth less. A policy that never stops would otherwise meet nothing that teaches it to (experiments/LOG.md, which has
-    one, too, that learned to stop at once this way).
+    A response without an end is worth what the judge says, but no more than the worst whole one. So what is whole is
+    never rejected for what is not, and a policy that does not stop meets rejected responses that teach it to, as often
+    as the judge tells the two apart. Worth less than all whole ones in any case, they made a policy stop at once; in no
+    pair at all, never (experiments/LOG.md).
     """
-    whole = {score for row, score in scored if row.finish_reason == "stop"}
-    if not whole:
+    most = min((score for row, score in scored if row.finish_reason == "stop"), default=None)
+    if most is None:
         return []
-    most = min(whole) if len(whole) > 1 else min(whole) - 1
     return [(row, score if row.finish_reason == "stop" else min(score, most)) for row, score in scored]
 
 
