@@ -352,9 +352,10 @@ def test_examples_of_the_help_work(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
     lines = [line.split("  ")[1] for line in EXAMPLES.splitlines()[1:]]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         assert main(shlex.split(line.removeprefix("python -m tpo.results"))) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "tables/results.tex\n" in out and "figures/iterations.pdf\n" in out
-    assert out.endswith("runs/quickstart-a/report.html\nruns/quickstart-b/report.html\n")
+    assert "runs/quickstart-a/report.html\nruns/quickstart-b/report.html\n" in out
+    assert out.endswith("record/quickstart-b/config.json\nrecord/quickstart-b/summary.json\n")

@@ -2,7 +2,7 @@
 
 The table has a row for each run: the settings in which the runs differ, then win rates with intervals, lengths, pairs
 and costs. --figures draws what folders of runs, evaluations and measured judges hold; --page writes a run's
-report.html anew, with every sampled instruction.
+report.html anew, with every sampled instruction; --keep copies what a record commits of runs.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from tpo.results.figures import (
     write_figures,
 )
 from tpo.results.figures.style import FORMATS
+from tpo.results.keep import keep_run
 from tpo.results.page.page import write_page
 from tpo.results.page.samples import MAX_INSTRUCTIONS
 from tpo.results.read import Folders, ResultError, read_folders
@@ -27,7 +28,7 @@ from tpo.results.table import ResultsTable, label_runs, results_table
 from tpo.results.table.formats import print_table, write_tables
 from tpo.results.table.rows import Iteration
 from tpo.store.errors import TpoError
-from tpo.store.files import translate_disk_errors
+from tpo.store.files import writing_to
 
 EXAMPLES = """examples:
   python -m tpo.results                                               all runs below runs/
@@ -37,6 +38,7 @@ EXAMPLES = """examples:
   python -m tpo.results runs/quickstart-a --figures --out figures               the figures of one run
   python -m tpo.results 'runs/*' --figures --out figures --formats pdf          of all, and those that compare runs
   python -m tpo.results 'runs/quickstart-*' --page                    a page for each
+  python -m tpo.results 'runs/quickstart-*' --keep record             config.json and summary.json of each, to commit
 """
 #: Which of table, figures and page an option has a meaning for.
 MODES = {
@@ -48,6 +50,7 @@ MODES = {
     "formats": ["figures"],
     "max_instructions": ["page"],
 }
+WHAT = {"table": "the table", "figures": "the figures", "page": "the page", "keep": "what is kept"}
 
 
 def collect(
@@ -123,6 +126,9 @@ def make_parser() -> argparse.ArgumentParser:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--figures", action="store_true", help="draw figures in place of the table")
     mode.add_argument("--page", action="store_true", help="write report.html into each run's folder, likewise")
+    mode.add_argument(
+        "--keep", type=Path, metavar="DIR", help="copy each run's config.json and summary.json to DIR/RUN"
+    )
     add(
         "--out",
         type=Path,
@@ -155,20 +161,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Show what is asked for and return the exit status."""
     parser = make_parser()
     chosen = parser.parse_args(arguments)
-    mode = "figures" if chosen.figures else "page" if chosen.page else "table"
+    mode = "figures" if chosen.figures else "page" if chosen.page else "keep" if chosen.keep else "table"
     for name, modes in MODES.items():
         if mode not in modes and getattr(chosen, name) not in (None, False):
-            parser.error(f"--{name.replace('_', '-')} says nothing about the {mode}")
+            parser.error(f"--{name.replace('_', '-')} says nothing about {WHAT[mode]}")
     try:
         folders = read_folders(chosen.folders)
-        with translate_disk_errors(chosen.out or Path("runs")):
+        with writing_to(chosen.out or chosen.keep or Path("runs")):
             if mode == "figures":
                 paths = draw(folders, out=chosen.out, formats=chosen.formats or FORMATS)
-            elif mode == "page":
+            elif mode in ("page", "keep"):
                 if not folders.runs:
                     raise ResultError("no folder holds a finished run, with summary.json and config.json")
-                limit = chosen.max_instructions or MAX_INSTRUCTIONS
-                paths = [write_page(run, max_instructions=limit) for run in folders.runs]
+                if mode == "keep":
+                    paths = [path for run in folders.runs for path in keep_run(run, chosen.keep)]
+                else:
+                    limit = chosen.max_instructions or MAX_INSTRUCTIONS
+                    paths = [write_page(run, max_instructions=limit) for run in folders.runs]
             else:
                 paths = _show_table(folders, chosen)
     except TpoError as error:

@@ -98,3 +98,8 @@ def format_rate(rate: Rate | None, *, unit: str = " %", sign: str = "", scale: f
 def format_count(count: int, missing: int, what: str = "unscored") -> str:
     """Return a count and what it leaves out, such as "57 (+3 unscored)"."""
     return f"{count:,}" + (f" (+{missing:,} {what})" if missing else "")
+
+
+def format_p_value(p_value: float) -> str:
+    """Return a p-value with three decimals, "<0.001" where these would be zeros."""
+    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"

@@ -81,6 +81,20 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Turn errors of a folder that a user named and that cannot be written, or of a full disk, into sentences."""
+    refused = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
+    with translate_disk_errors(folder):
+        try:
+            yield
+        except OSError as error:
+            if error.errno in refused:
+                place = error.filename or folder
+                raise ArtifactError(f"{place} cannot be written ({error.strerror}): name a folder that can") from error
+            raise
+
+
 def folder_digest(path: Path) -> str:
     """Return the sha256 over the names and digests of all files in a folder and below it."""
     files = sorted(file for file in path.rglob("*") if file.is_file())

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tpo.results.rate import Rate, format_count, format_rate
+from tpo.results.rate import Rate, format_count, format_p_value, format_rate
 from tpo.results.table.table import CHANGES, DIFFERENCES, LENGTHS, RATES, Line, ResultsTable
 from tpo.results.text_table import TextTable, print_tables
 from tpo.results.text_table import to_markdown as markdown
@@ -74,7 +74,7 @@ def _difference_cells(key: str, cell: Rate | None, *, is_reference: bool) -> lis
     titles = [f"{NAMES[key]}: {what}" for what in ("difference", "p (Holm)", "paired")]
     if cell is None or cell.adjusted_p_value is None:
         return list(zip(titles, ["reference" if is_reference else MISSING, MISSING, MISSING], strict=True))
-    p_value = "<0.001" if cell.adjusted_p_value < 0.001 else f"{cell.adjusted_p_value:.3f}"
+    p_value = format_p_value(cell.adjusted_p_value)
     paired = format_count(cell.num_prompts, cell.num_unscored, "unpaired")
     return list(zip(titles, [format_rate(cell, unit="", sign="+"), p_value, paired], strict=True))
 
