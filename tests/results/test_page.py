@@ -390,7 +390,7 @@ def test_what_changed_comes_first_and_the_run_can_be_repeated(small: Small, copi
     summary["iterations"][2]["collapse"] = "all answers are <empty>"
     page = render_page(FinishedRun(copied.path, summary, copied.config), samples=None)
     assert "The policy collapsed. iteration 2: all answers are &lt;empty&gt;" in page
-    for text in ("likelihood", "postscript (unseen)", "second judge", "control", "checked rate: 27.8"):
+    for text in ("likelihood", "unseen in training", "second judge", "control", "checked rate: 27.8"):
         assert text in page.replace("&nbsp;", " "), text
     figures = [attributes["class"] for tag, attributes in Elements(page).tags if tag == "img"]
     assert figures == ["types", "iterations broad", "lengths", "categories"], "no artifacts of a training"
