@@ -179,7 +179,7 @@ def test_changes_by_type_are_sorted_and_unseen_ones_marked() -> None:
     assert [(x, y) for x, y, _ in marked(axes, "D")] == [pytest.approx((13.1, 0)), (-4, 1)]
     assert [(x, y) for x, y, _ in marked(axes, "^")] == [pytest.approx(at) for at in [(87.5, 2), (27.5, 3), (0, 4)]]
     assert [(x, y) for x, y, _ in marked(axes, "s")] == [pytest.approx((-5, 5))]
-    assert segments(axes, 2)[2] == pytest.approx([77.5, 97.5])
+    assert segments(axes, 3)[2] == pytest.approx([77.5, 97.5])
     assert texts(axes)[0] == "28 \N{RIGHTWARDS ARROW} 41 %, n = 320" and texts(axes)[-1].endswith("15 %, n = 40")
     assert axes.get_ylim()[0] > axes.get_ylim()[1], "the first row is at the top"
 
