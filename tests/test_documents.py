@@ -1,7 +1,6 @@
 """The documents are true: every command composes or parses, names and links resolve, README is short and complete."""
 
 import ast
-import csv
 import functools
 import re
 import shlex
@@ -23,6 +22,9 @@ from tpo.config.fields import ConfigError
 from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, register
 from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
+from tpo.results.read import read_run
+from tpo.results.run_tables import headline_table
+from tpo.results.text_table import print_tables
 
 REPOSITORY = Path(__file__).parent.parent
 README = REPOSITORY / "README.md"
@@ -302,24 +304,16 @@ def test_readme_links_each_manual_once() -> None:
     assert {name: linked.count(name) for name in manuals} == dict.fromkeys(manuals, 1)
 
 
-def test_readme_shows_the_run_that_is_on_record() -> None:
-    """The transcript's win rates are those of the run whose figure stands below it; there is none without a record."""
-    text = README.read_text(encoding="utf-8")
-    shown = re.findall(r"^│ +(\d+) │ ([\d.]+) % (\[[^]]+\]) │ ([\d.]+) % (\[[^]]+\]) │ +(\d+) │", text, re.MULTILINE)
-    record = REPOSITORY / "experiments" / "quickstart" / "results.csv"
-    assert bool(shown) == record.exists()
-    if not shown:
-        return
-    with record.open(newline="") as file:
-        recorded = list(csv.DictReader(file))
-    assert len(shown) == len(recorded) == 3
-    for (iteration, rate, interval, controlled, _, n), row in zip(shown, recorded, strict=True):
-        assert int(iteration) == int(row["iteration"])
-        assert float(rate) == pytest.approx(100 * float(row["win_rate"]), abs=0.05)
-        low, high = 100 * float(row["win_rate_low"]), 100 * float(row["win_rate_high"])
-        assert interval == f"[{low:.1f}, {high:.1f}]"
-        assert float(controlled) == pytest.approx(100 * float(row["win_rate_length_controlled"]), abs=0.05)
-        assert int(n) == int(row["num_prompts"])
+def test_readme_shows_the_run_that_is_on_record(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the README says that a quickstart printed is what the run with its seed, which is kept, says."""
+    shown = re.findall(r"```text\n(quickstart: .*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    kept = [read_run(path) for path in sorted((REPOSITORY / "experiments" / "paper_claims" / "kept").glob("*"))]
+    quickstarts = [run for run in kept if run.summary["seed"] == 0 and run.summary["thought"] == "prefilled"]
+    assert len(shown) == min(1, len(quickstarts))
+    if shown:
+        print_tables(headline_table(quickstarts[0].summary))
+        printed = [line.rstrip() for line in capsys.readouterr().out.strip().splitlines()]
+        assert [line.rstrip() for line in shown[0].strip().splitlines()] == printed
 
 
 def test_judge_in_the_manual_scores() -> None:
