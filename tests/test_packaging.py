@@ -45,7 +45,7 @@ def test_run_from_another_folder_finds_the_configuration(tmp_path: Path) -> None
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert yaml.safe_load(done.stdout)["sample"]["num_samples"] == 8
+    assert yaml.safe_load(done.stdout)["prompts"]["num_train"] == 160
     assert not list(tmp_path.iterdir())
 
 
