@@ -394,7 +394,7 @@ def test_instructions_travel_as_rows_and_share_no_question(tmp_path: Path) -> No
     dealt, found = deal(settings, seed=1)
     write_records(tmp_path / "rows.jsonl", dealt)
     assert list(read_records(tmp_path / "rows.jsonl", Prompt)) == dealt
-    assert len({row.base_id for row in dealt}) == len(dealt) == 140
+    assert len({row.base_id for row in dealt}) == len(dealt) == 160
     assert found.drops["repeated"] > 0, "one-digit products are few"
     assert {row.split for row in dealt if row.category == "gcd"} == {"test"}
     assert all(row.text.endswith("\nSay it.") for row in dealt)
