@@ -34,6 +34,7 @@ from tpo.results.figures import (
 from tpo.results.figures.evaluation import log_positions
 from tpo.results.figures.style import SERIES, spread
 from tpo.results.read import FinishedRun
+from tpo.results.run_tables import headline_table, types_table
 
 
 def entry(iteration: int, value: float, **changes: Any) -> dict[str, Any]:
@@ -159,10 +160,10 @@ def levels(axes: Any) -> list[float]:
 def test_checked_rates_are_drawn_beside_win_rates_with_baseline_and_control() -> None:
     checked, win_rates = draw_run(made_up.full_summary()).axes
     found = lines(checked)
-    assert [y for _, y in found["trained policy"]] == pytest.approx([27.8, 27.8, 40.9])
+    assert [y for _, y in found["trained types"]] == pytest.approx([27.8, 27.8, 40.9])
     assert [y for _, y in found["unseen types"]] == pytest.approx([20, 18, 16])
     assert levels(checked) == [pytest.approx(35.9)] and levels(win_rates) == [pytest.approx(50.4)]
-    assert sorted(texts(checked)) == ["direct baseline", "trained policy", "unseen types"]
+    assert sorted(texts(checked)) == ["direct baseline", "trained types", "unseen types"]
     assert sorted(texts(win_rates)) == ["equal length", "null control", "second judge", "win rate"]
     assert [y for _, y in lines(win_rates)["second judge"]] == pytest.approx([47, 49, 53])
     assert checked.get_ylim()[0] == 0
@@ -251,6 +252,17 @@ def test_checked_rates_of_runs_take_the_left_panel() -> None:
     assert texts(checked) == [] and len(texts(win_rates)) == 4, "a run is named once"
     dotted = [line for line in checked.lines if line.get_linestyle() == ":"]
     assert [line.get_ydata()[0] for line in dotted] == [pytest.approx(35.9)] and dotted[0].get_color() == SERIES[0]
+
+
+def test_runs_whose_test_has_unseen_types_alone_have_no_checked_rate() -> None:
+    found = made_up.full_summary()
+    for checks in (found["baseline_checked"], *(entry["checked"] for entry in found["iterations"])):
+        checks["strict"] = checks["loose"] = None
+    for entry in found["iterations"][1:]:
+        entry["change"]["checked"] = None
+    for figure in (draw_iterations({"unseen": found, **RUNS}), draw_run(found)):
+        assert "direct baseline" not in texts(figure.axes[0])
+    assert types_table(found) is not None and headline_table(found).rows[0][0] == "win rate (%)"
 
 
 def test_runs_are_overlaid_in_two_panels() -> None:

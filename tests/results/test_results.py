@@ -567,7 +567,8 @@ def test_checked_rates_are_compared_by_instruction(tmp_path: Path) -> None:
             for check in (0, 1)  # the second is always passed
             for rule in ("strict", "loose")
         ]
-        write_records(path / "rows.jsonl", rows)
+        unseen = [CheckResult("4", 0, 0, "postscript", "strict", True, None)]
+        write_records(path / "rows.jsonl", rows + unseen)
         finish(path, metrics={}, started=time.time())
         run.summary["iterations"][1]["artifacts"]["checked"] = path.name
         runs.append(run)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.results.checked import pass_rates
+from tpo.results.checked import pass_rates, split_unseen
 from tpo.store.artifacts import MANIFEST, open_artifact, read_manifest
 from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
@@ -40,11 +40,15 @@ class FinishedRun:
     def passed(self, entry: dict[str, Any]) -> dict[str, float] | None:
         """Return by prompt_id the share of one of the summary's iterations' answers that pass all checks, strictly.
 
-        None in place of all where the artifact with the checks is not at hand, or there are none.
+        Instructions with unseen types of checks are left out, as they are of the checked rate. None in place of all
+        where the artifact with the checks is not at hand, or there are none.
         """
         name = entry["artifacts"].get("checked")
         path = None if name is None else self._artifact(name)
-        return None if path is None else pass_rates(open_artifact(path).rows(CheckResult))
+        if path is None:
+            return None
+        known, _ = split_unseen([*open_artifact(path).rows(CheckResult)], unseen=entry["checked"]["unseen_types"])
+        return pass_rates(known)
 
     def base_ids(self, entry: dict[str, Any]) -> dict[str, str]:
         """Return by prompt_id which instruction each compared one was made from, where `wins` are at hand."""

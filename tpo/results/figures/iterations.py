@@ -22,6 +22,7 @@ from tpo.results.figures.style import (
 )
 from tpo.results.rate import Rate
 from tpo.results.read import FinishedRun
+from tpo.results.run_tables import unseen_types
 from tpo.results.stats import student_interval
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def draw_run(summary: dict[str, Any]) -> "Figure":
 
 def _draw_checked(axes: Any, summary: dict[str, Any], *, height: float) -> None:
     axes.set(xlabel="iteration (0: untrained)", title="checked rate (%)")
-    ends = _draw_rates(axes, summary, "checked", label="trained policy", shift=-0.02, color=BLUE, marker="o")
+    label = "trained types" if unseen_types(summary) else "all types"
+    ends = _draw_rates(axes, summary, "checked", label=label, shift=-0.02, color=BLUE, marker="o")
     style: dict[str, Any] = {"label": "unseen types", "color": VERMILION, "marker": "s", "linewidth": 0.8}
     ends += _draw_rates(axes, summary, "unseen", shift=0.02, **style)
     if (summary["baseline_checked"] or {}).get("strict") is not None:
@@ -112,9 +114,11 @@ def draw_iterations(summaries: Summaries) -> "Figure":
         for index, (label, summary) in enumerate(summaries.items()):
             style = appearance(index)
             ends += _draw_rates(axes, summary, key, label=label, shift=_shift(index, summaries), **style)
-            if key == "checked" and summary["baseline_checked"] is not None:
-                level = 100 * (summary["baseline_checked"]["strict"]["rate"] or 0.0)
-                axes.axhline(level, color=style["color"], linewidth=0.8, linestyle=":", zorder=0)
+            direct = (summary["baseline_checked"] or {}).get("strict")
+            if key == "checked" and direct is not None:
+                axes.axhline(
+                    100 * (direct["rate"] or 0.0), color=style["color"], linewidth=0.8, linestyle=":", zorder=0
+                )
         if key == "checked":
             axes.set_ylim(0, min(100, 1.1 * max(axes.get_ylim()[1], 1)))
         else:
