@@ -10,7 +10,7 @@ import numpy as np
 
 from tpo.config.kinds import load_settings
 from tpo.pairs.length import length_controlled, normalized, response_length
-from tpo.pairs.rule import Candidate, PairsRule
+from tpo.pairs.rule import TIED, Candidate, PairsRule
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Pair, Score, by_prompt, write_records
 
@@ -110,14 +110,18 @@ def pair_or_reason(judged: Sequence[Judged], rule: PairsRule) -> Pair | str:
     if len({row.response for row, _ in scored}) == 1:
         return "identical_responses"
     candidates = weigh(scored, rule)
-    if not normalized(np.array([candidate.score for candidate in candidates])).any():
+    values = [candidate.value for candidate in candidates]
+    if (
+        not normalized(np.array([candidate.score for candidate in candidates])).any()
+        or max(values) - min(values) <= TIED
+    ):
         return "tied"
     choice = rule.choose(candidates)
     if isinstance(choice, str):
         return choice
     chosen, rejected = candidates[choice.chosen], candidates[choice.rejected]
     margin = chosen.value - rejected.value
-    if abs(margin) <= 1e-9:
+    if abs(margin) <= TIED:
         return "tied"
     if chosen.completion.response == rejected.completion.response:  # a preference about thoughts or length only
         return "identical_responses"

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from tpo.config.groups import PairsConfig
 from tpo.store.records import Completion
 
+TIED = 1e-9  # standard deviations: what rounding makes of no difference
+
 
 class Candidate(NamedTuple):
     """A scored completion that may become chosen or rejected.
@@ -42,8 +44,8 @@ class PairsRule(PairsConfig):
         """Return the pair of one instruction, or a reason why it has none, which is counted under its name.
 
         Args:
-            candidates: Two or more, in the order of their sample indices, whose scores differ. Among equals a rule
-                takes those of `closest_in_length`.
+            candidates: Two or more, in the order of their sample indices, whose scores and values differ. Among equals
+                a rule takes those of `closest_in_length`.
         """
         raise NotImplementedError
 
@@ -68,5 +70,5 @@ def closest_in_length(
 
 
 def equal(values: NDArray[np.float64], value: float) -> NDArray[np.bool_]:
-    """Return where `values` (candidates,), in standard deviations, are `value`, but for rounding."""
-    return np.abs(values - value) <= 1e-9
+    """Return where `values`, in standard deviations, are `value`, but for rounding; of the shape of `values`."""
+    return np.abs(values - value) <= TIED

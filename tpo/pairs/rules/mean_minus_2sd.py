@@ -34,7 +34,5 @@ class MeanMinus2SdPairs(PairsRule):
         """
         values = np.array([candidate.value for candidate in candidates])
         best = equal(values, values.max())
-        if best.all():  # length control made up for every difference: `tpo.pairs.build` finds the two tied
-            return Choice(0, 1)
         distances = np.where(best, np.inf, np.abs(values - (values.mean() - 2 * values.std())))
         return closest_in_length(candidates, chosen=best, rejected=equal(distances, distances.min()))

@@ -157,7 +157,8 @@ def _section(name: str, title: str, text: str, table: TextTable | None, figure: 
 def _types_text(summary: dict[str, Any]) -> str:
     return (
         "The checked rate is the share of held-out instructions whose checks an answer passes, all of them, which a "
-        "program tells without a judge; here also by type of check. Unseen types come up in the test only. "
+        "program tells without a judge; here also by type of check. Types that training has not stand apart, with a "
+        "rate of their own. "
         f"Changes are paired by instruction, with {100 * summary['confidence']:g} % intervals."
     )
 
