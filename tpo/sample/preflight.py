@@ -10,11 +10,12 @@ from typing import Any
 from tpo.checks import without_floors
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
+from tpo.model.asked import ask
 from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
+from tpo.model.probe import check_arguments
 from tpo.sample.completions import plan_decoding
 from tpo.sample.prompts import PromptError
-from tpo.sample.thought import render
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Prompt
 
@@ -42,7 +43,8 @@ def check_lengths(
 
     Raises:
         PromptError: If an instruction's prompt and completion exceed the model's context.
-        TpoError: If an answer of the self-rating judge is not a single token.
+        TpoError: If an answer of the self-rating judge is not a single token, or the model cannot be asked in a
+            thought format.
     """
     tokenizer = load_tokenizer(policy.tokenizer_path)
     for judge in () if judge_settings is None else (judge_settings, *judge_settings.get("members", {}).values()):
@@ -55,9 +57,11 @@ def check_lengths(
             )
     longest = 0
     for form in forms:
-        budget = plan_decoding(tokenizer, form, sample_settings).max_total
+        check_arguments(tokenizer, form.template_arguments, at="thought.template_arguments")
+        asked = ask(form, policy.conventions)
+        budget = plan_decoding(tokenizer, asked, sample_settings).max_total
         for prompt in prompts:
-            needed = len(render(tokenizer, prompt.text, form)) + budget
+            needed = len(asked.context(tokenizer, prompt.text)) + budget
             longest = max(longest, needed)
             if needed > policy.max_model_len:
                 raise PromptError(
