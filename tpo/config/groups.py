@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from tpo.config.fields import ConfigError, Kind, Settings, check_template_arguments, setting
-from tpo.config.thought import DIRECT, STRIPPED, ThoughtFormat
+from tpo.config.thought import DIRECT, STRIPPED, TAKEN_OFF, ThoughtFormat
 from tpo.store.records import Prompt
 from tpo.store.stage import RunsOn
 
@@ -53,6 +53,11 @@ class ModelConfig(Settings):
     def direct_form(self) -> ThoughtFormat:
         """The thought format of direct answers."""
         return STRIPPED if self.direct_answers == "stripped" else DIRECT
+
+    @property
+    def baseline_manner(self) -> str:
+        """How the baseline answers, as tables say it."""
+        return "direct answers" if self.direct_form == DIRECT else f"direct answers, {TAKEN_OFF}"
 
     def check(self, at: str) -> None:
         """Check the date, and what the chat template is given."""

@@ -156,6 +156,7 @@ class ThoughtFormat(Kind):
 
 
 DIRECT = ThoughtFormat(prompt="{instruction}", name="none")
+TAKEN_OFF = "its own thoughts taken off"  # what tables say of direct answers of a model that thinks
 STRIPPED = ThoughtFormat(prompt="{instruction}", thinking="default", name="stripped")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.config.groups import ModelConfig, SampleConfig
-from tpo.config.thought import DIRECT, STRIPPED, ThoughtFormat
+from tpo.config.thought import DIRECT, STRIPPED, TAKEN_OFF, ThoughtFormat
 from tpo.model.conventions import Conventions
 from tpo.store.artifacts import Artifact
 
@@ -99,7 +99,7 @@ class PolicyRef:
 def manner_of(form: ThoughtFormat) -> str:
     """Return how a policy answers, for its name."""
     if form == STRIPPED:
-        return "direct but for its own thought, taken off"
+        return f"direct, {TAKEN_OFF}"
     return "direct" if form == DIRECT else "with a thought"
 
 
