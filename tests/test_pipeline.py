@@ -118,7 +118,10 @@ def test_what_a_chat_template_is_given_and_its_date_are_part_of_the_identity() -
     settings = ([], ["model.template_date=2026-01-02"], ["+model.template_arguments.date_string=x"])
     ids = [model_of(*more).artifact_id for more in settings]
     assert len({*ids}) == 3 and model_of().artifact_id == ids[0]
-    contexts = [sample["config"]["thought"] for sample in samples(planned("+thought.template_arguments.x=1"))]
+    contexts = [
+        sample["config"]["thought"]
+        for sample in samples(planned("num_iterations=0", "+thought.template_arguments.x=1"))
+    ]
     assert [thought["template_arguments"] for thought in contexts] == [{}, {"x": 1}], "the baseline's, the policy's"
 
 

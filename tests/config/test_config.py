@@ -426,7 +426,10 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
             "thought.thinking=default leaves the model as it is",
         ),
         ({"thought.template_arguments": {"tokenize": True}}, "thought.template_arguments.tokenize"),
-        ({"model.template_arguments": {"strftime_now": 1}}, "model.template_date is what its clock shows"),
+        (
+            {"model.template_arguments": {"strftime_now": 1}},
+            "model.template_date is what a chat template's clock shows",
+        ),
         ({"model.template_arguments": {"a b": 1}}, "model.template_arguments.a b"),
         ({"model.template_date": "today"}, "model.template_date=today: expected a date as YYYY-MM-DD"),
         ({"model.template_date": "20260101"}, "model.template_date=20260101"),

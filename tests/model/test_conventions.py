@@ -12,7 +12,7 @@ from tpo.config.thought import DIRECT, STRIPPED, ThoughtFormat
 from tpo.model.asked import Asked, AskError, ask
 from tpo.model.chat import ChatError, chat_ids, end_ids
 from tpo.model.conventions import Conventions, State, Tags
-from tpo.model.probe import read_conventions, state_of
+from tpo.model.template_probe import read_conventions, state_of
 
 DATE = "2037-02-28"
 THINK = ThoughtFormat("{instruction}", enforce="switch", thinking="on", name="think")

@@ -18,7 +18,7 @@ from tpo.model.asked import AskError
 from tpo.model.chat import Chat, load_chat
 from tpo.model.policy import Policy
 from tpo.model.prepare import missing_files
-from tpo.model.probe import read_conventions
+from tpo.model.template_probe import read_conventions
 from tpo.sample.completions import write_completions
 from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request, Sample
 from tpo.sample.engines.torch import TorchEngineConfig

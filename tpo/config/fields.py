@@ -238,30 +238,6 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
         )
 
 
-#: What `apply_chat_template` itself takes; the rest it hands to the template.
-TAKEN = frozenset(
-    {
-        *("conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"),
-        *("padding", "truncation", "max_length", "return_tensors", "return_dict", "return_assistant_tokens_mask"),
-        *("tokenizer_kwargs", "strftime_now"),
-    }
-)
-
-
-def check_template_arguments(arguments: Mapping[str, Any], at: str) -> None:
-    """Check that what a chat template is to be given is not what it is rendered with anyway.
-
-    Raises:
-        ConfigError: Naming the key and what to do.
-    """
-    for name in arguments:
-        if not str(name).isidentifier():
-            raise ConfigError(f"{at}.{name}: expected the name of a variable of the chat template")
-        if name in TAKEN:
-            hint = "; model.template_date is what its clock shows" if name == "strftime_now" else ""
-            raise ConfigError(f"{at}.{name}: the chat template is rendered with one already; take it out{hint}")
-
-
 def near(name: str, names: Iterable[str], *, prefix: str = "") -> str:
     """Return which of `names` may be meant by a wrong one, as the end of a sentence; empty where none is near.
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from tpo.config.fields import ConfigError, Kind, Settings, check_template_arguments, setting
+from tpo.config.fields import ConfigError, Kind, Settings, setting
+from tpo.config.template_arguments import check_template_arguments
 from tpo.config.thought import DIRECT, STRIPPED, TAKEN_OFF, ThoughtFormat
 from tpo.store.records import Prompt
 from tpo.store.stage import RunsOn
@@ -61,7 +62,7 @@ class ModelConfig(Settings):
 
     def check(self, at: str) -> None:
         """Check the date, and what the chat template is given."""
-        check_template_arguments(self.template_arguments, f"{at}.template_arguments")
+        check_template_arguments(f"{at}.template_arguments", self.template_arguments)
         try:
             is_date = datetime.date.fromisoformat(self.template_date).isoformat() == self.template_date
         except ValueError:

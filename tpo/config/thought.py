@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from tpo.config import delimiter
-from tpo.config.fields import ConfigError, Kind, check_template_arguments, setting
+from tpo.config.fields import ConfigError, Kind, setting
+from tpo.config.template_arguments import check_template_arguments
 
 
 class Split(NamedTuple):
@@ -69,7 +70,7 @@ class ThoughtFormat(Kind):
         """Check that the instruction is asked for, and that delimiters and `enforce` go together."""
         if "{instruction}" not in self.prompt:
             raise ConfigError(f"{at}.prompt has no {{instruction}}: every prompt would be the same")
-        check_template_arguments(self.template_arguments, f"{at}.template_arguments")
+        check_template_arguments(f"{at}.template_arguments", self.template_arguments)
         if self.thinking != "off":
             if self.thought_delimiter is not None or self.response_delimiter is not None:
                 raise ConfigError(

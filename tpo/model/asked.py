@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tpo.config.thought import Split, ThoughtFormat, checked_split
+from tpo.config.thought import DIRECT, Split, ThoughtFormat, checked_split
 from tpo.model.chat import Tokenizer, chat_ids
 from tpo.model.conventions import Conventions, Start, Tags
 from tpo.store.errors import TpoError
@@ -203,6 +203,26 @@ def ask(form: ThoughtFormat, conventions: Conventions) -> Asked:
     else:
         prefill = "" if form.enforce == "none" or start.state == "open" else tags.opening_text
     return Asked(form, conventions, arguments, start, prefill, is_native)
+
+
+def ask_directly(conventions: Conventions, *, what: str) -> Asked:
+    """Return how a model is asked for an answer whose very first tokens count, so that no thought may stand there.
+
+    Args:
+        conventions: Of the model's chat template.
+        what: What asks, as the user has set it, such as "judge=self_rating".
+
+    Raises:
+        AskError: If the model's thoughts cannot be switched off.
+    """
+    if conventions.off is None:
+        assert conventions.tags is not None
+        raise AskError(
+            f"{what} reads or writes the first words of an answer, but the model's chat template knows thoughts "
+            f"({conventions.tags.opening} ... {conventions.tags.closing}) and no variable that switches them off: use "
+            f"another {what.partition('=')[0]}"
+        )
+    return ask(DIRECT, conventions)
 
 
 def _start(form: ThoughtFormat, conventions: Conventions, tags: Tags, *, is_native: bool) -> Start:

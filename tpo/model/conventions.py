@@ -1,6 +1,6 @@
 """What a model's chat template was found to do: its thoughts, its switch, what ends a turn, whether it reads a clock.
 
-`tpo.model.probe` finds it out by rendering, once per model; it lies in the metrics of the model's artifact.
+`tpo.model.template_probe` finds it out by rendering, once per model; it lies in the metrics of the model's artifact.
 """
 
 from collections.abc import Mapping

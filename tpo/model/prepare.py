@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tpo.model.chat import load_tokenizer, save_tokenizer
 from tpo.model.load import ModelError, load_model
-from tpo.model.probe import read_conventions
+from tpo.model.template_probe import read_conventions
 from tpo.store.job import Job, Metrics
 
 EMBEDDED_NAME = "smollm2-135m-instruct"

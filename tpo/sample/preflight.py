@@ -10,10 +10,10 @@ from typing import Any
 from tpo.checks import without_floors
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
-from tpo.model.asked import ask
+from tpo.model.asked import ask, ask_directly
 from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
-from tpo.model.probe import check_arguments
+from tpo.model.template_probe import check_arguments
 from tpo.sample.completions import plan_decoding
 from tpo.sample.prompts import PromptError
 from tpo.store.job import Job, Metrics
@@ -48,6 +48,8 @@ def check_lengths(
     """
     tokenizer = load_tokenizer(policy.tokenizer_path)
     for judge in () if judge_settings is None else (judge_settings, *judge_settings.get("members", {}).values()):
+        if judge["kind"] in ("self_rating", "likelihood"):
+            ask_directly(policy.conventions, what=f"judge={judge['kind']}")
         if judge["kind"] == "self_rating":
             answer_ids(tokenizer, positive=judge["positive"], negative=judge["negative"])
         if judge["kind"] == "checked" and not any(without_floors(prompt.checks) for prompt in prompts):

@@ -12,8 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from tpo.config.kinds import load_settings
-from tpo.config.thought import DIRECT
-from tpo.model.asked import ask
+from tpo.model.asked import ask_directly
 from tpo.model.chat import load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding, EngineSettings, Request, longest
@@ -54,7 +53,7 @@ def write_candidates(
         seed: Of the choice of shots and of sampling.
     """
     chat, shots = load_chat(policy), settings.shots()
-    asked = ask(DIRECT, policy.conventions)  # the number below would else stand in a thought
+    asked = ask_directly(policy.conventions, what="prompts=synthetic")  # the number below would else stand in a thought
     decoding = Decoding(settings.temperature, settings.top_p, settings.max_tokens)
     names = [f"candidate-{number}" for number in range(settings.num_candidates)]
     number = settings.num_shots + 1
