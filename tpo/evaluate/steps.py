@@ -16,6 +16,7 @@ from tpo.evaluate.lineage import leave_unseen, log_unknown, trace
 from tpo.evaluate.policies import find_policy, weights_of
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
+from tpo.model.stages import require_askable
 from tpo.sample.stages import make_prompts, preflight, sample
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.seeds import derive_seed
@@ -33,6 +34,7 @@ class Evaluation:
         self.config, self.store = config, store
         self.judging = self.judging_by(config.judge)
         self.policy = self._find(config.policy, form=config.thought, has_own_settings=False)
+        require_askable(self.policy.model, [self.policy.form])
         self.num_left_out = 0
 
     def baseline(self) -> PolicyRef:

@@ -21,6 +21,8 @@ KNOWN = (
     Tags("<|START_THINKING|>", "<|END_THINKING|>", "<|START_THINKING|>", "<|END_THINKING|>"),  # Cohere
     Tags("[THINK]", "[/THINK]", "[THINK]", "[/THINK]"),  # Magistral
     Tags("<seed:think>", "</seed:think>", "<seed:think>", "</seed:think>"),
+    Tags("◁think▷", "◁/think▷", "◁think▷", "◁/think▷"),  # Kimi-VL
+    Tags("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_thought|>\n\n", "\n\n<|end_of_thought|>\n\n"),
     Tags("<thought>", "</thought>", "<thought>\n", "\n</thought>\n\n"),
     Tags("<reasoning>", "</reasoning>", "<reasoning>\n", "\n</reasoning>\n\n"),
     Tags("<thinking>", "</thinking>", "<thinking>\n", "\n</thinking>\n\n"),
@@ -128,7 +130,7 @@ def _source(tokenizer: Tokenizer) -> str:
     """Return the text of the template that is used; a tokenizer may have several by name."""
     try:
         return str(tokenizer.get_chat_template())
-    except ValueError as error:
+    except (ValueError, NotImplementedError, AttributeError) as error:  # a tokenizer without Jinja templates
         raise ChatError(f"the tokenizer's chat template cannot be used: {error}") from error
 
 
