@@ -110,6 +110,28 @@ def test_the_null_control_is_further_draws_of_the_baselines_policy() -> None:
     assert len({row["seed"] for row in (baseline, policy, control)}) == 3, "draws of its own"
 
 
+def model_of(*overrides: str) -> PlannedArtifact:
+    return next(stage for stage in planned(*overrides).stages if stage.manifest["stage"] == "model")
+
+
+def test_what_a_chat_template_is_given_and_its_date_are_part_of_the_identity() -> None:
+    settings = ([], ["model.template_date=2026-01-02"], ["+model.template_arguments.date_string=x"])
+    ids = [model_of(*more).artifact_id for more in settings]
+    assert len({*ids}) == 3 and model_of().artifact_id == ids[0]
+    contexts = [
+        sample["config"]["thought"]
+        for sample in samples(planned("num_iterations=0", "+thought.template_arguments.x=1"))
+    ]
+    assert [thought["template_arguments"] for thought in contexts] == [{}, {"x": 1}], "the baseline's, the policy's"
+
+
+def test_a_baseline_that_thinks_is_asked_as_it_is() -> None:
+    baseline, policy = samples(planned("num_iterations=0", "thought=think", "model.direct_answers=stripped"))
+    assert [row["config"]["thought"]["thinking"] for row in (baseline, policy)] == ["default", "on"]
+    no_think, none = (samples(planned("num_iterations=0", f"thought={name}")) for name in ("no_think", "none"))
+    assert no_think == none
+
+
 def test_the_null_control_of_a_run_without_thoughts_samples_nothing() -> None:
     settings = ["thought=none", "num_iterations=1"]
     plain, controlled = planned(*settings), planned(*settings, "eval.null_control=true")

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 
 from tpo.config.groups import JudgeConfig
 from tpo.config.schema import Config
-from tpo.config.thought import DIRECT
 from tpo.evaluate.collapse import find_collapse
 from tpo.evaluate.kinds.held_out import HeldOutEval
 from tpo.evaluate.lineage import leave_unseen, trace
@@ -16,7 +15,7 @@ from tpo.judge.responses import take_apart
 from tpo.judge.select import Selection, best_epoch, only_epoch
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
-from tpo.model.stages import prepare_model
+from tpo.model.stages import prepare_model, require_askable
 from tpo.pairs.stages import make_pairs
 from tpo.sample.prompts import PromptError
 from tpo.sample.stages import make_prompts, preflight, sample
@@ -40,6 +39,7 @@ class Pipeline:
         self.config, self.store = config, store
         form = config.thought
         model = prepare_model(store, config.model)
+        require_askable(model, [form, config.model.direct_form])
         self.seed_policy = PolicyRef.untrained(model, config.model, form=form, sampling=config.sample)
         assert isinstance(config.eval, HeldOutEval)  # checked by tpo.config.check
         self.eval = config.eval
@@ -55,7 +55,7 @@ class Pipeline:
                 store,
                 self.seed_policy,
                 self.prompts,
-                forms=[form, DIRECT],
+                forms=[form, config.model.direct_form],
                 settings=config.sample,
                 judge=judge,
             )
@@ -132,7 +132,7 @@ class Pipeline:
         """
         if not self.eval.null_control:
             return None
-        if self.seed_policy.form == DIRECT:
+        if self.seed_policy.form == self._direct.form:
             answers = self.answer(self.seed_policy)
         else:
             answers = self._answer(self._direct, "test", role="null_control")
@@ -144,7 +144,7 @@ class Pipeline:
 
     @property
     def _direct(self) -> PolicyRef:
-        return self.seed_policy.seed_model(form=DIRECT)
+        return self.seed_policy.seed_model(form=self.config.model.direct_form)
 
     def _compare(self, judging: Judging, answers: Artifact, baseline: Artifact) -> Artifact:
         return compare(judging, self.prompts, answers, baseline, settings=self.eval, seed=self._seed("compare"))

@@ -420,6 +420,19 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"thought.response_delimiter": None}, "thought.response_delimiter"),
         # Texts and files.
         ({"thought.prompt": "Think."}, "thought.prompt"),
+        ({"thought.thinking": "on"}, "thought.response_delimiter must be null"),
+        (
+            {"thought.thinking": "default", "thought.thought_delimiter": None, "thought.response_delimiter": None},
+            "thought.thinking=default leaves the model as it is",
+        ),
+        ({"thought.template_arguments": {"tokenize": True}}, "thought.template_arguments.tokenize"),
+        (
+            {"model.template_arguments": {"strftime_now": 1}},
+            "model.template_date is what a chat template's clock shows",
+        ),
+        ({"model.template_arguments": {"a b": 1}}, "model.template_arguments.a b"),
+        ({"model.template_date": "today"}, "model.template_date=today: expected a date as YYYY-MM-DD"),
+        ({"model.template_date": "20260101"}, "model.template_date=20260101"),
         ({"judge.question": "Is {response} good?"}, "judge.question"),
         ({"judge.question": "Is this a good answer to {instruction}?"}, "judge.question"),
         ({"model.chat_template": "/nowhere/template.jinja"}, "model.chat_template"),

@@ -185,7 +185,9 @@ def test_a_thought_format_of_one_s_own_splits_its_own_way() -> None:
         None,
     )
     generic = composed("thought=generic").thought
-    assert set(identity(generic)) == {"prompt", "thought_delimiter", "response_delimiter", "enforce"}
+    assert set(identity(generic)) == {
+        *("prompt", "thought_delimiter", "response_delimiter", "enforce", "thinking", "template_arguments")
+    }
 
 
 @pytest.mark.parametrize(

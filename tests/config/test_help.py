@@ -42,7 +42,7 @@ def test_help_lists_the_groups_and_shows_the_composed_config(tmp_path: Path) -> 
     lines = dict(line.split(": ", 1) for line in parts["Groups (choose with group=option)"].strip().splitlines())
     folders = {path.parent.relative_to(CONF).as_posix() for path in CONF.rglob("*/*.yaml")}
     assert lines.keys() == folders
-    assert lines["thought"] == "custom, generic, none, prefilled, specific"
+    assert lines["thought"] == "custom, generic, no_think, none, prefilled, specific, stripped, think"
     assert "schema" not in helped.stdout
 
 

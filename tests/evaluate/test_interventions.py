@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo.config.thought import ThoughtFormat
-from tpo.evaluate.interventions import alter, opening, write_interventions
+from tpo.evaluate.interventions import alter, write_interventions
+from tpo.model.asked import ask
+from tpo.model.conventions import Conventions
 from tpo.model.policy import Policy
 from tpo.sample.engines.torch import TorchEngineConfig
 from tpo.store.records import Completion, Prompt, read_records
@@ -68,9 +70,10 @@ def test_unknown_intervention() -> None:
 
 
 def test_opening_puts_the_thought_between_its_delimiters() -> None:
-    assert opening(" hm ", FORM) == "Thought:\nhm\n\nResponse:\n"
-    assert opening("", FORM) == "Thought:\n\n\nResponse:\n"
-    assert opening("hm", ThoughtFormat("{instruction}", None, "<R>", "switch")) == "hm\n\n<R>\n"
+    assert ask(FORM, Conventions()).opening(" hm ") == "Thought:\nhm\n\nResponse:\n"
+    assert ask(FORM, Conventions()).opening("") == "Thought:\n\n\nResponse:\n"
+    form = ThoughtFormat("{instruction}", None, "<R>", "switch")
+    assert ask(form, Conventions()).opening("hm") == "hm\n\n<R>\n"
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,9 @@ def policy(tiny_model: Path) -> Policy:
     return Policy(str(tiny_model), None, str(tiny_model), "float32", 1024, None)
 
 
-def ask(path: Path, policy: Policy, thoughts: dict[tuple[str, int], str | None], **changes: Any) -> list[Completion]:
+def respond(
+    path: Path, policy: Policy, thoughts: dict[tuple[str, int], str | None], **changes: Any
+) -> list[Completion]:
     path.mkdir()
     prompts = [
         Prompt(name, f"Say {name}.", "x", "test", "test", (), name) for name in sorted({name for name, _ in thoughts})
@@ -93,7 +98,7 @@ def test_context_holds_the_thought_and_only_the_response_is_sampled(
     tmp_path: Path, policy: Policy, tokenizer: Any
 ) -> None:
     thoughts: dict[tuple[str, int], str | None] = {("p", 0): "to be", ("p", 1): None, ("q", 0): "", ("q", 1): "not"}
-    rows = {(row.prompt_id, row.sample_index): row for row in ask(tmp_path / "a", policy, thoughts)}
+    rows = {(row.prompt_id, row.sample_index): row for row in respond(tmp_path / "a", policy, thoughts)}
     assert set(rows) == set(thoughts)
     for key, row in rows.items():
         if thoughts[key] is None:
@@ -112,9 +117,9 @@ def test_context_holds_the_thought_and_only_the_response_is_sampled(
 
 def test_a_sample_has_the_same_random_numbers_under_every_intervention(tmp_path: Path, policy: Policy) -> None:
     keys = [(name, index) for name in "pq" for index in (0, 1)]
-    same = ask(tmp_path / "a", policy, dict.fromkeys(keys, "hm"))
-    again = ask(tmp_path / "b", policy, dict.fromkeys(keys, "hm"))
-    other = ask(tmp_path / "c", policy, dict.fromkeys(keys, "well"))
+    same = respond(tmp_path / "a", policy, dict.fromkeys(keys, "hm"))
+    again = respond(tmp_path / "b", policy, dict.fromkeys(keys, "hm"))
+    other = respond(tmp_path / "c", policy, dict.fromkeys(keys, "well"))
     assert same == again
     assert [row.seed for row in same] == [row.seed for row in other] and len({row.seed for row in same}) == 4
     assert [row.completion_ids for row in same] != [row.completion_ids for row in other]
@@ -140,5 +145,5 @@ def test_a_response_that_goes_on_thinking_is_none(tmp_path: Path, policy: Policy
     }
     for number, (text, error) in enumerate(expected.items()):
         says(text)
-        [row] = ask(tmp_path / str(number), policy, {("p", 0): "hm"})
+        [row] = respond(tmp_path / str(number), policy, {("p", 0): "hm"})
         assert (row.response, row.split_error, row.num_response_tokens) == (None, error, 0)

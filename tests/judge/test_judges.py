@@ -21,7 +21,9 @@ from tpo.judge.protocol import BLOCK, Candidates, Judgement, PointwiseJudgeConfi
 from tpo.judge.rating import WinCountRating
 from tpo.judge.responses import Group, JudgedResponses, visible
 from tpo.judge.score import collect_verdicts, combine, judge_responses, normalize_likelihoods, rate_groups
+from tpo.model.asked import ask
 from tpo.model.chat import Chat, load_tokenizer, strip_special_tokens
+from tpo.model.conventions import Conventions
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.model.states import batch_by_tokens
@@ -376,7 +378,7 @@ def make_rows(tokenizer: Any, prompt: Prompt, texts: Sequence[str]) -> list[Comp
     return [
         make_completion(
             Chat(tokenizer, frozenset({tokenizer.eos_token_id})),
-            SPECIFIC,
+            ask(SPECIFIC, Conventions()),
             prompt_id=prompt.prompt_id,
             sample_index=index,
             prompt_ids=[0],

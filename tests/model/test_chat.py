@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.model.asked import ask
 from tpo.model.chat import Chat, ChatError, chat_ids, end_ids, load_tokenizer, save_tokenizer, strip_special_tokens
-from tpo.sample.thought import render
+from tpo.model.conventions import Conventions
 
 GENERIC = ThoughtFormat("Think first. {instruction}", "Here is my thought process:", "Here is my response:", "switch")
 SPECIFIC = ThoughtFormat("Think first. {instruction}", None, "<R>", "switch")
@@ -35,7 +36,7 @@ def test_rendering_is_the_template_text_with_one_bos(
     kind: str, form: ThoughtFormat, request: pytest.FixtureRequest
 ) -> None:
     tokenizer = request.getfixturevalue(kind)
-    ids = render(tokenizer, "Why is {x} blue? naïve 🙂", form)
+    ids = ask(form, Conventions()).context(tokenizer, "Why is {x} blue? naïve 🙂")
     # Chat templates drop the line break after a block tag, so none stands before the assistant's marker.
     text = f"<bos><|user|>\n{form.user_turn('Why is {x} blue? naïve 🙂')}<|assistant|>\n"
     expected = tokenizer.encode(text, add_special_tokens=False)

@@ -262,7 +262,8 @@ def test_a_pattern_finds_the_options_of_a_group_and_no_schema() -> None:
         ["experiment=smoke", "model.quantization=none", "thought=glob(*,exclude=custom)"], is_sweep=True
     )
     assert [(overrides[-1], config.thought.name) for overrides, config in jobs] == [
-        (f"thought={name}", name) for name in ("generic", "none", "prefilled", "specific")
+        (f"thought={name}", name)
+        for name in ("generic", "no_think", "none", "prefilled", "specific", "stripped", "think")
     ]
     groups = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
     with composing() as loader:

@@ -78,6 +78,8 @@ def entry(iteration: int, value: float | None, **changes: Any) -> dict[str, Any]
         "mean_thought_tokens": 40.0 + iteration,
         "mean_response_tokens": 80.0 - iteration,
         "format_rate": 0.25,
+        "cut_thought_rate": 0.125,
+        "empty_thought_rate": 0.0,
         "parse_rate": 0.875,
         "num_pairs": 30 * iteration,
         "drops": {"tied": 2, "too_few_scored": 0} if iteration else {},

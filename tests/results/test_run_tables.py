@@ -140,8 +140,16 @@ def test_small_categories_are_left_out_and_named() -> None:
 
 
 def test_counts_and_pairs() -> None:
-    assert cells(counts_table(PLAIN))[1] == ["1", "24", "24", "41", "79", "25 %", "30"]
+    assert cells(counts_table(PLAIN))[1] == ["1", "24", "24", "41", "79", "25 %", "12 %", "30"]
     assert cells(pairs_table(PLAIN)) == [["1", "32", "30", "2", "0"]]
+
+
+def test_a_baseline_whose_thoughts_are_taken_off_is_named_in_every_table() -> None:
+    name = "seed model, direct answers, its own thoughts taken off"
+    summary = PLAIN | {"baseline": name}
+    assert headline_table(summary).notes[-1] == f"Baseline: {name}."
+    assert name in str(rates_table(summary).title)
+    assert headline_table(PLAIN).notes == []
 
 
 def printed(capsys: pytest.CaptureFixture[str], *tables: TextTable) -> str:

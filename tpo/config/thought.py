@@ -3,6 +3,8 @@
 The formats are the paper's (section 2, figures 2 and 3 of arXiv 2410.10630): a prompt that asks for a thought first,
 and a delimiter after which the response starts. A completion that cannot be split has no response, and a reason; in
 particular a thought that the token limit cut off is never mistaken for a response.
+
+Models that think by themselves have delimiters of their own, which their chat template tells (`tpo.model.asked`).
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from tpo.config import delimiter
 from tpo.config.fields import ConfigError, Kind, setting
+from tpo.config.template_arguments import check_template_arguments
 
 
 class Split(NamedTuple):
@@ -35,6 +38,9 @@ class ThoughtFormat(Kind):
         response_delimiter: Text between thought and response; None for direct answers.
         enforce: "none" samples as is; "prefill" puts the thought delimiter in the assistant's mouth;
             "switch" does that and appends the response delimiter where the model did not write it.
+        thinking: Whether the model thinks in its own way: "off" where it can be switched off, "on" where its thoughts
+            are the format's, "default" as its chat template has it. Its thoughts are taken off its responses anyway.
+        template_arguments: What the chat template is given beside `model.template_arguments`.
         name: For people.
         _target_: The class of one's own, as "module.Name", and the digest of its file; None for this one.
     """
@@ -46,6 +52,8 @@ class ThoughtFormat(Kind):
     thought_delimiter: str | None = setting(None)
     response_delimiter: str | None = setting(None)
     enforce: str = setting("none", choices=("none", "prefill", "switch"))
+    thinking: str = setting("off", choices=("off", "on", "default"))
+    template_arguments: dict[str, Any] = setting({})
     name: str = setting("unnamed", how=True, is_compared=False)
     _target_: str | None = setting(None)
     source_sha256: str | None = setting(None)
@@ -62,6 +70,16 @@ class ThoughtFormat(Kind):
         """Check that the instruction is asked for, and that delimiters and `enforce` go together."""
         if "{instruction}" not in self.prompt:
             raise ConfigError(f"{at}.prompt has no {{instruction}}: every prompt would be the same")
+        check_template_arguments(f"{at}.template_arguments", self.template_arguments)
+        if self.thinking != "off":
+            if self.thought_delimiter is not None or self.response_delimiter is not None:
+                raise ConfigError(
+                    f"{at}.thinking={self.thinking} takes the delimiters from the model's chat template, so "
+                    f"{at}.thought_delimiter and {at}.response_delimiter must be null"
+                )
+            if self.thinking == "default" and self.enforce != "none":
+                raise ConfigError(f"{at}.thinking=default leaves the model as it is, so {at}.enforce must be none")
+            return
         if self.response_delimiter is None and (self.enforce != "none" or self.thought_delimiter is not None):
             raise ConfigError(
                 f"{at}.response_delimiter is null (direct answers), so {at}.thought_delimiter must be null and "
@@ -76,7 +94,12 @@ class ThoughtFormat(Kind):
     @property
     def has_thought(self) -> bool:
         """Whether completions hold a thought; False is the paper's direct baseline."""
-        return self.response_delimiter is not None
+        return self.response_delimiter is not None or self.thinking != "off"
+
+    @property
+    def forces_switch(self) -> bool:
+        """Whether a thought has a token budget of its own, after which the response is forced to start."""
+        return self.enforce == "switch"
 
     @property
     def prefill(self) -> str | None:
@@ -112,7 +135,7 @@ class ThoughtFormat(Kind):
             policy is served with; text that resembles one counts as a repetition.
         """
         if self.response_delimiter is None:
-            return _checked(completion, thought_span=None, response_span=(0, len(completion)))
+            return checked_split(completion, thought_span=None, response_span=(0, len(completion)))
         head, start = "", 0
         if self.thought_delimiter is not None and not is_prefilled:
             opening = delimiter.find(self.thought_delimiter, completion)
@@ -124,7 +147,9 @@ class ThoughtFormat(Kind):
             return Split(None, None, "thought_truncated" if finish_reason == "length" else "no_response_delimiter")
         if any(map(self.holds_delimiter, (head, completion[start : switch.start], completion[switch.stop :]))):
             return Split(None, None, "repeated_delimiter")
-        return _checked(completion, thought_span=(start, switch.start), response_span=(switch.stop, len(completion)))
+        return checked_split(
+            completion, thought_span=(start, switch.start), response_span=(switch.stop, len(completion))
+        )
 
     def holds_delimiter(self, text: str) -> bool:
         """Whether a text holds one of the delimiters, or what resembles it."""
@@ -132,16 +157,32 @@ class ThoughtFormat(Kind):
 
 
 DIRECT = ThoughtFormat(prompt="{instruction}", name="none")
+TAKEN_OFF = "its own thoughts taken off"  # what tables say of direct answers of a model that thinks
+STRIPPED = ThoughtFormat(prompt="{instruction}", thinking="default", name="stripped")
 
 
-def _checked(completion: str, *, thought_span: tuple[int, int] | None, response_span: tuple[int, int]) -> Split:
+def checked_split(
+    completion: str,
+    *,
+    thought_span: tuple[int, int] | None,
+    response_span: tuple[int, int],
+    may_be_empty: bool = False,
+) -> Split:
+    """Return the parts without the white space at their ends, or which of them is empty.
+
+    Args:
+        completion: What they are parts of.
+        thought_span: Of the thought, as character offsets; None where the format has none.
+        response_span: Of the response.
+        may_be_empty: Whether the thought may be.
+    """
     start, stop = _stripped(completion, response_span)
     if start == stop:
         return Split(None, None, "empty_response")
     if thought_span is None:
         return Split(None, completion[start:stop], None, (0, 0), (start, stop))
     thought_start, thought_stop = _stripped(completion, thought_span)
-    if thought_start == thought_stop:
+    if thought_start == thought_stop and not may_be_empty:
         return Split(None, None, "empty_thought")
     thought = completion[thought_start:thought_stop]
     return Split(thought, completion[start:stop], None, (thought_start, thought_stop), (start, stop))

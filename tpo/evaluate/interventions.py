@@ -14,7 +14,8 @@ from typing import Any
 
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
-from tpo.model.chat import Chat, Tokenizer, chat_ids, load_chat
+from tpo.model.asked import Asked, ask
+from tpo.model.chat import Chat, load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.completions import Key, summarize
 from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request, longest
@@ -105,12 +106,12 @@ def write_interventions(
         prompts: Instructions.
         thoughts: What `alter` gives, the same sample indices for every instruction.
         policy: What to sample from.
-        form: A thought format with a response delimiter.
+        form: A thought format with thoughts.
         settings: `temperature`, `top_p`, `max_response_tokens`.
         engine_settings: What samples.
         seed: Of the stage.
     """
-    chat = load_chat(policy)
+    chat, asked = load_chat(policy), ask(form, policy.conventions)
     decoding = Decoding(
         temperature=settings["temperature"], top_p=settings["top_p"], max_tokens=settings["max_response_tokens"]
     )
@@ -118,7 +119,7 @@ def write_interventions(
 
     def context(key: Key) -> list[int]:
         thought = thoughts[key]
-        return [] if thought is None else _context(chat.tokenizer, form, texts[key[0]], thought)
+        return [] if thought is None else asked.context_after(chat.tokenizer, texts[key[0]], thought)
 
     def seed_of(key: Key) -> int:
         return derive_seed(seed, "intervene", *key)
@@ -129,14 +130,14 @@ def write_interventions(
         def compute(keys: Sequence[Key]) -> Iterator[Completion]:
             for key in keys:
                 if thoughts[key] is None:
-                    yield _completion(chat, form, key, thought=None, prompt_ids=[], generation=None, seed=-1)
-            asked = (key for key in keys if thoughts[key] is not None)
-            requests = (Request(key[0], context(key), {key[1]: seed_of(key)}) for key in asked)
+                    yield _completion(chat, asked, key, thought=None, prompt_ids=[], generation=None, seed=-1)
+            open_keys = (key for key in keys if thoughts[key] is not None)
+            requests = (Request(key[0], context(key), {key[1]: seed_of(key)}) for key in open_keys)
             for prompt_id, index, generation in engine.stream(requests, decoding=decoding):
                 key = (prompt_id, index)
                 yield _completion(
                     chat,
-                    form,
+                    asked,
                     key,
                     thought=thoughts[key],
                     prompt_ids=context(key),
@@ -156,13 +157,9 @@ def write_interventions(
     return summarize(read_records(path / "rows.jsonl", Completion))
 
 
-def _context(tokenizer: Tokenizer, form: ThoughtFormat, instruction: str, thought: str) -> list[int]:
-    return chat_ids(tokenizer, form.user_turn(instruction), assistant=opening(thought, form))
-
-
 def _completion(
     chat: Chat,
-    form: ThoughtFormat,
+    asked: Asked,
     key: Key,
     *,
     thought: str | None,
@@ -173,7 +170,7 @@ def _completion(
     token_ids = [] if generation is None else generation.token_ids
     content = chat.content(token_ids)
     text = chat.decode(content)
-    response, error = (None, NO_THOUGHT) if generation is None else _response(text, form)
+    response, error = (None, NO_THOUGHT) if generation is None else _response(text, asked)
     return Completion(
         prompt_id=key[0],
         sample_index=key[1],
@@ -194,13 +191,7 @@ def _completion(
     )
 
 
-def opening(thought: str, form: ThoughtFormat) -> str:
-    """Return how the assistant's turn starts: the thought between its delimiters, each on a line of its own."""
-    head = "" if form.thought_delimiter is None else f"{form.thought_delimiter}\n"
-    return f"{head}{thought.strip()}\n\n{form.response_delimiter}\n"
-
-
-def _response(text: str, form: ThoughtFormat) -> tuple[str | None, str | None]:
-    if form.holds_delimiter(text):
+def _response(text: str, asked: Asked) -> tuple[str | None, str | None]:
+    if asked.holds_delimiter(text):
         return None, "repeated_delimiter"  # it may go on thinking, which no judge may see
     return (text.strip(), None) if text.strip() else (None, "empty_response")

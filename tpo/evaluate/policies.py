@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.kinds import load_settings
-from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.stages import import_adapter
-from tpo.model.policy import PolicyRef, is_whole_model
+from tpo.model.policy import PolicyRef, is_whole_model, manner_of
 from tpo.model.stages import prepare_model
 from tpo.results.read import FinishedRun, read_run
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
@@ -79,7 +79,7 @@ def find_policy(
         policy = PolicyRef(name, prepare_model(store, model), model, form, sample)
         return policy if adapter is None else policy.trained(*_trained(adapter, store))
 
-    manner = "direct" if form == DIRECT else "with a thought"
+    manner = manner_of(form)
     if text == "seed":
         return on(model, f"{model.name}, {manner}")
     if (run := named_run(text)) is not None:

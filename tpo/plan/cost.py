@@ -74,10 +74,14 @@ def _likeness(manifest: Manifest) -> tuple[Any, ...]:
     return (
         *(manifest["stage"], manifest["version"], manifest["inputs"].get("model")),
         *(config.get("name"), config.get("quantization")),  # of a model
-        *(config.get("engine", {}).get("kind"), config.get("thought", {}).get("response_delimiter") is not None),
+        *(config.get("engine", {}).get("kind"), _has_thought(config.get("thought", {}))),
         *(judge.get("kind"), judge.get("name")),
         config.get("settings", {}).get("lora_rank") == 0,  # training all weights, or an adapter
     )
+
+
+def _has_thought(form: Mapping[str, Any]) -> bool:
+    return form.get("response_delimiter") is not None or form.get("thinking", "off") != "off"
 
 
 def _num_tokens(manifest: Manifest) -> float | None:

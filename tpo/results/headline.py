@@ -5,9 +5,11 @@ where a program checks the instructions, then that of the win rate, then that of
 page and tracking take the order, the names and the words from here.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from tpo.config.thought import TAKEN_OFF
 from tpo.results.rate import Rate, format_count, format_rate
 
 
@@ -106,6 +108,12 @@ def collapses(summary: dict[str, Any]) -> list[str]:
         f"iteration {entry['iteration']}: {entry['collapse']}" for entry in summary["iterations"] if entry["collapse"]
     ]
     return found or [sentence for sentence in [summary["collapse"]] if sentence]
+
+
+def baseline_notes(summaries: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the baselines that think and whose thoughts are taken off: no direct answers like others."""
+    names = sorted({summary["baseline"] for summary in summaries if TAKEN_OFF in summary["baseline"]})
+    return [f"Baseline: {name}." for name in names]
 
 
 def _value(entry: dict[str, Any], key: str) -> Any:

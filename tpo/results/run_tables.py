@@ -3,7 +3,16 @@
 from collections.abc import Iterable
 from typing import Any
 
-from tpo.results.headline import CHECKED, HEADLINE, RESPONSE_TOKENS, UNSEEN, Quantity, changes, collapses
+from tpo.results.headline import (
+    CHECKED,
+    HEADLINE,
+    RESPONSE_TOKENS,
+    UNSEEN,
+    Quantity,
+    baseline_notes,
+    changes,
+    collapses,
+)
 from tpo.results.rate import REQUIRED, Rate, format_count, format_rate
 from tpo.results.text_table import TextTable
 
@@ -28,7 +37,7 @@ def headline_table(summary: dict[str, Any]) -> TextTable:
     found = changes(summary, *HEADLINE, RESPONSE_TOKENS)
     first, last = (summary["iterations"][place]["iteration"] for place in (0, -1))
     level = f"{100 * summary['confidence']:g} % intervals"
-    notes = [f"The policy COLLAPSED. {sentence}" for sentence in collapses(summary)]
+    notes = [f"The policy COLLAPSED. {sentence}" for sentence in collapses(summary)] + baseline_notes([summary])
     named = [f"{one.quantity.name} (%)" if one.quantity.is_fraction else one.quantity.name for one in found]
     if len(summary["iterations"]) == 1:
         untrained = [
@@ -147,11 +156,13 @@ def counts_table(summary: dict[str, Any]) -> TextTable:
                 f"{entry['mean_thought_tokens']:.0f}",
                 f"{entry['mean_response_tokens']:.0f}",
                 f"{100 * entry['format_rate']:.0f} %",
+                f"{100 * entry['cut_thought_rate']:.0f} %",
                 f"{entry['num_pairs']:,}",
             )
         )
-    names = ("iteration", "instructions", "answers", "thought tok.", "response tok.", "format", "pairs")
-    return TextTable("held-out answers, and the pairs of training", names, rows)
+    names = ("iteration", "instructions", "answers", "thought tok.", "response tok.", "format", "cut", "pairs")
+    note = "cut: thoughts that did not end by themselves, in their tokens."
+    return TextTable("held-out answers, and the pairs of training", names, rows, [note])
 
 
 def categories_table(summary: dict[str, Any]) -> TextTable | None:

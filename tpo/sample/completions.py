@@ -16,10 +16,11 @@ from typing import Any
 
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
+from tpo.model.asked import Asked, ask
 from tpo.model.chat import Chat, Tokenizer, load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request, longest
-from tpo.sample.thought import num_tokens_within, render, response_start
+from tpo.sample.thought import num_tokens_within, response_start
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Completion, Prompt, read_records
 from tpo.store.rows import grow_rows
@@ -65,10 +66,10 @@ def write_completions(
     Returns:
         The metrics of `summarize`, with tokens per second of this attempt.
     """
-    chat = load_chat(policy)
-    decoding = plan_decoding(chat.tokenizer, form, settings)
+    chat, asked = load_chat(policy), ask(form, policy.conventions)
+    decoding = plan_decoding(chat.tokenizer, asked, settings)
     # An array takes a tenth of a list's memory, and all contexts are held until the last one is sampled from.
-    contexts = {prompt.prompt_id: array("I", render(chat.tokenizer, prompt.text, form)) for prompt in prompts}
+    contexts = {prompt.prompt_id: array("I", asked.context(chat.tokenizer, prompt.text)) for prompt in prompts}
     num_tokens, started = 0, time.monotonic()
 
     def seed_of(prompt_id: str, index: int) -> int:
@@ -87,7 +88,7 @@ def write_completions(
                 num_tokens += len(generation.token_ids)
                 yield make_completion(
                     chat,
-                    form,
+                    asked,
                     prompt_id=prompt_id,
                     sample_index=index,
                     prompt_ids=contexts[prompt_id].tolist(),
@@ -107,7 +108,7 @@ def write_completions(
     return {**found, "tokens_per_second": num_tokens / (time.monotonic() - started)}
 
 
-def plan_decoding(tokenizer: Tokenizer, form: ThoughtFormat, settings: dict[str, Any]) -> Decoding:
+def plan_decoding(tokenizer: Tokenizer, asked: Asked, settings: dict[str, Any]) -> Decoding:
     """Return how to decode completions of a format within the token budgets.
 
     A direct answer has the response budget. With the forced switch, thought and response have a budget each; without
@@ -115,22 +116,22 @@ def plan_decoding(tokenizer: Tokenizer, form: ThoughtFormat, settings: dict[str,
     """
     thought, response = settings["max_thought_tokens"], settings["max_response_tokens"]
     shared = {"temperature": settings["temperature"], "top_p": settings["top_p"]}
-    if not form.has_thought:
+    if not asked.form.has_thought:
         return Decoding(max_tokens=response, **shared)
-    if form.switch is None:
+    if asked.switch is None:
         return Decoding(max_tokens=thought + response, **shared)
     return Decoding(
         max_tokens=thought,
         max_response_tokens=response,
-        response_delimiter=form.response_delimiter,
-        switch_ids=tuple(tokenizer.encode(form.switch, add_special_tokens=False)),
+        response_delimiter=asked.response_delimiter,
+        switch_ids=tuple(tokenizer.encode(asked.switch, add_special_tokens=False)),
         **shared,
     )
 
 
 def make_completion(
     chat: Chat,
-    form: ThoughtFormat,
+    asked: Asked,
     *,
     prompt_id: str,
     sample_index: int,
@@ -141,8 +142,7 @@ def make_completion(
     """Return the row of one generation, split into thought and response."""
     content = chat.content(generation.token_ids)
     text = chat.decode(content)
-    is_prefilled = form.prefill is not None
-    parts = form.split(text, is_prefilled=is_prefilled, finish_reason=generation.finish_reason)
+    parts = asked.split(text, finish_reason=generation.finish_reason)
     has_parts = parts.error is None
     return Completion(
         prompt_id=prompt_id,
@@ -154,7 +154,7 @@ def make_completion(
         response_start=(
             max(response_start(content, text, parts, decode=chat.decode), generation.forced_stop) if has_parts else 0
         ),
-        is_prefilled=is_prefilled,
+        is_prefilled=asked.is_open,
         completion=text,
         thought=parts.thought,
         response=parts.response,
@@ -170,8 +170,10 @@ def summarize(rows: Iterable[Completion]) -> dict[str, Any]:
     """Return counts and means over completions, which are read once.
 
     `format_rate` is the fraction that could be split into thought and response and has no forced delimiter: the model
-    wrote every delimiter that was not prefilled. `parse_rate` is the fraction that could be split at all. Means are
-    over the completions that could be split.
+    wrote every delimiter that was not prefilled. `parse_rate` is the fraction that could be split at all.
+    `cut_thought_rate` is the fraction whose thought did not end by itself: the switch was forced, or the tokens ran
+    out. `empty_thought_rate`, of those that could be split, counts the thoughts without a word, which models that think
+    by themselves may choose. Means are over the completions that could be split.
     """
     counts: Counter[str] = Counter()
     errors: Counter[str] = Counter()
@@ -182,8 +184,11 @@ def summarize(rows: Iterable[Completion]) -> dict[str, Any]:
         counts["truncated"] += row.finish_reason == "length"
         if row.split_error is not None:
             errors[row.split_error] += 1
+            counts["cut"] += row.split_error == "thought_truncated" or row.forced_start < row.forced_stop
             continue
         counts["parsed"] += 1
+        counts["cut"] += row.forced_start < row.forced_stop
+        counts["empty"] += row.thought == ""
         counts["unforced"] += row.forced_start == row.forced_stop
         counts["thought_tokens"] += row.num_thought_tokens
         counts["response_tokens"] += row.num_response_tokens
@@ -194,6 +199,8 @@ def summarize(rows: Iterable[Completion]) -> dict[str, Any]:
         "parse_rate": counts["parsed"] / counts["rows"],
         "prefill_rate": counts["prefilled"] / counts["rows"],
         "truncated_rate": counts["truncated"] / counts["rows"],
+        "cut_thought_rate": counts["cut"] / counts["rows"],
+        "empty_thought_rate": counts["empty"] / max(counts["parsed"], 1),
         "split_errors": dict(sorted(errors.items())),
         "mean_thought_tokens": counts["thought_tokens"] / max(counts["parsed"], 1),
         "mean_response_tokens": counts["response_tokens"] / max(counts["parsed"], 1),

@@ -10,11 +10,12 @@ from typing import Any
 from tpo.checks import without_floors
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
+from tpo.model.asked import ask, ask_directly
 from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
+from tpo.model.template_probe import check_arguments
 from tpo.sample.completions import plan_decoding
 from tpo.sample.prompts import PromptError
-from tpo.sample.thought import render
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Prompt
 
@@ -42,10 +43,13 @@ def check_lengths(
 
     Raises:
         PromptError: If an instruction's prompt and completion exceed the model's context.
-        TpoError: If an answer of the self-rating judge is not a single token.
+        TpoError: If an answer of the self-rating judge is not a single token, or the model cannot be asked in a
+            thought format.
     """
     tokenizer = load_tokenizer(policy.tokenizer_path)
     for judge in () if judge_settings is None else (judge_settings, *judge_settings.get("members", {}).values()):
+        if judge["kind"] in ("self_rating", "likelihood"):
+            ask_directly(policy.conventions, what=f"judge={judge['kind']}")
         if judge["kind"] == "self_rating":
             answer_ids(tokenizer, positive=judge["positive"], negative=judge["negative"])
         if judge["kind"] == "checked" and not any(without_floors(prompt.checks) for prompt in prompts):
@@ -55,9 +59,11 @@ def check_lengths(
             )
     longest = 0
     for form in forms:
-        budget = plan_decoding(tokenizer, form, sample_settings).max_total
+        check_arguments(tokenizer, form.template_arguments, at="thought.template_arguments")
+        asked = ask(form, policy.conventions)
+        budget = plan_decoding(tokenizer, asked, sample_settings).max_total
         for prompt in prompts:
-            needed = len(render(tokenizer, prompt.text, form)) + budget
+            needed = len(asked.context(tokenizer, prompt.text)) + budget
             longest = max(longest, needed)
             if needed > policy.max_model_len:
                 raise PromptError(

@@ -15,10 +15,10 @@ from tpo.store.stage import Budget, RunsOn, Stage
 
 log = logging.getLogger(__name__)
 
-SYNTHESIZE = Stage("synthesize", version=5, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
+SYNTHESIZE = Stage("synthesize", version=6, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
 PROMPTS = Stage("prompts", version=4, work="tpo.sample.prompts:work")
-PREFLIGHT = Stage("preflight", version=1, work="tpo.sample.preflight:work")
-SAMPLE = Stage("sample", version=5, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
+PREFLIGHT = Stage("preflight", version=2, work="tpo.sample.preflight:work")
+SAMPLE = Stage("sample", version=6, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
 
 
 def make_prompts(
@@ -151,6 +151,6 @@ def _budget(prompts: Artifact, *, split: str, form: ThoughtFormat, settings: Sam
         tokens=num_prompts * settings.num_samples * longest,
         num_prompts=num_prompts,
         num_samples=settings.num_samples,
-        response_tokens=settings.max_response_tokens if form.switch else longest,
+        response_tokens=settings.max_response_tokens if form.forces_switch else longest,
         completion_tokens=longest,
     )

@@ -12,7 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 from tpo.config.kinds import load_settings
-from tpo.model.chat import chat_ids, load_chat
+from tpo.model.asked import ask_directly
+from tpo.model.chat import load_chat
 from tpo.model.policy import Policy, open_policy
 from tpo.sample.decoding import Decoding, EngineSettings, Request, longest
 from tpo.sample.sources.synthetic import SyntheticPrompts
@@ -52,6 +53,7 @@ def write_candidates(
         seed: Of the choice of shots and of sampling.
     """
     chat, shots = load_chat(policy), settings.shots()
+    asked = ask_directly(policy.conventions, what="prompts=synthetic")  # the number below would else stand in a thought
     decoding = Decoding(settings.temperature, settings.top_p, settings.max_tokens)
     names = [f"candidate-{number}" for number in range(settings.num_candidates)]
     number = settings.num_shots + 1
@@ -60,7 +62,7 @@ def write_candidates(
         drawn = random.Random(derive_seed(seed, name)).sample(shots, settings.num_shots)
         listed = "\n".join(f"{position}. {shot.text}" for position, shot in enumerate(drawn, start=1))
         request = REQUEST.replace("{shots}", listed).replace("{number}", str(number))
-        contexts[name] = array("I", chat_ids(chat.tokenizer, request, assistant=f"{number}."))
+        contexts[name] = array("I", asked.context(chat.tokenizer, request, assistant=f"{number}."))
     max_len = longest(contexts.values(), decoding)
     with closing(engine_settings.make(policy, chat=chat, max_len=max_len, seed=seed)) as engine:
 

@@ -1,10 +1,9 @@
-"""Thought formats in tokens: the context that an instruction is rendered to, and the tokens of a completion's parts."""
+"""Thought formats in tokens: which tokens of a completion are of its thought, and which of its response."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
 
-from tpo.config.thought import Split, ThoughtFormat
-from tpo.model.chat import Tokenizer, chat_ids
+from tpo.config.thought import Split
 from tpo.model.decoder import Decoder
 
 
@@ -33,8 +32,3 @@ def response_start(token_ids: Sequence[int], text: str, parts: Split, *, decode:
     """
     delimiter_stop = len(text[: parts.response_span[0]].rstrip())
     return num_tokens_within(token_ids, (0, delimiter_stop), decode=decode)
-
-
-def render(tokenizer: Tokenizer, instruction: str, form: ThoughtFormat) -> list[int]:
-    """Return the context from which a completion to `instruction` is sampled."""
-    return chat_ids(tokenizer, form.user_turn(instruction), assistant=form.prefill)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from tpo.config.fields import setting
 from tpo.config.groups import JudgeConfig
-from tpo.config.thought import DIRECT
 from tpo.evaluate.measure import EvaluationConfig, ids, lengths, sides, versus
 from tpo.store.records import Comparison
 
@@ -44,7 +43,7 @@ class HeldOutEval(EvaluationConfig):
         if self.null_control:
             direct = steps.baseline()
             # A run without thoughts has them in its untrained policy's answers.
-            is_direct = steps.config.baseline is None and steps.policy.form == DIRECT
+            is_direct = steps.config.baseline is None and steps.policy.form == direct.form
             draws = steps.answers(direct, prompts, role="answer" if is_direct else "null_control")
             control = steps.compare(prompts, draws, steps.reference(prompts))
             found["null_control"] = null_control(list(control.rows(Comparison)), confidence=self.confidence)

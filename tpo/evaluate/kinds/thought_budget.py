@@ -26,7 +26,7 @@ class ThoughtBudgetEval(EvaluationConfig):
     def measure(self, steps: "Evaluation", path: Path) -> dict[str, Any]:
         """Return the win rate at every budget."""
         policy, prompts = steps.policy, steps.prompts()
-        if policy.form.switch is None:
+        if not policy.form.forces_switch:
             raise EvaluationError(
                 f"eval=thought_budget: {policy.name} ends its thoughts by itself, so no budget limits them alone; it "
                 "needs a thought format with thought.enforce=switch"

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tpo.config.fields import setting
-from tpo.config.thought import DIRECT
 from tpo.evaluate.measure import EvaluationConfig, EvaluationError, ids, lengths, minus, sides
 from tpo.store.records import Comparison
 
@@ -43,7 +42,7 @@ class ThoughtValueEval(EvaluationConfig):
         if policy.adapter is not None:
             seeds = steps.answers(policy.seed_model(), prompts)
             answers["seed"] = steps.intervene(policy, prompts, seeds, {"kind": "given"})
-        direct = replace(policy, form=DIRECT)
+        direct = replace(policy, form=policy.settings.direct_form)
         answers["direct"] = steps.answers(direct, prompts)
 
         comparisons = {name: steps.compare(prompts, artifact, reference) for name, artifact in answers.items()}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
-from tpo.model.chat import chat_ids, load_tokenizer, strip_special_tokens
+from tpo.model.asked import ask_directly
+from tpo.model.chat import load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 
@@ -70,10 +71,15 @@ class Likelihood:
     """Scores a response by its summed log-likelihood after the instruction, or after an empty one."""
 
     def __init__(self, settings: SummedLikelihood, policy: Policy) -> None:
-        """Load the seed model."""
+        """Load the seed model.
+
+        Raises:
+            TpoError: If a thought would stand before a response.
+        """
         from tpo.model.states import StateReader
 
         self.with_instruction = settings.with_instruction
+        self.asked = ask_directly(policy.conventions, what="judge=likelihood")
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
         weights = policy.unquantized_path or policy.model_path
         model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
@@ -96,7 +102,7 @@ class Likelihood:
 
         groups = []
         for item in block:
-            context = chat_ids(self.tokenizer, item.instruction if self.with_instruction else "")
+            context = self.asked.context(self.tokenizer, item.instruction if self.with_instruction else "")
             responses = [self._response_ids(response) for response in item.responses]
             # The state before a token predicts it.
             groups.append(

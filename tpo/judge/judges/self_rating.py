@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ClassVar
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
 from tpo.judge.verdicts import require_places
-from tpo.model.chat import answer_ids, chat_ids, load_tokenizer, strip_special_tokens
+from tpo.model.asked import ask_directly
+from tpo.model.chat import answer_ids, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 
@@ -55,11 +56,11 @@ class SelfRating:
         """Load the seed model.
 
         Raises:
-            TpoError: If an answer is not a single token of this model.
+            TpoError: If an answer is not a single token of this model, or a thought would stand before it.
         """
         from tpo.model.states import StateReader
 
-        self.question = settings.question
+        self.question, self.asked = settings.question, ask_directly(policy.conventions, what="judge=self_rating")
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
         self.answer_ids = answer_ids(self.tokenizer, positive=settings.positive, negative=settings.negative)
         weights = policy.unquantized_path or policy.model_path
@@ -90,7 +91,7 @@ class SelfRating:
     def _reading(self, instruction: str, response: str) -> "Reading":
         from tpo.model.states import Reading
 
-        ids = chat_ids(self.tokenizer, self._ask(instruction, response))
+        ids = self.asked.context(self.tokenizer, self._ask(instruction, response))
         return Reading(ids, (len(ids) - 1,))
 
     def _ask(self, instruction: str, response: str) -> str:

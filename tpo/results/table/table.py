@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tpo.results.headline import CHECKED, SCORE, UNSEEN, WIN_RATE
+from tpo.results.headline import CHECKED, SCORE, UNSEEN, WIN_RATE, baseline_notes
 from tpo.results.rate import Rate
 from tpo.results.read import FinishedRun
 from tpo.results.stats import student_interval
@@ -186,11 +186,13 @@ def _reading(runs: Sequence[FinishedRun], *, over: str | None) -> list[str]:
     levels = sorted({run.summary["confidence"] for run in runs})
     intervals = " or ".join(f"{100 * level:g} %" for level in levels) + " intervals"
     what = "Changes: trained minus untrained on the same instructions, of rates in points"
+    notes = baseline_notes([run.summary for run in runs])
     if over is None:
-        return [f"{what}, with {intervals}; n: instructions."]
+        return [f"{what}, with {intervals}; n: instructions.", *notes]
     return [
         f"Means over runs that differ in {over} only, with {intervals} over runs (Student's t; a single run has none). "
-        f"{what}. n: instructions of all these runs together; memory: the largest."
+        f"{what}. n: instructions of all these runs together; memory: the largest.",
+        *notes,
     ]
 
 
