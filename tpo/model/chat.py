@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from tpo.model.control_tokens import break_control_tokens
 from tpo.model.decoder import Decoder
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
@@ -101,32 +102,15 @@ def _checked(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def strip_special_tokens(text: str, tokenizer: Tokenizer) -> str:
-    """Return `text` without the strings of special tokens.
-
-    A user's or a model's text that spells `<|im_end|>` would otherwise end its turn and could begin another role's.
-    Removal repeats until there is nothing to remove, because removing one string can form another.
-    """
-    added = tokenizer.added_tokens_decoder.values()
-    specials = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-    while True:
-        cleaned = text
-        for token in specials:
-            cleaned = cleaned.replace(token, "")
-        if cleaned == text:
-            return cleaned
-        text = cleaned
-
-
 def chat_ids(tokenizer: Tokenizer, user: str, *, assistant: str | None = None) -> list[int]:
     """Return the ids of a user turn and the opening of the assistant's turn, as the template renders them.
 
     Args:
         tokenizer: With a chat template.
-        user: The user's turn; special-token strings are removed.
+        user: The user's turn; control tokens in it are broken up.
         assistant: Text that the assistant's turn starts with, if any.
     """
-    messages = [{"role": "user", "content": strip_special_tokens(user, tokenizer)}]
+    messages = [{"role": "user", "content": break_control_tokens(user, tokenizer)}]
     ids: list[int] = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, tokenize=True, return_dict=False
     )
