@@ -98,17 +98,18 @@ def _template_text(tokenizer: Tokenizer) -> str:
 
 
 def _rendered(tokenizer: Tokenizer) -> str:
-    """Return a short chat as the template renders it, with a system turn where it knows one."""
+    """Return short chats as the template renders them: as they are answered and as they are asked, if it can."""
     from jinja2 import TemplateError
 
     turns = [{"role": role, "content": "x"} for role in ("system", "user", "assistant", "user")]
-    for messages in (turns, turns[1:], turns[1:2]):
+    found = []
+    for messages in (turns, turns[:3], turns[1:3], turns[1:2]):
+        is_asking = messages[-1]["role"] == "user"
         try:
-            text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            found.append(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=is_asking))
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError):  # whatever a template raises
             continue
-        return text
-    return ""
+    return "\n".join(found)
 
 
 def _breaker(tokenizer: Tokenizer) -> _Breaker:
