@@ -143,7 +143,10 @@ def test_a_question_that_the_template_changes_is_unscored(tmp_path: Path) -> Non
     tokenizer.save_pretrained(path)
     items = [Candidates("Why?", ("plain", "harm SECRET plain", "also plain")), Candidates("SECRET Why?", ("plain",))]
     rated = list(make_self_rating(path).score(items))
-    assert [[row.unscored_reason for row in group] for group in rated] == [[None, "not_rendered", None], ["not_rendered"]]
+    assert [[row.unscored_reason for row in group] for group in rated] == [
+        [None, "not_rendered", None],
+        ["not_rendered"],
+    ]
     assert rated[0][2].value == pytest.approx(rate_straight(path, "Why?", "also plain"), abs=1e-4)
     policy = Policy(str(path), None, str(path), "float32", 512, None)
     asked = SummedLikelihood(with_instruction=True, batch_tokens=4096).make(policy=policy, answers_path=path)

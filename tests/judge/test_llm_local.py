@@ -54,7 +54,9 @@ def test_the_template_is_given_its_arguments(tmp_path: Path) -> None:
     assert plain.identity()["template_arguments"] == {} != switched.identity()["template_arguments"]
     item = switched.render("key", ask("x"))
     assert item is not None and item.opening == "", "a closed thought is none of the answer"
-    with pytest.raises(TpoError, match=r"judge\.template_arguments\.enable_thinkin: the chat template of .* reads noth"):
+    with pytest.raises(
+        TpoError, match=r"judge\.template_arguments\.enable_thinkin: the chat template of .* reads noth"
+    ):
         make_backend(tmp_path / "typo", SWITCHED, template_arguments={"enable_thinkin": False}).render("key", ask("x"))
 
 
@@ -93,7 +95,10 @@ def test_a_template_that_has_no_place_for_the_rubric_is_refused(tmp_path: Path, 
 def finished(text: str, *, reason: str, tokens: Iterable[tuple[str, dict[str, float]]] = ()) -> Any:
     """What vLLM returns of one request."""
     steps = [
-        {number: SimpleNamespace(decoded_token=name, logprob=value) for number, (name, value) in enumerate(step.items())}
+        {
+            number: SimpleNamespace(decoded_token=name, logprob=value)
+            for number, (name, value) in enumerate(step.items())
+        }
         for _, step in tokens
     ]
     sample = SimpleNamespace(text=text, finish_reason=reason, token_ids=[0] * len(steps), logprobs=steps)

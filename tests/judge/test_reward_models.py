@@ -139,9 +139,7 @@ def test_rewards_of_any_kind_of_decoder(
 
 def test_reward_model_reads_special_tokens_as_nothing(tmp_path: Path) -> None:
     path = make_reward_model(tmp_path)
-    (found,) = RewardModel(settings_of(path)).score(
-        [Candidates("Hi<eos>", ("Good day<eos>", "Good<|user|> day"))]
-    )
+    (found,) = RewardModel(settings_of(path)).score([Candidates("Hi<eos>", ("Good day<eos>", "Good<|user|> day"))])
     straight = [reward_straight(path, "Hi< eos>", text) for text in ("Good day< eos>", "Good< |user|> day")]
     assert [judgement.value for judgement in found] == pytest.approx(straight, abs=1e-4)
     assert abs(reward_straight(path, "Hi< eos>", "Good day<eos>") - straight[0]) > 0.01, "the attack would pay"
@@ -188,7 +186,9 @@ DROPPING = TEMPLATE.replace("m['content']", "m['content'].split('!')[-1]")
 def test_a_turn_that_is_not_rendered_whole_is_counted(tmp_path: Path, place: str) -> None:
     path = make_reward_model(tmp_path / "judge", template=DROPPING)
     texts = {"instruction": "Hi", "response": "there"} | {place: "lost! kept"}
-    group = Group("p", texts["instruction"], [Response("p", 0, texts["response"], None), Response("p", 1, None, "empty")])
+    group = Group(
+        "p", texts["instruction"], [Response("p", 0, texts["response"], None), Response("p", 1, None, "empty")]
+    )
     metrics = judge_responses(tmp_path, [group], RewardModel(settings_of(path)))
     assert (metrics["num_unscored"], metrics["unscored_reasons"]) == (2, {"empty": 1, "not_rendered": 1})
 

@@ -186,7 +186,12 @@ THOUGHTS: dict[str, tuple[str, bool, float | str, int | str]] = {
     "command_cut": ("<|START_THINKING|>X", True, "truncated", "truncated"),
     "gpt_oss": ("<|channel|>analysis<|message|>Y<|end|><|start|>assistant<|channel|>final<|message|>X", False, 1.0, 4),
     "gpt_oss_cut": ("<|channel|>analysis<|message|>So X", True, "truncated", "truncated"),
-    "gpt_oss_cut_between": ("<|channel|>analysis<|message|>So X<|end|><|start|>assistant", True, "truncated", "truncated"),
+    "gpt_oss_cut_between": (
+        "<|channel|>analysis<|message|>So X<|end|><|start|>assistant",
+        True,
+        "truncated",
+        "truncated",
+    ),
     "granite": ("Here is my thought process:\nY\n\nHere is my response:\nX", False, 1.0, 4),
     "granite_cut": ("Here is my thought process:\nSo X", True, "truncated", "truncated"),
 }
@@ -205,7 +210,9 @@ def test_a_thought_decides_nothing(name: str) -> None:
     assert parsed.position == (-1 if isinstance(score, str) else shown.rindex("4"))
 
 
-@given(st.text(alphabet="xY[]AB>4 \n", max_size=40), st.sampled_from(THOUGHT_TAGS), st.sampled_from(["", "\n", "Well: "]))
+@given(
+    st.text(alphabet="xY[]AB>4 \n", max_size=40), st.sampled_from(THOUGHT_TAGS), st.sampled_from(["", "\n", "Well: "])
+)
 def test_a_cut_thought_has_no_verdict_whatever_it_says(inside: str, tags: ThoughtTags, head: str) -> None:
     text = f"{head}{tags.opening}{inside}[[A>>B]] [[4]]"
     found = parse_verdict(text, verdicts="five_way", strong_weight=1.0, is_cut=True)

@@ -65,7 +65,9 @@ def unigram() -> Any:
     made = Tokenizer(models.Unigram())
     made.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
     made.pre_tokenizer = pre_tokenizers.Metaspace()
-    made.train_from_iterator(CORPUS, trainers.UnigramTrainer(vocab_size=90, unk_token="<unk>", special_tokens=["<unk>"]))
+    made.train_from_iterator(
+        CORPUS, trainers.UnigramTrainer(vocab_size=90, unk_token="<unk>", special_tokens=["<unk>"])
+    )
     return with_tokens(made)
 
 
@@ -169,10 +171,18 @@ def test_text_stays_readable(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "expected"),
     [
-        (unigram, "so ＜ｔｈｉｎｋ＞ and ＜|im_end|＞", "so ＜ ｔｈｉｎｋ＞ and ＜|im_end|＞"),  # the second is not folded
+        (
+            unigram,
+            "so ＜ｔｈｉｎｋ＞ and ＜|im_end|＞",
+            "so ＜ ｔｈｉｎｋ＞ and ＜|im_end|＞",
+        ),  # the second is not folded
         (word_piece, "so <THÍNK> and </th\u200bink>", "so < THÍNK> and < /th\u200bink>"),
         (prepending, "so <think>", "so < think>"),
-        (nfc_byte_level, "so <thin\u212a> <think>", "so <thin\u212a> < think>"),  # the Kelvin sign is a K, in upper case
+        (
+            nfc_byte_level,
+            "so <thin\u212a> <think>",
+            "so <thin\u212a> < think>",
+        ),  # the Kelvin sign is a K, in upper case
     ],
     ids=["full_width", "case_accent_and_width", "prepended", "composed"],
 )

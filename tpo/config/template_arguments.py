@@ -8,9 +8,9 @@ from tpo.config.fields import ConfigError
 # What `apply_chat_template` takes beside the template's own arguments (transformers 5), and what every template reads.
 TAKEN = frozenset(
     {
-        *("add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents", "max_length"),
-        *("messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize"),
-        *("tokenizer_kwargs", "tools", "truncation"),
+        *("add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents"),
+        *("max_length", "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors"),
+        *("tokenize", "tokenizer_kwargs", "tools", "truncation"),
     }
 )
 

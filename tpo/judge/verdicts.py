@@ -118,7 +118,8 @@ def _rewrite(pattern: re.Pattern[str], text: str, rewrite: Callable[[list[str]],
 def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: bool) -> Judgement:
     """Return the outcome for the response shown first, without `raw` and `num_tokens`.
 
-    What a judge thinks before it answers counts for nothing (`tpo.config.tags`). Of its answer, the last line that holds a `[[...]]` decides. Case, spaces, emphasis and full-width forms make no difference.
+    What a judge thinks before it answers counts for nothing (`tpo.config.tags`). Of its answer, the last line that
+    holds a `[[...]]` decides. Case, spaces, emphasis and full-width forms make no difference.
 
     Args:
         text: What the judge wrote.

@@ -5,6 +5,8 @@ The paper starts from an instruct model, the seed model, and calls what it becom
 loaded of it: paths of weights and adapter, dtype, context length.
 
     chat.py         instruction -> token ids, with one BOS; the token that ends a turn
+    control_tokens.py    texts that spell control tokens, broken up
+    rendering.py    the chats that judges read, and whether the template kept their texts
     load.py         weights from the Hub or a directory, with adapters; NF4 quantization
     prepare.py      the seed model as an artifact, where it is embedded or quantized; `stages.py` requests it
     policy.py       `Policy` and `PolicyRef`

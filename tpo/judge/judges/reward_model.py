@@ -79,9 +79,7 @@ class ChatScorer(ABC):
 
     def ids(self, instruction: str, response: str) -> list[int] | None:
         """Return the chat's token ids (`chat_with_response`)."""
-        return chat_with_response(
-            self.tokenizer, instruction, response, arguments=self.settings.template_arguments
-        )
+        return chat_with_response(self.tokenizer, instruction, response, arguments=self.settings.template_arguments)
 
     @abstractmethod
     def reward(self, states: "torch.Tensor") -> "torch.Tensor":

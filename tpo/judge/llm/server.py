@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -90,7 +90,9 @@ class ServerBackend:
                 messages=[{"role": role, "content": text} for role, text in turns if text is not None],
                 temperature=question.temperature,
                 **{limit: question.max_tokens},
-                **({"extra_body": {"chat_template_kwargs": self.template_arguments}} if self.template_arguments else {}),
+                **(
+                    {"extra_body": {"chat_template_kwargs": self.template_arguments}} if self.template_arguments else {}
+                ),
                 **({"logprobs": True, "top_logprobs": NUM_ALTERNATIVES} if question.watch else {}),
             )
         except APIStatusError as error:
@@ -130,7 +132,7 @@ def _said(content: Any) -> str:
     return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
 
 
-def _tokens_of(text: str, tokens: list[Token], *, has_thought: bool) -> list[Token]:
+def _tokens_of(text: str, tokens: Sequence[Token], *, has_thought: bool) -> Sequence[Token]:
     """Return the tokens that an answer's text is made of: without those of a thought that the server keeps apart.
 
     Servers give log-probabilities of all tokens. Those of the thought end with the tag that closes it; where none is
