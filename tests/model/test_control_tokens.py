@@ -120,7 +120,7 @@ texts = st.lists(st.sampled_from(FRAGMENTS), max_size=12).map("".join)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 @given(text=texts)
 def test_no_text_is_tokenized_to_a_control_token(kind: Callable[[], Any], text: str) -> None:
     tokenizer = made(kind)
@@ -236,7 +236,7 @@ def test_a_long_hostile_text_takes_no_long_time() -> None:
     folding = made(unigram)
     break_control_tokens("", tokenizer)
     hostile = [(part, tokenizer) for part in ("<", "<|", "<eos>", "<e<eos>os>", "<unused1", "<|us", "[")]
-    for part, each in [*hostile, ("＜think＞", folding), ("＜", folding)]:
+    for part, each in [*hostile, ("＜think＞", folding)]:
         started = time.process_time()
         break_control_tokens(part * (1_000_000 // len(part)), each)
         assert time.process_time() - started < 20, part  # 0.1 s, and 2 s where it is found in normalized text

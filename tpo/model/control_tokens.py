@@ -16,11 +16,12 @@ from tpo.store.errors import TpoError
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase
 
 SEPARATORS = (" ", "\u200b", "\u2060", "\u00b7")  # the first that occurs in no control token
-THOUGHT_STRINGS = frozenset(tag for tags in THOUGHT_TAGS for tag in tags)
+THOUGHT_STRINGS = frozenset(tag for tags in THOUGHT_TAGS for tag in tags if not tag[0].isalpha())  # no sentences
 
 # <tool_call>, <|user|>, <unused7>; [INST], [gMASK], [|user|], but not [x] or [0].
 _TAG = re.compile(r"<[^<>\s][^<>]*>|\[[^\[\]\s]*(?:[A-Z]{2}|\|)[^\[\]\s]*\]")
 _MARKER = re.compile(r"<[^<>\s]{1,80}>|\[/?[A-Z_]{2,80}\]|\[\|[^\[\]\s]{1,80}\|\]")  # in a rendered chat
+_PIPED = re.compile(r"<[|｜][^<>\s]{1,80}>|<[^<>\s]{1,80}[|｜]>")  # in a template's text
 _HTML = re.compile(
     r"</?(?:a|abbr|address|article|aside|audio|b|bdi|bdo|blockquote|body|br|button|canvas|caption|center|cite|code|col"
     r"|colgroup|dd|del|details|dfn|div|dl|dt|em|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe"
@@ -73,6 +74,7 @@ def control_strings(tokenizer: Tokenizer) -> frozenset[str]:
     - Added tokens without that flag, where they have the form of a tag (`</think>`, `<tool_call>`, `<unused7>`,
       `[/THINK]`), or where the chat template holds them between other signs than letters (`]~b]`).
     - What the chat template marks turns with, a token or not: Llama 2's `[INST]` is spelled in letters.
+    - Tags with bars (`<|channel>`) and tags of thoughts that its text holds: it may cut an answer there.
 
     Other added tokens are text: white space and signs (runs of spaces in GPT-NeoX's tokenizer), words, tags of HTML
     that the template does not hold (Gemma has them), and whatever is a single character.
@@ -81,6 +83,7 @@ def control_strings(tokenizer: Tokenizer) -> frozenset[str]:
     added = tokenizer.added_tokens_decoder.values()
     found = {token.content for token in added if token.special or _is_control(token.content.strip(), template)}
     found |= {*tokenizer.all_special_tokens, *_MARKER.findall(_rendered(tokenizer))}
+    found |= {*_PIPED.findall(template), *(tag for tag in THOUGHT_STRINGS if tag in template)}
     return frozenset(content for content in found if len(content) > 1 and content.strip())
 
 
