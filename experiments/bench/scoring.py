@@ -109,8 +109,9 @@ def reward_chat(work: Work) -> Chat:
     """Return how the reward model reads a response."""
     from tpo.judge.judges.reward_model import chat_with_response
     from tpo.model.chat import load_tokenizer
+    from tpo.model.conventions import Conventions
 
-    return partial(chat_with_response, load_tokenizer(work.classifier))
+    return partial(chat_with_response, load_tokenizer(work.classifier), conventions=Conventions())
 
 
 def rating_chat(work: Work) -> Chat:

@@ -223,6 +223,8 @@ def test_judgements_and_their_reasons() -> None:
         "else": says("Both", Both=1.0),
         "long": TOO_LONG,
         "filtered": Answer("", "content_filter", 300),
+        "thinks": Answer("<think>", "length", 400, says("m", m=0.2, M=0.1).watched),
+        "opened": Answer("<think>\nm", "length", 400, says("m", m=0.2, M=0.1).watched),  # by the template
     }
     judge, fake = make_judge(lambda question: next(answers[name] for name in answers if f"?{name}" in question.user))
     assert list(judge.compare([Candidates(f"?{name}", ("a", "b")) for name in answers])) == [
@@ -230,8 +232,10 @@ def test_judgements_and_their_reasons() -> None:
         Judgement(None, "no_identifier", "Both", 400, 0.0),
         Judgement(None, "too_long", None, 0, 0.0),
         Judgement(None, "no_logprobs", "", 300, 0.0),
+        Judgement(None, "thought_first", "<think>", 400, 0.0),
+        Judgement(None, "thought_first", "<think>\nm", 400, 0.0),
     ]
-    assert len(fake.asked) == 4
+    assert len(fake.asked) == 6
     assert list(judge.compare([])) == []
 
 

@@ -452,6 +452,92 @@ def test_an_answer_may_be_cut_or_empty(serve: Callable[..., FakeServer], tmp_pat
     assert (empty.text, empty.is_cut) == ("", False)
 
 
+def test_arguments_of_the_template_are_sent_and_are_part_of_the_question(
+    serve: Callable[..., FakeServer], tmp_path: Path
+) -> None:
+    server = serve()
+    for given in ({}, {"enable_thinking": False}, {"enable_thinking": False}, {"reasoning_effort": "low"}):
+        config = client_config(server.url) | {"template_arguments": given}
+        list(load_llm(restore(LLMConfig, config), policy=None, cache_path=tmp_path / "answers.sqlite").ask([QUESTION]))
+    sent = [body.get("chat_template_kwargs") for body in server.requests]
+    assert sent == [None, {"enable_thinking": False}, {"reasoning_effort": "low"}], "equal ones are asked once"
+
+
+def test_arguments_go_where_a_template_is_rendered() -> None:
+    config = client_config("http://x/v1") | {"template_arguments": {"enable_thinking": False}}
+    restore(LLMConfig, config).check("judge")
+    with pytest.raises(TpoError, match=r"judge\.template_arguments: OpenAI's own server takes none"):
+        restore(LLMConfig, config | {"server": {"base_url": None}}).check("judge")
+    for name in ("tokenize", "add_generation_prompt", "tools"):
+        with pytest.raises(TpoError, match=rf"judge\.template_arguments\.{name} is no setting of a chat template"):
+            restore(LLMConfig, config | {"template_arguments": {name: True}}).check("judge")
+
+
+IN_FIELDS = ["reasoning_content", "reasoning", "thinking"]
+
+
+@pytest.mark.parametrize("field", IN_FIELDS)
+def test_a_thought_in_a_field_of_its_own_is_not_read(
+    serve: Callable[..., FakeServer], tmp_path: Path, field: str
+) -> None:
+    thinking, cut = completion("\n\n[[B]]"), completion(None, finish_reason="length")
+    for reply in (thinking, cut):
+        reply["choices"][0]["message"][field] = "At first A looks far better: [[A>>B]]"
+    server = serve([thinking, cut])
+    found = list(open_client(server.url, tmp_path, max_concurrency=1).ask(make_questions(2)))
+    assert [(answer.text, answer.is_cut) for answer in found] == [("\n\n[[B]]", False), ("", True)]
+
+
+def test_parts_of_a_message_that_are_thoughts_are_not_read(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "At first [[A>>B]]"}], "text": "[[A]]"},
+        {"type": "text", "text": "So [[B]]"},
+        {"type": "text", "text": "."},
+    ]
+    server = serve([completion(parts)])  # type: ignore[arg-type]  # as Mistral's servers do
+    (answer,) = open_client(server.url, tmp_path).ask([QUESTION])
+    assert answer.text == "So [[B]]."
+
+
+FOUR, ONE = {"4": -0.1, "5": -2.5}, {"1": -0.1, "2": -2.5}
+# The tokens of a thought that says "Score [[1]]" and of an answer that says "Score [[4]]".
+APART: list[Any] = [("<think>", {}), ("Score [[", {}), ("1", ONE), ("]]", {}), ("</think>", {}), ("\n\n", {})]
+SAID: list[Any] = [("Score [[", {}), ("4", FOUR), ("]]", {})]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text", "has_field", "watched"),
+    [
+        (APART + SAID, "Score [[4]]", True, (Watched(8, FOUR),)),
+        (APART[1:] + SAID, "Score [[4]]", True, (Watched(8, FOUR),)),  # opened by the template
+        (APART + SAID, "Score [[4]]", False, (Watched(8, FOUR),)),  # a server that keeps the thought to itself
+        (SAID, "Score [[4]]", True, ()),  # whose tokens these are is not known
+        (APART[1:4] + SAID, "Score [[4]]", True, ()),
+        (APART[:3], "", True, ()),  # cut within the thought
+        (SAID, "Score [[4]]", False, (Watched(8, FOUR),)),
+        (APART + SAID, "<think>Score [[1]]</think>\n\nScore [[4]]", False, (Watched(15, ONE), Watched(36, FOUR))),
+    ],
+)
+def test_probabilities_of_a_thought_are_not_the_answer_s(
+    serve: Callable[..., FakeServer],
+    tmp_path: Path,
+    tokens: list[Any],
+    text: str,
+    has_field: bool,
+    watched: tuple[Watched, ...],
+) -> None:
+    reply = completion(text, tokens=tokens)
+    reply["choices"][0]["message"]["reasoning_content"] = "Score [[1]]" if has_field else None
+    (answer,) = open_client(serve([reply]).url, tmp_path).ask([replace(QUESTION, watch=("1", "4", "5"))])
+    assert answer.watched == watched
+
+
+def test_the_first_token_is_the_answer_s(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    reply = completion("m", tokens=[*APART, ("m", {"m": -0.1, "M": -2.0})])
+    (answer,) = open_client(serve([reply]).url, tmp_path).ask([replace(QUESTION, watch=(FIRST_TOKEN,))])
+    assert answer.watched == (Watched(0, {"m": -0.1, "M": -2.0}),)
+
+
 def test_never_more_at_once_than_allowed(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
     server = serve(seconds=0.02)
     questions = make_questions(20)

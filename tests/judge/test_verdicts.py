@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpo.config.tags import THOUGHT_TAGS, Tags
 from tpo.judge.verdicts import MENUS, defuse, expected_score, fill, parse_score, parse_verdict
 
 LONG = "Assistant A is better in every respect. " * 3
@@ -160,6 +161,64 @@ def test_cut_score() -> None:
     assert parse_score("The answer", low=1, high=5, is_cut=True).unscored_reason == "truncated"
 
 
+# A judge's own thought
+
+# id -> (what it writes, whether the limit cut it, outcome or reason, score or reason); X stands for the marker.
+THOUGHTS: dict[str, tuple[str, bool, float | str, int | str]] = {
+    "cut_in_the_thought": ("<think>\nAt first A looks far better, so X", True, "truncated", "truncated"),
+    "cut_on_the_marker": ("<think>\nSo X", True, "truncated", "truncated"),
+    "ends_in_the_thought": ("<think>\nAt first A looks far better, so X", False, "open_thought", "open_thought"),
+    "after_the_thought": ("<think>\nAt first Y.\n</think>\n\nX", False, 1.0, 4),
+    "cut_after_the_verdict": ("<think>\nAt first Y.\n</think>\n\nX, because", True, 1.0, 4),
+    "cut_before_the_verdict": ("<think>\nAt first X.\n</think>\n\nSo", True, "truncated", "truncated"),
+    "only_in_the_thought": ("<think>\nX\n</think>\n\nSo A.", False, "no_verdict", "no_score"),
+    "nothing_after_the_thought": ("<think>\nX\n</think>\n", False, "empty", "empty"),
+    "nothing_after_the_thought_yet": ("<think>\nX\n</think>\n", True, "truncated", "truncated"),
+    "opened_by_the_template": ("At first Y.\n</think>\n\nX", False, 1.0, 4),
+    "empty_thought": ("<think>\n\n</think>\n\nX", False, 1.0, 4),
+    "another_after_the_answer": ("<think>x</think>X\n<think>but", True, "truncated", "truncated"),
+    "text_before_the_thought": ("Let me see. <think>So X", True, "truncated", "truncated"),
+    "spoken_of_in_the_thought": ("<think>B has `</think>` in it, so X", True, "truncated", "truncated"),
+    "magistral": ("[THINK]Y[/THINK]X", False, 1.0, 4),
+    "magistral_cut": ("[THINK]So X", True, "truncated", "truncated"),
+    "seed": ("<seed:think>Y</seed:think>X", False, 1.0, 4),
+    "command": ("<|START_THINKING|>Y<|END_THINKING|><|START_RESPONSE|>X<|END_RESPONSE|>", False, 1.0, 4),
+    "command_cut": ("<|START_THINKING|>X", True, "truncated", "truncated"),
+    "gpt_oss": ("<|channel|>analysis<|message|>Y<|end|><|start|>assistant<|channel|>final<|message|>X", False, 1.0, 4),
+    "gpt_oss_cut": ("<|channel|>analysis<|message|>So X", True, "truncated", "truncated"),
+    "gpt_oss_cut_between": (
+        "<|channel|>analysis<|message|>So X<|end|><|start|>assistant",
+        True,
+        "truncated",
+        "truncated",
+    ),
+    "granite": ("Here is my thought process:\nY\n\nHere is my response:\nX", False, 1.0, 4),
+    "granite_cut": ("Here is my thought process:\nSo X", True, "truncated", "truncated"),
+}
+
+
+@pytest.mark.parametrize("name", THOUGHTS)
+def test_a_thought_decides_nothing(name: str) -> None:
+    text, is_cut, outcome, score = THOUGHTS[name]
+    shown = text.replace("X", "[[A>>B]]").replace("Y", "[[B>>A]]")
+    found = parse_verdict(shown, verdicts="five_way", strong_weight=3.0, is_cut=is_cut)
+    assert found[:2] == ((None, outcome) if isinstance(outcome, str) else (outcome, None))
+    assert found.weight == (0.0 if isinstance(outcome, str) else 3.0)
+    shown = text.replace("X", "[[4]]").replace("Y", "[[1]]")
+    parsed = parse_score(shown, low=1, high=5, is_cut=is_cut)
+    assert parsed[:2] == ((None, score) if isinstance(score, str) else (score, None))
+    assert parsed.position == (-1 if isinstance(score, str) else shown.rindex("4"))
+
+
+@given(
+    st.text(alphabet="xY[]AB>4 \n", max_size=40), st.sampled_from(THOUGHT_TAGS), st.sampled_from(["", "\n", "Well: "])
+)
+def test_a_cut_thought_has_no_verdict_whatever_it_says(inside: str, tags: Tags, head: str) -> None:
+    text = f"{head}{tags.opening}{inside}[[A>>B]] [[4]]"
+    found = parse_verdict(text, verdicts="five_way", strong_weight=1.0, is_cut=True)
+    assert found.unscored_reason == parse_score(text, low=1, high=5, is_cut=True).unscored_reason == "truncated"
+
+
 # Expected scores
 
 
@@ -209,6 +268,10 @@ RESPONSES: dict[str, tuple[str, str]] = {
     "one_bar": ("<|turn>user<turn|>", "< |turn>user< turn|>"),
     "deepseek": ("<｜User｜><｜end▁of▁sentence｜>", "< ｜User｜>< ｜end▁of▁sentence｜>"),
     "mistral": ("[SYSTEM_PROMPT]x[/SYSTEM_PROMPT]", "[ SYSTEM_PROMPT]x[ /SYSTEM_PROMPT]"),
+    "thought": ("<think>x</think> [THINK]x[/THINK]", "< think>x< /think> [ THINK]x[ /THINK]"),
+    "seed": ("<seed:think>x</seed:think>", "< seed:think>x< /seed:think>"),
+    "kimi": ("◁think▷x◁/think▷", "◁ think▷x◁ /think▷"),
+    "tool": ("<tool_response>x</tool_response>", "< tool_response>x< /tool_response>"),
     "exaone": ("[|endofturn|]", "[ |endofturn|]"),
     "index": ("x = a[[0]]", "x = a[ [0] ]"),  # the same to Python
     "half_a_character": ("a\ud800b", "a?b"),

@@ -5,12 +5,10 @@ from typing import Any
 
 import pytest
 from conftest import CHAT_TEMPLATE, make_tokenizer
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.model.asked import ask
-from tpo.model.chat import Chat, ChatError, chat_ids, end_ids, load_tokenizer, save_tokenizer, strip_special_tokens
+from tpo.model.chat import Chat, ChatError, chat_ids, end_ids, load_tokenizer, save_tokenizer
 from tpo.model.conventions import Conventions
 
 GENERIC = ThoughtFormat("Think first. {instruction}", "Here is my thought process:", "Here is my response:", "switch")
@@ -50,56 +48,6 @@ def test_template_with_another_marker_is_the_one_used(tokenizer: Any) -> None:
     other = copy.deepcopy(tokenizer)
     other.chat_template = "{{ messages[0]['content'] }}{% if add_generation_prompt %} =>{% endif %}"
     assert other.decode(chat_ids(other, "hello", assistant=" A:")) == "hello => A:"
-
-
-# --- special tokens ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param("nothing <special> here </s>", "nothing <special> here </s>", id="none"),
-        pytest.param("a<eos>b", "ab", id="one"),
-        pytest.param("<bos><eos><pad><|user|><|assistant|>", "", id="all"),
-        pytest.param("<|us<|user|>er|>", "", id="nested"),
-        pytest.param("<e<|us<bos>er|>os>x", "x", id="nested_twice"),
-        pytest.param("<e<eos", "<e<eos", id="only_parts"),
-        pytest.param("<EOS>", "<EOS>", id="other_case"),
-        pytest.param("", "", id="empty"),
-    ],
-)
-def test_strip_special_tokens(text: str, expected: str, tokenizer: Any) -> None:
-    assert strip_special_tokens(text, tokenizer) == expected
-
-
-fragments = ["<bos>", "<eos>", "<|user|>", "<|us", "er|>", "<e", "os>", "<|assistant|>", "a", " ", "\n"]
-
-
-@given(st.lists(st.sampled_from(fragments), max_size=10).map("".join))
-def test_no_text_can_open_a_turn(instruction: str) -> None:
-    tokenizer = _cached_tokenizer()
-    specials = set(tokenizer.convert_tokens_to_ids(tokenizer.all_special_tokens))
-    plain = [token for token in chat_ids(tokenizer, "x") if token in specials]
-    assert [token for token in chat_ids(tokenizer, instruction) if token in specials] == plain
-
-
-def _cached_tokenizer(cache: list[Any] = []) -> Any:  # noqa: B006  # hypothesis wants no function-scoped fixture
-    if not cache:
-        cache.append(make_tokenizer())
-    return cache[0]
-
-
-def test_special_tokens_that_have_no_role_cannot_open_a_turn_either(tmp_path: Path) -> None:
-    # Llama 3 lists <|start_header_id|> among its added tokens, marked special, but under no named role.
-    from tokenizers import AddedToken
-
-    made = make_tokenizer()
-    made.add_tokens([AddedToken("<|start_header_id|>", special=True)])
-    made.save_pretrained(tmp_path)
-    tokenizer = load_tokenizer(tmp_path)
-    marker = tokenizer.convert_tokens_to_ids("<|start_header_id|>")
-    assert tokenizer.encode("<|start_header_id|>", add_special_tokens=False) == [marker]
-    assert marker not in chat_ids(tokenizer, "hello<|start_header_id|>system")
 
 
 # --- tokenizers that cannot chat --------------------------------------------------------------------------------

@@ -6,6 +6,8 @@ type or a value outside its range is refused at composition, before anything hea
 
     fields.py              a field: its default, its rule, whether a result depends on it
     groups.py, thought.py  the groups, and the base classes of groups with several kinds
+    tags.py                the tags around a thought, of every model family
+    template_arguments.py  what a chat template may be given
     kinds.py, custom.py    the kinds of a group, found by path beside their work; a class of the user's own
     schema.py, build.py    what each entry point is configured with; from Hydra's config to these dataclasses
     compose.py             a config composed without the command, and where conf/ is

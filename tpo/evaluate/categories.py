@@ -13,6 +13,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from tpo.config.fields import restore, setting
+from tpo.config.tags import last_thought
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import Question
 from tpo.judge.llm.settings import PromptedLLMConfig
@@ -86,10 +87,14 @@ def fill(template: str, *, instruction: str, categories: Sequence[str]) -> str:
 def parse_category(text: str, categories: Sequence[str]) -> str | None:
     """Return the category that an answer names, the last one where it names several; None where it names none.
 
+    What the model thinks before it answers names none, and an answer that ends within a thought does not either.
     Upper case, and spaces or hyphens in place of underscores, make no difference. A category is not found within the
     longer name of another.
     """
-    plain = re.sub(r"[\s_-]+", "_", text.lower())
+    thought = last_thought(text)
+    if thought.open_at is not None:
+        return None
+    plain = re.sub(r"[\s_-]+", "_", text[thought.stop :].lower())
     names = {re.sub(r"[\s_-]+", "_", category.lower()): category for category in categories}
     ordered = sorted(names, key=len, reverse=True)  # of two names that start at one place the longer is meant
     pattern = "|".join(rf"(?<![a-z0-9]){re.escape(name)}(?![a-z0-9])" for name in ordered)

@@ -6,7 +6,7 @@ responses ("verdicts"), which `tpo.judge.rating` turns into scores. An ensemble 
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import combinations, repeat
@@ -149,16 +149,20 @@ def finite(judgement: Judgement) -> Judgement:
 
 
 def count_scores(scores: Iterable[Score]) -> dict[str, Any]:
-    """Return how many scores there are, how many are missing, and their mean."""
+    """Return how many scores there are, how many are missing and why, and their mean."""
     num_scores = num_scored = num_tokens = 0
     total = 0.0
+    reasons: Counter[str] = Counter()
     for row in scores:
         num_scores, num_tokens = num_scores + 1, num_tokens + row.num_tokens
         if row.score is not None:
             num_scored, total = num_scored + 1, total + row.score
+        else:
+            reasons[row.unscored_reason or "unknown"] += 1
     return {
         "num_scores": num_scores,
         "num_unscored": num_scores - num_scored,
+        "unscored_reasons": dict(sorted(reasons.items())),
         "mean_score": total / num_scored if num_scored else None,
         "num_tokens": num_tokens,
     }
@@ -217,11 +221,17 @@ def collect_verdicts(
 
     keys = [(group.prompt_id, first, second) for group in groups for first, second in games(group)]
     grow_rows(path, Verdict, keys=keys, compute=compute, unit="verdict", count_tokens=lambda row: row.num_tokens)
-    metrics = {"num_verdicts": len(keys), "num_unscored": 0, "num_tokens": 0}
+    num_tokens, reasons = 0, Counter[str]()
     for row in read_records(path / "rows.jsonl", Verdict):
-        metrics["num_unscored"] += row.outcome is None
-        metrics["num_tokens"] += row.num_tokens
-    return metrics
+        num_tokens += row.num_tokens
+        if row.outcome is None:
+            reasons[row.unscored_reason or "unknown"] += 1
+    return {
+        "num_verdicts": len(keys),
+        "num_unscored": reasons.total(),
+        "unscored_reasons": dict(sorted(reasons.items())),
+        "num_tokens": num_tokens,
+    }
 
 
 def ordered_pairs(group: Group, *, orders: str, pairs: Sequence[Pair] | None) -> list[Pair]:

@@ -2,7 +2,7 @@
 
 Responses are written by the models that are judged. So anything in them that could pass for the judge's verdict, for
 the prompt's delimiters or for a chat template's control tokens is disarmed before it enters the prompt. Of an answer
-the last verdict counts; an answer without one is unscored, with a reason.
+the last verdict counts, after the judge's own thought; an answer without one is unscored, with a reason.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from tpo.config.fields import ConfigError
+from tpo.config.tags import last_thought
 from tpo.judge.protocol import Judgement
 
 # Verdict -> outcome of the response shown first, and whether it is a strong one.
@@ -36,7 +37,9 @@ _DELIMITER = re.compile(
 )
 _CONTROL = re.compile(
     r"(<)(?=\|[^<>|\n]{1,80}\|>|\|\w{1,40}>|\w{1,40}\|>"  # ChatML, Llama 3, Phi, DeepSeek and most others
-    r"|/?s>|(?:bos|eos|pad|unk|mask|sop|eop)>|(?:start|end)_of_\w{1,20}>|seed:\w{1,20}>|</?SYS>>)"  # Llama 2, Gemma
+    r"|/?s>|(?:bos|eos|pad|unk|mask|sop|eop)>|(?:start|end)_of_\w{1,20}>|</?SYS>>"  # Llama 2, Gemma
+    r"|/?(?:seed:\w{1,20}|think|thinking|thought|tool_\w{1,20})>)"  # Seed-OSS, Qwen3 and others
+    r"|(◁)(?=/?think▷)"  # Kimi-VL
     r"|(\[)(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS|TOOL_CONTENT|THINK|gMASK)\]"  # Mistral
     r"|\|[^\[\]|\n]{1,40}\|\])",  # EXAONE
     re.IGNORECASE,
@@ -95,7 +98,7 @@ def defuse(text: str, *, are_markers_kept: bool = False) -> str:
         if not are_markers_kept:
             defused = _rewrite(_DELIMITER, defused, lambda groups: f"({groups[1]})")
             defused = _rewrite(_MARKER, defused, lambda groups: f"{groups[0]} {groups[1]} {groups[3]}")
-        defused = _rewrite(_CONTROL, defused, lambda groups: f"{groups[0] or groups[1]} ")
+        defused = _rewrite(_CONTROL, defused, lambda groups: f"{''.join(groups)} ")
         if defused == text:
             return text
         text = defused
@@ -115,7 +118,8 @@ def _rewrite(pattern: re.Pattern[str], text: str, rewrite: Callable[[list[str]],
 def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: bool) -> Judgement:
     """Return the outcome for the response shown first, without `raw` and `num_tokens`.
 
-    The last line that holds a `[[...]]` decides. Case, spaces, emphasis and full-width forms make no difference.
+    What a judge thinks before it answers counts for nothing (`tpo.config.tags`). Of its answer, the last line that
+    holds a `[[...]]` decides. Case, spaces, emphasis and full-width forms make no difference.
 
     Args:
         text: What the judge wrote.
@@ -124,15 +128,19 @@ def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: boo
         is_cut: Whether the token limit ended the text.
 
     Returns:
-        Unscored, with weight 0, are: "empty"; "truncated", cut before any verdict; "no_verdict";
-        "contradictory_verdict", two different ones on the deciding line; "unknown_verdict", not on the menu.
+        Unscored, with weight 0, are: "empty"; "truncated", cut before any verdict or within a thought; "open_thought",
+        a thought that ends the text; "no_verdict"; "contradictory_verdict", two different ones on the deciding line;
+        "unknown_verdict", not on the menu.
     """
-    found = {re.sub(r"[\s*_`]", "", marker[3]).upper() for marker in _last_markers(text)}
+    answer = _after_thought(text, is_cut=is_cut)
+    if answer.unscored_reason is not None:
+        return Judgement(None, answer.unscored_reason, weight=0.0)
+    found = {re.sub(r"[\s*_`]", "", marker[3]).upper() for marker in _last_markers(answer.text)}
     found = {verdict.replace("≫", ">>").replace("≪", "<<") for verdict in found}
     menu = MENUS[verdicts]
     outcomes = {menu.get(verdict) for verdict in found}
     if not found:
-        return Judgement(None, _absence(text, "no_verdict", is_cut=is_cut), weight=0.0)
+        return Judgement(None, _absence(answer.text, "no_verdict", is_cut=is_cut), weight=0.0)
     if len(found) > 1 and (len(outcomes) > 1 or None in outcomes):
         return Judgement(None, "contradictory_verdict", weight=0.0)
     (outcome,) = outcomes
@@ -146,14 +154,17 @@ def parse_score(text: str, *, low: int, high: int, is_cut: bool) -> ParsedScore:
     """Return the whole number in the last `[[...]]`, from `low` to `high`.
 
     Returns:
-        Unscored are: "empty"; "truncated", cut before any score; "no_score"; "contradictory_score", two different
-        ones on the deciding line; "unknown_score", not a whole number (`[[4.5]]` is not rounded, `[[4/5]]` not
-        understood); "score_out_of_range".
+        Unscored are: "empty"; "truncated", cut before any score or within a thought; "open_thought", a thought that
+        ends the text; "no_score"; "contradictory_score", two different ones on the deciding line; "unknown_score", not
+        a whole number (`[[4.5]]` is not rounded, `[[4/5]]` not understood); "score_out_of_range".
     """
-    markers = _last_markers(text)
+    answer = _after_thought(text, is_cut=is_cut)
+    if answer.unscored_reason is not None:
+        return ParsedScore(None, answer.unscored_reason)
+    markers = _last_markers(answer.text)
     found = {re.sub(r"[\s*_`]", "", marker[3]) for marker in markers}
     if not found:
-        return ParsedScore(None, _absence(text, "no_score", is_cut=is_cut))
+        return ParsedScore(None, _absence(answer.text, "no_score", is_cut=is_cut))
     if len(found) > 1:
         return ParsedScore(None, "contradictory_score")
     (number,) = found
@@ -162,7 +173,8 @@ def parse_score(text: str, *, low: int, high: int, is_cut: bool) -> ParsedScore:
     if not low <= int(number) <= high:
         return ParsedScore(None, "score_out_of_range")
     last = markers[-1]
-    return ParsedScore(int(number), None, last.start(3) + re.search(r"[0-9]", last[3]).start())  # type: ignore[union-attr]
+    position = last.start(3) + re.search(r"[0-9]", last[3]).start()  # type: ignore[union-attr]
+    return ParsedScore(int(number), None, answer.start + position)
 
 
 def expected_score(alternatives: Mapping[str, float], *, low: int, high: int) -> float | None:
@@ -187,6 +199,21 @@ def expected_score(alternatives: Mapping[str, float], *, low: int, high: int) ->
     if total < 0.5:
         return None
     return sum(score * weight for score, weight in weights.items()) / total
+
+
+class _FinalAnswer(NamedTuple):
+    """What a judge says after its thought, and where that starts; or why there is no such thing."""
+
+    text: str
+    start: int
+    unscored_reason: str | None
+
+
+def _after_thought(text: str, *, is_cut: bool) -> _FinalAnswer:
+    thought = last_thought(text)
+    if thought.open_at is not None:
+        return _FinalAnswer("", 0, "truncated" if is_cut else "open_thought")
+    return _FinalAnswer(text[thought.stop :], thought.stop, None)
 
 
 def _last_markers(text: str) -> list[re.Match[str]]:

@@ -8,6 +8,8 @@ loaded of it: paths of weights and adapter, dtype, context length.
     conventions.py  what a chat template does: tags of thoughts, their switch, the end of a turn, a clock
     template_probe.py    finds that out by rendering
     asked.py        a thought format as one model is asked in it, and how its completions are split
+    control_tokens.py    texts that spell control tokens, broken up
+    rendering.py    the chats that judges read, and whether the template kept their texts
     load.py         weights from the Hub or a directory, with adapters; NF4 quantization
     prepare.py      the seed model as an artifact, where it is embedded or quantized; `stages.py` requests it
     policy.py       `Policy` and `PolicyRef`

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from tpo.config.tags import Tags
 from tpo.config.thought import DIRECT, Split, ThoughtFormat, checked_split
 from tpo.model.chat import Tokenizer, chat_ids
-from tpo.model.conventions import Conventions, Start, Tags
+from tpo.model.control_tokens import break_control_tokens
+from tpo.model.conventions import Conventions, Start
 from tpo.store.errors import TpoError
 
 
@@ -68,7 +70,7 @@ class Asked:
 
         Args:
             tokenizer: The model's.
-            instruction: What the user asks.
+            instruction: What the user asks; control tokens in it are broken up.
             assistant: What the answer starts with besides.
         """
         return self._ids(tokenizer, instruction, self.prefill + assistant)
@@ -146,7 +148,8 @@ class Asked:
     def _ids(self, tokenizer: Tokenizer, instruction: str, assistant: str) -> list[int]:
         return chat_ids(
             tokenizer,
-            self.form.user_turn(instruction),
+            # The instruction alone: a thought prompt may name the tags that it asks for.
+            self.form.user_turn(break_control_tokens(instruction, tokenizer)),
             assistant=assistant,
             conventions=self.conventions,
             arguments=self.arguments,

@@ -115,23 +115,6 @@ def _checked(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:
     return tokenizer
 
 
-def strip_special_tokens(text: str, tokenizer: Tokenizer) -> str:
-    """Return `text` without the strings of special tokens.
-
-    A user's or a model's text that spells `<|im_end|>` would otherwise end its turn and could begin another role's.
-    Removal repeats until there is nothing to remove, because removing one string can form another.
-    """
-    added = tokenizer.added_tokens_decoder.values()
-    specials = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-    while True:
-        cleaned = text
-        for token in specials:
-            cleaned = cleaned.replace(token, "")
-        if cleaned == text:
-            return cleaned
-        text = cleaned
-
-
 def chat_ids(
     tokenizer: Tokenizer,
     user: str,
@@ -144,12 +127,12 @@ def chat_ids(
 
     Args:
         tokenizer: With a chat template.
-        user: The user's turn; special-token strings are removed.
+        user: The user's turn; what must not be read as control tokens is broken up before (`break_control_tokens`).
         assistant: Text that the assistant's turn starts with, if any.
         conventions: What the template is always given, and the date that it shows.
         arguments: What else it is given.
     """
-    turns = [("user", strip_special_tokens(user, tokenizer))]
+    turns = [("user", user)]
     text = render_chat(tokenizer, turns, conventions=conventions, arguments=arguments, is_asking=True)
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     if assistant:

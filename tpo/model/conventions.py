@@ -10,26 +10,10 @@ from typing import Any, Literal
 import msgspec
 
 from tpo.config.groups import TEMPLATE_DATE
+from tpo.config.tags import Tags
 
 #: How an assistant's turn starts: no tag, a thought that is open, or an empty thought that is closed.
 State = Literal["untagged", "open", "empty"]
-
-
-@dataclass(frozen=True)
-class Tags:
-    r"""What stands around a model's own thoughts.
-
-    Attributes:
-        opening: Before a thought, as it is looked for in a completion.
-        closing: Between thought and response.
-        opening_text: Before a thought, with its white space: "<think>\n".
-        switch_text: Between thought and response, with its white space: "\n</think>\n\n".
-    """
-
-    opening: str
-    closing: str
-    opening_text: str
-    switch_text: str
 
 
 @dataclass(frozen=True)

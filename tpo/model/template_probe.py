@@ -2,7 +2,8 @@
 
 A user turn, the opening of the assistant's turn, and an answer with and without a thought are rendered with every
 value of every variable that could switch thinking. What stands between them tells the tags, who opens them, the switch,
-and the token that ends a turn. Templates that drop or cut thoughts do not show their tags; those have to be in a table.
+and the token that ends a turn. Templates that drop or cut thoughts do not show their tags; those have to be
+in the table of `tpo.config.tags`.
 """
 
 import re
@@ -11,28 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from tpo.config.fields import near
+from tpo.config.tags import THOUGHT_TAGS, Tags
 from tpo.model.chat import ChatError, Tokenizer, render_chat
-from tpo.model.conventions import Conventions, Start, State, Tags
+from tpo.model.conventions import Conventions, Start, State
 
-#: Tags of models whose templates do not render a thought: they count where template or vocabulary holds both.
-KNOWN = (
-    Tags("<think>", "</think>", "<think>\n", "\n</think>\n\n"),
-    Tags("<|channel>thought", "<channel|>", "<|channel>thought\n", "\n<channel|>"),  # Gemma 4
-    Tags("<|START_THINKING|>", "<|END_THINKING|>", "<|START_THINKING|>", "<|END_THINKING|>"),  # Cohere
-    Tags("[THINK]", "[/THINK]", "[THINK]", "[/THINK]"),  # Magistral
-    Tags("<seed:think>", "</seed:think>", "<seed:think>", "</seed:think>"),
-    Tags("◁think▷", "◁/think▷", "◁think▷", "◁/think▷"),  # Kimi-VL
-    Tags("<|begin_of_thought|>", "<|end_of_thought|>", "<|begin_of_thought|>\n\n", "\n\n<|end_of_thought|>\n\n"),
-    Tags("<thought>", "</thought>", "<thought>\n", "\n</thought>\n\n"),
-    Tags("<reasoning>", "</reasoning>", "<reasoning>\n", "\n</reasoning>\n\n"),
-    Tags("<thinking>", "</thinking>", "<thinking>\n", "\n</thinking>\n\n"),
-    Tags(  # Granite 3.2: the paper's own
-        "Here is my thought process:",
-        "Here is my response:",
-        "Here is my thought process:\n",
-        "\n\nHere is my response:\n",
-    ),
-)
 USER, ANSWER, THOUGHT, SYSTEM, NEXT = "Uvqx one.", "Avqx two.", "Tvqx three.", "Svqx four.", "Nvqx five."
 DATES = ("1999-12-31", "2031-07-04")  # no part of one is a part of the other
 ABOUT_THINKING = re.compile(r"think|reason", re.IGNORECASE)
@@ -107,6 +90,22 @@ def read_conventions(
     return replace(known, keeps_text=_keeps_text(template, tags.closing), **found)
 
 
+def read_rendering(tokenizer: Tokenizer, arguments: Mapping[str, Any], *, at: str) -> Conventions:
+    """Return what the chats that a model judge reads are rendered with; its own thoughts are the judge's affair.
+
+    Args:
+        tokenizer: With a chat template.
+        arguments: What the template is given.
+        at: Key of the settings at which they stand.
+
+    Raises:
+        ChatError: If the template fails, drops the user's text, or does not know one of the arguments.
+    """
+    check_arguments(tokenizer, arguments, at=at)
+    known = Conventions(arguments=dict(arguments))
+    return replace(known, takes_parts=_takes_parts(tokenizer, known))
+
+
 def check_arguments(tokenizer: Tokenizer, arguments: Mapping[str, Any], *, at: str) -> set[str]:
     """Return the words of a chat template, among which are the names of its variables.
 
@@ -160,11 +159,11 @@ def _find_tags(template: _Template, source: str) -> tuple[Tags | None, bool]:
             switch_text = after.partition(ANSWER)[0]
             if switch_text.strip():
                 return _tags(template.asked(given), before, switch_text), True
-    for tags in KNOWN:
+    for tags in THOUGHT_TAGS:
         if tags.closing in source:
             return tags, True
     added = {token.content for token in template.tokenizer.added_tokens_decoder.values()}
-    return next((tags for tags in KNOWN if {tags.opening, tags.closing} <= added), None), False
+    return next((tags for tags in THOUGHT_TAGS if {tags.opening, tags.closing} <= added), None), False
 
 
 def _tags(asked: str, before: str, switch_text: str) -> Tags:
@@ -176,7 +175,7 @@ def _tags(asked: str, before: str, switch_text: str) -> Tags:
         switch_text: What stands between thought and answer.
     """
     closing = switch_text.strip()
-    known = next((tags for tags in KNOWN if tags.closing == closing), None)
+    known = next((tags for tags in THOUGHT_TAGS if tags.closing == closing), None)
     if known is not None and known.opening in before:
         opening_text = before[before.rindex(known.opening) :]
         if before.startswith(asked) and opening_text in before[len(asked) :]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.config.fields import setting
+from tpo.config.tags import NO_THOUGHT, last_thought
 from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import FIRST_TOKEN, Answer, Question
 from tpo.judge.llm.settings import LLMConfig
@@ -73,8 +74,9 @@ class AlpacaEvalAnnotator:
     def compare(self, pairs: Iterable[Candidates]) -> Iterator[Judgement]:
         """Yield one judgement per pair, in order; equal pairs are asked about once.
 
-        Unscored are, besides what was not asked: "no_identifier", neither name among the likeliest tokens;
-        "no_logprobs", as where a server's filter left no answer.
+        Unscored are, besides what was not asked: "thought_first", the first token is a thought's and no name;
+        "no_identifier", neither name among the likeliest tokens; "no_logprobs", as where a server's filter left no
+        answer.
 
         Raises:
             TpoError: If the first answer that the model writes has no log-probabilities: its others have none either.
@@ -104,6 +106,8 @@ class AlpacaEvalAnnotator:
 def _decide(answer: Answer) -> Judgement:
     if answer.error is not None:
         return Judgement(None, answer.error, weight=0.0)
+    if last_thought(answer.text) != NO_THOUGHT:
+        return Judgement(None, "thought_first", answer.text, answer.num_tokens, 0.0)
     if not answer.watched:
         return Judgement(None, "no_logprobs", answer.text, answer.num_tokens, 0.0)
     preference = first_preference(answer.watched[0].alternatives)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, ClassVar
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
 from tpo.model.asked import ask_directly
-from tpo.model.chat import load_tokenizer, strip_special_tokens
+from tpo.model.chat import load_tokenizer
+from tpo.model.control_tokens import break_control_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
+from tpo.model.rendering import is_rendered_whole
 
 if TYPE_CHECKING:
     import torch
@@ -90,7 +92,8 @@ class Likelihood:
     def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
         """Yield the log-likelihoods in nats; `num_tokens` is the number of tokens they sum over.
 
-        The token that ends the turn is one of them. A chat longer than the model's context is unscored.
+        The token that ends the turn is one of them. Unscored are: "too_long", a chat longer than the model's context;
+        "not_rendered", one whose instruction the template changes.
         """
         for block in blocks(candidates):
             yield from self._score(block)
@@ -100,26 +103,32 @@ class Likelihood:
 
         from tpo.model.states import Reading
 
-        groups = []
+        groups, refusals = [], []
         for item in block:
-            context = self.asked.context(self.tokenizer, item.instruction if self.with_instruction else "")
+            instruction = item.instruction if self.with_instruction else ""
+            context = self.asked.context(self.tokenizer, instruction)
             responses = [self._response_ids(response) for response in item.responses]
             # The state before a token predicts it.
-            groups.append(
-                [Reading(context + ids, range(len(context) - 1, len(context + ids) - 1)) for ids in responses]
-            )
-        fitting = [[reading for reading in group if len(reading.ids) <= self.max_tokens] for group in groups]
+            group = [Reading(context + ids, range(len(context) - 1, len(context + ids) - 1)) for ids in responses]
+            is_whole = is_rendered_whole(self.tokenizer, instruction, conventions=self.asked.conventions)
+            groups.append(group)
+            refusals.append([self._refusal(reading) if is_whole else "not_rendered" for reading in group])
+        fitting = [
+            [reading for reading, refusal in zip(group, refused, strict=True) if refusal is None]
+            for group, refused in zip(groups, refusals, strict=True)
+        ]
         with torch.inference_mode():
             states = iter([state for group in self.reader.read(fitting) for state in group])
             return [
                 [
-                    self._judge(reading, next(states))
-                    if len(reading.ids) <= self.max_tokens
-                    else Judgement(None, "too_long")
-                    for reading in group
+                    self._judge(reading, next(states)) if refusal is None else Judgement(None, refusal)
+                    for reading, refusal in zip(group, refused, strict=True)
                 ]
-                for group in groups
+                for group, refused in zip(groups, refusals, strict=True)
             ]
+
+    def _refusal(self, reading: "Reading") -> str | None:
+        return "too_long" if len(reading.ids) > self.max_tokens else None
 
     def _judge(self, reading: "Reading", states: "torch.Tensor") -> Judgement:
         import torch
@@ -130,6 +139,6 @@ class Likelihood:
         return Judgement(float(logps.sum()), None, num_tokens=len(tokens))
 
     def _response_ids(self, response: str) -> list[int]:
-        text = strip_special_tokens(response, self.tokenizer)
+        text = break_control_tokens(response, self.tokenizer)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return [*ids, self.tokenizer.eos_token_id]

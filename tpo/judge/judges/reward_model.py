@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tpo.config.fields import setting
 from tpo.config.groups import DTYPES
+from tpo.config.template_arguments import check_template_arguments
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
-from tpo.model.chat import Tokenizer, load_tokenizer, strip_special_tokens
+from tpo.model.chat import Tokenizer, load_tokenizer
+from tpo.model.conventions import Conventions
 from tpo.model.load import default_device, fingerprint
 from tpo.model.policy import Policy
+from tpo.model.rendering import Turn, render_turns
+from tpo.model.template_probe import read_rendering
 from tpo.store.errors import TpoError
 
 if TYPE_CHECKING:
@@ -32,6 +36,11 @@ class RewardModelJudge(PointwiseJudgeConfig):
     dtype: str = setting("bfloat16", choices=DTYPES)
     max_tokens: int = setting(minimum=1)
     batch_tokens: int = setting(minimum=1)
+    template_arguments: dict[str, Any] = setting({})
+
+    def check(self, at: str) -> None:
+        """Check that the template's arguments are its own."""
+        check_template_arguments(f"{at}.template_arguments", self.template_arguments)
 
     def depends_on(self) -> dict[str, Any]:
         """Return what tells the contents of a local directory from another's."""
@@ -49,32 +58,41 @@ class ChatScorer(ABC):
     padding token nor anything that a response spells can move them.
     """
 
-    def __init__(self, decoder: Any, tokenizer: Tokenizer, *, batch_tokens: int, max_tokens: int) -> None:
-        """Score with `decoder`, a model without heads.
+    def __init__(self, decoder: Any, settings: RewardModelJudge) -> None:
+        """Score with `decoder`, a model without heads, and the tokenizer with whose template the heads were trained.
 
         Args:
             decoder: In eval mode.
-            tokenizer: With the chat template that the heads were trained with.
-            batch_tokens: Tokens per forward pass.
-            max_tokens: Longest chat that is scored.
+            settings: Of the judge.
+
+        Raises:
+            TpoError: If the chat template does not read an argument that is given for it.
         """
         from tpo.model.states import StateReader
 
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
-        self.reader = StateReader(decoder, batch_tokens=batch_tokens)
+        self.settings = settings
+        self.tokenizer = load_tokenizer(settings.name, revision=settings.revision)
+        at = "judge.template_arguments"
+        self.conventions = read_rendering(self.tokenizer, settings.template_arguments, at=at)
+        self.reader = StateReader(decoder, batch_tokens=settings.batch_tokens)
 
     @abstractmethod
-    def chat(self, instruction: str, response: str) -> "Reading":
-        """Return the chat and where the heads read it."""
+    def chat(self, instruction: str, response: str) -> "Reading | None":
+        """Return the chat and where the heads read it; None where it does not hold both texts as they are."""
+
+    def ids(self, instruction: str, response: str) -> list[int] | None:
+        """Return the chat's token ids (`chat_with_response`)."""
+        return chat_with_response(self.tokenizer, instruction, response, conventions=self.conventions)
 
     @abstractmethod
     def reward(self, states: "torch.Tensor") -> "torch.Tensor":
         """Return the float32 reward () of the float32 states (positions, hidden) that were read of a chat."""
 
     def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
-        """Yield the rewards of every instruction's responses; one whose chat exceeds `judge.max_tokens` is unscored.
+        """Yield the rewards of every instruction's responses.
 
-        Nothing is truncated: a reward for half a response is not a reward for the response.
+        Nothing is truncated: a reward for half a response is not a reward for the response. Unscored are: "too_long",
+        a chat that exceeds `judge.max_tokens`; "not_rendered", one in which the template changed a text.
         """
         for block in blocks(candidates):
             yield from self._score(block)
@@ -83,16 +101,23 @@ class ChatScorer(ABC):
         import torch
 
         groups = [[self.chat(item.instruction, response) for response in item.responses] for item in block]
-        fitting = [[chat for chat in group if len(chat.ids) <= self.max_tokens] for group in groups]
+        fitting = [[chat for chat in group if chat is not None and self._refusal(chat) is None] for group in groups]
         with torch.inference_mode():
             states = iter([state for group in self.reader.read(fitting) for state in group])
             return [
                 [
-                    self._judge(chat, next(states)) if len(chat.ids) <= self.max_tokens else Judgement(None, "too_long")
+                    self._judge(chat, next(states))
+                    if chat is not None and self._refusal(chat) is None
+                    else Judgement(None, self._refusal(chat))
                     for chat in group
                 ]
                 for group in groups
             ]
+
+    def _refusal(self, chat: "Reading | None") -> str | None:
+        if chat is None:
+            return "not_rendered"
+        return "too_long" if len(chat.ids) > self.settings.max_tokens else None
 
     def _judge(self, chat: "Reading", states: "torch.Tensor") -> Judgement:
         # Heads work in float32: a bfloat16 reward of 16 comes in steps of 1/8, which ties responses.
@@ -115,20 +140,15 @@ class RewardModel(ChatScorer):
             raise TpoError(f"judge.name={settings.name}: {model.config.num_labels} outputs; a reward model has one")
         if not hasattr(model, "score"):
             raise TpoError(f"judge.name={settings.name}: {type(model).__name__} has no score head on a decoder")
-        super().__init__(
-            model.base_model,
-            load_tokenizer(settings.name, revision=settings.revision),
-            batch_tokens=settings.batch_tokens,
-            max_tokens=settings.max_tokens,
-        )
+        super().__init__(model.base_model, settings)
         self.head = model.score.float()
 
-    def chat(self, instruction: str, response: str) -> "Reading":
+    def chat(self, instruction: str, response: str) -> "Reading | None":
         """Return the chat, read at its last token."""
         from tpo.model.states import Reading
 
-        ids = chat_with_response(self.tokenizer, instruction, response)
-        return Reading(ids, (len(ids) - 1,))
+        ids = self.ids(instruction, response)
+        return None if ids is None else Reading(ids, (len(ids) - 1,))
 
     def reward(self, states: "torch.Tensor") -> "torch.Tensor":
         """Return the logit."""
@@ -163,16 +183,24 @@ def load_complete(model_class: Any, settings: RewardModelJudge) -> Any:
     return model.eval()
 
 
-def chat_with_response(tokenizer: Tokenizer, instruction: str, response: str) -> list[int]:
+def chat_with_response(
+    tokenizer: Tokenizer, instruction: str, response: str, *, conventions: Conventions
+) -> list[int] | None:
     """Return the ids of instruction and response in the tokenizer's own template, with one BOS.
 
-    Special-token strings are removed from both.
+    Args:
+        tokenizer: Of the reward model.
+        instruction: Control tokens in it are broken up.
+        response: The same holds for it.
+        conventions: What the template is given, and how it takes a text.
+
+    Returns:
+        None where the template does not render both texts as they are: a reward for what is left of a response, as of
+        one with a `</think>` in some templates, would be another text's.
     """
-    messages = [
-        {"role": "user", "content": strip_special_tokens(instruction, tokenizer)},
-        {"role": "assistant", "content": strip_special_tokens(response, tokenizer)},
-    ]
-    return with_one_bos(tokenizer, tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False))
+    turns = [Turn("user", instruction), Turn("assistant", response)]
+    rendering = render_turns(tokenizer, turns, conventions=conventions)
+    return with_one_bos(tokenizer, rendering.ids(tokenizer)) if rendering.lost is None else None
 
 
 def with_one_bos(tokenizer: Tokenizer, ids: list[int]) -> list[int]:

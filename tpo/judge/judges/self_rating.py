@@ -14,9 +14,11 @@ from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
 from tpo.judge.verdicts import require_places
 from tpo.model.asked import ask_directly
-from tpo.model.chat import answer_ids, load_tokenizer, strip_special_tokens
+from tpo.model.chat import answer_ids, load_tokenizer
+from tpo.model.control_tokens import break_control_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
+from tpo.model.rendering import is_rendered_whole
 
 if TYPE_CHECKING:
     from tpo.model.states import Reading
@@ -71,7 +73,10 @@ class SelfRating:
         self.direction = yes - no
 
     def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
-        """Yield the log-odds of yes for every instruction's responses, in nats."""
+        """Yield the log-odds of yes for every instruction's responses, in nats.
+
+        One whose question the template changes is unscored ("not_rendered").
+        """
         for block in blocks(candidates):
             yield from self._score(block)
 
@@ -79,25 +84,32 @@ class SelfRating:
         import torch
 
         groups = [[self._reading(item.instruction, response) for response in item.responses] for item in block]
+        fitting = [[reading for reading in group if reading is not None] for group in groups]
         with torch.inference_mode():
+            states = iter([state for group in self.reader.read(fitting) for state in group])
             return [
                 [
-                    Judgement(float(state[0].float() @ self.direction), None, num_tokens=len(reading.ids))
-                    for reading, state in zip(readings, states, strict=True)
+                    Judgement(None, "not_rendered")
+                    if reading is None
+                    else Judgement(float(next(states)[0].float() @ self.direction), None, num_tokens=len(reading.ids))
+                    for reading in group
                 ]
-                for readings, states in zip(groups, self.reader.read(groups), strict=True)
+                for group in groups
             ]
 
-    def _reading(self, instruction: str, response: str) -> "Reading":
+    def _reading(self, instruction: str, response: str) -> "Reading | None":
         from tpo.model.states import Reading
 
-        ids = self.asked.context(self.tokenizer, self._ask(instruction, response))
+        question = self._ask(instruction, response)
+        if not is_rendered_whole(self.tokenizer, question, conventions=self.asked.conventions):
+            return None
+        ids = self.asked.context(self.tokenizer, question)
         return Reading(ids, (len(ids) - 1,))
 
     def _ask(self, instruction: str, response: str) -> str:
         # One pass over the template: a response that spells {instruction} stays as it is.
         fields = {
-            "{instruction}": strip_special_tokens(instruction, self.tokenizer),
-            "{response}": strip_special_tokens(response, self.tokenizer),
+            "{instruction}": break_control_tokens(instruction, self.tokenizer),
+            "{response}": break_control_tokens(response, self.tokenizer),
         }
         return re.sub(r"\{instruction\}|\{response\}", lambda match: fields[match.group()], self.question)

@@ -8,11 +8,15 @@ from functools import cached_property, partial
 from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
+from tpo.config.tags import last_thought
+from tpo.judge.llm.question import NOT_RENDERED, NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.judge.llm.settings import LLMConfig
-from tpo.model.chat import load_tokenizer, strip_special_tokens
+from tpo.model.chat import ChatError, load_tokenizer
+from tpo.model.conventions import Conventions
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
+from tpo.model.rendering import Turn, render_turns
+from tpo.model.template_probe import read_rendering
 from tpo.store.errors import TpoError
 from tpo.store.processes.in_flight import InFlight
 from tpo.store.processes.vllm import cached_engine, start_vllm
@@ -20,10 +24,14 @@ from tpo.store.processes.workers import Workers, share_devices
 
 
 class Rendered(NamedTuple):
-    """A question as the model reads it."""
+    """A question as the model reads it.
+
+    `opening` is what the template has written of the answer: the tag of a thought, where it opens one.
+    """
 
     key: str
     ids: list[int]
+    opening: str
     question: Question
 
 
@@ -52,11 +60,12 @@ def _answer(llm: Any, asked: Iterable[Rendered], *, max_in_flight: int) -> Itera
                     temperature=item.question.temperature,
                     max_tokens=item.question.max_tokens,
                     logprobs=NUM_ALTERNATIVES if item.question.watch else None,
+                    skip_special_tokens=False,  # some models' tags of a thought are special tokens
                 )
             if not len(in_flight):
                 return
             for item, output in in_flight.step():
-                yield item.key, _read(output, item.question)
+                yield item.key, _read(output, item)
 
 
 class LocalBackend:
@@ -66,13 +75,13 @@ class LocalBackend:
         """Choose the model.
 
         Args:
-            settings: `name` and `revision`, and how to run vLLM in `vllm`.
+            settings: `name`, `revision` and `template_arguments`, and how to run vLLM in `vllm`.
             policy: The seed model, which answers where `name` is None.
 
         Raises:
             TpoError: If there is neither.
         """
-        self.settings = settings.vllm
+        self.settings, self.template_arguments = settings.vllm, settings.template_arguments
         if settings.name is not None:
             self.model = self.tokenizer_path = settings.name
             self.revision = settings.revision
@@ -89,6 +98,7 @@ class LocalBackend:
             "tokenizer": fingerprint(self.tokenizer_path) or self.tokenizer_path,
             "revision": self.revision,
             "dtype": self.settings.dtype,
+            "template_arguments": self.template_arguments,
         }
 
     def stream(self, questions: Iterable[tuple[str, Question]]) -> Iterator[tuple[str, Answer]]:
@@ -97,54 +107,59 @@ class LocalBackend:
         Raises:
             TpoError: If there are not enough GPUs, or one of several processes fails.
         """
-        too_long: deque[str] = deque()
+        refused: deque[tuple[str, Answer]] = deque()
 
         def fitting() -> Iterator[Rendered]:
             for key, question in questions:
-                ids = self.render(question)
-                if len(ids) + question.max_tokens > self.settings.max_model_len:  # as vLLM's server decides
-                    too_long.append(key)
+                item = self.render(key, question)
+                if item is None:
+                    refused.append((key, NOT_RENDERED))
+                elif len(item.ids) + question.max_tokens > self.settings.max_model_len:  # as vLLM's server decides
+                    refused.append((key, TOO_LONG))
                 else:
-                    yield Rendered(key, ids, question)
+                    yield item
 
         asked = fitting()
         for first in islice(asked, 1):
             for found in self._answers(chain([first], asked)):
                 yield found
-                while too_long:
-                    yield too_long.popleft(), TOO_LONG
-        yield from ((key, TOO_LONG) for key in too_long)
+                while refused:
+                    yield refused.popleft()
+        yield from refused
 
-    def render(self, question: Question) -> list[int]:
-        """Return the chat's token ids as the model's own template renders it: with one BOS, if it has any.
+    def render(self, key: str, question: Question) -> Rendered | None:
+        """Return the chat as the model's own template renders it, with one BOS, if it has any.
 
-        Strings of special tokens are taken out, so that no text can end its turn and speak as someone else.
+        Control tokens in the texts are broken up, so that no text can end its turn and speak as someone else.
+
+        Returns:
+            None where the template changes what the question says.
 
         Raises:
-            TpoError: If the template cannot render the chat.
+            TpoError: If the template cannot render the chat, or drops the system turn.
         """
-        from jinja2 import TemplateError
-
-        turns = [("system", question.system), ("user", question.user)]
-        messages = [
-            {"role": role, "content": strip_special_tokens(text, self._tokenizer)}
-            for role, text in turns
-            if text is not None
-        ]
+        texts = [("system", question.system), ("user", question.user)]
+        turns = [Turn(role, text) for role, text in texts if text is not None]
+        advice = "If it knows no system turn, set judge.system to null and put that text at the start of judge.prompt"
         try:
-            ids: list[int] = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, tokenize=True, return_dict=False
-            )
-        except TemplateError as error:
-            raise TpoError(
-                f"{self.model}: the chat template refuses the judge's prompt ({error}). If it knows no system turn, "
-                "set judge.system to null and put that text at the start of judge.prompt"
-            ) from error
-        return ids
+            rendering = render_turns(self._tokenizer, turns, conventions=self._conventions, opens_answer=True)
+        except ChatError as error:
+            raise TpoError(f"{self.model}: the judge's prompt cannot be rendered ({error}). {advice}") from error
+        if rendering.lost == "system":
+            raise TpoError(f"{self.model}: the chat template leaves out or changes the judge's system turn. {advice}")
+        if rendering.lost is not None:
+            return None
+        thought_at = last_thought(rendering.tail).open_at
+        opening = "" if thought_at is None else rendering.tail[thought_at:]
+        return Rendered(key, rendering.ids(self._tokenizer), opening, question)
 
     @cached_property
     def _tokenizer(self) -> Any:
         return load_tokenizer(self.tokenizer_path, revision=self.revision)
+
+    @cached_property
+    def _conventions(self) -> Conventions:
+        return read_rendering(self._tokenizer, self.template_arguments, at="judge.template_arguments")
 
     @property
     def _arguments(self) -> dict[str, Any]:
@@ -173,16 +188,18 @@ class LocalBackend:
         return workers
 
 
-def _read(request: Any, question: Question) -> Answer:
+def _read(request: Any, item: Rendered) -> Answer:
+    """Return the answer; it starts with what the template has written of it."""
     (sample,) = request.outputs
     steps = zip(sample.token_ids, sample.logprobs or [], strict=False)
     tokens = (
         (step[token].decoded_token or "", {entry.decoded_token or "": entry.logprob for entry in step.values()})
         for token, step in steps
     )
+    found = find_watched(tokens, sample.text, item.question.watch)
     return Answer(
-        text=sample.text,
+        text=item.opening + sample.text,
         finish_reason=sample.finish_reason,
         num_tokens=len(request.prompt_token_ids) + len(sample.token_ids),
-        watched=find_watched(tokens, sample.text, question.watch),
+        watched=tuple(entry._replace(position=len(item.opening) + entry.position) for entry in found),
     )

@@ -43,7 +43,8 @@ class Answer:
     finish_reason: str  # "stop", "length" where max_tokens cut it, or what else the server says
     num_tokens: int  # read and written
     watched: tuple[Watched, ...] = ()
-    error: str | None = None  # why there is no answer: "too_long" for the model's context
+    #: Why there is no answer: "too_long" for the model's context; "not_rendered", the template changed the question.
+    error: str | None = None
 
     @property
     def is_cut(self) -> bool:
@@ -52,6 +53,7 @@ class Answer:
 
 
 TOO_LONG = Answer("", "", 0, error="too_long")
+NOT_RENDERED = Answer("", "", 0, error="not_rendered")
 
 
 class Backend(Protocol):

@@ -2,11 +2,12 @@
 
 import asyncio
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+from tpo.config.tags import NO_THOUGHT, last_thought
 from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.judge.llm.settings import LLMConfig
 from tpo.model.concurrent import Emit, Flow, stream_concurrently
@@ -20,6 +21,12 @@ DOES_NOT_FIT = re.compile(
 )
 
 
+# Where servers put a thought that they keep apart from the answer.
+THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+
+Token = tuple[str, Mapping[str, float]]  # and the likeliest tokens in its place
+
+
 class ServerBackend:
     """Answers by asking a server, many questions at once."""
 
@@ -27,9 +34,10 @@ class ServerBackend:
         """Remember where the server is; nothing is sent yet.
 
         Args:
-            settings: `name` and `revision`, and how to reach the server in `server`.
+            settings: `name`, `revision` and `template_arguments`, and how to reach the server in `server`.
         """
         self.settings, self.name, self.revision = settings.server, settings.name, settings.revision
+        self.template_arguments = settings.template_arguments
         self._num_answered = 0
         self.connection = Connection(
             self.settings.base_url,
@@ -45,8 +53,9 @@ class ServerBackend:
         )
 
     def identity(self) -> dict[str, Any]:
-        """Return the model's name; the server's address is no part of it."""
-        return {"model": self.name, "revision": self.revision}
+        """Return the model's name and what its template is given; the server's address is no part of it."""
+        found: dict[str, Any] = {"model": self.name, "revision": self.revision}
+        return found | ({"template_arguments": self.template_arguments} if self.template_arguments else {})
 
     def stream(self, questions: Iterable[tuple[str, Question]]) -> Iterator[tuple[str, Answer]]:
         """Yield answers as they come, with at most `max_concurrency` questions under way at a time.
@@ -81,6 +90,9 @@ class ServerBackend:
                 messages=[{"role": role, "content": text} for role, text in turns if text is not None],
                 temperature=question.temperature,
                 **{limit: question.max_tokens},
+                **(
+                    {"extra_body": {"chat_template_kwargs": self.template_arguments}} if self.template_arguments else {}
+                ),
                 **({"logprobs": True, "top_logprobs": NUM_ALTERNATIVES} if question.watch else {}),
             )
         except APIStatusError as error:
@@ -99,13 +111,43 @@ class ServerBackend:
 
 
 def _read(completion: Any, question: Question) -> Answer:
+    """Return the answer; a thought that the server keeps apart, in a field of its own, is no part of it."""
     choice = completion.choices[0]
-    text = choice.message.content or ""
+    text = _said(choice.message.content)
     steps = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
-    tokens = ((step.token, {entry.token: entry.logprob for entry in step.top_logprobs}) for step in steps)
+    tokens = [(step.token, {entry.token: entry.logprob for entry in step.top_logprobs}) for step in steps]
+    has_thought = any((choice.message.model_extra or {}).get(name) for name in THOUGHT_FIELDS)
     return Answer(
         text=text,
         finish_reason=choice.finish_reason or "",
         num_tokens=completion.usage.total_tokens if completion.usage else 0,
-        watched=find_watched(tokens, text, question.watch),
+        watched=find_watched(_tokens_of(text, tokens, has_thought=has_thought), text, question.watch),
     )
+
+
+def _said(content: Any) -> str:
+    """Return the text of a message; where it is a list of parts, as Mistral's, those that are text and no thought."""
+    if not isinstance(content, list):
+        return content or ""
+    return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
+
+
+def _tokens_of(text: str, tokens: Sequence[Token], *, has_thought: bool) -> Sequence[Token]:
+    """Return the tokens that an answer's text is made of: without those of a thought that the server keeps apart.
+
+    Servers give log-probabilities of all tokens. Those of the thought end with the tag that closes it; where none is
+    seen, which tokens are the answer's is unknown and none are returned.
+    """
+    if last_thought(text) != NO_THOUGHT:  # the thought stands in the text
+        return tokens
+    thought = last_thought("".join(token for token, _ in tokens))
+    if thought == NO_THOUGHT:
+        return [] if has_thought else tokens
+    if thought.open_at is not None:
+        return []
+    stop = 0
+    for number, (token, _) in enumerate(tokens):
+        if stop >= thought.stop and token.strip():
+            return tokens[number:]
+        stop += len(token)
+    return []

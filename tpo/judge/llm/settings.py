@@ -5,6 +5,7 @@ from typing import Any
 
 from tpo.config.fields import ConfigError, Settings, setting
 from tpo.config.groups import DTYPES
+from tpo.config.template_arguments import check_template_arguments
 from tpo.model.load import fingerprint
 from tpo.store.stage import RunsOn
 
@@ -43,6 +44,7 @@ class LLMConfig(Settings):
     revision: str | None = setting(None)
     temperature: float = setting(0.0, minimum=0)
     max_tokens: int = setting(minimum=1)
+    template_arguments: dict[str, Any] = setting({})
     max_calls: int | None = setting(None, minimum=0, how=True)
     server: ServerConfig = setting(ServerConfig, how=True)
     vllm: LocalLLMConfig = setting(LocalLLMConfig, how=True)
@@ -68,9 +70,14 @@ class LLMConfig(Settings):
         return found if self.name is None else found | {"fingerprint": fingerprint(self.name)}
 
     def check(self, at: str) -> None:
-        """Check that a server's model has a name."""
+        """Check that a server's model has a name, and that arguments of a template go where one is rendered."""
+        check_template_arguments(f"{at}.template_arguments", self.template_arguments)
         if self.backend == "server" and self.name is None:
             raise ConfigError(f"{at}.backend=server needs {at}.name: judgements are kept under the model's name")
+        if self.backend == "server" and self.template_arguments and self.server.base_url is None:
+            raise ConfigError(
+                f"{at}.template_arguments: OpenAI's own server takes none; set {at}.server.base_url to one that does"
+            )
 
 
 @dataclass

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from transformers import LlamaConfig, LlamaModel, LlamaPreTrainedModel
 
-from tpo.judge.judges.reward_model import ChatScorer, RewardModelJudge, chat_with_response, load_complete, with_one_bos
-from tpo.model.chat import chat_ids, load_tokenizer
+from tpo.judge.judges.reward_model import ChatScorer, RewardModelJudge, load_complete, with_one_bos
+from tpo.model.rendering import Turn, render_turns
 from tpo.model.states import Reading
 from tpo.store.errors import TpoError
 
@@ -69,19 +69,14 @@ class ArmoRM(ChatScorer):
         """
         self.name = settings.name
         self.model = load_complete(GatedRewardModel, settings)
-        super().__init__(
-            self.model.model,
-            load_tokenizer(settings.name, revision=settings.revision),
-            batch_tokens=settings.batch_tokens,
-            max_tokens=settings.max_tokens,
-        )
+        super().__init__(self.model.model, settings)
         self.end_of_turn = self.tokenizer.get_vocab().get(END_OF_TURN)
         if self.end_of_turn is None:
             raise TpoError(
                 f"judge.name={self.name}: the tokenizer has no {END_OF_TURN}, whose hidden state the gate reads"
             )
 
-    def chat(self, instruction: str, response: str) -> Reading:
+    def chat(self, instruction: str, response: str) -> Reading | None:
         """Return the chat, read at the token that ends the user's turn and at the last.
 
         The user's turn is rendered by itself to find its end: what the response says plays no part.
@@ -89,8 +84,16 @@ class ArmoRM(ChatScorer):
         Raises:
             TpoError: If the template renders the user's turn differently before a response.
         """
-        ids = chat_with_response(self.tokenizer, instruction, response)
-        turn = with_one_bos(self.tokenizer, chat_ids(self.tokenizer, instruction))
+        ids = self.ids(instruction, response)
+        if ids is None:
+            return None
+        user = render_turns(
+            self.tokenizer,
+            [Turn("user", instruction)],
+            conventions=self.conventions,
+            opens_answer=True,
+        )
+        turn = with_one_bos(self.tokenizer, user.ids(self.tokenizer))
         ends = [position for position, token in enumerate(turn) if token == self.end_of_turn]
         if not ends or ids[: ends[-1] + 1] != turn[: ends[-1] + 1]:
             raise TpoError(
