@@ -32,7 +32,7 @@ def heads(tiny_model: Path) -> tuple[Any, Any]:
     for model in models:
         model.get_output_embeddings().weight.requires_grad_(False)
         add_fused_lm_head(model, outputs=FIELDS)
-    assert add_pair_head(models[1], reorders=True)
+    assert add_pair_head(models[1], reorders=True) is None
     return models[0], models[1]
 
 

@@ -16,7 +16,7 @@ from tpo.model.stages import prepare_model
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.stage import Budget, RunsOn, Stage
 
-JUDGE = Stage("judge", version=4, work="tpo.judge.score:judge_work", runs_on=RunsOn.DEVICE)
+JUDGE = Stage("judge", version=5, work="tpo.judge.score:judge_work", runs_on=RunsOn.DEVICE)
 VERDICTS = Stage("verdicts", version=3, work="tpo.judge.score:verdicts_work", runs_on=RunsOn.DEVICE)
 RATE = Stage("rate", version=1, work="tpo.judge.score:rate_work")
 COMBINE = Stage("combine", version=3, work="tpo.judge.score:combine_work")

@@ -44,10 +44,15 @@ def load_chat(policy: Policy) -> Chat:
     Raises:
         ChatError: If the tokenizer has no chat template or no EOS.
     """
-    from transformers import GenerationConfig
+    from transformers import AutoConfig, GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
     tokenizer = load_tokenizer(policy.tokenizer_path)
-    configured = GenerationConfig.from_pretrained(policy.model_path, revision=policy.revision)
+    where = {"revision": policy.revision}
+    if cached_file(policy.model_path, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **where):
+        configured = GenerationConfig.from_pretrained(policy.model_path, **where)
+    else:
+        configured = AutoConfig.from_pretrained(policy.model_path, **where).get_text_config()
     return Chat(tokenizer, end_ids(tokenizer, configured))
 
 

@@ -4,7 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 from tpo.model.chat import save_tokenizer
-from tpo.model.load import ModelError, load_model
+from tpo.model.load import ModelError, check_no_adapter, load_model
 from tpo.store.job import Job, Metrics
 
 EMBEDDED_NAME = "smollm2-135m-instruct"
@@ -20,6 +20,7 @@ def work(job: Job) -> Metrics:
     if is_embedded:
         prepare_embedded(config["name"], directory=path / "model")
     source = path / "model" if is_embedded else config["name"]
+    check_no_adapter(source)
     save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
     is_quantized = config["quantization"] != "none"
     if is_quantized:

@@ -5,14 +5,16 @@ This module computes the sum over the response's tokens, log p(y | x), or withou
 gives the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), for comparison.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
-from tpo.model.chat import chat_ids, load_tokenizer, strip_special_tokens
+from tpo.model.chat import Tokenizer, chat_ids, load_tokenizer, strip_special_tokens
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 
@@ -71,15 +73,16 @@ class Likelihood:
 
     def __init__(self, settings: SummedLikelihood, policy: Policy) -> None:
         """Load the seed model."""
-        from tpo.model.states import StateReader
+        from tpo.model.logits import LogitReader
 
         self.with_instruction = settings.with_instruction
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
+        self.end_of_turn = end_of_turn(self.tokenizer)
         weights = policy.unquantized_path or policy.model_path
-        model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
-        self.max_tokens = model.config.max_position_embeddings
-        self.head = model.get_output_embeddings()
-        self.reader = StateReader(model.get_decoder(), batch_tokens=settings.batch_tokens)
+        load = partial(load_model, weights, revision=policy.revision, dtype=policy.dtype)
+        self.reader = LogitReader(load, batch_tokens=settings.batch_tokens)
+        # A model with a state space has no last position.
+        self.max_tokens = getattr(self.reader.model.config.get_text_config(), "max_position_embeddings", math.inf)
 
     def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
         """Yield the log-likelihoods in nats; `num_tokens` is the number of tokens they sum over.
@@ -90,8 +93,6 @@ class Likelihood:
             yield from self._score(block)
 
     def _score(self, block: Sequence[Candidates]) -> list[list[Judgement]]:
-        import torch
-
         from tpo.model.states import Reading
 
         groups = []
@@ -103,27 +104,33 @@ class Likelihood:
                 [Reading(context + ids, range(len(context) - 1, len(context + ids) - 1)) for ids in responses]
             )
         fitting = [[reading for reading in group if len(reading.ids) <= self.max_tokens] for group in groups]
-        with torch.inference_mode():
-            states = iter([state for group in self.reader.read(fitting) for state in group])
-            return [
-                [
-                    self._judge(reading, next(states))
-                    if len(reading.ids) <= self.max_tokens
-                    else Judgement(None, "too_long")
-                    for reading in group
-                ]
-                for group in groups
-            ]
+        found = iter([judgement for group in self.reader.read(fitting, self._judge) for judgement in group])
+        return [
+            [next(found) if len(reading.ids) <= self.max_tokens else Judgement(None, "too_long") for reading in group]
+            for group in groups
+        ]
 
-    def _judge(self, reading: "Reading", states: "torch.Tensor") -> Judgement:
+    @staticmethod
+    def _judge(reading: "Reading", logits: "torch.Tensor") -> Judgement:
         import torch
 
-        tokens = torch.tensor(reading.ids[reading.positions[0] + 1 :], device=states.device)
-        logits = self.head(states).float()
+        tokens = torch.tensor(reading.ids[reading.positions[0] + 1 :], device=logits.device)
         logps = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
         return Judgement(float(logps.sum()), None, num_tokens=len(tokens))
 
     def _response_ids(self, response: str) -> list[int]:
         text = strip_special_tokens(response, self.tokenizer)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return [*ids, self.tokenizer.eos_token_id]
+        return [*ids, self.end_of_turn]
+
+
+def end_of_turn(tokenizer: Tokenizer) -> int:
+    """Return the token with which the chat template ends an assistant's turn; the EOS where it writes none.
+
+    Some templates end a turn with another token than the EOS: Gemma's `<end_of_turn>`, Phi-3's `<|end|>`.
+    """
+    turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "Certainly"}]
+    text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    after = tokenizer.encode(text.rpartition("Certainly")[2], add_special_tokens=False)
+    return next((token for token in after if token in special), int(tokenizer.eos_token_id))
