@@ -188,6 +188,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "lru_width": 64,
         "block_types": ["recurrent", "attention"],
         "attention_window_size": 256,
+        "logits_soft_cap": 2.0,
         "num_hidden_layers": 2,
     },
     "seed_oss": {"head_dim": 16},
