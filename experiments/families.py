@@ -3,10 +3,10 @@
 python -m experiments.families [family ...]
 
 makes a tiny model of each family, with random weights and a tokenizer of single bytes, and compares what this project
-computes with the model's own forward pass in transformers: greedy samples with `generate`, the second step's loss with
-the loss of the policy after the first step, scores with the logits of whole sequences. A cell is "equal", with what was
-given up of the fast path, or "refused", with the sentence below the table, or says what is wrong. It takes seconds a
-family; `families.md` keeps what it printed.
+computes with the model's own forward pass in transformers: greedy samples, with an adapter too, with `generate`, the
+second step's loss with the loss of the policy after the first step, scores with the logits of whole sequences. A cell
+is "equal", with what was given up of the fast path, or "refused", with the sentence below the table, or says what is
+wrong. It takes a second or two a family; `families.md` keeps what it printed.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from tpo.judge.judges.self_rating import SelfRating, SelfRatingJudge
 from tpo.judge.protocol import Candidates
 from tpo.model.chat import chat_ids, load_chat, load_tokenizer
 from tpo.model.logits import LogitReader
+from tpo.model.lora import without_adapter
 from tpo.model.policy import Policy
 from tpo.results.text_table import TextTable, to_markdown
 from tpo.sample.decoding import Decoding, Request
@@ -274,10 +276,12 @@ def policy_of(directory: Path) -> Policy:
 
 
 def own_model(policy: Policy) -> Any:
-    """Return the model as transformers loads it, without anything of this project."""
+    """Return the model as transformers and peft load it, without anything of this project."""
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(policy.model_path, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(policy.model_path, dtype=torch.float32).eval()
+    return model if policy.adapter_path is None else PeftModel.from_pretrained(model, str(policy.adapter_path)).eval()
 
 
 def ids_of(seed: int, length: int) -> list[int]:
@@ -293,9 +297,7 @@ def sampling(policy: Policy, _: Path) -> str:
     engine = TorchEngine(policy, tokenizer=chat.tokenizer, end_ids=chat.end_ids, max_sequences=4, max_len=128)
     decoding = Decoding(temperature=0, top_p=1, max_tokens=12)
     requests = [Request(str(number), prompt, {0: 0, 1: 1}) for number, prompt in enumerate(prompts)]
-    found = {
-        (key, index): generation.token_ids for key, index, generation in engine.stream(requests, decoding=decoding)
-    }
+    found = {(key, index): made.token_ids for key, index, made in engine.stream(requests, decoding=decoding)}
     model = own_model(policy)
     for number, prompt in enumerate(prompts):
         given = torch.tensor([prompt])
@@ -310,6 +312,20 @@ def sampling(policy: Policy, _: Path) -> str:
         if not all(found[str(number), index] == expected for index in (0, 1)):
             return f"greedy samples are {found[str(number), 0]}, of generate {expected}"
     return EQUAL
+
+
+def sampling_trained(policy: Policy, work: Path) -> str:
+    """Do the same with an adapter on every layer that training adapts, its matrices random."""
+    from peft import get_peft_model
+
+    seed_model = own_model(policy)
+    torch.manual_seed(1)
+    model = get_peft_model(seed_model, SETTINGS.lora(excluded=without_adapter(seed_model)))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(work)
+    return sampling(replace(policy, adapter_path=work), work)
 
 
 def make_pairs() -> list[Pair]:
@@ -356,14 +372,11 @@ def pair_logps(model: Any, pairs: Sequence[Pair]) -> torch.Tensor:
 @torch.no_grad()
 def training(policy: Policy, work: Path) -> str:
     """Compare the loss of the second of two steps with the model's own, with the adapter that the first one made."""
-    from peft import PeftModel
-
     pairs = make_pairs()
     with torch.enable_grad():
         metrics = train_on_pairs(work, pairs, policy, SETTINGS, seed=3)
-    seed_model = own_model(policy)
-    reference = pair_logps(seed_model, pairs)
-    logps = pair_logps(PeftModel.from_pretrained(seed_model, str(work / "epoch-1")).eval(), pairs)
+    reference = pair_logps(own_model(policy), pairs)
+    logps = pair_logps(own_model(replace(policy, adapter_path=work / "epoch-1")), pairs)
     lengths = torch.tensor([len(pair.chosen_ids) for pair in pairs])
     expected = float(
         dpo_loss(*logps.T, *reference.T, beta=SETTINGS.beta).loss.mean()
@@ -425,6 +438,7 @@ def manner(reader: LogitReader) -> str:
 
 SUBJECTS: dict[str, Callable[[Policy, Path], str]] = {
     "sample": sampling,
+    "with adapter": sampling_trained,
     "train": training,
     "likelihood": likelihood,
     "self_rating": self_rating,

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from tpo.model.probe import agrees, probe_ids, reach
+from tpo.model.probe import agrees, has_convolutions, probe_ids, reach
 
 ATTENTION = "tpo_trees"
 
@@ -300,6 +300,8 @@ def computes_trees(model: Any) -> bool:
     softmax over scores, or bypasses transformers' interface, or which has layers of another kind, gives other states or
     an error. A window longer than these trees must have been given to attention, or a mask alone has it.
     """
+    if has_convolutions(model):
+        return False
     own = model.config._attn_implementation
     ids = probe_ids(model, 31)
     trees = [Tree(ids[:12], (ids[12:15], ids[15:19], ids[19:21])), Tree(ids[:4] + ids[21:24], (ids[24:25], ids[25:31]))]

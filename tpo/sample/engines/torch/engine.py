@@ -28,7 +28,7 @@ from torch import Tensor
 from tpo.model.load import load_policy
 from tpo.model.packed import pack
 from tpo.model.policy import Policy
-from tpo.model.probe import agrees, probe_ids, reach, why
+from tpo.model.probe import agrees, has_convolutions, probe_ids, reach, why
 from tpo.sample.decoding import Decoding, Request, Sample
 from tpo.sample.engines.torch.cache import RowCache
 from tpo.sample.engines.torch.draft import Draft, Rules
@@ -97,12 +97,14 @@ class TorchEngine:
                 f"{policy.model_path} computes otherwise beyond {limit.tokens} tokens ({limit.name} in its "
                 f"configuration), and {self.max_len} may be needed: use engine=vllm, or smaller token budgets"
             )
+        self.is_packed = False
+        if has_convolutions(self.model.get_decoder()):
+            return "its layers have a state"
         ids = probe_ids(self.model, 22)
         prompts, following = [ids[:5] + ids[5:11], ids[:5] + ids[11:17]], ids[17:19]
         sequences = torch.tensor([prompt + following for prompt in prompts], device=self.device)
         asked = slice(len(prompts[0]) - 1, None)
         expected = torch.cat([self.model(input_ids=row[None], use_cache=False).logits[0, asked] for row in sequences])
-        self.is_packed = False
         try:
             self.model.set_attn_implementation(ATTENTION)
             self.is_packed = packs and pack(self.model, num_rows=self.max_sequences)
