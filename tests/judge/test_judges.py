@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.judge.judges.length import LengthJudge
-from tpo.judge.judges.likelihood import SummedLikelihood
+from tpo.judge.judges.likelihood import SummedLikelihood, end_of_turn
 from tpo.judge.judges.random import RandomJudge
 from tpo.judge.judges.self_rating import SelfRating, SelfRatingJudge
 from tpo.judge.protocol import BLOCK, Candidates, Judgement, PointwiseJudgeConfig
@@ -185,6 +185,24 @@ def test_likelihood_equals_a_straight_computation(tiny_model: Path, with_instruc
         expected, count = logp_straight(tiny_model, instruction, response)
         assert judgement.value == pytest.approx(expected, abs=1e-4)
         assert judgement.num_tokens == count
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("{{ eos_token }}\n", "<eos>"),
+        ("<|end|>\n", "<|end|>"),  # another token than the EOS: Gemma's, Phi-3's
+        ("<|end|>{{ eos_token }}", "<|end|>"),
+        ("\n<|end|>", "<|end|>"),
+        (" {{ eos_token }}", "<eos>"),
+        ("\n\n", "<eos>"),  # none at all
+    ],
+)
+def test_a_response_ends_with_what_the_template_writes_after_it(tiny_model: Path, after: str, expected: str) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", after)
+    assert end_of_turn(tokenizer) == tokenizer.convert_tokens_to_ids(expected)
 
 
 def test_likelihoods_are_normalized_by_hand() -> None:

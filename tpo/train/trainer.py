@@ -194,9 +194,11 @@ class FirstGradients(TrainerCallback):  # type: ignore[misc]
         self.is_checked = True
         without = [name for name, part in model.named_parameters() if part.requires_grad and part.grad is None]
         if without:
+            is_adapter = any("lora_" in name for name in without)
             raise TrainingError(
                 f"{len(without)} weights that are to be trained got no gradient from the loss ({', '.join(without[:3])}"
-                f"{', ...' if len(without) > 3 else ''}): name other layers in train.lora_targets"
+                f"{', ...' if len(without) > 3 else ''}): "
+                + ("name other layers in train.lora_targets" if is_adapter else "take train.method=lora")
             )
 
 
