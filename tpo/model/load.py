@@ -82,6 +82,7 @@ def load_model(
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    check_no_adapter(path)
     kind = getattr(torch, dtype)
     settings: dict[str, Any] = {"dtype": kind, "revision": revision, "device_map": {"": default_device()}}
     if quantization == "nf4":
@@ -94,10 +95,10 @@ def load_model(
         )
     if is_trained:
         settings["config"] = without_dropout(AutoConfig.from_pretrained(str(path), revision=revision), name=path)
-    check_no_adapter(path)
     model = AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
-    # Routers' logits are for a loss that balances experts, which is no part of DPO's.
-    model.config.get_text_config().output_router_logits = False
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):  # for a loss that balances experts, which is no part of DPO's
+        text.output_router_logits = False
     return model
 
 
@@ -146,7 +147,7 @@ def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_p
 
 
 def load_adapter(model: Any, adapter_path: Path, **arguments: Any) -> Any:
-    """Return the `PeftModel` of a model and an adapter, whose weights are in float32 unless `arguments` say otherwise.
+    """Return the `PeftModel` of a model and an adapter, in the dtype of the model.
 
     Args:
         model: The base model.

@@ -34,8 +34,9 @@ class LogitReader:
                 different values; None for the whole vocabulary, as the model computes it.
         """
         self.model = load()
-        self.tokens = tokens
+        self.decoder: Any = None
         self.reader: StateReader | None = None
+        self.tokens = tokens
         ids = probe_ids(self.model, 64)
         probe = [Reading(ids[:9], (5, 8)), Reading(ids[:5] + ids[9:14], (4, 9))]
         columns = None if tokens is None else ids
@@ -53,7 +54,8 @@ class LogitReader:
                 self.model.config.model_type,
                 said,
             )
-            self.model, self.reader = load(), None
+            self.model = self.decoder = self.reader = None  # before there is a second one in memory
+            self.model = load()
         elif tokens is not None:
             self.model.set_output_embeddings(_Rows(self._own_head, tokens))
 

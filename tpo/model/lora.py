@@ -112,6 +112,11 @@ def unwrap_adapter(model: Any) -> Any:
     return base
 
 
+def has_towers(model: Any) -> bool:
+    """Return whether a model has parts for other modalities than text."""
+    return model.config.get_text_config() is not model.config
+
+
 def without_adapter(model: Any) -> str | None:
     """Return a regular expression of layers that get no adapter whatever the targets are; None where there are none.
 
@@ -119,13 +124,13 @@ def without_adapter(model: Any) -> str | None:
     and return more than a product; and in layers with a state space the projections whose weights are read past their
     forward passes, by fused kernels or always.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    text = next(name for name, module in model.named_modules() if module is decoder)
     others = _returning_more(model)
     patterns = set()
+    if has_towers(model):
+        decoder = model.get_decoder()
+        text = next(name for name, module in model.named_modules() if module is decoder)
+        patterns.add(rf"(?!{re.escape(text)}\.).*")
     for name, module in model.named_modules():
-        if text and isinstance(module, nn.Linear) and module is not head and not name.startswith(f"{text}."):
-            patterns.add(rf"(?!{re.escape(text)}\.).*")
         left_out = [name] if module in others else []
         if hasattr(module, "A_log") and hasattr(module, "D"):
             left_out += [f"{name}.{read}" for read in ("dt_proj", "out_proj") if hasattr(module, read)]

@@ -29,7 +29,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from tpo.config.fields import restore
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_adapter, load_model
-from tpo.model.lora import fuse_adapter, without_adapter
+from tpo.model.lora import fuse_adapter, has_towers, without_adapter
 from tpo.model.policy import Policy, open_policy
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Pair
@@ -192,7 +192,9 @@ class FirstGradients(TrainerCallback):  # type: ignore[misc]
         if self.is_checked or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
             return
         self.is_checked = True
-        without = [name for name, part in model.named_parameters() if part.requires_grad and part.grad is None]
+        without = [
+            name for name, part in model.named_parameters() if part.requires_grad and part.numel() and part.grad is None
+        ]
         if without:
             is_adapter = any("lora_" in name for name in without)
             raise TrainingError(
@@ -298,7 +300,8 @@ def make_trainer(
     base.config.use_cache = False
     if settings.is_full:
         model = base
-        train_text_only(base)
+        if has_towers(base):
+            train_text_only(base)
     elif policy.adapter_path is None:
         model = get_peft_model(base, settings.lora(excluded=without_adapter(base)))
     else:

@@ -71,6 +71,7 @@ class TorchEngine:
         said = self._load(packs=True)
         if said is not None and self.is_packed:
             log.warning("%s: its layers are not packed, since that does not compute the same (%s)", self.family, said)
+            del self.model  # before there is a second one in memory
             said = self._load(packs=False)
         if said is not None:
             raise TpoError(
