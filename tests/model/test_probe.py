@@ -8,7 +8,8 @@ from transformers import AutoConfig
 
 from tpo.model.probe import agrees, reach
 
-LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "rope_theta": 1e4}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "rope_theta": 1e4}
+SHORT = {"max_position_embeddings": 77}
 
 
 @pytest.mark.parametrize(
@@ -20,15 +21,8 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0]
         ("qwen2", {"sliding_window": 77, "use_sliding_window": False}, None),
         ("llama4_text", {"attention_chunk_size": 99}, (99, "attention_chunk_size")),
         ("doge", {"keep_window_size": 55}, (55, "keep_window_size")),
-        (
-            "phi3",
-            {
-                "hidden_size": 64,
-                "num_attention_heads": 4,
-                "rope_parameters": {**LONG, "original_max_position_embeddings": 128},
-            },
-            (128, "rope_type"),
-        ),
+        ("phi3", {"rope_parameters": LONG, "original_max_position_embeddings": 128}, (128, "rope_type")),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}, **SHORT}, (77, "rope_type")),
         ("gemma3", {"text_config": {"sliding_window": 33}}, (33, "sliding_window")),
     ],
 )
