@@ -463,7 +463,7 @@ def table_of(found: dict[str, list[Outcome]]) -> str:
     for family, outcomes in found.items():
         cells = [text.partition(":")[0] for _, text in outcomes]
         rows.append([family, *cells])
-        said += [f"- {family}, {subject}: {text}" for subject, text in outcomes if ":" in text]
+        said += [f"- {family}: {text}" for text in dict.fromkeys(text for _, text in outcomes if ":" in text)]
     return to_markdown(TextTable("", ["family", *SUBJECTS], rows)) + "\n" + "\n".join(said)
 
 
@@ -471,7 +471,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Which model families are computed rightly.")
     parser.add_argument("families", nargs="*", metavar="family", help=f"of {', '.join(FAMILIES)}; all by default")
-    families = parser.parse_args().families or list(FAMILIES)
+    families = sorted(parser.parse_args().families or FAMILIES)
     if unknown := set(families) - set(FAMILIES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     torch.set_num_threads(1)  # a second one slows tiny models down

@@ -99,7 +99,7 @@ def pack(model: Any, *, num_rows: int) -> bool:
     return True
 
 
-def _parents(module: nn.Module) -> Iterator[nn.Module]:
+def _parents(module: Any) -> Iterator[Any]:
     """Yield the modules whose linear layers are only called; adapters read the weights of those that they hold."""
     if isinstance(module, UnmergedLinear) or hasattr(module, "base_layer"):
         return
