@@ -5,6 +5,7 @@ So each is tried on a few tokens when it is set up, and given up where the model
 else.
 """
 
+from textwrap import shorten
 from typing import Any, NamedTuple
 
 import torch
@@ -57,7 +58,7 @@ def has_convolutions(decoder: Any) -> bool:
 
 def why(error: Exception) -> str:
     """Return an error of another library in a few words."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:120]}"
+    return f"{type(error).__name__}: {shorten(str(error), 100, placeholder=' ...')}"
 
 
 class Reach(NamedTuple):
