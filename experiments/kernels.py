@@ -178,7 +178,7 @@ def head_of_pairs(sizes: Sizes) -> Sides:
     model = LlamaForCausalLM(config).to(DTYPE).requires_grad_(False).train()
     model.enable_input_require_grads()
     add_fused_lm_head(model, outputs=("log_probs", "entropy", "mean_logits", "is_top1"))
-    assert add_pair_head(model, reorders=True)
+    assert add_pair_head(model, reorders=True) is None
     rows = [
         {"prompt_ids": one[: sizes.prompt], "chosen_ids": one[sizes.prompt :], "rejected_ids": other[sizes.prompt :]}
         for one, other in pairs_of(sizes)

@@ -68,7 +68,7 @@ def build(architecture: Any, *, device: str, rank: int, is_checkpointed: bool = 
     model.train()
     fuse_adapter(model, reorders=False)
     if device == "cpu":
-        assert add_pair_head(base, reorders=False)
+        assert add_pair_head(base, reorders=False) is None
     else:  # what it tries out needs data
 
         def accept(decoder: Any) -> bool:
@@ -79,7 +79,7 @@ def build(architecture: Any, *, device: str, rank: int, is_checkpointed: bool = 
             patch.object(pair_trees, "_is_linear", lambda *_: True),
             patch.object(pair_trees, "computes_trees", accept),
         ):
-            assert add_pair_head(base, reorders=False)
+            assert add_pair_head(base, reorders=False) is None
     if is_checkpointed:
         base.gradient_checkpointing_enable()
         model.enable_input_require_grads()

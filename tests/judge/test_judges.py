@@ -12,10 +12,11 @@ from conftest import CHAT_TEMPLATE, make_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tpo.config.groups import TEMPLATE_DATE
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.judge.judges.length import LengthJudge
-from tpo.judge.judges.likelihood import SummedLikelihood
+from tpo.judge.judges.likelihood import Likelihood, SummedLikelihood
 from tpo.judge.judges.random import RandomJudge
 from tpo.judge.judges.self_rating import SelfRating, SelfRatingJudge
 from tpo.judge.protocol import BLOCK, Candidates, Judgement, PointwiseJudgeConfig
@@ -28,6 +29,7 @@ from tpo.model.conventions import Conventions
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.model.states import batch_by_tokens
+from tpo.model.template_probe import read_conventions
 from tpo.sample.completions import make_completion
 from tpo.sample.decoding import Generation
 from tpo.sample.prompts import make_prompt
@@ -212,6 +214,30 @@ def test_likelihood_equals_a_straight_computation(tiny_model: Path, with_instruc
         expected, count = logp_straight(tiny_model, instruction, response)
         assert judgement.value == pytest.approx(expected, abs=1e-4)
         assert judgement.num_tokens == count
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("{{ eos_token }}\n", "<eos>"),
+        ("<|end|>\n", "<|end|>"),  # another token than the EOS: Gemma's, Phi-3's
+        ("<|end|>{{ eos_token }}", "<|end|>"),
+        ("\n<|end|>", "<|end|>"),
+        (" {{ eos_token }}", "<eos>"),
+        ("\n\n", "<|user|>"),  # none at all: the next turn begins (GLM)
+    ],
+)
+def test_a_response_ends_with_what_the_template_writes_after_it(
+    tmp_path: Path, tiny_model: Path, after: str, expected: str
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|end|>"]})
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ eos_token }}", after)
+    conventions = read_conventions(tokenizer, template_arguments={}, date=TEMPLATE_DATE)
+    tokenizer.save_pretrained(tmp_path)
+    policy = Policy(str(tiny_model), None, str(tmp_path), "float32", 1024, None, conventions=conventions)
+    judge = Likelihood(SummedLikelihood(with_instruction=True, batch_tokens=64), policy)
+    assert judge.end_of_turn == tokenizer.convert_tokens_to_ids(expected)
 
 
 def test_likelihoods_are_normalized_by_hand() -> None:

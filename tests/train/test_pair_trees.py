@@ -15,6 +15,7 @@ from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import add_fused_lm_head
 
+from experiments.families import make_family
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_model
 from tpo.model.lora import fuse_adapter
@@ -32,7 +33,7 @@ def heads(tiny_model: Path) -> tuple[Any, Any]:
     for model in models:
         model.get_output_embeddings().weight.requires_grad_(False)
         add_fused_lm_head(model, outputs=FIELDS)
-    assert add_pair_head(models[1], reorders=True)
+    assert add_pair_head(models[1], reorders=True) is None
     return models[0], models[1]
 
 
@@ -113,23 +114,36 @@ def test_an_improbable_token_has_a_finite_log_probability() -> None:
     assert (float(logps), float(entropy), bool(is_top)) == (-2000.0, 0.0, False)
 
 
-def test_a_head_that_is_more_than_linear_is_left_to_trl(tmp_path: Path) -> None:
-    from transformers import Gemma2Config, Gemma2ForCausalLM
-
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=100,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        final_logit_softcapping=0.5,
-        attn_logit_softcapping=None,
-        initializer_range=0.5,
-    )
-    assert not add_pair_head(Gemma2ForCausalLM(config), reorders=True)
+@pytest.mark.parametrize(
+    ("family", "slow_path"),
+    [
+        ("gemma2", "pairs are padded"),  # a cap that trl knows
+        ("recurrent_gemma", "pairs are padded and the logits of every position computed"),  # one that it does not
+    ],
+)
+def test_a_head_that_is_more_than_linear_is_computed_as_the_model_does(
+    family: str, slow_path: str, tmp_path: Path
+) -> None:
+    policy = make_family(family, tmp_path)
+    model = load_model(policy.model_path, revision=None, dtype="float32")
+    own = load_model(policy.model_path, revision=None, dtype="float32")
+    add_fused_lm_head(model, outputs=FIELDS)
+    assert add_pair_head(model, reorders=True) == slow_path
+    batch = padded([([7, 8, 9], [20, 21, 22], [30]), ([40], [50, 51], [60, 61])])
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    found = model(**{name: batch[name] for name in ("input_ids", "attention_mask")}, labels=labels, fused_lm_head=True)
+    logits = own(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    logps, is_read = logits.log_softmax(dim=-1), labels[:, 1:] != -100
+    targets = labels[:, 1:].clamp(min=0)[..., None]
+    expected = {
+        "log_probs": logps.gather(-1, targets).squeeze(-1),
+        "entropy": -(logps.exp() * logps).sum(dim=-1),
+        "mean_logits": logits.mean(dim=-1),
+        "is_top1": logits.argmax(dim=-1) == targets.squeeze(-1),
+    }
+    for name, values in expected.items():
+        torch.testing.assert_close(getattr(found, name)[is_read], values[is_read], atol=1e-4, rtol=1e-4, msg=name)
+        assert not getattr(found, name)[~is_read].any()
 
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])

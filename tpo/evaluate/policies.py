@@ -10,6 +10,7 @@ A run brings its own model, thought format and token budgets; else they are the 
 Of the run that is evaluated, these groups hold its own, under those of the command line (`tpo.evaluate.inherit`).
 """
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,10 @@ def find_policy(
 
     def on(model: ModelConfig, name: str, adapter: Path | None = None) -> PolicyRef:
         policy = PolicyRef(name, prepare_model(store, model), model, form, sample)
-        return policy if adapter is None else policy.trained(*_trained(adapter, store))
+        if adapter is None:
+            return policy
+        check_tokenizer(adapter, policy.model.path / "tokenizer", name=model.name)
+        return policy.trained(*_trained(adapter, store))
 
     manner = manner_of(form)
     if text == "seed":
@@ -168,6 +172,44 @@ def _asked_with(
             "out of the command, or name another policy"
         )
     return replace(policy, model=prepare_model(store, model), settings=model, form=form, sampling=sample)
+
+
+def check_tokenizer(adapter: Path, tokenizer: Path, *, name: str) -> None:
+    """Raise where a tokenizer that lies beside an adapter is not the model's, with which it is going to be asked.
+
+    Args:
+        adapter: Directory, as peft and its users save them.
+        tokenizer: Directory of the model's.
+        name: Of the model.
+
+    Raises:
+        PolicyError: If tokens or chat templates differ.
+    """
+    theirs, ours = (_tokens_of(place / "tokenizer.json") for place in (adapter, tokenizer))
+    if theirs and ours and theirs != ours:
+        some = sorted(token for token, _ in theirs ^ ours)[:3]
+        raise PolicyError(
+            f"policy {adapter}: the tokenizer beside the adapter is not that of model.name={name} (for example "
+            f"{', '.join(map(repr, some))}): name the model it was trained on, or one that it was merged into"
+        )
+    template, own = (place / "chat_template.jinja" for place in (adapter, tokenizer))
+    if template.is_file() and own.is_file() and template.read_text().strip() != own.read_text().strip():
+        raise PolicyError(
+            f"policy {adapter}: the chat template beside the adapter is not that of model.name={name}: take it, with "
+            f"model.chat_template={template}, or take the file away"
+        )
+
+
+def _tokens_of(path: Path) -> set[tuple[str, int]]:
+    """Return the tokens of a tokenizer's file with their ids; none where there is no such file."""
+    if not path.is_file():
+        return set()
+    read = json.loads(path.read_text(encoding="utf-8"))
+    added = {(token["content"], token["id"]) for token in read["added_tokens"]}
+    vocabulary = read["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        return added | set(vocabulary.items())
+    return added | {(token, number) for number, (token, _) in enumerate(vocabulary)}  # with scores: Unigram
 
 
 def _trained(path: Path, store: Store) -> tuple[Artifact, int]:

@@ -15,6 +15,8 @@ loaded of it: paths of weights and adapter, dtype, context length.
     policy.py       `Policy` and `PolicyRef`
     trees.py        sequences with a common beginning, computed once and without padding
     states.py       hidden states at chosen positions, for judges with a head of their own
+    logits.py       the model's own logits at chosen positions, caps and scales included
+    probe.py        self-tests of these paths, which no list of families says that a model allows
     lora.py, packed.py    linear layers with an adapter, fused: the same up to rounding, fewer passes over memory
     connection.py   requests to an OpenAI-compatible server
 

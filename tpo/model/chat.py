@@ -58,11 +58,12 @@ def load_chat(policy: Policy) -> Chat:
 def load_generation_config(path: str | Path, *, revision: str | None = None) -> Any:
     """Return a model's generation config; of one that comes without, what its config says."""
     from transformers import AutoConfig, GenerationConfig
+    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
-    try:
-        return GenerationConfig.from_pretrained(str(path), revision=revision)
-    except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(str(path), revision=revision))
+    where = {"revision": revision}
+    if cached_file(path, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **where) is None:
+        return AutoConfig.from_pretrained(path, **where).get_text_config()
+    return GenerationConfig.from_pretrained(path, **where)
 
 
 def save_tokenizer(

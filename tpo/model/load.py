@@ -1,11 +1,15 @@
 """Loading models: the seed model, prepared once where it is embedded, and adapters on top of it."""
 
 import hashlib
+import logging
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import TpoError
+
+log = logging.getLogger(__name__)
 
 
 class ModelError(TpoError):
@@ -52,7 +56,13 @@ def fingerprint(name: str) -> str | None:
 
 
 def load_model(
-    path: str | Path, *, revision: str | None, dtype: str, quantization: str = "none", is_shardable: bool = False
+    path: str | Path,
+    *,
+    revision: str | None,
+    dtype: str,
+    quantization: str = "none",
+    is_shardable: bool = False,
+    is_trained: bool = False,
 ) -> Any:
     """Return a causal language model in eval mode on the default device.
 
@@ -63,10 +73,16 @@ def load_model(
         quantization: "nf4" loads the weights in 4 bits with double quantization, as QLoRA does (Dettmers
             et al. 2023, section 3); "none" loads them in `dtype`.
         is_shardable: Store the same 4-bit values in tensors of `dtype`, since FSDP does not shard integer tensors.
+        is_trained: For training, where every dropout of its configuration is off: with one, the policy of the first
+            step would not be its own reference.
+
+    Raises:
+        ModelError: If it is an adapter.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
+    check_no_adapter(path)
     kind = getattr(torch, dtype)
     settings: dict[str, Any] = {"dtype": kind, "revision": revision, "device_map": {"": default_device()}}
     if quantization == "nf4":
@@ -77,18 +93,81 @@ def load_model(
             bnb_4bit_compute_dtype=kind,
             bnb_4bit_quant_storage=kind if is_shardable else torch.uint8,
         )
-    return AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
+    if is_trained:
+        settings["config"] = without_dropout(AutoConfig.from_pretrained(str(path), revision=revision), name=path)
+    model = AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
+    text = model.config.get_text_config()
+    if getattr(text, "output_router_logits", False):  # for a loss that balances experts, which is no part of DPO's
+        text.output_router_logits = False
+    return model
+
+
+def check_no_adapter(path: str | Path) -> None:
+    """Raise where a directory holds an adapter, which transformers would put on its base model unasked.
+
+    Raises:
+        ModelError: Says what to do with it.
+    """
+    if (Path(path) / "adapter_config.json").is_file():
+        raise ModelError(
+            f"{path} (model.name) is an adapter: save it merged into its base model, or measure it with "
+            f"`python -m tpo.evaluate model.name=<its base model> policy={path}`"
+        )
+
+
+def without_dropout(config: Any, *, name: str | Path) -> Any:
+    """Return a model's configuration with every dropout set to 0, its parts' too, and say which there were."""
+    found: dict[str, float] = {}
+    parts = [config]
+    for part in parts:
+        for key, value in list(vars(part).items()):
+            if key in part.sub_configs and value is not None:
+                parts.append(value)
+            elif "drop" in key and isinstance(value, float) and value > 0:
+                found[key] = value
+                setattr(part, key, 0.0)
+    if found and os.environ.get("LOCAL_RANK", "0") == "0":
+        said = ", ".join(f"{key}={value:g}" for key, value in sorted(found.items()))
+        log.warning("%s: dropout is off in training; the model's configuration has %s", name, said)
+    return config
 
 
 def load_policy(path: str | Path, *, revision: str | None, dtype: str, adapter_path: Path | None) -> Any:
-    """Return the seed model with the adapter, unmerged and frozen, if there is one."""
+    """Return the seed model with the adapter, unmerged and frozen, if there is one.
+
+    Raises:
+        ModelError: If the adapter is not one of this model.
+    """
     model = load_model(path, revision=revision, dtype=dtype)
     if adapter_path is None:
         return model
-    from peft import PeftModel
-
     from tpo.model.lora import unwrap_adapter
 
-    # By default peft loads the adapter in float32; training and vLLM compute it in the dtype of the base.
-    policy = PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False).to(model.dtype)
-    return unwrap_adapter(policy.eval())
+    return unwrap_adapter(load_adapter(model, adapter_path).to(model.dtype).eval())
+
+
+def load_adapter(model: Any, adapter_path: Path, **arguments: Any) -> Any:
+    """Return the `PeftModel` of a model and an adapter, in the dtype of the model.
+
+    Args:
+        model: The base model.
+        adapter_path: Local directory.
+        **arguments: Further ones of peft's.
+
+    Raises:
+        ModelError: If the adapter is not one of this model: its layers or their sizes are others, it is incomplete, or
+            it was made after the embeddings had been resized.
+    """
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Found missing adapter keys")
+        try:
+            # By default peft loads the adapter in float32; training and vLLM compute it in the dtype of the base.
+            return PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False, **arguments)
+        except (RuntimeError, ValueError, KeyError, UserWarning) as error:
+            said = " ".join(str(error).split())[:200]
+            raise ModelError(
+                f"{adapter_path}: this adapter does not fit the model {model.name_or_path}, whose layers or vocabulary "
+                f"are others: name the model that it was trained on ({said})"
+            ) from error

@@ -4,6 +4,8 @@ peft computes base(x) + B(A(dropout(x))) * scaling as separate operations, sever
 result again. Here the last product is accumulated into the base's result; `experiments/kernels.py` compares both.
 """
 
+import logging
+import re
 from functools import partial
 from typing import Any
 
@@ -11,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tpo.model.frozen import FrozenLinear, can_reorder
+from tpo.model.probe import probe_ids
+
+log = logging.getLogger(__name__)
 
 
 class UnmergedLinear(nn.Module):
@@ -60,8 +65,9 @@ def _fused_forward(self: Any, base: FrozenLinear, x: Tensor) -> Tensor:
         return base.forward(x)
     (name,) = self.active_adapters
     adapter = (self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name])
-    fused: Tensor = _AdaptedLinear.apply(x, base, *adapter)  # type: ignore[no-untyped-call]
-    return fused
+    # Outside of the function: some families change a layer's result in place, which a view made inside forbids.
+    fused: Tensor = _AdaptedLinear.apply(x.reshape(-1, x.shape[-1]), base, *adapter)  # type: ignore[no-untyped-call]
+    return fused.view(*x.shape[:-1], -1)
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -69,24 +75,20 @@ class _AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, base: FrozenLinear, down: Tensor, up: Tensor, scaling: float) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        inner = flat @ down.T
-        result = base.forward(flat)
+        inner = x @ down.T
+        result = base.forward(x)
         result.addmm_(inner, up.T, alpha=scaling)
-        ctx.save_for_backward(flat, inner, down, up)
+        ctx.save_for_backward(x, inner, down, up)
         ctx.base, ctx.scaling = base, scaling
-        return result.view(*x.shape[:-1], -1)
+        return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        flat, inner, down, up = ctx.saved_tensors
-        given = grad.reshape(-1, grad.shape[-1])
-        grad_inner = (given @ up).mul_(ctx.scaling)
-        grad_up = (given.T @ inner).mul_(ctx.scaling)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            grad_x = ctx.base.backward(given).addmm_(grad_inner, down).view(*grad.shape[:-1], -1)
-        return grad_x, None, grad_inner.T @ flat, grad_up, None
+        x, inner, down, up = ctx.saved_tensors
+        grad_inner = (grad @ up).mul_(ctx.scaling)
+        grad_up = (grad.T @ inner).mul_(ctx.scaling)
+        grad_x = ctx.base.backward(grad).addmm_(grad_inner, down) if ctx.needs_input_grad[0] else None
+        return grad_x, None, grad_inner.T @ x, grad_up, None
 
 
 def unwrap_adapter(model: Any) -> Any:
@@ -100,6 +102,7 @@ def unwrap_adapter(model: Any) -> Any:
     config = model.peft_config[name]
     is_plain = all(_is_plain(layer, name) and type(layer.base_layer) is nn.Linear for layer in layers.values())
     if not is_plain or config.modules_to_save or config.bias != "none":
+        log.warning("the adapter is not plain LoRA on linear layers, so its layers are computed by peft and not packed")
         return model
     for path, layer in layers.items():
         parent, _, attribute = path.rpartition(".")
@@ -107,6 +110,50 @@ def unwrap_adapter(model: Any) -> Any:
         fast = UnmergedLinear(layer.base_layer, down, up, scaling=layer.scaling[name])
         setattr(base.get_submodule(parent), attribute, fast)
     return base
+
+
+def has_towers(model: Any) -> bool:
+    """Return whether a model has parts for other modalities than text."""
+    return model.config.get_text_config() is not model.config
+
+
+def without_adapter(model: Any) -> str | None:
+    """Return a regular expression of layers that get no adapter whatever the targets are; None where there are none.
+
+    They are the towers of other modalities, which a loss on text does not train; routers that are called linear layers
+    and return more than a product; and in layers with a state space the projections whose weights are read past their
+    forward passes, by fused kernels or always.
+    """
+    others = _returning_more(model)
+    patterns = set()
+    if has_towers(model):
+        decoder = model.get_decoder()
+        text = next(name for name, module in model.named_modules() if module is decoder)
+        patterns.add(rf"(?!{re.escape(text)}\.).*")
+    for name, module in model.named_modules():
+        left_out = [name] if module in others else []
+        if hasattr(module, "A_log") and hasattr(module, "D"):
+            left_out += [f"{name}.{read}" for read in ("dt_proj", "out_proj") if hasattr(module, read)]
+        patterns |= {re.sub(r"\d+", r"\\d+", re.escape(one)) for one in left_out}
+    return "|".join(sorted(patterns)) or None
+
+
+@torch.no_grad()
+def _returning_more(model: Any) -> set[nn.Module]:
+    """Return the linear layers with a forward pass of their own whose result is no tensor, tried on a few tokens."""
+    found: set[nn.Module] = set()
+    handles = [
+        module.register_forward_hook(
+            lambda called, _, result: None if isinstance(result, Tensor) else found.add(called)
+        )
+        for module in model.modules()
+        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.")
+    ]
+    if handles:
+        model(input_ids=torch.tensor([probe_ids(model, 4)], device=model.device), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return found
 
 
 def _lora_layers(model: nn.Module) -> dict[str, Any]:

@@ -5,7 +5,7 @@ and values; gate and up) become one product, and so does a layer with its adapte
 are the same up to rounding. `python -m experiments.kernels` times it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -77,11 +77,15 @@ class _Sibling(nn.Module):
         return self.siblings.take(self.index, x)
 
 
-def pack(model: Any, *, num_rows: int) -> None:
-    """Pack the linear layers of a bfloat16 model on a CPU with kernels for it; leave any other model unchanged."""
+def pack(model: Any, *, num_rows: int) -> bool:
+    """Pack the linear layers of a bfloat16 model on a CPU with kernels for it; leave any other model unchanged.
+
+    Returns:
+        Whether there was anything to pack.
+    """
     if not is_supported(model):
-        return
-    for parent in [module for module in model.modules() if not isinstance(module, UnmergedLinear)]:
+        return False
+    for parent in list(_parents(model)):
         for names in SIBLINGS:
             layers: list[Any] = [getattr(parent, name, None) for name in names]
             if all(_is_packable(layer) for layer in layers):
@@ -92,6 +96,16 @@ def pack(model: Any, *, num_rows: int) -> None:
         for name, layer in list(parent.named_children()):
             if _is_packable(layer):
                 setattr(parent, name, PackedLinear([layer], num_rows=num_rows))
+    return True
+
+
+def _parents(module: Any) -> Iterator[Any]:
+    """Yield the modules whose linear layers are only called; adapters read the weights of those that they hold."""
+    if isinstance(module, UnmergedLinear) or hasattr(module, "base_layer"):
+        return
+    yield module
+    for child in module.children():
+        yield from _parents(child)
 
 
 def _base(layer: Any) -> Any:

@@ -4,7 +4,7 @@ import importlib.metadata
 from pathlib import Path
 
 from tpo.model.chat import load_tokenizer, save_tokenizer
-from tpo.model.load import ModelError, load_model
+from tpo.model.load import ModelError, check_no_adapter, load_model
 from tpo.model.template_probe import read_conventions
 from tpo.store.job import Job, Metrics
 
@@ -24,6 +24,7 @@ def work(job: Job) -> Metrics:
     if is_embedded:
         prepare_embedded(config["name"], directory=path / "model")
     source = path / "model" if is_embedded else config["name"]
+    check_no_adapter(source)
     save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
     conventions = read_conventions(
         load_tokenizer(path / "tokenizer"),

@@ -1,5 +1,6 @@
 """Hidden states of a decoder at chosen positions of many sequences, for judges with a head of their own."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 from tpo.model.packed import pack
 from tpo.model.trees import TreeRow, computes_trees, join
+
+log = logging.getLogger(__name__)
 
 
 class Reading(NamedTuple):
@@ -29,6 +32,8 @@ class StateReader:
         """
         self.decoder, self.batch_tokens = decoder, batch_tokens
         self.is_shared = computes_trees(decoder)
+        if not self.is_shared:
+            log.warning("%s: what sequences begin with alike is computed for each", decoder.config.model_type)
         pack(decoder, num_rows=batch_tokens)
         self.needs_mask = not self.is_shared and not is_causal(decoder)
 

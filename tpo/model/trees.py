@@ -9,6 +9,7 @@ interface; `computes_trees` tests whether a model does.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from copy import copy
 from itertools import accumulate, pairwise
 from os.path import commonprefix
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from tpo.model.probe import agrees, has_convolutions, probe_ids, reach
 
 ATTENTION = "tpo_trees"
 
@@ -100,6 +103,7 @@ class TreeRow:
         spans: Of each tree.
         segments: Of all trees together, none of them empty.
         inputs: What the model is called with: `input_ids` and `position_ids`, both (1, tokens), and the row itself.
+        windows: What layers gave as their sliding window.
     """
 
     def __init__(self, trees: Sequence[Tree], *, is_dense: bool = False, device: torch.device | str = "cpu") -> None:
@@ -132,6 +136,7 @@ class TreeRow:
             "row": self,
             "use_cache": False,
         }
+        self.windows: set[int] = set()
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TreeRow":
@@ -196,7 +201,9 @@ def tree_attention(
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TypeError(f"attention with {name}")
-    if row.is_dense:
+    if sliding_window is not None:
+        row.windows.add(sliding_window)
+    if row.is_dense and key.shape == value.shape:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         out: Tensor = _DenseTrees.apply(query, key, value, row, scale, sliding_window)  # type: ignore[no-untyped-call]
         return out, None
@@ -290,30 +297,30 @@ def computes_trees(model: Any) -> bool:
     """Switch a decoder without heads to tree attention and return True; return False where that is impossible.
 
     Tested on two short trees against the model's own forward pass: a model whose attention looks ahead, is more than a
-    softmax over scores, or bypasses transformers' interface gives other states, or an error.
+    softmax over scores, or bypasses transformers' interface, or which has layers of another kind, gives other states or
+    an error. A window longer than these trees must have been given to attention, or a mask alone has it.
     """
+    if has_convolutions(model):
+        return False
     own = model.config._attn_implementation
-    # Spread over the vocabulary, whose first ids are special tokens that never follow one another in training.
-    size = model.get_input_embeddings().num_embeddings
-    ids = [size * number // 32 for number in range(1, 32)]
-    trees = [Tree(ids[:12], (ids[12:15], ids[15:19], ids[19:21])), Tree(ids[21:24], (ids[24:25], ids[25:31]))]
-    expected = [
-        model(input_ids=torch.tensor([trunk + branch], device=model.device), use_cache=False).last_hidden_state[0, -1]
-        for trunk, branches in trees
-        for branch in branches
-    ]
-    row = TreeRow(trees, device=model.device)
-    try:
+    ids = probe_ids(model, 31)
+    trees = [Tree(ids[:12], (ids[12:15], ids[15:19], ids[19:21])), Tree(ids[:4] + ids[21:24], (ids[24:25], ids[25:31]))]
+    row = TreeRow(trees, is_dense=model.device.type == "cpu", device=model.device)
+    expected, places = [], []
+    for tree, span in zip(trees, row.spans, strict=True):
+        for number, branch in enumerate(tree.branches):
+            sequence = tree.trunk + branch
+            straight = model(input_ids=torch.tensor([sequence], device=model.device), use_cache=False)
+            # What comes first in a branch sees most of what does not belong to it, if anything does.
+            for position in (len(tree.trunk), len(sequence) - 1):
+                expected.append(straight.last_hidden_state[0, position])
+                places.append(span.place(number, position))
+    with suppress(Exception):  # whatever a family's own code says to inputs of another kind
         model.set_attn_implementation(ATTENTION)
         states = model(**row.inputs).last_hidden_state[0]
-    except (TypeError, ValueError, RuntimeError):
-        model.set_attn_implementation(own)
-        return False
-    found = states[[stop - 1 for span in row.spans for stop in span.stops]].float()
-    straight = torch.stack(expected).float()
-    # Kernels differ in rounding: 16-bit states by a hundredth of their norm, and an occasional one by much more, where
-    # a layer amplifies a small difference.
-    if float(((found - straight).norm(dim=1) / straight.norm(dim=1)).median()) < 0.05:
-        return True
+        limit = reach(model.config)
+        is_seen = limit is None or limit.name == "rope_type" or limit.tokens in row.windows
+        if is_seen and agrees(states[places], torch.stack(expected), dtype=model.dtype):
+            return True
     model.set_attn_implementation(own)
     return False

@@ -23,13 +23,17 @@ class ResumesInPlace(Trainer):  # type: ignore[misc]
     """A trainer that saves the trained weights, sharded or not, and resumes into the existing parameters."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the trained weights only; under FSDP, transformers would gather the frozen ones too, or save nothing."""
+        """Save the trained weights only; under FSDP, transformers would gather the frozen ones too, or save nothing.
+
+        A whole model is saved whole, with the towers that text does not train.
+        """
         if not self.is_fsdp_enabled:
             super().save_model(output_dir, _internal_call)
             return
         weights = {}
+        is_adapter = hasattr(self.model, "peft_config")
         for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad or not is_adapter:
                 whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
                 if self.args.should_save:
                     weights[name] = whole.detach().cpu()
@@ -103,8 +107,14 @@ def move_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
     config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision)
     config.dtype = policy.dtype
     config.save_pretrained(target)
-    generation = cached_file(policy.model_path, GENERATION_CONFIG_NAME, revision=policy.revision)
-    shutil.copyfile(generation, target / GENERATION_CONFIG_NAME)
+    generation = cached_file(
+        policy.model_path,
+        GENERATION_CONFIG_NAME,
+        revision=policy.revision,
+        _raise_exceptions_for_missing_entries=False,
+    )
+    if generation is not None:  # some models have none
+        shutil.copyfile(generation, target / GENERATION_CONFIG_NAME)
 
 
 def micro_batch_edges(count: int, size: int) -> list[tuple[int, int]]:

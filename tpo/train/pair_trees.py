@@ -7,6 +7,7 @@ completion reach the head, which is much of a small model's arithmetic. The resu
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -18,9 +19,11 @@ from torch.nn.functional import linear
 from trl.trainer.utils import FusedCausalLMOutput
 
 from tpo.model.frozen import FrozenLinear, can_reorder
+from tpo.model.probe import agrees, probe_ids
 from tpo.model.trees import TreeRow, computes_trees, join
 
 CHUNK = 512  # tokens whose logits exist at one time
+STATISTICS = ("log_probs", "entropy", "mean_logits", "is_top1")  # trl's names of what a head returns of each token
 
 
 @dataclass(frozen=True)
@@ -78,20 +81,34 @@ def lay_out(batch: dict[str, Tensor], *, is_dense: bool) -> PairRow:
     )
 
 
-def add_pair_head(model: Any, *, reorders: bool) -> bool:
-    """Add the argument `pair_row` to a causal language model that trl has prepared; return False if that is impossible.
+def add_pair_head(model: Any, *, allows_trees: bool = True, reorders: bool) -> str | None:
+    """Let a causal language model that trl has prepared compute pairs on the fastest path that is exact for it.
 
-    Called with it, the model returns what trl's own head returns for the batch, and zeros at masked positions. It is
-    impossible for models whose decoder does not compute trees, or whose logits are more than a linear function of its
-    states (Gemma 2's cap, Granite's scale).
+    With trees, the model takes the argument `pair_row`; called with it, it returns what trl's own head returns for the
+    batch, and zeros at masked positions. That is impossible for models whose decoder does not compute trees, or whose
+    logits are more than a linear function of its states (Gemma 2's cap, Granite's scale). Then trl's head computes the
+    padded batch; where even that is not what the model computes by itself, its own logits of all positions are taken.
 
     Args:
         model: The model.
+        allows_trees: Whether batches can be rows of trees.
         reorders: Whether to copy a head that is not trained in the order of a CPU's kernels, as `fuse_adapter` does.
+
+    Returns:
+        What was given up, as a sentence; None for trees.
     """
-    decoder, head = model.base_model, model.get_output_embeddings()
-    if not _is_linear(model, decoder, head) or not computes_trees(decoder):
-        return False
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if allows_trees and _is_linear(model, decoder, head) and computes_trees(decoder):
+        _add_trees(model, reorders=reorders)
+        return None
+    if _is_trls_exact(model):
+        return "pairs are padded"
+    _add_own_head(model)
+    return "pairs are padded and the logits of every position computed"
+
+
+def _add_trees(model: Any, *, reorders: bool) -> None:
+    head = model.get_output_embeddings()
     padded: Callable[..., Any] = model.forward
     is_copied = reorders and not head.weight.requires_grad and can_reorder(model)
     frozen = FrozenLinear(head, reorders=True) if is_copied else None
@@ -99,26 +116,62 @@ def add_pair_head(model: Any, *, reorders: bool) -> bool:
     def forward(self: Any, *args: Any, pair_row: PairRow | None = None, **kwargs: Any) -> Any:
         if pair_row is None:
             return padded(*args, **kwargs)
-        states = self.base_model(**pair_row.row.inputs).last_hidden_state[0, pair_row.sources]
+        states = self.get_decoder()(**pair_row.row.inputs).last_hidden_state[0, pair_row.sources]
         head = self.get_output_embeddings()
         values = completion_statistics(states, _whole(head.weight), _whole(_bias(head)), pair_row.targets, frozen)
         empty = states.new_zeros(pair_row.shape).flatten()
         return FusedCausalLMOutput(
             **{
                 name: empty.to(value.dtype).index_copy(0, pair_row.places, value).view(pair_row.shape)
-                for name, value in zip(("log_probs", "entropy", "mean_logits", "is_top1"), values, strict=True)
+                for name, value in zip(STATISTICS, values, strict=True)
             }
         )
 
     model.forward = MethodType(forward, model)
-    return True
+
+
+def _add_own_head(model: Any) -> None:
+    fused: Callable[..., Any] = model.forward
+
+    def forward(self: Any, *args: Any, fused_lm_head: bool = False, labels: Tensor | None = None, **kwargs: Any) -> Any:
+        if not fused_lm_head or labels is None:
+            return fused(*args, labels=labels, **kwargs)
+        logits = fused(*args, **kwargs).logits[:, :-1].float()
+        logps = logits.log_softmax(dim=-1)
+        mask, targets = labels[:, 1:] != -100, labels[:, 1:].clamp(min=0)
+        chosen = logps.gather(-1, targets[..., None]).squeeze(-1)
+        with torch.no_grad():
+            others = (-(logps.exp() * logps).sum(dim=-1), logits.mean(dim=-1), chosen == logps.amax(dim=-1))
+        values = zip(STATISTICS, (chosen, *others), strict=True)
+        return FusedCausalLMOutput(**{name: value.masked_fill(~mask, 0) for name, value in values})
+
+    model.forward = MethodType(forward, model)
 
 
 @torch.no_grad()
 def _is_linear(model: Any, decoder: Any, head: Any) -> bool:
     ids = torch.arange(1, 9, device=model.device)[None]
-    states = decoder(input_ids=ids, use_cache=False).last_hidden_state
-    return torch.equal(linear(states, head.weight, _bias(head)), model(input_ids=ids, use_cache=False).logits)
+    with suppress(Exception):  # whatever a family's own code says to what it does not expect
+        states = decoder(input_ids=ids, use_cache=False).last_hidden_state
+        return torch.equal(linear(states, head.weight, _bias(head)), model(input_ids=ids, use_cache=False).logits)
+    return False
+
+
+@torch.no_grad()
+def _is_trls_exact(model: Any) -> bool:
+    """Return whether trl's head, which goes past the model's own, gives the same of the same states."""
+    ids = torch.tensor([probe_ids(model, 16)], device=model.device).view(2, 8)
+    mask = torch.ones_like(ids)
+    mask[1, 6:] = 0
+    given = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+    is_read = mask[:, 1:].bool()
+    logps = model(**given).logits[:, :-1].float().log_softmax(dim=-1)
+    expected = logps.gather(-1, ids[:, 1:, None])[is_read]
+    with suppress(Exception):  # whatever trl's head says to a family that it does not know
+        labels = ids.masked_fill(mask == 0, -100)
+        found = model(**given, labels=labels, fused_lm_head=True).log_probs[is_read]
+        return agrees(found[:, None], expected, dtype=model.dtype, share=0.2)
+    return False
 
 
 def _bias(head: Any) -> Tensor | None:

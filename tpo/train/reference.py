@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from trl import DPOTrainer
 from trl.trainer import dpo_trainer
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model
+from trl.trainer.utils import add_fused_lm_head
 
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
@@ -26,7 +26,7 @@ from tpo.train.pair_trees import add_pair_head
 if TYPE_CHECKING:
     from tpo.train.settings import TrainSettings
 
-VERSION = 3  # of the kernels in tpo/ that compute them: raised when these round differently
+VERSION = 4  # of the kernels in tpo/ that compute them: raised when these round differently
 # Of the training, on which they depend.
 SETTINGS = ("quantization", "reference", "loss_on", "mask_forced_tokens", "micro_batch_size", "lora_targets")
 
@@ -100,8 +100,7 @@ def reference_columns(
 def load_seed(policy: Policy) -> Any:
     """Return the seed model of a policy whose weights were all trained, prepared as trl prepares the policy."""
     assert policy.seed_path is not None
-    model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)
-    disable_dropout_in_model(model)
+    model = load_model(policy.seed_path, revision=policy.revision, dtype=policy.dtype)  # in eval mode
     add_fused_lm_head(model)
     add_pair_head(model, reorders=False)
     return model

@@ -22,8 +22,8 @@ class TrainSettings(TrainConfig):
 
     quantization: str = setting("none")
 
-    def lora(self) -> "LoraConfig":
-        """Return peft's configuration of the adapter."""
+    def lora(self, *, excluded: str | None = None) -> "LoraConfig":
+        """Return peft's configuration of the adapter; `excluded` is a regular expression of layers that get none."""
         from peft import LoraConfig, TaskType
 
         names = self.lora_targets
@@ -32,6 +32,7 @@ class TrainSettings(TrainConfig):
             r=self.lora_rank,
             lora_alpha=self.lora_alpha,
             lora_dropout=0.0,
+            exclude_modules=excluded,
             target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
         )
 
@@ -57,6 +58,8 @@ class TrainSettings(TrainConfig):
             "logging_steps": 1,
             "remove_unused_columns": False,
             "report_to": [],
+            # The objective is DPO's, and the first step's loss ln 2: a loss that balances experts is no part of it.
+            "router_aux_loss_coef": 0.0,
             "dataloader_pin_memory": torch.cuda.is_available(),
             "ddp_find_unused_parameters": False,  # every trained parameter is in every forward pass
         }

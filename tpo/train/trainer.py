@@ -14,12 +14,13 @@ import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import torch
 from accelerate.utils import gather, parse_flag_from_env
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import get_peft_model
 from transformers import TrainerCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
@@ -27,8 +28,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from tpo.config.fields import restore
 from tpo.model.chat import load_tokenizer
-from tpo.model.load import load_model
-from tpo.model.lora import fuse_adapter
+from tpo.model.load import load_adapter, load_model
+from tpo.model.lora import fuse_adapter, has_towers, without_adapter
 from tpo.model.policy import Policy, open_policy
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Pair
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 # are not deterministic. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a wrong
 # reference by much more.
 FIRST_STEP_TOLERANCE = 1e-3
+SLOW_PATH = "slow_path.txt"  # of the artifact: what was given up of the fast path, where something was
 
 
 class PairCollator(DataCollatorForPreference):  # type: ignore[misc]
@@ -104,6 +106,7 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         super().__init__(*args, **more)
         self._nll_weight = nll_weight
         self._weight = 1.0
+        self.slow_path: str | None = None  # what the model made `add_pair_head` give up
         # trl gathers one value per pair, but micro-batches differ in their number of pairs.
         self.accelerator.gather = self.accelerator.gather_for_metrics = self._gather
 
@@ -179,6 +182,28 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
             )
 
 
+class FirstGradients(TrainerCallback):  # type: ignore[misc]
+    """Checks after the first backward passes that the loss reaches every weight that is to be trained."""
+
+    is_checked = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Raise if a trained parameter has no gradient; DeepSpeed keeps gradients elsewhere."""
+        if self.is_checked or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            return
+        self.is_checked = True
+        without = [
+            name for name, part in model.named_parameters() if part.requires_grad and part.numel() and part.grad is None
+        ]
+        if without:
+            is_adapter = any("lora_" in name for name in without)
+            raise TrainingError(
+                f"{len(without)} weights that are to be trained got no gradient from the loss ({', '.join(without[:3])}"
+                f"{', ...' if len(without) > 3 else ''}): "
+                + ("name other layers in train.lora_targets" if is_adapter else "take train.method=lora")
+            )
+
+
 def work(job: Job) -> Metrics:
     """Train on the pairs, from the policy that they were sampled from."""
     config = job.config
@@ -237,10 +262,19 @@ def train_on_pairs(
                 move_model(checkpoint, target, policy=policy)
             else:
                 copy_adapter(checkpoint, target, model_name=policy.unquantized_path or policy.model_path)
+        if trainer.slow_path is not None:
+            (path / SLOW_PATH).write_text(trainer.slow_path + "\n")
         write_metrics(path / "metrics.jsonl", trainer.state.log_history)
     shutil.rmtree(work, ignore_errors=True)
     entries = read_metrics(path / "metrics.jsonl")
-    return {"num_pairs": len(pairs), "num_steps": len(entries), "first_loss": entries[0]["loss"], "last": entries[-1]}
+    slow_path = (path / SLOW_PATH).read_text().strip() if (path / SLOW_PATH).exists() else None
+    return {
+        "num_pairs": len(pairs),
+        "num_steps": len(entries),
+        "first_loss": entries[0]["loss"],
+        "last": entries[-1],
+        "slow_path": slow_path,
+    }
 
 
 def make_trainer(
@@ -261,14 +295,17 @@ def make_trainer(
         dtype=policy.dtype,
         quantization=settings.quantization,
         is_shardable=settings.num_processes > 1,
+        is_trained=True,
     )
     base.config.use_cache = False
     if settings.is_full:
         model = base
+        if has_towers(base):
+            train_text_only(base)
     elif policy.adapter_path is None:
-        model = get_peft_model(base, settings.lora())
+        model = get_peft_model(base, settings.lora(excluded=without_adapter(base)))
     else:
-        model = PeftModel.from_pretrained(base, str(policy.adapter_path), is_trainable=True)
+        model = load_adapter(base, policy.adapter_path, is_trainable=True)
     arguments = settings.arguments(work, seed=seed)
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if is_deepspeed:  # with this it keeps float32 copies of the parameters; it does no autocast
@@ -287,6 +324,7 @@ def make_trainer(
             processing_class=tokenizer,
             callbacks=[
                 MarkComplete(),
+                FirstGradients(),
                 FirstStep(
                     starts_at_reference=settings.reference == "previous" or is_seed,
                     nll_weight=settings.nll_weight,
@@ -300,14 +338,16 @@ def make_trainer(
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trainable:
         parameter.data = parameter.data.to(base.dtype)
-    # In eval mode on a CPU bitsandbytes repacks 4-bit weights at the first use, for good; training would then use a
-    # kernel without a backward pass. No dropout is active in either mode.
     model.train()
+    compute_as_sampled(base, checkpoints=settings.gradient_checkpointing)
     # What is sharded later must stay the only copy.
     is_sharded = is_deepspeed or trainer.is_fsdp_enabled
     fuse_adapter(model, reorders=not is_sharded)
     # Not with DeepSpeed, for which trl gathers a sharded head in its own forward pass.
-    trainer.data_collator.has_trees = not is_deepspeed and add_pair_head(base, reorders=not is_sharded)
+    trainer.slow_path = add_pair_head(base, allows_trees=not is_deepspeed, reorders=not is_sharded)
+    trainer.data_collator.has_trees = trainer.slow_path is None
+    if trainer.slow_path is not None and trainer.accelerator.is_main_process:
+        log.warning("%s: %s, which takes longer", base.config.model_type, trainer.slow_path)
     kind = torch.optim.AdamW if is_deepspeed else MasterWeightAdamW
     trainer.optimizer = kind(trainable, lr=settings.learning_rate, weight_decay=0.0)
     # Set here and not in the arguments, where it would start trl's own pass over the reference. That one hashes every
@@ -321,6 +361,40 @@ def make_trainer(
     if is_deepspeed:
         set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
     return trainer
+
+
+def train_text_only(model: Any) -> None:
+    """Freeze what a loss on text does not reach: the towers of a model with other modalities."""
+    reached = {
+        id(part) for module in (model.get_decoder(), model.get_output_embeddings()) for part in module.parameters()
+    }
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in reached)
+
+
+def compute_as_sampled(model: Any, *, checkpoints: bool) -> None:
+    """Keep a model's layers in eval mode during training: what is trained is what was sampled.
+
+    In training mode some families draw random numbers, jitter in a router or Phi's sampled experts, with which the
+    policy of the first step would not be its own reference. Only those modules are in training mode that need it for a
+    backward pass: those that checkpoint, and 4-bit layers, which else are repacked on a CPU, for good, for a kernel
+    without one.
+    """
+    model.eval()
+    needing = [
+        module
+        for module in model.modules()
+        if type(module).__module__.startswith("bitsandbytes")
+        or (checkpoints and hasattr(module, "gradient_checkpointing"))
+    ]
+
+    def train(self: Any, mode: bool = True) -> Any:  # the trainer calls it before each step
+        for module in (self, *needing):
+            module.training = mode
+        return self
+
+    model.train = MethodType(train, model)
+    model.train()
 
 
 def micro_batches(pairs: Sequence[Pair], settings: TrainSettings) -> Dataset:

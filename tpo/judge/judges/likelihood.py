@@ -5,8 +5,10 @@ This module computes the sum over the response's tokens, log p(y | x), or withou
 gives the pointwise mutual information of instruction and response. Weak judges (experiments/judges.md), for comparison.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -78,16 +80,18 @@ class Likelihood:
         Raises:
             TpoError: If a thought would stand before a response.
         """
-        from tpo.model.states import StateReader
+        from tpo.model.logits import LogitReader
 
         self.with_instruction = settings.with_instruction
         self.asked = ask_directly(policy.conventions, what="judge=likelihood")
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
+        template_end = policy.conventions.end_of_turn_id  # Gemma's <end_of_turn>, Phi-3's <|end|>
+        self.end_of_turn = self.tokenizer.eos_token_id if template_end is None else template_end
         weights = policy.unquantized_path or policy.model_path
-        model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
-        self.max_tokens = model.config.max_position_embeddings
-        self.head = model.get_output_embeddings()
-        self.reader = StateReader(model.get_decoder(), batch_tokens=settings.batch_tokens)
+        load = partial(load_model, weights, revision=policy.revision, dtype=policy.dtype)
+        self.reader = LogitReader(load, batch_tokens=settings.batch_tokens)
+        # A model with a state space has no last position.
+        self.max_tokens = getattr(self.reader.model.config.get_text_config(), "max_position_embeddings", math.inf)
 
     def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
         """Yield the log-likelihoods in nats; `num_tokens` is the number of tokens they sum over.
@@ -99,8 +103,6 @@ class Likelihood:
             yield from self._score(block)
 
     def _score(self, block: Sequence[Candidates]) -> list[list[Judgement]]:
-        import torch
-
         from tpo.model.states import Reading
 
         groups, refusals = [], []
@@ -117,28 +119,24 @@ class Likelihood:
             [reading for reading, refusal in zip(group, refused, strict=True) if refusal is None]
             for group, refused in zip(groups, refusals, strict=True)
         ]
-        with torch.inference_mode():
-            states = iter([state for group in self.reader.read(fitting) for state in group])
-            return [
-                [
-                    self._judge(reading, next(states)) if refusal is None else Judgement(None, refusal)
-                    for reading, refusal in zip(group, refused, strict=True)
-                ]
-                for group, refused in zip(groups, refusals, strict=True)
-            ]
+        found = iter([judgement for group in self.reader.read(fitting, self._judge) for judgement in group])
+        return [
+            [next(found) if refusal is None else Judgement(None, refusal) for refusal in refused]
+            for refused in refusals
+        ]
 
     def _refusal(self, reading: "Reading") -> str | None:
         return "too_long" if len(reading.ids) > self.max_tokens else None
 
-    def _judge(self, reading: "Reading", states: "torch.Tensor") -> Judgement:
+    @staticmethod
+    def _judge(reading: "Reading", logits: "torch.Tensor") -> Judgement:
         import torch
 
-        tokens = torch.tensor(reading.ids[reading.positions[0] + 1 :], device=states.device)
-        logits = self.head(states).float()
+        tokens = torch.tensor(reading.ids[reading.positions[0] + 1 :], device=logits.device)
         logps = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=1)
         return Judgement(float(logps.sum()), None, num_tokens=len(tokens))
 
     def _response_ids(self, response: str) -> list[int]:
         text = break_control_tokens(response, self.tokenizer)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return [*ids, self.tokenizer.eos_token_id]
+        return [*ids, self.end_of_turn]

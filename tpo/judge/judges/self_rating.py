@@ -7,6 +7,7 @@ downloaded. A weak judge (experiments/LOG.md), here because it runs everywhere.
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -21,6 +22,8 @@ from tpo.model.policy import Policy
 from tpo.model.rendering import is_rendered_whole
 
 if TYPE_CHECKING:
+    import torch
+
     from tpo.model.states import Reading
 
 
@@ -60,17 +63,14 @@ class SelfRating:
         Raises:
             TpoError: If an answer is not a single token of this model, or a thought would stand before it.
         """
-        from tpo.model.states import StateReader
+        from tpo.model.logits import LogitReader
 
         self.question, self.asked = settings.question, ask_directly(policy.conventions, what="judge=self_rating")
         self.tokenizer = load_tokenizer(policy.tokenizer_path)
         self.answer_ids = answer_ids(self.tokenizer, positive=settings.positive, negative=settings.negative)
         weights = policy.unquantized_path or policy.model_path
-        model = load_model(weights, revision=policy.revision, dtype=policy.dtype)
-        self.reader = StateReader(model.get_decoder(), batch_tokens=settings.batch_tokens)
-        # In float32, where the model's 16 bits would leave few different scores; the softmax's denominator cancels.
-        yes, no = model.get_output_embeddings().weight[self.answer_ids].float()
-        self.direction = yes - no
+        load = partial(load_model, weights, revision=policy.revision, dtype=policy.dtype)
+        self.reader = LogitReader(load, batch_tokens=settings.batch_tokens, tokens=self.answer_ids)
 
     def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
         """Yield the log-odds of yes for every instruction's responses, in nats.
@@ -81,21 +81,18 @@ class SelfRating:
             yield from self._score(block)
 
     def _score(self, block: Sequence[Candidates]) -> list[list[Judgement]]:
-        import torch
-
         groups = [[self._reading(item.instruction, response) for response in item.responses] for item in block]
         fitting = [[reading for reading in group if reading is not None] for group in groups]
-        with torch.inference_mode():
-            states = iter([state for group in self.reader.read(fitting) for state in group])
-            return [
-                [
-                    Judgement(None, "not_rendered")
-                    if reading is None
-                    else Judgement(float(next(states)[0].float() @ self.direction), None, num_tokens=len(reading.ids))
-                    for reading in group
-                ]
-                for group in groups
-            ]
+        found = iter([judgement for group in self.reader.read(fitting, self._judge) for judgement in group])
+        return [
+            [Judgement(None, "not_rendered") if reading is None else next(found) for reading in group]
+            for group in groups
+        ]
+
+    @staticmethod
+    def _judge(reading: "Reading", logits: "torch.Tensor") -> Judgement:
+        yes, no = logits[0].tolist()  # the softmax's denominator cancels
+        return Judgement(yes - no, None, num_tokens=len(reading.ids))
 
     def _reading(self, instruction: str, response: str) -> "Reading | None":
         from tpo.model.states import Reading

@@ -7,13 +7,17 @@ next one gets the row. All rows decode together with one query token each, whate
 forced switch from thought to response feeds the delimiter through the same decoding steps, without a second prefill
 (`draft.py`).
 
+When an engine loads, it computes two short prompts and two tokens after each and compares the logits with the model's
+own forward pass: families with more than attention in their layers, or another cache, are refused there.
+
 Every sample has a seeded stream of uniforms of its own, one a token, from which tokens are drawn by inverting the
 distribution function. So a sample does not depend on which others share its batch, up to the rounding of the matrix
 products; oneDNN's on a CPU were found to round a row alike in every batch.
 """
 
+import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from os.path import commonprefix
 from typing import Any
@@ -24,6 +28,7 @@ from torch import Tensor
 from tpo.model.load import load_policy
 from tpo.model.packed import pack
 from tpo.model.policy import Policy
+from tpo.model.probe import agrees, has_convolutions, probe_ids, reach, why
 from tpo.sample.decoding import Decoding, Request, Sample
 from tpo.sample.engines.torch.cache import RowCache
 from tpo.sample.engines.torch.draft import Draft, Rules
@@ -32,6 +37,8 @@ from tpo.sample.engines.torch.prefill import Prefill
 from tpo.sample.engines.torch.prompts import Layer, Prefix, Prompt, Trunk
 from tpo.sample.engines.torch.rows import ATTENTION, DecodingStep
 from tpo.store.errors import TpoError
+
+log = logging.getLogger(__name__)
 
 PREFILL_TOKENS = 1024  # of prompts that are prefilled together, or slightly more
 REFILL_SHARE = 16  # rows are refilled when one in so many is free, so that several prompts are prefilled together
@@ -55,24 +62,73 @@ class TorchEngine:
             max_len: The longest prompt plus completion.
 
         Raises:
-            TpoError: If the model attends through a window shorter than `max_len`, which a row cache
-                does not represent.
+            TpoError: If the model computes otherwise beyond fewer tokens than `max_len`, or if it does not compute here
+                what it computes by itself.
         """
+        self.policy = policy
+        self.tokenizer, self.end_ids = tokenizer, end_ids
+        self.max_sequences, self.max_len = max_sequences, max_len
+        said = self._load(packs=True)
+        if said is not None and self.is_packed:
+            log.warning("%s: its layers are not packed, since that does not compute the same (%s)", self.family, said)
+            del self.model  # before there is a second one in memory
+            said = self._load(packs=False)
+        if said is not None:
+            raise TpoError(
+                f"engine=torch does not compute models of the family {self.family} as they compute themselves "
+                f"({said}): use engine=vllm"
+            )
+
+    @property
+    def family(self) -> str:
+        """The model's family, as transformers names it."""
+        return str(self.model.config.model_type)
+
+    @torch.inference_mode()
+    def _load(self, *, packs: bool) -> str | None:
+        """Load the policy and test it: return in what it differs from its own forward pass, None if in nothing."""
+        policy = self.policy
         self.model = load_policy(
             policy.model_path, revision=policy.revision, dtype=policy.dtype, adapter_path=policy.adapter_path
         )
-        config = self.model.config.get_text_config()
-        sliding = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-        if sliding is not None and sliding < max_len:
-            raise TpoError(
-                f"{policy.model_path} attends through a sliding window of {sliding} tokens and {max_len} may be "
-                "needed: use engine=vllm, or smaller token budgets"
-            )
-        self.model.set_attn_implementation(ATTENTION)
-        pack(self.model, num_rows=max_sequences)
-        self.tokenizer, self.end_ids = tokenizer, end_ids
-        self.max_sequences, self.max_len = max_sequences, max_len
         self.device = self.model.device
+        limit = reach(self.model.config)
+        if limit is not None and limit.tokens < self.max_len:
+            raise TpoError(
+                f"{policy.model_path} computes otherwise beyond {limit.tokens} tokens ({limit.name} in its "
+                f"configuration), and {self.max_len} may be needed: use engine=vllm, or smaller token budgets"
+            )
+        self.is_packed = False
+        if has_convolutions(self.model.get_decoder()):
+            return "its layers have a state"
+        ids = probe_ids(self.model, 22)
+        prompts, following = [ids[:5] + ids[5:11], ids[:5] + ids[11:17]], ids[17:19]
+        sequences = torch.tensor([prompt + following for prompt in prompts], device=self.device)
+        asked = slice(len(prompts[0]) - 1, None)
+        expected = torch.cat([self.model(input_ids=row[None], use_cache=False).logits[0, asked] for row in sequences])
+        try:
+            self.model.set_attn_implementation(ATTENTION)
+            self.is_packed = packs and pack(self.model, num_rows=self.max_sequences)
+            found = self._decode_along(prompts, following)
+        except Exception as error:  # whatever a family's own code says to what it does not expect
+            return why(error)
+        is_same = agrees(found.flatten(0, 1), expected, dtype=self.model.dtype)
+        return None if is_same else "its logits differ"
+
+    def _decode_along(self, prompts: Sequence[list[int]], following: Sequence[int]) -> Tensor:
+        """Return the logits after each prompt and after each token that follows it, (prompts, steps, vocabulary)."""
+        cache = RowCache(device=self.device)
+        requests = [Request(str(number), prompt, {0: 0}) for number, prompt in enumerate(prompts)]
+        decoding = Decoding(temperature=0, top_p=1, max_tokens=len(following) + 1)
+        drafts, first = zip(*self._prefill(requests, cache, decoding), strict=True)
+        cache.add(drafts)
+        steps = [torch.stack(first)]
+        for token in following:
+            for draft in drafts:
+                draft.pending = token
+            found = dict(zip(map(id, cache.active), self._decode(cache), strict=True))
+            steps.append(torch.stack([found[id(draft)] for draft in drafts]))
+        return torch.stack(steps, dim=1)
 
     @torch.inference_mode()
     def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:

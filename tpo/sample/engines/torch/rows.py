@@ -14,7 +14,6 @@ from transformers import AttentionInterface
 
 from tpo.sample.engines.torch.cache import RowCache
 from tpo.sample.engines.torch.prompts import Layer, Trunk
-from tpo.store.errors import TpoError
 
 ATTENTION = "tpo_rows"
 
@@ -54,11 +53,11 @@ def row_attention(
         (batch, queries, heads, head_dim) and, for the interface, no weights.
 
     Raises:
-        TpoError: If the model's attention is more than a softmax over scores.
+        TypeError: If the model's attention is more than a softmax over scores.
     """
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
-            raise TpoError(f"engine=torch does not know this model's attention ({name}): use engine=vllm")
+            raise TypeError(f"attention with {name}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return step.attend(query, key, value, module.layer_idx, scale), None
 
