@@ -40,10 +40,10 @@ def make_questions(count: int) -> list[Question]:
 
 
 class FakeBackend:
-    """Answers with the number of the call, `room` questions at a time, the last and the first of them in turn; can die at a call."""
+    """Answers with the number of the call, `room` questions at a time, that at `first` next; can die at a call."""
 
-    def __init__(self, *, model: str = "fake", dies_at: int | None = None, room: int = 4) -> None:
-        self.model, self.dies_at, self.room = model, dies_at, room
+    def __init__(self, *, model: str = "fake", dies_at: int | None = None, room: int = 4, first: int = -1) -> None:
+        self.model, self.dies_at, self.room, self.first = model, dies_at, room, first
         self.asked: list[Question] = []
         self.peak = self.num_streams = 0
         self.is_closed = False
@@ -61,7 +61,7 @@ class FakeBackend:
                     return
                 self.peak = max(self.peak, len(under_way))
                 assert len(dict(under_way)) == len(under_way), "a question is under way twice"
-                yield self.answer(*under_way.pop(-1 if len(self.asked) % 2 == 0 else 0))
+                yield self.answer(*under_way.pop(self.first))
         finally:
             self.is_closed = True
 
@@ -104,7 +104,7 @@ def test_equal_questions_are_asked_once(tmp_path: Path) -> None:
 
 
 def test_an_endless_stream_of_questions_is_taken_as_needed(tmp_path: Path) -> None:
-    llm, backend = open_fake(tmp_path, room=5)
+    llm, backend = open_fake(tmp_path, room=5, first=0)
     taken = []
 
     def endless() -> Iterator[Question]:
