@@ -72,9 +72,9 @@ def sides(prompts: Artifact, baseline: str) -> dict[str, Any]:
 
 
 def lengths(answers: Artifact) -> dict[str, Any]:
-    """Return how long answers are, and how many of them could be split."""
+    """Return how long answers are, how many of them could be split, and how many thoughts were cut or empty."""
     names = ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate")
-    return {name: answers.metrics[name] for name in names}
+    return {name: answers.metrics[name] for name in (*names, "cut_thought_rate", "empty_thought_rate")}
 
 
 def ids(answers: Artifact, comparison: Artifact) -> dict[str, Any]:

@@ -228,7 +228,9 @@ def evaluation_table(summary: dict[str, Any]) -> TextTable:
         )
         for name, rate in _rates(summary)
     ]
-    return TextTable(title, ("", "rate", "n", "unscored"), rows)
+    cut = summary.get("cut_thought_rate", 0.0)  # answers of another format have none
+    notes = [f"{100 * cut:.0f} % of the thoughts were cut off by their budget."] if cut else []
+    return TextTable(title, ("", "rate", "n", "unscored"), rows, notes)
 
 
 def _rates(value: Any, name: str = "") -> list[tuple[str, Rate]]:

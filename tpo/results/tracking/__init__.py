@@ -12,6 +12,7 @@ history, over `iteration` (0 is the untrained policy)
     eval/second_judge_win_rate, eval/second_judge_change, eval/second_judge_agreement   likewise, where `eval.judge` is
     eval/category/<category>    win rate
     eval/mean_thought_tokens, eval/mean_response_tokens, eval/format_rate, eval/parse_rate, eval/mean_score
+    eval/cut_thought_rate, eval/empty_thought_rate   fractions
     sample/*, judge/*           what the stages that sampled and judged the training completions counted
     pairs/num_pairs, pairs/drop_<reason>
     tables/samples, tables/pairs
@@ -22,7 +23,7 @@ history, over `train/step`, which keeps counting across iterations
 summary of a run
     final_change_win_rate, final_win_rate, ...: all of the last iteration, under the names above with final_ for eval/
     null_control_win_rate, null_control_score   where `eval.null_control`; one half and 0 are right
-    final_mean_thought_tokens, final_mean_response_tokens
+    final_mean_thought_tokens, final_mean_response_tokens, final_cut_thought_rate
     final_validation_score      the selected epoch's mean judge score: a pairwise judge's compares with no other run's
     num_iterations, num_pairs (of all iterations), num_stages, num_stages_reused
     total_seconds               of all stages, whoever computed them: what the run costs by itself

@@ -10,6 +10,10 @@ from tpo.results.rate import REQUIRED, Rate
 
 NONE = (None, None)  # an interval that is not there
 RATES = ("win_rate", "win_rate_answered", "win_rate_length_controlled")
+MEANS = (
+    *("mean_thought_tokens", "mean_response_tokens", "mean_score"),
+    *("format_rate", "parse_rate", "cut_thought_rate", "empty_thought_rate"),
+)
 COUNTS = ("num_answers", "num_no_response")
 
 #: Columns of `tables/category_gains`, of which `tpo.results.rate.Rate` explains most.
@@ -41,7 +45,7 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
         metrics[f"eval/{key}"] = entry[key]
     for name, rate in entry["categories"].items():
         metrics[f"eval/category/{name}"] = rate["rate"]
-    for key in ("mean_thought_tokens", "mean_response_tokens", "format_rate", "parse_rate", "mean_score"):
+    for key in MEANS:
         metrics[f"eval/{key}"] = entry[key]
     metrics["pairs/num_pairs"] = entry["num_pairs"]
     for reason, count in entry["drops"].items():
@@ -67,6 +71,7 @@ def final_metrics(summary: dict[str, Any]) -> dict[str, Any]:
     metrics |= {
         "final_mean_thought_tokens": last["mean_thought_tokens"],
         "final_mean_response_tokens": last["mean_response_tokens"],
+        "final_cut_thought_rate": last["cut_thought_rate"],
         **{f"final_{key}": last[key] for key in COUNTS},
         "final_validation_score": max(scores.values()) if scores else None,
         "num_pairs": sum(entry["num_pairs"] for entry in summary["iterations"]),
