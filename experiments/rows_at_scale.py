@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 from tpo.config.thought import ThoughtFormat
+from tpo.model.asked import ask
 from tpo.model.chat import Chat
 from tpo.sample.completions import make_completion
 from tpo.sample.decoding import Generation
@@ -98,7 +99,13 @@ def make_rows(chat: Chat, generations: Sequence[Generation]) -> list[Completion]
     prompt_ids = generations[0].token_ids[:NUM_PROMPT_TOKENS]
     return [
         make_completion(
-            chat, FORM, prompt_id="", sample_index=0, prompt_ids=prompt_ids, generation=generation, seed=2**62
+            chat,
+            ask(FORM, chat.conventions),
+            prompt_id="",
+            sample_index=0,
+            prompt_ids=prompt_ids,
+            generation=generation,
+            seed=2**62,
         )
         for generation in generations
     ]

@@ -198,7 +198,7 @@ def test_sliding_window_shorter_than_needed(tmp_path: Path) -> None:
 
     with pytest.raises(TpoError) as error:
         run_here(tiny_overrides(make_decoder("mistral", tmp_path / "mistral"), tmp_path, "num_iterations=0"))
-    assert_one_line(error.value, "sliding window of 16", "engine=vllm")
+    assert_one_line(error.value, "beyond 16 tokens (sliding_window in its configuration)", "engine=vllm")
 
 
 def test_answer_of_several_tokens_is_found_before_sampling(tiny_model: Path, tmp_path: Path) -> None:

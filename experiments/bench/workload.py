@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from experiments.bench.parts import Options
-from tpo.sample.thought import render
+from tpo.model.asked import ask
+from tpo.model.conventions import Conventions
 from tpo.store.records import Completion, Pair, Prompt, read_records, write_records
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,7 +87,8 @@ class Work:
     def contexts(self, tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Return the token ids from which a completion to each instruction is sampled, with the thought prompt."""
         form = self.config().thought
-        return [render(tokenizer, prompt.text, form) for prompt in prompts]
+        asked = ask(form, Conventions())
+        return [asked.context(tokenizer, prompt.text) for prompt in prompts]
 
     def config(self, *overrides: str) -> Any:
         """Return the composed config of a run on this work (`tpo.config.schema.Config`)."""

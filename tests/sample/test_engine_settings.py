@@ -10,6 +10,7 @@ import tpo.sample.completions
 from tpo.config.fields import how, identity
 from tpo.config.groups import EngineConfig
 from tpo.config.kinds import kinds, load_settings
+from tpo.model.conventions import Conventions
 from tpo.plan.__main__ import plan_job
 from tpo.sample.decoding import switch_to_response
 from tpo.store.artifacts import Artifact
@@ -96,7 +97,8 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "engine": identity(settings),
         **{"dtype": "float32", "max_model_len": 64, "epoch": 0},
     }
-    metrics = {"is_embedded": False, "is_quantized": False, "name": "some/model", "revision": None}
+    named = {"is_embedded": False, "is_quantized": False, "name": "some/model", "revision": None}
+    metrics = {**named, **Conventions().to_metrics()}
     (tmp_path / "rows.jsonl").touch()
     (tmp_path / "tokenizer").touch()
     manifest = {"metrics": metrics, "files": digests(tmp_path, ["rows.jsonl", "tokenizer"])}

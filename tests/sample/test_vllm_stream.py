@@ -139,7 +139,10 @@ def test_samples_have_seeds_of_their_own_on_cuda_alone(
 def test_questions_are_taken_as_there_is_room_and_too_long_ones_are_told(
     fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local.LocalBackend, "render", lambda self, question: [5] * len(question.user))
+    def render(_: Any, key: str, question: Question) -> local.Rendered:
+        return local.Rendered(key, [5] * len(question.user), "", question)
+
+    monkeypatch.setattr(local.LocalBackend, "render", render)
     settings = {"max_num_seqs": 4, "max_model_len": 100}
     backend = local.LocalBackend(
         restore(LLMConfig, {"backend": "vllm", "name": "model", "max_tokens": 8, "vllm": settings}), None

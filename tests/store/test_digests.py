@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tpo.store.digests
+from tpo.model.conventions import Conventions
 from tpo.model.policy import open_policy
 from tpo.store.artifacts import Artifact, finish, open_artifact
 from tpo.store.digests import CLOCK_TICK_S, DIGESTS, digests
@@ -78,7 +79,8 @@ def test_only_the_epoch_of_a_policy_is_read(tmp_path: Path, trained: Artifact, r
     (model / "quantized").mkdir()
     (model / "quantized" / "model.safetensors").write_bytes(b"weights")
     (model / "request.json").write_text("{}")
-    metrics = {"is_embedded": False, "is_quantized": True, "name": "some/model", "revision": None}
+    named = {"is_embedded": False, "is_quantized": True, "name": "some/model", "revision": None}
+    metrics = {**named, **Conventions().to_metrics()}
     finish(model, metrics=metrics, started=0.0)
     (trained.path / DIGESTS).unlink()
     (trained.path / "epoch-9" / "adapter.bin").write_bytes(b"damaged, but not what is sampled")
