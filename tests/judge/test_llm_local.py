@@ -58,6 +58,18 @@ def test_the_template_is_given_its_arguments(tmp_path: Path) -> None:
         make_backend(tmp_path / "typo", SWITCHED, template_arguments={"enable_thinkin": False}).render("key", ask("x"))
 
 
+def test_a_clock_in_the_template_shows_a_fixed_date(tmp_path: Path) -> None:
+    backend = make_backend(tmp_path, "{{ strftime_now('%d %b %Y') }}|" + CHAT_TEMPLATE)
+    assert shown(backend, ask("x")).startswith("01 Jan 2026|"), "on every day"
+
+
+def test_a_template_that_wants_parts_gets_them(tmp_path: Path) -> None:
+    wants_parts = CHAT_TEMPLATE.replace("{{ message['content'] }}", "{{ message['content'][0]['text'] }}")
+    assert shown(make_backend(tmp_path / "parts", wants_parts), ask("x")) == shown(
+        make_backend(tmp_path / "text"), ask("x")
+    )
+
+
 def test_questions_that_the_template_changes_are_not_asked(tmp_path: Path) -> None:
     dropping = CHAT_TEMPLATE.replace("{{ message['content'] }}", "{{ message['content'].split('!')[-1] }}")
     backend = make_backend(tmp_path, dropping)
