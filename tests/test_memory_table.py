@@ -222,7 +222,8 @@ def test_what_autograd_keeps_with_data_on_a_cpu(architecture: Any, pairs: list[A
     assert formula == pytest.approx(kept_bytes(model, row_of(pairs, device="cpu")), rel=0.001)
 
 
-@pytest.mark.parametrize("layers", [4, pytest.param(32, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [4, 32])
 @pytest.mark.parametrize("is_checkpointed", [False, True], ids=["plain", "checkpointed"])
 def test_the_8b_model(is_checkpointed: bool, layers: int) -> None:
     architecture = replace(LLAMA, layers=layers)

@@ -56,6 +56,7 @@ class Killed(BaseException):
     """Stands in for SIGKILL."""
 
 
+@pytest.mark.slow
 def test_kill_after_every_stage_redoes_nothing(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

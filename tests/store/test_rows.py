@@ -299,6 +299,7 @@ def grow_until_killed(path: Path, *, at_line: int, seed: int) -> bool:
     return in_a_process(work)
 
 
+@pytest.mark.slow
 def test_killed_at_every_line_of_the_code_that_writes(tmp_path: Path) -> None:
     whole = undisturbed()
     num_kills = 0
