@@ -104,7 +104,8 @@ def write_completions(
             unit="completion",
             count_tokens=lambda row: len(row.completion_ids),
         )
-    found = summarize(read_records(path / "rows.jsonl", Completion))
+        slow_path = getattr(engine, "slow_path", None)  # of the torch engine in this process
+    found = {**summarize(read_records(path / "rows.jsonl", Completion)), "slow_path": slow_path}
     return {**found, "tokens_per_second": num_tokens / (time.monotonic() - started)}
 
 

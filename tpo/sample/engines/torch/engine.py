@@ -68,9 +68,11 @@ class TorchEngine:
         self.policy = policy
         self.tokenizer, self.end_ids = tokenizer, end_ids
         self.max_sequences, self.max_len = max_sequences, max_len
+        self.slow_path: str | None = None  # what was given up of the fast path
         said = self._load(packs=True)
         if said is not None and self.is_packed:
-            log.warning("%s: its layers are not packed, since that does not compute the same (%s)", self.family, said)
+            self.slow_path = f"layers are not packed, since that does not compute the same ({said})"
+            log.warning("%s: %s", self.family, self.slow_path)
             del self.model  # before there is a second one in memory
             said = self._load(packs=False)
         if said is not None:
