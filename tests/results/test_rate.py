@@ -1,6 +1,7 @@
 """Rates keep what they say on their way through JSON, and are shown in one form."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -79,3 +80,9 @@ def test_counts_say_what_they_leave_out() -> None:
         "57 (+3 unscored)",
         "3 (+1 unpaired)",
     ]
+
+
+def test_means_that_differ_in_the_last_bit_print_alike() -> None:
+    changes = [99, 81, 73, 38, 73]  # of 320; their mean is 22.75 % exactly
+    means = sum(change / 320 for change in changes) / 5, sum(changes) / 5 / 320, math.nextafter(0.2275, 0)
+    assert {format_rate(Rate(mean, None, 5, 0), sign="+") for mean in means} == {"+22.8 %"}

@@ -88,11 +88,13 @@ def format_rate(rate: Rate | None, *, unit: str = " %", sign: str = "", scale: f
         return "-"
     if rate.rate is None:
         return "unscored"
-    interval = ""
-    if rate.interval is not None:
-        low, high = (f"{scale * edge:{sign}.{digits}f}" for edge in rate.interval)
-        interval = f" [{low}, {high}]"
-    return f"{scale * rate.rate:{sign}.{digits}f}{unit}{interval}"
+
+    def number(value: float) -> str:
+        # To nine digits first: two means of the same numbers may differ in the last bit, and 22.75 is to be one number.
+        return f"{round(scale * value, 9):{sign}.{digits}f}"
+
+    interval = "" if rate.interval is None else " [{}, {}]".format(*map(number, rate.interval))
+    return f"{number(rate.rate)}{unit}{interval}"
 
 
 def format_count(count: int, missing: int, what: str = "unscored") -> str:
