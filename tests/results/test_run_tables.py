@@ -58,7 +58,7 @@ def test_what_was_not_measured_or_scored_is_left_out_or_said() -> None:
 def test_scores_far_from_zero_have_fewer_decimals() -> None:
     entries = [made_up.entry(0, 0.3, mean_score=1500.0), made_up.entry(1, 0.3, mean_score=1512.5)]
     [_, score] = changes(made_up.summary(*entries))
-    assert score.sentence() == "score: 1500.0 -> 1512.5, change +0.1 [+0.1, +0.2] (n = 12)" and score.digits == 1
+    assert score.sentence() == "score: 1500.0 -> 1512.5, change +0.1 [+0.1, +0.1] (n = 12)" and score.digits == 1
     [tokens] = changes(PLAIN, RESPONSE_TOKENS)
     assert tokens.sentence() == "response tokens: 80.0 -> 79.0, change -3.0 [-5.0, -1.0] (n = 12)"
 
