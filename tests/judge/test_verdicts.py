@@ -144,21 +144,19 @@ def test_the_second_score_of_a_line_is_located() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    "text",
     [
-        ("Assistant A is", "truncated"),
-        ("", "truncated"),  # a model that thought until the limit
-        ("[[", "truncated"),
-        (f"I was asked to {FORMAT}. So", "contradictory_verdict"),
-        ("[[B]]\nBecause", None),  # after its verdict it may say what it likes
+        "Assistant A is",
+        "",  # a model that thought until the limit
+        f"I was asked to {FORMAT}. So",
+        "At first B looks better, so [[B]]",  # in a thought that the template opened
+        "[[B]]\nBecause",
+        "[[3]], since",
     ],
 )
-def test_cut_answer(text: str, reason: str | None) -> None:
-    assert parse_verdict(text, verdicts="two_way", strong_weight=1.0, is_cut=True).unscored_reason == reason
-
-
-def test_cut_score() -> None:
-    assert parse_score("The answer", low=1, high=5, is_cut=True).unscored_reason == "truncated"
+def test_a_cut_answer_says_nothing(text: str) -> None:
+    assert parse_verdict(text, verdicts="two_way", strong_weight=1.0, is_cut=True).unscored_reason == "truncated"
+    assert parse_score(text, low=1, high=5, is_cut=True).unscored_reason == "truncated"
 
 
 # A judge's own thought
@@ -169,7 +167,7 @@ THOUGHTS: dict[str, tuple[str, bool, float | str, int | str]] = {
     "cut_on_the_marker": ("<think>\nSo X", True, "truncated", "truncated"),
     "ends_in_the_thought": ("<think>\nAt first A looks far better, so X", False, "open_thought", "open_thought"),
     "after_the_thought": ("<think>\nAt first Y.\n</think>\n\nX", False, 1.0, 4),
-    "cut_after_the_verdict": ("<think>\nAt first Y.\n</think>\n\nX, because", True, 1.0, 4),
+    "cut_after_the_verdict": ("<think>\nAt first Y.\n</think>\n\nX, because", True, "truncated", "truncated"),
     "cut_before_the_verdict": ("<think>\nAt first X.\n</think>\n\nSo", True, "truncated", "truncated"),
     "only_in_the_thought": ("<think>\nX\n</think>\n\nSo A.", False, "no_verdict", "no_score"),
     "nothing_after_the_thought": ("<think>\nX\n</think>\n", False, "empty", "empty"),

@@ -128,9 +128,10 @@ def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: boo
         is_cut: Whether the token limit ended the text.
 
     Returns:
-        Unscored, with weight 0, are: "empty"; "truncated", cut before any verdict or within a thought; "open_thought",
-        a thought that ends the text; "no_verdict"; "contradictory_verdict", two different ones on the deciding line;
-        "unknown_verdict", not on the menu.
+        Unscored, with weight 0, are: "truncated", whatever it says: the judge had not finished, and a thought that a
+        server's template opened cannot be told from an answer; "empty"; "open_thought", a thought that ends the text;
+        "no_verdict"; "contradictory_verdict", two different ones on the deciding line; "unknown_verdict", not on the
+        menu.
     """
     answer = _after_thought(text, is_cut=is_cut)
     if answer.unscored_reason is not None:
@@ -140,7 +141,7 @@ def parse_verdict(text: str, *, verdicts: str, strong_weight: float, is_cut: boo
     menu = MENUS[verdicts]
     outcomes = {menu.get(verdict) for verdict in found}
     if not found:
-        return Judgement(None, _absence(answer.text, "no_verdict", is_cut=is_cut), weight=0.0)
+        return Judgement(None, _absence(answer.text, "no_verdict"), weight=0.0)
     if len(found) > 1 and (len(outcomes) > 1 or None in outcomes):
         return Judgement(None, "contradictory_verdict", weight=0.0)
     (outcome,) = outcomes
@@ -154,9 +155,9 @@ def parse_score(text: str, *, low: int, high: int, is_cut: bool) -> ParsedScore:
     """Return the whole number in the last `[[...]]`, from `low` to `high`.
 
     Returns:
-        Unscored are: "empty"; "truncated", cut before any score or within a thought; "open_thought", a thought that
-        ends the text; "no_score"; "contradictory_score", two different ones on the deciding line; "unknown_score", not
-        a whole number (`[[4.5]]` is not rounded, `[[4/5]]` not understood); "score_out_of_range".
+        Unscored are: "truncated", whatever it says, as in `parse_verdict`; "empty"; "open_thought", a thought that ends
+        the text; "no_score"; "contradictory_score", two different ones on the deciding line; "unknown_score", not a
+        whole number (`[[4.5]]` is not rounded, `[[4/5]]` not understood); "score_out_of_range".
     """
     answer = _after_thought(text, is_cut=is_cut)
     if answer.unscored_reason is not None:
@@ -164,7 +165,7 @@ def parse_score(text: str, *, low: int, high: int, is_cut: bool) -> ParsedScore:
     markers = _last_markers(answer.text)
     found = {re.sub(r"[\s*_`]", "", marker[3]) for marker in markers}
     if not found:
-        return ParsedScore(None, _absence(answer.text, "no_score", is_cut=is_cut))
+        return ParsedScore(None, _absence(answer.text, "no_score"))
     if len(found) > 1:
         return ParsedScore(None, "contradictory_score")
     (number,) = found
@@ -210,9 +211,11 @@ class _FinalAnswer(NamedTuple):
 
 
 def _after_thought(text: str, *, is_cut: bool) -> _FinalAnswer:
+    if is_cut:
+        return _FinalAnswer("", 0, "truncated")
     thought = last_thought(text)
     if thought.open_at is not None:
-        return _FinalAnswer("", 0, "truncated" if is_cut else "open_thought")
+        return _FinalAnswer("", 0, "open_thought")
     return _FinalAnswer(text[thought.stop :], thought.stop, None)
 
 
@@ -225,7 +228,5 @@ def _last_markers(text: str) -> list[re.Match[str]]:
     return [marker for marker in markers if marker.start() >= line_start]
 
 
-def _absence(text: str, reason: str, *, is_cut: bool) -> str:
-    if is_cut:
-        return "truncated"
+def _absence(text: str, reason: str) -> str:
     return reason if text.strip() else "empty"
