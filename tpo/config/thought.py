@@ -147,9 +147,8 @@ class ThoughtFormat(Kind):
             return Split(None, None, "thought_truncated" if finish_reason == "length" else "no_response_delimiter")
         if any(map(self.holds_delimiter, (head, completion[start : switch.start], completion[switch.stop :]))):
             return Split(None, None, "repeated_delimiter")
-        return checked_split(
-            completion, thought_span=(start, switch.start), response_span=(switch.stop, len(completion))
-        )
+        stop = switch.stop + delimiter.closed_at(self.response_delimiter, completion[switch.stop :])
+        return checked_split(completion, thought_span=(start, switch.start), response_span=(switch.stop, stop))
 
     def holds_delimiter(self, text: str) -> bool:
         """Whether a text holds one of the delimiters, or what resembles it."""
