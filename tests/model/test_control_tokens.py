@@ -233,6 +233,14 @@ def test_a_separator_is_in_no_control_token() -> None:
         break_control_tokens("a", tokenizer)
 
 
+def test_a_control_token_of_one_character_cannot_be_spelled() -> None:
+    tokenizer = copy.deepcopy(made(byte_level))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["\x03", "?"]})
+    tokenizer.eos_token = "\u2403"
+    broken = break_control_tokens("Why?\x03 \u2403<|user|>", tokenizer)
+    assert broken == "Why?\ufffd \ufffd< |user|>", "a question mark is text"
+
+
 def test_a_long_hostile_text_takes_no_long_time() -> None:
     tokenizer = copy.deepcopy(made(byte_level))
     tokenizer.add_tokens([AddedToken(f"<unused{number}>", special=True) for number in range(3000)])

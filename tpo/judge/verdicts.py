@@ -29,10 +29,11 @@ MENUS: dict[str, dict[str, tuple[float, bool]]] = {
 _PLAIN = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0xA0: 0x20}
 # [[...]] with what a verdict or score could be; [[1, 2]] and df[["a"]] are code. Markdown escapes brackets.
 _MARKER = re.compile(r"(\\?\[)(\\?\[([\w<>=≪≫*`.+/ -]{1,40})\\?\])(\\?\])")
+# White space is bounded as all else: a megabyte of it is read once.
 _DELIMITER = re.compile(
-    r"((?<!\[)\[++|<\|)(\s*(?:(?:the\s+)?(?:start|end|beginning)\s+of\s[^\[\]<>|\n]{0,100}?"
+    r"((?<!\[)\[++|<\|)(\s{0,20}(?:(?:the\s{1,20})?(?:start|end|beginning)\s+of\s[^\[\]<>|\n]{0,100}?"
     r"\b(?:assistant|answer|response|question|prompt|instruction|conversation|reference)\b[^\[\]<>|\n]{0,100}"
-    r"|user\s+(?:question|prompt|query|instruction))\s*)(\]+|\|>)",
+    r"|user\s{1,20}(?:question|prompt|query|instruction))\s{0,20})(\]+|\|>)",
     re.IGNORECASE,
 )
 _CONTROL = re.compile(

@@ -8,6 +8,7 @@ import re
 from collections.abc import Set
 from itertools import pairwise
 from typing import Any, NamedTuple
+from unicodedata import category
 from weakref import WeakKeyDictionary
 
 from tpo.config.tags import THOUGHT_TAGS
@@ -15,6 +16,7 @@ from tpo.store.errors import TpoError
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase
 
+UNREADABLE = "\ufffd"
 SEPARATORS = (" ", "\u200b", "\u2060", "\u00b7")  # the first that occurs in no control token
 THOUGHT_STRINGS = frozenset(  # without those that are sentences
     tag for tags in THOUGHT_TAGS for tag in (tags.opening, tags.closing) if not tag[0].isalpha()
@@ -39,6 +41,7 @@ class _Breaker(NamedTuple):
 
     made_for: tuple[str, int]  # the chat template and the number of tokens
     separator: str
+    single: dict[int, str]  # control tokens of one character, which cannot be broken up, and what stands for them
     starts: re.Pattern[str]  # the first character of each control token
     normalizer: Any  # None where no control token is looked for in normalized text
     normalized_starts: str  # as `starts`, in normalized text
@@ -51,14 +54,16 @@ def break_control_tokens(text: str, tokenizer: Tokenizer) -> str:
     """Return `text` with a space behind the first character of every control token of the tokenizer that it spells.
 
     Each place where one begins is broken, also within another, so one pass is enough: none can span a separator, which
-    no control token holds. What is returned is tokenized to no control token's id (but the unknown token's, which
-    stands for what a tokenizer does not know). Tokens that are looked for in normalized text are found there: under
-    NFKC, `＜|x|＞` may be read as `<|x|>`. `control_strings` says what a control token is.
+    no control token holds. One of a single character, such as U+0003, becomes U+FFFD. What is returned is tokenized to
+    no control token's id (but the unknown token's, which stands for what a tokenizer does not know). Tokens that are
+    looked for in normalized text are found there: under NFKC, `＜|x|＞` may be read as `<|x|>`. `control_strings` says
+    what a control token is.
 
     Raises:
         TpoError: If control tokens hold all of the separators that there are.
     """
     breaker = _breaker(tokenizer)
+    text = text.translate(breaker.single)
     text = breaker.starts.sub(lambda match: match[0] + breaker.separator, text)
     if breaker.normalizer is None:
         return text
@@ -79,7 +84,8 @@ def control_strings(tokenizer: Tokenizer) -> frozenset[str]:
     - Tags with bars (`<|channel>`) and tags of thoughts that its text holds: it may cut an answer there.
 
     Other added tokens are text: white space and signs (runs of spaces in GPT-NeoX's tokenizer), words, tags of HTML
-    that the template does not hold (Gemma has them), and whatever is a single character.
+    that the template does not hold (Gemma has them), and whatever is a single character: of these `_single` tells which
+    no text needs.
     """
     template = _template_text(tokenizer)
     added = tokenizer.added_tokens_decoder.values()
@@ -143,7 +149,17 @@ def _make_breaker(tokenizer: Tokenizer, made_for: tuple[str, int]) -> _Breaker:
             f"{tokenizer.name_or_path}: its control tokens hold a space and all other characters that could break them "
             "up in a text, so no text is safe: use another tokenizer"
         )
-    return _Breaker(made_for, separator, re.compile(_starts(strings)), normalizer, _starts(normalized))
+    return _Breaker(
+        made_for, separator, _single(tokenizer), re.compile(_starts(strings)), normalizer, _starts(normalized)
+    )
+
+
+def _single(tokenizer: Tokenizer) -> dict[int, str]:
+    """Return the special tokens of one character that no text needs, such as U+0003: not a question mark."""
+    added = tokenizer.added_tokens_decoder.values()
+    specials = {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
+    singles = (content for content in specials if len(content) == 1 and content != UNREADABLE)
+    return {ord(sign): UNREADABLE for sign in singles if category(sign) in ("Cc", "Cf", "Co", "So") and sign.strip()}
 
 
 def _separates(mark: str, strings: Set[str], normalized: Set[str], normalizer: Any) -> bool:
