@@ -28,7 +28,7 @@ def planned(*overrides: str) -> PlannedRun:
         (["engine=vllm"], {"sample": "vllm", "judge": "kept", "train": "device"}),
         (["engine=server", "engine.base_urls=[http://a/v1]"], {"sample": "host", "judge": "kept"}),
         (["judge=armorm"], {"judge": "kept"}),
-        (["judge=length"], {"judge": "device"}),
+        (["judge=length"], {"judge": "host"}),
         (["judge=likelihood"], {"judge": "kept", "normalize": "host"}),
         (["judge=llm_pairwise", *SERVERS, "judge.backend=server"], {"verdicts": "host", "rate": "host"}),
         (["judge=llm_pairwise", "judge.backend=vllm", "judge.name=some/judge"], {"verdicts": "vllm"}),
