@@ -8,18 +8,16 @@ as training computes.
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate.utils import gather
 from torch import Tensor
+from trl import DPOTrainer
 
 from tpo.store.files import write_json
 from tpo.train.reference import COLUMNS, log_probs, reference_logps
 from tpo.train.settings import TrainingError
-
-if TYPE_CHECKING:
-    from tpo.train.trainer import SampledIdsTrainer
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +27,7 @@ ROUNDING, ROUNDING_16_BITS = 1e-2, 1.0
 STATE_BYTES = 12  # of AdamW for each trained weight: master copy and two moments in float32
 
 
-def rehearse(trainer: "SampledIdsTrainer", *, starts_at_reference: bool, path: Path | None) -> None:
+def rehearse(trainer: DPOTrainer, *, starts_at_reference: bool, path: Path | None) -> str | None:
     """Compute the longest micro-batch, and the reference again where that differs from it by rounding.
 
     Weights, gradients and random numbers are then as before. Every process of a training calls this, none where the
@@ -40,6 +38,9 @@ def rehearse(trainer: "SampledIdsTrainer", *, starts_at_reference: bool, path: P
         starts_at_reference: Whether the reference is the policy that training starts from.
         path: Cache file of the reference's log-probabilities; None for no cache.
 
+    Returns:
+        What was found of the reference, as a sentence; None where it was right.
+
     Raises:
         TrainingError: If the micro-batch does not fit into the device's memory.
     """
@@ -49,18 +50,19 @@ def rehearse(trainer: "SampledIdsTrainer", *, starts_at_reference: bool, path: P
     expected = torch.tensor([data[longest][name] for name in COLUMNS], device=found.device, dtype=found.dtype)
     gap = float(gather((found - expected).abs().max()).max())
     if not starts_at_reference or gap == 0:
-        return
-    if gap > (ROUNDING if trainer.model.dtype == torch.float32 else ROUNDING_16_BITS):
-        return  # no rounding: the first step says so
+        return None
+    limit = ROUNDING if trainer.model.dtype == torch.float32 else ROUNDING_16_BITS
+    if not gap <= limit:  # another policy, or no number at all: the first step says so
+        return None
     columns = reference_logps(trainer, disable_adapter=False, with_gradients=True)
     for name, values in columns.items():
         trainer.train_dataset = trainer.train_dataset.remove_columns(name).add_column(name, values)
+    said = f"the reference was computed with gradients, without which it differed by {gap:.2g} nats"
     if trainer.accelerator.is_main_process:
-        said = f"the reference was computed with gradients, without which it differed by {gap:.2g} nats"
         log.warning("%s: %s", trainer.model.config.model_type, said)
-        trainer.slow_path = said if trainer.slow_path is None else f"{trainer.slow_path}; {said}"
         if path is not None:
             write_json(path, columns)
+    return said
 
 
 def longest_micro_batch(data: Any, *, has_trees: bool) -> int:
@@ -82,7 +84,7 @@ def longest_micro_batch(data: Any, *, has_trees: bool) -> int:
     return costs.index(max(costs))
 
 
-def _compute(trainer: "SampledIdsTrainer", row: dict[str, Any]) -> Tensor:
+def _compute(trainer: DPOTrainer, row: dict[str, Any]) -> Tensor:
     """Return a micro-batch's log-probabilities, (2, pairs), after a backward pass through them."""
     model, arguments = trainer.model, trainer.args
     if arguments.gradient_checkpointing:  # the trainer does so when it begins to train

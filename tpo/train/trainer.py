@@ -254,8 +254,9 @@ def train_on_pairs(
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed, reference_path=reference_path)
         if not trainer.is_sharded:
-            starts_at_reference = starts_at_its_reference(policy, settings)
-            rehearse(trainer, starts_at_reference=starts_at_reference, path=reference_path)
+            is_own = starts_at_its_reference(policy, settings)
+            said = rehearse(trainer, starts_at_reference=is_own, path=reference_path)
+            trainer.slow_path = "; ".join(text for text in (trainer.slow_path, said) if text) or None
         with trainer.accelerator.main_process_first():  # rank 0 deletes incomplete checkpoints
             last = last_complete(work)
         trainer.train(resume_from_checkpoint=last)
