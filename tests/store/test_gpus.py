@@ -49,7 +49,7 @@ def test_gpus_are_those_that_the_driver_reports(driver: Driver) -> None:
     driver(TWO)
     first, second = find_gpus()
     assert first == ("0", "GPU-aaaa1111", "NVIDIA H100 80GB HBM3", "550.54.15")
-    assert (second.index, second.name) == ("1", "NVIDIA L4")
+    assert (second.number, second.name) == ("1", "NVIDIA L4")
 
 
 @pytest.mark.parametrize(

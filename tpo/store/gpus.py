@@ -23,7 +23,7 @@ TIMEOUT_S = 60.0  # for a driver that has to wake its GPUs
 class Gpu(NamedTuple):
     """A GPU as the driver reports it."""
 
-    index: str
+    number: str
     uuid: str
     name: str
     driver: str  # its version
@@ -77,7 +77,7 @@ def device_name() -> str | None:
     if not gpus or _is_hidden():
         return None
     first = os.environ.get(VISIBLE, "0").partition(",")[0].strip()
-    gpu = next((gpu for gpu in gpus if first == gpu.index or gpu.uuid.startswith(first)), gpus[0])
+    gpu = next((gpu for gpu in gpus if first == gpu.number or gpu.uuid.startswith(first)), gpus[0])
     return f"{gpu.name}, driver {gpu.driver}"
 
 

@@ -77,7 +77,7 @@ def longest_micro_batch(data: Any, *, has_trees: bool) -> int:
         sizes = [[len(ids) for ids in row[name]] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
         if has_trees:
             return sum(map(sum, sizes))
-        widest = max(prompt + max(pair) for prompt, *pair in zip(*sizes, strict=True))
+        widest: int = max(prompt + max(pair) for prompt, *pair in zip(*sizes, strict=True))
         return 2 * len(sizes[0]) * widest
 
     costs = [cost(row) for row in data]
@@ -96,7 +96,7 @@ def _compute(trainer: DPOTrainer, row: dict[str, Any]) -> Tensor:
             # In place of the optimizer's state, which the first step allocates.
             state = [part.new_empty(STATE_BYTES * part.numel(), dtype=torch.uint8) for part in trained if is_cuda]
             logps = log_probs(model, trainer.data_collator([row]))
-            logps.sum().backward()
+            logps.sum().backward()  # type: ignore[no-untyped-call]
     except torch.OutOfMemoryError as error:
         tokens = sum(len(ids) for name in ("prompt_ids", "chosen_ids", "rejected_ids") for ids in row[name])
         raise TrainingError(
