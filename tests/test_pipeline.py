@@ -165,7 +165,5 @@ def places(*overrides: str) -> list[str]:
 def test_what_vllm_samples_is_asked_for_before_a_judge_needs_the_device(control: str) -> None:
     # Of an iteration: the judge, training, the answers of the epochs, the judge, and the answers to the test with the
     # next iteration's samples.
-    for count in (1, 2, 4):
-        found = places("engine=vllm", "judge=armorm", f"num_iterations={count}", "train.num_epochs=3", control)
-        assert found == ["device", "vllm", "kept", *["device", "vllm", "kept", "vllm", "kept"] * count]
-    assert places("engine=vllm", "judge=armorm", "num_iterations=0", control) == ["device", "vllm", "kept"]
+    found = places("engine=vllm", "judge=armorm", "num_iterations=3", "train.num_epochs=3", control)
+    assert found == ["device", "vllm", "kept", *["device", "vllm", "kept", "vllm", "kept"] * 3]
