@@ -13,6 +13,7 @@ help: ## Show this list
 setup: $(VENV)/.ready-$(REQUIREMENTS) ## Make the environment in .venv, for GPU or CPU as the machine has it
 
 $(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -r $(REQUIREMENTS) -r requirements-dev.txt

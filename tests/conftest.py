@@ -6,10 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.mark.expression import Expression
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread slows tiny models down
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hide GPUs from all tests but those of the marker `gpu`: tolerances are a CPU's, and processes are forked."""
+    if not asks_for_gpus(config.option.markexpr):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def asks_for_gpus(markers: str) -> bool:
+    """Whether pytest's option -m is for tests that are marked `gpu`, not only without a word against them."""
+    expression = Expression.compile(markers or "not gpu")
+    return expression.evaluate(lambda name, **_: name == "gpu") and not expression.evaluate(lambda name, **_: False)
+
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}"

@@ -17,8 +17,12 @@ from test_run import compose_config, run_cli, tiny_overrides
 import tpo.run
 from tpo.config.fields import ConfigError
 from tpo.model.chat import ChatError
+from tpo.pipeline import Pipeline
+from tpo.plan.stages import PlanStore
 from tpo.sample.prompts import PromptError
 from tpo.store.errors import ArtifactError, TpoError
+from tpo.store.open import open_store
+from tpo.store.records import Prompt
 
 
 def run_here(overrides: list[str]) -> Path:
@@ -157,6 +161,26 @@ def test_instruction_without_room_for_its_answer_is_found_before_sampling(
         run_here(overrides)
     assert_one_line(error.value, "word word", "model.max_model_len")
     assert_nothing_was_sampled(tmp_path)
+
+
+def test_few_instructions_without_room_are_left_out_and_counted(tiny_model: Path, tmp_path: Path) -> None:
+    long_row = json.dumps({"text": "word " * 600, "split": "test"})
+    sizes = ("prompts.num_train=1", "prompts.num_test=5")
+    config = compose_config(jsonl_overrides(tiny_model, tmp_path, [*GOOD, long_row], *sizes))
+    with open_store(tmp_path / "artifacts") as store:
+        found = Pipeline(config, store).prompts
+        (whole,) = [artifact for artifact in store.asked if artifact.manifest["stage"] == "prompts"]
+        again = Pipeline(config, store).prompts
+    assert found.manifest["stage"] == "fitting" and found.artifact_id == again.artifact_id
+    rows, all_rows = list(found.rows(Prompt)), list(whole.rows(Prompt))
+    assert [row for row in all_rows if not row.text.startswith("word word")] == rows and len(rows) == len(all_rows) - 1
+    assert found.metrics == whole.metrics | {
+        "num_prompts": len(rows),
+        "drops": whole.metrics["drops"] | {"longer_than_context": 1},
+    }
+    answers = Pipeline(config, PlanStore(tmp_path / "artifacts")).baseline()
+    assert answers.manifest["inputs"]["prompts"] == found.artifact_id
+    assert answers.budget is not None and answers.budget.num_prompts == 5, "at most"
 
 
 # Models

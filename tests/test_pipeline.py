@@ -24,9 +24,12 @@ def planned(*overrides: str) -> PlannedRun:
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ([], {"sample": "device", "judge": "device", "train": "device", "model": "device"}),
-        (["engine=vllm"], {"sample": "vllm", "judge": "device", "train": "device"}),
-        (["engine=server", "engine.base_urls=[http://a/v1]"], {"sample": "host", "judge": "device"}),
+        ([], {"sample": "device", "judge": "kept", "train": "device", "model": "device"}),
+        (["engine=vllm"], {"sample": "vllm", "judge": "kept", "train": "device"}),
+        (["engine=server", "engine.base_urls=[http://a/v1]"], {"sample": "host", "judge": "kept"}),
+        (["judge=armorm"], {"judge": "kept"}),
+        (["judge=length"], {"judge": "host"}),
+        (["judge=likelihood"], {"judge": "kept", "normalize": "host"}),
         (["judge=llm_pairwise", *SERVERS, "judge.backend=server"], {"verdicts": "host", "rate": "host"}),
         (["judge=llm_pairwise", "judge.backend=vllm", "judge.name=some/judge"], {"verdicts": "vllm"}),
         ([], {"pairs": "host", "compare": "host", "preflight": "host", "prompts": "host"}),
@@ -103,7 +106,7 @@ def samples(run: PlannedRun) -> list[dict[str, Any]]:
 def test_the_null_control_is_further_draws_of_the_baselines_policy() -> None:
     settings = ["num_iterations=0", "eval.num_samples=3", "eval.baseline_samples=2"]
     plain, controlled = planned(*settings), planned(*settings, "eval.null_control=true")
-    baseline, policy, control = samples(controlled)
+    baseline, control, policy = samples(controlled)
     assert samples(plain) == [baseline, policy]
     assert [row["config"]["settings"]["num_samples"] for row in (baseline, policy, control)] == [2, 3, 3]
     assert control["config"]["thought"] == baseline["config"]["thought"] != policy["config"]["thought"]
@@ -149,3 +152,18 @@ def test_a_second_judge_samples_nothing(judge: str, stage: str) -> None:
     assert all(manifest["config"]["judge"]["kind"] == judge for manifest in more if manifest["stage"] == stage)
     compared = [row.manifest for row in second.stages if row.manifest["stage"] == "compare"]
     assert len(compared) == 2 * 2 and len(samples(second)) == 3, "iterations 0 and 1, by each judge; with the baseline"
+
+
+def places(*overrides: str) -> list[str]:
+    """Where the steps that use the device run, in order, each place once for steps that follow each other there."""
+    found = [artifact.manifest["runs_on"] for artifact in planned(*overrides).stages]
+    used = [place for place in found if place != "host"]
+    return [place for position, place in enumerate(used) if position == 0 or used[position - 1] != place]
+
+
+@pytest.mark.parametrize("control", ["eval.null_control=false", "eval.null_control=true"])
+def test_what_vllm_samples_is_asked_for_before_a_judge_needs_the_device(control: str) -> None:
+    # Of an iteration: the judge, training, the answers of the epochs, the judge, and the answers to the test with the
+    # next iteration's samples.
+    found = places("engine=vllm", "judge=armorm", "num_iterations=3", "train.num_epochs=3", control)
+    assert found == ["device", "vllm", "kept", *["device", "vllm", "kept", "vllm", "kept"] * 3]

@@ -14,6 +14,8 @@ import pytest
 import tpo.config.compose
 import tpo.pipeline
 import tpo.run
+import tpo.store.execute
+import tpo.store.open
 from tpo.config.check import check
 from tpo.config.schema import Config
 from tpo.judge.judges.ensemble import EnsembleJudge
@@ -479,11 +481,34 @@ def test_stages_in_processes_of_their_own_give_the_same(tiny_model: Path, finish
     changes = ("num_iterations=1", "train.num_epochs=1", "prompts.num_test=3", "prompts.num_validation=0")
     here = run_here(tmp_path / "a", tiny_overrides(tiny_model, tmp_path / "a", *changes))
     isolated = tiny_overrides(tiny_model, tmp_path / "b", "isolate_stages=true", *changes)
-    apart = run_here(tmp_path / "b", isolated)
-    assert apart.path.name == here.path.name
-    assert [row["artifact_id"] for row in apart.summary["stages"]] == [
-        row["artifact_id"] for row in here.summary["stages"]
-    ]
+    assert_same_artifacts(run_here(tmp_path / "b", isolated), here)
+
+
+@pytest.mark.slow
+def test_a_process_that_executes_all_stages_of_the_device_gives_the_same(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As on a GPU, here on the cores: the child samples, judges and trains, and keeps the judge's model.
+    changes = ("num_iterations=1", "train.num_epochs=2", "prompts.num_test=3")
+    here = run_here(tmp_path / "a", tiny_overrides(tiny_model, tmp_path / "a", *changes))
+    monkeypatch.setattr(tpo.store.open, "has_gpu", lambda: True)
+    monkeypatch.setattr(tpo.store.open, "execute", _only_on_host)
+    assert_same_artifacts(run_here(tmp_path / "b", tiny_overrides(tiny_model, tmp_path / "b", *changes)), here)
+
+
+def _only_on_host(path: Path) -> None:
+    assert json.loads((path / "request.json").read_text())["runs_on"] == "host"
+    tpo.store.execute.execute(path)
+
+
+def assert_same_artifacts(run: Finished, other: Finished) -> None:
+    """Both have the same stages, and the rows and weights of these are the same to the last bit."""
+    assert run.path.name == other.path.name
+    names = [row["artifact_id"] for row in other.summary["stages"]]
+    assert [row["artifact_id"] for row in run.summary["stages"]] == names
+    for name in names:
+        first, second = (open_artifact(root / "artifacts" / name).manifest for root in (run.root, other.root))
+        assert first["files"] == second["files"], name
 
 
 @pytest.mark.slow

@@ -26,8 +26,8 @@ def test_the_loop_runs_through_vllm(wide_model: Path, tmp_path: Path) -> None:
     requests = [json.loads(file.read_text()) for file in tmp_path.glob("artifacts/sample-*/manifest.json")]
     assert [request["config"]["engine"]["kind"] for request in requests] == ["vllm"] * 6
     assert [request["inputs"].get("adapter") for request in requests].count(after["artifacts"]["train"]) == 3
-    # The seed model's answers with and without thoughts; after the judge its samples; after the training the answers
-    # of two epochs; after the judge the selected one's. The judge needs the memory that vLLM holds.
-    assert done.stderr.count("starting vLLM with") == 4
+    # The seed model's answers with and without thoughts, and its samples; after the training the answers of two epochs;
+    # after the judge, which needs the memory that vLLM holds, the selected one's.
+    assert done.stderr.count("starting vLLM with") == 3
     answers = [(tmp_path / "artifacts" / entry["artifacts"]["answers"] / "rows.jsonl") for entry in (before, after)]
     assert answers[0].read_bytes() != answers[1].read_bytes()

@@ -51,13 +51,14 @@ class Pipeline:
             seen = trace(model, None, store)
             leave_unseen(store, self.prompts, [f"model {config.model.name}"], [seen], seen="refuse")
         for judge in judges:
-            preflight(
+            self.prompts = preflight(
                 store,
                 self.seed_policy,
                 self.prompts,
                 forms=[form, config.model.direct_form],
                 settings=config.sample,
                 judge=judge,
+                leaves_out=True,
             )
 
     def sample(self, policy: PolicyRef, iteration: int) -> Artifact:
@@ -125,18 +126,19 @@ class Pipeline:
             found["baseline_checked"] = checked(self.store, self.prompts, baseline, self.eval)
         return found
 
-    def null_control(self, baseline: Artifact) -> Artifact | None:
-        """The untrained direct policy's further draws against the baseline's, where asked for: one half is right.
+    def control(self) -> Artifact | None:
+        """The untrained direct policy's further draws, where asked for.
 
         Without thoughts the policy of iteration 0 is that already, and nothing is sampled for it.
         """
         if not self.eval.null_control:
             return None
-        if self.seed_policy.form == self._direct.form:
-            answers = self.answer(self.seed_policy)
-        else:
-            answers = self._answer(self._direct, "test", role="null_control")
-        return self._compare(self.judging, answers, baseline)
+        is_direct = self.seed_policy.form == self._direct.form
+        return self.answer(self.seed_policy) if is_direct else self._answer(self._direct, "test", role="null_control")
+
+    def null_control(self, control: Artifact | None, baseline: Artifact) -> Artifact | None:
+        """The control's draws against the baseline's, where there are any: one half is right."""
+        return None if control is None else self._compare(self.judging, control, baseline)
 
     def _judging_by(self, judge: JudgeConfig) -> Judging:
         config = self.config

@@ -52,12 +52,15 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
 def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:
     """Go through the loop of the paper and hand the results of each iteration to `record` (see `Run.record`).
 
-    It ends early, unless `on_collapse` says otherwise, with the iteration whose policy has collapsed.
+    It ends early, unless `on_collapse` says otherwise, with the iteration whose policy has collapsed. What the next
+    iteration trains on is asked for before a policy's answers are judged: the engine that wrote them is loaded.
     """
     policy = tpo.seed_policy  # iteration 0: with the thought prompt and untrained
-    baseline = tpo.baseline()
+    baseline, control = tpo.baseline(), tpo.control()
     untrained = answers = tpo.answer(policy)
-    record(0, answers, **tpo.measure(answers, baseline), null_control=tpo.null_control(baseline))
+    if num_iterations > 0:
+        tpo.sample(policy, 1)
+    record(0, answers, **tpo.measure(answers, baseline), null_control=tpo.null_control(control, baseline))
 
     for iteration in range(1, num_iterations + 1):
         completions = tpo.sample(policy, iteration)
@@ -67,6 +70,9 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
         policy, selection = tpo.select(checkpoints)
         answers = tpo.answer(policy)
         collapse = tpo.collapse(answers, untrained)
+        is_over = collapse is not None and tpo.config.on_collapse == "stop"
+        if iteration < num_iterations and not is_over:
+            tpo.sample(policy, iteration + 1)
         record(
             iteration,
             answers,
@@ -78,7 +84,7 @@ def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int
             selection=selection,
             collapse=collapse,
         )
-        if collapse is not None and tpo.config.on_collapse == "stop":
+        if is_over:
             return
 
 

@@ -11,6 +11,7 @@ from tpo.judge.protocol import BLOCK, Candidates, PointwiseJudgeConfig
 from tpo.judge.spread import SpreadJudge, open_judge
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
+from tpo.store.processes import kept as kept_module
 
 QUESTION = "{instruction} {response} Good?"
 CANDIDATES = [
@@ -52,3 +53,27 @@ def test_what_is_wrong_with_a_judge_is_said(tiny_model: Path, tmp_path: Path, mo
     settings = SelfRatingJudge(question=QUESTION, positive="Absolutely", negative=" No", batch_tokens=256)
     with pytest.raises(TpoError, match=r"^judge.positive and judge.negative must be one token each; 'Absolutely' is"):
         judge(settings, tiny_model, tmp_path)
+
+
+def test_a_process_that_keeps_models_loads_a_judge_once(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_module, "_kept", None)
+    monkeypatch.setattr(tpo.judge.spread, "count_workers", lambda *_, **__: 2)
+    settings = SelfRatingJudge(question=QUESTION, positive=" Yes", negative=" No", batch_tokens=256)
+    policy = Policy(str(tiny_model), None, str(tiny_model), "float32", 512, None)
+
+    def opened(identity: object, settings: PointwiseJudgeConfig = settings) -> object:
+        with open_judge(settings, policy=policy, answers_path=tmp_path, identity=identity) as judge:
+            return judge
+
+    assert opened("a") is not opened("a") and kept_module.kept() is None, "no process that keeps models"
+    monkeypatch.setattr(kept_module, "_is_keeper", True)
+    first = opened("a")
+    assert opened("a") is first is kept_module.kept()
+    opened("length", LengthJudge())
+    assert kept_module.kept() is first, "a judge without a model is made anew, and takes nothing"
+    assert opened("b") is not first is not kept_module.kept()
+    monkeypatch.setattr(kept_module, "_kept", kept_module.Kept("vLLM", object(), is_torch=False))
+    with pytest.raises(kept_module.OccupiedError):
+        opened("b")

@@ -16,7 +16,7 @@ from tpo.sample.decoding import Decoding, Generation, Request, Sample
 from tpo.sample.engines.torch import TorchEngineConfig
 from tpo.sample.engines.torch.engine import TorchEngine
 from tpo.sample.preflight import check_lengths
-from tpo.sample.prompts import PromptError, make_prompt
+from tpo.sample.prompts import PromptError, make_prompt, require_all_fit
 from tpo.store.records import Completion, Prompt, read_records
 
 GENERIC_PROMPT = "Think, then answer.\nUser query: {instruction}"
@@ -172,7 +172,8 @@ def test_prompt_that_is_too_long_is_named(tiny_model: Path) -> None:
         forms = [generic(), DIRECT]
         return check_lengths(chosen, policy_of(tiny_model), forms, sample_settings=SETTINGS, judge_settings=judge)
 
-    assert check(prompts[:1])["longest"] < 512
+    fitting = check(prompts[:1])
+    assert fitting["longest"] < 512 and "too_long" not in fitting
     with pytest.raises(PromptError) as error:
         check(prompts)
     message = str(error.value)
@@ -180,6 +181,12 @@ def test_prompt_that_is_too_long_is_named(tiny_model: Path) -> None:
     assert "A very long story" in message
     assert "max_model_len is 512" in message
     assert "\n" not in message
+    few = make_prompts(["Short.", "Shorter.", "Shortest.", prompts[1].text])
+    found = check(few)
+    assert found["longest"] == check(few[:3])["longest"] and [*found["too_long"]] == [few[3].prompt_id]
+    assert found["too_long"][few[3].prompt_id] > 512
+    with pytest.raises(PromptError, match=f"prompt {few[3].prompt_id} .*max_model_len is 512"):
+        require_all_fit(few, found["too_long"], max_model_len=512)
 
 
 @pytest.mark.parametrize(

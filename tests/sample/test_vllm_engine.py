@@ -24,7 +24,8 @@ from tpo.model.policy import Policy
 from tpo.sample.engines.vllm import VllmWorkers
 from tpo.sample.sources.builtin import load_builtin
 from tpo.store.errors import TpoError
-from tpo.store.processes import vllm as vllm_process
+from tpo.store.processes import kept as kept_module
+from tpo.store.processes.vllm import engine_peaks_mib
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -136,13 +137,15 @@ def test_several_engines_generate_what_one_does(
     alone = make_engine(wide_model, adapter_path=adapter, end_ids=END_IDS)
     expected = generate(alone, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
     config = vllm_settings(gpu_memory_utilization=0.05, data_parallel_size=2)
-    monkeypatch.setattr(vllm_process, "_cached", None)
+    monkeypatch.setattr(kept_module, "_kept", None)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
     engine = config.make(policy, chat=chat, max_len=200, seed=2**62)
     assert isinstance(engine, VllmWorkers)
     try:
         assert generate(engine, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY) == expected
+        peaks = engine_peaks_mib()
+        assert len(peaks) == 2 and min(peak["host"] for peak in peaks) > 1000, "with vLLM's own processes"
         hot = replace(GREEDY, temperature=1.0)
         same = generate(engine, [prompts[1]] * 2, seeds=[[0] * 4] * 2, decoding=hot)
         assert same[0] != same[1], "two engines that draw the same numbers"
@@ -171,7 +174,7 @@ def test_several_judges_answer_what_the_torch_engine_does(
     wide_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("vllm")
-    monkeypatch.setattr(vllm_process, "_cached", None)
+    monkeypatch.setattr(kept_module, "_kept", None)
     vllm = {
         "dtype": "float32",
         "max_model_len": 512,

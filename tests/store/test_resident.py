@@ -1,4 +1,4 @@
-"""The process that keeps vLLM between stages, here with stages that need none; with vLLM it is in test_vllm_run.py."""
+"""The process that keeps models between stages, here without vLLM; with vLLM it is in test_vllm_run.py."""
 
 import json
 import os
@@ -15,6 +15,8 @@ from tpo.sample.stages import PROMPTS
 from tpo.store import resident as resident_module
 from tpo.store.artifacts import Store
 from tpo.store.errors import ArtifactError, TpoError
+from tpo.store.processes import kept as kept_module
+from tpo.store.processes.kept import OccupiedError, kept, kept_engine
 from tpo.store.resident import Resident, StepEnd
 from tpo.store.stage import RunsOn, Step
 
@@ -87,8 +89,8 @@ class FakeWorkers:
     def make(self, work: Any, arguments: Any) -> None:
         pass
 
-    def run(self, tasks: list[Path]) -> Iterator[StepEnd]:
-        self.notes.append(tasks[0].name)
+    def run(self, tasks: list[tuple[Path, RunsOn]]) -> Iterator[StepEnd]:
+        self.notes.append(tasks[0][0].name)
         match self.says.pop(0):
             case StepEnd() as outcome:
                 yield outcome
@@ -107,7 +109,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorkers]:
     return FakeWorkers
 
 
-KEEPS, OCCUPIED = StepEnd(has_engine=True), StepEnd(is_occupied=True, has_engine=True)
+KEEPS, OCCUPIED = StepEnd(holds_device=True), StepEnd(is_occupied=True, holds_device=True)
 
 
 def test_a_stage_that_wants_another_vllm_gets_a_fresh_process(fake: type[FakeWorkers]) -> None:
@@ -135,7 +137,7 @@ def test_room_is_made_once_and_by_what_holds_something(fake: type[FakeWorkers]) 
 FAILURES: list[tuple[list[StepEnd | TpoError], str]] = [
     ([StepEnd(error="no such file")], "no such file"),
     ([TpoError("worker 1 of 1 was killed by SIGKILL")], "worker 1 of 1 was killed by SIGKILL"),
-    ([OCCUPIED, OCCUPIED], "it wants two different models in vLLM"),
+    ([OCCUPIED, OCCUPIED], "it wants two different models at a time"),
 ]
 
 
@@ -150,23 +152,93 @@ def test_what_goes_wrong_is_said(says: list[StepEnd | TpoError], error: str, fak
     assert fake.notes[-2:] == ["start", "sample-b"]
 
 
+def test_the_successor_is_for_vllm_where_that_was_wanted(fake: type[FakeWorkers]) -> None:
+    fake.says.extend([KEEPS])
+    found = Resident()
+    found.execute(Path("judge-a"), RunsOn.KEPT)
+    found.make_room()
+    assert fake.notes == ["start", "judge-a", "end"]
+
+
+# --- what the child keeps, on a machine without a GPU ------------------------------------------------------------
+
+
+@pytest.fixture
+def keeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is kept in this process, before and after."""
+    monkeypatch.setattr(kept_module, "_kept", None)
+
+
+@pytest.mark.parametrize(
+    ("is_torch", "runs_on", "has_used_device", "is_in_the_way"),
+    [
+        (None, RunsOn.DEVICE, True, False),  # nothing is kept: what was used is given back within the process
+        (None, RunsOn.VLLM, False, False),
+        (None, RunsOn.VLLM, True, True),  # CUDA itself keeps half a gigabyte, which vLLM may lack
+        (True, RunsOn.DEVICE, True, False),  # a judge goes
+        (False, RunsOn.DEVICE, False, True),  # vLLM goes with its process only
+        (True, RunsOn.KEPT, True, False),
+        (False, RunsOn.VLLM, False, False),
+    ],
+)
+def test_what_holds_the_device_makes_room(
+    is_torch: bool | None,
+    runs_on: RunsOn,
+    has_used_device: bool,
+    is_in_the_way: bool,
+    keeps: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resident_module, "has_used_device", lambda: has_used_device)
+    if is_torch is not None:
+        kept_engine("a judge" if is_torch else "vLLM", object, is_torch=is_torch)
+    assert resident_module._is_in_the_way(runs_on) == is_in_the_way
+    assert (kept() is None) == (is_torch is None or (is_torch and runs_on == RunsOn.DEVICE))
+
+
+def test_a_process_keeps_one_thing(keeps: None) -> None:
+    made = [
+        kept_engine({"model": "a", "revision": None}, object),
+        kept_engine({"revision": None, "model": "a"}, object),
+    ]
+    assert made[0] is made[1] is kept()
+    for is_torch in (False, True):
+        with pytest.raises(OccupiedError):
+            kept_engine({"model": "b", "revision": None}, object, is_torch=is_torch)
+    assert kept_engine({"model": "a", "revision": None}, object) is made[0], "still there"
+
+
+def test_a_judge_takes_the_place_of_another_and_vllm_does_not(keeps: None) -> None:
+    first = kept_engine("a", object, is_torch=True)
+    assert kept_engine("b", object, is_torch=True) is not first
+    with pytest.raises(OccupiedError):
+        kept_engine("vLLM", object)
+
+
 # --- which stages go there --------------------------------------------------------------------------------------
 
 HERE, APART, RESIDENT, ROOM = "here", "apart", "resident", "room"
-ROUTES: list[tuple[RunsOn, dict[str, Any] | None, list[str]]] = [
-    (RunsOn.VLLM, None, [RESIDENT]),
-    (RunsOn.HOST, None, [HERE]),
-    (RunsOn.DEVICE, None, [ROOM, HERE]),
-    (RunsOn.DEVICE, {"num_processes": 2}, [ROOM, APART]),
+SHARED = {"num_processes": 2}
+# Where a step goes without a GPU and with one, then the latter with isolate_stages=true.
+ROUTES: list[tuple[RunsOn, dict[str, Any] | None, list[str], list[str], list[str]]] = [
+    (RunsOn.VLLM, None, [RESIDENT], [RESIDENT], [RESIDENT]),
+    (RunsOn.HOST, None, [HERE], [HERE], [APART]),
+    (RunsOn.DEVICE, None, [ROOM, HERE], [RESIDENT], [ROOM, APART]),
+    (RunsOn.KEPT, None, [ROOM, HERE], [RESIDENT], [RESIDENT]),
+    (RunsOn.DEVICE, SHARED, [ROOM, APART], [ROOM, APART], [ROOM, APART]),
 ]
 
 
 @pytest.mark.parametrize("isolate", [False, True])
-@pytest.mark.parametrize(("runs_on", "processes", "route"), ROUTES)
+@pytest.mark.parametrize("has_gpu", [False, True])
+@pytest.mark.parametrize(("runs_on", "processes", "without", "on_gpu", "isolated"), ROUTES)
 def test_stages_are_executed_where_they_belong(
     runs_on: RunsOn,
     processes: dict[str, Any] | None,
-    route: list[str],
+    without: list[str],
+    on_gpu: list[str],
+    isolated: list[str],
+    has_gpu: bool,
     isolate: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -174,7 +246,8 @@ def test_stages_are_executed_where_they_belong(
     notes: list[str] = []
 
     class FakeResident:
-        def execute(self, path: Path) -> None:
+        def execute(self, path: Path, asked: RunsOn) -> None:
+            assert asked == runs_on
             notes.append(RESIDENT)
 
         def make_room(self) -> None:
@@ -183,6 +256,7 @@ def test_stages_are_executed_where_they_belong(
         def close(self) -> None:
             notes.append("close")
 
+    monkeypatch.setattr(tpo.store.open, "has_gpu", lambda: has_gpu)
     monkeypatch.setattr(tpo.store.open, "Resident", FakeResident)
     monkeypatch.setattr(tpo.store.open, "execute", lambda path: notes.append(HERE))
     monkeypatch.setattr(tpo.store.processes.launch, "start", lambda path, accelerate: notes.append(APART))
@@ -191,5 +265,9 @@ def test_stages_are_executed_where_they_belong(
         tpo.store.open.open_store(tmp_path, isolate=isolate) as store,
     ):
         store.run(Step("any", 1, {}, runs_on=runs_on, processes=processes))
-    expected = [APART if isolate and place == HERE else place for place in route]
+    expected = (isolated if isolate else on_gpu) if has_gpu else [_apart(place, isolate) for place in without]
     assert notes == [*expected, "close"], "it is closed after an error too"
+
+
+def _apart(place: str, isolate: bool) -> str:
+    return APART if isolate and place == HERE else place

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,24 @@ def test_several_processes_share_the_nll_term_as_one(root: Path, tiny_model: Pat
     assert one[0]["nll_loss"] > 1
     for key in ("loss", "nll_loss", "rewards/margins"):
         assert [row[key] for row in two] == pytest.approx([row[key] for row in one], abs=10 * LOSS_TOLERANCE), key
+
+
+def require_fused_layers() -> None:
+    """Fail at the start of training unless its 4-bit layers are computed by one process's kernels."""
+
+    def on_train_begin(self: Any, args: Any, state: Any, control: Any, *, model: Any, **_: Any) -> None:
+        layers = [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
+        adapted = [module for module in layers if hasattr(module, "lora_A")]
+        assert adapted and all(isinstance(module.forward, partial) for module in adapted)
+
+    MarkComplete.on_train_begin = on_train_begin  # type: ignore[method-assign]
+
+
+@pytest.mark.slow
+def test_whole_4_bit_models_in_several_processes_train_as_one(root: Path, tiny_model: Path) -> None:
+    one = train_in_one(root, tiny_model, quantization="nf4")
+    two = train_in_several(root, tiny_model, accelerate_config("ddp"), prepare=require_fused_layers, quantization="nf4")
+    assert_same_training(two, one)
 
 
 def require_shards() -> None:

@@ -234,8 +234,8 @@ class JudgeConfig(Kind):
 
     @property
     def runs_on(self) -> RunsOn:
-        """What its steps compute with."""
-        return RunsOn.DEVICE
+        """What its steps compute with: nothing of the device where no model reads."""
+        return RunsOn.DEVICE if self.reads_tokens else RunsOn.HOST
 
     @property
     def written_tokens(self) -> int:

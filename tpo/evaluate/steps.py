@@ -44,11 +44,10 @@ class Evaluation:
         return self._find(self.config.baseline, form=self.config.model.direct_form, has_own_settings=True)
 
     def prompts(self) -> Artifact:
-        """The instructions of the group `prompts`, of which the test split counts."""
+        """The instructions of the group `prompts`, of which the test split counts; those that are too long left out."""
         config = self.config
-        return self._unseen(
-            make_prompts(self.store, config.prompts, policy=self.policy, engine=config.engine, seed=config.seed)
-        )
+        prompts = make_prompts(self.store, config.prompts, policy=self.policy, engine=config.engine, seed=config.seed)
+        return self._unseen(self._fitting(prompts, self.policy, leaves_out=True))
 
     def benchmark(self, settings: Mapping[str, Any]) -> Artifact:
         """The instructions of a benchmark (see `stages.benchmark`)."""
@@ -58,19 +57,7 @@ class Evaluation:
         """A policy's answers to the test instructions; `changes` replace settings of `sample`."""
         settings = replace(stages.answer_settings(policy.sampling, self.config.eval), **changes)
         budgets = {name: value for name, value in changes.items() if name.startswith("max_")}
-        forms = [
-            self.policy.form,
-            policy.settings.direct_form,
-        ]  # as a run's, so that the check of its instructions is its own
-        for judge in self._judges():
-            preflight(
-                self.store,
-                policy,
-                prompts,
-                forms=forms if policy.form in forms else [*forms, policy.form],
-                settings=replace(policy.sampling, **budgets),
-                judge=judge,
-            )
+        self._fitting(prompts, policy, leaves_out=False, **budgets)
         return sample(
             self.store,
             policy,
@@ -144,6 +131,21 @@ class Evaluation:
             sample=config.sample,
             has_own_settings=has_own_settings,
         )
+
+    def _fitting(self, prompts: Artifact, policy: PolicyRef, *, leaves_out: bool, **budgets: Any) -> Artifact:
+        """Return the instructions that fit, checked as a run does, so that the check of its instructions is its own."""
+        forms = [self.policy.form, policy.settings.direct_form]
+        for judge in self._judges():
+            prompts = preflight(
+                self.store,
+                policy,
+                prompts,
+                forms=forms if policy.form in forms else [*forms, policy.form],
+                settings=replace(policy.sampling, **budgets),
+                judge=judge,
+                leaves_out=leaves_out,
+            )
+        return prompts
 
     def _unseen(self, prompts: Artifact) -> Artifact:
         """Return the instructions that policy and baseline have not seen."""

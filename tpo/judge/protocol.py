@@ -15,6 +15,7 @@ from tpo.config.fields import setting
 from tpo.config.groups import JudgeConfig
 from tpo.model.policy import Policy
 from tpo.store.records import Check
+from tpo.store.stage import RunsOn
 
 BLOCK = 16  # instructions whose responses a judge with a model of its own computes together
 
@@ -86,6 +87,11 @@ class PointwiseJudgeConfig(JudgeConfig):
 
     #: Whether it has a model in plain torch and computes block by block, which several processes can share.
     computes_blocks: ClassVar[bool] = False
+
+    @property
+    def runs_on(self) -> RunsOn:
+        """A model of its own is asked by several steps, those of a training's epochs for example."""
+        return RunsOn.KEPT if self.computes_blocks else super().runs_on
 
     def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
         """Return the judge.

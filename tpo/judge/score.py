@@ -39,7 +39,8 @@ from tpo.store.seeds import derive_seed
 def judge_work(job: Job) -> Metrics:
     """Score responses one by one."""
     settings = load_settings(PointwiseJudgeConfig, job.config["judge"], job.how)
-    with open_judge(settings, **_made_with(job)) as judge:
+    identity = [job.config, job.how, *(job.inputs[role].artifact_id for role in job.inputs if role == "model")]
+    with open_judge(settings, **_made_with(job), identity=identity) as judge:
         return judge_responses(job.path, JudgedResponses(job.inputs), judge)
 
 

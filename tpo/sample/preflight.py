@@ -1,10 +1,12 @@
 """Stage "preflight": checks before anything is sampled, so that no run fails hours later.
 
-Every instruction of every split must leave room for its completion in the model's context, and the answers of the
-self-rating judge must be single tokens.
+Every instruction has to leave room for its completion in the model's context, and the answers of the self-rating judge
+must be single tokens. Instructions that are too long in the model's tokens are left out of a run and counted (stage
+"fitting"); many of them are a mistake in the settings.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tpo.checks import without_floors
@@ -15,9 +17,11 @@ from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
 from tpo.model.template_probe import check_arguments
 from tpo.sample.completions import plan_decoding
-from tpo.sample.prompts import PromptError
+from tpo.sample.prompts import PromptError, too_long_text
 from tpo.store.job import Job, Metrics
-from tpo.store.records import Prompt
+from tpo.store.records import Prompt, write_records
+
+MAX_LEFT_OUT = 0.25  # share of a split's instructions that may be too long
 
 
 def work(job: Job) -> Metrics:
@@ -31,6 +35,15 @@ def work(job: Job) -> Metrics:
     )
 
 
+def fitting_work(job: Job) -> Metrics:
+    """Leave out the instructions that do not fit, and count them with those that the source dropped."""
+    source, left_out = job.inputs["prompts"], set(job.config["left_out"])
+    rows = [row for row in source.rows(Prompt) if row.prompt_id not in left_out]
+    write_records(job.path / "rows.jsonl", rows)
+    drops = {**source.metrics["drops"], "longer_than_context": len(left_out)}
+    return {**source.metrics, "num_prompts": len(rows), "drops": drops}
+
+
 def check_lengths(
     prompts: Sequence[Prompt],
     policy: Policy,
@@ -39,10 +52,13 @@ def check_lengths(
     sample_settings: dict[str, Any],
     judge_settings: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the longest prompt and completion that a run may ask for, in tokens.
+    """Return the longest prompt and completion that a run may ask for, in tokens, and which instructions are too long.
+
+    Returns:
+        `num_prompts`, `longest` of those that fit and, where some do not, `too_long`: their ids and tokens.
 
     Raises:
-        PromptError: If an instruction's prompt and completion exceed the model's context.
+        PromptError: If more than `MAX_LEFT_OUT` of a split exceed the model's context.
         TpoError: If an answer of the self-rating judge is not a single token, or the model cannot be asked in a
             thought format.
     """
@@ -57,18 +73,26 @@ def check_lengths(
                 "judge=checked scores by an instruction's checks, but these instructions have none: use "
                 "prompts=checked, or another judge"
             )
-    longest = 0
+    needed = dict.fromkeys((prompt.prompt_id for prompt in prompts), 0)
     for form in forms:
         check_arguments(tokenizer, form.template_arguments, at="thought.template_arguments")
         asked = ask(form, policy.conventions)
         budget = plan_decoding(tokenizer, asked, sample_settings).max_total
         for prompt in prompts:
-            needed = len(asked.context(tokenizer, prompt.text)) + budget
-            longest = max(longest, needed)
-            if needed > policy.max_model_len:
-                raise PromptError(
-                    f"prompt {prompt.prompt_id} ({prompt.source}, {prompt.split}) may need {needed} tokens, but "
-                    f"model.max_model_len is {policy.max_model_len}: remove or shorten it, or lower "
-                    f"sample.max_thought_tokens or sample.max_response_tokens. It starts with {prompt.text[:80]!r}"
-                )
-    return {"num_prompts": len(prompts), "longest": longest}
+            length = len(asked.context(tokenizer, prompt.text)) + budget
+            needed[prompt.prompt_id] = max(needed[prompt.prompt_id], length)
+    too_long = {name: length for name, length in needed.items() if length > policy.max_model_len}
+    _require_few(prompts, too_long, max_model_len=policy.max_model_len)
+    longest = max((length for name, length in needed.items() if name not in too_long), default=0)
+    return {"num_prompts": len(prompts), "longest": longest, **({"too_long": too_long} if too_long else {})}
+
+
+def _require_few(prompts: Sequence[Prompt], too_long: Mapping[str, int], *, max_model_len: int) -> None:
+    """Raise a `PromptError` that names an instruction where too many of its split are too long."""
+    sizes = Counter(prompt.split for prompt in prompts)
+    counts = Counter(prompt.split for prompt in prompts if prompt.prompt_id in too_long)
+    for prompt in prompts:
+        count, size = counts[prompt.split], sizes[prompt.split]
+        if prompt.prompt_id in too_long and count > MAX_LEFT_OUT * size:
+            more = f", as {count} of the split's {size} do" if count > 1 else ""
+            raise PromptError(too_long_text(prompt, too_long[prompt.prompt_id], max_model_len=max_model_len, more=more))

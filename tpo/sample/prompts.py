@@ -237,3 +237,28 @@ def _take_turns(prompts: Sequence[Prompt], *, seed: int) -> list[Prompt]:
     rank = {name: position for position, name in enumerate(names)}
     turns.sort(key=lambda item: (item[0], rank[item[1]]))
     return [by_category[category][turn] for turn, category in turns]
+
+
+def require_all_fit(prompts: Iterable[Prompt], too_long: Mapping[str, int], *, max_model_len: int) -> None:
+    """Raise where an instruction is too long, of a benchmark for example, which is whole or none.
+
+    Args:
+        prompts: The instructions.
+        too_long: Those that are, with the tokens that they may need.
+        max_model_len: Of the model.
+
+    Raises:
+        PromptError: Naming the first.
+    """
+    for prompt in prompts:
+        if prompt.prompt_id in too_long:
+            raise PromptError(too_long_text(prompt, too_long[prompt.prompt_id], max_model_len=max_model_len))
+
+
+def too_long_text(prompt: Prompt, needed: int, *, max_model_len: int, more: str = "") -> str:
+    """Return what to do about an instruction that may need so many tokens; `more` says which others may."""
+    return (
+        f"prompt {prompt.prompt_id} ({prompt.source}, {prompt.split}) may need {needed} tokens{more}, but "
+        f"model.max_model_len is {max_model_len}: remove or shorten it, or lower sample.max_thought_tokens or "
+        f"sample.max_response_tokens. It starts with {prompt.text[:80]!r}"
+    )

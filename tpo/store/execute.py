@@ -14,10 +14,12 @@ from pathlib import Path
 from tpo.store.artifacts import LOCK, finish, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors
+from tpo.store.gpus import prepare
 from tpo.store.job import Job, load_work
 from tpo.store.locks import adopt
-from tpo.store.memory import keep_freed_memory
+from tpo.store.memory import begin_step, keep_freed_memory
 from tpo.store.processes import launch
+from tpo.store.stage import RunsOn
 
 
 def execute(path: Path, *, started: float | None = None) -> None:
@@ -28,8 +30,11 @@ def execute(path: Path, *, started: float | None = None) -> None:
         started: `time.time()` when the step began, where that was before this call.
     """
     keep_freed_memory()
+    begin_step()
     started = time.time() if started is None else started
     request = json.loads((path / "request.json").read_text())
+    if request["runs_on"] in (RunsOn.DEVICE, RunsOn.KEPT):
+        prepare()
     rank = launch.join(request["processes"])
     job = Job(
         path=path,

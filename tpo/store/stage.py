@@ -33,12 +33,14 @@ class Budget(NamedTuple):
 class RunsOn(StrEnum):
     """What a step computes with, which decides the process that it runs in (`tpo.store.open`).
 
-    The child process that keeps vLLM runs steps of VLLM. Before one of DEVICE its engine is ended; HOST lets it be.
+    What a process keeps from one step to the next holds the device's memory, so the process ends before a step that
+    wants something else of the device; HOST lets it be.
     """
 
     HOST = "host"  # none of the device's memory
     DEVICE = "device"  # the GPU, or the cores where there is none
-    VLLM = "vllm"  # vLLM, in the process that keeps it from one step to the next
+    KEPT = "kept"  # as DEVICE, with a model in plain torch that later steps may ask too: on a GPU, a process keeps it
+    VLLM = "vllm"  # vLLM, in the process that keeps it
 
 
 @dataclass(frozen=True)

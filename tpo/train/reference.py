@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
 from trl import DPOTrainer
 from trl.trainer import dpo_trainer
 from trl.trainer.utils import add_fused_lm_head
@@ -26,6 +27,7 @@ from tpo.train.pair_trees import add_pair_head
 if TYPE_CHECKING:
     from tpo.train.settings import TrainSettings
 
+COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # trl's names
 VERSION = 4  # of the kernels in tpo/ that compute them: raised when these round differently
 # Of the training, on which they depend.
 SETTINGS = ("quantization", "reference", "loss_on", "mask_forced_tokens", "micro_batch_size", "lora_targets")
@@ -106,7 +108,9 @@ def load_seed(policy: Policy) -> Any:
     return model
 
 
-def reference_logps(trainer: DPOTrainer, *, disable_adapter: bool, model: Any = None) -> dict[str, Any]:
+def reference_logps(
+    trainer: DPOTrainer, *, disable_adapter: bool, model: Any = None, with_gradients: bool = False
+) -> dict[str, Any]:
     """Return the reference's columns of the training data: log-probabilities, one list per micro-batch.
 
     Each process computes its share of the micro-batches with the whole model, which is not sharded yet.
@@ -115,18 +119,25 @@ def reference_logps(trainer: DPOTrainer, *, disable_adapter: bool, model: Any = 
         trainer: Its model is still the policy that training starts from.
         disable_adapter: True where the seed model, without adapter, is the reference; False where the policy is.
         model: The reference where it is neither of these.
+        with_gradients: Whether to compute as for a backward pass, with the kernels of training.
     """
     model, data = model or trainer.model, trainer.train_dataset
     num_processes = trainer.accelerator.num_processes
     share = range(trainer.accelerator.process_index, len(data), num_processes)
     found: list[tuple[int, list[list[float]]]] = []  # row, and for each side a value per pair
     for index in share:
-        batch = {key: value.to(model.device) for key, value in trainer.data_collator([data[index]]).items()}
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
-        with torch.no_grad(), model.disable_adapter() if disable_adapter else nullcontext():
-            given = {name: batch[name] for name in ("input_ids", "attention_mask", "pair_row") if name in batch}
-            logps = model(**given, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
+        batch = trainer.data_collator([data[index]])
+        with torch.set_grad_enabled(with_gradients), model.disable_adapter() if disable_adapter else nullcontext():
+            logps = log_probs(model, batch).detach()
         found.append((index, [half.tolist() for half in logps.chunk(2)]))
     values = dict(gather_object(found))
-    names = ("ref_chosen_logps", "ref_rejected_logps")
-    return {name: [values[index][side] for index in range(len(data))] for side, name in enumerate(names)}
+    return {name: [values[index][side] for index in range(len(data))] for side, name in enumerate(COLUMNS)}
+
+
+def log_probs(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    """Return the log-probability of each completion of a micro-batch, chosen ones first, in nats, (2 x pairs,)."""
+    batch = {key: value.to(model.device) for key, value in batch.items()}
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, -100)
+    given = {name: batch[name] for name in ("input_ids", "attention_mask", "pair_row") if name in batch}
+    found: Tensor = model(**given, labels=labels, fused_lm_head=True, use_cache=False).log_probs.sum(dim=1)
+    return found

@@ -49,6 +49,7 @@ from tpo.train.dpo import nll_loss
 from tpo.train.optimizer import MasterWeightAdamW
 from tpo.train.pair_trees import add_pair_head, lay_out
 from tpo.train.reference import no_reference_model, reference_columns, reference_path
+from tpo.train.rehearsal import rehearse
 from tpo.train.settings import TrainingError, TrainSettings
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,8 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         super().__init__(*args, **more)
         self._nll_weight = nll_weight
         self._weight = 1.0
-        self.slow_path: str | None = None  # what the model made `add_pair_head` give up
+        self.slow_path: str | None = None  # what of the fastest computation was given up
+        self.is_sharded = False  # whether the model is cut into shards when training begins
         # trl gathers one value per pair, but micro-batches differ in their number of pairs.
         self.accelerator.gather = self.accelerator.gather_for_metrics = self._gather
 
@@ -251,6 +253,10 @@ def train_on_pairs(
     work = path / "checkpoints"
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed, reference_path=reference_path)
+        if not trainer.is_sharded:
+            is_own = starts_at_its_reference(policy, settings)
+            said = rehearse(trainer, starts_at_reference=is_own, path=reference_path)
+            trainer.slow_path = "; ".join(text for text in (trainer.slow_path, said) if text) or None
         with trainer.accelerator.main_process_first():  # rank 0 deletes incomplete checkpoints
             last = last_complete(work)
         trainer.train(resume_from_checkpoint=last)
@@ -289,12 +295,13 @@ def make_trainer(
     """Return the trainer; the columns of its data set include the reference's log-probabilities."""
     tokenizer = load_tokenizer(policy.tokenizer_path)
     torch.manual_seed(seed % 2**63)
+    is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     base = load_model(
         policy.unquantized_path or policy.model_path,
         revision=policy.revision,
         dtype=policy.dtype,
         quantization=settings.quantization,
-        is_shardable=settings.num_processes > 1,
+        is_shardable=is_deepspeed or parse_flag_from_env("ACCELERATE_USE_FSDP"),
         is_trained=True,
     )
     base.config.use_cache = False
@@ -307,17 +314,14 @@ def make_trainer(
     else:
         model = load_adapter(base, policy.adapter_path, is_trainable=True)
     arguments = settings.arguments(work, seed=seed)
-    is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     if is_deepspeed:  # with this it keeps float32 copies of the parameters; it does no autocast
         arguments["bf16"] = policy.dtype == "bfloat16"
-    is_seed = policy.adapter_path is None and policy.seed_path is None
+    config = DPOConfig(beta=settings.beta, **arguments)
+    config._n_gpu = min(config.n_gpu, 1)  # else transformers trains on all that this process sees, which trl refuses
     with no_reference_model():
         trainer = SampledIdsTrainer(
             model=model,
-            args=DPOConfig(
-                beta=settings.beta,
-                **arguments,
-            ),
+            args=config,
             nll_weight=settings.nll_weight,
             train_dataset=micro_batches(pairs, settings),
             data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
@@ -326,7 +330,7 @@ def make_trainer(
                 MarkComplete(),
                 FirstGradients(),
                 FirstStep(
-                    starts_at_reference=settings.reference == "previous" or is_seed,
+                    starts_at_reference=starts_at_its_reference(policy, settings),
                     nll_weight=settings.nll_weight,
                 ),
             ],
@@ -341,10 +345,10 @@ def make_trainer(
     model.train()
     compute_as_sampled(base, checkpoints=settings.gradient_checkpointing)
     # What is sharded later must stay the only copy.
-    is_sharded = is_deepspeed or trainer.is_fsdp_enabled
-    fuse_adapter(model, reorders=not is_sharded)
+    trainer.is_sharded = is_deepspeed or trainer.is_fsdp_enabled
+    fuse_adapter(model, reorders=not trainer.is_sharded)
     # Not with DeepSpeed, for which trl gathers a sharded head in its own forward pass.
-    trainer.slow_path = add_pair_head(base, allows_trees=not is_deepspeed, reorders=not is_sharded)
+    trainer.slow_path = add_pair_head(base, allows_trees=not is_deepspeed, reorders=not trainer.is_sharded)
     trainer.data_collator.has_trees = trainer.slow_path is None
     if trainer.slow_path is not None and trainer.accelerator.is_main_process:
         log.warning("%s: %s, which takes longer", base.config.model_type, trainer.slow_path)
@@ -361,6 +365,12 @@ def make_trainer(
     if is_deepspeed:
         set_hf_deepspeed_config(trainer.accelerator.state.deepspeed_plugin.hf_ds_config)
     return trainer
+
+
+def starts_at_its_reference(policy: Policy, settings: TrainSettings) -> bool:
+    """Return whether the reference is the policy that training starts from."""
+    is_seed = policy.adapter_path is None and policy.seed_path is None
+    return settings.reference == "previous" or is_seed
 
 
 def train_text_only(model: Any) -> None:

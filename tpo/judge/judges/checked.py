@@ -14,7 +14,6 @@ from tpo.checks import share_passed, without_floors
 from tpo.config.fields import setting
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
 from tpo.model.policy import Policy
-from tpo.store.stage import RunsOn
 
 
 @dataclass
@@ -24,11 +23,6 @@ class CheckedJudge(PointwiseJudgeConfig):
     reads_tokens: ClassVar[bool] = False
 
     kind: str = setting("checked")
-
-    @property
-    def runs_on(self) -> RunsOn:
-        """No model is asked."""
-        return RunsOn.HOST
 
     def make(self, *, policy: Policy | None, answers_path: Path) -> Judge:
         """Return itself."""

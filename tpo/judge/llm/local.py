@@ -1,4 +1,4 @@
-"""A chat model on vLLM, in this process or in several child processes, cached for later steps."""
+"""A chat model on vLLM, in this process or in several child processes, kept for later steps."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +19,8 @@ from tpo.model.rendering import Turn, render_turns
 from tpo.model.template_probe import read_rendering
 from tpo.store.errors import TpoError
 from tpo.store.processes.in_flight import InFlight
-from tpo.store.processes.vllm import cached_engine, start_vllm
+from tpo.store.processes.kept import kept_engine
+from tpo.store.processes.vllm import start_vllm
 from tpo.store.processes.workers import Workers, share_devices
 
 
@@ -39,7 +40,7 @@ StreamAnswers = Callable[[Iterable[Rendered]], Iterator[tuple[str, Answer]]]
 
 
 def vllm_stream(settings: Mapping[str, Any], *, seed: int) -> StreamAnswers:
-    """Return a function that answers with vLLM in this process; the model is loaded, or the cached one used.
+    """Return a function that answers with vLLM in this process; the model is loaded, or the kept one used.
 
     Args:
         settings: Arguments of `vllm.LLM`.
@@ -182,7 +183,7 @@ class LocalBackend:
     def _workers(self) -> Workers:
         count, size = self.settings.data_parallel_size, self.settings.tensor_parallel_size
         shares = share_devices(count, per_worker=size, group="judge.vllm")
-        workers = cached_engine((shares, self._arguments), lambda: Workers(shares))
+        workers = kept_engine((shares, self._arguments), lambda: Workers(shares))
         # With one seed they would draw the same numbers for different questions, where the temperature is above 0.
         workers.make(vllm_stream, [{"settings": self._arguments, "seed": number} for number in range(count)])
         return workers

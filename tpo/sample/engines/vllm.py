@@ -28,7 +28,8 @@ from tpo.sample.decoding import (
     switch_to_response,
 )
 from tpo.store.processes.in_flight import FIRST, InFlight
-from tpo.store.processes.vllm import cached_engine, start_vllm
+from tpo.store.processes.kept import kept_engine
+from tpo.store.processes.vllm import start_vllm
 from tpo.store.processes.workers import Workers, share_devices
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import RunsOn
@@ -54,7 +55,7 @@ class VllmEngineConfig(EngineSettings):
     data_parallel_size: int = setting(1, minimum=1, how=True)
 
     def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
-        """Return the engine; vLLM is started, or the process's cached one is used."""
+        """Return the engine; vLLM is started, or the one that this process keeps is used."""
         engine = VllmWorkers if self.data_parallel_size > 1 else VllmEngine
         return engine(self, policy, end_ids=chat.end_ids, seed=seed)
 
@@ -88,7 +89,7 @@ class VllmEngine:
     """
 
     def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
-        """Start vLLM, or use the one that this process has cached.
+        """Start vLLM, or use the one that this process keeps.
 
         Args:
             settings: Of the engine.
@@ -137,7 +138,7 @@ class VllmEngine:
                     yield Sample(draw.request.key, draw.sample_index, generation)
 
     def close(self) -> None:
-        """Do nothing: the process caches vLLM for later steps."""
+        """Do nothing: the process keeps vLLM for later steps."""
 
     def _begin(self, in_flight: InFlight[_Draw], draw: _Draw, decoding: Decoding) -> None:
         prompt_ids = list(draw.request.prompt_ids)
@@ -225,7 +226,7 @@ class VllmWorkers:
     """
 
     def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
-        """Start `data_parallel_size` processes, or use the cached ones; the arguments are those of `VllmEngine`.
+        """Start `data_parallel_size` processes, or use the kept ones; the arguments are those of `VllmEngine`.
 
         Raises:
             TpoError: If there are not enough GPUs, or a process does not start.
@@ -234,7 +235,7 @@ class VllmWorkers:
         self.uses_seeds = draws_by_seed()
         count = settings.data_parallel_size
         shares = share_devices(count, per_worker=settings.tensor_parallel_size, group="engine")
-        self._workers = cached_engine((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
+        self._workers = kept_engine((shares, llm_arguments(settings, policy)), lambda: Workers(shares))
         shared = {"settings": settings, "policy": policy, "end_ids": end_ids}
         # Engines with one seed would draw the same numbers for different prompts.
         self._arguments = [{**shared, "seed": derive_seed(seed, "worker", number)} for number in range(count)]
@@ -252,4 +253,4 @@ class VllmWorkers:
         yield from self._workers.run(requests)
 
     def close(self) -> None:
-        """Do nothing: the process caches the engines for later steps."""
+        """Do nothing: the process keeps the engines for later steps."""

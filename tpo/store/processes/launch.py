@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import ArtifactError, describe
+from tpo.store.gpus import one_gpu
 
 STAGE = "tpo.store.execute"  # the module that the child processes run
 ERROR = "error.tmp"  # in the artifact's directory: the error of the rank that failed first; no artifact has .tmp files
@@ -23,6 +24,8 @@ PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 def start(path: Path, accelerate: dict[str, Any] | None) -> None:
     """Execute the step in `path` in a child process, or in several as `accelerate launch` starts them.
+
+    A single process sees one GPU.
 
     Args:
         path: The artifact's directory.
@@ -40,8 +43,9 @@ def start(path: Path, accelerate: dict[str, Any] | None) -> None:
             # Port 0 is any free one: two trainings of a sweep may run on this machine.
             command += ["accelerate.commands.launch", "--config_file", str(config_file)]
             command += ["--main_process_port", "0", "-m"]
+        environment = os.environ | (one_gpu() if accelerate is None else {})
         # close_fds=False hands on the artifact's lock, the only inheritable file.
-        done = subprocess.run([*command, STAGE, str(path)], check=False, close_fds=False)
+        done = subprocess.run([*command, STAGE, str(path)], check=False, close_fds=False, env=environment)
     if done.returncode != 0:
         error = (path / ERROR).read_text() if (path / ERROR).exists() else "its message is above"
         raise failure(path, f"failed (exit {done.returncode}): {error}")

@@ -60,6 +60,11 @@ class Workers(Pool):
             pass
 
     @property
+    def count(self) -> int:
+        """How many workers there are."""
+        return len(self._shares)
+
+    @property
     def are_alive(self) -> bool:
         """Whether every worker was started and runs."""
         return bool(self._processes) and all(process.is_alive() for process in self._processes)
