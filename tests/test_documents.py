@@ -19,6 +19,7 @@ from plugins import marks
 from tpo.config.build import to_config
 from tpo.config.check import check, check_entry, check_evaluate
 from tpo.config.fields import ConfigError
+from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, register
 from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
@@ -154,7 +155,7 @@ def test_documented_command_composes_and_obeys_the_rules(command: Command) -> No
     if "--config-dir" in flags:  # tests/config shows that such a folder is searched
         overrides = [word.replace("experiment=mine", "experiment=quickstart") for word in overrides]
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
-        composed = compose(entry.config_name, overrides=overrides)
+        composed = compose(entry.config_name, overrides=resolve_hardware(overrides))
     if not overrides:  # a mention of the command, or it asks for help
         return
     try:

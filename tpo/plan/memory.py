@@ -44,10 +44,11 @@ def activations(
     """Return what one micro-batch of pairs takes, each a tree without padding, everything in 16 bits unless said.
 
     Kept for each token and layer: two norms' inputs and scales in float32, and their outputs; the same of queries and
-    keys, without outputs, where each head has a norm; LoRA's inner products; turned queries and keys, values, the output projection's input; gate, its SiLU, up and their product. Of
-    frozen weights nothing: the backward pass dequantizes a matrix again. The chosen branch with its trunk goes through
-    flash attention (output, float32 logsumexp), the rejected one, with a mask, through the memory-efficient kernel:
-    keys and values repeated for each head, output, logsumexp in blocks of 32 queries, a mask in 16 bits of its own.
+    keys, without outputs, where each head has a norm; LoRA's inner products; turned queries and keys, values, the
+    output projection's input; gate, its SiLU, up and their product. Of frozen weights nothing: the backward pass
+    dequantizes a matrix again. The chosen branch with its trunk goes through flash attention (output, float32
+    logsumexp), the rejected one, with a mask, through the memory-efficient kernel: keys and values repeated for each
+    head, output, logsumexp in blocks of 32 queries, a mask in 16 bits of its own.
 
     Worst moments: the head, when a chunk's logits meet those of the chunk before; the backward pass of a layer's feed
     forward, whose activations are free before that of attention, which takes less.
