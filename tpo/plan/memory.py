@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tpo.model.architecture import RANK, Architecture
+from tpo.model.disk import GIB
 
-GIB = 2**30
 CHUNK = 512  # tpo.train.pair_trees.CHUNK, which a test compares: importing it would import torch
-PROMPT = 300  # tokens of instruction, thought prompt and chat template: an assumption
 TRAINED = 2 + 2 + 4 + 4 + 4  # bytes of a trained weight: itself, gradient, float32 master copy, Adam's two moments
 # Assumptions: CUDA's context, cuBLAS's workspaces, what the driver keeps; a part lost to fragmentation; and what vLLM
 # takes beside weights and KV cache (its profiling run's activations, the sampler's logits, captured graphs).
