@@ -90,8 +90,11 @@ def training_bytes(model: Architecture, pairs: Sequence[Pair], *, quantization: 
 
 def most_pairs(model: Architecture, pair: Pair, *, card: float, quantization: str, is_checkpointed: bool) -> int:
     """Return how many such pairs one forward and backward pass can take, 0 to 64."""
-    given = {"quantization": quantization, "is_checkpointed": is_checkpointed}
-    return sum(training_bytes(model, [pair] * count, **given) <= available(card) for count in range(1, 65))
+    return sum(
+        training_bytes(model, [pair] * count, quantization=quantization, is_checkpointed=is_checkpointed)
+        <= available(card)
+        for count in range(1, 65)
+    )
 
 
 def sequences_at_once(model: Architecture, *, card: float, utilization: float, tokens: int) -> int:
