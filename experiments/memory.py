@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table as Printed
 
 from tpo.model.architecture import RANK, Architecture
+from tpo.model.disk import GIB, PROMPT
 from tpo.plan.memory import (
-    GIB,
-    PROMPT,
     TRAINED,
     Pair,
     activations,

@@ -20,8 +20,9 @@ from tpo.config.fields import ConfigError
 from tpo.config.hardware import CARDS, FREE, preset_for, resolve_hardware
 from tpo.config.schema import Config
 from tpo.model.architecture import LLAMA_8B, QWEN3_1_7B
+from tpo.model.disk import PROMPT
 from tpo.plan.__main__ import make_plan
-from tpo.plan.memory import PROMPT, Pair, most_pairs, sequences_at_once
+from tpo.plan.memory import Pair, most_pairs, sequences_at_once
 from tpo.store.files import content_hash
 from tpo.store.gpu import Gpu, visible_gpus
 
