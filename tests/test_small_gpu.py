@@ -62,7 +62,7 @@ def test_the_preset_runs_on_models_of_its_architectures(tmp_path: Path) -> None:
     assert {"second_comparison", "checked", "baseline_checked"} <= artifacts.keys()
     pairs = list(open_artifact(tmp_path / "artifacts" / artifacts["pairs"]).rows(Pair))
     assert pairs, "random models keep some requests and not others"
-    metrics = open_artifact(tmp_path / "artifacts" / artifacts["checkpoints"]).metrics
+    metrics = open_artifact(tmp_path / "artifacts" / artifacts["train"]).metrics
     assert metrics["slow_path"] is None and metrics["num_pairs"] == len(pairs)
     rows = list(open_artifact(tmp_path / "artifacts" / artifacts["completions"]).rows(Completion))
     assert all(row.thought is not None for row in rows if row.response is not None), "thoughts are closed by the switch"

@@ -353,3 +353,10 @@ def test_packages_are_no_error_for_the_doctor_alone() -> None:
     from tpo.config.check import check
 
     check(config, with_packages=False)
+
+
+def test_help_has_options_groups_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("\npython -m tpo.doctor ") >= 3
+    assert all(part in said for part in ("--card", "--price", "hardware: 24gb, 48gb, 80gb, auto, laptop", "== Config"))
