@@ -197,6 +197,7 @@ def test_memory_by_part_sums_to_the_memory_model() -> None:
         (48, ["experiment=tpo_llama3_8b", "hardware=48gb"], set()),
         (16, ["experiment=tpo_llama3_8b"], {"model", "sample", "judge"}),
         (24, ["experiment=tpo_small_gpu"], set()),
+        (4, ["experiment=tpo_small_gpu", "eval.judge.batch_tokens=4096"], {"train", "eval.judge"}),
         (22.4, ["experiment=tpo_small_gpu"], set()),
         (80, ["experiment=tpo_llama3_8b_full"], set()),
         (16, ["experiment=tpo_llama3_8b_full"], {"sample", "judge", "train"}),

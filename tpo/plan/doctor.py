@@ -163,7 +163,8 @@ def notes(found: dict[str, Any]) -> list[str]:
         open_end = f", and what {', '.join(found['unknown'])} takes, which is unknown" if found["unknown"] else ""
         lines.append(f"time: {low:.1f} to {high:.1f} hours{open_end}")
         if found["dollars"] is not None:
-            lines.append(f"price: {found['dollars'][0]:.0f} to {found['dollars'][1]:.0f} dollars")
+            low, high = found["dollars"]
+            lines.append(f"price: {low:.3g} to {high:.3g} dollars")
         lines.append(
             "Computed from the card's stated speed and the share of it that such programs reach, not measured: "
             "completions of 0.4 of their budget, prompts of 300 tokens (tpo/plan/hours.py)"

@@ -55,10 +55,11 @@ def memory_needs(config: Config, memory: float) -> list[Need] | None:
         # Layers are replaced one by one, and the old ones live until the last is.
         weights = {"16-bit weights": model.base_bytes("none"), "NF4 weights": model.base_bytes("nf4")}
         found.insert(0, _need("model", weights | {"CUDA": CONTEXT}, memory, "quantize on a larger card or a CPU"))
-    if isinstance(config.judge, RewardModelJudge):
-        judge = find_architecture(config.judge.name, revision=config.judge.revision)
-        if judge is not None:
-            found.append(_judging(judge, config.judge.batch_tokens, memory))
+    for key, judge in (("judge", config.judge), ("eval.judge", getattr(config.eval, "judge", None))):
+        if isinstance(judge, RewardModelJudge):
+            sizes = find_architecture(judge.name, revision=judge.revision)
+            if sizes is not None:
+                found.append(_judging(key, sizes, judge.batch_tokens, memory))
     if config.num_iterations:
         found.append(_training(config, model, memory))
     return found
@@ -70,10 +71,10 @@ def _need(stage: str, parts: dict[str, float], memory: float, advice: str) -> Ne
     return Need(stage, {name: size / GIB for name, size in parts.items()}, fits, advice)
 
 
-def _judging(model: Architecture, tokens: int, memory: float) -> Need:
+def _judging(key: str, model: Architecture, tokens: int, memory: float) -> Need:
     weights = judge_bytes(model, 0)
     parts = {"weights": weights, "activations": judge_bytes(model, tokens) - weights, "CUDA": CONTEXT}
-    return _need("judge", parts, memory, "a smaller judge.batch_tokens, or a smaller judge")
+    return _need(key, parts, memory, f"a smaller {key}.batch_tokens, or a smaller judge")
 
 
 def _sampling(config: Config, model: Architecture, memory: float) -> Need:
