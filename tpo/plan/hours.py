@@ -111,13 +111,13 @@ class Clock:
         return NOTHING
 
     def starts(self, artifacts: Sequence[Artifact]) -> int:
-        """Return how often a model is loaded or vLLM started: once for stages with vLLM that follow one another."""
+        """Return how often a model is loaded: once for stages that follow one another in a process that keeps it."""
         count, before = 0, None
         for artifact in artifacts:
             runs_on = artifact.manifest["runs_on"]
             if runs_on == RunsOn.HOST or not self._loads(artifact.manifest):
                 continue
-            count += not (runs_on == before == RunsOn.VLLM)
+            count += runs_on != before or runs_on == RunsOn.DEVICE
             before = runs_on
         return count
 
