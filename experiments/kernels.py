@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from experiments.architecture import RANK, Architecture
 from experiments.bench.results import Spread, speedup, spread
+from tpo.model.architecture import RANK, Architecture
 from tpo.model.lora import UnmergedLinear, fuse_adapter
 from tpo.model.packed import pack
 from tpo.model.trees import TreeRow, join, tree_attention

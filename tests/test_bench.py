@@ -21,7 +21,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from experiments.architecture import Architecture
 from experiments.bench import process, run, sampling
 from experiments.bench.figure import bars, draw_benchmark, write_figure
 from experiments.bench.floors import (
@@ -48,6 +47,7 @@ from experiments.bench.results import (
     value_of_rounds,
 )
 from experiments.bench.workload import Work, order_of_use
+from tpo.model.architecture import Architecture
 from tpo.store.files import write_json
 from tpo.store.records import Prompt, write_records
 

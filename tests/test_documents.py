@@ -19,6 +19,7 @@ from plugins import marks
 from tpo.config.build import to_config
 from tpo.config.check import check, check_entry, check_evaluate
 from tpo.config.fields import ConfigError
+from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, register
 from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
@@ -45,6 +46,7 @@ SETTINGS = sorted((REPOSITORY / "conf").rglob("*.yaml"))
 ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "run": (Config, check),
     "plan": (Config, check),
+    "doctor": (Config, check),
     "evaluate": (EvaluateConfig, check_evaluate),
     "evaluate.agreement": (AgreementConfig, check_entry),
 }
@@ -56,8 +58,10 @@ FLAGS = {
     "--config-dir",
     "--stages",
     "--json",
-}  # of which --cfg, --config-dir, --json take a value
-TAKES_VALUE = {"--cfg", "--config-dir", "--json"}
+    "--card",
+    "--price",
+}
+TAKES_VALUE = {"--cfg", "--config-dir", "--json", "--card", "--price"}
 WITH_NAMES = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 WRITTEN = {"report.html"}  # by a run
 PLACEHOLDERS = {"<Hub name or directory>": "some/model", "<run>": "quickstart-639ce243f92c"}
@@ -154,7 +158,7 @@ def test_documented_command_composes_and_obeys_the_rules(command: Command) -> No
     if "--config-dir" in flags:  # tests/config shows that such a folder is searched
         overrides = [word.replace("experiment=mine", "experiment=quickstart") for word in overrides]
     with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
-        composed = compose(entry.config_name, overrides=overrides)
+        composed = compose(entry.config_name, overrides=resolve_hardware(overrides))
     if not overrides:  # a mention of the command, or it asks for help
         return
     try:
@@ -295,7 +299,7 @@ def test_readme_lists_each_room_once() -> None:
         f"tpo/{path.name}" + ("/" if path.is_dir() else "") for path in entries if not path.name.startswith("__")
     ]
     assert sorted(listed) == sorted(expected)
-    assert len(listed) <= 13
+    assert len(listed) <= 14
 
 
 def test_readme_links_each_manual_once() -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from experiments import kernels
-from experiments.architecture import Architecture
 from experiments.bench.results import Spread
 from experiments.kernels import CASES, Case, Sides, Sizes
+from tpo.model.architecture import Architecture
 
 TINY = Sizes(
     Architecture(hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocabulary=300, is_tied=True),

@@ -19,15 +19,18 @@ from omegaconf import OmegaConf
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 import experiments.memory as script
-from experiments.architecture import Architecture
-from experiments.memory import Pair
 from tpo.model import trees
+from tpo.model.architecture import RANK, Architecture
+from tpo.model.disk import PROMPT
 from tpo.model.lora import fuse_adapter
+from tpo.plan import memory
+from tpo.plan.memory import Pair
 from tpo.train import pair_trees
 from tpo.train.pair_trees import PairRow, add_pair_head, lay_out
 from tpo.train.reference import reference_logps
@@ -40,6 +43,18 @@ TINY = [
     Architecture(hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocabulary=300),
     # Queries wider than the state, one head of keys.
     Architecture(hidden=48, layers=3, heads=8, kv_heads=1, head_dim=8, intermediate=200, vocabulary=100),
+    # Qwen3's small models: a norm over each head, one matrix for embedding and head.
+    Architecture(
+        hidden=64,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        intermediate=96,
+        vocabulary=300,
+        is_tied=True,
+        norms_heads=True,
+    ),
 ]
 PAIRS = [[Pair(20, 30, 50)], [Pair(60, 90, 40), Pair(25, 35, 45)]]
 
@@ -49,9 +64,10 @@ PAIRS = [[Pair(20, 30, 50)], [Pair(60, 90, 40), Pair(25, 35, 45)]]
 
 def build(architecture: Any, *, device: str, rank: int, is_checkpointed: bool = False) -> Any:
     """A bf16 model as `tpo.train.trainer.make_trainer` prepares one."""
+    kinds = (Qwen3ForCausalLM, Qwen3Config) if architecture.norms_heads else (LlamaForCausalLM, LlamaConfig)
     with torch.device(device):
-        base = LlamaForCausalLM(
-            LlamaConfig(
+        base = kinds[0](
+            kinds[1](
                 hidden_size=architecture.hidden,
                 num_hidden_layers=architecture.layers,
                 num_attention_heads=architecture.heads,
@@ -194,19 +210,26 @@ class Live(TorchDispatchMode):  # type: ignore[misc]
 
 @pytest.mark.parametrize("is_checkpointed", [False, True], ids=["plain", "checkpointed"])
 @pytest.mark.parametrize("pairs", PAIRS, ids=["one pair", "two pairs"])
-@pytest.mark.parametrize("architecture", TINY, ids=["square", "wide"])
+@pytest.mark.parametrize("architecture", TINY, ids=["square", "wide", "qwen3"])
 def test_what_autograd_keeps_for_a_tiny_model(architecture: Any, pairs: list[Any], is_checkpointed: bool) -> None:
     model = build(architecture, device="meta", rank=4, is_checkpointed=is_checkpointed)
-    formula = script.activations(architecture, pairs, is_checkpointed=is_checkpointed, rank=4)
+    formula = memory.activations(architecture, pairs, is_checkpointed=is_checkpointed, rank=4)
     assert formula.kept == pytest.approx(kept_bytes(model, row_of(pairs, device="meta")), rel=0.001)
 
 
 @pytest.mark.parametrize("pairs", PAIRS, ids=["one pair", "two pairs"])
-@pytest.mark.parametrize("architecture", TINY, ids=["square", "wide"])
+@pytest.mark.parametrize("architecture", TINY, ids=["square", "wide", "qwen3"])
 def test_what_autograd_keeps_with_data_on_a_cpu(architecture: Any, pairs: list[Any]) -> None:
     """There attention is `tpo.model.trees._DenseTrees`, which keeps a segment's weights by itself and nothing else."""
     torch.manual_seed(0)
     model = build(architecture, device="cpu", rank=4)
+    formula = memory.activations(architecture, pairs, is_checkpointed=False, rank=4).kept
+    formula += of_a_cpu(architecture, pairs, layers=architecture.layers)
+    assert formula == pytest.approx(kept_bytes(model, row_of(pairs, device="cpu")), rel=0.001)
+
+
+def of_a_cpu(architecture: Any, pairs: list[Any], *, layers: int) -> int:
+    """What attention keeps in so many layers on a CPU more than on a GPU, and its masks."""
     query, heads = architecture.heads * architecture.head_dim, architecture.heads
     gpu = cpu = masks = 0
     for pair in pairs:
@@ -217,9 +240,43 @@ def test_what_autograd_keeps_with_data_on_a_cpu(architecture: Any, pairs: list[A
         gpu += 2 * query * pair.rejected + 4 * heads * -(-pair.rejected // 32) * 32  # the same
         gpu += 2 * 2 * query * whole + 2 * pair.rejected * -(-whole // 8) * 8  # repeated keys and values, mask
         cpu += 2 * heads * scores
-    formula = script.activations(architecture, pairs, is_checkpointed=False, rank=4).kept
-    formula += architecture.layers * (cpu - gpu) + masks
-    assert formula == pytest.approx(kept_bytes(model, row_of(pairs, device="cpu")), rel=0.001)
+    return layers * (cpu - gpu) + masks
+
+
+def allocated_peak(work: Any) -> int:
+    """The most bytes at a time that torch's own counter of its CPU allocator has seen, in what was not there before."""
+    gc.collect()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        work()
+    live = peak = 0
+    events = [event for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("is_checkpointed", [False, True], ids=["plain", "checkpointed"])
+@pytest.mark.parametrize("pairs", [*PAIRS, [Pair(100, 200, 200)]], ids=["one pair", "two pairs", "longer"])
+def test_the_peak_by_torchs_own_counter(pairs: list[Any], is_checkpointed: bool) -> None:
+    """Below the formula's, which adds up what is not all there at the worst moment.
+
+    0.90 to 0.91 of it as written, 0.73 to 0.78 with checkpointing: where layers are this small, the head's logits are
+    most of the peak, and the sum allows for more of the head's temporaries than a CPU's kernels take.
+    """
+    architecture = Architecture(
+        hidden=256, layers=4, heads=4, kv_heads=2, head_dim=64, intermediate=704, vocabulary=2000
+    )
+    torch.manual_seed(0)
+    model = build(architecture, device="cpu", rank=4, is_checkpointed=is_checkpointed)
+    for _ in range(2):  # the first makes what later ones find
+        row = row_of(pairs, device="cpu")
+        peak = allocated_peak(lambda row=row: model(pair_row=row, use_cache=False).log_probs.sum().backward())
+        for parameter in model.parameters():
+            parameter.grad = None
+    formula = sum(memory.activations(architecture, pairs, is_checkpointed=is_checkpointed, rank=4))
+    formula += of_a_cpu(architecture, pairs, layers=1 if is_checkpointed else architecture.layers)
+    assert (0.7 if is_checkpointed else 0.85) <= peak / formula <= 1
 
 
 @pytest.mark.slow
@@ -227,10 +284,10 @@ def test_what_autograd_keeps_with_data_on_a_cpu(architecture: Any, pairs: list[A
 @pytest.mark.parametrize("is_checkpointed", [False, True], ids=["plain", "checkpointed"])
 def test_the_8b_model(is_checkpointed: bool, layers: int) -> None:
     architecture = replace(LLAMA, layers=layers)
-    model = build(architecture, device="meta", rank=script.RANK, is_checkpointed=is_checkpointed)
+    model = build(architecture, device="meta", rank=RANK, is_checkpointed=is_checkpointed)
     for pairs in ([Pair(300, 850, 850)] * 2, [Pair(300, 2048, 2048)]):
         row = row_of(pairs, device="meta")
-        formula = script.activations(architecture, pairs, is_checkpointed=is_checkpointed)
+        formula = memory.activations(architecture, pairs, is_checkpointed=is_checkpointed)
         assert formula.kept == pytest.approx(kept_bytes(model, row), rel=0.001)
         gc.collect()
         with Live(model) as counted:
@@ -271,7 +328,7 @@ def test_the_reference_keeps_nothing() -> None:
 def test_a_trained_weight_takes_16_bytes() -> None:
     # r (in + out): queries and outputs 2 x 8,192, keys and values 2 x 5,120, feed forward 3 x 18,432
     assert LLAMA.num_adapter() == 32 * 16 * (2 * 8192 + 2 * 5120 + 3 * 18432) == 41_943_040
-    assert script.TRAINED == 16
+    assert memory.TRAINED == 16
     model = build(TINY[0], device="cpu", rank=4)
     assert TINY[0].num_adapter(4) == sum(part.numel() for part in model.parameters() if part.requires_grad)
 
@@ -304,14 +361,14 @@ def test_nf4_is_what_bitsandbytes_stores() -> None:
 def test_kv_cache() -> None:
     assert LLAMA.kv_bytes == 2 * 32 * 8 * 128 * 2 == 131_072
     # 0.9 x 24 GiB less weights, adapter and 2 GiB is 4.56 GiB; 2,348 tokens are 147 blocks of 2 MiB.
-    assert script.sequences_at_once(LLAMA, card=24, utilization=0.9, tokens=2348) == 15
-    assert script.sequences_at_once(LLAMA, card=24, utilization=0.5, tokens=2348) == 0
+    assert memory.sequences_at_once(LLAMA, card=24, utilization=0.9, tokens=2348) == 15
+    assert memory.sequences_at_once(LLAMA, card=24, utilization=0.5, tokens=2348) == 0
 
 
 @pytest.mark.parametrize("response", [400, 2000])
 def test_judging(response: int) -> None:
     architecture = replace(LLAMA, layers=2)  # a layer's memory is free before the next
-    tree = trees.Tree([1] * script.PROMPT, tuple([1] * response for _ in range(8)))
+    tree = trees.Tree([1] * PROMPT, tuple([1] * response for _ in range(8)))
     model = build(architecture, device="meta", rank=16)
     model.disable_adapter_layers()
     row = trees.TreeRow([tree]).to("meta")
@@ -319,15 +376,15 @@ def test_judging(response: int) -> None:
         model.get_base_model().model(**row.inputs)
     head = architecture.vocabulary * architecture.hidden
     weights = 2 * (architecture.num_linear + architecture.num_other - head)
-    formula = script.judge_bytes(architecture, tree.num_tokens)
+    formula = memory.judge_bytes(architecture, tree.num_tokens)
     assert formula - weights == pytest.approx(counted.peak, rel=0.02)
 
 
 def test_numbers_are_those_of_code_and_conf() -> None:
     conf = REPOSITORY / "conf"
     sample, judge = (OmegaConf.load(conf / name) for name in ("sample/paper.yaml", "judge/armorm.yaml"))
-    assert script.CHUNK == pair_trees.CHUNK
-    assert OmegaConf.load(conf / "train" / "qlora_dpo.yaml").lora_rank == script.RANK
+    assert memory.CHUNK == pair_trees.CHUNK
+    assert OmegaConf.load(conf / "train" / "qlora_dpo.yaml").lora_rank == RANK
     assert sample.max_thought_tokens + sample.max_response_tokens == script.COMPLETION
     assert judge.batch_tokens == script.JUDGE_TOKENS
 
@@ -341,7 +398,7 @@ def test_the_record_holds_these_tables() -> None:
 def test_more_memory_takes_no_fewer_pairs() -> None:
     for is_checkpointed, quantization in product((True, False), ("nf4", "none")):
         given = {"quantization": quantization, "is_checkpointed": is_checkpointed}
-        counts = [script.most_pairs(LLAMA, Pair(300, 850, 850), card=card, **given) for card in script.CARDS]
+        counts = [memory.most_pairs(LLAMA, Pair(300, 850, 850), card=card, **given) for card in script.CARDS]
         assert counts == sorted(counts) and counts[-1]
         taken = [Pair(300, 850, 850)] * counts[-1]
-        assert script.training_bytes(LLAMA, taken, **given) <= script.AVAILABLE[80]
+        assert memory.training_bytes(LLAMA, taken, **given) <= memory.available(80)

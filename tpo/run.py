@@ -36,11 +36,13 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
 
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
+    from tpo.model.disk import warn_of_full_disk
     from tpo.pipeline import Pipeline
     from tpo.results.folder import run_name
     from tpo.results.run import Run
     from tpo.store.open import open_store
 
+    warn_of_full_disk(config)
     name = run_name(experiment, asdict(config))
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, run=name) as store:
         tpo = Pipeline(config, store)

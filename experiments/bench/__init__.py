@@ -17,6 +17,7 @@ prints and draws again, and with several files compares processors.
     machine.py   what the machine is, and what it reaches in matrix products and in reading memory
     floors.py    the operations and bytes that the work needs, from the model's configuration
     results.py   medians, ratios, ranges
+    gpu.py       a command of its own: kernels, memory, speed and the loop on a GPU; gpu_models.py, its random models
     report.py    tables; processors.py, several processors side by side; figure.py, the figure
 
 Contenders that are not installed are reported as such. On a machine with a GPU all of them use it.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import NamedTuple
 
-from experiments.architecture import Architecture
+from tpo.model.architecture import Architecture
 
 
 class Load(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.architecture import Architecture
+from tpo.model.architecture import Architecture
 
 SECONDS = 1.0  # to repeat each measurement for
 # What multiplies matrices, the fastest first, as the system names it and as people do.

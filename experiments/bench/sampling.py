@@ -14,11 +14,11 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from experiments.architecture import Architecture
 from experiments.bench.floors import sampling_load
 from experiments.bench.parts import Options, Part, Timed
 from experiments.bench.process import Request, serve, start_clock
 from experiments.bench.workload import Work
+from tpo.model.architecture import Architecture
 
 PART = Part(
     name="sampling",

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.architecture import Architecture
 from experiments.bench.floors import scoring_load
 from experiments.bench.parts import Part, Timed
 from experiments.bench.process import Request, serve, start_clock
 from experiments.bench.sampling import policy
 from experiments.bench.workload import Work
+from tpo.model.architecture import Architecture
 
 PART = Part(
     name="scoring",

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiments.architecture import Architecture
 from experiments.bench.floors import training_load
 from experiments.bench.parts import Part, Timed
 from experiments.bench.process import Request, serve, start_clock
 from experiments.bench.sampling import policy
 from experiments.bench.workload import ALPHA, BATCH_SIZE, LEARNING_RATE, MICRO_BATCH_SIZE, RANK, Work
+from tpo.model.architecture import Architecture
 
 PART = Part(
     name="training",

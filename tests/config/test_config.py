@@ -40,9 +40,9 @@ from tpo.sample.sources.synthetic import SyntheticPrompts
 
 REPOSITORY = Path(__file__).parents[2]
 FILES = sorted(
-    name  # hydra's own groups have their tests in test_presets.py
+    name  # hydra's own groups have their tests in test_presets.py, hardware in test_hardware.py
     for name in (path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
-    if not name.startswith("hydra/")
+    if not name.startswith(("hydra/", "hardware/"))
 )
 GROUP_FILES = [name for name in FILES if "/" in name and not name.startswith("experiment/")]
 PRESETS = [name.removeprefix("experiment/") for name in FILES if name.startswith("experiment/")]
@@ -101,7 +101,7 @@ def test_all_files_are_found() -> None:
     # Without this, an empty glob would pass every test below.
     assert len(FILES) >= 45 and len(GROUP_FILES) >= 35 and len(PRESETS) >= 6
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert {name.split("/")[0] for name in GROUP_FILES} == folders - {"hydra", "experiment"}
+    assert {name.split("/")[0] for name in GROUP_FILES} == folders - {"hydra", "experiment", "hardware"}
 
 
 def test_defaults_compose_and_pass_the_check() -> None:

@@ -14,13 +14,17 @@ from tpo.config.schema import AgreementConfig, Config, Entry, EvaluateConfig, Sa
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
 
 
-def check(config: Config) -> None:
+def check(config: Config, *, with_packages: bool = True) -> None:
     """Raise on settings of a run that could only fail later, when hours may have been spent.
+
+    Args:
+        config: Of the run.
+        with_packages: Whether what needs a package that is not installed is an error.
 
     Raises:
         ConfigError: Naming the keys and what to do.
     """
-    check_entry(config)
+    check_entry(config, with_packages=with_packages)
     sample, prompts = config.sample, config.prompts
     if sample.num_samples < 2:
         raise ConfigError(f"sample.num_samples={sample.num_samples}: a pair needs at least 2 samples per instruction")
@@ -92,14 +96,18 @@ def check_evaluate(config: EvaluateConfig) -> None:
         )
 
 
-def check_entry(config: Entry) -> None:
+def check_entry(config: Entry, *, with_packages: bool = True) -> None:
     """Raise on settings of any entry point that could only fail later, each group by itself.
+
+    Args:
+        config: Of the entry point.
+        with_packages: Whether what needs a package that is not installed is an error.
 
     Raises:
         ConfigError: Naming the key and what to do.
     """
     check_secrets(flatten(dataclasses.asdict(config)))
-    check_fields(config)
+    check_fields(config, with_packages=with_packages)
 
 
 def check_secrets(values: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from yaml import YAMLError
 
 from tpo.config.build import to_config
 from tpo.config.fields import ConfigError, Settings
+from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Entry, register
 from tpo.config.under import FindUnder, lay_over, loosened
 from tpo.store.environment import REPOSITORY
@@ -95,7 +96,8 @@ def compose_config(
         ConfigError: As `to_config`.
     """
     with composing(config_dir):
-        given = list(overrides) if find_under is None else loosened(overrides, find_under)
+        words = resolve_hardware(overrides)
+        given = words if find_under is None else loosened(words, find_under)
         composed = compose(entry.config_name, overrides=given, return_hydra_config=find_under is not None)
         return complete(entry, composed, hydra=composed.get("hydra"), find_under=find_under)
 

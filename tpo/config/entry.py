@@ -16,6 +16,7 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 
 from tpo.config.compose import CONF, check_choices, check_config_dir, complete
+from tpo.config.hardware import AUTO, resolve_hardware
 from tpo.config.help import config_text, experiments_text, help_text, meant
 from tpo.config.schema import Entry, register
 from tpo.config.under import FindUnder, lies_under, loosened
@@ -72,6 +73,8 @@ def run_entry(
         if config_dir is not None:
             check_config_dir(config_dir)
         check_choices(given.overrides)
+        if AUTO in given.overrides:
+            _replace_auto(given.overrides)
         if find_under is not None:
             loose = dict(zip(given.overrides, loosened(given.overrides, find_under), strict=True))
             sys.argv = [loose.get(word, word) for word in sys.argv]
@@ -94,3 +97,10 @@ def _say(text: Callable[[], str]) -> NoReturn:
     except (HydraException, TpoError) as error:
         sys.exit(f"error: {error}")
     sys.exit(0)
+
+
+def _replace_auto(overrides: list[str]) -> None:
+    """Put what `hardware=auto` stands for into the command line."""
+    chosen = [word for word in resolve_hardware(overrides) if word.startswith("hardware=")]
+    place = sys.argv.index(AUTO)
+    sys.argv[place : place + 1] = chosen

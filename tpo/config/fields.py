@@ -182,12 +182,13 @@ def how_names(kind: type[Settings]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind) if field.metadata.get("how"))
 
 
-def check_fields(settings: Settings, at: str = "") -> None:
-    """Check every field by its own rule, then each group by its `check`.
+def check_fields(settings: Settings, at: str = "", *, with_packages: bool = True) -> None:
+    """Check every field by its own rule, then each group by its `check`, and that packages are there.
 
     Args:
         settings: Of a group, or all of an entry point.
         at: The key at which they stand; empty for all.
+        with_packages: Whether what needs a package that is not installed is an error.
 
     Raises:
         ConfigError: Naming the key and what is allowed.
@@ -197,10 +198,12 @@ def check_fields(settings: Settings, at: str = "") -> None:
         key = f"{at}.{field.name}" if at else field.name
         for where, item in _items(value, key):
             if isinstance(item, Settings):
-                check_fields(item, where)
+                check_fields(item, where, with_packages=False)
             elif item is not None:
                 _check_value(where, item, field.metadata)
     settings.check(at)
+    for setting, package in missing_packages(settings, at) if with_packages else ():
+        raise ConfigError(f"{setting} needs the package {package}, which is not installed: see README, Troubleshooting")
 
 
 def _items(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -230,12 +233,21 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}={value}: expected a number {' and '.join(limits)}")
     if rule.get("is_file") and not Path(value).is_file():
         raise ConfigError(f"{key}: there is no file {value}")
-    package = rule.get("packages", {}).get(value) if isinstance(value, str) else None
-    if package is not None and importlib.util.find_spec(package) is None:
-        setting = key.removesuffix(".kind")
-        raise ConfigError(
-            f"{setting}={value} needs the package {package}, which is not installed: see README, Troubleshooting"
-        )
+
+
+def missing_packages(settings: Settings, at: str = "") -> list[tuple[str, str]]:
+    """Return each setting that needs a package which is not installed, as "key=value", and the package."""
+    found = []
+    for field in dataclasses.fields(settings):
+        key = f"{at}.{field.name}" if at else field.name
+        for where, item in _items(getattr(settings, field.name), key):
+            if isinstance(item, Settings):
+                found += missing_packages(item, where)
+                continue
+            package = field.metadata.get("packages", {}).get(item) if isinstance(item, str) else None
+            if package is not None and importlib.util.find_spec(package) is None:
+                found.append((f"{where.removesuffix('.kind')}={item}", package))
+    return found
 
 
 def near(name: str, names: Iterable[str], *, prefix: str = "") -> str:

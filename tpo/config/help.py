@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from tpo.config.compose import CONF, compose_config, composing
 from tpo.config.fields import Kind, Settings, near
+from tpo.config.hardware import resolve_hardware
 from tpo.config.kinds import kinds
 from tpo.config.schema import Entry
 from tpo.config.under import FindUnder
@@ -47,10 +48,10 @@ def help_text(
         ConfigError: If there is no such directory.
     """
     with composing(config_dir):
-        config = compose(entry.config_name, list(overrides))
+        config = compose(entry.config_name, resolve_hardware(overrides))
     groups = _groups([CONF] if config_dir is None else [CONF, config_dir])
     names = {"hydra", *(field.name for field in dataclasses.fields(entry))}
-    names |= {"experiment"} if entry.has_experiments else set()
+    names |= {"experiment", "hardware"} if entry.has_experiments else set()
     shown = [f"{group}: {', '.join(groups[group])}" for group in groups if group.split("/")[0] in names]
     parts = [about, "== Options ==", options, "== Groups (choose with group=option) ==", *shown, ""]
     return "\n".join([*parts, "== Config ==", OmegaConf.to_yaml(config)])

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tpo.config import help
 from tpo.config.check import check
 from tpo.config.compose import check_choices, compose_config, composing
+from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Config
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
 from tpo.plan.cost import Estimate, Past, token_budget
@@ -90,6 +91,7 @@ def compose_jobs(
         PlanError: If one does not compose or breaks a rule; names its overrides.
     """
     check_choices(overrides)
+    overrides = resolve_hardware(overrides)
     try:
         jobs = expand(overrides, is_sweep=is_sweep, config_dir=config_dir)
     except (HydraException, OmegaConfBaseException) as error:
