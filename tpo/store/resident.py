@@ -19,6 +19,7 @@ from tpo.store.errors import TpoError, describe
 from tpo.store.files import translate_disk_errors
 from tpo.store.processes.launch import failure
 from tpo.store.processes.workers import Workers
+from tpo.store.progress import warning_parent
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class ChildSteps:
         self._importing.join()
         error, is_occupied = None, False
         try:
-            with translate_disk_errors(path):
+            with warning_parent(path), translate_disk_errors(path):
                 execute(path, started=started)
         except OccupiedError:
             is_occupied = True
