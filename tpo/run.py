@@ -14,6 +14,7 @@ from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import Config
 from tpo.config.sweep import unswept, warning_of_sweep
 from tpo.results.tracking.labels import Launch, read_launch
+from tpo.store.progress import counted
 
 if TYPE_CHECKING:
     from tpo.results.tracking.tracker import Tracker
@@ -76,15 +77,16 @@ def header(config: Config, *, name: str, launch: Launch) -> dict[str, str | None
     from tpo.plan.stages import plan_job
     from tpo.plan.tables import forecast
 
-    prompts, sample, second = config.prompts, config.sample, getattr(config.eval, "judge", None)
+    model, prompts, sample, second = config.model, config.prompts, config.sample, getattr(config.eval, "judge", None)
     expected = total(estimate([plan_job(config)], Path(config.artifacts_dir)))
     return {
         "run": name,
-        "model": f"{config.model.name}, {config.model.dtype}, {config.model.quantization} quantization",
+        "model": f"{model.name}, {model.dtype if model.quantization == 'none' else model.quantization}",
         "thought": config.thought.name,
         "judge": config.judge.kind + ("" if second is None else f"; a second one compares: {second.kind}"),
-        "sizes": f"{config.num_iterations} iterations of {prompts.num_train:,} instructions x {sample.num_samples} "
-        f"samples, {config.train.num_epochs} epochs; {prompts.num_validation:,} validation, {prompts.num_test:,} test",
+        "sizes": f"{counted(config.num_iterations, 'iteration')} of {prompts.num_train:,} instructions x "
+        f"{counted(sample.num_samples, 'sample')}, {counted(config.train.num_epochs, 'epoch')}; "
+        f"{prompts.num_validation:,} validation, {prompts.num_test:,} test",
         "stages": forecast(expected),
         "folder": str(Path(config.runs_dir) / name),
         "log": launch.log,

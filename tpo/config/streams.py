@@ -64,11 +64,12 @@ def diverted(log: Path) -> Iterator[None]:
     with ExitStack() as stack:
         file = stack.enter_context(log.open("ab"))
         for name, descriptor in (("stdout", 1), ("stderr", 2)):
-            getattr(sys, name).flush()
+            flush = getattr(sys, name).flush
+            flush()
             saved = os.dup(descriptor)  # not inheritable
             _kept[name] = stack.enter_context(open(saved, "w", encoding="utf-8", errors="backslashreplace"))
             stack.callback(os.dup2, saved, descriptor)
-            stack.callback(lambda name=name: getattr(sys, name).flush())
+            stack.callback(flush)
             os.dup2(file.fileno(), descriptor)
         stack.callback(_kept.clear)
         stack.callback(setattr, sys, "breakpointhook", sys.breakpointhook)

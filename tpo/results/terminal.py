@@ -134,6 +134,8 @@ class Running:
                 TextColumn("{task.fields[info]}", markup=False),
                 TimeElapsedColumn(),
                 console=console("stderr"),
+                redirect_stdout=False,  # what libraries print belongs in the log
+                redirect_stderr=False,
                 transient=True,
                 refresh_per_second=4,
             )
@@ -167,15 +169,17 @@ class Running:
 
 
 def stage_text(step: Step) -> str:
-    """Return a stage with what it is about: "sample 64 x 8", "sample test 400 x 1", "judge"."""
+    """Return a stage with what it is about: "sample 64 x 8", "sample test 400 x 1 thought=none", "judge"."""
     words = [step.stage]
     split = step.config.get("split")
     if split is not None and not str(split).startswith("train"):  # the iteration says which training instructions
         words.append(str(split))
     if step.stage == "sample" and step.budget is not None:
         words.append(f"{step.budget.num_prompts:,} x {step.budget.num_samples}")
-    if step.config.get("epoch") and split == "validation":
-        words.append(f"epoch {step.config['epoch']}")
+    if split == "validation":
+        words.append(f"epoch={step.config['epoch']}")
+    elif split == "test":
+        words.append(f"thought={step.config['thought']['name']}")
     return " ".join(words)
 
 
