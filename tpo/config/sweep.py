@@ -31,7 +31,8 @@ from tpo.config.build import to_config
 from tpo.config.check import check_search, check_secrets
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, flatten
-from tpo.store.files import content_hash, write_json
+from tpo.store.errors import TpoError
+from tpo.store.files import content_hash, write_json, writing_to
 
 log = logging.getLogger(__name__)
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -79,6 +80,10 @@ class SweepReport(Callback):
         self._ends: Path | None = None  # a file for each job that ended
         self._planned: list[list[str]] = []
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Make the folder of the log, for which Hydra would show a traceback where it cannot be made."""
+        _make(Path(config.hydra.run.dir))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the sweep's folder, and see to a report however the sweep ends.
 
@@ -93,7 +98,7 @@ class SweepReport(Callback):
         hydra, task = ([str(item) for item in config.hydra.overrides[name]] for name in ("hydra", "task"))
         identity = content_hash({"jobs": self._planned, "hydra": hydra, "task": task})
         folder = (Path(config.hydra.sweep.dir) / f"sweep-{identity}").absolute()  # workers may be elsewhere
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         self._ends = Path(tempfile.mkdtemp(prefix="ends-", dir=folder))
         # For Hydra and the launcher, then for the jobs, which are composed anew from the overrides.
         config.hydra.sweep.dir = str(folder)
@@ -139,6 +144,14 @@ class SweepReport(Callback):
         if found:
             print(summary(found), file=sys.stderr)
         return found
+
+
+def _make(folder: Path) -> None:
+    try:
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except TpoError as error:
+        sys.exit(f"error: {error} (runs_dir)")  # of a callback's errors Hydra only warns
 
 
 def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) -> list[list[str]]:

@@ -69,6 +69,7 @@ class Evaluation:
                 prompts,
                 forms=forms if policy.form in forms else [*forms, policy.form],
                 settings=replace(policy.sampling, **budgets),
+                engine=self.config.engine,
                 judge=judge,
             )
         return sample(

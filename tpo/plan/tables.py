@@ -1,8 +1,8 @@
 """A plan as tables and sentences for the terminal; reads what `tpo.plan.to_dict` returns."""
 
-import sys
 from typing import TYPE_CHECKING, Any
 
+from tpo.config.streams import console
 from tpo.results.text_table import format_duration, format_number
 
 if TYPE_CHECKING:
@@ -11,16 +11,14 @@ if TYPE_CHECKING:
 
 def print_plan(summary: dict[str, Any], *, with_stages: bool) -> None:
     """Print the plan; with `with_stages` every stage of it first."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    out = console(width=120)
     if with_stages:
         for position, job in enumerate(summary["jobs"], start=1):
-            console.print(f"job {position}: {' '.join(job['overrides'])}", markup=False)
-        console.print(stages_table(summary))
-    console.print(plan_table(summary))
+            out.print(f"job {position}: {' '.join(job['overrides'])}")
+        out.print(stages_table(summary))
+    out.print(plan_table(summary))
     for line in notes(summary):
-        console.print(line, markup=False)
+        out.print(line)
 
 
 def plan_table(summary: dict[str, Any]) -> "Table":

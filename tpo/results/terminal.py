@@ -169,7 +169,7 @@ class Running:
 
 
 def stage_text(step: Step) -> str:
-    """Return a stage with what it is about: "sample 64 x 8", "sample test 400 x 1 thought=none", "judge"."""
+    """Return a stage with what it is about: "sample 64 x 8", "sample test 400 x 1 without thoughts", "judge"."""
     words = [step.stage]
     split = step.config.get("split")
     if split is not None and not str(split).startswith("train"):  # the iteration says which training instructions
@@ -179,7 +179,9 @@ def stage_text(step: Step) -> str:
     if split == "validation":
         words.append(f"epoch={step.config['epoch']}")
     elif split == "test":
-        words.append(f"thought={step.config['thought']['name']}")
+        form = step.config.get("thought", {})
+        if form.get("response_delimiter") is None and form.get("thinking", "off") == "off":
+            words.append("without thoughts")
     return " ".join(words)
 
 

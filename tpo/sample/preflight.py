@@ -13,6 +13,7 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import ask, ask_directly
 from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
+from tpo.model.reach import read_reach
 from tpo.model.template_probe import check_arguments
 from tpo.sample.completions import plan_decoding
 from tpo.sample.prompts import PromptError
@@ -39,7 +40,7 @@ def check_lengths(
     sample_settings: dict[str, Any],
     judge_settings: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return the longest prompt and completion that a run may ask for, in tokens.
+    """Return the longest prompt and completion that a run may ask for, in tokens, and how far the model reaches back.
 
     Raises:
         PromptError: If an instruction's prompt and completion exceed the model's context.
@@ -71,4 +72,5 @@ def check_lengths(
                     f"model.max_model_len is {policy.max_model_len}: remove or shorten it, or lower "
                     f"sample.max_thought_tokens or sample.max_response_tokens. It starts with {prompt.text[:80]!r}"
                 )
-    return {"num_prompts": len(prompts), "longest": longest}
+    limit = read_reach(policy.model_path, revision=policy.revision)
+    return {"num_prompts": len(prompts), "longest": longest, "reach": None if limit is None else limit._asdict()}

@@ -8,6 +8,8 @@ from tpo.config.fields import file_digests, how, identity
 from tpo.config.groups import EngineConfig, JudgeConfig, PromptsConfig, SampleConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.policy import PolicyRef
+from tpo.model.reach import Reach, require_reach
+from tpo.sample.decoding import EngineSettings
 from tpo.sample.sources.synthetic import SyntheticPrompts
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.seeds import derive_seed
@@ -70,6 +72,7 @@ def preflight(
     *,
     forms: Sequence[ThoughtFormat],
     settings: SampleConfig,
+    engine: EngineConfig,
     judge: JudgeConfig | None,
 ) -> Artifact:
     """Check that everything fits into the model's context, before anything is sampled.
@@ -80,8 +83,12 @@ def preflight(
         prompts: Instructions of all splits.
         forms: Thought formats that they will be asked in.
         settings: Token budgets.
+        engine: What samples.
         judge: Some of its answers must be single tokens of the model, or it needs instructions with checks; None where
             none is asked.
+
+    Raises:
+        TpoError: If something does not fit, or is beyond what the engine computes.
     """
     model = policy.seed_model()
     config = {
@@ -90,7 +97,11 @@ def preflight(
         "judge": None if judge is None else identity(judge),
         **model.config,
     }
-    return store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})
+    found = store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})
+    limit = found.metrics.get("reach")  # nothing in a plan
+    if limit is not None and isinstance(engine, EngineSettings) and not engine.has_windows:
+        require_reach(Reach(**limit), needed=found.metrics["longest"], model=policy.settings.name)
+    return found
 
 
 def sample(
