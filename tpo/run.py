@@ -98,10 +98,12 @@ def _unswept(launch: Launch) -> str | None:
     return None if launch.is_sweep else warning_of_sweep(unswept(launch.preset_keys, launch.overrides))
 
 
-def conventions(model: "Artifact") -> str:
+def conventions(model: "Artifact") -> str | None:
     """Return what was found of the seed model's chat template, in one line."""
     from tpo.model.conventions import Conventions
 
+    if not model.metrics:
+        return None
     return Conventions.from_metrics(model.metrics).describe()
 
 

@@ -6,6 +6,7 @@ import re
 import threading
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 from tpo.store.errors import TpoError
 
@@ -59,11 +60,11 @@ def unreachable() -> str | None:
 
     def ask() -> None:
         try:
-            with urllib.request.urlopen(_url(), timeout=ANSWER_S):
+            with urllib.request.urlopen(shown, timeout=ANSWER_S):
                 found[0] = ""
         except urllib.error.HTTPError:
             found[0] = ""
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             found[0] = f"W&B at {shown} does not answer ({getattr(error, 'reason', None) or error})"
 
     thread = threading.Thread(target=ask, daemon=True)
