@@ -39,9 +39,13 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     """Judge the labelled responses and return the folder that holds what came out, of the `CONTROLS` too."""
     from tpo.evaluate.agreement.statistics import agreement, position_bias
     from tpo.judge.stages import Judging
+    from tpo.results.terminal import Terminal
     from tpo.store.open import open_store
 
-    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
+    with (
+        Terminal() as terminal,
+        open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, listeners=[terminal]) as store,
+    ):
         data = Path(config.data)
         digest = file_digest(data)
         labelled = store.request(LABELLED, {"sha256": digest}, how={"path": str(data)})
