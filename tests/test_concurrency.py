@@ -290,13 +290,6 @@ def test_same_sweep_started_twice_reports_all_jobs_twice(tmp_path: Path) -> None
     assert len([*(tmp_path / "out").glob("sweep-*")]) == 1
 
 
-def wait_until_line(stream: Any, words: str) -> None:
-    for line in stream:
-        if words in line:
-            return
-    raise AssertionError(f"nobody said {words!r}")
-
-
 @pytest.mark.parametrize(
     ("config_name", "overrides", "folder"),
     [
@@ -346,8 +339,7 @@ def test_evaluation_started_twice_is_measured_and_tracked_once(tiny_model: Path,
     with own_folder("evaluate-held_out", asdict(config)) as path:
         both = [Running(tmp_path / name, "-m", "tpo.evaluate", *overrides) for name in ("first.txt", "second.txt")]
         for running in both:
-            assert running.process.stdout is not None
-            wait_until_line(running.process.stdout, f"{path}: waiting for process {os.getpid()}")
+            running.wait_until_said(f"{path}: waiting for process {os.getpid()}")
         assert {file.name for file in path.iterdir()} == {"config.json", LOCK}
     said = [running.process.communicate(timeout=120)[0] for running in both]
     assert [running.process.returncode for running in both] == [0, 0], [running.log.read_text() for running in both]

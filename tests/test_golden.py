@@ -18,11 +18,11 @@ from tpo.config.schema import Config, register
 from tpo.config.thought import ThoughtFormat
 from tpo.judge.rating import Rating, rate_responses
 from tpo.judge.select import Selection, only_epoch
+from tpo.loop import iterate
 from tpo.model.policy import PolicyRef
 from tpo.pairs.build import build_pairs, count_drops
 from tpo.pairs.rules.best_worst import BestWorstPairs
 from tpo.plan.stages import PlannedPipeline, PlanStore, distinct_steps, plan_job
-from tpo.run import iterate
 from tpo.store.artifacts import Artifact
 from tpo.store.records import Completion, Pair, Response, Score, Verdict
 

@@ -38,6 +38,7 @@ NEEDS_TORCH = {
     "tpo.sample.engines.torch.prompts",
     "tpo.sample.engines.torch.rows",
     "tpo.sample.engines.torch.engine",
+    "tpo.train.callbacks",
     "tpo.train.checkpoints",
     "tpo.judge.judges.armorm.network",
     "tpo.model.logits",

@@ -101,10 +101,13 @@ def test_half_written_file_of_a_killed_attempt_does_not_enter_the_manifest(tmp_p
 
 def start_cli(root: Path, overrides: list[str]) -> tuple[subprocess.Popen[bytes], Path]:
     root.mkdir(exist_ok=True)
-    log = root / f"log-{len(list(root.glob('log-*')))}.txt"
-    with log.open("wb") as file:
+    folder = root / f"log-{len(list(root.glob('log-*')))}"
+    folder.mkdir()
+    log = folder / "tpo.log"
+    log.touch()
+    with (folder / "said.txt").open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tpo.run", *overrides],
+            [sys.executable, "-m", "tpo.run", *overrides, f"hydra.run.dir={folder}"],
             cwd=REPOSITORY,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
             stdout=file,

@@ -28,6 +28,7 @@ def test_the_loop_runs_through_vllm(wide_model: Path, tmp_path: Path) -> None:
     assert [request["inputs"].get("adapter") for request in requests].count(after["artifacts"]["train"]) == 3
     # The seed model's answers with and without thoughts, and its samples; after the training the answers of two epochs;
     # after the judge, which needs the memory that vLLM holds, the selected one's.
-    assert done.stderr.count("starting vLLM with") == 3
+    [log] = (tmp_path / "runs").glob("hydra/*/tpo.log")
+    assert log.read_text().count("starting vLLM with") == 3
     answers = [(tmp_path / "artifacts" / entry["artifacts"]["answers"] / "rows.jsonl") for entry in (before, after)]
     assert answers[0].read_bytes() != answers[1].read_bytes()

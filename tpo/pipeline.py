@@ -57,6 +57,7 @@ class Pipeline:
                 self.prompts,
                 forms=[form, config.model.direct_form],
                 settings=config.sample,
+                engine=config.engine,
                 judge=judge,
                 leaves_out=True,
             )

@@ -5,8 +5,6 @@ stages lie in `artifacts/` and are shared between runs.
 """
 
 import json
-import logging
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 from tpo.config.check import check
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import Config
+from tpo.config.sweep import unswept, warning_of_sweep
 from tpo.results.tracking.labels import Launch, read_launch
+from tpo.store.progress import counted
 
 if TYPE_CHECKING:
-    from tpo.pipeline import Pipeline
+    from tpo.results.tracking.tracker import Tracker
+    from tpo.store.artifacts import Artifact
 
-log = logging.getLogger(__name__)
 ABOUT = """\
 Thought Preference Optimization ("Thinking LLMs", arXiv 2410.10630): teach an instruct model to think before it answers.
 
@@ -36,58 +36,87 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
 
     Every stage that is already in the store is reused, so a killed run continues where it stopped.
     """
+    from tpo.loop import iterate
     from tpo.model.disk import warn_of_full_disk
     from tpo.pipeline import Pipeline
     from tpo.results.folder import run_name
     from tpo.results.run import Run
+    from tpo.results.terminal import Terminal
     from tpo.store.open import open_store
 
-    warn_of_full_disk(config)
-    name = run_name(experiment, asdict(config))
-    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, run=name) as store:
-        tpo = Pipeline(config, store)
-        with Run(config, experiment=experiment, launch=launch) as run:
-            iterate(tpo, run.record, num_iterations=config.num_iterations)
-            return run.finish(store.asked)
+    launch = launch or Launch()
+    name, root = run_name(experiment, asdict(config)), Path(config.artifacts_dir)
+    with Terminal(is_short=launch.is_sweep) as terminal:
+        terminal.rows(header(config, name=name, launch=launch))
+        warn_of_full_disk(config)
+        with open_store(root, isolate=config.isolate_stages, run=name, listeners=[terminal]) as store:
+            tpo = Pipeline(config, store)
+            terminal.rows({"conventions": conventions(tpo.seed_policy.model)})
+            with Run(config, experiment=experiment, launch=launch) as run:
+                terminal.rows({"W&B": run.tracker.where})
+                store.listeners.append(run.tracker)
+                terminal.enter(f"iteration 0/{config.num_iterations}")
+
+                def record(iteration: int, *measured: Any, **more: Any) -> None:
+                    run.record(iteration, *measured, **more)
+                    terminal.line(run.told())
+                    terminal.enter(f"iteration {iteration + 1}/{config.num_iterations}")
+
+                iterate(tpo, record, num_iterations=config.num_iterations)
+                path = run.finish(store.asked)
+        terminal.enter("")
+        terminal.rows(farewell(path, tracker=run.tracker) | {"warning": _unswept(launch)})
+    return path
 
 
-def iterate(tpo: "Pipeline", record: Callable[..., None], *, num_iterations: int) -> None:
-    """Go through the loop of the paper and hand the results of each iteration to `record` (see `Run.record`).
+def header(config: Config, *, name: str, launch: Launch) -> dict[str, str | None]:
+    """Return what is said of a run before it begins, by the name of the line.
 
-    It ends early, unless `on_collapse` says otherwise, with the iteration whose policy has collapsed. What the next
-    iteration trains on is asked for before a policy's answers are judged: the engine that wrote them is loaded.
+    Raises:
+        TpoError: If the run would fail before its first stage that takes time.
     """
-    policy = tpo.seed_policy  # iteration 0: with the thought prompt and untrained
-    baseline, control = tpo.baseline(), tpo.control()
-    untrained = answers = tpo.answer(policy)
-    if num_iterations > 0:
-        tpo.sample(policy, 1)
-    record(0, answers, **tpo.measure(answers, baseline), null_control=tpo.null_control(control, baseline))
+    from tpo.plan.estimate import estimate, total
+    from tpo.plan.stages import plan_job
+    from tpo.plan.tables import forecast
 
-    for iteration in range(1, num_iterations + 1):
-        completions = tpo.sample(policy, iteration)
-        scores = tpo.judge(completions)
-        pairs = tpo.pairs(completions, scores)
-        checkpoints = tpo.train(policy, pairs, iteration)
-        policy, selection = tpo.select(checkpoints)
-        answers = tpo.answer(policy)
-        collapse = tpo.collapse(answers, untrained)
-        is_over = collapse is not None and tpo.config.on_collapse == "stop"
-        if iteration < num_iterations and not is_over:
-            tpo.sample(policy, iteration + 1)
-        record(
-            iteration,
-            answers,
-            **tpo.measure(answers, baseline),
-            completions=completions,
-            scores=scores,
-            pairs=pairs,
-            checkpoints=checkpoints,
-            selection=selection,
-            collapse=collapse,
-        )
-        if is_over:
-            return
+    model, prompts, sample, second = config.model, config.prompts, config.sample, getattr(config.eval, "judge", None)
+    expected = total(estimate([plan_job(config)], Path(config.artifacts_dir)))
+    return {
+        "run": name,
+        "model": f"{model.name}, {model.dtype if model.quantization == 'none' else model.quantization}",
+        "thought": config.thought.name,
+        "judge": config.judge.kind + ("" if second is None else f"; a second one compares: {second.kind}"),
+        "sizes": f"{counted(config.num_iterations, 'iteration')} of {prompts.num_train:,} instructions x "
+        f"{counted(sample.num_samples, 'sample')}, {counted(config.train.num_epochs, 'epoch')}; "
+        f"{prompts.num_validation:,} validation, {prompts.num_test:,} test",
+        "stages": forecast(expected),
+        "folder": str(Path(config.runs_dir) / name),
+        "log": launch.log,
+        "warning": _unswept(launch),
+    }
+
+
+def _unswept(launch: Launch) -> str | None:
+    return None if launch.is_sweep else warning_of_sweep(unswept(launch.preset_keys, launch.overrides))
+
+
+def conventions(model: "Artifact") -> str | None:
+    """Return what was found of the seed model's chat template, in one line."""
+    from tpo.model.conventions import Conventions
+
+    if not model.metrics:
+        return None
+    return Conventions.from_metrics(model.metrics).describe()
+
+
+def farewell(path: Path, *, tracker: "Tracker") -> dict[str, str | None]:
+    """Return what is said at the end of a run, by the name of the line: where its page is, and what comes next."""
+    return {
+        "page": str(path / "report.html"),
+        "next": f"python -m tpo.evaluate policy={path} eval=thought_value",
+        "": f"python -m tpo.results {path}",
+        " ": tracker.sync_command,
+    }
 
 
 def work(config: Config, hydra: Any) -> Outcome:

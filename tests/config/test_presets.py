@@ -16,7 +16,7 @@ from tpo.config.check import check
 from tpo.config.compose import CONF, compose_config, composing
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, register
-from tpo.config.sweep import SweepReport, grid_jobs
+from tpo.config.sweep import grid_jobs, unswept, warning_of_sweep
 
 NUM_JOBS = {
     "main_results": 2,
@@ -121,7 +121,7 @@ def test_the_command_line_narrows_a_sweep() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "unswept"),
+    ("overrides", "keys"),
     [
         (["experiment=ablation_thought_rho_small"], "thought, pairs.length_penalty"),
         (["experiment=ablation_thought_rho_small", "thought=none"], "pairs.length_penalty"),
@@ -130,12 +130,11 @@ def test_the_command_line_narrows_a_sweep() -> None:
     ],
     ids=lambda value: ",".join(value) if isinstance(value, list) else "",
 )
-def test_a_sweep_that_is_run_as_one_job_is_warned_of(
-    overrides: list[str], unswept: str | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    SweepReport().on_run_start(composed(*overrides, hydra=True))
-    expected = [] if unswept is None else [f"one job, without {unswept} being swept: add -m for the sweep"]
-    assert [record.getMessage() for record in caplog.records] == expected
+def test_a_sweep_that_is_run_as_one_job_is_warned_of(overrides: list[str], keys: str | None) -> None:
+    hydra = composed(*overrides, hydra=True).hydra
+    found = warning_of_sweep(unswept(hydra.sweeper.get("params") or {}, hydra.overrides.task))
+    expected = None if keys is None else f"this is one job, without {keys} being swept: add -m for the sweep"
+    assert found == expected
 
 
 def test_options_found_by_a_pattern_are_jobs_of_the_report(tmp_path: Path) -> None:

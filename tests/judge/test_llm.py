@@ -627,6 +627,33 @@ def test_what_cannot_pass_ends_the_run_at_once(serve: Callable[..., FakeServer],
     assert caught.value.__cause__ is None and caught.value.__context__ is None, "their messages may hold the key"
 
 
+def with_choice(**changes: Any) -> dict[str, Any]:
+    whole = completion("x")
+    return whole | {"choices": [whole["choices"][0] | changes]}
+
+
+UNREADABLE = {
+    "half": (200, '{"id": "1", "choices": [{"mess', {"Content-Type": "application/json"}),
+    "empty": (200, "", {"Content-Type": "application/json"}),
+    "no_message": with_choice(message=None),
+    "no_token": with_choice(logprobs={"content": [None]}),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_a_sentence(
+    serve: Callable[..., FakeServer], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpo.model.connection.POLL_S", 0.01)
+    server = serve([UNREADABLE[name]])
+    found = list(open_client(server.url, tmp_path / "once", max_concurrency=1).ask(make_questions(2)))
+    assert len(found) == 2 and len(server.requests) == 3
+    server = serve([UNREADABLE[name]] * 99)
+    with pytest.raises(TpoError, match=r"cannot be read \(.*judge.server.max_retries") as caught:
+        list(open_client(server.url, tmp_path / "ever", max_concurrency=1).ask(make_questions(2)))
+    assert caught.value.__context__ is None and len(str(caught.value).splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from tpo.model.probe import agrees, reach
+from tpo.model.probe import agrees
+from tpo.model.reach import reach
 
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "rope_theta": 1e4}
 SHORT = {"max_position_embeddings": 77}

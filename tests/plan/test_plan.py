@@ -17,13 +17,15 @@ from tpo.config.groups import EngineConfig, ModelConfig, SampleConfig
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.judge.stages import Judging
+from tpo.loop import iterate
 from tpo.model.policy import PolicyRef
 from tpo.pipeline import Pipeline
-from tpo.plan.__main__ import PlanError, compose_jobs, expand, main, make_plan, to_dict
+from tpo.plan.__main__ import PlanError, compose_jobs, expand, main, make_plan
 from tpo.plan.cost import Past, token_budget
+from tpo.plan.estimate import to_dict
 from tpo.plan.stages import PlanStore
-from tpo.plan.tables import format_count, format_duration, notes
-from tpo.run import iterate
+from tpo.plan.tables import notes
+from tpo.results.text_table import format_duration, format_number
 from tpo.sample.stages import sample
 from tpo.store.artifacts import Artifact
 from tpo.store.open import open_store
@@ -440,7 +442,7 @@ def test_durations_for_people(seconds: float | None, text: str) -> None:
     ("number", "text"), [(None, "no estimate"), (999, "999"), (18432, "18.4 k"), (2_500_000, "2.5 M"), (3e9, "3.0 B")]
 )
 def test_counts_for_people(number: float | None, text: str) -> None:
-    assert format_count(number) == text
+    assert format_number(number) == text
 
 
 # --- the command line -------------------------------------------------------------------------------------------

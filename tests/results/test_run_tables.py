@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from tpo.config.streams import WIDTH
 from tpo.results.headline import CHECKED, RESPONSE_TOKENS, SCORE, UNSEEN, WIN_RATE, changes, collapses
 from tpo.results.rate import Rate, format_rate
 from tpo.results.run_tables import (
@@ -21,7 +22,7 @@ from tpo.results.run_tables import (
     second_judge_table,
     types_table,
 )
-from tpo.results.text_table import GAP, WIDTH, TextTable, print_tables, split_columns
+from tpo.results.text_table import GAP, TextTable, print_tables, split_columns
 from tpo.results.tracking.labels import Launch, command
 from tpo.results.tracking.metrics import iteration_metrics
 

@@ -2,8 +2,11 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,20 @@ from tpo.config.schema import Config, register
 from tpo.config.tracking import NoTracking, WandbTracking
 from tpo.results.change import compared_change
 from tpo.results.rate import Rate
-from tpo.results.tracking import Tracker, load_tracker, log_evaluation
-from tpo.results.tracking.labels import MAX_GROUP, MAX_TAG, Labels, Launch, evaluation_labels, run_labels, sweep_name
+from tpo.results.tracking import TRACKED, Tracker, load_tracker, log_evaluation
+from tpo.results.tracking.connect import TrackingError, choose_mode, find_mode, has_wandb_key
+from tpo.results.tracking.labels import (
+    MAX_GROUP,
+    MAX_NAME,
+    MAX_TAG,
+    Labels,
+    Launch,
+    evaluation_labels,
+    run_labels,
+    sweep_name,
+)
 from tpo.results.tracking.lineage import lineage
+from tpo.results.tracking.live import Live
 from tpo.results.tracking.metrics import (
     GAIN_COLUMNS,
     final_metrics,
@@ -27,9 +41,10 @@ from tpo.results.tracking.metrics import (
     iteration_metrics,
     numbers,
 )
-from tpo.results.tracking.wandb_tracker import find_mode, has_wandb_key
 from tpo.results.winrate import corrected_by_category
 from tpo.store.artifacts import Store, finish
+from tpo.store.files import write_json
+from tpo.store.progress import State
 from tpo.store.stage import Stage, Step
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,7 +77,7 @@ ENTRY: dict[str, Any] = {
     "validation_scores": {"1": -1.18, "2": -1.06},
     "artifacts": {"answers": "sample-0", "comparison": "compare-0"},
 }
-LABELS = Labels("run", None, ())
+LABELS = Labels("run", None, (), "a run")
 register()
 
 
@@ -243,7 +258,7 @@ def test_tags_are_what_a_job_chose() -> None:
         overrides=("judge=length", "experiment=x", "pairs.length_penalty=0.2", "+a=1", "artifacts_dir=/x", long),
         is_sweep=True,
     )
-    job_type, group, tags = run_labels(launch, experiment="x")
+    job_type, group, tags, name = run_labels(launch, experiment="x")
     assert (job_type, group) == ("run", "x+a+judge+judge.question+pairs.length_penalty")
     assert tags[:-1] == (
         *("experiment=x", "thought=generic", "judge=length", "model=smollm2_135m"),
@@ -253,7 +268,11 @@ def test_tags_are_what_a_job_chose() -> None:
     other = run_labels(Launch(overrides=(long + "!",)), experiment="x")
     assert other.tags[-1] != tags[-1], "long tags stay distinct"
     evaluation = evaluation_labels(Launch(choices={**launch.choices}, overrides=("policy=runs/a",)))
-    assert evaluation == ("evaluate", None, ("eval=held_out", "judge=length", "policy=runs/a"))
+    assert evaluation == (
+        *("evaluate", None, ("eval=held_out", "judge=length", "policy=runs/a")),
+        "evaluate policy=runs/a",
+    )
+    assert name.startswith("x judge=length pairs.length_penalty=0.2 a=1 judge.question=???") and len(name) <= MAX_NAME
     many = Launch(overrides=tuple(f"{key:0>20}=1" for key in range(9)), is_sweep=True)
     assert len(sweep_name(many, base="x") or "") == MAX_GROUP
 
@@ -295,7 +314,8 @@ def test_jobs_of_a_preset_and_those_repeated_are_one_group(tmp_path: Path) -> No
     jobs = labels_of(tmp_path, "-m", "experiment=ablation_rho_small")
     own = ["experiment=ablation_rho_small", "thought=prefilled", "judge=checked", "model=smollm2_135m"]
     penalties = ["0", "0.1", "0.2", "0.3", "0.4", "0.5"]
-    assert jobs == [["run", "ablation_rho_small", [*own, f"pairs.length_penalty={penalty}"]] for penalty in penalties]
+    swept = [f"pairs.length_penalty={penalty}" for penalty in penalties]
+    assert jobs == [["run", "ablation_rho_small", [*own, item], f"ablation_rho_small {item}"] for item in swept]
     assert labels_of(tmp_path, "-m", "pairs.length_penalty=0.2", "experiment=ablation_rho_small") == [jobs[2]]
 
 
@@ -406,11 +426,111 @@ def test_online_where_there_is_a_key(
 )
 def test_nothing_is_tracked(settings: Any, is_finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS, is_finished=is_finished)
+    if is_finished:
+        write_json(tmp_path / TRACKED, {"mode": "offline"})
+    tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS)
     tracker.log_iteration(ENTRY, {})
     assert type(tracker) is Tracker and tracker.finish({}, []) is None
     log_evaluation(NoTracking(), run_path=tmp_path / "nowhere", config={}, summary={}, labels=LABELS)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [TRACKED] * is_finished
+
+
+@pytest.mark.parametrize(
+    ("tracked", "mode", "is_again"),
+    [("offline", "online", True), ("offline", "offline", False), ("online", "online", False), (None, "offline", True)],
+)
+def test_what_was_tracked_offline_is_sent_by_the_same_command_once_it_can_be(
+    tracked: str | None, mode: str, is_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    class Made(Tracker):
+        why_offline = None
+
+        def __init__(self, *_: Any, mode: str, **__: Any) -> None:
+            made.append(mode)
+
+    monkeypatch.setattr("tpo.results.tracking.wandb_tracker.WandbTracker", Made)
+    monkeypatch.setattr("tpo.results.tracking.load.choose_mode", lambda wanted: (mode, None))
+    if tracked is not None:
+        write_json(tmp_path / TRACKED, {"mode": tracked})
+    load_tracker(WandbTracking(project="p"), run_path=tmp_path, config={}, labels=LABELS)
+    assert made == [mode] * is_again
+
+
+# --- no network -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of something that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["closed", "silent", "no_name"])
+def test_a_key_without_a_network_means_offline_within_seconds(
+    kind: str, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpo.results.tracking.connect.ANSWER_S", 0.3)
+    monkeypatch.setattr("tpo.results.tracking.connect.PATIENCE_S", 0.6)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    url = {"closed": "http://127.0.0.1:9", "silent": silent, "no_name": "http://nowhere.invalid"}[kind]
+    monkeypatch.setenv("WANDB_BASE_URL", url.replace("//", "//user:secret@"))
+    started = time.monotonic()
+    mode, reason = choose_mode("auto")
+    assert mode == "offline" and reason is not None and url in reason and "does not answer" in reason
+    assert time.monotonic() - started < 5 and "secret" not in reason
+    assert choose_mode("offline") == ("offline", None)
+    with pytest.raises(TrackingError, match="tracking.mode=online, but W&B at .* set tracking.mode=offline"):
+        choose_mode("online")
+
+
+# --- while it runs ----------------------------------------------------------------------------------------------
+
+TRAINED = [{"loss": 0.7, "step": 1}, {"loss": 0.6, "step": 2}, {"loss": 0.5, "step": 3}]
+
+
+@pytest.mark.parametrize("num_live", [0, 2, 3])
+def test_each_step_of_training_is_logged_once_whenever_it_comes(num_live: int) -> None:
+    rows: list[dict[str, Any]] = []
+    live = Live(rows.append)
+    for iteration in (1, 2):
+        live.iteration = iteration
+        for _ in range(2):  # the second time as from another attempt, which tells from the start
+            for number, values in enumerate(TRAINED[:num_live], start=1):
+                live.measured(f"train-{iteration}", number, values)
+        live.finished(f"train-{iteration}", TRAINED)
+    assert [(row["train/step"], row["train/iteration"], row["train/loss"]) for row in rows] == [
+        *((1, 1, 0.7), (2, 1, 0.6), (3, 1, 0.5)),
+        *((4, 2, 0.7), (5, 2, 0.6), (6, 2, 0.5)),
+    ]
+
+
+def test_a_run_that_continues_online_logs_what_is_new() -> None:
+    rows: list[dict[str, Any]] = []
+    live = Live(rows.append, num_logged=4)
+    for iteration in (1, 2):
+        live.iteration = iteration
+        live.finished(f"train-{iteration}", TRAINED)
+    assert [row["train/step"] for row in rows] == [5, 6]
+
+
+def test_how_far_a_stage_is_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rows: list[dict[str, Any]] = []
+    live, step = Live(rows.append), Step("sample", 1, {})
+    for seconds, done in ((0, 0), (4, 20), (10, 50), (11, 100)):
+        now[0] = seconds
+        live.progressed(step, State(done, 100, "completion", "", 250.0, 1024.0 if done == 50 else None))
+    assert [values["progress/sample"] for values in rows] == [0.0, 0.5, 1.0]
+    assert rows[1] == {
+        "progress/sample": 0.5,
+        "progress/tokens_per_second": 250.0,
+        "progress/device_memory_mib": 1024.0,
+    }
 
 
 # --- secrets in settings ----------------------------------------------------------------------------------------

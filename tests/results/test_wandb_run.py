@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import logging
+import multiprocessing
 import os
 import re
 import struct
@@ -37,6 +38,7 @@ from tpo.sample.completions import summarize
 from tpo.sample.stages import PREFLIGHT, SAMPLE
 from tpo.store.artifacts import open_artifact
 from tpo.store.job import Job, Metrics
+from tpo.store.progress import Progress
 from tpo.store.records import Comparison, Completion, Prompt, write_records
 from tpo.store.seeds import derive_seed
 from tpo.train.stages import TRAIN
@@ -274,7 +276,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 def test_jobs_of_a_sweep_are_runs_of_a_group(sweep: Sweep) -> None:
     for job, penalty in zip(sweep.jobs, (0, 0.4), strict=True):
         run, config = job.run, values(job.run.config.update)
-        assert (run.run_id, run.display_name, run.project) == (job.path.name, job.path.name, "tpo")
+        assert (run.run_id, run.project) == (job.path.name, "tpo")
+        assert run.display_name == f"smoke pairs.length_penalty={penalty}"
         assert (run.run_group, run.job_type) == ("smoke+pairs.length_penalty", "run")
         assert list(run.tags) == [
             *("experiment=smoke", "thought=generic", "judge=length", "model=smollm2_135m"),
@@ -289,6 +292,48 @@ def test_jobs_of_a_sweep_are_runs_of_a_group(sweep: Sweep) -> None:
             "run_id": job.path.name,
             "url": None,
         }
+
+
+@pytest.mark.parametrize("reader", ["here", "elsewhere"])
+def test_the_first_steps_are_there_while_training_is_at_half(
+    reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that the process of the run computes, and those that another process computes and this one hears of."""
+    read: list[dict[str, Any]] = []
+
+    def half_way(job: Job) -> Metrics:
+        [file] = (tmp_path / "runs").glob("live-*/wandb/offline-run-*/run-*.wandb")
+        with Progress(job.path, total=4, unit="step") as progress:
+            for number in (1, 2):
+                progress.measured(number, {"loss": 0.75 - number / 10, "step": number})
+                progress.advance()
+            deadline = time.monotonic() + 60
+            while len(read) < 2 and time.monotonic() < deadline:
+                time.sleep(0.2)
+                rows = [values(record.history.item) for record in read_records(file) if record.HasField("history")]
+                read[:] = [row for row in rows if "train/loss" in row]
+        return train_stage(job)
+
+    def in_a_child(job: Job) -> Metrics:
+        child = multiprocessing.get_context("fork").Process(target=half_way, args=(job,))
+        child.start()
+        [file] = (tmp_path / "runs").glob("live-*/wandb/offline-run-*/run-*.wandb")
+        child.join(90)
+        rows = [values(record.history.item) for record in read_records(file) if record.HasField("history")]
+        read[:] = [row for row in rows if "train/loss" in row]
+        return {"num_pairs": 1, "num_steps": 2, "first_loss": 0.75, "last": {"loss": 0.5}}
+
+    replace_slow(monkeypatch, {TRAIN.work: half_way if reader == "here" else in_a_child})
+    more = ("tracking.name=mine", "tracking.tags=[a,b]", "tracking.notes=why", "num_iterations=1")
+    path = run_tpo(composed(tmp_path, "config", *SMALL, *more), experiment="live")
+    assert [(row["train/step"], row["train/iteration"], row["train/loss"]) for row in read[:2]] == [
+        (1, 1, 0.65),
+        (2, 1, 0.55),
+    ]
+    written = read_back(path)
+    assert (written.run.display_name, written.run.notes, list(written.run.tags)[-2:]) == ("mine", "why", ["a", "b"])
+    assert len([row for row in written.history if "train/loss" in row]) == 2, "each once"
+    assert any(row.get("progress/train") == 0.5 for row in written.history)
 
 
 def test_metrics_of_every_iteration_and_training_step(sweep: Sweep) -> None:

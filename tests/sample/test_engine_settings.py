@@ -11,7 +11,7 @@ from tpo.config.fields import how, identity
 from tpo.config.groups import EngineConfig
 from tpo.config.kinds import kinds, load_settings
 from tpo.model.conventions import Conventions
-from tpo.plan.__main__ import plan_job
+from tpo.plan.stages import plan_job
 from tpo.sample.decoding import switch_to_response
 from tpo.store.artifacts import Artifact
 from tpo.store.digests import digests

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import json
 import os
 import random
 import signal
@@ -16,12 +17,12 @@ from types import FrameType
 from typing import Any
 
 import pytest
-import tqdm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tpo.store.files
 import tpo.store.rows
+from tpo.store.progress import PROGRESS
 from tpo.store.records import Key, Prompt, read_records
 from tpo.store.rows import grow_rows
 
@@ -58,7 +59,7 @@ class Compute:
 def grow(path: Path, compute: Callable[[Sequence[Key]], Iterable[Prompt]], keys: Sequence[Key] = KEYS) -> bytes:
     path.mkdir(exist_ok=True)
     grow_rows(path, Prompt, keys=keys, compute=compute, unit="prompt")
-    assert [file.name for file in path.iterdir()] == ["rows.jsonl"]
+    assert {file.name for file in path.iterdir()} <= {"rows.jsonl", PROGRESS}
     return (path / "rows.jsonl").read_bytes()
 
 
@@ -69,23 +70,8 @@ def undisturbed() -> bytes:
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of interrupted runs need neither reach the platter nor be shown."""
+    """Hundreds of interrupted runs need not reach the platter."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
-    monkeypatch.setattr(tqdm, "tqdm", lambda **_: contextlib.nullcontext(Shown()))
-
-
-class Shown:
-    """A fake progress bar."""
-
-    def __init__(self, **given: Any) -> None:
-        self.given, self.count, self.postfixes = given, given.get("initial", 0), list[str]()
-
-    def update(self) -> None:
-        self.count += 1
-
-    def set_postfix_str(self, text: str, *, refresh: bool) -> None:
-        assert not refresh, "a terminal is not written to for every row"
-        self.postfixes.append(text)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -218,15 +204,9 @@ def test_progress_counts_what_is_saved_and_tells_tokens_a_second(
 ) -> None:
     with pytest.raises(Killed):
         grow(tmp_path, Compute(num_rows=2))
-    shown: list[Shown] = []
-
-    def bar(**given: Any) -> Any:
-        shown.append(Shown(**given))
-        return contextlib.nullcontext(shown[-1])
-
+    (tmp_path / PROGRESS).unlink(missing_ok=True)
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(tqdm, "tqdm", bar)
 
     def compute(keys: Sequence[Key]) -> Iterator[Prompt]:
         for key in keys:
@@ -234,9 +214,9 @@ def test_progress_counts_what_is_saved_and_tells_tokens_a_second(
             yield row_of(key)
 
     grow_rows(tmp_path, Prompt, keys=KEYS, compute=compute, unit="prompt", count_tokens=lambda row: 600)
-    [progress] = shown
-    assert progress.given == {"total": 7, "initial": 2, "desc": tmp_path.name, "unit": "prompt"}
-    assert progress.count == 7 and progress.postfixes[-1] == "1,200 tokens/s"
+    states = [json.loads(line)["state"] for line in (tmp_path / PROGRESS).read_text().splitlines()]
+    assert (states[0]["done"], states[0]["total"], states[0]["unit"]) == (2, 7, "prompt")
+    assert (states[-1]["done"], states[-1]["tokens_per_second"]) == (7, 1200.0)
 
 
 def test_memory_holds_no_rows(tmp_path: Path) -> None:

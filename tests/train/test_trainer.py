@@ -18,6 +18,7 @@ import tpo.train.trainer
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.model.prepare import save_quantized
+from tpo.store.progress import PROGRESS
 from tpo.store.records import Pair
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import sequence_logps
@@ -143,6 +144,32 @@ def trained(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def moved_adapter(trained: Path) -> Path:
     """An adapter that differs clearly from the seed model."""
     return trained / "epoch-2"
+
+
+# What is told while it trains
+
+
+def test_steps_are_told_as_they_are_written(trained: Path) -> None:
+    reports = [json.loads(line) for line in (trained / PROGRESS).read_text().splitlines()]
+    history = read_history(trained)
+    measured = [report["measured"] for report in reports if "measured" in report]
+    assert [number for number, _ in measured] == list(range(1, len(history) + 1))
+    assert [values for _, values in measured] == history
+    last = [report["state"] for report in reports if "state" in report][-1]
+    assert (last["done"], last["total"], last["unit"]) == (len(history), len(history), "step")
+    assert last["kept"] == f"{SETTINGS.num_epochs} of {SETTINGS.num_epochs} epochs"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({"nll_weight": 1e38}, "(loss|grad_norm) is (inf|nan)"), ({"learning_rate": 1e38}, "")]
+)
+def test_training_that_diverges_ends_at_that_step_with_a_sentence(
+    tiny_model: Path, tmp_path: Path, change: dict[str, float], said: str
+) -> None:
+    for _ in range(2):  # and on every repetition
+        with pytest.raises(TrainingError, match=f"training diverged: at step \\d+ of \\d+ .*{said}.*train.nll_weight"):
+            run_train(tmp_path / "diverged", policy_of(tiny_model), settings(**change))
+    assert not list((tmp_path / "diverged").glob("epoch-*"))
 
 
 # What is trained on

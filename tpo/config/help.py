@@ -4,6 +4,7 @@ Hydra's own help copies everything it has loaded once for each group, which take
 """
 
 import dataclasses
+import importlib.util
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -103,6 +104,17 @@ def _first_sentence(path: Path) -> str:
     return text if found is None else found.group()
 
 
+#: Which package of `hydra_plugins` an option of conf/hydra/ needs.
+PLUGINS = {
+    "hydra/launcher=processes": "hydra_joblib_launcher",
+    "hydra/launcher=gpus": "hydra_joblib_launcher",
+    "hydra/launcher=slurm": "hydra_submitit_launcher",
+    "hydra/launcher=local_array": "hydra_submitit_launcher",
+    "hydra/launcher=ray_local": "hydra_ray_launcher",
+    "hydra/sweeper=tpe": "hydra_optuna_sweeper",
+}
+
+
 def meant(entry: type[Entry], overrides: Iterable[str]) -> list[str]:
     """Return, for each override of a key that no config has, what may be meant, as a sentence.
 
@@ -111,6 +123,11 @@ def meant(entry: type[Entry], overrides: Iterable[str]) -> list[str]:
     known = sorted({*_keys(entry), *_groups([CONF])})
     found = []
     for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if (plugin := PLUGINS.get(f"{key}={value}")) and not _is_importable(f"hydra_plugins.{plugin}"):
+            found.append(
+                f"{key}={value} needs {plugin.replace('_', '-')}, which is not installed: `make setup-launchers`"
+            )
         key = override.lstrip("~").partition("=")[0].partition("@")[0]
         if key in known or key.startswith(("hydra", "+")):
             continue
@@ -119,6 +136,13 @@ def meant(entry: type[Entry], overrides: Iterable[str]) -> list[str]:
         guess = near(last, siblings, prefix=group + dot) if siblings else near(key, known)
         found += [f"{key}: there is no such key{guess}"] if guess else []
     return found
+
+
+def _is_importable(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the package that holds it
+        return False
 
 
 def _keys(kind: type[Any], prefix: str = "") -> set[str]:

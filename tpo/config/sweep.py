@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +31,8 @@ from tpo.config.build import to_config
 from tpo.config.check import check_search, check_secrets
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, flatten
-from tpo.store.files import content_hash, write_json
+from tpo.store.errors import TpoError
+from tpo.store.files import content_hash, write_json, writing_to
 
 log = logging.getLogger(__name__)
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -73,15 +74,15 @@ class SearchCheck(Callback):
 
 
 class SweepReport(Callback):
-    """Reports at the end of a sweep which jobs failed and why. Outside of sweeps it only warns."""
+    """Reports at the end of a sweep which jobs failed and why."""
 
     def __init__(self) -> None:
         self._ends: Path | None = None  # a file for each job that ended
         self._planned: list[list[str]] = []
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Warn where a sweep was meant: outside of sweeps, Hydra says nothing of `hydra.sweeper.params`."""
-        warn_of_params(config)
+        """Make the folder of the log, for which Hydra would show a traceback where it cannot be made."""
+        _make(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the sweep's folder, and see to a report however the sweep ends.
@@ -97,7 +98,7 @@ class SweepReport(Callback):
         hydra, task = ([str(item) for item in config.hydra.overrides[name]] for name in ("hydra", "task"))
         identity = content_hash({"jobs": self._planned, "hydra": hydra, "task": task})
         folder = (Path(config.hydra.sweep.dir) / f"sweep-{identity}").absolute()  # workers may be elsewhere
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         self._ends = Path(tempfile.mkdtemp(prefix="ends-", dir=folder))
         # For Hydra and the launcher, then for the jobs, which are composed anew from the overrides.
         config.hydra.sweep.dir = str(folder)
@@ -143,6 +144,14 @@ class SweepReport(Callback):
         if found:
             print(summary(found), file=sys.stderr)
         return found
+
+
+def _make(folder: Path) -> None:
+    try:
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    except TpoError as error:
+        sys.exit(f"error: {error} (runs_dir)")  # of a callback's errors Hydra only warns
 
 
 def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) -> list[list[str]]:
@@ -200,16 +209,20 @@ def _params(config: DictConfig) -> list[str]:
     return [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
 
 
-def warn_of_params(config: DictConfig) -> None:
-    """Warn that what a preset sweeps is not swept without `-m`, but for keys that the command line has a value for.
+def unswept(params: Iterable[str], overrides: Iterable[str]) -> list[str]:
+    """Return what a job without `-m` does not sweep, though a preset would: of this Hydra says nothing.
 
     Args:
-        config: As composed for a single run, with its node `hydra`.
+        params: Keys that the preset sweeps.
+        overrides: Of the job; a key that one gives a value is not meant to be swept.
     """
-    given = {str(override).partition("=")[0].lstrip("+") for override in config.hydra.overrides.task}
-    params = [key for key in config.hydra.sweeper.get("params") or {} if key not in given]
-    if params:
-        log.warning("one job, without %s being swept: add -m for the sweep", ", ".join(params))
+    given = {override.partition("=")[0].lstrip("+") for override in overrides}
+    return [key for key in params if key not in given]
+
+
+def warning_of_sweep(keys: Sequence[str]) -> str | None:
+    """Return what to say of keys that are not swept, None where there are none."""
+    return f"this is one job, without {', '.join(keys)} being swept: add -m for the sweep" if keys else None
 
 
 def summary(jobs: Sequence[SweepJob]) -> str:

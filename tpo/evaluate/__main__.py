@@ -39,14 +39,19 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     from tpo.results.figures import write_evaluation_figures
     from tpo.results.folder import own_folder
     from tpo.results.run_tables import evaluation_table
+    from tpo.results.terminal import Terminal
     from tpo.results.text_table import print_tables
     from tpo.results.tracking import log_evaluation
     from tpo.store.open import open_store
 
     assert isinstance(config.eval, EvaluationConfig)
-    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
+    launch, plain, root = launch or Launch(), asdict(config), Path(config.artifacts_dir)
+    with (
+        Terminal(is_short=launch.is_sweep) as terminal,
+        open_store(root, isolate=config.isolate_stages, listeners=[terminal]) as store,
+    ):
+        terminal.rows(header(config, launch))
         steps = Evaluation(config, store)
-        plain = asdict(config)
         with own_folder(f"evaluate-{config.eval.kind}", plain) as path:
             found = config.eval.measure(steps, path)
             summary = {
@@ -62,9 +67,21 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
                 write_json(path / "summary.json", summary)
                 write_evaluation_figures(summary, path / "figures")
             print_tables(evaluation_table(summary))
-            labels = evaluation_labels(launch or Launch())
+            labels = evaluation_labels(launch)
             log_evaluation(config.tracking, run_path=path, config=plain, summary=summary, labels=labels)
     return path
+
+
+def header(config: EvaluateConfig, launch: Launch) -> dict[str, str | None]:
+    """Return what is said of an evaluation before it begins, by the name of the line."""
+    return {
+        "evaluation": config.eval.kind,
+        "policy": config.policy,
+        "baseline": config.baseline,
+        "model": config.model.name,
+        "judge": config.judge.kind if config.eval.asks_judge else None,
+        "log": launch.log,
+    }
 
 
 def work(config: EvaluateConfig, hydra: Any) -> Outcome:

@@ -142,6 +142,7 @@ class Evaluation:
                 prompts,
                 forms=forms if policy.form in forms else [*forms, policy.form],
                 settings=replace(policy.sampling, **budgets),
+                engine=self.config.engine,
                 judge=judge,
                 leaves_out=leaves_out,
             )

@@ -38,6 +38,10 @@ class Purpose(NamedTuple):
     promise: str  # what running the same command again will not do: "nothing is asked twice"
 
 
+class UnreadableError(Exception):
+    """An answer of which nothing can be read: half of it, or without its parts. Another attempt may get a whole one."""
+
+
 class Connection:
     """Sends requests to one server, each until it is answered or has failed permanently."""
 
@@ -71,13 +75,23 @@ class Connection:
         num_failures = 0  # of this request, while the server answered others
         while True:
             started = time.monotonic()
+            unreadable = ""
             try:
                 result = await send()  # with the client's own repetitions
+            except UnreadableError as error:
+                unreadable = str(error)
             except openai.APIError as error:
                 failure = error
             else:
                 self._heard()
                 return result
+            if unreadable:
+                self._heard()
+                num_failures += 1
+                if num_failures > self.settings["max_retries"]:
+                    raise self._unreadable(unreadable)
+                await asyncio.sleep(POLL_S)
+                continue
             if not self._is_away(failure):
                 self._heard()
                 raise self._explained(failure)
@@ -141,6 +155,14 @@ class Connection:
                 allowed = f"{purpose.group}.max_retries={self.settings['max_retries']}"
                 advice = f"one {purpose.unit} failed as often as {allowed} allows, at last with: {reason}"
         return TpoError(f"{self.url}: {advice}. {self._progress()}: run the same command again, {purpose.promise}")
+
+    def _unreadable(self, failure: str) -> TpoError:
+        purpose, allowed = self.purpose, self.settings["max_retries"]
+        return TpoError(
+            f"{self.url}: the answer to one {purpose.unit} cannot be read ({self.shown(failure)}), as often as "
+            f"{purpose.group}.max_retries={allowed} allows. {self._progress()}: see to the server and run the same "
+            f"command again, {purpose.promise}"
+        )
 
     def reason(self, failure: Any) -> str:
         """Return the message of an `openai.APIError`, fit to be shown (see `shown`)."""

@@ -6,7 +6,7 @@ else.
 """
 
 from textwrap import shorten
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,6 @@ from torch import Tensor, nn
 # Of a position's values, relative to their norm. In 16 bits kernels differ in rounding by a hundredth of the norm, and
 # an occasional position by much more, where a layer amplifies a small difference; so there the median counts.
 TOLERANCE, TOLERANCE_16_BITS = 0.01, 0.05
-# Keys that confine attention to so many tokens.
-REACHES = (
-    "sliding_window",
-    "attention_chunk_size",
-    "window_size",
-    "attention_window_size",
-    "local_attention",
-    "keep_window_size",
-    "index_topk",
-)
 
 
 def probe_ids(model: Any, count: int) -> list[int]:
@@ -59,26 +49,3 @@ def has_convolutions(decoder: Any) -> bool:
 def why(error: Exception) -> str:
     """Return an error of another library in a few words."""
     return f"{type(error).__name__}: {shorten(str(error), 100, placeholder=' ...')}"
-
-
-class Reach(NamedTuple):
-    """Up to how many tokens all of a sequence see one another, and the key of the configuration that says so."""
-
-    tokens: int
-    name: str
-
-
-def reach(config: Any) -> Reach | None:
-    """Return the first limit beyond which a model computes otherwise, None where there is none."""
-    text = config.get_text_config()
-    found = [
-        Reach(size, name)
-        for name in REACHES
-        if isinstance(size := getattr(text, name, None), int)
-        and not (name == "sliding_window" and not getattr(text, "use_sliding_window", True))
-    ]
-    # Rotary embeddings that are rescaled once the longest sequence of a batch is longer.
-    rope = getattr(text, "rope_parameters", None) or {}
-    if rope.get("rope_type") in ("longrope", "dynamic"):
-        found.append(Reach(rope.get("original_max_position_embeddings") or text.max_position_embeddings, "rope_type"))
-    return min(found, default=None)

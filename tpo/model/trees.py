@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from tpo.model.probe import agrees, has_convolutions, probe_ids, reach
+from tpo.model.probe import agrees, has_convolutions, probe_ids
+from tpo.model.reach import reach
 
 ATTENTION = "tpo_trees"
 

@@ -8,9 +8,7 @@ Runs nothing, loads no model, and writes only the file of `--json FILE`.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -22,9 +20,10 @@ from tpo.config.check import check
 from tpo.config.compose import check_choices, compose_config, composing
 from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Config
-from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
-from tpo.plan.cost import Estimate, Past, token_budget
-from tpo.plan.stages import PlannedRun, PlannedStep, distinct_steps, plan_job, stage_kind
+from tpo.config.streams import warn
+from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, unswept, warning_of_sweep
+from tpo.plan.estimate import Plan, estimate, to_dict
+from tpo.plan.stages import plan_job
 from tpo.plan.tables import print_plan
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
@@ -46,17 +45,6 @@ class PlanError(TpoError):
     """A sweep that cannot be planned; names the job."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The stages of all jobs with what they cost; `budgets` and `estimates` are by stage id."""
-
-    jobs: tuple[PlannedRun, ...]
-    stages: dict[str, PlannedStep]
-    budgets: dict[str, int]
-    estimates: dict[str, Estimate]
-    devices: tuple[str, ...]  # that the estimates come from
-
-
 def expand(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None = None) -> list[list[str]]:
     """Return the overrides of every job that `python -m tpo.run` would start with these.
 
@@ -74,7 +62,9 @@ def expand(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | None 
         )
         settings = composed.hydra
         if not is_sweep and settings.mode != RunMode.MULTIRUN:
-            warn_of_params(composed)
+            swept = [str(key) for key in settings.sweeper.get("params") or {}]
+            if said := warning_of_sweep(unswept(swept, overrides)):
+                warn(said)
             return [list(overrides)]
         target = settings.sweeper._target_
         if target != BASIC_SWEEPER:
@@ -123,18 +113,7 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | No
             jobs.append(plan_job(config, overrides=job))
         except TpoError as error:
             raise _in_job(job, error) from error
-    stages = distinct_steps(jobs)
-    asked = {name: stage.artifact.manifest for name, stage in stages.items()}
-    budgets = {name: token_budget(request) for name, request in asked.items()}
-    past = Past(Path(roots[0]), [stage_kind(stage.artifact) for stage in stages.values()])
-    missing = {name: asked[name] for name, stage in stages.items() if not stage.is_there}
-    return Plan(
-        jobs=tuple(jobs),
-        stages=stages,
-        budgets=budgets,
-        estimates={name: past.expect(request, budget=budgets[name]) for name, request in missing.items()},
-        devices=tuple(past.devices(list(missing.values()))),
-    )
+    return estimate(jobs, Path(roots[0]))
 
 
 def _in_job(overrides: Sequence[str], error: Exception) -> PlanError:
@@ -145,64 +124,6 @@ def _explain(error: Exception) -> str:
     """Return Hydra's message, which names the override, with that of its cause, which says what is wrong with it."""
     why = str(error.__cause__).splitlines()[0] if isinstance(error, HydraException) and error.__cause__ else ""
     return f"{error}: {why}" if why and why not in str(error) else str(error)
-
-
-def to_dict(plan: Plan) -> dict[str, Any]:
-    """Return the plan in plain JSON types; null stands for unknown values."""
-    kinds = list(dict.fromkeys(stage_kind(stage.artifact) for stage in plan.stages.values()))
-    return {
-        "jobs": [
-            {"overrides": list(job.overrides), "stages": [artifact.artifact_id for artifact in job.stages]}
-            for job in plan.jobs
-        ],
-        "stages": [_describe(plan, name) for name in plan.stages],
-        "kinds": [_sum_up(plan, kind) for kind in kinds],
-        "total": _sum_up(plan, None),
-        "devices": list(plan.devices),
-    }
-
-
-def _describe(plan: Plan, name: str) -> dict[str, Any]:
-    stage = plan.stages[name]
-    expected = plan.estimates.get(name, Estimate(None, None, 0))
-    return {
-        "artifact_id": name,
-        "stage": stage_kind(stage.artifact),
-        "jobs": list(stage.jobs),
-        "is_there": stage.is_there,
-        "depends_on_selection": stage.is_open,
-        "token_budget": plan.budgets[name],
-        "expected_tokens": expected.tokens,
-        "expected_seconds": expected.seconds,
-        "num_past": expected.num_past,
-    }
-
-
-def _sum_up(plan: Plan, kind: str | None) -> dict[str, Any]:
-    """Return counts of one kind of stage, or of all; costs are those of the stages to compute."""
-    rows = [_describe(plan, name) for name in plan.stages]
-    rows = [row for row in rows if kind in (None, row["stage"])]
-    missing = [row for row in rows if not row["is_there"]]
-    costly = [row for row in missing if row["token_budget"]]
-    return {
-        "stage": kind,
-        "num_asked": sum(len(row["jobs"]) for row in rows),
-        "num_distinct": len(rows),
-        "num_there": len(rows) - len(missing),
-        "num_missing": len(missing),
-        "num_shared": sum(len(row["jobs"]) > 1 for row in rows),
-        "token_budget": sum(row["token_budget"] for row in missing),
-        "expected_tokens": _total([row["expected_tokens"] for row in costly]),
-        "expected_seconds": _total([row["expected_seconds"] for row in missing]),
-        "num_without_tokens": sum(row["expected_tokens"] is None for row in costly),
-        "num_without_estimate": sum(row["expected_seconds"] is None for row in missing),
-    }
-
-
-def _total(values: Sequence[float | None]) -> float | None:
-    """Return the sum of the known values; None if there are values but all are unknown."""
-    known = [value for value in values if value is not None]
-    return sum(known) if known or not values else None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

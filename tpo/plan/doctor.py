@@ -26,7 +26,7 @@ from tpo.plan.hours import NOTHING, START_S, Clock, Range
 from tpo.plan.machine import Check, machine_checks, num_cards
 from tpo.plan.needs import Need, memory_needs
 from tpo.plan.stages import PlannedArtifact, plan_job
-from tpo.plan.tables import format_count
+from tpo.results.text_table import format_number
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
@@ -145,7 +145,7 @@ def print_findings(found: dict[str, Any]) -> None:
         show(f"memory of {card['name']}, {card['memory']:.1f} GiB", ["stage", "part", "GiB", ""], rows, right=[2])
     rows = []
     for cost in found["stages"]:
-        tokens = format_count(cost["tokens"]) if cost["tokens"] else "-"
+        tokens = format_number(cost["tokens"]) if cost["tokens"] else "-"
         rows.append([cost["stage"], str(cost["count"]), tokens, _span(cost["seconds"])])
     title = "to compute" + (f", on {found['num_cards']} x {card['name']}" if card else "")
     show(title, ["stage", "number", "tokens at most", "time"], rows, right=[1, 2, 3])

@@ -12,9 +12,9 @@ from typing import NamedTuple, TypeVar
 
 from tpo.config.schema import Config
 from tpo.judge.select import Selection, only_epoch
+from tpo.loop import iterate
 from tpo.model.policy import PolicyRef
 from tpo.pipeline import Pipeline
-from tpo.run import iterate
 from tpo.store.artifacts import MANIFEST, Artifact, Store, read_manifest
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Record

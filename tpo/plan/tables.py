@@ -1,7 +1,9 @@
 """A plan as tables and sentences for the terminal; reads what `tpo.plan.to_dict` returns."""
 
-import sys
 from typing import TYPE_CHECKING, Any
+
+from tpo.config.streams import console
+from tpo.results.text_table import format_duration, format_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -9,16 +11,14 @@ if TYPE_CHECKING:
 
 def print_plan(summary: dict[str, Any], *, with_stages: bool) -> None:
     """Print the plan; with `with_stages` every stage of it first."""
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    out = console(width=120)
     if with_stages:
         for position, job in enumerate(summary["jobs"], start=1):
-            console.print(f"job {position}: {' '.join(job['overrides'])}", markup=False)
-        console.print(stages_table(summary))
-    console.print(plan_table(summary))
+            out.print(f"job {position}: {' '.join(job['overrides'])}")
+        out.print(stages_table(summary))
+    out.print(plan_table(summary))
     for line in notes(summary):
-        console.print(line, markup=False)
+        out.print(line)
 
 
 def plan_table(summary: dict[str, Any]) -> "Table":
@@ -34,8 +34,8 @@ def plan_table(summary: dict[str, Any]) -> "Table":
         if row["stage"] is None:
             table.add_section()
         counts = [str(row[f"num_{name}"]) for name in ("asked", "distinct", "there", "missing", "shared")]
-        budget = format_count(row["token_budget"]) if row["token_budget"] else "-"
-        expected = format_count(row["expected_tokens"]) if row["token_budget"] else "-"
+        budget = format_number(row["token_budget"]) if row["token_budget"] else "-"
+        expected = format_number(row["expected_tokens"]) if row["token_budget"] else "-"
         time = format_duration(row["expected_seconds"]) if row["num_missing"] else "-"
         if row["num_without_tokens"] and row["expected_tokens"] is not None:
             expected = f"> {expected}"
@@ -56,7 +56,7 @@ def stages_table(summary: dict[str, Any]) -> "Table":
     for row in summary["stages"]:
         name = f"{row['stage']}-(epoch open)" if row["depends_on_selection"] else row["artifact_id"]
         state = "there" if row["is_there"] else "to compute"
-        tokens = format_count(row["token_budget"]) if row["token_budget"] else "-"
+        tokens = format_number(row["token_budget"]) if row["token_budget"] else "-"
         time = "-" if row["is_there"] else format_duration(row["expected_seconds"])
         table.add_row(name, state, " ".join(str(job + 1) for job in row["jobs"]), tokens, time)
     return table
@@ -79,24 +79,20 @@ def notes(summary: dict[str, Any]) -> list[str]:
     return lines
 
 
-def format_count(count: float | None) -> str:
-    """Return a number of tokens for people, such as "18.4 k", or "no estimate"."""
-    if count is None:
-        return "no estimate"
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f}"
+def forecast(total: dict[str, Any]) -> str:
+    """Return in one line how many stages are there, how many are to be computed, and how long that takes.
 
-
-def format_duration(seconds: float | None) -> str:
-    """Return a time for people, such as "12.0 min", or "no estimate"."""
-    if seconds is None:
-        return "no estimate"
-    for unit, size, least in (("days", 86400, 2 * 86400), ("h", 3600, 5400), ("min", 60, 90)):
-        if seconds >= least:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
+    Args:
+        total: Of `tpo.plan.estimate.total`.
+    """
+    missing, unknown = total["num_missing"], total["num_without_estimate"]
+    text = f"{total['num_there']} there, {missing} to compute"
+    if not missing:
+        return text
+    if unknown == missing:
+        return f"{text}; no estimate, since none like them has been run"
+    known = f"about {format_duration(total['expected_seconds'])} as past stages took"
+    return f"{text}, {known}" + (f", and {_count(unknown, 'stage')} like none before" if unknown else "")
 
 
 def _count(number: int, noun: str) -> str:

@@ -12,7 +12,7 @@ from tpo.judge.select import Selection
 from tpo.results import change
 from tpo.results.checked import checked_change
 from tpo.results.folder import own_folder
-from tpo.results.rate import Rate, format_rate
+from tpo.results.headline import changes
 from tpo.results.read import FinishedRun
 from tpo.results.run_tables import run_tables
 from tpo.results.text_table import print_tables
@@ -50,7 +50,6 @@ class Run:
                 run_path=self.path,
                 config=self._plain,
                 labels=run_labels(self._launch, experiment=experiment),
-                is_finished=(self.path / TRACKED).exists(),
             )
             self._lock = stack.pop_all()
 
@@ -132,11 +131,14 @@ class Run:
         if null_control is not None:
             rows, confidence = list(null_control.rows(Comparison)), self.config.eval.confidence
             self.null_control = change.null_control(rows, confidence=confidence, seed=self._seed("null"))
-        rate = format_rate(Rate.from_dict(entry["win_rate"]))
-        log.info("iteration %d: win rate %s, %d pairs", iteration, rate, entry["num_pairs"])
+        log.info("iteration %d: %s", iteration, self.told())
         if collapse is not None:
             ends = ", so the run ends here; on_collapse=continue goes on" if self.config.on_collapse == "stop" else ""
             log.warning("iteration %d: %s%s", iteration, collapse, ends)
+
+    def told(self) -> str:
+        """Return the last iteration in a line: what has changed since the untrained policy, first of all."""
+        return next(change.sentence() for change in changes({"iterations": self.iterations}))
 
     def _change(self, iteration: int, comparison: Artifact, checked: Artifact | None) -> dict[str, Any] | None:
         """Return what changed since the untrained policy; None at iteration 0, whose rows are kept."""

@@ -1,12 +1,12 @@
 """Tables as text: in the terminal and in Markdown."""
 
-import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from tpo.config.streams import console, printable
+
 #: Cells of columns of numbers that are no numbers.
 WORDS = ("", "-", "unscored", "reference")
-WIDTH = 100  # characters, where the output is not a terminal
 GAP = 2  # characters between columns
 
 
@@ -60,26 +60,46 @@ def split_columns(table: TextTable, width: int) -> list[TextTable]:
 
 
 def print_tables(*tables: TextTable) -> None:
-    """Print tables, columns of numbers aligned at the right, as wide as the terminal or `WIDTH` characters.
+    """Print tables to standard output, columns of numbers aligned at the right.
 
-    One that is wider is printed in parts (`split_columns`); only a cell that is too wide by itself is broken.
+    One that is wider than the console is printed in parts (`split_columns`); only a cell that is too wide by itself is
+    broken.
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    for part in [part for table in tables for part in split_columns(table, console.width)]:
+    out = console("stdout")
+    for part in [part for table in tables for part in split_columns(table, out.width)]:
         if part.title:  # printed by itself, as rich would break it at the table's width
-            console.print(Text(part.title, style="bold"))
+            out.print(Text(printable(part.title), style="bold"))
         lines = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for place, name in enumerate(part.names):
             is_number = all(row[place] in WORDS or not row[place][:1].isalpha() for row in part.rows)
-            lines.add_column(Text(name), justify="right" if is_number else "left", overflow="fold")
+            lines.add_column(Text(printable(name)), justify="right" if is_number else "left", overflow="fold")
         for row in part.rows:
-            lines.add_row(*(Text(cell) for cell in row))
-        console.print(lines)
+            lines.add_row(*(Text(printable(cell)) for cell in row))
+        out.print(lines)
         for note in part.notes:
-            console.print(Text(note))
-        console.print()
+            out.print(Text(printable(note)))
+        out.print()
+
+
+def format_number(count: float | None) -> str:
+    """Return a number of tokens for people, such as "18.4 k", or "no estimate"."""
+    if count is None:
+        return "no estimate"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f}"
+
+
+def format_duration(seconds: float | None) -> str:
+    """Return a time for people, such as "12.0 min", or "no estimate"."""
+    if seconds is None:
+        return "no estimate"
+    for unit, size, least in (("days", 86400, 2 * 86400), ("h", 3600, 5400), ("min", 60, 90)):
+        if seconds >= least:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

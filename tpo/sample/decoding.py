@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from tpo.config.groups import EngineConfig
 from tpo.model.chat import Chat
@@ -84,7 +84,13 @@ class Engine(Protocol):
 
 @dataclass
 class EngineSettings(EngineConfig):
-    """Settings of an engine; each kind has a module or a package in `tpo/sample/engines`."""
+    """Settings of an engine; each kind has a module or a package in `tpo/sample/engines`.
+
+    Attributes:
+        has_windows: Whether it computes attention that reaches back over fewer tokens than there are.
+    """
+
+    has_windows: ClassVar[bool] = True
 
     def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
         """Return the engine.

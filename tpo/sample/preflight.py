@@ -15,6 +15,7 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import ask, ask_directly
 from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
+from tpo.model.reach import read_reach
 from tpo.model.template_probe import check_arguments
 from tpo.sample.completions import plan_decoding
 from tpo.sample.prompts import PromptError, too_long_text
@@ -55,7 +56,8 @@ def check_lengths(
     """Return the longest prompt and completion that a run may ask for, in tokens, and which instructions are too long.
 
     Returns:
-        `num_prompts`, `longest` of those that fit and, where some do not, `too_long`: their ids and tokens.
+        `num_prompts`, `longest` of those that fit, how far the model reaches back (`reach`) and, where some do not fit,
+        `too_long`: ids and tokens.
 
     Raises:
         PromptError: If more than `MAX_LEFT_OUT` of a split exceed the model's context.
@@ -84,7 +86,9 @@ def check_lengths(
     too_long = {name: length for name, length in needed.items() if length > policy.max_model_len}
     _require_few(prompts, too_long, max_model_len=policy.max_model_len)
     longest = max((length for name, length in needed.items() if name not in too_long), default=0)
-    return {"num_prompts": len(prompts), "longest": longest, **({"too_long": too_long} if too_long else {})}
+    limit = read_reach(policy.model_path, revision=policy.revision)
+    found = {"num_prompts": len(prompts), "longest": longest, "reach": None if limit is None else limit._asdict()}
+    return {**found, **({"too_long": too_long} if too_long else {})}
 
 
 def _require_few(prompts: Sequence[Prompt], too_long: Mapping[str, int], *, max_model_len: int) -> None:

@@ -8,6 +8,8 @@ from tpo.config.fields import file_digests, how, identity
 from tpo.config.groups import EngineConfig, JudgeConfig, PromptsConfig, SampleConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.policy import PolicyRef
+from tpo.model.reach import Reach, require_reach
+from tpo.sample.decoding import EngineSettings
 from tpo.sample.prompts import require_all_fit
 from tpo.sample.sources.synthetic import SyntheticPrompts
 from tpo.store.artifacts import Artifact, Store
@@ -73,6 +75,7 @@ def preflight(
     *,
     forms: Sequence[ThoughtFormat],
     settings: SampleConfig,
+    engine: EngineConfig,
     judge: JudgeConfig | None,
     leaves_out: bool,
 ) -> Artifact:
@@ -84,6 +87,7 @@ def preflight(
         prompts: Instructions of all splits.
         forms: Thought formats that they will be asked in.
         settings: Token budgets.
+        engine: What samples.
         judge: Some of its answers must be single tokens of the model, or it needs instructions with checks; None where
             none is asked.
         leaves_out: Whether a few instructions that are too long are left out, and counted; else one is an error.
@@ -93,6 +97,7 @@ def preflight(
 
     Raises:
         PromptError: If one does not fit and none may be left out.
+        TpoError: If something is beyond what the engine computes.
     """
     model = policy.seed_model()
     config = {
@@ -102,7 +107,10 @@ def preflight(
         **model.config,
     }
     found = store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})
-    too_long = found.metrics.get("too_long", {})  # nothing in a plan, which computes nothing
+    limit = found.metrics.get("reach")  # nothing in a plan, which computes nothing
+    if limit is not None and isinstance(engine, EngineSettings) and not engine.has_windows:
+        require_reach(Reach(**limit), needed=found.metrics["longest"], model=policy.settings.name)
+    too_long = found.metrics.get("too_long", {})
     if not too_long:
         return prompts
     if not leaves_out:

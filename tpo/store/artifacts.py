@@ -15,7 +15,7 @@ out what is to be read of them, and compares its content with the manifest, in g
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from tpo.store.environment import environment, peak_memory_mib
 from tpo.store.errors import ArtifactError
 from tpo.store.files import translate_disk_errors, write_json
 from tpo.store.locks import hold
+from tpo.store.progress import PROGRESS, Listener, watching
 from tpo.store.records import Record, read_records
 from tpo.store.stage import Budget, RunsOn, Stage, Step
 
@@ -103,17 +104,27 @@ class Store:
     Attributes:
         root: The directory.
         asked: The distinct artifacts that this store was asked for, in order.
+        listeners: Who is told of every step; more may be added at any time.
     """
 
-    def __init__(self, root: Path, *, execute: Callable[[Path], None], run: str | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        execute: Callable[[Path], None],
+        run: str | None = None,
+        listeners: Sequence[Listener] = (),
+    ) -> None:
         """Open the store at `root`.
 
         Args:
             root: The directory; made when it is needed.
             execute: Computes the step whose request lies in the given directory, and writes the manifest.
             run: Name of the run that requests, written to the manifests of what is computed for it.
+            listeners: Who is told of every step.
         """
         self.root = root
+        self.listeners = list(listeners)
         self._execute = execute
         self._run = run
         self._asked: dict[str, Artifact] = {}
@@ -177,21 +188,38 @@ class Store:
             LockError: If the file system has no locks.
         """
         path = self.root / step.artifact_id
-        if not (path / MANIFEST).exists():
-            with translate_disk_errors(path):
+        artifact = open_artifact(path) if (path / MANIFEST).exists() else self._compute(step, path)
+        if artifact.is_reused:
+            log.info("%s: reused", step.artifact_id)
+        for listener in self.listeners:
+            listener.end(step, artifact.manifest, is_reused=artifact.is_reused)
+        return artifact
+
+    def _compute(self, step: Step, path: Path) -> Artifact:
+        """Return the step's artifact, computed here, or by another process that this one waits for."""
+        for listener in self.listeners:
+            listener.begin(step)
+        with watching(path, step, self.listeners) as watch, translate_disk_errors(path):
+            try:
                 path.mkdir(parents=True, exist_ok=True)
                 # Child processes that compute the step inherit the lock: while one of them outlives this process, no
                 # other process can start to write the same rows.
                 with hold(path / LOCK, purpose=step.artifact_id, is_inheritable=True):
-                    if not (path / MANIFEST).exists():
-                        log.info("%s: computing", step.artifact_id)
-                        for leftover in path.glob("*.tmp"):  # of an attempt that was killed
-                            leftover.unlink()
-                        write_json(path / "request.json", {**step.to_request(), "run": self._run})
-                        self._execute(path)
-                        return open_artifact(path, is_reused=False)
-        log.info("%s: reused", step.artifact_id)
-        return open_artifact(path)
+                    if (path / MANIFEST).exists():
+                        return open_artifact(path)
+                    log.info("%s: computing", step.artifact_id)
+                    for leftover in path.glob("*.tmp"):  # of an attempt that was killed
+                        leftover.unlink()
+                    write_json(path / "request.json", {**step.to_request(), "run": self._run})
+                    self._execute(path)
+                    watch.read()  # before the file goes
+                    (path / PROGRESS).unlink(missing_ok=True)
+                    return open_artifact(path, is_reused=False)
+            except KeyboardInterrupt as error:
+                watch.read()
+                if watch.state is not None:
+                    error.add_note(f"{watch.state.kept} of {step.stage}")
+                raise
 
 
 def open_artifact(path: Path, *, is_reused: bool = True) -> Artifact:

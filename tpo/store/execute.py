@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from tpo.store.artifacts import LOCK, finish, open_artifact
@@ -19,6 +20,7 @@ from tpo.store.job import Job, load_work
 from tpo.store.locks import adopt
 from tpo.store.memory import begin_step, keep_freed_memory
 from tpo.store.processes import launch
+from tpo.store.progress import warning_parent
 from tpo.store.stage import RunsOn
 
 
@@ -61,11 +63,10 @@ def main() -> None:
     else:
         adopt(path / LOCK)
     try:
-        with translate_disk_errors(path):
+        with nullcontext() if level == logging.WARNING else warning_parent(path), translate_disk_errors(path):
             execute(path)
     except Exception as error:
-        if is_launched:
-            launch.report(path, error)
+        launch.report(path, error)
         if isinstance(error, TpoError):
             sys.exit(f"error: {error}")
         raise

@@ -67,29 +67,43 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+FULL = {errno.ENOSPC, errno.EDQUOT}
+REFUSED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE}
+#: How torch and safetensors say that a file could not be written; theirs are no errors of the operating system.
+WRITE_FAILED = ("PytorchStreamWriter failed", "No space left on device", "Read-only file system", "Input/output error")
+
+
 @contextmanager
 def translate_disk_errors(path: Path) -> Iterator[None]:
-    """Turn the operating system's error of a full disk into one that says what to do."""
+    """Turn errors of a disk that is full, failing, read-only or closed to the user into one that says what to do."""
     try:
         yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise ArtifactError(
-                f"no space left on the disk that holds {path}. Free some space and run the same command again: "
-                "all completed stages, and the rows of this one, are kept."
-            ) from error
+    except ArtifactError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError):
+            is_full, is_refused = error.errno in FULL, error.errno in REFUSED
+            said = f"{error.filename or path} cannot be read or written ({error.strerror})"
+        else:
+            text = str(error) if type(error).__name__ in ("RuntimeError", "SafetensorError") else ""
+            is_full, is_refused = "No space left" in text, any(words in text for words in WRITE_FAILED)
+            said = f"{path} cannot be written ({' '.join(text.split())[:200]})"
+        kept = "run the same command again: all completed stages, and the rows of this one, are kept."
+        if is_full:
+            raise ArtifactError(f"no space left on the disk that holds {path}. Free some space and {kept}") from error
+        if is_refused:
+            raise ArtifactError(f"{said}. See to the disk and the permissions, and {kept}") from error
         raise
 
 
 @contextmanager
 def writing_to(folder: Path) -> Iterator[None]:
     """Turn errors of a folder that a user named and that cannot be written, or of a full disk, into sentences."""
-    refused = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS}
     with translate_disk_errors(folder):
         try:
             yield
         except OSError as error:
-            if error.errno in refused:
+            if error.errno in REFUSED:
                 place = error.filename or folder
                 raise ArtifactError(f"{place} cannot be written ({error.strerror}): name a folder that can") from error
             raise

@@ -98,7 +98,7 @@ def _acquire(descriptor: int, path: Path, purpose: str) -> None:
         time.sleep(delay)
         with suppress(BlockingIOError):
             return _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
-    log.info("%s: waiting for %s", purpose, _holder(descriptor))
+    log.warning("%s: waiting for %s", purpose, _holder(descriptor))
     return _flock(descriptor, fcntl.LOCK_EX, path)
 
 

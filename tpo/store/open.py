@@ -1,7 +1,7 @@
 """The store of the entry points: its steps run in this process, in a child each, or in the one that keeps models."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -11,12 +11,15 @@ from tpo.store.gpus import has_gpu
 from tpo.store.processes import launch
 from tpo.store.processes.cores import AUTO, count_workers
 from tpo.store.processes.forks import preload
+from tpo.store.progress import Listener
 from tpo.store.resident import Resident
 from tpo.store.stage import RunsOn
 
 
 @contextmanager
-def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> Iterator[Store]:
+def open_store(
+    root: Path, *, isolate: bool = False, run: str | None = None, listeners: Sequence[Listener] = ()
+) -> Iterator[Store]:
     """Yield a store whose steps are executed in this process or, with `isolate`, each in a child process.
 
     A training by several processes always has child processes. Steps with vLLM share one child, which ends with the
@@ -27,6 +30,7 @@ def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> 
         root: Of all artifacts.
         isolate: The setting `isolate_stages`.
         run: Name of the run that requests, for the manifests.
+        listeners: Who is told of every step.
 
     Raises:
         TpoError: If there is a GPU that torch cannot use.
@@ -50,4 +54,4 @@ def open_store(root: Path, *, isolate: bool = False, run: str | None = None) -> 
             else:
                 execute(path)
 
-        yield Store(root, execute=execute_somewhere, run=run)
+        yield Store(root, execute=execute_somewhere, run=run, listeners=listeners)

@@ -7,6 +7,7 @@ the line, so a row of another version is never half understood.
 import gzip
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import groupby
@@ -212,20 +213,40 @@ class CheckResult(Record, frozen=True):
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a JSON-lines file, gzipped where its name ends so; blank lines are skipped.
 
+    A byte order mark, which editors on Windows write, is no part of the first line.
+
     Raises:
-        RecordError: If a line is not a JSON object.
+        RecordError: Naming the file and the line, if the file cannot be read or decompressed or is not UTF-8, or a line
+            is no JSON object or holds half of a surrogate pair, which no file can hold as text.
     """
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise RecordError(f"{path}, line {number}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise RecordError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-            yield number, row
+    number = 0
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, _read_object(line, where=f"{path}, line {number}")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{path}: not UTF-8 after line {number} ({error})") from error
+    except (OSError, EOFError, zlib.error) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RecordError(f"{path}: cannot be read after line {number} ({said})") from error
+
+
+def _read_object(line: str, *, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"{where}: holds half of a surrogate pair, which is no text ({error.reason})") from error
+    except ValueError as error:  # of an integer with thousands of digits it is no JSONDecodeError
+        raise RecordError(f"{where}: not JSON ({error})") from error
+    except RecursionError as error:
+        raise RecordError(f"{where}: lists or objects are nested too deeply") from error
+    if not isinstance(row, dict):
+        raise RecordError(f"{where}: expected an object, got {type(row).__name__}")
+    return row
 
 
 class RowFormat(Generic[R]):

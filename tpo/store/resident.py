@@ -22,6 +22,7 @@ from tpo.store.memory import give_back, has_used_device
 from tpo.store.processes.kept import OccupiedError, become_keeper, kept, let_go
 from tpo.store.processes.launch import failure
 from tpo.store.processes.workers import Workers
+from tpo.store.progress import warning_parent
 from tpo.store.stage import RunsOn
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class ChildSteps:
             return StepEnd(is_occupied=True, holds_device=True)
         error, is_occupied = None, False
         try:
-            with translate_disk_errors(path):
+            with warning_parent(path), translate_disk_errors(path):
                 execute(path, started=started)
         except OccupiedError:
             is_occupied = True

@@ -11,9 +11,10 @@ import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic
+from typing import Generic
 
 from tpo.store.files import replacing
+from tpo.store.progress import Progress
 from tpo.store.records import K, Key, R, RecordError, row_format
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def grow_rows(
 ) -> None:
     """Write the rows of all keys to `rows.jsonl`, computing those that a killed process before this one did not save.
 
-    Shows a progress bar with rows, their rate and the time left.
+    Reports rows and tokens as they come (`tpo.store.progress`).
 
     Args:
         path: The artifact's directory; `rows.partial.jsonl` in it grows, and `rows.jsonl` takes its place at the end.
@@ -41,22 +42,20 @@ def grow_rows(
         keys: `row.key` of all rows, in the order that the file is to have.
         compute: Yields the rows of the keys that it is given, which are those that are missing, in order; each once,
             in any order. Not called where none is missing.
-        unit: What the progress bar calls a row.
-        count_tokens: Tokens of a row, for the progress bar's tokens a second.
+        unit: What a row is called where progress is shown.
+        count_tokens: Tokens of a row, for the tokens a second that are shown.
 
     Raises:
         ValueError: If a key repeats, or `compute` yields a row that is not missing or leaves one out.
     """
-    from tqdm import tqdm
-
     partial, final = path / "rows.partial.jsonl", path / "rows.jsonl"
     if not final.exists():  # otherwise an earlier process was killed between the rename and the manifest
         saved = _SavedRows(partial, kind, keys)
         missing = saved.missing()
         if missing:
             num_saved = len(keys) - len(missing)
-            with tqdm(total=len(keys), initial=num_saved, desc=path.name, unit=unit) as progress:
-                saved.append(_shown(compute(missing), progress, count_tokens))
+            with Progress(path, total=len(keys), unit=unit, done=num_saved) as progress:
+                saved.append(_reported(compute(missing), progress, count_tokens))
         saved.copy_in_order(final)
     partial.unlink(missing_ok=True)
 
@@ -137,13 +136,8 @@ class _SavedRows(Generic[R, K]):
         log.info("continuing after %d of %d rows", len(self._keys) - self._offsets.count(MISSING), len(self._keys))
 
 
-def _shown(rows: Iterable[R], progress: Any, count_tokens: Callable[[R], int] | None) -> Iterator[R]:
-    """Yield the rows and show their number, that of each when the next one is asked for: it is saved then."""
-    num_tokens, started = 0, time.monotonic()
+def _reported(rows: Iterable[R], progress: Progress, count_tokens: Callable[[R], int] | None) -> Iterator[R]:
+    """Yield the rows and count each when the next one is asked for: it is saved then."""
     for row in rows:
         yield row
-        if count_tokens is not None and (tokens := count_tokens(row)):
-            num_tokens += tokens
-            speed = num_tokens / (time.monotonic() - started)
-            progress.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
-        progress.update()
+        progress.advance(num_tokens=0 if count_tokens is None else count_tokens(row))

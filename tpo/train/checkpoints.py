@@ -132,15 +132,18 @@ def unpack_micro_batch(examples: list[dict[str, list[Any]]]) -> list[dict[str, A
 
 def write_metrics(path: Path, log_history: list[dict[str, Any]]) -> None:
     """Write a line per step. The file is written after all adapters were copied, and so vouches for them."""
-    # Without trl's count of tokens, which restarts at 0 when training is resumed.
-    history = [
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in steps_of(log_history)))
+    temporary.replace(path)
+
+
+def steps_of(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return trl's entries of steps, without its count of tokens, which restarts at 0 when training is resumed."""
+    return [
         {name: value for name, value in sorted(entry.items()) if name != "num_tokens"}
         for entry in log_history
         if "loss" in entry
     ]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in history))
-    temporary.replace(path)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -56,6 +56,7 @@ class TrainSettings(TrainConfig):
             "use_cpu": not torch.cuda.is_available(),
             "save_strategy": "epoch",
             "logging_steps": 1,
+            "disable_tqdm": True,  # `tpo.store.progress` shows the steps
             "remove_unused_columns": False,
             "report_to": [],
             # The objective is DPO's, and the first step's loss ln 2: a loss that balances experts is no part of it.

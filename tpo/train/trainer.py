@@ -10,9 +10,9 @@ only the rounding of sums differs.
 """
 
 import logging
-import math
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -21,7 +21,7 @@ import torch
 from accelerate.utils import gather, parse_flag_from_env
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import TrainerCallback
+from transformers import PrinterCallback
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
@@ -32,7 +32,9 @@ from tpo.model.load import load_adapter, load_model
 from tpo.model.lora import fuse_adapter, has_towers, without_adapter
 from tpo.model.policy import Policy, open_policy
 from tpo.store.job import Job, Metrics
+from tpo.store.progress import Progress
 from tpo.store.records import Pair
+from tpo.train.callbacks import FirstGradients, FirstStep, StaysFinite, TellsSteps
 from tpo.train.checkpoints import (
     MarkComplete,
     ResumesInPlace,
@@ -55,10 +57,6 @@ from tpo.train.settings import TrainingError, TrainSettings
 log = logging.getLogger(__name__)
 
 
-# At the first step policy and reference are the same weights on the same batches, so margins are 0 up to kernels that
-# are not deterministic. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a wrong
-# reference by much more.
-FIRST_STEP_TOLERANCE = 1e-3
 SLOW_PATH = "slow_path.txt"  # of the artifact: what was given up of the fast path, where something was
 
 
@@ -157,55 +155,6 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
         return means
 
 
-class FirstStep(TrainerCallback):  # type: ignore[misc]
-    """Checks loss and margin of the first step, which are known where the policy is its own reference."""
-
-    def __init__(self, *, starts_at_reference: bool, nll_weight: float) -> None:
-        """Set what is known of the first step.
-
-        Args:
-            starts_at_reference: False for a later iteration with the seed model as reference: neither is known.
-            nll_weight: Of the NLL term, without which the loss is that of DPO.
-        """
-        self.starts_at_reference, self.nll_weight = starts_at_reference, nll_weight
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Raise if the first loss is not ln 2 or the first margin is not 0."""
-        if not self.starts_at_reference or state.global_step != 1 or "rewards/margins" not in (logs or {}):
-            return
-        assert logs is not None
-        margin = logs["rewards/margins"]
-        loss = logs["loss"] - self.nll_weight * logs.get("nll_loss", 0.0)
-        if max(abs(loss - math.log(2)), abs(margin)) > FIRST_STEP_TOLERANCE:
-            raise TrainingError(
-                f"at the first step the policy is the reference, so DPO's loss is ln 2 = {math.log(2):.4f} and the "
-                f"margin 0, but they are {loss:.4f} and {margin:.4f}: the reference is not the policy that training "
-                "starts from"
-            )
-
-
-class FirstGradients(TrainerCallback):  # type: ignore[misc]
-    """Checks after the first backward passes that the loss reaches every weight that is to be trained."""
-
-    is_checked = False
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Raise if a trained parameter has no gradient; DeepSpeed keeps gradients elsewhere."""
-        if self.is_checked or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-            return
-        self.is_checked = True
-        without = [
-            name for name, part in model.named_parameters() if part.requires_grad and part.numel() and part.grad is None
-        ]
-        if without:
-            is_adapter = any("lora_" in name for name in without)
-            raise TrainingError(
-                f"{len(without)} weights that are to be trained got no gradient from the loss ({', '.join(without[:3])}"
-                f"{', ...' if len(without) > 3 else ''}): "
-                + ("name other layers in train.lora_targets" if is_adapter else "take train.method=lora")
-            )
-
-
 def work(job: Job) -> Metrics:
     """Train on the pairs, from the policy that they were sampled from."""
     config = job.config
@@ -259,7 +208,11 @@ def train_on_pairs(
             trainer.slow_path = "; ".join(text for text in (trainer.slow_path, said) if text) or None
         with trainer.accelerator.main_process_first():  # rank 0 deletes incomplete checkpoints
             last = last_complete(work)
-        trainer.train(resume_from_checkpoint=last)
+        with ExitStack() as stack:
+            if trainer.accelerator.is_main_process:
+                progress = stack.enter_context(Progress(path, total=0, unit="step"))
+                trainer.add_callback(TellsSteps(progress, num_epochs=settings.num_epochs))
+            trainer.train(resume_from_checkpoint=last)
         if not trainer.accelerator.is_main_process:
             return {}
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
@@ -327,6 +280,7 @@ def make_trainer(
             data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
             processing_class=tokenizer,
             callbacks=[
+                StaysFinite(),
                 MarkComplete(),
                 FirstGradients(),
                 FirstStep(
@@ -335,6 +289,7 @@ def make_trainer(
                 ),
             ],
         )
+    trainer.remove_callback(PrinterCallback)  # `TellsSteps` tells what it would print
     if "ref" in getattr(model, "peft_config", ()):  # trl's frozen copy of the adapter, which the columns replace
         model.delete_adapter("ref")
         model.set_adapter("default")

@@ -5,7 +5,6 @@ that data so far, with two controls that read nothing: always the first response
 artifacts, so a killed measurement continues and nothing is judged twice.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from tpo.config.check import check_agreement
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import AgreementConfig
+from tpo.config.streams import console
 from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_verdicts
 from tpo.evaluate.stages import LABELLED
 from tpo.judge.protocol import Judgement
@@ -39,9 +39,13 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     """Judge the labelled responses and return the folder that holds what came out, of the `CONTROLS` too."""
     from tpo.evaluate.agreement.statistics import agreement, position_bias
     from tpo.judge.stages import Judging
+    from tpo.results.terminal import Terminal
     from tpo.store.open import open_store
 
-    with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
+    with (
+        Terminal() as terminal,
+        open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, listeners=[terminal]) as store,
+    ):
         data = Path(config.data)
         digest = file_digest(data)
         labelled = store.request(LABELLED, {"sha256": digest}, how={"path": str(data)})
@@ -86,8 +90,6 @@ def _cost(judged: Artifact, steps: Sequence[Artifact]) -> dict[str, Any]:
 
 def report(path: Path) -> None:
     """Write `agreement.md` and `agreement.png` of all judges measured in the folder `path`, and print the table."""
-    from rich.console import Console
-
     from tpo.evaluate.agreement.statistics import agreement_markdown, agreement_table
     from tpo.results.figures import draw_agreement, save
     from tpo.results.read import read_judges
@@ -95,7 +97,7 @@ def report(path: Path) -> None:
     results = read_judges(path)
     (path / "agreement.md").write_text(agreement_markdown(results))
     save(draw_agreement(results), path, "agreement", formats=("png",))
-    Console(width=None if sys.stdout.isatty() else 120).print(agreement_table(results))  # a log wraps nothing
+    console(width=120).print(agreement_table(results))  # a log wraps nothing
 
 
 def judge_name(choice: str, overrides: list[str]) -> str:

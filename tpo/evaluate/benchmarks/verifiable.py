@@ -86,7 +86,8 @@ def _hub_rows(hub: HubData) -> list[SourceRow]:
         data = load_dataset(hub.name, hub.config, revision=hub.revision, split=hub.split)
     except OSError as error:  # what datasets and huggingface_hub raise offline, and for what does not exist
         raise BenchmarkError(
-            f"{hub.name} cannot be fetched from the Hub at {hub.revision} ({error}); give a local file instead"
+            f"{hub.name} cannot be fetched from the Hub at {hub.revision} ({error}); give a local copy, an object a "
+            "line with the same fields, as eval.path"
         ) from error
     return [SourceRow(f"{hub.name}, row {number}", dict(fields)) for number, fields in enumerate(data)]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from tpo.config.fields import setting
+from tpo.config.fields import check_place, setting
 from tpo.config.groups import DTYPES
 from tpo.config.template_arguments import check_template_arguments
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
@@ -39,8 +39,9 @@ class RewardModelJudge(PointwiseJudgeConfig):
     template_arguments: dict[str, Any] = setting({})
 
     def check(self, at: str) -> None:
-        """Check that the template's arguments are its own."""
+        """Check that the template's arguments are its own, and that a directory is there."""
         check_template_arguments(f"{at}.template_arguments", self.template_arguments)
+        check_place(f"{at}.name", self.name)
 
     def depends_on(self) -> dict[str, Any]:
         """Return what tells the contents of a local directory from another's."""

@@ -11,7 +11,7 @@ from tpo.config.tags import NO_THOUGHT, last_thought
 from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
 from tpo.judge.llm.settings import LLMConfig
 from tpo.model.concurrent import Emit, Flow, stream_concurrently
-from tpo.model.connection import Connection, Purpose
+from tpo.model.connection import Connection, Purpose, UnreadableError
 from tpo.store.errors import TpoError
 
 # How servers say that a question does not fit; OpenAI also has a code for it.
@@ -78,7 +78,7 @@ class ServerBackend:
             await asyncio.gather(*(flow.work(answer) for _ in range(self.settings.max_concurrency)))
 
     async def _ask(self, client: Any, question: Question) -> Answer:
-        from openai import APIStatusError
+        from openai import APIResponseValidationError, APIStatusError
         from openai.types.chat import ChatCompletion
 
         turns = [("system", question.system), ("user", question.user)]
@@ -102,12 +102,17 @@ class ServerBackend:
             ):
                 return TOO_LONG
             raise
+        except (APIResponseValidationError, ValueError, TypeError) as error:  # of a body that is no JSON, or half of it
+            raise UnreadableError(f"{type(error).__name__}: {error}") from error
         if not isinstance(completion, ChatCompletion) or not completion.choices:
             raise TpoError(
                 f"{self.connection.url}: the answer is no chat completion: {self.connection.shown(str(completion))}. "
                 "Does judge.server.base_url end as the server's documentation says, usually with /v1?"
             )
-        return _read(completion, question)
+        try:
+            return _read(completion, question)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # a part is missing, or of another type
+            raise UnreadableError(f"{type(error).__name__}: {error}") from error
 
 
 def _read(completion: Any, question: Question) -> Answer:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from tpo.config.fields import ConfigError, Settings, setting
+from tpo.config.fields import ConfigError, Settings, check_place, setting
 from tpo.config.groups import DTYPES
 from tpo.config.template_arguments import check_template_arguments
 from tpo.model.load import fingerprint
@@ -72,6 +72,8 @@ class LLMConfig(Settings):
     def check(self, at: str) -> None:
         """Check that a server's model has a name, and that arguments of a template go where one is rendered."""
         check_template_arguments(f"{at}.template_arguments", self.template_arguments)
+        if self.backend == "vllm" and self.name is not None:
+            check_place(f"{at}.name", self.name)
         if self.backend == "server" and self.name is None:
             raise ConfigError(f"{at}.backend=server needs {at}.name: judgements are kept under the model's name")
         if self.backend == "server" and self.template_arguments and self.server.base_url is None:

@@ -39,6 +39,7 @@ STYLE: Any = {  # Any: matplotlib types its keys one by one
     "savefig.dpi": 150,
     "svg.fonttype": "none",  # text stays text: it can be searched, and edited for a paper
     "svg.hashsalt": "tpo",  # the same figure is the same file
+    "text.parse_math": False,  # categories are a user's text, in which a dollar is a dollar
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
 }

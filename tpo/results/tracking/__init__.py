@@ -18,8 +18,11 @@ history, over `iteration` (0 is the untrained policy)
     tables/samples, tables/pairs
     tables/category_gains       a row per category (`GAIN_COLUMNS` in `metrics.py`)
     charts/category_gains       bars of the same gains
-history, over `train/step`, which keeps counting across iterations
+history, over `train/step`, which keeps counting across iterations, while the training goes on
     train/*                     trl's own names, and train/iteration
+history, every ten seconds while a stage runs
+    progress/<stage>            fraction of the stage that is done: progress/sample, progress/judge, progress/train, ...
+    progress/tokens_per_second, progress/device_memory_mib   of that stage; memory in use, where there is a device
 summary of a run
     final_change_win_rate, final_win_rate, ...: all of the last iteration, under the names above with final_ for eval/
     null_control_win_rate, null_control_score   where `eval.null_control`; one half and 0 are right

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tpo.config.streams import log_path
 from tpo.store.files import content_hash
 
 MAX_TAG = 64  # W&B refuses longer ones
-MAX_GROUP = 128
+MAX_GROUP = MAX_NAME = 128
 
 # Where things lie and where metrics go: keys that do not make another experiment.
 NOT_SHOWN = {"experiment", "artifacts_dir", "runs_dir", "isolate_stages", "tracking"}
@@ -29,6 +30,7 @@ class Launch:
         is_sweep: Whether it is a job of a sweep.
         sweeper: The option of `hydra/sweeper`.
         preset_keys: What a preset (an experiment, or a search) sweeps.
+        log: The file that Hydra logs to; None without Hydra.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Launch:
     is_sweep: bool = False
     sweeper: str = "basic"
     preset_keys: tuple[str, ...] = ()
+    log: str | None = None
 
 
 class Labels(NamedTuple):
@@ -44,6 +47,7 @@ class Labels(NamedTuple):
     job_type: str
     group: str | None
     tags: tuple[str, ...]
+    name: str
 
 
 def read_launch(hydra: Any) -> Launch:
@@ -55,13 +59,15 @@ def read_launch(hydra: Any) -> Launch:
         is_sweep=hydra.mode is not None and hydra.mode.name == "MULTIRUN",
         sweeper=choices.get("hydra/sweeper", "basic"),
         preset_keys=tuple(str(key) for key in hydra.sweeper.get("params") or {}),
+        log=str(log_path(hydra)),
     )
 
 
 def run_labels(launch: Launch, *, experiment: str) -> Labels:
     """Return the labels of a run of `tpo.run`."""
     chosen = {"experiment": experiment} | _chosen(launch, ("thought", "judge", "model"))
-    return Labels("run", sweep_name(launch, base=experiment), _tags(chosen, launch.overrides))
+    name = _name(experiment, launch)
+    return Labels("run", sweep_name(launch, base=experiment), _tags(chosen, launch.overrides), name)
 
 
 def command(launch: Launch, *, experiment: str) -> str:
@@ -79,7 +85,8 @@ def command(launch: Launch, *, experiment: str) -> str:
 def evaluation_labels(launch: Launch) -> Labels:
     """Return the labels of an evaluation; the policy, which may bring its own model, is among the overrides."""
     chosen = _chosen(launch, ("eval", "judge"))
-    return Labels("evaluate", sweep_name(launch, base="evaluate"), _tags(chosen, launch.overrides))
+    name = _name("evaluate", launch)
+    return Labels("evaluate", sweep_name(launch, base="evaluate"), _tags(chosen, launch.overrides), name)
 
 
 def sweep_name(launch: Launch, *, base: str) -> str | None:
@@ -96,6 +103,12 @@ def sweep_name(launch: Launch, *, base: str) -> str | None:
         return None
     keys = sorted({key for override in launch.overrides if _is_shown(key := _key(override))} - {*launch.preset_keys})
     return _cut("+".join([base, *([] if launch.sweeper == "basic" else [launch.sweeper]), *keys]), MAX_GROUP)
+
+
+def _name(base: str, launch: Launch) -> str:
+    """Return what a run is called: its preset and the settings that differ from it, as on the command line."""
+    given = [override.lstrip("+") for override in launch.overrides if _is_shown(_key(override))]
+    return _cut(" ".join([base, *given]), MAX_NAME)
 
 
 def _chosen(launch: Launch, groups: Sequence[str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ hold passwords and tokens.
 """
 
 import json
-import netrc
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +16,10 @@ from tpo.config.tracking import WandbTracking
 from tpo.model.policy import is_whole_model
 from tpo.pairs.build import judged_groups
 from tpo.results.rate import Rate
+from tpo.results.tracking.connect import TrackingError
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.lineage import Node, lineage
+from tpo.results.tracking.live import Live
 from tpo.results.tracking.metrics import (
     GAIN_COLUMNS,
     final_metrics,
@@ -29,33 +30,74 @@ from tpo.results.tracking.metrics import (
 from tpo.results.tracking.tracker import Tracker
 from tpo.results.winrate import corrected_by_category, win_rate_by_category
 from tpo.store.artifacts import Artifact
+from tpo.store.progress import State
 from tpo.store.records import Comparison, Completion, Pair, Score
 from tpo.store.seeds import derive_seed
+from tpo.store.stage import Step
 
+INIT_S = 30.0  # for W&B to answer, where it could be reached a moment before
 OVER_ITERATIONS = ("eval", "sample", "judge", "pairs", "tables", "charts")
 
 
 class WandbTracker(Tracker):
     """Tracks in Weights & Biases; offline where no key is found, to be synced later."""
 
-    def __init__(self, settings: WandbTracking, *, run_path: Path, config: dict[str, Any], labels: Labels) -> None:
-        """Start the run; its id is the run folder's name, so that a continued run stays one run."""
-        import wandb
+    def __init__(
+        self, settings: WandbTracking, *, run_path: Path, config: dict[str, Any], labels: Labels, mode: str
+    ) -> None:
+        """Start the run; its id is the run folder's name, so that a continued run stays one run.
+
+        Where W&B refuses it online, for want of a valid key, it is tracked offline and `why_offline` says why.
+
+        Raises:
+            TrackingError: If W&B refuses it, and `tracking.mode=online`.
+        """
+        from wandb.errors import Error
 
         self.settings, self.config, self.folder = settings, config, run_path.absolute() / "wandb"
-        self.mode = find_mode() if settings.mode == "auto" else settings.mode
-        self.run = wandb.init(
+        self.mode, self.why_offline = mode, None
+        try:
+            self.run = self._init(run_path, labels)
+        except Error as error:
+            said = f"W&B refuses the run ({' '.join(str(error).split())})"
+            if settings.mode == "online":
+                raise TrackingError(f"{said}: see `wandb login`, or set tracking.mode=offline") from error
+            self.mode, self.why_offline = "offline", said
+            self.run = self._init(run_path, labels)
+        self.run.define_metric("iteration")
+        self.run.define_metric("train/step")
+        for stage in OVER_ITERATIONS:
+            self.run.define_metric(f"{stage}/*", step_metric="iteration")
+        self.run.define_metric("train/*", step_metric="train/step")
+        # Of a run that continues online, W&B knows what an earlier process logged.
+        known = self.run.summary if self.run.resumed else {}
+        self.num_iterations = int(known.get("iteration", -1)) + 1
+        self.live = Live(self.run.log, num_logged=int(known.get("train/step", 0)))
+        self.compared: dict[int, list[Comparison]] = {}  # by iteration
+        if self.mode == "online":
+            self.where = self.run.url
+        elif self.mode == "offline":
+            folder = Path(self.run.dir).parent
+            self.where = f"offline, {folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder}"
+            self.sync_command = f"wandb sync {self.where.removeprefix('offline, ')}"
+
+    def _init(self, run_path: Path, labels: Labels) -> Any:
+        import wandb
+
+        settings = self.settings
+        return wandb.init(
             project=settings.project,
             entity=settings.entity,
             group=settings.group or labels.group,
             job_type=labels.job_type,
-            tags=labels.tags,
-            name=run_path.name,
+            tags=[*labels.tags, *settings.tags],
+            name=settings.name or labels.name,
+            notes=settings.notes,
             id=run_path.name,
             resume="allow",
             reinit="create_new",  # never continue what a failed job before this one left open in the same process
             dir=str(run_path),
-            config=config,
+            config=self.config,
             mode=self.mode,  # type: ignore[arg-type]  # checked by tpo.config.check
             settings=wandb.Settings(
                 console="off",
@@ -63,28 +105,35 @@ class WandbTracker(Tracker):
                 disable_git=True,
                 disable_code=True,
                 save_code=False,
+                init_timeout=INIT_S,
                 x_disable_meta=True,
                 x_save_requirements=False,
             ),
         )
-        self.run.define_metric("iteration")
-        self.run.define_metric("train/step")
-        for stage in OVER_ITERATIONS:
-            self.run.define_metric(f"{stage}/*", step_metric="iteration")
-        self.run.define_metric("train/*", step_metric="train/step")
-        self.num_steps = 0
-        self.compared: dict[int, list[Comparison]] = {}  # by iteration
+
+    def progressed(self, step: Step, state: State) -> None:
+        """Log how far a stage is."""
+        self.live.progressed(step, state)
+
+    def measured(self, step: Step, number: int, values: dict[str, Any]) -> None:
+        """Log a step of training while it goes on."""
+        self.live.measured(step.artifact_id, number, values)
 
     def log_iteration(self, entry: dict[str, Any], artifacts: Mapping[str, Artifact]) -> None:
         """Log metrics, every category's gain as a table and as bars, the training curve, samples and the adapter."""
         iteration = entry["iteration"]
-        self.run.log(iteration_metrics(entry))
+        self.live.iteration = iteration
+        if "train" in artifacts:
+            self.live.finished(artifacts["train"].artifact_id, read_steps(artifacts["train"]))
+        self.live.iteration = iteration + 1
         self.compared[iteration] = list(artifacts["comparison"].rows(Comparison))
+        if iteration < self.num_iterations:  # an earlier process logged it
+            return
+        self.run.log(iteration_metrics(entry))
         seed, confidence = derive_seed(self.config["seed"], "gains"), self.config["eval"]["confidence"]
         rates = corrected_by_category(self.compared[iteration], seed=seed, confidence=confidence)
         self._log_gains(rates, win_rate_by_category(self.compared.get(0, [])), {"iteration": iteration})
         if "train" in artifacts:
-            self._log_training(iteration, artifacts["train"])
             self._log_tables(iteration, artifacts)
             self._log_adapter(iteration, artifacts["train"], Path(entry["adapter"]).name)
 
@@ -106,13 +155,6 @@ class WandbTracker(Tracker):
     def fail(self) -> None:
         """End the run as failed; does nothing after `finish`."""
         self.run.finish(exit_code=1)
-
-    def _log_training(self, iteration: int, checkpoints: Artifact) -> None:
-        """Log trl's metrics of every step."""
-        for line in checkpoints.verified("metrics.jsonl").read_text().splitlines():
-            self.num_steps += 1
-            values = {f"train/{name}": value for name, value in json.loads(line).items()}
-            self.run.log({**values, "train/step": self.num_steps, "train/iteration": iteration})
 
     def _log_tables(self, iteration: int, artifacts: Mapping[str, Artifact]) -> None:
         """Log the first `tracking.table_rows` samples and pairs."""
@@ -207,17 +249,7 @@ class WandbTracker(Tracker):
                 os.environ[name] = before
 
 
-def find_mode() -> str:
-    """Return what WANDB_MODE says, else online where a key is found."""
-    return os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
-
-
-def has_wandb_key() -> bool:
-    """Return whether a W&B key is in the environment or in the user's netrc file."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("//")[-1].split("/")[0]
-    try:
-        return netrc.netrc().authenticators(host) is not None
-    except (FileNotFoundError, netrc.NetrcParseError):
-        return False
+def read_steps(checkpoints: Artifact) -> Iterator[dict[str, Any]]:
+    """Yield what trl measured of every step."""
+    for line in checkpoints.verified("metrics.jsonl").read_text().splitlines():
+        yield json.loads(line)

@@ -104,6 +104,4 @@ def load_json_lines(
             prompts.append(prompt)
     except RecordError as error:
         raise PromptError(str(error)) from error
-    except UnicodeDecodeError as error:
-        raise PromptError(f"{path}: not UTF-8 ({error})") from error
     return prompts

@@ -18,7 +18,7 @@ from tpo.store.errors import ArtifactError, describe
 from tpo.store.gpus import one_gpu
 
 STAGE = "tpo.store.execute"  # the module that the child processes run
-ERROR = "error.tmp"  # in the artifact's directory: the error of the rank that failed first; no artifact has .tmp files
+ERROR = "error.tmp"  # in the artifact's directory: of the process that failed first. No artifact has .tmp files
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
 
 
@@ -47,7 +47,7 @@ def start(path: Path, accelerate: dict[str, Any] | None) -> None:
         # close_fds=False hands on the artifact's lock, the only inheritable file.
         done = subprocess.run([*command, STAGE, str(path)], check=False, close_fds=False, env=environment)
     if done.returncode != 0:
-        error = (path / ERROR).read_text() if (path / ERROR).exists() else "its message is above"
+        error = (path / ERROR).read_text() if (path / ERROR).exists() else "it left no message"
         raise failure(path, f"failed (exit {done.returncode}): {error}")
 
 

@@ -1,7 +1,7 @@
 """Sampling in plain torch: continuous batching on any device, no extra package."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tpo.config.fields import ConfigError, setting
 from tpo.model.chat import Chat
@@ -18,6 +18,8 @@ class TorchEngineConfig(EngineSettings):
         max_sequences: In all processes together.
         num_workers: Processes with one thread each, or "auto"; 1 samples in this process with all threads.
     """
+
+    has_windows: ClassVar[bool] = False
 
     kind: str = setting("torch")
     max_sequences: int = setting(minimum=1, how=True)

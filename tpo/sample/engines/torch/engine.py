@@ -28,7 +28,8 @@ from torch import Tensor
 from tpo.model.load import load_policy
 from tpo.model.packed import pack
 from tpo.model.policy import Policy
-from tpo.model.probe import agrees, has_convolutions, probe_ids, reach, why
+from tpo.model.probe import agrees, has_convolutions, probe_ids, why
+from tpo.model.reach import reach, require_reach
 from tpo.sample.decoding import Decoding, Request, Sample
 from tpo.sample.engines.torch.cache import RowCache
 from tpo.sample.engines.torch.draft import Draft, Rules
@@ -94,12 +95,7 @@ class TorchEngine:
             policy.model_path, revision=policy.revision, dtype=policy.dtype, adapter_path=policy.adapter_path
         )
         self.device = self.model.device
-        limit = reach(self.model.config)
-        if limit is not None and limit.tokens < self.max_len:
-            raise TpoError(
-                f"{policy.model_path} computes otherwise beyond {limit.tokens} tokens ({limit.name} in its "
-                f"configuration), and {self.max_len} may be needed: use engine=vllm, or smaller token budgets"
-            )
+        require_reach(reach(self.model.config), needed=self.max_len, model=policy.model_path)
         self.is_packed = False
         if has_convolutions(self.model.get_decoder()):
             return "its layers have a state"

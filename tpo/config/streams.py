@@ -1,0 +1,120 @@
+"""What reaches the user: standard output has results, standard error has progress, warnings and errors.
+
+While a job runs (`diverted`), the descriptors of both lead to the job's log, for this process and for its children: so
+whatever libraries print, log or draw lands there, and what is for the user goes through `console`.
+"""
+
+import logging
+import os
+import pdb
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+from unicodedata import category
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WIDTH = 100  # characters, where there is no terminal
+
+_consoles: dict[tuple[str, int], "Console"] = {}
+_kept: dict[str, TextIO] = {}  # the user's streams by name, while the descriptors lead to a log
+
+
+def log_path(hydra: Any) -> Path:
+    """Return the file that Hydra logs a job to, relative to the working directory where it lies below it."""
+    path = Path(hydra.runtime.output_dir) / f"{hydra.job.name}.log"
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def stream(name: str) -> TextIO:
+    """Return the user's "stdout" or "stderr"."""
+    found: TextIO = _kept.get(name) or getattr(sys, name)
+    return found
+
+
+def console(name: str = "stdout", *, width: int = WIDTH) -> "Console":
+    """Return rich's console on the user's "stdout" or "stderr", for which brackets in a text are no markup.
+
+    The same one as long as the stream is the same, since what is drawn at its bottom has to know what is printed.
+
+    Args:
+        name: Of the stream.
+        width: In characters, where the stream is no terminal.
+    """
+    from rich.console import Console
+
+    file = stream(name)
+    found = _consoles.get((name, width))
+    if found is None or found.file is not file:
+        is_drawn = is_terminal(name)
+        found = _consoles[name, width] = Console(
+            file=file, width=None if is_drawn else width, force_terminal=is_drawn, highlight=False, markup=False
+        )
+    return found
+
+
+def is_terminal(name: str) -> bool:
+    """Return whether a person may be looking at "stdout" or "stderr", with what can draw over a line."""
+    return stream(name).isatty() and os.environ.get("TERM") != "dumb"
+
+
+@contextmanager
+def diverted(log: Path) -> Iterator[None]:
+    """Send what this process and its children write to a log, but for what goes through this module.
+
+    A debugger that `breakpoint()` starts talks to the user all the same.
+    """
+    with ExitStack() as stack:
+        file = stack.enter_context(log.open("ab"))
+        for name, descriptor in (("stdout", 1), ("stderr", 2)):
+            flush = getattr(sys, name).flush
+            flush()
+            saved = os.dup(descriptor)  # not inheritable
+            _kept[name] = stack.enter_context(open(saved, "w", encoding="utf-8", errors="backslashreplace"))
+            stack.callback(os.dup2, saved, descriptor)
+            stack.callback(flush)
+            os.dup2(file.fileno(), descriptor)
+        stack.callback(_kept.clear)
+        stack.callback(setattr, sys, "breakpointhook", sys.breakpointhook)
+        sys.breakpointhook = _debug
+        yield
+
+
+def _debug(*_: Any, **__: Any) -> None:
+    pdb.Pdb(stdout=stream("stdout")).set_trace(sys._getframe().f_back)
+
+
+class ToUser(logging.Handler):
+    """Shows warnings of this package, of which the log has a line as well, as a plain line each."""
+
+    def __init__(self) -> None:
+        """Take warnings and errors."""
+        super().__init__(logging.WARNING)
+        self.addFilter(logging.Filter("tpo"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning, above what is drawn."""
+        warn(record.getMessage())
+
+
+def warn(text: str) -> None:
+    """Print a warning for the user."""
+    say(f"warning: {text}")
+
+
+def say(text: str, *, style: str | None = None) -> None:
+    """Print a line of progress, above what is drawn below; characters that steer a terminal are shown, not obeyed."""
+    from rich.text import Text
+
+    console("stderr").print(Text(printable(text), style=style or ""), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Return a text with escapes for characters that steer a terminal, such as ESC, and for lone surrogates."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" or category(each) == "Zs" else f"\\x{ord(each):02x}"
+        for each in text
+    )

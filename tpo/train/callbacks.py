@@ -1,0 +1,125 @@
+"""What is done between the steps of a training: the first one is checked, a diverged one ended, each one reported."""
+
+import math
+from typing import Any
+
+import torch
+from accelerate.utils import parse_flag_from_env
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+
+from tpo.store.progress import Progress, counted
+from tpo.train.checkpoints import steps_of
+from tpo.train.settings import TrainingError
+
+# At the first step policy and reference are the same weights on the same batches, so margins are 0 up to kernels that
+# are not deterministic. A reference computed in other batches is off by 0.05 in bf16 (experiments/LOG.md), a wrong
+# reference by much more.
+FIRST_STEP_TOLERANCE = 1e-3
+
+
+class FirstStep(TrainerCallback):  # type: ignore[misc]
+    """Checks loss and margin of the first step, which are known where the policy is its own reference."""
+
+    def __init__(self, *, starts_at_reference: bool, nll_weight: float) -> None:
+        """Set what is known of the first step.
+
+        Args:
+            starts_at_reference: False for a later iteration with the seed model as reference: neither is known.
+            nll_weight: Of the NLL term, without which the loss is that of DPO.
+        """
+        self.starts_at_reference, self.nll_weight = starts_at_reference, nll_weight
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Raise if the first loss is not ln 2 or the first margin is not 0."""
+        if not self.starts_at_reference or state.global_step != 1 or "rewards/margins" not in (logs or {}):
+            return
+        assert logs is not None
+        margin = logs["rewards/margins"]
+        loss = logs["loss"] - self.nll_weight * logs.get("nll_loss", 0.0)
+        if max(abs(loss - math.log(2)), abs(margin)) > FIRST_STEP_TOLERANCE:
+            raise TrainingError(
+                f"at the first step the policy is the reference, so DPO's loss is ln 2 = {math.log(2):.4f} and the "
+                f"margin 0, but they are {loss:.4f} and {margin:.4f}: the reference is not the policy that training "
+                "starts from"
+            )
+
+
+class TellsSteps(TrainerCallback):  # type: ignore[misc]
+    """Reports what trl measures of every step, and how many steps are done, while the training goes on."""
+
+    def __init__(self, progress: Progress, *, num_epochs: int) -> None:
+        """Report to `progress`; a context of the caller's."""
+        self.progress, self.num_epochs, self.num_told = progress, num_epochs, 0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Report the steps of earlier attempts, with which this one goes on."""
+        self.progress.total, self.progress.done = state.max_steps, state.global_step
+        self._keep(state)
+        self._tell(state.log_history)
+        self.progress.advance(0)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Report a step."""
+        if "loss" in (logs or {}):
+            self._keep(state)
+            self._tell(state.log_history[-1:])
+            self.progress.advance()
+
+    def _tell(self, log_history: list[dict[str, Any]]) -> None:
+        for entry in steps_of(log_history):
+            self.num_told += 1
+            self.progress.measured(self.num_told, entry)
+
+    def _keep(self, state: Any) -> None:
+        """Say what a killed training need not do again: epochs that are complete."""
+        num_complete = state.global_step * self.num_epochs // max(1, state.max_steps)
+        self.progress.kept = f"{num_complete} of {counted(self.num_epochs, 'epoch')}"
+
+
+class StaysFinite(TrainerCallback):  # type: ignore[misc]
+    """Ends a training that has diverged at the step where it did: JSON has no NaN, and a policy of NaNs no tokens."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        """Raise if a step's loss or gradient is not finite."""
+        for name in ("loss", "grad_norm"):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                raise diverged(f"{name} is {value}", state)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Raise if a weight is not finite, before the checkpoint is marked as complete."""
+        for name, part in model.named_parameters():
+            own = part.to_local() if isinstance(part, DTensor) else part
+            if part.requires_grad and not torch.isfinite(own.detach()).all():
+                raise diverged(f"{name} is not finite", state)
+
+
+def diverged(what: str, state: Any) -> TrainingError:
+    """Return the error of a training that has diverged at a step; `what` says how that shows."""
+    return TrainingError(
+        f"training diverged: at step {state.global_step} of {state.max_steps} {what}. Lower train.learning_rate, "
+        "train.beta or train.nll_weight"
+    )
+
+
+class FirstGradients(TrainerCallback):  # type: ignore[misc]
+    """Checks after the first backward passes that the loss reaches every weight that is to be trained."""
+
+    is_checked = False
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        """Raise if a trained parameter has no gradient; DeepSpeed keeps gradients elsewhere."""
+        if self.is_checked or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+            return
+        self.is_checked = True
+        without = [
+            name for name, part in model.named_parameters() if part.requires_grad and part.numel() and part.grad is None
+        ]
+        if without:
+            is_adapter = any("lora_" in name for name in without)
+            raise TrainingError(
+                f"{len(without)} weights that are to be trained got no gradient from the loss ({', '.join(without[:3])}"
+                f"{', ...' if len(without) > 3 else ''}): "
+                + ("name other layers in train.lora_targets" if is_adapter else "take train.method=lora")
+            )
