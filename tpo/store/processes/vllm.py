@@ -52,6 +52,11 @@ def cached_engine(arguments: object, start: Callable[[], T]) -> T:
     return engine
 
 
+def cached_arguments() -> object:
+    """Return what the cached engine was started with; None where there is none."""
+    return None if _cached is None else _cached.arguments
+
+
 def has_engine() -> bool:
     """Return whether this process has cached an engine."""
     return _cached is not None
