@@ -18,7 +18,7 @@ python -m tpo.chat policy=runs/<run>                         a run's last policy
 python -m tpo.chat policy=seed                               the untrained model
 python -m tpo.chat policy=runs/<run> sample.temperature=0    its likeliest words
 python -m tpo.chat policy=runs/<run> engine=vllm             on vLLM
-echo "Name three rivers." | python -m tpo.chat policy=seed   one answer as JSON: thought, response, tokens, finish reason
+echo "Name three rivers." | python -m tpo.chat policy=seed   one answer as JSON, with its thought and numbers
 """
 
 
@@ -28,10 +28,13 @@ def talk(config: ChatConfig) -> None:
     Raises:
         TpoError: If the policy cannot be found, loaded or asked.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from tpo.use.chat import Speaker, Talk
     from tpo.use.chat_terminal import Terminal, answer_once
     from tpo.use.opened import open_policies
 
+    disable_progress_bar()  # of loading weights, which takes a second
     with open_policies(config) as policies:
         begun = Talk(Speaker(policies.name, policies.load()), seed=config.seed)
         if not sys.stdin.isatty():

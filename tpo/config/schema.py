@@ -138,7 +138,7 @@ class ServeConfig(UseEntry):
     port: int = setting(minimum=0, maximum=65535)
     api_key_env: str = setting()
     max_waiting: int = setting(minimum=0)
-    shutdown_s: float = setting(minimum=0)
+    shutdown_s: int = setting(minimum=0)
 
 
 ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig, ChatConfig, ServeConfig)

@@ -1,4 +1,4 @@
-"""One answer while it is sampled: token ids in, what becomes certain of thought and response out, and the whole at last."""
+"""One answer while it is sampled: token ids in; out what becomes certain of thought and response, at last all of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -145,8 +145,8 @@ class LoadedPolicy:
             raise TooLongError(
                 f"the conversation takes {num_prompt} of the {longest} tokens of the model's context "
                 f"(model.max_model_len), and {max(needed, total if max_tokens else 0)} are needed for "
-                f"{'a thought and an answer' if thought else 'an answer'}, of {total} that are left or allowed: shorten "
-                "it, or change the budgets"
+                f"{'a thought and an answer' if thought else 'an answer'}, of {total} that are left or allowed: "
+                "shorten it, or change the budgets"
             )
         if not switch:
             return {"max_thought_tokens": 0, "max_response_tokens": total}

@@ -78,8 +78,8 @@ class VllmEngineConfig(EngineSettings):
             )
         except OccupiedError:
             raise TpoError(
-                "engine=vllm has one model in a process, and another one, or a larger adapter, is wanted beside it: use "
-                "engine=torch"
+                "engine=vllm has one model in a process, and another one, or a larger adapter, is wanted beside it: "
+                "use engine=torch"
             ) from None
         return VllmLive(engine, max_sequences=self.max_num_seqs)
 
@@ -269,9 +269,7 @@ class VllmLive:
         )
         return Progress(draw.request.key, draw.token_ids[num_told:], generation)
 
-    def _send(
-        self, draw: _LiveDraw, context: Sequence[int], max_tokens: int, *, seed: int, stop: str | None
-    ) -> None:
+    def _send(self, draw: _LiveDraw, context: Sequence[int], max_tokens: int, *, seed: int, stop: str | None) -> None:
         sampling = self._engine.sampling(draw.decoding, max_tokens, seed=seed, stop=stop)
         self._in_flight.add(draw, list(context), priority=LATER if draw.thought is None else FIRST, **sampling)
 

@@ -232,7 +232,7 @@ class TorchEngine:
 
 
 def advance(drafts: Sequence[Draft], logits: Tensor) -> None:
-    """Append the next token to every draft, given the logits of each; drafts that are drawn alike are drawn together."""
+    """Append the next token to every draft, given the logits of each; those of one temperature are drawn together."""
     uniforms = torch.tensor([draft.uniform for draft in drafts], device=logits.device)
     alike: dict[tuple[float, float], list[int]] = {}
     for row, draft in enumerate(drafts):
