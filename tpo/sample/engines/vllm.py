@@ -6,6 +6,7 @@ its own, each with the whole model on its own GPUs.
 """
 
 import json
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -68,19 +69,18 @@ class VllmEngineConfig(EngineSettings):
             TpoError: If this process's vLLM has another model.
         """
         wanted, cached = llm_arguments(self, policy), cached_arguments()
+        arguments = cached if isinstance(cached, dict) and _serves(cached, wanted) else wanted
+        # Inherited by vLLM's process, which a Ctrl-C that is meant for an answer would else end.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
-            engine = VllmEngine(
-                self,
-                policy,
-                end_ids=chat.end_ids,
-                seed=seed,
-                arguments=cached if isinstance(cached, dict) and _serves(cached, wanted) else wanted,
-            )
+            engine = VllmEngine(self, policy, end_ids=chat.end_ids, seed=seed, arguments=arguments)
         except OccupiedError:
             raise TpoError(
                 "engine=vllm has one model in a process, and another one, or a larger adapter, is wanted beside it: "
                 "use engine=torch"
             ) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         return VllmLive(engine, max_sequences=self.max_num_seqs)
 
 
