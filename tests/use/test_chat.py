@@ -167,7 +167,7 @@ def test_terminal_talks(tiny_model: Path, tmp_path: Path) -> None:
         env={**environment(), "TERM": "xterm", "NO_COLOR": "1"},
         cwd=str(REPOSITORY),
         encoding="utf-8",
-        timeout=300,
+        timeout=90,
         dimensions=(40, 200),
     )
 

@@ -1,7 +1,7 @@
 """A talk with one policy, or with two at once: what was said, and what each of them is told of it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Talk:
             options=Options(max_thought_tokens=self.max_thought_tokens, is_direct=self.is_direct),
         )
 
-    def answer(self, speaker: Speaker, answer: Answer, exchange: Exchange) -> Iterator[Delta]:
+    def answer(self, speaker: Speaker, answer: Answer, exchange: Exchange) -> Generator[Delta, None, None]:
         """Sample an answer that has begun; yield what becomes certain. It is kept in the exchange at the end."""
         yield from answer_to_end(speaker.policy.engine, answer)
         assert answer.reply is not None

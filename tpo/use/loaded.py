@@ -1,6 +1,6 @@
 """A policy that answers: what `policy=` names, loaded once, asked in its own thought format with the turns before."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from tpo.model.asked import Asked, ask
@@ -153,7 +153,7 @@ class LoadedPolicy:
         return {"max_thought_tokens": thought, "max_response_tokens": total - thought - len(switch)}
 
 
-def answer_to_end(engine: LiveEngine, answer: Answer) -> Iterator[Delta]:
+def answer_to_end(engine: LiveEngine, answer: Answer) -> Generator[Delta, None, None]:
     """Sample an answer with an engine that nobody else uses; yield after every step what has become certain.
 
     The caller may stop reading, which takes the request out.
