@@ -65,9 +65,7 @@ def test_two_policies_are_asked_the_same_words_and_told_their_own_answers() -> N
 
 def test_what_gave_no_answer_is_not_told_again() -> None:
     talk = Talk(speaker("trained", "a thought without an end", TEXT), seed=0)
-    talk.speakers[0].policy.asked = replace(
-        talk.speakers[0].policy.asked, form=form("prefilled", enforce="prefill")
-    )
+    talk.speakers[0].policy.asked = replace(talk.speakers[0].policy.asked, form=form("prefilled", enforce="prefill"))
     assert say(talk, "How many socks?").replies["trained"].response is None
     say(talk, "And shoes?")
     assert "How many socks?" not in prompts(talk.speakers[0])[1]

@@ -157,7 +157,7 @@ class Terminal:
         if given and not (given.isdecimal() and int(given) > 0):
             raise ChatError(f"/budget {given}: a number of tokens from 1, or nothing")
         self._talk.max_thought_tokens = int(given) if given else None
-        self._say(f"a thought has {given or 'its own budget of'} tokens" if given else "its own budget", style="dim")
+        self._say(f"a thought has {f'at most {given} tokens' if given else 'the budget of its policy'}", style="dim")
         for speaker in self._talk.speakers:
             if speaker.policy.asked.form.has_thought and speaker.policy.asked.switch is None:
                 self._say(
