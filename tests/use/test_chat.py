@@ -144,7 +144,7 @@ def test_one_shot_reads_an_instruction_and_writes_json(tiny_model: Path, tmp_pat
     assert told.keys() >= {"thought", "response", "split_error", "num_tokens", "num_response_tokens"}
     for arguments, words, said in (
         (options(tiny_model, tmp_path), "", "standard input holds no instruction"),
-        (["policy=runs/nowhere"], "x", "there is no such directory"),
+        (["policy=runs/nowhere", f"runs_dir={tmp_path}"], "x", "there is no such directory"),
         ([*options(tiny_model, tmp_path), "engine.num_workers=3"], "x", "set it to 1 or auto"),
         ([*options(tiny_model, tmp_path), "engine=server"], "x", "chat and serve use engine=torch or engine=vllm"),
         ([*options(tiny_model, tmp_path), "thought=think"], "x", "wants the model's own thoughts"),
