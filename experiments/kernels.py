@@ -25,7 +25,7 @@ from tpo.model.packed import pack
 from tpo.model.trees import TreeRow, join, tree_attention
 from tpo.sample.decoding import Decoding
 from tpo.sample.engines.torch.cache import RowCache
-from tpo.sample.engines.torch.draft import Draft
+from tpo.sample.engines.torch.draft import Draft, Rules
 from tpo.sample.engines.torch.nucleus import sample_tokens
 from tpo.sample.engines.torch.prompts import Layer, Prefix, Prompt
 from tpo.sample.engines.torch.rows import DecodingStep, row_attention
@@ -234,8 +234,8 @@ def attention_of_samples(sizes: Sizes) -> Sides:
         prompt = Prompt("", sizes.prompt, NUM_SAMPLES)
         cache.begin_prefill()
         cache.add_prompt(prompt, Prefix([Layer(*keys_and_values)], 0, sizes.prompt))
-        decoding = Decoding(temperature=1, top_p=1, max_tokens=1)
-        cache.add([Draft.begin(prompt, index, seed=0, decoding=decoding) for index in range(NUM_SAMPLES)])
+        rules = Rules(Decoding(temperature=1, top_p=1, max_tokens=1), frozenset(), None)
+        cache.add([Draft.begin(prompt, index, seed=0, rules=rules) for index in range(NUM_SAMPLES)])
     own = torch.randn(2, sizes.num_rows, model.kv_heads, num_own, model.head_dim, dtype=DTYPE)
     for position in range(num_own):
         cache.begin_decoding()

@@ -17,10 +17,10 @@ from hydra import compose, initialize_config_dir
 from plugins import marks
 
 from tpo.config.build import to_config
-from tpo.config.check import check, check_entry, check_evaluate
+from tpo.config.check import check, check_entry, check_evaluate, check_use
 from tpo.config.fields import ConfigError
 from tpo.config.hardware import resolve_hardware
-from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, register
+from tpo.config.schema import AgreementConfig, ChatConfig, Config, EvaluateConfig, ServeConfig, register
 from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
 from tpo.results.read import read_run
@@ -49,6 +49,8 @@ ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "doctor": (Config, check),
     "evaluate": (EvaluateConfig, check_evaluate),
     "evaluate.agreement": (AgreementConfig, check_entry),
+    "chat": (ChatConfig, check_use),
+    "serve": (ServeConfig, check_use),
 }
 NOT_HERE = ("which is not installed", "there is no file")  # of a machine that follows a document
 FLAGS = {
@@ -299,7 +301,7 @@ def test_readme_lists_each_room_once() -> None:
         f"tpo/{path.name}" + ("/" if path.is_dir() else "") for path in entries if not path.name.startswith("__")
     ]
     assert sorted(listed) == sorted(expected)
-    assert len(listed) <= 14
+    assert len(listed) <= 19
 
 
 def test_readme_links_each_manual_once() -> None:

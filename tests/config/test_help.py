@@ -12,7 +12,11 @@ from tpo.config.compose import CONF, REPOSITORY
 from tpo.config.help import experiments_text, meant
 from tpo.config.schema import Config
 
-ENTRIES = ("tpo.run", "tpo.evaluate", "tpo.evaluate.agreement", "tpo.plan")
+OWN_FILES = {  # a group of each command, and a file of one's own for it
+    **dict.fromkeys(("tpo.run", "tpo.evaluate", "tpo.evaluate.agreement", "tpo.plan"), ("judge", {"kind": "length"})),
+    **dict.fromkeys(("tpo.chat", "tpo.serve"), ("engine", {"kind": "torch", "max_sequences": 4})),
+}
+ENTRIES = tuple(OWN_FILES)
 
 
 def run_cli(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -48,16 +52,18 @@ def test_help_lists_the_groups_and_shows_the_composed_config(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("module", ENTRIES)
 def test_help_of_every_command_has_examples_and_finds_files_of_one_s_own(module: str, tmp_path: Path) -> None:
-    (tmp_path / "own" / "judge").mkdir(parents=True)
-    (tmp_path / "own" / "judge" / "mine.yaml").write_text("kind: length\n")
-    done = run_cli(module, "--config-dir", "own", "judge=mine", "-h", folder=tmp_path)
+    group, settings = OWN_FILES[module]
+    (tmp_path / "own" / group).mkdir(parents=True)
+    OmegaConf.save(OmegaConf.create(settings), tmp_path / "own" / group / "mine.yaml")
+    done = run_cli(module, "--config-dir", "own", f"{group}=mine", "-h", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     parts = sections(done.stdout)
     assert parts["about"].count(f"\npython -m {module} ") >= 3
     assert "--config-dir" in parts["Options"]
-    [judges] = [line for line in parts["Groups (choose with group=option)"].splitlines() if line.startswith("judge:")]
-    assert "mine" in judges.removeprefix("judge: ").split(", ")
-    assert OmegaConf.create(parts["Config"]).judge == {"kind": "length"}
+    listed = parts["Groups (choose with group=option)"].splitlines()
+    [options] = [line for line in listed if line.startswith(f"{group}:")]
+    assert "mine" in options.removeprefix(f"{group}: ").split(", ")
+    assert OmegaConf.create(parts["Config"])[group] == settings
     assert list(tmp_path.iterdir()) == [tmp_path / "own"], "nothing is started"
 
 

@@ -15,13 +15,13 @@ from tpo.sample.engines.torch import cache as cache_module
 from tpo.sample.engines.torch import prefill as prefill_module
 from tpo.sample.engines.torch import prompts as prompts_module
 from tpo.sample.engines.torch.cache import RowCache
-from tpo.sample.engines.torch.draft import Draft
+from tpo.sample.engines.torch.draft import Draft, Rules
 from tpo.sample.engines.torch.prefill import Prefill
 from tpo.sample.engines.torch.prompts import Layer, Prefix, Prompt, Trunk
 from tpo.sample.engines.torch.rows import DecodingStep, SharedSlots, row_attention
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
-DECODING = Decoding(temperature=1, top_p=1, max_tokens=100)
+RULES = Rules(Decoding(temperature=1, top_p=1, max_tokens=100), frozenset(), None)
 LAYER = SimpleNamespace(layer_idx=0)
 
 
@@ -46,7 +46,7 @@ class Run:
         prompt = Prompt("key", num_common + length, num_samples)
         self.cache.begin_prefill()
         self.cache.add_prompt(prompt, own)
-        drafts = [Draft.begin(prompt, index, seed=0, decoding=DECODING) for index in range(num_samples)]
+        drafts = [Draft.begin(prompt, index, seed=0, rules=RULES) for index in range(num_samples)]
         self.cache.add(drafts)
         stored = torch.cat([self.trunk[:, :, :num_common], laid[:, :, 5 : 5 + length]], dim=2)
         self.expected |= dict.fromkeys(drafts, stored)

@@ -16,7 +16,7 @@ from tpo.judge.llm.settings import LLMConfig
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding, Generation, Request
 from tpo.sample.engines import vllm as engines
-from tpo.sample.engines.vllm import VllmEngine, VllmEngineConfig
+from tpo.sample.engines.vllm import VllmEngine, VllmEngineConfig, VllmLive, _serves
 from tpo.store.seeds import derive_seed
 
 END, DELIMITER, SWITCH = 1, 50, (60, 61)
@@ -76,7 +76,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     engine = FakeEngine()
     module, parameters = ModuleType("vllm"), ModuleType("vllm.sampling_params")
     module.SamplingParams = module.TokensPrompt = dict  # type: ignore[attr-defined]
-    parameters.RequestOutputKind = SimpleNamespace(FINAL_ONLY=2)  # type: ignore[attr-defined]
+    parameters.RequestOutputKind = SimpleNamespace(FINAL_ONLY=2, DELTA=1)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
     monkeypatch.setitem(sys.modules, "vllm.sampling_params", parameters)
     for user in (engines, local):
@@ -166,3 +166,55 @@ def test_questions_are_taken_as_there_is_room_and_too_long_ones_are_told(
     assert {key for key, answer in found.items() if answer.error} == {key for key in found if int(key) % 5 == 1}
     stream.close()  # type: ignore[attr-defined]
     assert fake.waiting == {} and fake.aborted
+
+
+class FakePartialEngine(FakeEngine):
+    """vLLM's engine that gives every request one more token a step: two, and then its end."""
+
+    def step(self) -> list[Any]:
+        found = []
+        for name, added in list(self.waiting.items()):
+            assert added.decoding["output_kind"] == 1
+            number = added.decoding["told"] = added.decoding.get("told", 0) + 1
+            is_last = number == 3
+            if is_last:
+                del self.waiting[name]
+            sample = SimpleNamespace(
+                token_ids=[END if is_last else 70 + number], finish_reason="stop" if is_last else None, stop_reason=END
+            )
+            found.append(SimpleNamespace(request_id=name, finished=is_last, outputs=[sample]))
+        return found
+
+
+def test_pieces_of_a_thought_its_switch_and_its_response_add_up(
+    fake: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = open_engine()
+    engine.llm = FakePartialEngine()
+    live = VllmLive(engine, max_sequences=4)
+    live.add(Request("a", [5], {0: 1}), TWO_PHASES)
+    live.add(Request("b", [5, 5], {0: 1}), PLAIN)
+    live.add(Request("c", [5, 5, 5], {0: 1}), PLAIN)
+    pieces: dict[str, list[int]] = {"a": [], "b": [], "c": []}
+    ends = {}
+    while len(live):
+        for progress in live.step():
+            pieces[progress.key] += progress.token_ids
+            if progress.generation is not None:
+                ends[progress.key] = progress.generation
+        live.cancel("c")
+    assert ends == {
+        "a": Generation([71, 72, *SWITCH, 71, 72, END], "stop", 2, 4),
+        "b": Generation([71, 72, END], "stop"),
+    }
+    assert {key: pieces[key] for key in ends} == {key: end.token_ids for key, end in ends.items()}
+    assert pieces["c"] == [71] and engine.llm.aborted == ["2"]
+    assert [added.prompt_ids for added in engine.llm.added][-1] == [5, 71, 72, *SWITCH]
+
+
+def test_one_vllm_serves_a_model_with_its_adapter_and_without() -> None:
+    plain = {"model": "a", "dtype": "bfloat16"}
+    small = {**plain, "enable_lora": True, "max_lora_rank": 8}
+    large = {**small, "max_lora_rank": 16}
+    assert _serves(small, plain) and _serves(small, small) and _serves(large, small)
+    assert not _serves(plain, small) and not _serves(small, large) and not _serves(small, {**plain, "model": "b"})

@@ -9,7 +9,8 @@ import re
 from typing import Any
 
 from tpo.config.fields import ConfigError, check_fields
-from tpo.config.schema import AgreementConfig, Config, Entry, EvaluateConfig, SamplingEntry, flatten
+from tpo.config.schema import AgreementConfig, Config, Entry, EvaluateConfig, SamplingEntry, UseEntry, flatten
+from tpo.store.processes.cores import AUTO
 
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
 
@@ -96,6 +97,21 @@ def check_evaluate(config: EvaluateConfig) -> None:
         )
 
 
+def check_use(config: UseEntry) -> None:
+    """Raise on settings of chat or serve that could only fail later.
+
+    Raises:
+        ConfigError: Naming the key and what to do.
+    """
+    check_entry(config)
+    workers = getattr(config.engine, "num_workers", AUTO)
+    if workers not in (AUTO, 1):
+        raise ConfigError(
+            f"engine.num_workers={workers}: chat and serve decode all sequences together in one process, with all "
+            f"threads: set it to 1 or {AUTO}"
+        )
+
+
 def check_entry(config: Entry, *, with_packages: bool = True) -> None:
     """Raise on settings of any entry point that could only fail later, each group by itself.
 
@@ -125,7 +141,7 @@ def check_secrets(values: dict[str, Any]) -> None:
                 f"{key} holds a user name or a password, and settings are written down: take it out; a key comes from "
                 "the environment variable that api_key_env names"
             )
-        if key.endswith(".api_key_env") and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
+        if key.rpartition(".")[2] == "api_key_env" and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
             raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
 
 

@@ -33,9 +33,9 @@ E = TypeVar("E", bound=Entry)
 
 
 class Outcome(NamedTuple):
-    """What an entry point's work left: the folder to print, and what a search is to maximize, if it is one."""
+    """What an entry point's work left: the folder to print, if any, and what a search is to maximize, if it is one."""
 
-    path: Path
+    path: Path | None
     objective: float | None = None
 
 
@@ -66,7 +66,8 @@ def run_entry(
                 path, objective = work(config, HydraConfig.get())
         except TpoError as error:
             raise CompactHydraException(f"error: {error}") from error
-        print(path)
+        if path is not None:
+            print(path)
         return objective
 
     given = get_args_parser().parse_args()

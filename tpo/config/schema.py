@@ -34,7 +34,7 @@ from tpo.config.thought import ThoughtFormat
 
 @dataclass
 class Entry(Settings):
-    """What all entry points have: where things lie, the seed model and the judge.
+    """What all entry points have: where things lie, and the seed model.
 
     Attributes:
         config_name: The YAML file of conf/ that the entry point starts from.
@@ -49,15 +49,21 @@ class Entry(Settings):
     runs_dir: str = setting(how=True)
     isolate_stages: bool = setting(how=True)
     model: ModelConfig = setting(ModelConfig)
-    judge: JudgeConfig = setting(JudgeConfig)
-    rating: RatingConfig = setting(RatingConfig)
 
 
 E = TypeVar("E", bound=Entry)
 
 
 @dataclass
-class SamplingEntry(Entry):
+class JudgingEntry(Entry):
+    """What entry points have that judge."""
+
+    judge: JudgeConfig = setting(JudgeConfig)
+    rating: RatingConfig = setting(RatingConfig)
+
+
+@dataclass
+class SamplingEntry(JudgingEntry):
     """What entry points have that sample from policies and compare them."""
 
     prompts: PromptsConfig = setting(PromptsConfig)
@@ -93,7 +99,7 @@ class EvaluateConfig(SamplingEntry):
 
 
 @dataclass
-class AgreementConfig(Entry):
+class AgreementConfig(JudgingEntry):
     """A measurement of a judge on labelled preferences (`tpo.evaluate.agreement`)."""
 
     config_name: ClassVar[str] = "agreement"
@@ -104,7 +110,38 @@ class AgreementConfig(Entry):
     length_tolerance: float = setting(minimum=0, maximum=1)
 
 
-ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig)
+@dataclass
+class UseEntry(Entry):
+    """What entry points have that let people ask a policy."""
+
+    thought: ThoughtFormat = setting(ThoughtFormat)
+    sample: SampleConfig = setting(SampleConfig)
+    engine: EngineConfig = setting(EngineConfig)
+    policy: str = setting()
+
+
+@dataclass
+class ChatConfig(UseEntry):
+    """A talk with a policy in the terminal (`tpo.chat`)."""
+
+    config_name: ClassVar[str] = "chat"
+
+
+@dataclass
+class ServeConfig(UseEntry):
+    """A policy behind an HTTP address (`tpo.serve`)."""
+
+    config_name: ClassVar[str] = "serve"
+
+    name: str | None = setting()
+    host: str = setting()
+    port: int = setting(minimum=0, maximum=65535)
+    api_key_env: str = setting()
+    max_waiting: int = setting(minimum=0)
+    shutdown_s: int = setting(minimum=0)
+
+
+ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig, ChatConfig, ServeConfig)
 
 
 def register() -> None:

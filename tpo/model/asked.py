@@ -4,7 +4,7 @@ A model that thinks by itself does so in any format unless it is switched off, a
 thought already. What stands between its own tags is no part of any response, whatever the format.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -65,15 +65,19 @@ class Asked:
         """Text that ends a thought; None where completions have none."""
         return self._tags.closing if self.is_native else self.form.response_delimiter
 
-    def context(self, tokenizer: Tokenizer, instruction: str, *, assistant: str = "") -> list[int]:
+    def context(
+        self, tokenizer: Tokenizer, instruction: str, *, assistant: str = "", before: Sequence[tuple[str, str]] = ()
+    ) -> list[int]:
         """Return the ids from which a completion to `instruction` is sampled.
 
         Args:
             tokenizer: The model's.
             instruction: What the user asks; control tokens in it are broken up.
             assistant: What the answer starts with besides.
+            before: Role and text of earlier turns, as they were said: the format asks the last user turn for a thought,
+                and answers are told without theirs. Control tokens in them are broken up.
         """
-        return self._ids(tokenizer, instruction, self.prefill + assistant)
+        return self._ids(tokenizer, instruction, self.prefill + assistant, before)
 
     def context_after(self, tokenizer: Tokenizer, instruction: str, thought: str) -> list[int]:
         """Return the ids from which the response after a given thought is sampled."""
@@ -145,11 +149,14 @@ class Asked:
         blank = len(rest) - len(rest.lstrip())
         return start + blank + len(header) if header and rest[blank:].startswith(header) else start
 
-    def _ids(self, tokenizer: Tokenizer, instruction: str, assistant: str) -> list[int]:
+    def _ids(
+        self, tokenizer: Tokenizer, instruction: str, assistant: str, before: Sequence[tuple[str, str]] = ()
+    ) -> list[int]:
         return chat_ids(
             tokenizer,
             # The instruction alone: a thought prompt may name the tags that it asks for.
             self.form.user_turn(break_control_tokens(instruction, tokenizer)),
+            before=[(role, break_control_tokens(text, tokenizer)) for role, text in before],
             assistant=assistant,
             conventions=self.conventions,
             arguments=self.arguments,

@@ -120,6 +120,7 @@ def chat_ids(
     tokenizer: Tokenizer,
     user: str,
     *,
+    before: Sequence[tuple[str, str]] = (),
     assistant: str | None = None,
     conventions: Conventions = Conventions(),  # noqa: B008 (frozen)
     arguments: Mapping[str, Any] | None = None,
@@ -129,11 +130,12 @@ def chat_ids(
     Args:
         tokenizer: With a chat template.
         user: The user's turn; what must not be read as control tokens is broken up before (`break_control_tokens`).
+        before: Role and text of the turns before it, likewise.
         assistant: Text that the assistant's turn starts with, if any.
         conventions: What the template is always given, and the date that it shows.
         arguments: What else it is given.
     """
-    turns = [("user", user)]
+    turns = [*before, ("user", user)]
     text = render_chat(tokenizer, turns, conventions=conventions, arguments=arguments, is_asking=True)
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     if assistant:

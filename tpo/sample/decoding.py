@@ -7,6 +7,7 @@ from typing import ClassVar, NamedTuple, Protocol
 from tpo.config.groups import EngineConfig
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
+from tpo.store.errors import TpoError
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,40 @@ class Engine(Protocol):
         ...
 
 
+class Progress(NamedTuple):
+    """What a sample under way has gained; `generation` is None until it has ended."""
+
+    key: str  # of the request
+    token_ids: Sequence[int]  # new ones; an end token comes with the generation at the earliest
+    generation: Generation | None
+
+
+class LiveEngine(Protocol):
+    """Samples for people who wait: requests come and go while others decode, each with its own decoding.
+
+    Not to be used by several threads at a time.
+    """
+
+    #: Samples that decode together; further ones wait.
+    max_sequences: int
+
+    def __len__(self) -> int:
+        """Return how many requests are under way or wait."""
+        ...
+
+    def add(self, request: Request, decoding: Decoding) -> None:
+        """Add a request with one seed, whose key no other has that is under way."""
+        ...
+
+    def cancel(self, key: str) -> None:
+        """Take a request out; nothing happens where there is none of this key."""
+        ...
+
+    def step(self) -> list[Progress]:
+        """Compute about one token of every sample that has its turn; return what is new."""
+        ...
+
+
 @dataclass
 class EngineSettings(EngineConfig):
     """Settings of an engine; each kind has a module or a package in `tpo/sample/engines`.
@@ -105,6 +140,16 @@ class EngineSettings(EngineConfig):
             TpoError: If the engine cannot sample here.
         """
         raise NotImplementedError
+
+    def make_live(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> LiveEngine:
+        """Return the engine in a form that chat and serve need, the policy loaded; arguments are those of `make`.
+
+        Raises:
+            TpoError: If the engine cannot sample here, or not so.
+        """
+        raise TpoError(
+            f"engine={self.kind} samples for runs and evaluations only; chat and serve use engine=torch or engine=vllm"
+        )
 
 
 def longest(contexts: Iterable[Sequence[int]], decoding: Decoding) -> int:

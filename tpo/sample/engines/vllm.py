@@ -6,9 +6,10 @@ its own, each with the whole model on its own GPUs.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,13 +23,16 @@ from tpo.sample.decoding import (
     Engine,
     EngineSettings,
     Generation,
+    LiveEngine,
+    Progress,
     Request,
     Sample,
     Thought,
     switch_to_response,
 )
-from tpo.store.processes.in_flight import FIRST, InFlight
-from tpo.store.processes.kept import kept_engine
+from tpo.store.errors import TpoError
+from tpo.store.processes.in_flight import FIRST, LATER, InFlight
+from tpo.store.processes.kept import OccupiedError, kept_arguments, kept_engine
 from tpo.store.processes.vllm import start_vllm
 from tpo.store.processes.workers import Workers, share_devices
 from tpo.store.seeds import derive_seed
@@ -59,6 +63,27 @@ class VllmEngineConfig(EngineSettings):
         engine = VllmWorkers if self.data_parallel_size > 1 else VllmEngine
         return engine(self, policy, end_ids=chat.end_ids, seed=seed)
 
+    def make_live(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> LiveEngine:
+        """Return the engine; one that this process has cached serves another adapter of its model too.
+
+        Raises:
+            TpoError: If this process's vLLM has another model.
+        """
+        wanted, kept = llm_arguments(self, policy), kept_arguments()
+        arguments = kept if isinstance(kept, dict) and _serves(kept, wanted) else wanted
+        # Inherited by vLLM's process, which a Ctrl-C that is meant for an answer would else end.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            engine = VllmEngine(self, policy, end_ids=chat.end_ids, seed=seed, arguments=arguments)
+        except OccupiedError:
+            raise TpoError(
+                "engine=vllm has one model in a process, and another one, or a larger adapter, is wanted beside it: "
+                "use engine=torch"
+            ) from None
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return VllmLive(engine, max_sequences=self.max_num_seqs)
+
 
 def draws_by_seed() -> bool:
     """Return whether vLLM draws a request's tokens by the request's own seed here, whatever shares its batch.
@@ -88,7 +113,15 @@ class VllmEngine:
     they share is computed once, where prefixes are cached.
     """
 
-    def __init__(self, settings: VllmEngineConfig, policy: Policy, *, end_ids: frozenset[int], seed: int) -> None:
+    def __init__(
+        self,
+        settings: VllmEngineConfig,
+        policy: Policy,
+        *,
+        end_ids: frozenset[int],
+        seed: int,
+        arguments: dict[str, Any] | None = None,
+    ) -> None:
         """Start vLLM, or use the one that this process keeps.
 
         Args:
@@ -96,6 +129,7 @@ class VllmEngine:
             policy: Seed model and adapter.
             end_ids: Token ids that end a completion.
             seed: Of vLLM's own random stream, for samples without a seed.
+            arguments: Of `vllm.LLM`, if not those of settings and policy.
 
         Raises:
             OccupiedError: If this process's vLLM was started with other arguments.
@@ -104,7 +138,7 @@ class VllmEngine:
         self.end_ids = end_ids
         self.max_in_flight = 2 * settings.max_num_seqs  # so that as many wait as decode
         self.lora = None if policy.adapter_path is None else _lora_request(policy.adapter_path)
-        self.llm = start_vllm(seed=seed % 2**31, **llm_arguments(settings, policy))
+        self.llm = start_vllm(seed=seed % 2**31, **(arguments or llm_arguments(settings, policy)))
 
     def stream(self, requests: Iterable[Request], *, decoding: Decoding) -> Iterator[Sample]:
         """Yield every sample of every request as it is finished.
@@ -143,7 +177,7 @@ class VllmEngine:
     def _begin(self, in_flight: InFlight[_Draw], draw: _Draw, decoding: Decoding) -> None:
         prompt_ids = list(draw.request.prompt_ids)
         stop = None if decoding.switch_ids is None else decoding.response_delimiter
-        in_flight.add(draw, prompt_ids, **self._decoding(decoding, decoding.max_tokens, seed=draw.seed, stop=stop))
+        in_flight.add(draw, prompt_ids, **self.sampling(decoding, decoding.max_tokens, seed=draw.seed, stop=stop))
 
     def _respond(self, in_flight: InFlight[_Draw], draw: _Draw, thought: Thought, decoding: Decoding) -> None:
         # With the thought's seed, draws could repeat the thought's.
@@ -152,10 +186,11 @@ class VllmEngine:
             draw,
             [*draw.request.prompt_ids, *thought.token_ids],
             priority=FIRST,
-            **self._decoding(decoding, decoding.max_response_tokens, seed=seed, stop=None),
+            **self.sampling(decoding, decoding.max_response_tokens, seed=seed, stop=None),
         )
 
-    def _decoding(self, decoding: Decoding, max_tokens: int, *, seed: int, stop: str | None) -> dict[str, Any]:
+    def sampling(self, decoding: Decoding, max_tokens: int, *, seed: int, stop: str | None) -> dict[str, Any]:
+        """Return the arguments of `vllm.SamplingParams` for a completion, or the thought or the response of one."""
         return {
             "temperature": decoding.temperature,
             "top_p": decoding.top_p,
@@ -166,6 +201,90 @@ class VllmEngine:
             "stop_token_ids": sorted(self.end_ids),
             "skip_special_tokens": False,
         }
+
+
+@dataclass(eq=False)
+class _LiveDraw:
+    """A sample under way for somebody who waits."""
+
+    request: Request
+    decoding: Decoding
+    token_ids: list[int] = field(default_factory=list)  # as sampled since the request or its response was sent
+    thought: Thought | None = None
+
+
+class VllmLive:
+    """Requests under way in a `VllmEngine`, which nobody else uses meanwhile."""
+
+    def __init__(self, engine: VllmEngine, *, max_sequences: int) -> None:
+        """Start with none."""
+        self._engine, self.max_sequences = engine, max_sequences
+        self._in_flight = InFlight[_LiveDraw](engine.llm, lora=engine.lora, is_partial=True)
+        self._draws: dict[str, _LiveDraw] = {}
+
+    def __len__(self) -> int:
+        """Return how many requests are under way or wait."""
+        return len(self._draws)
+
+    def add(self, request: Request, decoding: Decoding) -> None:
+        """Add a request with one seed."""
+        draw = self._draws[request.key] = _LiveDraw(request, decoding)
+        stop = None if decoding.switch_ids is None else decoding.response_delimiter
+        self._send(draw, request.prompt_ids, decoding.max_tokens, seed=_seed(draw), stop=stop)
+
+    def cancel(self, key: str) -> None:
+        """Take a request out, if it is there."""
+        if (draw := self._draws.pop(key, None)) is not None:
+            self._in_flight.remove(draw)
+
+    def step(self) -> list[Progress]:
+        """Wait for vLLM's next step and return what is new."""
+        return [self._take(draw, output) for draw, output in self._in_flight.step()]
+
+    def _take(self, draw: _LiveDraw, output: Any) -> Progress:
+        """Return what a sample has gained; where its thought has ended, ask for its response."""
+        [found] = output.outputs
+        num_told = len(draw.token_ids)
+        draw.token_ids += found.token_ids
+        if not output.finished:
+            return Progress(draw.request.key, draw.token_ids[num_told:], None)
+        if draw.decoding.switch_ids is not None and draw.thought is None:
+            draw.thought = switch_to_response(
+                draw.token_ids,
+                is_delimited=found.stop_reason == draw.decoding.response_delimiter,
+                switch_ids=draw.decoding.switch_ids,
+                end_ids=self._engine.end_ids,
+            )
+            draw.token_ids = []
+            context = [*draw.request.prompt_ids, *draw.thought.token_ids]
+            seed = derive_seed(_seed(draw), "response")  # as in `VllmEngine`
+            self._send(draw, context, draw.decoding.max_response_tokens, seed=seed, stop=None)
+            return Progress(draw.request.key, draw.thought.token_ids[num_told:], None)
+        del self._draws[draw.request.key]
+        thought = draw.thought or Thought([], 0, 0)
+        generation = Generation(
+            [*thought.token_ids, *draw.token_ids],
+            "length" if found.finish_reason == "length" else "stop",
+            thought.forced_start,
+            thought.forced_stop,
+        )
+        return Progress(draw.request.key, draw.token_ids[num_told:], generation)
+
+    def _send(self, draw: _LiveDraw, context: Sequence[int], max_tokens: int, *, seed: int, stop: str | None) -> None:
+        sampling = self._engine.sampling(draw.decoding, max_tokens, seed=seed, stop=stop)
+        self._in_flight.add(draw, list(context), priority=LATER if draw.thought is None else FIRST, **sampling)
+
+
+def _seed(draw: _LiveDraw) -> int:
+    [seed] = draw.request.seeds.values()
+    return seed
+
+
+def _serves(cached: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Return whether a vLLM that was started with some arguments does what others ask for: fewer adapters do."""
+    rank = "max_lora_rank"
+    own, other = ({key: value for key, value in one.items() if "lora" not in key} for one in (cached, wanted))
+    return own == other and cached.get(rank, 0) >= wanted.get(rank, 0)
 
 
 def llm_arguments(settings: VllmEngineConfig, policy: Policy) -> dict[str, Any]:

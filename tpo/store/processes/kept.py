@@ -63,6 +63,11 @@ def kept() -> Any:
     return None if _kept is None else _kept.engine
 
 
+def kept_arguments() -> object:
+    """Return what that was made with, None where nothing is kept."""
+    return None if _kept is None else _kept.arguments
+
+
 def become_keeper() -> None:
     """Say that this process executes one step after the other and ends when one wants something else."""
     global _is_keeper

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from tpo.config.fields import ConfigError, setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
-from tpo.sample.decoding import Engine, EngineSettings
+from tpo.sample.decoding import Engine, EngineSettings, LiveEngine
 from tpo.store.processes.cores import AUTO, count_workers
 
 
@@ -38,13 +38,7 @@ class TorchEngineConfig(EngineSettings):
         Raises:
             TpoError: If there are to be several workers where they cannot be, or the engine cannot sample here.
         """
-        arguments: dict[str, Any] = {
-            "policy": policy,
-            "tokenizer": chat.tokenizer,
-            "end_ids": chat.end_ids,
-            "max_sequences": self.max_sequences,
-            "max_len": max_len,
-        }
+        arguments = self._arguments(policy, chat=chat, max_len=max_len)
         count = count_workers(self.num_workers, at="engine.num_workers")
         if count > 1:
             from tpo.sample.engines.torch.workers import TorchWorkers
@@ -53,3 +47,23 @@ class TorchEngineConfig(EngineSettings):
         from tpo.sample.engines.torch.engine import TorchEngine
 
         return TorchEngine(**arguments)
+
+    def make_live(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> LiveEngine:
+        """Return the engine in this process, whatever the number of cores.
+
+        Raises:
+            TpoError: If the engine cannot sample here.
+        """
+        from tpo.sample.engines.torch.engine import TorchEngine
+        from tpo.sample.engines.torch.live import TorchLive
+
+        return TorchLive(TorchEngine(**self._arguments(policy, chat=chat, max_len=max_len)))
+
+    def _arguments(self, policy: Policy, *, chat: Chat, max_len: int) -> dict[str, Any]:
+        return {
+            "policy": policy,
+            "tokenizer": chat.tokenizer,
+            "end_ids": chat.end_ids,
+            "max_sequences": self.max_sequences,
+            "max_len": max_len,
+        }

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rules:
-    """How drafts are continued and ended, the same for all of a stream."""
+    """How drafts are continued and ended; the same for all of a stream."""
 
     decoding: Decoding
     end_ids: frozenset[int]
@@ -27,6 +27,7 @@ class Draft:
 
     prompt: "Prompt"
     sample_index: int
+    rules: Rules
     uniforms: np.ndarray[Any, np.dtype[np.float64]]
     is_thinking: bool
     budget: int
@@ -39,22 +40,23 @@ class Draft:
     finish_reason: str = ""
 
     @classmethod
-    def begin(cls, prompt: "Prompt", sample_index: int, *, seed: int, decoding: Decoding) -> "Draft":
+    def begin(cls, prompt: "Prompt", sample_index: int, *, seed: int, rules: Rules) -> "Draft":
         """Return a sample without tokens, with its own stream of uniforms, one a token."""
+        decoding = rules.decoding
         uniforms = np.random.default_rng(seed).random(decoding.max_total)
-        return cls(prompt, sample_index, uniforms, decoding.switch_ids is not None, decoding.max_tokens)
+        return cls(prompt, sample_index, rules, uniforms, decoding.switch_ids is not None, decoding.max_tokens)
 
     @property
     def uniform(self) -> float:
         """What the next token is drawn with."""
         return float(self.uniforms[len(self.token_ids)])
 
-    def advance(self, token: int, rules: Rules) -> None:
+    def advance(self, token: int) -> None:
         """Append the next token: the next forced one if there is any, else the sampled `token`."""
-        decoding = rules.decoding
+        decoding = self.rules.decoding
         if self.forced:
             self._take(self.forced.popleft())
-        elif token in rules.end_ids:
+        elif token in self.rules.end_ids:
             if self.is_thinking:  # the EOS is dropped: the turn continues with the response
                 self._force_switch(decoding)
                 self._take(self.forced.popleft())
@@ -64,7 +66,7 @@ class Draft:
         else:
             self._take(token)
             self.budget -= 1
-            if self.is_thinking and self._wrote_delimiter(rules):
+            if self.is_thinking and self._wrote_delimiter():
                 self.is_thinking, self.budget = False, decoding.max_response_tokens
             elif self.budget == 0 and self.is_thinking:
                 self._force_switch(decoding)
@@ -87,8 +89,8 @@ class Draft:
         self.forced_stop = self.forced_start + len(decoding.switch_ids)
         self.is_thinking, self.budget = False, decoding.max_response_tokens
 
-    def _wrote_delimiter(self, rules: Rules) -> bool:
-        delimiter = rules.decoding.response_delimiter
+    def _wrote_delimiter(self) -> bool:
+        rules, delimiter = self.rules, self.rules.decoding.response_delimiter
         assert delimiter is not None
         # A token has at least one byte of text, and the first may begin before the delimiter.
         tail = self.token_ids[-(len(delimiter.encode()) + 1) :]

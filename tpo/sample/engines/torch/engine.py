@@ -117,14 +117,14 @@ class TorchEngine:
         """Return the logits after each prompt and after each token that follows it, (prompts, steps, vocabulary)."""
         cache = RowCache(device=self.device)
         requests = [Request(str(number), prompt, {0: 0}) for number, prompt in enumerate(prompts)]
-        decoding = Decoding(temperature=0, top_p=1, max_tokens=len(following) + 1)
-        drafts, first = zip(*self._prefill(requests, cache, decoding), strict=True)
+        rules = self.rules(Decoding(temperature=0, top_p=1, max_tokens=len(following) + 1))
+        drafts, first = zip(*self.prefill(requests, cache, rules), strict=True)
         cache.add(drafts)
         steps = [torch.stack(first)]
         for token in following:
             for draft in drafts:
                 draft.pending = token
-            found = dict(zip(map(id, cache.active), self._decode(cache), strict=True))
+            found = dict(zip(map(id, cache.active), self.decode(cache), strict=True))
             steps.append(torch.stack([found[id(draft)] for draft in drafts]))
         return torch.stack(steps, dim=1)
 
@@ -138,7 +138,7 @@ class TorchEngine:
             ValueError: If a prompt and its longest completion exceed `max_len`.
         """
         source = iter(requests)
-        rules = Rules(decoding, self.end_ids, self.tokenizer)
+        rules = self.rules(decoding)
         cache = RowCache(device=self.device)
         waiting: deque[tuple[Draft, Tensor]] = deque()  # without a row, with the logits of their first tokens
         num_active, is_exhausted = 0, False
@@ -148,23 +148,27 @@ class TorchEngine:
                 while len(waiting) < num_free and not is_exhausted:
                     taken = self._take(source, num_free - len(waiting), cache, decoding)
                     is_exhausted = not taken
-                    waiting += self._prefill(taken, cache, decoding)
+                    waiting += self.prefill(taken, cache, rules)
                 if not waiting:
                     break
                 entering = [waiting.popleft() for _ in range(min(num_free, len(waiting)))]
                 drafts = [draft for draft, _ in entering]
-                _advance(drafts, torch.stack([logits for _, logits in entering]), rules)
+                advance(drafts, torch.stack([logits for _, logits in entering]))
                 cache.add(drafts)
                 yield from (draft.finish() for draft in cache.retire())
                 num_active = len(cache.active)
             if not num_active:
                 return
-            _advance(cache.active, self._decode(cache), rules)
+            advance(cache.active, self.decode(cache))
             yield from (draft.finish() for draft in cache.retire())
             num_active = len(cache.active)
 
     def close(self) -> None:
         """Do nothing: the engine's memory is freed with the object."""
+
+    def rules(self, decoding: Decoding) -> Rules:
+        """Return how drafts are continued that are decoded so."""
+        return Rules(decoding, self.end_ids, self.tokenizer)
 
     def _take(self, source: Iterator[Request], num_free: int, cache: RowCache, decoding: Decoding) -> list[Request]:
         """Return the next requests: enough for the free rows or for a batch of prefill; none after the last one."""
@@ -187,7 +191,7 @@ class TorchEngine:
                 break
         return taken
 
-    def _prefill(self, requests: list[Request], cache: RowCache, decoding: Decoding) -> Iterator[tuple[Draft, Tensor]]:
+    def prefill(self, requests: list[Request], cache: RowCache, rules: Rules) -> Iterator[tuple[Draft, Tensor]]:
         """Store prompts in the cache; yield their samples, without tokens, and each one's logits of the first token."""
         if not requests:
             return
@@ -202,14 +206,14 @@ class TorchEngine:
             prompt = Prompt(request.key, len(request.prompt_ids), num_unfinished=len(request.seeds))
             cache.add_prompt(prompt, Prefix(layers, *own))
             for sample_index, seed in request.seeds.items():
-                yield Draft.begin(prompt, sample_index, seed=seed, decoding=decoding), first
+                yield Draft.begin(prompt, sample_index, seed=seed, rules=rules), first
 
     def _compute(self, step: Prefill, cache: RowCache) -> tuple[list[Layer], Tensor]:
         """Return keys and values of the tokens that are computed, and each prompt's logits of the next token."""
         layers = cache.begin_prefill()
         return layers, self.model(**step.inputs, past_key_values=cache, use_cache=True).logits[0]
 
-    def _decode(self, cache: RowCache) -> Tensor:
+    def decode(self, cache: RowCache) -> Tensor:
         """Run one token of every active sequence; return the next logits (active, vocabulary)."""
         cache.begin_decoding()
         step = DecodingStep(cache, dtype=self.model.dtype)
@@ -225,11 +229,14 @@ class TorchEngine:
         return logits
 
 
-def _advance(drafts: list[Draft], logits: Tensor, rules: Rules) -> None:
-    """Append the next token to every draft, given the logits of each."""
+def advance(drafts: Sequence[Draft], logits: Tensor) -> None:
+    """Append the next token to every draft, given the logits of each; those of one temperature are drawn together."""
     uniforms = torch.tensor([draft.uniform for draft in drafts], device=logits.device)
-    decoding = rules.decoding
-    for draft, token in zip(
-        drafts, sample_tokens(logits, uniforms, decoding.temperature, decoding.top_p).tolist(), strict=True
-    ):
-        draft.advance(token, rules)
+    alike: dict[tuple[float, float], list[int]] = {}
+    for row, draft in enumerate(drafts):
+        alike.setdefault((draft.rules.decoding.temperature, draft.rules.decoding.top_p), []).append(row)
+    for (temperature, top_p), rows in alike.items():
+        chosen = rows if len(alike) > 1 else slice(None)  # a slice copies nothing
+        tokens = sample_tokens(logits[chosen], uniforms[chosen], temperature, top_p).tolist()
+        for row, token in zip(rows, tokens, strict=True):
+            drafts[row].advance(token)
