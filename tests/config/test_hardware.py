@@ -24,10 +24,10 @@ from tpo.model.disk import PROMPT
 from tpo.plan.__main__ import make_plan
 from tpo.plan.memory import Pair, most_pairs, sequences_at_once
 from tpo.store.files import content_hash
-from tpo.store.gpu import Gpu, visible_gpus
+from tpo.store.gpus import Gpu, find_gpus, visible_gpus
 
 REPOSITORY = Path(__file__).parents[2]
-LINE = "{index}, GPU-{index}a2b3c4d, NVIDIA H100 80GB HBM3, 81559, {free}, 580.65.06"
+LINE = "{index}, GPU-{index}a2b3c4d, NVIDIA H100 80GB HBM3, 580.65.06, 81559, {free}"
 Driver = Callable[..., None]
 
 
@@ -35,6 +35,7 @@ Driver = Callable[..., None]
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     """A fake `nvidia-smi` that prints lines, first on PATH."""
     hardware._choose.cache_clear()
+    find_gpus.cache_clear()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def prints(*lines: str, status: int = 0) -> None:
@@ -43,10 +44,12 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
         quoted = "\n".join(f"echo '{line}'" for line in lines)
         (folder / "nvidia-smi").write_text(f"#!/bin/sh\n{quoted}\nexit {status}\n")
         (folder / "nvidia-smi").chmod(0o755)
+        find_gpus.cache_clear()
         monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
     yield prints
     hardware._choose.cache_clear()
+    find_gpus.cache_clear()
 
 
 # --- the numbers ------------------------------------------------------------------------------------------------
@@ -191,5 +194,5 @@ def test_visible_gpus(
 
 
 def test_what_the_driver_does_not_say_is_no_gpu(driver: Driver) -> None:
-    driver("0, GPU-0a, NVIDIA A100, [N/A], [N/A], 580.65.06", "No devices were found", LINE.format(index=1, free=1024))
-    assert visible_gpus() == [Gpu("NVIDIA H100 80GB HBM3", 81559 / 1024, 1.0, "580.65.06")]
+    driver("0, GPU-0a, NVIDIA A100, 580.65.06, [N/A], [N/A]", "No devices were found", LINE.format(index=1, free=1024))
+    assert visible_gpus() == [Gpu("1", "GPU-1a2b3c4d", "NVIDIA H100 80GB HBM3", "580.65.06", 81559 / 1024, 1.0)]

@@ -24,10 +24,10 @@ from tpo.plan.machine import DRIVERS, machine_checks
 from tpo.plan.memory import FRAGMENTATION, Pair, training_bytes
 from tpo.plan.needs import memory_needs
 from tpo.store.errors import TpoError
-from tpo.store.gpu import Gpu
+from tpo.store.gpus import Gpu
 
 REPOSITORY = Path(__file__).parents[2]
-H100 = Gpu("NVIDIA H100 80GB HBM3", 79.6, 79.1, "580.65.06")
+H100 = Gpu("0", "GPU-0", "NVIDIA H100 80GB HBM3", "580.65.06", 79.6, 79.1)
 
 
 @pytest.fixture(autouse=True)

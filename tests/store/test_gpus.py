@@ -18,8 +18,8 @@ from tpo.store.open import open_store
 
 REPOSITORY = Path(__file__).parents[2]
 TWO = """\
-0, GPU-aaaa1111, NVIDIA H100 80GB HBM3, 550.54.15
-1, GPU-bbbb2222, NVIDIA L4, 550.54.15
+0, GPU-aaaa1111, NVIDIA H100 80GB HBM3, 550.54.15, 81920, 79872
+1, GPU-bbbb2222, NVIDIA L4, 550.54.15, 23034, 22528
 """
 Driver = Callable[..., None]
 
@@ -48,7 +48,7 @@ def test_a_machine_without_a_driver_has_none(driver: Driver) -> None:
 def test_gpus_are_those_that_the_driver_reports(driver: Driver) -> None:
     driver(TWO)
     first, second = find_gpus()
-    assert first == ("0", "GPU-aaaa1111", "NVIDIA H100 80GB HBM3", "550.54.15")
+    assert first == ("0", "GPU-aaaa1111", "NVIDIA H100 80GB HBM3", "550.54.15", 80.0, 78.0)
     assert (second.number, second.name) == ("1", "NVIDIA L4")
 
 

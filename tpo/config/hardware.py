@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from tpo.config.fields import ConfigError
-from tpo.store.gpu import visible_gpus
+from tpo.store.gpus import visible_gpus
 
 AUTO = "hardware=auto"
 CARDS = {"80gb": 80, "48gb": 48, "24gb": 24, "laptop": 8}  # nominal GiB, the largest first

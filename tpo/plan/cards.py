@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from tpo.config.fields import near
 from tpo.store.errors import TpoError
-from tpo.store.gpu import Gpu
+from tpo.store.gpus import Gpu
 
 
 class Card(NamedTuple):

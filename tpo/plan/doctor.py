@@ -30,7 +30,7 @@ from tpo.results.text_table import format_number
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
-from tpo.store.gpu import visible_gpus
+from tpo.store.gpus import visible_gpus
 
 ABOUT = """\
 What a run needs, what of it is here, and what it costs. Takes seconds, loads nothing; exits with 1 where something is

@@ -16,7 +16,7 @@ from tpo.config.schema import Config
 from tpo.model.architecture import find_architecture
 from tpo.model.disk import GIB, disk_parts, has_weights, hub_models, rooms
 from tpo.results.tracking.connect import has_wandb_key
-from tpo.store.gpu import Gpu
+from tpo.store.gpus import Gpu
 
 # Least driver for the CUDA that torch was built with, by its major version (NVIDIA's table of minor-version
 # compatibility).

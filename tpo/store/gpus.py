@@ -5,6 +5,7 @@ nvidia-smi, which comes with the driver, is asked about them, so that no process
 
 import csv
 import logging
+import math
 import os
 import shutil
 import subprocess
@@ -21,12 +22,14 @@ TIMEOUT_S = 60.0  # for a driver that has to wake its GPUs
 
 
 class Gpu(NamedTuple):
-    """A GPU as the driver reports it."""
+    """A GPU as the driver reports it; sizes are nan where it does not say them, as for parts of a GPU (MIG)."""
 
     number: str
     uuid: str
     name: str
     driver: str  # its version
+    total_gib: float
+    free_gib: float
 
 
 @cache
@@ -35,7 +38,8 @@ def find_gpus() -> tuple[Gpu, ...]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
-    command = [program, "--query-gpu=index,uuid,name,driver_version", "--format=csv,noheader"]
+    asked = "index,uuid,name,driver_version,memory.total,memory.free"
+    command = [program, f"--query-gpu={asked}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -46,7 +50,37 @@ def find_gpus() -> tuple[Gpu, ...]:
         said = " ".join((done.stdout + done.stderr).split())[:200]
         log.warning("nvidia-smi is installed and finds no GPU: %s", said)
         return ()
-    return tuple(Gpu(*(part.strip() for part in row)) for row in rows)
+    parts = [[part.strip() for part in row] for row in rows]
+    return tuple(
+        Gpu(number, uuid, name, driver, _gib(total), _gib(free)) for number, uuid, name, driver, total, free in parts
+    )
+
+
+def visible_gpus() -> list[Gpu]:
+    """Return the GPUs that CUDA shows to this process and whose memory is known, in its order.
+
+    nvidia-smi's order is that of the PCI bus, as CUDA's is with `CUDA_DEVICE_ORDER=PCI_BUS_ID`; for machines whose GPUs
+    are alike it makes no difference.
+    """
+    gpus, asked = find_gpus(), os.environ.get(VISIBLE)
+    shown: list[Gpu] = []
+    for device in [gpu.number for gpu in gpus] if asked is None else asked.split(","):
+        named = [gpu for gpu in gpus if _is(gpu, device.strip())]
+        if len(named) != 1:  # as CUDA does, which stops at the first that is not there
+            break
+        shown += named
+    return [gpu for gpu in shown if not math.isnan(gpu.free_gib)]
+
+
+def _is(gpu: Gpu, device: str) -> bool:
+    return device == gpu.number or (device.startswith("GPU-") and gpu.uuid.startswith(device))
+
+
+def _gib(mebibytes: str) -> float:
+    try:
+        return float(mebibytes) / 1024
+    except ValueError:
+        return math.nan
 
 
 def has_gpu() -> bool:
