@@ -22,6 +22,7 @@ from tpo.config.check import check
 from tpo.config.compose import check_choices, compose_config, composing
 from tpo.config.schema import Config
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, warn_of_params
+from tpo.evaluate.inherit import settings_of_seed
 from tpo.plan.cost import Estimate, Past, token_budget
 from tpo.plan.stages import PlannedRun, PlannedStep, distinct_steps, plan_job, stage_kind
 from tpo.plan.tables import print_plan
@@ -97,7 +98,7 @@ def compose_jobs(
     found = []
     for job in jobs:
         try:
-            config = compose_config(Config, job, config_dir=config_dir)
+            config = compose_config(Config, job, config_dir=config_dir, find_under=settings_of_seed)
             check(config)
         except (HydraException, OmegaConfBaseException, TpoError) as error:
             raise _in_job(job, error) from error
