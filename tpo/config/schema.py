@@ -34,7 +34,7 @@ from tpo.config.thought import ThoughtFormat
 
 @dataclass
 class Entry(Settings):
-    """What all entry points have: where things lie, the seed model and the judge.
+    """What all entry points have: where things lie, and the seed model.
 
     Attributes:
         config_name: The YAML file of conf/ that the entry point starts from.
@@ -49,15 +49,21 @@ class Entry(Settings):
     runs_dir: str = setting(how=True)
     isolate_stages: bool = setting(how=True)
     model: ModelConfig = setting(ModelConfig)
-    judge: JudgeConfig = setting(JudgeConfig)
-    rating: RatingConfig = setting(RatingConfig)
 
 
 E = TypeVar("E", bound=Entry)
 
 
 @dataclass
-class SamplingEntry(Entry):
+class JudgingEntry(Entry):
+    """What entry points have that judge."""
+
+    judge: JudgeConfig = setting(JudgeConfig)
+    rating: RatingConfig = setting(RatingConfig)
+
+
+@dataclass
+class SamplingEntry(JudgingEntry):
     """What entry points have that sample from policies and compare them."""
 
     prompts: PromptsConfig = setting(PromptsConfig)
@@ -93,7 +99,7 @@ class EvaluateConfig(SamplingEntry):
 
 
 @dataclass
-class AgreementConfig(Entry):
+class AgreementConfig(JudgingEntry):
     """A measurement of a judge on labelled preferences (`tpo.evaluate.agreement`)."""
 
     config_name: ClassVar[str] = "agreement"
@@ -104,7 +110,22 @@ class AgreementConfig(Entry):
     length_tolerance: float = setting(minimum=0, maximum=1)
 
 
-ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig)
+@dataclass
+class ExportConfig(Entry):
+    """The export of one policy (`tpo.export`)."""
+
+    config_name: ClassVar[str] = "export"
+
+    thought: ThoughtFormat = setting(ThoughtFormat)
+    sample: SampleConfig = setting(SampleConfig)
+    policy: str = setting()
+    format: str = setting(choices=("adapter", "merged"))
+    out: str = setting()
+    push: str | None = setting()
+    private: bool = setting()
+
+
+ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig, ExportConfig)
 
 
 def register() -> None:
