@@ -212,16 +212,19 @@ class CheckResult(Record, frozen=True):
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) of a JSON-lines file, gzipped where its name ends so; blank lines are skipped.
 
+    A byte-order mark at its beginning, which editors on Windows write, is no part of it.
+
     Raises:
         RecordError: If a line is not a JSON object.
     """
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    coding = "utf-8-sig"
+    with gzip.open(path, "rt", encoding=coding) if path.suffix == ".gz" else path.open(encoding=coding) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:  # also of a number with thousands of digits
                 raise RecordError(f"{path}, line {number}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise RecordError(f"{path}, line {number}: expected an object, got {type(row).__name__}")

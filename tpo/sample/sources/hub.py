@@ -158,7 +158,7 @@ def _sentence(error: Exception, *, name: str, config: str | None, split: str, re
     at = "" if revision is None else f" at {revision}"
     return (
         f"{name} (prompts.dataset) cannot be fetched from the Hub{at}: {said}. See to the name and the network, or "
-        "give a local copy: a folder as prompts.dataset, or prompts=jsonl"
+        "give a local copy: a folder as prompts.dataset, or prompts=file"
     )
 
 
