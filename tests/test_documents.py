@@ -17,9 +17,9 @@ from hydra import compose, initialize_config_dir
 from plugins import marks
 
 from tpo.config.build import to_config
-from tpo.config.check import check, check_entry, check_evaluate
+from tpo.config.check import check, check_entry, check_evaluate, check_export
 from tpo.config.fields import ConfigError
-from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, register
+from tpo.config.schema import AgreementConfig, Config, EvaluateConfig, ExportConfig, register
 from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
 from tpo.results.read import read_run
@@ -47,6 +47,7 @@ ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "plan": (Config, check),
     "evaluate": (EvaluateConfig, check_evaluate),
     "evaluate.agreement": (AgreementConfig, check_entry),
+    "export": (ExportConfig, check_export),
 }
 NOT_HERE = ("which is not installed", "there is no file")  # of a machine that follows a document
 FLAGS = {

@@ -1,4 +1,4 @@
-"""A run's data for other programs: trl trains on the pairs as they are, and every field says what the artifacts hold."""
+"""A run's data for other programs: trl trains on the pairs as they are, and fields say what the artifacts hold."""
 
 import json
 from pathlib import Path
