@@ -112,7 +112,8 @@ def find_training(weights: Path, root: Path) -> Path | None:
     home = weights.resolve().parent
     if (home / MANIFEST).exists() and read_manifest(home)["stage"] == "train":
         return home
-    files = {file.name: file for file in weights.iterdir() if file.suffix in WEIGHTS}
+    # A plan imports no adapter, so that its copy is not there yet.
+    files = {file.name: file for file in weights.glob("*") if file.suffix in WEIGHTS}
     digests: dict[str, str] = {}
     for path in sorted(root.glob("train-*")) if files else ():
         for epoch, trained in _epochs(path):

@@ -9,6 +9,7 @@ There is no GGUF: no package maps the weights of every family to llama.cpp's nam
 llama.cpp's repository, takes a merged export.
 """
 
+import gc
 import json
 import logging
 import random
@@ -58,12 +59,22 @@ def export_policy(config: ExportConfig, store: Store) -> Path:
     if config.format == "adapter" and policy.adapter_path is None:
         kind = "a whole model" if policy.seed_path is not None else "untrained, or a model of its own"
         raise ExportError(f"format=adapter: the policy {named.name} is {kind} and has no adapter; take format=merged")
+    base = find_seed(named.settings, store).model
+    if (
+        config.push is not None
+        and config.format == "adapter"
+        and (base.source == "embedded" or Path(base.name).is_dir())
+    ):
+        raise ExportError(
+            f"push={config.push}: the base of the adapter, {base.name}, is not on the Hub, so that nobody could load it "
+            "there; take format=merged"
+        )
     part = out.with_name(f".{out.name}.part")
     with writing_to(out):
         shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
         part.mkdir(parents=True)
         try:
-            difference = _write(part, config, named, policy, base=find_seed(named.settings, store).model)
+            difference = _write(part, config, named, policy, base=base)
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -73,6 +84,8 @@ def export_policy(config: ExportConfig, store: Store) -> Path:
 
 def _write(out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *, base: ModelConfig) -> Difference:
     """Write all files of an export, and check it before its card says that it was."""
+    import torch
+
     from tpo.model.chat import load_chat
 
     chat = load_chat(policy)
@@ -83,6 +96,8 @@ def _write(out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *,
     instructions = _instructions(config.seed)
     contexts = [asked.context(chat.tokenizer, text) for text in instructions]
     expected = _save_weights(out, config, policy, base, contexts, ends)
+    gc.collect()  # the fresh process needs the room
+    torch.cuda.empty_cache()
     tokenizer = chat.tokenizer
     tokenizer.chat_template = carrying_template(source, asked)
     tokenizer.save_pretrained(out)
@@ -109,8 +124,6 @@ def _save_weights(
     out: Path, config: ExportConfig, policy: Policy, base: ModelConfig, contexts: list[list[int]], ends: Any
 ) -> list[Greedy]:
     """Write the weights and return what the policy, unmerged and as it was sampled, answers greedily."""
-    import torch
-
     from tpo.model.load import load_adapter, load_model, load_policy
 
     where = {"revision": policy.revision, "dtype": policy.dtype}
@@ -131,9 +144,7 @@ def _save_weights(
         write_json(out / ADAPTER_CONFIG, adapter)
         return expected
     if policy.adapter_path is not None:
-        del model  # its layers are replaced by the unmerged ones
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        del model  # its layers are replaced by unmerged ones
         adapted = load_adapter(load_model(policy.model_path, **where), policy.adapter_path)
         model = adapted.merge_and_unload(safe_merge=True)
     model.config.use_cache = True

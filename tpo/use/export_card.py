@@ -147,6 +147,7 @@ def _what(subject: Subject, base: str) -> str:
     text += " Method: Wu et al. 2024, *Thinking LLMs* (arXiv 2410.10630)."
     if subject.run is not None:
         experiment, command = subject.run.summary.get("experiment"), subject.run.summary.get("command")
+        command = re.sub(r"(?<==)(?:~|\.{1,2})?/(?:[^\s'\",]+/)?", "", command or "")  # without this machine's folders
         text += f" Experiment `{experiment}`" + (f", by\n\n```bash\n{command}\n```" if command else ".")
     return text
 
@@ -161,11 +162,12 @@ def _use(subject: Subject, here: str) -> str:
         "output = model.generate(**inputs.to(model.device))",
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))',
     ]
-    carried = "The chat template asks as the policy was trained: it takes the instruction alone"
+    parts = ["it takes the instruction alone"]
     if form.prompt != "{instruction}":
-        carried += ", and puts the thought prompt around the last user turn"
+        parts.append("puts the thought prompt around the last user turn")
     if subject.asked.prefill:
-        carried += f", and starts the answer with `{subject.asked.prefill.strip()}`"
+        parts.append(f"starts the answer with `{subject.asked.prefill.strip()}`")
+    carried = f"The chat template asks as the policy was trained: {', '.join(parts)}"
     delimiter = subject.asked.response_delimiter
     if delimiter is not None:
         carried += f". The response is what follows `{delimiter}`; what stands before it is a thought, not for readers"
@@ -227,8 +229,9 @@ def _results(subject: Subject) -> str:
         if entry["change"] and entry["change"].get(name):
             found = Rate.from_dict(entry["change"][name])
             change.append(f"{words} by {format_rate(found, unit=' points', sign='+')} (n = {found.count})")
+    baseline = summary["baseline"].replace(subject.base.name, Path(subject.base.name).name)
     text = (
-        f"## Results\n\nOn held-out instructions, against {summary['baseline']}, by the judge `{summary['judge']}`, "
+        f"## Results\n\nOn held-out instructions, against {baseline}, by the judge `{summary['judge']}`, "
         f"which also taught it; in brackets {unit} intervals.\n\n" + "\n".join(rows)
     )
     if change:
