@@ -160,14 +160,14 @@ def test_an_adapter_whose_base_nobody_could_load_is_not_sent(run: Finished) -> N
 def test_an_export_that_is_not_the_policy_is_not_kept(run: Finished, monkeypatch: pytest.MonkeyPatch) -> None:
     save = tpo.use.export._save_weights
 
-    def save_others(out: Path, *arguments: Any) -> list[Greedy]:
+    def save_others(out: Path, *arguments: Any) -> tuple[list[Greedy], list[Greedy]]:
         found = save(out, *arguments)
         weights = load_file(out / "adapter_model.safetensors")
         save_file({name: torch.randn_like(part) for name, part in weights.items()}, out / "adapter_model.safetensors")
         return found
 
     monkeypatch.setattr(tpo.use.export, "_save_weights", save_others)
-    with pytest.raises(ExportError, match="the export does not answer as the policy does: .* Nothing was kept"):
+    with pytest.raises(ExportError, match="in a fresh process, is not what was saved: .* Nothing was kept"):
         export(run, str(run.path), "broken")
     assert [path.name for path in run.root.iterdir() if "broken" in path.name] == []
 
@@ -283,7 +283,7 @@ class StandInHub(BaseHTTPRequestHandler):
             if name in self.repositories:
                 return self.answer(409, {"error": "You already created this model repo"})
             self.repositories[name] = {"private": asked.get("private") or asked.get("visibility") == "private"}
-            return self.answer(200, {"url": f"http://hub/{name}", "name": name})
+            return self.answer(200, {"url": f"http://{self.headers['Host']}/{name}", "name": name})
         name = "/".join(self.path.split("/")[3:5])
         if "/preupload/" in self.path:
             files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
@@ -291,7 +291,10 @@ class StandInHub(BaseHTTPRequestHandler):
         if "/commit/" in self.path:
             lines = [json.loads(line) for line in body.splitlines()]
             self.repositories[name]["files"] = {line["value"]["path"] for line in lines if line["key"] == "file"}
-            return self.answer(200, {"commitUrl": f"http://hub/{name}", "commitOid": "0" * 40, "success": True})
+            return self.answer(
+                200,
+                {"commitUrl": f"http://{self.headers['Host']}/{name}/commit/0", "commitOid": "0" * 40, "success": True},
+            )
         return self.answer(200, {})
 
     def log_message(self, *_: Any) -> None:

@@ -66,8 +66,8 @@ def export_policy(config: ExportConfig, store: Store) -> Path:
         and (base.source == "embedded" or Path(base.name).is_dir())
     ):
         raise ExportError(
-            f"push={config.push}: the base of the adapter, {base.name}, is not on the Hub, so that nobody could load it "
-            "there; take format=merged"
+            f"push={config.push}: the base of the adapter, {base.name}, is not on the Hub, where nobody could load it; "
+            "take format=merged"
         )
     part = out.with_name(f".{out.name}.part")
     with writing_to(out):
@@ -95,7 +95,7 @@ def _write(out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *,
     ends = _generation_config(chat, asked, named.sampling)
     instructions = _instructions(config.seed)
     contexts = [asked.context(chat.tokenizer, text) for text in instructions]
-    expected = _save_weights(out, config, policy, base, contexts, ends)
+    saved, own = _save_weights(out, config, policy, base, contexts, ends)
     gc.collect()  # the fresh process needs the room
     torch.cuda.empty_cache()
     tokenizer = chat.tokenizer
@@ -115,20 +115,20 @@ def _write(out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *,
         iteration=None if run is None else run.iteration,
     )
     code = loading_code(subject, here=str(out.resolve()))
-    difference = check_export(code, instructions, expected, dtype=policy.dtype)
+    difference = check_export(code, instructions, saved, own, dtype=policy.dtype)
     write_card(out, subject, difference, here=config.push or config.out)
     return difference
 
 
 def _save_weights(
     out: Path, config: ExportConfig, policy: Policy, base: ModelConfig, contexts: list[list[int]], ends: Any
-) -> list[Greedy]:
-    """Write the weights and return what the policy, unmerged and as it was sampled, answers greedily."""
+) -> tuple[list[Greedy], list[Greedy]]:
+    """Write the weights and return what they answer greedily, and what the policy does, as it was sampled."""
     from tpo.model.load import load_adapter, load_model, load_policy
 
     where = {"revision": policy.revision, "dtype": policy.dtype}
     model = load_policy(policy.model_path, adapter_path=policy.adapter_path, **where)
-    expected = answer_greedily(model, contexts, ends)
+    own = answer_greedily(model, contexts, ends)
     if config.format == "adapter":
         assert policy.adapter_path is not None
         for file in policy.adapter_path.glob("adapter_model.*"):
@@ -142,15 +142,15 @@ def _save_weights(
             name = str(Path(name).resolve())
         adapter |= {"base_model_name_or_path": name, "revision": base.revision}
         write_json(out / ADAPTER_CONFIG, adapter)
-        return expected
+        return own, own
     if policy.adapter_path is not None:
         del model  # its layers are replaced by unmerged ones
         adapted = load_adapter(load_model(policy.model_path, **where), policy.adapter_path)
         model = adapted.merge_and_unload(safe_merge=True)
     model.config.use_cache = True
-    model.generation_config = ends
+    saved = answer_greedily(model, contexts, ends)
     model.save_pretrained(out)
-    return expected
+    return saved, own
 
 
 def _generation_config(chat: Any, asked: Asked, sampling: SampleConfig) -> Any:

@@ -70,14 +70,23 @@ def loading_code(subject: Subject, *, here: str) -> str:
         place = 'here + "/base"' if subject.has_base else json.dumps(_place(subject.base))
         if subject.base.revision is not None:
             given.append(f'revision="{subject.base.revision}"')
-    lines.append(f"model = AutoModelForCausalLM.from_pretrained({place}, {', '.join(given)})")
+    load = f"model = AutoModelForCausalLM.from_pretrained({place}, {', '.join(given)})"
+    if is_adapter and subject.is_quantized:
+        lines += [
+            load,
+            "# What the policy was sampled with; without this line it computes in 4 bits, which rounds otherwise.",
+            f"model = model.dequantize().to(torch.{subject.dtype})",
+        ]
+    else:
+        lines.append(load)
     if is_adapter:
         lines.append("model = PeftModel.from_pretrained(model, here, autocast_adapter_dtype=False)")
     lines += [
         "model.generation_config = GenerationConfig.from_pretrained(here)",
         "tokenizer = AutoTokenizer.from_pretrained(here)",
     ]
-    head = ["from peft import PeftModel"] if is_adapter else []
+    head = ["import torch"] if is_adapter and subject.is_quantized else []
+    head += ["from peft import PeftModel"] if is_adapter else []
     head += [f"from transformers import {', '.join(sorted(names))}", "", f"here = {json.dumps(here)}"]
     return "\n".join([*head, *lines]) + "\n"
 

@@ -16,7 +16,6 @@ def push_export(path: Path, name: str, *, is_private: bool) -> str:
     Raises:
         ExportError: If there is one already, nobody is logged in, or the Hub refuses or is away; the export stays.
     """
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
@@ -34,7 +33,7 @@ def push_export(path: Path, name: str, *, is_private: bool) -> str:
             409: "there is a repository of this name already, which is not overwritten: give another",
         }.get(status, f"the Hub refused it ({str(error).splitlines()[0]})")
         raise ExportError(f"push={name}: {said}; {kept}") from error
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except Exception as error:  # errors of the client's own way of reaching it have no class in common
         said = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"push={name}: {said}; {kept}") from error
     return str(address)
