@@ -126,8 +126,8 @@ def _save_weights(
     """Write the weights and return what they answer greedily, and what the policy does, as it was sampled."""
     from tpo.model.load import load_adapter, load_model, load_policy
 
-    where = {"revision": policy.revision, "dtype": policy.dtype}
-    model = load_policy(policy.model_path, adapter_path=policy.adapter_path, **where)
+    path, revision, dtype = policy.model_path, policy.revision, policy.dtype
+    model = load_policy(path, revision=revision, dtype=dtype, adapter_path=policy.adapter_path)
     own = answer_greedily(model, contexts, ends)
     if config.format == "adapter":
         assert policy.adapter_path is not None
@@ -145,7 +145,7 @@ def _save_weights(
         return own, own
     if policy.adapter_path is not None:
         del model  # its layers are replaced by unmerged ones
-        adapted = load_adapter(load_model(policy.model_path, **where), policy.adapter_path)
+        adapted = load_adapter(load_model(path, revision=revision, dtype=dtype), policy.adapter_path)
         model = adapted.merge_and_unload(safe_merge=True)
     model.config.use_cache = True
     saved = answer_greedily(model, contexts, ends)
