@@ -90,7 +90,7 @@ def test_unknown_keys_groups_and_types_do_not_compose(tiny_model: Path, override
         (["thought=specific", "thought.enforce=prefill"], ["thought.enforce=prefill"]),
         (["thought=none", "thought.enforce=switch"], ["thought.response_delimiter"]),
         (["prompts.num_validation=0"], ["prompts.num_validation"]),
-        (["prompts=jsonl", "prompts.path=/no/such.jsonl"], ["prompts.path", "/no/such.jsonl"]),
+        (["prompts=file", "prompts.path=/no/such.jsonl"], ["prompts.path", "/no/such.jsonl"]),
         (["model.chat_template=/no/such.jinja"], ["model.chat_template", "/no/such.jinja"]),
         (
             ["prompts=synthetic", "prompts.num_candidates=9", "prompts.shots_path=/no/such.jsonl"],
@@ -114,7 +114,7 @@ def jsonl_overrides(model: Path, root: Path, lines: list[str], *more: str) -> li
     (root / "mine.jsonl").write_text("".join(line + "\n" for line in lines))
     sizes = ("prompts.num_train=2", "prompts.num_validation=1", "prompts.num_test=2")
     return tiny_overrides(
-        model, root, "prompts=jsonl", f"prompts.path={root}/mine.jsonl", *sizes, "num_iterations=1", *more
+        model, root, "prompts=file", f"prompts.path={root}/mine.jsonl", *sizes, "num_iterations=1", *more
     )
 
 

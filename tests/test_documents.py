@@ -17,10 +17,18 @@ from hydra import compose, initialize_config_dir
 from plugins import marks
 
 from tpo.config.build import to_config
-from tpo.config.check import check, check_entry, check_evaluate, check_use
+from tpo.config.check import check, check_entry, check_evaluate, check_export, check_use
 from tpo.config.fields import ConfigError
 from tpo.config.hardware import resolve_hardware
-from tpo.config.schema import AgreementConfig, ChatConfig, Config, EvaluateConfig, ServeConfig, register
+from tpo.config.schema import (
+    AgreementConfig,
+    ChatConfig,
+    Config,
+    EvaluateConfig,
+    ExportConfig,
+    ServeConfig,
+    register,
+)
 from tpo.judge.protocol import Candidates
 from tpo.results.__main__ import make_parser
 from tpo.results.read import read_run
@@ -51,6 +59,7 @@ ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "evaluate.agreement": (AgreementConfig, check_entry),
     "chat": (ChatConfig, check_use),
     "serve": (ServeConfig, check_use),
+    "export": (ExportConfig, check_export),
 }
 NOT_HERE = ("which is not installed", "there is no file")  # of a machine that follows a document
 FLAGS = {

@@ -10,12 +10,13 @@ from tpo.config.schema import Config
 from tpo.evaluate.collapse import find_collapse
 from tpo.evaluate.kinds.held_out import HeldOutEval
 from tpo.evaluate.lineage import leave_unseen, trace
+from tpo.evaluate.seeds import check_continued, find_seed, seed_policy
 from tpo.evaluate.stages import answer_settings, checked, compare
 from tpo.judge.responses import take_apart
 from tpo.judge.select import Selection, best_epoch, only_epoch
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
-from tpo.model.stages import prepare_model, require_askable
+from tpo.model.stages import require_askable
 from tpo.pairs.stages import make_pairs
 from tpo.sample.prompts import PromptError
 from tpo.sample.stages import make_prompts, preflight, sample
@@ -38,9 +39,9 @@ class Pipeline:
         """Prepare seed model and instructions, so that bad ones fail before anything is sampled."""
         self.config, self.store = config, store
         form = config.thought
-        model = prepare_model(store, config.model)
-        require_askable(model, [form, config.model.direct_form])
-        self.seed_policy = PolicyRef.untrained(model, config.model, form=form, sampling=config.sample)
+        self.seed_policy = seed_policy(store, config.model, form=form, sampling=config.sample)
+        check_continued(self.seed_policy, config.train)
+        require_askable(self.seed_policy.model, [form, config.model.direct_form])
         assert isinstance(config.eval, HeldOutEval)  # checked by tpo.config.check
         self.eval = config.eval
         judges = [config.judge, *([] if self.eval.judge is None else [self.eval.judge])]
@@ -48,7 +49,7 @@ class Pipeline:
         self.second_judging = second[0] if second else None
         self.prompts = self._make_prompts()
         if self.prompts.metrics:  # nothing in a plan, which computes nothing; a model may have been trained here
-            seen = trace(model, None, store)
+            seen = trace(self.seed_policy.model, self.seed_policy.weights, store)
             leave_unseen(store, self.prompts, [f"model {config.model.name}"], [seen], seen="refuse")
         for judge in judges:
             self.prompts = preflight(
@@ -142,8 +143,8 @@ class Pipeline:
         return None if control is None else self._compare(self.judging, control, baseline)
 
     def _judging_by(self, judge: JudgeConfig) -> Judging:
-        config = self.config
-        return Judging(self.store, judge, config.rating, model=config.model, seed=self._seed("rate"))
+        base = find_seed(self.config.model, self.store).model
+        return Judging(self.store, judge, self.config.rating, model=base, seed=self._seed("rate"))
 
     @property
     def _direct(self) -> PolicyRef:

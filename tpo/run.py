@@ -13,6 +13,7 @@ from tpo.config.check import check
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import Config
 from tpo.config.sweep import unswept, warning_of_sweep
+from tpo.evaluate.inherit import settings_of_seed
 from tpo.results.tracking.labels import Launch, read_launch
 from tpo.store.progress import counted
 
@@ -27,6 +28,7 @@ python -m tpo.run                                    which experiments there are
 python -m tpo.run experiment=quickstart              the whole loop on the embedded model
 python -m tpo.run experiment=quickstart seed=1       override any key
 python -m tpo.run -m thought=generic,none            sweep
+python -m tpo.run model.name=runs/<run>@2            go on from what another run, or an export, left
 python -m tpo.run experiment=tpo_llama3_8b           the paper's setting on one GPU
 """
 
@@ -136,4 +138,4 @@ def objective(summary: dict[str, Any]) -> float | None:
 
 
 if __name__ == "__main__":
-    run_entry(Config, about=ABOUT, check=check, work=work)
+    run_entry(Config, about=ABOUT, check=check, work=work, find_under=settings_of_seed)

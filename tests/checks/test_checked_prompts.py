@@ -131,11 +131,11 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
 
 def test_the_digest_of_a_base_file_is_part_of_the_identity(tmp_path: Path) -> None:
     from tpo.config.fields import file_digests
-    from tpo.sample.sources.jsonl import JsonLinesPrompts
+    from tpo.sample.sources.file import FilePrompts
 
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": "Why?"}\n')
-    mine = JsonLinesPrompts(num_train=1, num_validation=0, num_test=1, path=str(path))
+    mine = FilePrompts(num_train=1, num_validation=0, num_test=1, path=str(path))
     [(key, digest)] = file_digests(replace(SETTINGS, base={"mine": mine})).items()
     assert key == "base.mine.path_sha256" and len(digest) == 64
 
@@ -153,19 +153,19 @@ def test_a_base_of_a_data_set_says_under_its_own_key_which_one_it_was(tmp_path: 
 
 
 def test_an_error_of_a_base_names_its_key(tmp_path: Path) -> None:
-    from tpo.sample.sources.jsonl import JsonLinesPrompts
+    from tpo.sample.sources.file import FilePrompts
 
     path = tmp_path / "mine.jsonl"
     path.write_text('{"text": "Why?"}\n')
-    mine = JsonLinesPrompts(num_train=1, num_validation=0, num_test=9, path=str(path))
+    mine = FilePrompts(num_train=1, num_validation=0, num_test=9, path=str(path))
     with pytest.raises(PromptError, match=r"^prompts\.base\.mine: the test split needs 9"):
         dealt(base={"mine": mine.identity()})
 
 
 def test_a_source_with_answers_has_checks() -> None:
-    from tpo.sample.sources.jsonl import JsonLinesPrompts
+    from tpo.sample.sources.file import FilePrompts
 
-    mine = JsonLinesPrompts(num_train=1, num_validation=0, num_test=1, path="x", answer_field="answer")
+    mine = FilePrompts(num_train=1, num_validation=0, num_test=1, path="x", answer_field="answer")
     assert mine.has_checks and not replace(mine, answer_field=None).has_checks
     with pytest.raises(ConfigError, match="cannot be a base|checks"):
         replace(SETTINGS, base={"mine": mine}).check("prompts")

@@ -35,7 +35,7 @@ from tpo.judge.llm.settings import ServerConfig
 from tpo.judge.rating import BradleyTerryRating, EloRating
 from tpo.sample.engines.server import ServerEngineConfig
 from tpo.sample.engines.vllm import VllmEngineConfig
-from tpo.sample.sources.jsonl import JsonLinesPrompts
+from tpo.sample.sources.file import FilePrompts
 from tpo.sample.sources.synthetic import SyntheticPrompts
 
 REPOSITORY = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ PRESETS = [name.removeprefix("experiment/") for name in FILES if name.startswith
 # What these files leave open with ??? on purpose.
 REQUIRED = {
     "model/pretrained": ["model.name=some/model"],
-    "prompts/jsonl": ["prompts.path=mine.jsonl"],
+    "prompts/file": ["prompts.path=mine.jsonl"],
     "prompts/hub": ["prompts.dataset=someone/something"],
     "judge/custom": ["judge._target_=own_classes.Longer"],
     "engine/custom": ["engine._target_=own_classes.Echo"],
@@ -436,7 +436,7 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"judge.question": "Is {response} good?"}, "judge.question"),
         ({"judge.question": "Is this a good answer to {instruction}?"}, "judge.question"),
         ({"model.chat_template": "/nowhere/template.jinja"}, "model.chat_template"),
-        ({"prompts": JsonLinesPrompts("jsonl", 6, 2, 4, path="/nowhere/mine.jsonl")}, "prompts.path"),
+        ({"prompts": FilePrompts("file", 6, 2, 4, path="/nowhere/mine.jsonl")}, "prompts.path"),
         (
             {"prompts": SyntheticPrompts("synthetic", 6, 2, 4, shots_path="/nowhere/shots.jsonl")},
             "prompts.shots_path",

@@ -40,7 +40,7 @@ def finished(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Fini
     path = write_instructions(root / "mine.jsonl")
     left_out = ("judge",)
     tiny = [item for item in tiny_overrides(tiny_model, root) if not item.startswith(left_out)]
-    return run_here(root, [*tiny, "prompts=jsonl", f"prompts.path={path}", *UNUSUAL])
+    return run_here(root, [*tiny, "prompts=file", f"prompts.path={path}", *UNUSUAL])
 
 
 def evaluate(finished: Finished, *overrides: str) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_planted_contamination_is_refused_under_every_name(finished: Finished, t
     moved = write_instructions(tmp_path / "another-name.jsonl")
     model = [item for item in tiny_overrides(Path(finished.config.model.name), finished.root) if "model" in item]
     for number, policy in enumerate(spellings(finished, tmp_path)):
-        file = ["prompts=jsonl", f"prompts.path={moved}", "prompts.num_train=6", "prompts.num_validation=3"]
+        file = ["prompts=file", f"prompts.path={moved}", "prompts.num_train=6", "prompts.num_validation=3"]
         by_run = [] if number < 2 else [*model, "judge=length", f"artifacts_dir={finished.root}/artifacts"]
         with pytest.raises(SeenError, match="of the 20 test instructions of another-name.jsonl") as caught:
             evaluate(finished, f"policy={policy}", *by_run, *file, "seed=1", "prompts.num_test=20")
@@ -145,7 +145,7 @@ def test_a_run_on_a_model_that_was_trained_here_does_not_test_on_what_that_saw(
     finished: Finished, tiny_model: Path
 ) -> None:
     tiny = [item for item in tiny_overrides(tiny_model, finished.root) if not item.startswith("judge")]
-    file = ["prompts=jsonl", f"prompts.path={finished.root}/mine.jsonl", "judge=length"]
+    file = ["prompts=file", f"prompts.path={finished.root}/mine.jsonl", "judge=length"]
     full = ["train.method=full", "train.num_epochs=1", "num_iterations=1"]
     first = run_here(finished.root, [*tiny, *file, *full])
     trained = finished.root / "artifacts" / first.summary["iterations"][1]["adapter"]

@@ -30,7 +30,7 @@ REPOSITORY = Path(__file__).parents[2]
 # Nothing of this is what conf/evaluate.yaml starts from.
 UNUSUAL = [
     "seed=7",
-    "prompts=jsonl",
+    "prompts=file",
     "prompts.num_test=11",
     "judge=length",
     "rating=bradley_terry",

@@ -69,7 +69,7 @@ def test_kept_runs_are_tabulated_and_drawn_without_artifacts(
 @pytest.mark.parametrize(
     ("settings", "summary", "named"),
     [
-        ({"prompts": {"kind": "jsonl", "path": "/nowhere/at/all.jsonl"}}, {}, "prompts.path of config.json"),
+        ({"prompts": {"kind": "file", "path": "/nowhere/at/all.jsonl"}}, {}, "prompts.path of config.json"),
         ({"prompts": {"base": [{"path": "~/mine.jsonl"}]}}, {}, "prompts.base.0.path of config.json"),
         ({}, {"command": f"python -m tpo.run prompts.path={REPOSITORY / 'README.md'}"}, "command of summary.json"),
         ({"engine": {"base_urls": [f"http://{socket.gethostname()}:8000/v1"]}}, {}, "engine.base_urls.0"),

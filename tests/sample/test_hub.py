@@ -188,7 +188,7 @@ def test_without_a_network_a_local_copy_is_asked_for() -> None:
         caught.value,
         "HuggingFaceH4/ultrafeedback_binarized",
         "cannot be fetched from the Hub at 3949bf5",
-        "prompts=jsonl",
+        "prompts=file",
     )
 
 

@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from tpo.config.groups import PromptsConfig
 from tpo.sample.prompts import PromptError, kept_apart, make_prompt, prompt_id, same_text, split_prompts
 from tpo.sample.sources.builtin import load_builtin
+from tpo.sample.sources.file import load_file
 from tpo.sample.sources.hub import first_user_message
-from tpo.sample.sources.jsonl import load_json_lines
 from tpo.store.records import Check, Prompt
 
 SIZES = PromptsConfig("builtin", num_train=6, num_validation=4, num_test=8)
@@ -246,7 +246,7 @@ def test_just_enough_is_enough() -> None:
 
 
 def load(path: Path) -> list[Prompt]:
-    return load_json_lines(path, text_field="text", category_field="category", split_field="split")
+    return load_file(path, text_field="text", category_field="category", split_field="split")
 
 
 def test_json_lines_fields(tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_json_lines_fields(tmp_path: Path) -> None:
 def test_json_lines_with_other_field_names(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     path.write_text('{"instruction": "a", "topic": "b", "part": "train"}\n')
-    [row] = load_json_lines(path, text_field="instruction", category_field="topic", split_field="part")
+    [row] = load_file(path, text_field="instruction", category_field="topic", split_field="part")
     assert (row.text, row.category, row.split) == ("a", "b", "train")
 
 
@@ -326,7 +326,7 @@ def test_first_user_message(value: Any, expected: str) -> None:
 def with_answers(path: Path, *rows: str, answer: str = "number") -> list[Prompt]:
     path.write_text("".join(f"{row}\n" for row in rows))
     fields = {"text_field": "text", "category_field": "category", "split_field": "split"}
-    return load_json_lines(path, **fields, answer_field="answer", answer=answer)
+    return load_file(path, **fields, answer_field="answer", answer=answer)
 
 
 def test_answers_become_checks_and_a_number_is_asked_for(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_failure_ends_the_process_and_not_the_next_stage(resident: Resident, t
     store = Store(tmp_path, execute=resident.execute)
     fields = {"text_field": "text", "category_field": "category", "split_field": None}
     with pytest.raises(ArtifactError, match=r"the stage prompts-\w+ failed: .*nowhere.* run the same command again"):
-        prompts(store, kind="jsonl", path=str(tmp_path / "nowhere.jsonl"), **fields)
+        prompts(store, kind="file", path=str(tmp_path / "nowhere.jsonl"), **fields)
     assert resident._workers is None
     with pytest.raises(
         ArtifactError, match="failed: ValueError: prompts=hub has other settings"

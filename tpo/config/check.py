@@ -6,10 +6,20 @@ What concerns one group stands in its dataclass (`tpo.config.fields.check_fields
 import dataclasses
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from tpo.config.fields import ConfigError, check_fields
-from tpo.config.schema import AgreementConfig, Config, Entry, EvaluateConfig, SamplingEntry, UseEntry, flatten
+from tpo.config.schema import (
+    AgreementConfig,
+    Config,
+    Entry,
+    EvaluateConfig,
+    ExportConfig,
+    SamplingEntry,
+    UseEntry,
+    flatten,
+)
 from tpo.store.processes.cores import AUTO
 
 SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
@@ -181,6 +191,19 @@ def check_agreement(config: AgreementConfig) -> None:
     check_entry(config)
     if asks_checks(config.judge):
         raise ConfigError("judge=checked has no say on labelled preferences, whose instructions have no checks")
+
+
+def check_export(config: ExportConfig) -> None:
+    """Raise on settings of an export that could only fail later.
+
+    Raises:
+        ConfigError: Naming the keys and what to do.
+    """
+    check_entry(config)
+    if Path(config.out).exists():
+        raise ConfigError(f"out={config.out} exists already, and nothing is overwritten: name another directory")
+    if config.push is not None and not re.fullmatch(r"[\w.-]+/[\w.-]+", config.push):
+        raise ConfigError(f"push={config.push}: expected the name of a repository to make, organization/name")
 
 
 def _check_training(config: Config) -> None:

@@ -117,6 +117,7 @@ def complete(entry: type[E], composed: DictConfig, *, hydra: Any, find_under: Fi
     given = {
         key: composed[key] for key in _plain_keys(entry) if key in composed and not OmegaConf.is_missing(composed, key)
     }
+    given["model.name"] = OmegaConf.select(composed, "model.name", throw_on_missing=False)
     under = None if find_under is None else find_under(given)
     if under is None:
         return to_config(entry, composed)

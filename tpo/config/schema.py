@@ -141,7 +141,22 @@ class ServeConfig(UseEntry):
     shutdown_s: int = setting(minimum=0)
 
 
-ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig, ChatConfig, ServeConfig)
+@dataclass
+class ExportConfig(Entry):
+    """The export of one policy (`tpo.export`)."""
+
+    config_name: ClassVar[str] = "export"
+
+    thought: ThoughtFormat = setting(ThoughtFormat)
+    sample: SampleConfig = setting(SampleConfig)
+    policy: str = setting()
+    format: str = setting(choices=("adapter", "merged"))
+    out: str = setting()
+    push: str | None = setting()
+    private: bool = setting()
+
+
+ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig, ChatConfig, ServeConfig, ExportConfig)
 
 
 def register() -> None:

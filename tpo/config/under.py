@@ -32,7 +32,8 @@ class Under(NamedTuple):
     settings: Mapping[str, Any]
 
 
-#: Returns what lies under the command line's settings, if anything does, given values by key of the entry point.
+#: Returns what lies under the command line's settings, if anything does, given values by key of the entry point: those
+#: of no group, and `model.name`.
 FindUnder = Callable[[Mapping[str, Any]], Under | None]
 
 

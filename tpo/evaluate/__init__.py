@@ -4,6 +4,7 @@ The paper compares TPO and a direct baseline on AlpacaEval 2 and Arena-Hard, and
 categories to see where thinking helps. Thoughts are taken off before anything is judged or measured.
 
     policies.py         what `policy=` may name: a run, an iteration or epoch of it, an adapter, another model
+    seeds.py            what `model.name` may name besides: another run's policy; `trained.py` finds what training left
     compare.py          two policies' samples for the same instructions, pair by pair; `tpo.results.winrate` counts
     length_control.py   the win rate at equal length
     categories.py       instructions -> categories, and a balanced choice of them

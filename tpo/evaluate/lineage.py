@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.evaluate.stages import UNSEEN
+from tpo.model.exported import read_export
 from tpo.model.policy import PolicyRef
 from tpo.sample.prompts import same_text
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact, read_manifest
@@ -103,10 +104,16 @@ def find_training(weights: Path, root: Path) -> Path | None:
         weights: The directory with the weights, where training left them or anywhere else.
         root: Directory of artifacts with trainings that may have left the same.
     """
+    export = read_export(weights)
+    if export is not None and export.training is not None:  # merged weights are no training's
+        named = root / export.training.partition("/")[0]
+        if (named / MANIFEST).exists():
+            return named
     home = weights.resolve().parent
     if (home / MANIFEST).exists() and read_manifest(home)["stage"] == "train":
         return home
-    files = {file.name: file for file in weights.iterdir() if file.suffix in WEIGHTS}
+    # A plan imports no adapter, so that its copy is not there yet.
+    files = {file.name: file for file in weights.glob("*") if file.suffix in WEIGHTS}
     digests: dict[str, str] = {}
     for path in sorted(root.glob("train-*")) if files else ():
         for epoch, trained in _epochs(path):

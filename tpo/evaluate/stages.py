@@ -14,7 +14,7 @@ from tpo.store.artifacts import Artifact, Store
 from tpo.store.files import file_digest
 from tpo.store.stage import RunsOn, Stage
 
-ADAPTER = Stage("adapter", version=1, work="tpo.evaluate.policies:work")
+ADAPTER = Stage("adapter", version=1, work="tpo.evaluate.trained:work")
 CLASSIFY = Stage("classify", version=3, work="tpo.evaluate.categories:work", runs_on=RunsOn.DEVICE)
 BENCHMARK = Stage("benchmark", version=4, work="tpo.evaluate.benchmarks.load:work")
 UNSEEN = Stage("unseen", version=1, work="tpo.evaluate.lineage:work")

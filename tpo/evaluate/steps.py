@@ -13,7 +13,8 @@ from tpo.config.schema import EvaluateConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.evaluate import stages
 from tpo.evaluate.lineage import leave_unseen, log_unknown, trace
-from tpo.evaluate.policies import find_policy, weights_of
+from tpo.evaluate.policies import find_policy
+from tpo.evaluate.seeds import find_seed
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
 from tpo.model.stages import require_askable
@@ -99,7 +100,8 @@ class Evaluation:
     def judging_by(self, judge: JudgeConfig) -> Judging:
         """What judges with a judge."""
         config = self.config
-        return Judging(self.store, judge, config.rating, model=config.model, seed=self.seed("rate"))
+        base = find_seed(config.model, self.store).model
+        return Judging(self.store, judge, config.rating, model=base, seed=self.seed("rate"))
 
     def check(self, benchmark: Artifact, answers: Artifact) -> Artifact:
         """What a program can tell of the answers to a benchmark that needs no judge."""
@@ -153,7 +155,7 @@ class Evaluation:
         policies = {self.config.policy: self.policy}
         if self.config.baseline is not None:
             policies[self.config.baseline] = self.baseline()
-        lineages = [trace(policy.model, weights_of(text, self.store), self.store) for text, policy in policies.items()]
+        lineages = [trace(policy.model, policy.weights, self.store) for policy in policies.values()]
         for (text, policy), lineage in zip(policies.items(), lineages, strict=True):
             log_unknown(text, policy, lineage, is_from_elsewhere=policy.settings.name == text)
         kept = leave_unseen(self.store, prompts, list(policies), lineages, seen=self.config.eval.seen)

@@ -12,7 +12,7 @@ loaded of it: paths of weights and adapter, dtype, context length.
     rendering.py    the chats that judges read, and whether the template kept their texts
     load.py         weights from the Hub or a directory, with adapters; NF4 quantization
     prepare.py      the seed model as an artifact, where it is embedded or quantized; `stages.py` requests it
-    policy.py       `Policy` and `PolicyRef`
+    policy.py       `Policy` and `PolicyRef`; `exported.py` knows what `tpo.export` wrote
     architecture.py sizes of a decoder, without loading it; disk.py: what a run writes
     trees.py        sequences with a common beginning, computed once and without padding
     states.py       hidden states at chosen positions, for judges with a head of their own

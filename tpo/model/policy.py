@@ -29,6 +29,7 @@ class Policy:
             policy is not quantized.
         seed_path: The seed model's weights where `model_path` holds trained ones; None where it holds the seed model's.
         conventions: Of its chat template.
+        seed_name: The seed model's, as the user named it; None where it is not known.
     """
 
     model_path: str
@@ -40,6 +41,7 @@ class Policy:
     unquantized_path: str | None = None
     seed_path: str | None = None
     conventions: Conventions = Conventions()
+    seed_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class PolicyRef:
         sampling: Its token budgets, and how completions for training are sampled.
         adapter: Artifact that holds what was trained, an adapter or whole models; None for the seed model.
         epoch: Whose weights of `adapter`; 0 for the seed model.
+        seed_adapter: What the seed model is with, where it is the policy of another run; None else.
+        seed_epoch: Whose weights of `seed_adapter`.
     """
 
     name: str
@@ -66,6 +70,8 @@ class PolicyRef:
     sampling: SampleConfig
     adapter: Artifact | None = None
     epoch: int = 0
+    seed_adapter: Artifact | None = None
+    seed_epoch: int = 0
 
     @property
     def config(self) -> dict[str, Any]:
@@ -77,12 +83,25 @@ class PolicyRef:
         """The policy's part of a step's inputs."""
         return {"model": self.model} | ({} if self.adapter is None else {"adapter": self.adapter})
 
+    @property
+    def weights(self) -> Path | None:
+        """Directory of what training left; None for a seed model that is no policy of another run."""
+        return None if self.adapter is None else self.adapter.path / f"epoch-{self.epoch}"
+
     @classmethod
     def untrained(
-        cls, model: Artifact, settings: ModelConfig, *, form: ThoughtFormat, sampling: SampleConfig
+        cls,
+        model: Artifact,
+        settings: ModelConfig,
+        *,
+        form: ThoughtFormat,
+        sampling: SampleConfig,
+        adapter: Artifact | None = None,
+        epoch: int = 0,
     ) -> "PolicyRef":
-        """Return the seed model as a policy."""
-        return cls(f"{settings.name}, {manner_of(form)}", model, settings, form, sampling)
+        """Return the seed model as a policy; `adapter` and `epoch` where it is the policy of another run."""
+        name = f"{settings.name}, {manner_of(form)}"
+        return cls(name, model, settings, form, sampling, adapter, epoch, adapter, epoch)
 
     def trained(self, adapter: Artifact, epoch: int) -> "PolicyRef":
         """Return the policy that `adapter` holds after `epoch`.
@@ -93,7 +112,14 @@ class PolicyRef:
 
     def seed_model(self, *, form: ThoughtFormat | None = None) -> "PolicyRef":
         """Return the policy before any training, asked with another thought format if one is given."""
-        return PolicyRef.untrained(self.model, self.settings, form=form or self.form, sampling=self.sampling)
+        return PolicyRef.untrained(
+            self.model,
+            self.settings,
+            form=form or self.form,
+            sampling=self.sampling,
+            adapter=self.seed_adapter,
+            epoch=self.seed_epoch,
+        )
 
 
 def manner_of(form: ThoughtFormat) -> str:
@@ -123,6 +149,7 @@ def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Po
         adapter_path=trained,
         unquantized_path=weights if is_quantized else None,
         conventions=Conventions.from_metrics(model.metrics),
+        seed_name=model.metrics["name"],
     )
     if trained is None or not is_whole_model(trained):
         return policy

@@ -22,6 +22,7 @@ from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Config
 from tpo.config.streams import warn
 from tpo.config.sweep import BASIC_SWEEPER, grid_jobs, unswept, warning_of_sweep
+from tpo.evaluate.inherit import settings_of_seed
 from tpo.plan.estimate import Plan, estimate, to_dict
 from tpo.plan.stages import plan_job
 from tpo.plan.tables import print_plan
@@ -89,7 +90,7 @@ def compose_jobs(
     found = []
     for job in jobs:
         try:
-            config = compose_config(Config, job, config_dir=config_dir)
+            config = compose_config(Config, job, config_dir=config_dir, find_under=settings_of_seed)
             check(config)
         except (HydraException, OmegaConfBaseException, TpoError) as error:
             raise _in_job(job, error) from error

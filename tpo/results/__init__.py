@@ -6,7 +6,7 @@
     change.py            what training changed, paired by instruction; the null control; how two judges agree
     folder.py, run.py    `runs/<experiment>-<hash>/`: config, `summary.json`, figures, `report.html`
     read.py              such folders, those of evaluations and of measured judges, read back
-    keep.py              what a record keeps of runs
+    keep.py, data.py     what a record keeps of runs; pairs and completions for other programs
     run_tables.py        what a run and an evaluation print when they are finished; `text_table.py` prints it
     table/               many runs in one table, with differences and means over seeds
     figures/             PNG and SVG for papers

@@ -2,14 +2,17 @@
 
 The table has a row for each run: the settings in which the runs differ, then win rates with intervals, lengths, pairs
 and costs. --figures draws what folders of runs, evaluations and measured judges hold; --page writes a run's
-report.html anew, with every sampled instruction; --keep copies what a record commits of runs.
+report.html anew, with every sampled instruction; --keep copies what a record commits of runs; --export writes their
+pairs or completions for other programs.
 """
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
+from tpo.results.data import What, export_data
 from tpo.results.figures import (
     draw_agreement,
     draw_sweep,
@@ -39,6 +42,7 @@ EXAMPLES = """examples:
   python -m tpo.results 'runs/*' --figures --out figures --formats pdf          of all, and those that compare runs
   python -m tpo.results 'runs/quickstart-*' --page                    a page for each
   python -m tpo.results 'runs/quickstart-*' --keep record             config.json and summary.json of each, to commit
+  python -m tpo.results runs/quickstart-a --export pairs --out data   its pairs, as trl and datasets read them
 """
 #: Which of table, figures and page an option has a meaning for.
 MODES = {
@@ -46,11 +50,17 @@ MODES = {
     "all_iterations": ["table"],
     "over": ["table"],
     "against": ["table"],
-    "out": ["table", "figures"],
+    "out": ["table", "figures", "export"],
     "formats": ["figures"],
     "max_instructions": ["page"],
 }
-WHAT = {"table": "the table", "figures": "the figures", "page": "the page", "keep": "what is kept"}
+WHAT = {
+    "table": "the table",
+    "figures": "the figures",
+    "page": "the page",
+    "keep": "what is kept",
+    "export": "what is exported",
+}
 
 
 def collect(
@@ -129,12 +139,17 @@ def make_parser() -> argparse.ArgumentParser:
     mode.add_argument(
         "--keep", type=Path, metavar="DIR", help="copy each run's config.json and summary.json to DIR/RUN"
     )
+    mode.add_argument(
+        "--export",
+        choices=get_args(What),
+        help="write each run's pairs (trl's columns, parquet) or completions (JSON lines) to OUT/RUN",
+    )
     add(
         "--out",
         type=Path,
         metavar="DIR",
         help="the table: write results.csv, .md, .tex there, and sweep.png where runs differ in one number; figures: "
-        "where they go, if not to RUN/figures",
+        "where they go, if not to RUN/figures; of --export: where it goes",
     )
     table = parser.add_argument_group("the table")
     which = table.add_mutually_exclusive_group()
@@ -161,20 +176,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Show what is asked for and return the exit status."""
     parser = make_parser()
     chosen = parser.parse_args(arguments)
-    mode = "figures" if chosen.figures else "page" if chosen.page else "keep" if chosen.keep else "table"
+    asked = {"figures": chosen.figures, "page": chosen.page, "keep": chosen.keep, "export": chosen.export}
+    mode = next((name for name, value in asked.items() if value), "table")
     for name, modes in MODES.items():
         if mode not in modes and getattr(chosen, name) not in (None, False):
             parser.error(f"--{name.replace('_', '-')} says nothing about {WHAT[mode]}")
+    if mode == "export" and chosen.out is None:
+        parser.error("--export needs --out, the directory to write to")
     try:
         folders = read_folders(chosen.folders)
         with writing_to(chosen.out or chosen.keep or Path("runs")):
             if mode == "figures":
                 paths = draw(folders, out=chosen.out, formats=chosen.formats or FORMATS)
-            elif mode in ("page", "keep"):
+            elif mode in ("page", "keep", "export"):
                 if not folders.runs:
                     raise ResultError("no folder holds a finished run, with summary.json and config.json")
                 if mode == "keep":
                     paths = [path for run in folders.runs for path in keep_run(run, chosen.keep)]
+                elif mode == "export":
+                    paths = [path for run in folders.runs for path in export_data(run, chosen.export, chosen.out)]
                 else:
                     limit = chosen.max_instructions or MAX_INSTRUCTIONS
                     paths = [write_page(run, max_instructions=limit) for run in folders.runs]

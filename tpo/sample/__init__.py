@@ -3,7 +3,7 @@
 Each instruction is wrapped in a thought prompt, and the policy M_t writes K completions of it. A completion is a hidden
 thought, a delimiter, and a response; one that cannot be split has no response, and a counted reason.
 
-    sources/         where instructions come from: this package, the Hub, a file, a model
+    sources/         where instructions come from: this package, the Hub, a file (`tables.py`), a model
     prompts.py       what identifies them, and their disjoint splits: train-1 ... train-T, validation, test
     synthetic.py     new instructions from a model, few-shot, as in the paper's first experiments
     thought.py       thought prompts, and the parts of a completion

@@ -79,14 +79,24 @@ def last_complete(work: Path) -> str | None:
     return str(complete[-1]) if complete else None
 
 
-def copy_adapter(checkpoint: Path, target: Path, *, model_name: str) -> None:
-    """Copy an adapter, with the parts removed that differ between processes and machines: set order, local paths."""
+def copy_adapter(checkpoint: Path, target: Path, *, policy: Policy) -> None:
+    """Copy an adapter, without what differs between processes and machines (set order, paths of artifacts).
+
+    It names its base model as the user did, a Hub name with the revision, a directory, or the embedded model: peft and
+    what serves adapters look there.
+
+    Args:
+        checkpoint: As the trainer saved it.
+        target: Directory to write to.
+        policy: The policy that training started from.
+    """
     target.mkdir(exist_ok=True)
     shutil.copy2(checkpoint / WEIGHTS, target)
     config = json.loads((checkpoint / CONFIG).read_text())
     if isinstance(config["target_modules"], list):
         config["target_modules"].sort()
-    config["base_model_name_or_path"] = None if Path(model_name).exists() else model_name
+    config["base_model_name_or_path"] = policy.seed_name
+    config["revision"] = policy.revision
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 

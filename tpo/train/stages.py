@@ -8,7 +8,7 @@ from tpo.model.policy import PolicyRef
 from tpo.store.artifacts import Artifact, Store
 from tpo.store.stage import Budget, RunsOn, Stage
 
-TRAIN = Stage("train", version=6, work="tpo.train.trainer:work", runs_on=RunsOn.DEVICE)
+TRAIN = Stage("train", version=7, work="tpo.train.trainer:work", runs_on=RunsOn.DEVICE)
 
 
 def train(

@@ -220,7 +220,7 @@ def train_on_pairs(
             if settings.is_full:
                 move_model(checkpoint, target, policy=policy)
             else:
-                copy_adapter(checkpoint, target, model_name=policy.unquantized_path or policy.model_path)
+                copy_adapter(checkpoint, target, policy=policy)
         if trainer.slow_path is not None:
             (path / SLOW_PATH).write_text(trainer.slow_path + "\n")
         write_metrics(path / "metrics.jsonl", trainer.state.log_history)
@@ -266,6 +266,8 @@ def make_trainer(
         model = get_peft_model(base, settings.lora(excluded=without_adapter(base)))
     else:
         model = load_adapter(base, policy.adapter_path, is_trainable=True)
+        # Where peft looks for a configuration at every save: the weights here, not the name that the adapter gives.
+        model.peft_config["default"].base_model_name_or_path = base.name_or_path
     arguments = settings.arguments(work, seed=seed)
     if is_deepspeed:  # with this it keeps float32 copies of the parameters; it does no autocast
         arguments["bf16"] = policy.dtype == "bfloat16"

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tpo.config.schema import UseEntry
-from tpo.evaluate.policies import find_policy, named_run
+from tpo.evaluate.policies import find_policy
+from tpo.evaluate.trained import named_run
 from tpo.model.policy import PolicyRef
 from tpo.model.stages import require_askable
 from tpo.sample.decoding import EngineSettings

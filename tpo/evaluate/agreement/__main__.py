@@ -38,6 +38,7 @@ CONTROLS = {"always response_a": Judgement(1.0, None), "always response_b": Judg
 def measure(config: AgreementConfig, *, name: str) -> Path:
     """Judge the labelled responses and return the folder that holds what came out, of the `CONTROLS` too."""
     from tpo.evaluate.agreement.statistics import agreement, position_bias
+    from tpo.evaluate.seeds import find_seed
     from tpo.judge.stages import Judging
     from tpo.results.terminal import Terminal
     from tpo.store.open import open_store
@@ -49,7 +50,8 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
         data = Path(config.data)
         digest = file_digest(data)
         labelled = store.request(LABELLED, {"sha256": digest}, how={"path": str(data)})
-        judging = Judging(store, config.judge, config.rating, model=config.model, seed=derive_seed(config.seed, "rate"))
+        base = find_seed(config.model, store).model
+        judging = Judging(store, config.judge, config.rating, model=base, seed=derive_seed(config.seed, "rate"))
         pairs = list(labelled.rows(LabelledPair, "pairs.jsonl"))
         bias = None
         if config.judge.gives_verdicts:  # asked about the labelled pairs themselves: no rating in between

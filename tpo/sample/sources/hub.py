@@ -158,8 +158,8 @@ def _sentence(error: Exception, *, name: str, config: str | None, split: str, re
     at = "" if revision is None else f" at {revision}"
     return (
         f"{name} (prompts.dataset) cannot be fetched from the Hub{at}: {said}. See to the name and the network, or "
-        "give a local copy: a folder as prompts.dataset, or prompts=jsonl prompts.path=<file> with a JSON object a "
-        "line, whose fields prompts.text_field (text), category_field, split_field and answer_field name"
+        "give a local copy: a folder as prompts.dataset, or prompts=file prompts.path=<file>, whose fields "
+        "prompts.text_field (text), category_field, split_field and answer_field name"
     )
 
 

@@ -14,7 +14,7 @@ from tpo.config.fields import ConfigError, setting
 from tpo.config.groups import Instructions, PromptsConfig
 from tpo.sample.prompts import make_prompt
 from tpo.sample.sources.builtin import load_builtin
-from tpo.sample.sources.jsonl import load_json_lines
+from tpo.sample.sources.file import load_file
 from tpo.store.records import Prompt
 
 
@@ -46,7 +46,7 @@ class SyntheticPrompts(PromptsConfig):
         """Return the instructions that examples are drawn from: those of a file, or the built-in training ones."""
         if self.shots_path is None:
             return [prompt for prompt in load_builtin() if prompt.split == "train"]
-        return load_json_lines(Path(self.shots_path), text_field="text", category_field="category", split_field="split")
+        return load_file(Path(self.shots_path), text_field="text", category_field="category", split_field="split")
 
     def load(self, candidates: Sequence[Prompt] = ()) -> Instructions:
         """Return the candidates worth using, and why the others are not."""
