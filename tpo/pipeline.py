@@ -61,6 +61,7 @@ class Pipeline:
                 engine=config.engine,
                 judge=judge,
                 leaves_out=True,
+                lora_targets=config.train.named_targets,
             )
 
     def sample(self, policy: PolicyRef, iteration: int) -> Artifact:

@@ -20,7 +20,6 @@ from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.seeds import find_seed, seed_policy
 from tpo.evaluate.trained import (
-    ADAPTER_CONFIG,
     NamedRun,
     PolicyError,
     adapter_of_run,
@@ -29,7 +28,9 @@ from tpo.evaluate.trained import (
     require_directory,
     trained_artifact,
 )
+from tpo.model.chat import read_template
 from tpo.model.exported import BASE_TEMPLATE, read_export
+from tpo.model.load import ADAPTER_CONFIG
 from tpo.model.policy import PolicyRef, is_whole_model, manner_of
 from tpo.model.stages import prepare_model
 from tpo.results.read import read_run
@@ -138,7 +139,11 @@ def check_tokenizer(adapter: Path, tokenizer: Path, *, name: str) -> None:
     template, own = adapter / "chat_template.jinja", tokenizer / "chat_template.jinja"
     if read_export(adapter) is not None:  # whose tokenizer has one that carries the thought prompt
         template = adapter / BASE_TEMPLATE
-    if template.is_file() and own.is_file() and template.read_text().strip() != own.read_text().strip():
+    if (
+        template.is_file()
+        and own.is_file()
+        and read_template(template, at=f"policy {adapter}").strip() != read_template(own, at="model.name").strip()
+    ):
         raise PolicyError(
             f"policy {adapter}: the chat template beside the adapter is not that of model.name={name}: take it, with "
             f"model.chat_template={template}, or take the file away"
@@ -149,9 +154,12 @@ def _tokens_of(path: Path) -> set[tuple[str, int]]:
     """Return the tokens of a tokenizer's file with their ids; none where there is no such file."""
     if not path.is_file():
         return set()
-    read = json.loads(path.read_text(encoding="utf-8"))
-    added = {(token["content"], token["id"]) for token in read["added_tokens"]}
-    vocabulary = read["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        return added | set(vocabulary.items())
-    return added | {(token, number) for number, (token, _) in enumerate(vocabulary)}  # with scores: Unigram
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        added = {(token["content"], token["id"]) for token in read["added_tokens"]}
+        vocabulary = read["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            return added | set(vocabulary.items())
+        return added | {(token, number) for number, (token, _) in enumerate(vocabulary)}  # with scores: Unigram
+    except (ValueError, KeyError, TypeError) as error:
+        raise PolicyError(f"{path}: not a tokenizer's file ({error!r}): copy or save it again") from error

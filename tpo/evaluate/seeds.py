@@ -13,8 +13,9 @@ from typing import NamedTuple
 from tpo.config.fields import ConfigError
 from tpo.config.groups import ModelConfig, SampleConfig, TrainConfig
 from tpo.config.thought import ThoughtFormat
-from tpo.evaluate.trained import ADAPTER_CONFIG, adapter_of_run, named_run, require_directory, trained_artifact
+from tpo.evaluate.trained import adapter_of_run, named_run, require_directory, trained_artifact
 from tpo.model.exported import read_export
+from tpo.model.load import ADAPTER_CONFIG
 from tpo.model.policy import PolicyRef, is_whole_model
 from tpo.model.stages import prepare_model
 from tpo.results.read import read_run

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.evaluate.stages import import_adapter
+from tpo.model.load import ADAPTER_CONFIG, check_adapter
 from tpo.model.policy import is_whole_model
 from tpo.results.read import FinishedRun, read_run
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 class PolicyError(TpoError):
@@ -101,6 +100,7 @@ def trained_artifact(path: Path, store: Store) -> tuple[Artifact, int]:
             f"policy {path}: there is {ADAPTER_CONFIG}, but no weights (adapter_model.safetensors): copy or save "
             "the adapter again"
         )
+    check_adapter(path)
     return import_adapter(store, path, digests), 1
 
 

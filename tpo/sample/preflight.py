@@ -1,8 +1,8 @@
 """Stage "preflight": checks before anything is sampled, so that no run fails hours later.
 
-Every instruction has to leave room for its completion in the model's context, and the answers of the self-rating judge
-must be single tokens. Instructions that are too long in the model's tokens are left out of a run and counted (stage
-"fitting"); many of them are a mistake in the settings.
+Every instruction has to leave room for its completion in the model's context, the answers of the self-rating judge must
+be single tokens, and what training puts adapters on must be layers of the model. Instructions that are too long in the
+model's tokens are left out of a run and counted (stage "fitting"); many of them are a mistake in the settings.
 """
 
 from collections import Counter
@@ -27,9 +27,14 @@ MAX_LEFT_OUT = 0.25  # share of a split's instructions that may be too long
 
 def work(job: Job) -> Metrics:
     """Check the instructions, the token budgets and the judge's answers against the model's tokenizer and context."""
+    policy = open_policy(job.config, job.inputs)
+    if "lora_targets" in job.config:
+        from tpo.model.targets import check_targets, make_skeleton  # loads torch, which the rest does without
+
+        check_targets(make_skeleton(policy.model_path, revision=policy.revision), job.config["lora_targets"])
     return check_lengths(
         list(job.inputs["prompts"].rows(Prompt)),
-        open_policy(job.config, job.inputs),
+        policy,
         [load_settings(ThoughtFormat, form) for form in job.config["forms"]],
         sample_settings=job.config["sample"],
         judge_settings=job.config["judge"],

@@ -78,6 +78,7 @@ def preflight(
     engine: EngineConfig,
     judge: JudgeConfig | None,
     leaves_out: bool,
+    lora_targets: str | None = None,
 ) -> Artifact:
     """Return the instructions that fit into the model's context, found out before anything is sampled.
 
@@ -91,6 +92,7 @@ def preflight(
         judge: Some of its answers must be single tokens of the model, or it needs instructions with checks; None where
             none is asked.
         leaves_out: Whether a few instructions that are too long are left out, and counted; else one is an error.
+        lora_targets: The layers that training names; None where it names none.
 
     Returns:
         `prompts` where all of them fit.
@@ -104,6 +106,7 @@ def preflight(
         "forms": [identity(form) for form in forms],
         "sample": identity(settings),
         "judge": None if judge is None else identity(judge),
+        **({} if lora_targets is None else {"lora_targets": lora_targets}),
         **model.config,
     }
     found = store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})

@@ -22,7 +22,7 @@ from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.schema import ExportConfig
 from tpo.evaluate.policies import find_policy
 from tpo.evaluate.seeds import find_seed
-from tpo.evaluate.trained import ADAPTER_CONFIG, named_run
+from tpo.evaluate.trained import named_run
 from tpo.model.asked import Asked, ask
 from tpo.model.exported import BASE_TEMPLATE, RECORD
 from tpo.model.policy import Policy, PolicyRef, open_policy
@@ -124,7 +124,7 @@ def _save_weights(
     out: Path, config: ExportConfig, policy: Policy, base: ModelConfig, contexts: list[list[int]], ends: Any
 ) -> tuple[list[Greedy], list[Greedy]]:
     """Write the weights and return what they answer greedily, and what the policy does, as it was sampled."""
-    from tpo.model.load import load_adapter, load_model, load_policy
+    from tpo.model.load import ADAPTER_CONFIG, load_adapter, load_model, load_policy
 
     path, revision, dtype = policy.model_path, policy.revision, policy.dtype
     model = load_policy(path, revision=revision, dtype=dtype, adapter_path=policy.adapter_path)
