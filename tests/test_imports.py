@@ -31,6 +31,9 @@ PURE = [
     "tpo.judge.verdicts",
 ]
 NEEDS_TORCH = {
+    "tpo.train.rehearsal",
+    "tpo.sample.engines.torch.live",
+    "tpo.model.targets",
     "tpo.train.dpo",
     "tpo.sample.engines.torch.nucleus",
     "tpo.sample.engines.torch.cache",

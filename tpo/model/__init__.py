@@ -10,15 +10,14 @@ loaded of it: paths of weights and adapter, dtype, context length.
     asked.py        a thought format as one model is asked in it, and how its completions are split
     control_tokens.py    texts that spell control tokens, broken up
     rendering.py    the chats that judges read, and whether the template kept their texts
-    load.py         weights from the Hub or a directory, with adapters; NF4 quantization
-    prepare.py      the seed model as an artifact, where it is embedded or quantized; `stages.py` requests it
+    load.py         weights from the Hub or a directory, with adapters; NF4; prepare.py: the seed model's artifact
     policy.py       `Policy` and `PolicyRef`; `exported.py` knows what `tpo.export` wrote
     architecture.py sizes of a decoder, without loading it; disk.py: what a run writes
     trees.py        sequences with a common beginning, computed once and without padding
     states.py       hidden states at chosen positions, for judges with a head of their own
     logits.py       the model's own logits at chosen positions, caps and scales included
     probe.py        self-tests of these paths, which no list of families says that a model allows
-    targets.py            which layers get an adapter: those that are named, and that a loss on text reaches
+    targets.py      which layers get an adapter: those that are named, and that a loss on text reaches
     lora.py, packed.py    linear layers with an adapter, fused: the same up to rounding, fewer passes over memory
     connection.py   requests to an OpenAI-compatible server
 

@@ -1,4 +1,4 @@
-"""A plan as tables and sentences for the terminal; reads what `tpo.plan.to_dict` returns."""
+"""A plan as tables and sentences for the terminal; reads what `tpo.plan.estimate.to_dict` returns."""
 
 from typing import TYPE_CHECKING, Any
 
