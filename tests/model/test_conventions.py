@@ -222,7 +222,7 @@ def test_template_arguments_reach_every_context() -> None:
     for form in (DIRECT, GENERIC):
         assert "1 May 1999" in tokenizer.decode(ask(form, found).context(tokenizer, INSTRUCTION))
     own = replace(DIRECT, template_arguments={"date_string": "2 May 1999"})
-    assert "2 May 1999" in tokenizer.decode(ask(own, found).context(tokenizer, INSTRUCTION))
+    assert "2 May 1999" in tokenizer.decode(ask(own, found, tokenizer).context(tokenizer, INSTRUCTION))
     assert "Reasoning: low" in tokenizer.decode(
         chat_ids(tokenizer_of("gptoss"), "x", arguments={"reasoning_effort": "low"})
     )

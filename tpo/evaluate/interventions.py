@@ -111,7 +111,8 @@ def write_interventions(
         engine_settings: What samples.
         seed: Of the stage.
     """
-    chat, asked = load_chat(policy), ask(form, policy.conventions)
+    chat = load_chat(policy)
+    asked = ask(form, policy.conventions, chat.tokenizer)
     decoding = Decoding(
         temperature=settings["temperature"], top_p=settings["top_p"], max_tokens=settings["max_response_tokens"]
     )
