@@ -92,9 +92,12 @@ class Asked:
         head = "" if self.form.thought_delimiter is None else f"{self.form.thought_delimiter}\n"
         return f"{self._header}{head}{thought.strip()}\n\n{self.form.response_delimiter}\n"
 
-    def holds_delimiter(self, text: str) -> bool:
-        """Whether a text holds a delimiter of the format, what resembles it, or a tag of a thought."""
-        return self.form.holds_delimiter(text) or self._holds_markup(text)
+    def split_response(self, text: str) -> Split:
+        """Return the response of a completion whose thought was given; text that may go on thinking is none."""
+        if self.form.holds_delimiter(text):
+            return Split(None, None, "repeated_delimiter")
+        start = self._after_header(text, 0)
+        return self._bare(text, checked_split(text, thought_span=None, response_span=(start, len(text))))
 
     def split(self, completion: str, *, finish_reason: str) -> Split:
         """Return thought and response of a completion, or the reason why there is no response.

@@ -58,18 +58,13 @@ class _Template:
         return self.render(("user", USER), ("assistant", answer), given=given, thought=thought)
 
     def choices(self) -> dict[str, tuple[Any, ...]]:
-        """Return the variables that may switch thinking, the likeliest first, and the words of each.
-
-        Where the user gives a variable one of its words, that is how it stands.
-        """
-        given = self.known.arguments
-        found = {
-            name: words
-            for name, words in self.source.choices.items()
-            if (words or ABOUT_THINKING.search(name))
-            and not (name in given and words and isinstance(given[name], str | Mapping))
-        }
+        """Return the variables that may switch thinking, the likeliest first, and the words of each."""
+        found = {name: words for name, words in self.source.choices.items() if words or ABOUT_THINKING.search(name)}
         return dict(sorted(found.items(), key=lambda item: (not IS_SWITCH.fullmatch(item[0]), item[0])))
+
+    def is_given(self, name: str) -> bool:
+        """Whether the user gives a variable one of its words, and so says how it stands."""
+        return bool(self.source.choices[name]) and isinstance(self.known.arguments.get(name), str | Mapping)
 
 
 def read_conventions(
@@ -353,9 +348,14 @@ def _switches(template: _Template, tags: Tags, header: str) -> dict[str, Any]:
     switches: list[str] = []
     for name, words in template.choices().items():
         found = _effect(template, name, words, start=start, default=default)
-        if found is not None:
+        if found is None:
+            continue
+        if template.is_given(name):  # the word says which of both it is
+            found_off, found_on = (default if side and side.state == default.state else None for side in found)
+        else:
             switches.append(name)
-            off, on = off or found[0], on or found[1]
+            found_off, found_on = found
+        off, on = off or found_off, on or found_on
     if off is None:
         is_direct = default.state == "empty" or (default.state == "untagged" and bool(default.header))
         off = default if is_direct or not template.known.is_tagged_by_template else None
@@ -381,7 +381,7 @@ def _effect(
         return str(value) in text and str(value) not in usual
 
     both = rendered((False, True)) if ABOUT_THINKING.search(name) else []
-    named = [] if name in template.known.arguments else rendered(words)
+    named = rendered(words)
     for starts in (
         [start({name: value}) for value, _ in both] if len(both) == 2 else [],
         [default, *(start({name: value}) for value, _ in named)],

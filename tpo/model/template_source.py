@@ -101,13 +101,17 @@ def _names(node: nodes.Node) -> set[str]:
     return own | {name.name for name in node.find_all(nodes.Name)}
 
 
-def _words(node: nodes.Node) -> list[str]:
+def _words(node: nodes.Expr) -> list[str]:
     """Return the words of an operand: one, or those of a list."""
-    listed = node.items if isinstance(node, nodes.List | nodes.Tuple) else [node]
-    return [item.value for item in listed if isinstance(item, nodes.Const) and isinstance(item.value, str)]
+    try:
+        value = node.as_const()
+    except nodes.Impossible:
+        return []
+    listed = value if isinstance(value, list | tuple) else [value]
+    return [word for word in listed if isinstance(word, str)]
 
 
-def _variable(node: nodes.Node) -> tuple[str, tuple[str, ...]] | None:
+def _variable(node: nodes.Expr) -> tuple[str, tuple[str, ...]] | None:
     """Return the name and the attributes that an operand is read from: `(x | lower)`, `x.strip()`, `x.type`."""
     path: list[str] = []
     while not isinstance(node, nodes.Name):
