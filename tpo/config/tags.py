@@ -5,6 +5,7 @@ the prompt. What stands between them is no answer: at first A may look far bette
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cache
@@ -126,9 +127,9 @@ def used_tags(text: str, *, spared: Container[str] = ()) -> list[UsedTag]:
 
     def is_spoken_of(tag: UsedTag) -> bool:
         around = text[tag.start - 1 : tag.start], text[tag.stop : tag.stop + 1]
-        return all(mark and mark in _QUOTES for mark in around) or any(
-            start < tag.start and tag.stop < stop for start, stop in code
-        )
+        before = bisect_left(code, (tag.start, 0))
+        is_code = before > 0 and tag.stop < code[before - 1][1]
+        return is_code or all(mark and mark in _QUOTES for mark in around)
 
     return [tag for tag in found if tag.name not in spared and not is_spoken_of(tag)]
 
