@@ -2,7 +2,8 @@
 
 A completion is split when it has ended (`tpo.model.asked`). Whoever reads along wants the response's first words before
 its last: so what a growing text certainly holds of each is told apart here, and the rest is held back. That is a tail
-that may become a delimiter, one of the model's own tags, or what resembles a delimiter, and white space at the end.
+that may become a delimiter, a tag of a thought or of an answer's frame, or what resembles a delimiter, and white space
+at the end.
 """
 
 import re
@@ -17,6 +18,7 @@ from tpo.model.asked import Asked
 WINDOW = 400  # characters in which a delimiter, with markup around it, is looked for again
 _PLAIN = re.compile(rf"[^\s{re.escape(MARKS)}:：]")  # ends the marks that may still belong to the delimiter before
 _OPENED = re.compile(rf"(?<!\S)[{re.escape(MARKS)}]+\Z")  # may belong to a delimiter that follows
+_TAG_BEGUN = re.compile(r"[<＜\[◁][^<＜\[◁>＞\]▷\n]{0,60}\Z")  # tags of all models are looked for (`tpo.config.tags`)
 
 
 class Delta(NamedTuple):
@@ -56,7 +58,7 @@ class SplitStream:
         """Return what is new, given all of the completion so far."""
         if self._is_told_late or self.is_over:
             return Delta()
-        seen = text[: len(text) - held(text, self._needles, self._phrases)]
+        seen = _TAG_BEGUN.sub("", text[: len(text) - held(text, self._needles, self._phrases)])
         if self._start is None:
             return self._look_for_response(seen)
         return Delta(response=self._more_response(seen))
@@ -89,11 +91,12 @@ class SplitStream:
         assert self._start is not None
         # From the start of a line: some delimiters are told by that.
         first = max(self._start, seen.rfind("\n", 0, max(0, self._checked - WINDOW)) + 1)
-        if self._asked.holds_delimiter(seen[first:]):
+        if self._asked.split_response(seen[first:]).error == "repeated_delimiter":
             self.is_over = self.is_ambiguous = True
             return ""
         self._checked = len(seen)
         response = _OPENED.sub("", seen[self._start :].rstrip()).rstrip()
+        response = response.removesuffix(self._asked.conventions.answer_tail.strip()).rstrip()
         return self._rest("response", self._up_to_stop(response))
 
     def _up_to_stop(self, response: str) -> str:
@@ -128,8 +131,10 @@ class SplitStream:
     @property
     def _needles(self) -> tuple[str, ...]:
         """What is looked for as it stands."""
-        tags, form = self._asked.conventions.tags, self._asked.form
-        own = () if tags is None else (tags.opening, tags.closing, self._asked.conventions.default.header.strip())
+        known, form = self._asked.conventions, self._asked.form
+        own = (known.answer_header.strip(), known.answer_tail.strip())
+        if known.tags is not None:
+            own += (known.tags.opening, known.tags.closing)
         return tuple(text for text in (*own, form.thought_delimiter, form.response_delimiter, *self._stop) if text)
 
     @property
