@@ -132,10 +132,11 @@ class SplitStream:
     def _needles(self) -> tuple[str, ...]:
         """What is looked for as it stands."""
         known, form = self._asked.conventions, self._asked.form
-        own = (known.answer_header.strip(), known.answer_tail.strip())
-        if known.tags is not None:
-            own += (known.tags.opening, known.tags.closing)
-        return tuple(text for text in (*own, form.thought_delimiter, form.response_delimiter, *self._stop) if text)
+        own = () if known.tags is None else (known.tags.opening, known.tags.closing)
+        frame = (known.answer_header.strip(), known.answer_tail.strip())
+        return tuple(
+            text for text in (*own, *frame, form.thought_delimiter, form.response_delimiter, *self._stop) if text
+        )
 
     @property
     def _phrases(self) -> tuple[str, ...]:
