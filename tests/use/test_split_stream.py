@@ -1,5 +1,6 @@
 """What streams of thought and response, against the split of the whole completion."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,6 +24,14 @@ OPENS = Conventions(
 IS_OPENED = Conventions(
     tags=THINK, is_tagged_by_template=True, default=Start({}, "open"), on=Start({}, "open"), off=None
 )
+FRAMED = Conventions(
+    tags=THINK,
+    is_tagged_by_template=True,
+    on=Start(),
+    off=Start({"enable_thinking": False}, "empty"),
+    answer_header="<answer>\n",
+    answer_tail="\n</answer>",
+)
 
 
 def form(name: str, **changes: Any) -> ThoughtFormat:
@@ -45,6 +54,8 @@ ASKED = {
     "stripped, opened by the template": ask(form("stripped"), IS_OPENED),
     "stripped of a model without thoughts": ask(form("stripped"), PLAIN),
     "none": ask(form("none"), PLAIN),
+    "think, answers in a frame": ask(form("think"), FRAMED),
+    "none, answers in a frame": ask(form("none"), replace(FRAMED, tags=None, on=None, off=Start())),
 }
 
 
@@ -63,6 +74,7 @@ def stream(asked: Asked, text: str, cuts: list[int], *, reason: str = "stop", st
 PIECES = st.sampled_from(
     [
         *("Here is my thought process:", "Here is my response:", "**Here is my response:**", "here's my response:"),
+        *("<thinking>", "</thinking>", "[THINK]", "＜think＞", "< /think >", "<answer>", "</answer>", "<div>"),
         *("Here is my", " response", "Here", "<R>", "<", "R", ">", "<think>", "</think>", "<th", "ink>", "</", "**"),
         *("\n", " ", "  ", "\n\n", ":", "#", '"', "word", "a long thought.", "Yes", "is", "ß", "é", "Herein"),
     ]
