@@ -27,8 +27,8 @@ from tpo.judge.judges.self_rating import SelfRating, SelfRatingJudge
 from tpo.judge.protocol import Candidates
 from tpo.model.chat import chat_ids, load_chat, load_tokenizer
 from tpo.model.logits import LogitReader
-from tpo.model.lora import without_adapter
 from tpo.model.policy import Policy
+from tpo.model.targets import without_adapter
 from tpo.model.template_probe import read_conventions
 from tpo.results.text_table import TextTable, to_markdown
 from tpo.sample.decoding import Decoding, Request

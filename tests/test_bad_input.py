@@ -215,6 +215,13 @@ def full_disk(*_: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_layers_that_do_not_exist_are_found_before_sampling(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(TpoError) as error:
+        run_here(tiny_overrides(tiny_model, tmp_path, "train.lora_targets='q_proj,v_porj'"))
+    assert_one_line(error.value, "train.lora_targets=q_proj,v_porj", "no layer is called v_porj (near: v_proj")
+    assert_nothing_was_sampled(tmp_path)
+
+
 def test_full_disk_keeps_what_was_computed(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=6")
     fsync, calls = os.fsync, []

@@ -58,6 +58,7 @@ class Pipeline:
                 forms=[form, config.model.direct_form],
                 settings=config.sample,
                 judge=judge,
+                lora_targets=config.train.named_targets,
             )
 
     def sample(self, policy: PolicyRef, iteration: int) -> Artifact:

@@ -25,7 +25,7 @@ def found(text: str | Path, *, form: ThoughtFormat = FORM, artifacts_dir: Path =
 
 def make_adapter(path: Path) -> Path:
     path.mkdir(parents=True)
-    (path / "adapter_config.json").write_text("{}")
+    (path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (path / "adapter_model.safetensors").write_bytes(b"0")
     return path
 

@@ -216,3 +216,130 @@ def test_a_model_without_a_generation_config_has_its_own_end(tiny_model: Path, t
     assert '"eos_token_id": 1' in config
     (copy / "config.json").write_text(config.replace('"eos_token_id": 1', '"eos_token_id": [1, 9]'))
     assert load_chat(Policy(str(copy), None, str(copy), "float32", 512, None)).end_ids == {1, 9}
+
+
+def lora(**changes: Any) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "target_modules": ["q_proj", "v_proj"], **changes})
+
+
+def save_adapter(model: Path, directory: Path, config: Any) -> Path:
+    """Save an adapter of any kind with random weights."""
+    from peft import get_peft_model
+
+    made = get_peft_model(load_model(model, revision=None, dtype="float32"), config)
+    torch.manual_seed(1)
+    for parameter in made.parameters():
+        if parameter.requires_grad:
+            parameter.data.add_(0.1 * torch.randn_like(parameter))
+    made.save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize("kind", ["alora", "prefix", "prompt"])
+def test_adapters_that_no_engine_computes_are_refused(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    from peft import PrefixTuningConfig, PromptTuningConfig
+
+    configs = {
+        "alora": lora(alora_invocation_tokens=[5, 6]),
+        "prefix": PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+        "prompt": PromptTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM"),
+    }
+    path = save_adapter(tiny_model, tmp_path, configs[kind])
+    said = "is an activated LoRA" if kind == "alora" else f"is of the kind {kind.upper()}_TUNING, which puts tokens"
+    with pytest.raises(ModelError, match=f"{said}.*: engines do not sample from it, so name an adapter of the kind"):
+        load_policy(tiny_model, revision=None, dtype="float32", adapter_path=path)
+
+
+@pytest.mark.parametrize("kind", ["embedding", "tokens"])
+def test_an_adapter_of_embeddings_is_sampled_from(tiny_model: Path, tmp_path: Path, kind: str) -> None:
+    from test_torch_engine import make_engine
+
+    configs = {
+        "embedding": lora(target_modules=["embed_tokens", "q_proj"]),
+        "tokens": lora(trainable_token_indices={"embed_tokens": [5, 70]}),
+    }
+    path = save_adapter(tiny_model, tmp_path, configs[kind])
+    make_engine(tiny_model, adapter_path=path)  # which tests itself against peft
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("adapter_config.json", "{", "adapter_config.json: not the configuration of an adapter"),
+        ("adapter_config.json", '{"r": 4}', "adapter_config.json: not the configuration of an adapter"),
+        ("adapter_config.json", '{"peft_type": "FRESH"}', "adapter_config.json: peft cannot read it"),
+        ("adapter_model.safetensors", "cut", "the adapter cannot be loaded"),
+    ],
+    ids=["cut", "without a kind", "of another kind", "weights"],
+)
+def test_files_of_an_adapter_that_cannot_be_read(
+    tiny_model: Path, tmp_path: Path, file: str, text: str, said: str
+) -> None:
+    path = save_adapter(tiny_model, tmp_path, lora())
+    (path / file).write_text(text)
+    with pytest.raises(ModelError, match=said) as error:
+        load_policy(tiny_model, revision=None, dtype="float32", adapter_path=path)
+    assert "\n" not in str(error.value)
+
+
+def test_layers_whose_weights_a_family_reads_are_computed_by_peft(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from peft import PeftModel
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    def reads(self: Any, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return found * self.up_proj.weight.dtype.itemsize
+
+    monkeypatch.setattr(LlamaMLP, "forward", reads)
+    path = save_adapter(tiny_model, tmp_path, lora(target_modules=["up_proj"]))
+    policy = load_policy(tiny_model, revision=None, dtype="float32", adapter_path=path)
+    assert "layers with an adapter are computed by peft and not packed (AttributeError" in caplog.text
+    seed = load_model(tiny_model, revision=None, dtype="float32")
+    expected = PeftModel.from_pretrained(seed, str(path)).eval()
+    ids = torch.arange(5, 25).view(2, 10)
+    with torch.inference_mode():
+        torch.testing.assert_close(policy(input_ids=ids).logits, expected(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("{", "generation_config.json cannot be read"),
+        ('{"eos_token_id": "<eos>"}', "generation_config.json has eos_token_id='<eos>': write the token's number"),
+        ('{"eos_token_id": [1, "<eos>"]}', "generation_config.json has eos_token_id="),
+        (None, "config.json cannot be read"),
+    ],
+    ids=["cut", "text", "texts", "neither"],
+)
+def test_a_generation_config_that_cannot_be_read(
+    tiny_model: Path, tmp_path: Path, change: str | None, said: str
+) -> None:
+    from tpo.model.chat import ChatError, load_generation_config
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    if change is None:
+        (copy / "generation_config.json").unlink()
+        (copy / "config.json").write_text("{}")
+    else:
+        (copy / "generation_config.json").write_text(change)
+    with pytest.raises(ChatError, match=said) as error:
+        load_generation_config(copy)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{}", "{"])
+def test_a_tokenizer_that_cannot_be_loaded(tiny_model: Path, tmp_path: Path, text: str) -> None:
+    from tpo.model.chat import ChatError, load_tokenizer, save_tokenizer
+
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    (copy / "tokenizer.json").write_text(text)
+    for load in (load_tokenizer, lambda path: save_tokenizer(path, tmp_path / "saved")):
+        with pytest.raises(ChatError, match="no tokenizer could be loaded from its files") as error:
+            load(copy)
+        assert "\n" not in str(error.value)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,18 @@ def test_a_file_that_is_missing_is_told(thinker: Path, tmp_path: Path) -> None:
     finally:
         (tmp_path / "elsewhere.json").rename(thinker / "generation_config.json")
     assert model.metrics["conventions"]["missing_files"] == ["generation_config.json"]
+
+
+def test_a_chat_template_in_another_encoding_is_named(thinker: Path, tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    file.write_bytes("Caf\u00e9 {{ messages }}".encode("latin-1"))
+    with pytest.raises(ChatError, match=r"model\.chat_template=.*template\.jinja is not a text in UTF-8 .*save it as"):
+        prepare(thinker, tmp_path, chat_template=str(file))
+
+
+def test_a_broken_generation_config_is_found_before_anything_is_sampled(thinker: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(thinker, copy)
+    (copy / "generation_config.json").write_text('{"eos_token_id": "<eos>"}')
+    with pytest.raises(ChatError, match="eos_token_id"):
+        prepare(copy, tmp_path / "artifacts")

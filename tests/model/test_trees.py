@@ -146,3 +146,13 @@ def test_a_decoder_that_cannot_is_left_as_it_was(tmp_path: Path) -> None:
         assert not torch.allclose(before, mixed)
         assert not computes_trees(model)
         torch.testing.assert_close(model(input_ids=ids).last_hidden_state, mixed)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_attention_past_the_interface_is_seen_where_it_adds_next_to_nothing(dtype: str) -> None:
+    from transformers import OpenAIGPTConfig, OpenAIGPTModel
+
+    torch.manual_seed(0)
+    config = OpenAIGPTConfig(vocab_size=320, n_embd=64, n_head=4, n_layer=2, n_positions=512)
+    model = OpenAIGPTModel(config).to(getattr(torch, dtype)).eval()
+    assert not computes_trees(model)

@@ -14,7 +14,7 @@ import tpo.train.trainer
 from experiments.families import EQUAL, SETTINGS, make_family, make_pairs, training
 from tpo.model.chat import load_chat
 from tpo.model.load import load_model
-from tpo.model.lora import without_adapter
+from tpo.model.targets import without_adapter
 from tpo.train.settings import TrainingError
 from tpo.train.trainer import make_trainer, train_on_pairs
 

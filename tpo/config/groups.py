@@ -138,6 +138,11 @@ class TrainConfig(Settings):
         """Whether all weights are trained."""
         return self.method == "full"
 
+    @property
+    def named_targets(self) -> str | None:
+        """The layers that are named for adapters; None where there are none, or all linear layers have one."""
+        return None if self.is_full or self.lora_targets == "all-linear" else self.lora_targets
+
     def __post_init__(self) -> None:
         """Take the method from an identity, which tells it by the rank."""
         if self.lora_rank == 0:

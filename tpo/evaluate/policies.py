@@ -20,6 +20,8 @@ from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.evaluate.stages import import_adapter
+from tpo.model.chat import read_template
+from tpo.model.load import ADAPTER_CONFIG, check_adapter
 from tpo.model.policy import PolicyRef, is_whole_model, manner_of
 from tpo.model.stages import prepare_model
 from tpo.results.read import FinishedRun, read_run
@@ -27,8 +29,6 @@ from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
-
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 class PolicyError(TpoError):
@@ -193,7 +193,11 @@ def check_tokenizer(adapter: Path, tokenizer: Path, *, name: str) -> None:
             f"{', '.join(map(repr, some))}): name the model it was trained on, or one that it was merged into"
         )
     template, own = (place / "chat_template.jinja" for place in (adapter, tokenizer))
-    if template.is_file() and own.is_file() and template.read_text().strip() != own.read_text().strip():
+    if (
+        template.is_file()
+        and own.is_file()
+        and read_template(template, at=f"policy {adapter}").strip() != read_template(own, at="model.name").strip()
+    ):
         raise PolicyError(
             f"policy {adapter}: the chat template beside the adapter is not that of model.name={name}: take it, with "
             f"model.chat_template={template}, or take the file away"
@@ -204,12 +208,15 @@ def _tokens_of(path: Path) -> set[tuple[str, int]]:
     """Return the tokens of a tokenizer's file with their ids; none where there is no such file."""
     if not path.is_file():
         return set()
-    read = json.loads(path.read_text(encoding="utf-8"))
-    added = {(token["content"], token["id"]) for token in read["added_tokens"]}
-    vocabulary = read["model"]["vocab"]
-    if isinstance(vocabulary, dict):
-        return added | set(vocabulary.items())
-    return added | {(token, number) for number, (token, _) in enumerate(vocabulary)}  # with scores: Unigram
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))
+        added = {(token["content"], token["id"]) for token in read["added_tokens"]}
+        vocabulary = read["model"]["vocab"]
+        if isinstance(vocabulary, dict):
+            return added | set(vocabulary.items())
+        return added | {(token, number) for number, (token, _) in enumerate(vocabulary)}  # with scores: Unigram
+    except (ValueError, KeyError, TypeError) as error:
+        raise PolicyError(f"{path}: not a tokenizer's file ({error!r}): copy or save it again") from error
 
 
 def _trained(path: Path, store: Store) -> tuple[Artifact, int]:
@@ -228,6 +235,7 @@ def _trained(path: Path, store: Store) -> tuple[Artifact, int]:
             f"policy {path}: there is {ADAPTER_CONFIG}, but no weights (adapter_model.safetensors): copy or save "
             "the adapter again"
         )
+    check_adapter(path)
     return import_adapter(store, path, digests), 1
 
 

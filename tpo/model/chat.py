@@ -10,7 +10,7 @@ from typing import Any
 from tpo.model.conventions import Conventions
 from tpo.model.decoder import Decoder
 from tpo.model.policy import Policy
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, why
 
 Tokenizer = Any  # transformers' PreTrainedTokenizerBase; not imported here, it takes seconds
 
@@ -56,14 +56,47 @@ def load_chat(policy: Policy) -> Chat:
 
 
 def load_generation_config(path: str | Path, *, revision: str | None = None) -> Any:
-    """Return a model's generation config; of one that comes without, what its config says."""
+    """Return a model's generation config; of one that comes without, what its config says.
+
+    Raises:
+        ChatError: If the file cannot be read, or names something else than token ids as the end.
+    """
     from transformers import AutoConfig, GenerationConfig
-    from transformers.utils import GENERATION_CONFIG_NAME, cached_file
+    from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME, cached_file
 
     where = {"revision": revision}
-    if cached_file(path, GENERATION_CONFIG_NAME, _raise_exceptions_for_missing_entries=False, **where) is None:
-        return AutoConfig.from_pretrained(path, **where).get_text_config()
-    return GenerationConfig.from_pretrained(path, **where)
+    name = GENERATION_CONFIG_NAME
+    try:
+        if cached_file(path, name, _raise_exceptions_for_missing_entries=False, **where) is None:
+            name = CONFIG_NAME
+            found = AutoConfig.from_pretrained(path, **where).get_text_config()
+        else:
+            found = GenerationConfig.from_pretrained(path, **where)
+    except Exception as error:  # whatever transformers says to a file's contents
+        raise ChatError(f"{path} (model.name): {name} cannot be read ({why(error)}): get the file again") from error
+    ends = found.eos_token_id if isinstance(found.eos_token_id, list) else [found.eos_token_id]
+    if any(not isinstance(token, int) for token in ends if token is not None):
+        raise ChatError(
+            f"{path} (model.name): {name} has eos_token_id={found.eos_token_id!r}: write the token's number there, or "
+            "a list of numbers"
+        )
+    return found
+
+
+def read_template(path: Path, *, at: str) -> str:
+    """Return a chat template's text.
+
+    Args:
+        path: A file.
+        at: Who names it, for messages.
+
+    Raises:
+        ChatError: If it cannot be read, or is not in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise ChatError(f"{at}: the chat template {path} is not a text in UTF-8 ({error}): save it as one") from error
 
 
 def save_tokenizer(
@@ -80,12 +113,7 @@ def save_tokenizer(
     Raises:
         ChatError: If there is no tokenizer, or it has no chat template or no EOS.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source), revision=revision)
-    except (OSError, ValueError) as error:
-        raise ChatError(f"{source} (model.name): no tokenizer could be loaded: {error}") from error
+    tokenizer = _load(source, revision=revision)
     if chat_template is not None:
         tokenizer.chat_template = chat_template
     _checked(tokenizer, source).save_pretrained(directory)
@@ -95,12 +123,21 @@ def load_tokenizer(path: str | Path, *, revision: str | None = None) -> Tokenize
     """Return a tokenizer with a chat template, an end-of-sequence token and a padding token.
 
     Raises:
-        ChatError: If either is missing.
+        ChatError: If it cannot be loaded, or either is missing.
     """
+    return _checked(_load(path, revision=revision), path)
+
+
+def _load(path: str | Path, *, revision: str | None) -> Tokenizer:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(path), revision=revision)
-    return _checked(tokenizer, path)
+    try:
+        return AutoTokenizer.from_pretrained(str(path), revision=revision)
+    except Exception as error:  # whatever transformers and tokenizers say to the files' contents
+        raise ChatError(
+            f"{path} (model.name): no tokenizer could be loaded from its files ({why(error)}): get or name a model "
+            "with a tokenizer"
+        ) from error
 
 
 def _checked(tokenizer: Tokenizer, name: str | Path) -> Tokenizer:

@@ -1,15 +1,18 @@
 """Loading models: the seed model, prepared once where it is embedded, and adapters on top of it."""
 
 import hashlib
+import json
 import logging
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, why
 
 log = logging.getLogger(__name__)
+
+ADAPTER_CONFIG = "adapter_config.json"  # peft's name
 
 
 class ModelError(TpoError):
@@ -108,7 +111,7 @@ def check_no_adapter(path: str | Path) -> None:
     Raises:
         ModelError: Says what to do with it.
     """
-    if (Path(path) / "adapter_config.json").is_file():
+    if (Path(path) / ADAPTER_CONFIG).is_file():
         raise ModelError(
             f"{path} (model.name) is an adapter: save it merged into its base model, or measure it with "
             f"`python -m tpo.evaluate model.name=<its base model> policy={path}`"
@@ -155,19 +158,59 @@ def load_adapter(model: Any, adapter_path: Path, **arguments: Any) -> Any:
         **arguments: Further ones of peft's.
 
     Raises:
-        ModelError: If the adapter is not one of this model: its layers or their sizes are others, it is incomplete, or
-            it was made after the embeddings had been resized.
+        ModelError: If the adapter cannot be read, is of a kind that no engine computes, or is not one of this model:
+            its layers or their sizes are others, it is incomplete, or it was made after the embeddings had been
+            resized.
     """
-    from peft import PeftModel
+    import torch
+    from peft import PeftConfig, PeftModel
+
+    check_adapter(adapter_path)
+    try:
+        PeftConfig.from_pretrained(str(adapter_path))
+    except Exception as error:  # whatever peft says to keys and kinds that it does not know
+        raise ModelError(
+            f"{adapter_path / ADAPTER_CONFIG}: peft cannot read it ({why(error)}): save the adapter again, with the "
+            "version of peft that is installed here"
+        ) from error
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
             # By default peft loads the adapter in float32; training and vLLM compute it in the dtype of the base.
             return PeftModel.from_pretrained(model, str(adapter_path), autocast_adapter_dtype=False, **arguments)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, ValueError, KeyError, UserWarning) as error:
-            said = " ".join(str(error).split())[:200]
             raise ModelError(
                 f"{adapter_path}: this adapter does not fit the model {model.name_or_path}, whose layers or vocabulary "
-                f"are others: name the model that it was trained on ({said})"
+                f"are others: name the model that it was trained on ({why(error)})"
             ) from error
+        except Exception as error:  # of a file that is cut off, for one
+            raise ModelError(
+                f"{adapter_path}: the adapter cannot be loaded ({why(error)}): copy or save it again"
+            ) from error
+
+
+def check_adapter(path: Path) -> None:
+    """Check that an adapter changes what layers compute of a token, whatever stands before it, and nothing else.
+
+    Raises:
+        ModelError: If its configuration cannot be read, or it is of another kind, which engines compute as if it were
+            not, or not at all.
+    """
+    file = path / ADAPTER_CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        kind = config["peft_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{file}: not the configuration of an adapter ({why(error)}): copy or save the adapter again"
+        ) from error
+    if config.get("num_virtual_tokens") or config.get("adapter_len"):
+        does = f"is of the kind {kind}, which puts tokens of its own before a prompt"
+    elif config.get("alora_invocation_tokens"):
+        does = "is an activated LoRA (alora_invocation_tokens), which begins within a sequence"
+    else:
+        return
+    raise ModelError(f"{path}: this adapter {does}: engines do not sample from it, so name an adapter of the kind LORA")

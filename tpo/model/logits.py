@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from tpo.model.probe import agrees, probe_ids, why
+from tpo.model.probe import agrees, probe_ids
 from tpo.model.states import Reading, StateReader
+from tpo.store.errors import why
 
 log = logging.getLogger(__name__)
 

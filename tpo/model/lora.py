@@ -5,7 +5,6 @@ result again. Here the last product is accumulated into the base's result; `expe
 """
 
 import logging
-import re
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from tpo.model.frozen import FrozenLinear, can_reorder
-from tpo.model.probe import probe_ids
+from tpo.model.probe import agrees, probe_ids
+from tpo.store.errors import why
 
 log = logging.getLogger(__name__)
 
@@ -91,69 +91,45 @@ class _AdaptedLinear(torch.autograd.Function):
         return grad_x, None, grad_inner.T @ x, grad_up, None
 
 
+@torch.no_grad()
 def unwrap_adapter(model: Any) -> Any:
     """Return the base model of a `PeftModel` with each of its LoRA layers as an `UnmergedLinear`.
 
     A model with anything that is not plain LoRA on a linear layer (a trained head, DoRA, a layer's own bias) is
-    returned as it is.
+    returned as it is, and so is one that then does not compute what it computes by peft, tried on a few tokens: some
+    families read the weights of their layers.
     """
     base, name = model.get_base_model(), model.active_adapter
     layers = _lora_layers(base)
     config = model.peft_config[name]
     is_plain = all(_is_plain(layer, name) and type(layer.base_layer) is nn.Linear for layer in layers.values())
-    if not is_plain or config.modules_to_save or config.bias != "none":
+    has_more = getattr(config, "modules_to_save", None) or getattr(config, "bias", "none") != "none"
+    if not layers or not is_plain or has_more:
         log.warning("the adapter is not plain LoRA on linear layers, so its layers are computed by peft and not packed")
         return model
+    given: dict[str, Any] = {
+        "input_ids": torch.tensor([probe_ids(base, 8)], device=base.device),
+        "use_cache": False,
+    }
+    expected = model(**given).logits[0]
     for path, layer in layers.items():
-        parent, _, attribute = path.rpartition(".")
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-        fast = UnmergedLinear(layer.base_layer, down, up, scaling=layer.scaling[name])
-        setattr(base.get_submodule(parent), attribute, fast)
-    return base
+        _put(base, path, UnmergedLinear(layer.base_layer, down, up, scaling=layer.scaling[name]))
+    try:
+        said = None if agrees(base(**given).logits[0], expected, dtype=base.dtype) else "its logits differ"
+    except Exception as error:  # whatever a family's own code says to layers of another class
+        said = why(error)
+    if said is None:
+        return base
+    log.warning("%s: layers with an adapter are computed by peft and not packed (%s)", base.config.model_type, said)
+    for path, layer in layers.items():
+        _put(base, path, layer)
+    return model
 
 
-def has_towers(model: Any) -> bool:
-    """Return whether a model has parts for other modalities than text."""
-    return model.config.get_text_config() is not model.config
-
-
-def without_adapter(model: Any) -> str | None:
-    """Return a regular expression of layers that get no adapter whatever the targets are; None where there are none.
-
-    They are the towers of other modalities, which a loss on text does not train; routers that are called linear layers
-    and return more than a product; and in layers with a state space the projections whose weights are read past their
-    forward passes, by fused kernels or always.
-    """
-    others = _returning_more(model)
-    patterns = set()
-    if has_towers(model):
-        decoder = model.get_decoder()
-        text = next(name for name, module in model.named_modules() if module is decoder)
-        patterns.add(rf"(?!{re.escape(text)}\.).*")
-    for name, module in model.named_modules():
-        left_out = [name] if module in others else []
-        if hasattr(module, "A_log") and hasattr(module, "D"):
-            left_out += [f"{name}.{read}" for read in ("dt_proj", "out_proj") if hasattr(module, read)]
-        patterns |= {re.sub(r"\d+", r"\\d+", re.escape(one)) for one in left_out}
-    return "|".join(sorted(patterns)) or None
-
-
-@torch.no_grad()
-def _returning_more(model: Any) -> set[nn.Module]:
-    """Return the linear layers with a forward pass of their own whose result is no tensor, tried on a few tokens."""
-    found: set[nn.Module] = set()
-    handles = [
-        module.register_forward_hook(
-            lambda called, _, result: None if isinstance(result, Tensor) else found.add(called)
-        )
-        for module in model.modules()
-        if isinstance(module, nn.Linear) and type(module).__module__.startswith("transformers.")
-    ]
-    if handles:
-        model(input_ids=torch.tensor([probe_ids(model, 4)], device=model.device), use_cache=False)
-    for handle in handles:
-        handle.remove()
-    return found
+def _put(model: nn.Module, path: str, layer: nn.Module) -> None:
+    parent, _, attribute = path.rpartition(".")
+    setattr(model.get_submodule(parent), attribute, layer)
 
 
 def _lora_layers(model: nn.Module) -> dict[str, Any]:

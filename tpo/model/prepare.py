@@ -3,7 +3,7 @@
 import importlib.metadata
 from pathlib import Path
 
-from tpo.model.chat import load_tokenizer, save_tokenizer
+from tpo.model.chat import load_generation_config, load_tokenizer, save_tokenizer
 from tpo.model.load import ModelError, check_no_adapter, load_model
 from tpo.model.template_probe import read_conventions
 from tpo.store.job import Job, Metrics
@@ -26,6 +26,7 @@ def work(job: Job) -> Metrics:
     source = path / "model" if is_embedded else config["name"]
     check_no_adapter(source)
     save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
+    load_generation_config(source, revision=config["revision"])  # so that a broken one fails here
     conventions = read_conventions(
         load_tokenizer(path / "tokenizer"),
         template_arguments=config["template_arguments"],

@@ -7,6 +7,7 @@ from pathlib import Path
 from tpo.config.groups import ModelConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import ask
+from tpo.model.chat import read_template
 from tpo.model.conventions import Conventions
 from tpo.model.load import fingerprint
 from tpo.store.artifacts import Artifact, Store
@@ -25,12 +26,19 @@ def prepare_model(store: Store, model: ModelConfig) -> Artifact:
         "revision": model.revision,
         "quantization": model.quantization,
         "dtype": model.dtype,
-        "chat_template": Path(model.chat_template).read_text() if model.chat_template else None,
+        "chat_template": _template_of(model),
         "template_arguments": model.template_arguments,
         "template_date": model.template_date,
         "fingerprint": fingerprint(model.name) if model.source == "pretrained" else None,
     }
     return store.request(MODEL, config)
+
+
+def _template_of(model: ModelConfig) -> str | None:
+    """Return the chat template of `model.chat_template`, None where the tokenizer's own is taken."""
+    if not model.chat_template:
+        return None
+    return read_template(Path(model.chat_template), at=f"model.chat_template={model.chat_template}")
 
 
 def require_askable(model: Artifact, forms: Iterable[ThoughtFormat]) -> None:

@@ -103,7 +103,7 @@ class TreeRow:
         spans: Of each tree.
         segments: Of all trees together, none of them empty.
         inputs: What the model is called with: `input_ids` and `position_ids`, both (1, tokens), and the row itself.
-        windows: What layers gave as their sliding window.
+        windows: What layers gave as their sliding window, None where they have none.
     """
 
     def __init__(self, trees: Sequence[Tree], *, is_dense: bool = False, device: torch.device | str = "cpu") -> None:
@@ -136,7 +136,7 @@ class TreeRow:
             "row": self,
             "use_cache": False,
         }
-        self.windows: set[int] = set()
+        self.windows: set[int | None] = set()
         self._masks: dict[tuple[Any, ...], Tensor] = {}
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "TreeRow":
@@ -201,8 +201,7 @@ def tree_attention(
     for name in ("softcap", "s_aux"):  # Gemma 2's capped scores, GPT-OSS's attention sinks
         if kwargs.get(name) is not None:
             raise TypeError(f"attention with {name}")
-    if sliding_window is not None:
-        row.windows.add(sliding_window)
+    row.windows.add(sliding_window)
     if row.is_dense and key.shape == value.shape:
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         out: Tensor = _DenseTrees.apply(query, key, value, row, scale, sliding_window)  # type: ignore[no-untyped-call]
@@ -298,7 +297,8 @@ def computes_trees(model: Any) -> bool:
 
     Tested on two short trees against the model's own forward pass: a model whose attention looks ahead, is more than a
     softmax over scores, or bypasses transformers' interface, or which has layers of another kind, gives other states or
-    an error. A window longer than these trees must have been given to attention, or a mask alone has it.
+    an error. Attention must have been asked through the interface, and given a window that is longer than these trees,
+    or a mask alone has it: what comes of that can be as small as rounding.
     """
     if has_convolutions(model):
         return False
@@ -320,7 +320,7 @@ def computes_trees(model: Any) -> bool:
         states = model(**row.inputs).last_hidden_state[0]
         limit = reach(model.config)
         is_seen = limit is None or limit.name == "rope_type" or limit.tokens in row.windows
-        if is_seen and agrees(states[places], torch.stack(expected), dtype=model.dtype):
+        if row.windows and is_seen and agrees(states[places], torch.stack(expected), dtype=model.dtype):
             return True
     model.set_attn_implementation(own)
     return False

@@ -1,7 +1,7 @@
 """Stage "preflight": checks before anything is sampled, so that no run fails hours later.
 
 Every instruction of every split must leave room for its completion in the model's context, and the answers of the
-self-rating judge must be single tokens.
+self-rating judge must be single tokens. What training puts adapters on must be layers of the model.
 """
 
 from collections.abc import Sequence
@@ -22,9 +22,14 @@ from tpo.store.records import Prompt
 
 def work(job: Job) -> Metrics:
     """Check the instructions, the token budgets and the judge's answers against the model's tokenizer and context."""
+    policy = open_policy(job.config, job.inputs)
+    if "lora_targets" in job.config:
+        from tpo.model.targets import check_targets, make_skeleton  # loads torch, which the rest does without
+
+        check_targets(make_skeleton(policy.model_path, revision=policy.revision), job.config["lora_targets"])
     return check_lengths(
         list(job.inputs["prompts"].rows(Prompt)),
-        open_policy(job.config, job.inputs),
+        policy,
         [load_settings(ThoughtFormat, form) for form in job.config["forms"]],
         sample_settings=job.config["sample"],
         judge_settings=job.config["judge"],

@@ -71,8 +71,9 @@ def preflight(
     forms: Sequence[ThoughtFormat],
     settings: SampleConfig,
     judge: JudgeConfig | None,
+    lora_targets: str | None = None,
 ) -> Artifact:
-    """Check that everything fits into the model's context, before anything is sampled.
+    """Check that everything fits into the model's context and training, before anything is sampled.
 
     Args:
         store: Of all artifacts.
@@ -82,12 +83,14 @@ def preflight(
         settings: Token budgets.
         judge: Some of its answers must be single tokens of the model, or it needs instructions with checks; None where
             none is asked.
+        lora_targets: The layers that training names; None where it names none.
     """
     model = policy.seed_model()
     config = {
         "forms": [identity(form) for form in forms],
         "sample": identity(settings),
         "judge": None if judge is None else identity(judge),
+        **({} if lora_targets is None else {"lora_targets": lora_targets}),
         **model.config,
     }
     return store.request(PREFLIGHT, config, {"prompts": prompts, **model.inputs})

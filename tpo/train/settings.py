@@ -26,14 +26,15 @@ class TrainSettings(TrainConfig):
         """Return peft's configuration of the adapter; `excluded` is a regular expression of layers that get none."""
         from peft import LoraConfig, TaskType
 
-        names = self.lora_targets
+        from tpo.model.targets import split_targets
+
         return LoraConfig(
             task_type=TaskType.CAUSAL_LM,
             r=self.lora_rank,
             lora_alpha=self.lora_alpha,
             lora_dropout=0.0,
             exclude_modules=excluded,
-            target_modules=names if names == "all-linear" else [name.strip() for name in names.split(",")],
+            target_modules=split_targets(self.lora_targets),
         )
 
     def arguments(self, work: Path, *, seed: int) -> dict[str, Any]:

@@ -29,8 +29,9 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from tpo.config.fields import restore
 from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_adapter, load_model
-from tpo.model.lora import fuse_adapter, has_towers, without_adapter
+from tpo.model.lora import fuse_adapter
 from tpo.model.policy import Policy, open_policy
+from tpo.model.targets import check_targets, has_towers, without_adapter
 from tpo.store.job import Job, Metrics
 from tpo.store.records import Pair
 from tpo.train.checkpoints import (
@@ -303,7 +304,9 @@ def make_trainer(
         if has_towers(base):
             train_text_only(base)
     elif policy.adapter_path is None:
-        model = get_peft_model(base, settings.lora(excluded=without_adapter(base)))
+        excluded = without_adapter(base)
+        check_targets(base, settings.lora_targets, excluded=excluded)
+        model = get_peft_model(base, settings.lora(excluded=excluded))
     else:
         model = load_adapter(base, policy.adapter_path, is_trainable=True)
     arguments = settings.arguments(work, seed=seed)

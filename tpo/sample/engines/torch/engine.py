@@ -28,7 +28,7 @@ from torch import Tensor
 from tpo.model.load import load_policy
 from tpo.model.packed import pack
 from tpo.model.policy import Policy
-from tpo.model.probe import agrees, has_convolutions, probe_ids, reach, why
+from tpo.model.probe import agrees, has_convolutions, probe_ids, reach
 from tpo.sample.decoding import Decoding, Request, Sample
 from tpo.sample.engines.torch.cache import RowCache
 from tpo.sample.engines.torch.draft import Draft, Rules
@@ -36,7 +36,7 @@ from tpo.sample.engines.torch.nucleus import sample_tokens
 from tpo.sample.engines.torch.prefill import Prefill
 from tpo.sample.engines.torch.prompts import Layer, Prefix, Prompt, Trunk
 from tpo.sample.engines.torch.rows import ATTENTION, DecodingStep
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, why
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,9 @@ class TorchEngine:
         prompts, following = [ids[:5] + ids[5:11], ids[:5] + ids[11:17]], ids[17:19]
         sequences = torch.tensor([prompt + following for prompt in prompts], device=self.device)
         asked = slice(len(prompts[0]) - 1, None)
-        expected = torch.cat([self.model(input_ids=row[None], use_cache=False).logits[0, asked] for row in sequences])
         try:
+            own = (self.model(input_ids=row[None], use_cache=False).logits[0, asked] for row in sequences)
+            expected = torch.cat(list(own))
             self.model.set_attn_implementation(ATTENTION)
             self.is_packed = packs and pack(self.model, num_rows=self.max_sequences)
             found = self._decode_along(prompts, following)
