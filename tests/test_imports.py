@@ -50,6 +50,7 @@ NEEDS_TORCH = {
     "tpo.train.pair_trees",
     "tpo.train.reference",
     "tpo.model.states",
+    "tpo.model.targets",
     "tpo.train.trainer",
     "tpo.model.trees",
 }

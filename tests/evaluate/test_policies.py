@@ -8,6 +8,7 @@ import pytest
 from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.thought import DIRECT, ThoughtFormat
 from tpo.evaluate.policies import PolicyError, find_policy
+from tpo.model.load import ModelError
 from tpo.model.policy import PolicyRef
 from tpo.plan.stages import PlanStore
 from tpo.results.read import ResultError
@@ -142,3 +143,10 @@ def test_what_does_not_exist_is_named(run: Path, tmp_path: Path) -> None:
     (run / "config.json").write_text("{}")
     with pytest.raises(ResultError, match="not those of a run"):
         found(run)
+
+
+def test_an_adapter_that_no_engine_computes_is_refused_when_it_is_named(tmp_path: Path) -> None:
+    adapter = make_adapter(tmp_path / "alora")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "alora_invocation_tokens": [5, 6]}')
+    with pytest.raises(ModelError, match="is an activated LoRA"):
+        found(adapter)

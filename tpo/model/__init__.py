@@ -17,7 +17,7 @@ loaded of it: paths of weights and adapter, dtype, context length.
     states.py       hidden states at chosen positions, for judges with a head of their own
     logits.py       the model's own logits at chosen positions, caps and scales included
     probe.py        self-tests of these paths, which no list of families says that a model allows
-    targets.py            which layers get an adapter: those that are named, and that a loss on text reaches
+    targets.py      which layers get an adapter: those that are named, and that a loss on text reaches
     lora.py, packed.py    linear layers with an adapter, fused: the same up to rounding, fewer passes over memory
     connection.py   requests to an OpenAI-compatible server
 
