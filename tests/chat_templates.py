@@ -14,7 +14,27 @@ CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-EMPTY = "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+IS_OFF = "{% if enable_thinking is defined and not enable_thinking %}"
+EMPTY = f"{IS_OFF}<think>\n\n</think>\n\n{{% endif %}}"
+OPEN_ELSE = "<think></think>{% else %}<think>\n{% endif %}"
+
+
+def opens(text: str, template: str = CHATML) -> str:
+    """A template that writes `text` where it opens the assistant's turn."""
+    return template.replace("assistant\n{% endif %}", f"assistant\n{text}{{% endif %}}")
+
+
+def frames(answer: tuple[str, str], between: str, opened: str, *, role: str = "<|im_start|>assistant\n") -> str:
+    """A template that writes every answer between two tags, behind a thought if there is one."""
+    said = f"{{% if m.reasoning_content %}}<think>\n{{{{ m.reasoning_content }}}}\n</think>{between}{{% endif %}}"
+    return (
+        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        f"{role}{said}{answer[0]}\n{{{{ m.content }}}}\n{answer[1]}<|im_end|>\n"
+        "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
+        f"{{% if add_generation_prompt %}}<|im_start|>assistant\n{opened}{{% endif %}}"
+    )
+
+
 OWN = {
     # The model opens its thoughts itself; history is cut, and nothing switches it off.
     "old_r1": CHATML.replace("{{ message.content }}", "{{ message.content.split('</think>')[-1] }}"),
@@ -39,6 +59,47 @@ OWN = {
     "negative": CHATML.replace(
         "assistant\n{% endif %}", "assistant\n<think>\n{{ '</think>\n' if skip_thinking else '' }}{% endif %}"
     ),
+    # Every answer stands between tags of its own; one that is not thought about starts with them.
+    "hunyuan": frames(("<answer>", "</answer>"), "\n", EMPTY.replace("</think>\n\n", "</think>\n")),
+    "hunyuan_without_role": frames(
+        ("<answer>", "</answer>"), "\n", EMPTY.replace("</think>\n\n", "</think>\n"), role=""
+    ),
+    # The first of them stands in the prompt already.
+    "ernie": frames(
+        ("<response>", "</response>"),
+        "\n\n",
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n<response>\n"
+        "{% else %}<think>\n{% endif %}",
+    ),
+    "command_a": "{% for m in messages %}{% if m.role == 'assistant' %}<|CHATBOT|>{% if m.thinking %}<|START_THINKING|>"
+    "{{ m.thinking }}<|END_THINKING|>{% endif %}<|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|><|END_OF_TURN|>"
+    "{% else %}<|USER|>{{ m.content }}<|END_OF_TURN|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|CHATBOT|>"
+    "<|START_THINKING|>{{ '<|END_THINKING|>' if reasoning is defined and not reasoning }}{% endif %}",
+    # A header before every answer, and no thoughts.
+    "header_alone": "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant<|final|>{{ m.content }}"
+    "<|im_end|>{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}",
+    # The closing tag stands nowhere in the text.
+    "opens_only": opens("<think>\n"),
+    "in_pieces": opens(f"{{% set b = '<' %}}{IS_OFF}{{{{ b }}}}think>\n\n{{{{ b }}}}/think>\n\n{{% endif %}}"),
+    "always": opens(f"{IS_OFF}{{{{ raise_exception('it always thinks') }}}}{{% endif %}}<think>\n"),
+    # The thought has another name, and tags that no table knows.
+    "other_field": "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.thoughts %}<cot>{{ m.thoughts }}</cot>"
+    "{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<cot>"
+    "{% endif %}",
+    # Words switch it, in the turn that is opened or in what the user says.
+    "effort": opens("{% if reasoning_effort is defined and reasoning_effort == 'none' %}" + OPEN_ELSE),
+    "effort_opens": opens("{% if reasoning_effort is defined and reasoning_effort == 'high' %}<think>\n{% endif %}"),
+    "effort_named": "{% set effort = reasoning_effort | default('high') %}<|im_start|>system\n{{ effort }}<|im_end|>\n"
+    + opens("{% if effort | lower in ['none', 'off'] %}" + OPEN_ELSE),
+    "mode": "{% if thinking_mode == 'off' %}<|im_start|>system\n/no_think<|im_end|>\n{% endif %}"
+    + CHATML
+    + "{# </think> #}",
+    "disable": "{% if disable_thinking %}<|im_start|>system\n/no_think<|im_end|>\n{% endif %}"
+    + CHATML
+    + "{# </think> #}",
+    "kind": opens("{% if thinking is defined and thinking.type == 'disabled' %}<think></think>{% endif %}"),
+    "printed": "<|im_start|>system\nthinking={{ enable_thinking | default(true) }}<|im_end|>\n" + opens(EMPTY),
     # A channel for every answer, as in gpt-oss, but with tags that no table knows.
     "unknown_tags": "{% for message in messages %}{% if message.role == 'assistant' and message.thinking %}"
     "<|im_start|>assistant\n<|inner|>{{ message.thinking }}<|outer|>{{ message.content }}<|im_end|>\n{% else %}"

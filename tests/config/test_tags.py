@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tpo.config.tags import NO_THOUGHT, THOUGHT_TAGS, Tags, last_thought
+from tpo.config.tags import NO_THOUGHT, THOUGHT_TAGS, Tags, closing_of, last_thought, name_of, used_tags
 
 # Written apart from the table: opening and closing tag as each family's chat template has them.
 TEMPLATES = [
@@ -70,7 +70,42 @@ def test_a_text_without_tags_has_no_thought() -> None:
 
 
 def test_a_long_hostile_text_takes_no_long_time() -> None:
-    for part in ("<", "<think>", "</think>", "<|channel|>", "Here is my "):
+    for part in (
+        "<",
+        "<think>",
+        "</think>",
+        "<|channel|>",
+        "Here is my ",
+        "`<think>",
+        "```\n<think>\n",
+        "<  ",
+        "< | / ",
+    ):
         started = time.process_time()
-        last_thought(part * (1_000_000 // len(part)))
+        text = part * (300_000 // len(part))
+        last_thought(text)
+        used_tags(text)
         assert time.process_time() - started < 10, part
+
+
+@pytest.mark.parametrize("tags", [tags for tags in THOUGHT_TAGS if not tags.opening[0].isalpha()])
+def test_tags_are_found_in_whichever_way_they_are_written(tags: Tags) -> None:
+    assert closing_of(name_of(tags.opening)) == name_of(tags.closing)
+    wide = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
+    for tag in (tags.opening, tags.closing):
+        spaced = f"{tag[0]} {tag[1:]}"
+        for written in (tag, tag.upper(), tag.translate(wide), spaced, tag.replace("/", "\\/")):
+            text = f"x {written} y"
+            (found,) = used_tags(text)
+            assert (text[found.start : found.stop], found.name) == (written, name_of(tag))
+        assert used_tags(tag, spared={name_of(tag)}) == []
+        for spoken in (f"`{tag}`", f'"{tag}"', f"the `a {tag} b`", f"```\nx {tag}\n```", f"~~~\n {tag} y"):
+            assert used_tags(spoken) == []
+        assert len(used_tags(f"```\nx\n```\n{tag} `y`")) == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["<thinker>", "a < b", "think>", "<answer>", "[a think]", "Here is my response:", "<>"]
+)
+def test_what_is_no_tag_is_not_found(text: str) -> None:
+    assert used_tags(text) == []

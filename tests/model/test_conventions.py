@@ -9,7 +9,7 @@ import pytest
 from chat_templates import CHATML, OWN, TEMPLATES, with_template
 
 from tpo.config.thought import DIRECT, STRIPPED, ThoughtFormat
-from tpo.model.asked import Asked, AskError, ask
+from tpo.model.asked import Asked, AskError, ask, ask_directly
 from tpo.model.chat import ChatError, chat_ids, end_ids
 from tpo.model.conventions import Conventions, State, Tags
 from tpo.model.template_probe import read_conventions, state_of
@@ -69,6 +69,26 @@ OFF, ON = {"enable_thinking": False}, {"enable_thinking": True}
             *("untagged", "untagged", {"thinking_budget": False}, "</seed:think>"),
         ),
         ("negative", THINK_TAGS, "open", "open", {"skip_thinking": True}, "\n</think>\n\n"),
+        ("hunyuan", THINK_TAGS, "untagged", "untagged", OFF, "\n</think>\n<answer>\n"),
+        ("hunyuan_without_role", THINK_TAGS, "untagged", "untagged", OFF, "\n</think>\n<answer>\n"),
+        ("ernie", THINK_TAGS, "open", "open", OFF, "\n</think>\n\n<response>\n"),
+        (
+            "command_a",
+            ("<|START_THINKING|>", "<|END_THINKING|>"),
+            *("open", "open", {"reasoning": False}, "<|END_THINKING|><|START_RESPONSE|>"),
+        ),
+        ("opens_only", THINK_TAGS, "open", "open", None, "\n</think>\n\n"),
+        ("in_pieces", THINK_TAGS, "untagged", "untagged", OFF, "\n</think>\n\n"),
+        ("always", THINK_TAGS, "open", "open", None, "\n</think>\n\n"),
+        ("other_field", ("<cot>", "</cot>"), "open", "open", None, "</cot>"),
+        ("effort", THINK_TAGS, "open", "open", {"reasoning_effort": "none"}, "\n</think>\n\n"),
+        ("effort_opens", THINK_TAGS, "untagged", "open", {}, "\n</think>\n\n"),
+        ("effort_named", THINK_TAGS, "open", "open", {"reasoning_effort": "none"}, "\n</think>\n\n"),
+        ("mode", THINK_TAGS, "untagged", "untagged", {"thinking_mode": "off"}, "\n</think>\n\n"),
+        ("disable", THINK_TAGS, "untagged", "untagged", {"disable_thinking": True}, "\n</think>\n\n"),
+        ("kind", THINK_TAGS, "untagged", "untagged", {"thinking": {"type": "disabled"}}, "\n</think>\n\n"),
+        ("printed", THINK_TAGS, "untagged", "untagged", OFF, "\n</think>\n\n"),
+        ("header_alone", None, "untagged", None, {}, None),
         ("unknown_tags", ("<|inner|>", "<|outer|>"), "open", "open", {"thinks": False}, "<|outer|>"),
         ("llama3_2", None, "untagged", None, {}, None),
         ("qwen3_instruct_2507", None, "untagged", None, {}, None),
@@ -162,6 +182,147 @@ def test_responses_after_given_thoughts_start_outside_of_them(name: str) -> None
     assert after.startswith(plain), "the thought stands where a sampled one would"
 
 
+@pytest.mark.parametrize(
+    ("name", "direct", "header", "tail"),
+    [  # how a direct answer is asked for, and what stands around every answer
+        ("hunyuan", "<think>\n\n</think>\n<answer>\n", "<answer>", "</answer>"),
+        ("hunyuan_without_role", "<think>\n\n</think>\n<answer>\n", "<answer>", "</answer>"),
+        ("ernie", "<think>\n\n</think>\n\n<response>\n", "<response>", "</response>"),
+        ("command_a", "<|START_THINKING|><|END_THINKING|><|START_RESPONSE|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>"),
+        ("header_alone", "assistant<|final|>", "<|final|>", ""),
+    ],
+)
+def test_the_frame_of_an_answer_is_prefilled_and_taken_off(name: str, direct: str, header: str, tail: str) -> None:
+    tokenizer = plain(EVERY[name])
+    found = read_conventions(tokenizer, template_arguments={}, date=DATE)
+    for asked in (ask(DIRECT, found), ask_directly(found, what="judge=likelihood")):
+        context = tokenizer.decode(asked.context(tokenizer, INSTRUCTION), skip_special_tokens=False)
+        assert context.endswith(direct) and context.count(header) == 1
+    for form in FORMS:
+        if found.tags is None and form.thinking == "on":
+            continue
+        asked = ask(form, found)
+        thought = "" if found.tags is None else f"{SECRET}{found.tags.closing}"
+        for text in (ANSWER, f"{header}\n{ANSWER}\n{tail}", f"{ANSWER}\n{tail}", f"\n\n{ANSWER}"):
+            own = (f" {SECRET} ", form.response_delimiter) if form.response_delimiter is not None else ()
+            opening = form.thought_delimiter if own and form.enforce == "none" else ""
+            parts = asked.split(f"{thought}{opening}{''.join(own)}{text}", finish_reason="stop")
+            if own and text.startswith(header):
+                continue  # the frame stands around the format's delimiters
+            assert (parts.response, parts.error) == (ANSWER, None)
+    assert asked.split_response(f"{ANSWER}\n{tail}").response == ANSWER
+    twice = ask(DIRECT, found).split(f"{ANSWER}{tail}\n{header}{SECRET}", finish_reason="stop")
+    assert twice.response is None, "a second answer is none of the first"
+
+
+def test_the_frame_of_an_answer_that_a_template_only_names_is_taken_off() -> None:
+    whole = f"<|START_THINKING|>{SECRET}<|END_THINKING|><|START_RESPONSE|>{ANSWER}<|END_RESPONSE|>"
+    parts = ask(DIRECT, read("cohere2")[1]).split(whole, finish_reason="stop")
+    assert (parts.thought, parts.response) == (SECRET, ANSWER)
+    assert whole[slice(*parts.response_span)] == ANSWER
+    granite = "{% if thinking %}Think in <think></think>, answer in <response></response>.{% endif %}" + CHATML
+    found = read_conventions(with_template(granite), template_arguments={}, date=DATE)
+    for text in (f"<response>\n{ANSWER}\n</response>", ANSWER):
+        assert ask(THINK, found).split(f"{SECRET}</think>\n{text}", finish_reason="stop").response == ANSWER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{0}<|channel|>commentary<|message|>{1}",
+        "{0}<|end|><|start|>assistant<|channel|>commentary<|message|>{1}",
+        "<|channel|>analysis <|message|>{1}",
+        "<|channel|>analysis to=python<|message|>{1}",
+        "<|channel|>commentary<|message|>{1}",
+    ],
+)
+def test_what_is_said_in_another_channel_is_no_response(text: str) -> None:
+    for reason in ("stop", "length"):
+        asked = ask(DIRECT, read("gptoss")[1])
+        assert asked.split(text.format(ANSWER, SECRET), finish_reason=reason).response is None
+
+
+def plain(template: str) -> Any:
+    """The tiny tokenizer, of whose markers only those of ChatML and Cohere are tokens; its EOS is none of them."""
+    from tokenizers import AddedToken
+
+    tokenizer = with_template(template, are_added=False, eos="<|endoftext|>")
+    tokenizer.add_tokens([AddedToken(f"<|{name}|>", special=True) for name in ("im_start", "im_end", "END_OF_TURN")])
+    return tokenizer
+
+
+# --- thoughts in tags that the model is not known to have -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "gptoss", "cohere2", "old_r1", "header_alone"])
+@pytest.mark.parametrize(
+    ("opening", "closing"),
+    [
+        ("<thinking>", "</thinking>"),
+        ("[THINK]", "[/THINK]"),
+        ("<Thinking >", "</ thinking>"),
+        ("＜thought＞", "＜/thought＞"),
+        ("<|reasoning|>", "<|/reasoning|>"),
+        ("<think>", "</think>"),
+        ("< think >", "</ think >"),
+        ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ],
+)
+def test_a_thought_in_any_tags_is_in_no_response(name: str, opening: str, closing: str) -> None:
+    found = read(name)[1]
+    is_own = found.tags is not None and opening.strip("< >") == "think" and found.tags.opening == "<think>"
+    for form in (DIRECT, STRIPPED, LOOSE, GENERIC):
+        try:
+            asked = ask(form, found)
+        except AskError:
+            continue
+        own = f"{form.thought_delimiter} so {form.response_delimiter}" if form is LOOSE else ""
+        own = f" so {form.response_delimiter}" if form is GENERIC else own
+        parts = asked.split(f"{opening}{SECRET}{closing}\n{own}{ANSWER}", finish_reason="stop")
+        assert parts.response == ANSWER or (is_own and opening == "< think >" and parts.response is None)
+        assert parts.response is None or SECRET in (parts.thought or "")
+        for text in (f"{opening}{SECRET}", f"{own}{ANSWER} {opening}{SECRET}", f"{SECRET}{closing}\n{own}{ANSWER}"):
+            for reason in ("stop", "length"):
+                response = asked.split(text, finish_reason=reason).response
+                assert response is None or SECRET not in response
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Models write `<think>` first and `</think>` last.",
+        'The tag "</think>" ends it.',
+        "```xml\n<thinking>a</thinking>\n```\nis how it looks.",
+        "In HTML, <b>bold</b> and <answer> are tags; so is <channel>.",
+        "Here is my response: yes.",
+        "I think [that] a < b > c.",
+    ],
+)
+def test_a_text_that_speaks_of_tags_is_a_response_where_the_model_has_none(text: str) -> None:
+    for form in (DIRECT, STRIPPED):
+        assert ask(form, read("qwen2_5")[1]).split(text, finish_reason="stop").response == text
+
+
+def test_a_format_may_have_tags_for_delimiters_where_the_model_has_none() -> None:
+    form = ThoughtFormat("Use <think> and </think>. {instruction}", "<think>", "</think>", "prefill")
+    asked = ask(form, read("qwen2_5")[1])
+    parts = asked.split(f"{SECRET}</think>{ANSWER}", finish_reason="stop")
+    assert (parts.thought, parts.response) == (SECRET, ANSWER)
+    assert asked.split(f"{SECRET}</think>{ANSWER} < think >{SECRET}", finish_reason="stop").response is None
+
+
+def test_what_is_said_before_a_thought_makes_the_response_a_guess() -> None:
+    for form in (DIRECT, STRIPPED, THINK_FREELY):
+        parts = ask(form, read("qwen3")[1]).split(f"{ANSWER} <think>{SECRET}</think> and", finish_reason="stop")
+        assert parts.error == "repeated_delimiter"
+
+
+def test_a_format_takes_both_of_the_models_tags_or_neither() -> None:
+    for delimiters in (("<scratch>", "</think>"), ("<think>", "My response is:")):
+        with pytest.raises(AskError, match="take both tags, or neither"):
+            ask(ThoughtFormat("{instruction}", *delimiters, "prefill", name="mine"), read("qwen3")[1])
+
+
 def test_a_format_that_names_the_models_tags_asks_for_its_thoughts() -> None:
     form = ThoughtFormat("{instruction}", "<think>", "</think>", "prefill")
     for name in ("qwen3", "qwen3_5_think", "qwen3_5_nothink", "deepseek_r1_distill", "glm4moe"):
@@ -208,6 +369,14 @@ def test_the_token_after_an_answer_ends_a_completion(name: str, expected: str) -
     assert ends == {tokenizer.eos_token_id, 7, found.end_of_turn_id}
 
 
+@pytest.mark.parametrize("after", ["\n</answer>", "\n[done]", " ~"])
+def test_the_token_behind_a_text_after_an_answer_ends_a_completion(after: str) -> None:
+    tokenizer = plain(CHATML.replace("{{ message.content }}", "{{ message.content }}" + after))
+    found = read_conventions(tokenizer, template_arguments={}, date=DATE)
+    assert found.end_of_turn_id == tokenizer.convert_tokens_to_ids("<|im_end|>") != tokenizer.eos_token_id
+    assert ask(DIRECT, found).split(f"{ANSWER}{after}", finish_reason="stop").response == ANSWER
+
+
 def test_a_plain_text_after_an_answer_ends_nothing() -> None:
     for template in (CHATML, "{% for m in messages %}{{ m.role }}: {{ m.content }}\n\n{% endfor %}"):
         tokenizer = with_template(template, are_added=False)
@@ -222,7 +391,7 @@ def test_template_arguments_reach_every_context() -> None:
     for form in (DIRECT, GENERIC):
         assert "1 May 1999" in tokenizer.decode(ask(form, found).context(tokenizer, INSTRUCTION))
     own = replace(DIRECT, template_arguments={"date_string": "2 May 1999"})
-    assert "2 May 1999" in tokenizer.decode(ask(own, found).context(tokenizer, INSTRUCTION))
+    assert "2 May 1999" in tokenizer.decode(ask(own, found, tokenizer).context(tokenizer, INSTRUCTION))
     assert "Reasoning: low" in tokenizer.decode(
         chat_ids(tokenizer_of("gptoss"), "x", arguments={"reasoning_effort": "low"})
     )
@@ -249,6 +418,76 @@ def test_arguments_that_do_nothing_or_switch_thinking_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("qwen3", ("think", "system", "loop", "if", "message", "content", "reasoning_content", "messages", "ns")),
+        ("gptoss", ("assistant", "tool_call", "browser")),
+    ],
+)
+def test_words_of_a_template_that_are_no_variables_are_refused(name: str, words: tuple[str, ...]) -> None:
+    for word in words:
+        with pytest.raises(ChatError, match=f"{word}: the model's chat template has no such variable"):
+            read(name, **{word: True})
+
+
+def test_variables_that_a_template_sets_where_they_are_not_given_may_be_given() -> None:
+    for name, arguments in {
+        "llama3_1": {"date_string": "x", "bos_token": "<s>"},
+        "gptoss": {"reasoning_effort": "low", "model_identity": "x"},
+        "nemotron_3_super": {"low_effort": True},
+    }.items():
+        assert read(name, **arguments)[1].arguments == arguments
+
+
+@pytest.mark.parametrize("value", [5, None])
+def test_an_argument_that_a_template_fails_on_is_named(value: Any) -> None:
+    expected = r"model.template_arguments.reasoning_effort=(5|null): with this value the model's chat template fails"
+    with pytest.raises(ChatError, match=expected) as error:
+        read("gptoss", model_identity="x", reasoning_effort=value)
+    assert "\n" not in str(error.value) and "model.chat_template" not in str(error.value)
+    form = replace(DIRECT, template_arguments={"reasoning_effort": value})
+    with pytest.raises(ChatError, match="thought.template_arguments.reasoning_effort="):
+        ask(form, read("gptoss")[1], tokenizer_of("gptoss"))
+
+
+@pytest.mark.parametrize("name", ["effort", "effort_opens", "effort_named"])
+def test_a_turn_starts_as_the_formats_own_arguments_make_it(name: str) -> None:
+    tokenizer, found = read(name)
+    for form in (THINK, DIRECT, STRIPPED, GENERIC):
+        for effort in ("none", "high", "low"):
+            given = replace(form, template_arguments={"reasoning_effort": effort})
+            is_open = effort == "high" or (effort == "low" and name != "effort_opens")
+            if is_open and form in (DIRECT, GENERIC):
+                with pytest.raises(AskError):
+                    ask(given, found, tokenizer)
+                continue
+            if effort == "none" and name != "effort_opens" and form is THINK:
+                with pytest.raises(AskError, match='thought.template_arguments reasoning_effort="none"'):
+                    ask(given, found, tokenizer)
+                continue
+            asked = ask(given, found, tokenizer)
+            context = tokenizer.decode(asked.context(tokenizer, INSTRUCTION), skip_special_tokens=False)
+            assert context.count("<think>") <= 1
+            cut = asked.split(f"{SECRET} cut", finish_reason="length")
+            is_thinking = context.rstrip().endswith("<think>")
+            assert (cut.response is None) == (is_thinking or form is GENERIC)
+
+
+def test_a_model_whose_word_is_given_has_the_start_of_that_word() -> None:
+    tokenizer, found = read("effort", reasoning_effort="low")
+    assert (found.on and found.on.state, found.off, found.switches) == ("open", None, ())
+    assert read("effort", reasoning_effort="none")[1].on is None
+    other = ask(replace(THINK, template_arguments={"reasoning_effort": "high"}), found, tokenizer)
+    assert other.conventions.arguments == {"reasoning_effort": "high"}
+
+
+def test_what_a_template_opens_without_a_known_tag_is_refused() -> None:
+    tokenizer = with_template(CHATML.replace("assistant\n{% endif %}", "assistant\n<cot>{% endif %}"))
+    with pytest.raises(ChatError, match=r"opens the assistant's turn with '<cot>', which stands before no answer"):
+        read_conventions(tokenizer, template_arguments={}, date=DATE)
+
+
 def test_a_formats_own_arguments_do_not_switch_thinking_either() -> None:
     with pytest.raises(AskError, match="thought.template_arguments.enable_thinking"):
         ask(replace(DIRECT, template_arguments=ON), read("qwen3")[1])
@@ -268,6 +507,14 @@ def test_the_clock_shows_the_configured_date(name: str, monkeypatch: pytest.Monk
     assert found.has_clock == has_clock
     assert ("2037" in context) == has_clock
     assert "1984" not in context
+
+
+@pytest.mark.parametrize(
+    "part", ["%a", "%A", "%d", "%-d", "%m", "%B", "%b", "%y", "%Y", "%C", "%j", "%U", "%W", "%u", "%w"]
+)
+def test_a_clock_is_found_whatever_it_shows(part: str) -> None:
+    template = f"{{{{ strftime_now('{part}') }}}}\n{CHATML}"
+    assert read_conventions(with_template(template), template_arguments={}, date=DATE).has_clock
 
 
 # --- templates that cannot be used ------------------------------------------------------------------------------

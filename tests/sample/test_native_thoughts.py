@@ -147,6 +147,51 @@ def test_a_real_engine_closes_thoughts_in_the_way_of_the_template(tmp_path: Path
         assert row.response is None or "</think>" not in row.response
 
 
+def test_the_frame_of_answers_is_no_part_of_a_response(tiny_model: Path, tmp_path: Path) -> None:
+    policy = make_policy(tiny_model, tmp_path / "tokenizer", OWN["hunyuan"])
+    end = "\n</answer>"
+    rows, _ = write(tmp_path / "direct", policy, DIRECT, f"{ANSWER}{end}")
+    assert all(context(policy, row).endswith("<think>\n\n</think>\n<answer>\n") for row in rows)
+    assert {(row.thought, row.response, row.finish_reason) for row in rows} == {(None, ANSWER, "stop")}
+    texts = (f"{SECRET}\n</think>\n<answer>\n{ANSWER}{end}", f"{SECRET}\n</think>\n\n{ANSWER}{end}")
+    rows, metrics = write(tmp_path / "think", policy, THINK, *texts)
+    assert all(context(policy, row).endswith("assistant\n<think>\n") for row in rows)
+    assert {(row.thought, row.response) for row in rows} == {(SECRET, ANSWER)}
+    length = len(load_chat(policy).tokenizer.encode(ANSWER))
+    assert metrics["mean_response_tokens"] == length and metrics["parse_rate"] == 1
+
+
+def test_a_model_that_is_not_known_to_think_is_not_judged_by_its_thoughts(tiny_model: Path, tmp_path: Path) -> None:
+    policy = make_policy(tiny_model, tmp_path / "tokenizer", CHATML)
+    assert policy.conventions.tags is None
+    texts = (
+        f"<think>\n{SECRET}\n</think>\n\n{ANSWER}<|im_end|>",
+        f"< think >{SECRET} " * 40,
+        f"[THINK]{SECRET}<|im_end|>",
+        f"{ANSWER} <thinking>{SECRET}</thinking><|im_end|>",
+        f"{ANSWER}<|im_end|>",
+    )
+    rows, metrics = write(tmp_path / "rows", policy, DIRECT, *texts)
+    assert [(row.thought, row.response) for row in rows] == [
+        *((SECRET, ANSWER), (None, None), (None, None), (None, None), (None, ANSWER))
+    ]
+    assert [row.split_error for row in rows] == [
+        *(None, "thought_truncated", "no_response_delimiter", "repeated_delimiter", None)
+    ]
+    assert metrics["parse_rate"] == 2 / 5
+    assert load_chat(policy).decode(rows[0].completion_ids[rows[0].response_start :]).strip() == f"{ANSWER}<|im_end|>"
+
+
+def test_a_formats_word_that_opens_a_thought_is_looked_at(tiny_model: Path, tmp_path: Path) -> None:
+    policy = make_policy(tiny_model, tmp_path / "tokenizer", OWN["effort_opens"])
+    high = {"reasoning_effort": "high"}
+    rows, _ = write(tmp_path / "think", policy, replace(THINK, template_arguments=high), f"{SECRET} cut " * 50)
+    assert all(context(policy, row).count("<think>") == 1 for row in rows)
+    assert {(row.response, row.split_error) for row in rows} == {(None, "thought_truncated")}
+    with pytest.raises(AskError, match='thought.template_arguments reasoning_effort="high"'):
+        write(tmp_path / "direct", policy, replace(DIRECT, template_arguments=high), ANSWER)
+
+
 # --- M2: the template opens the thought -------------------------------------------------------------------------
 
 
@@ -195,6 +240,29 @@ def test_responses_after_given_thoughts_hold_none_of_the_models(tiny_model: Path
     assert context(policy, rows[0]).endswith(f"<think>\n{SECRET}\n</think>\n\n")
     assert [row.response for row in rows[:2]] == [ANSWER, None]
     assert rows[1].split_error == "repeated_delimiter"
+
+
+@pytest.mark.parametrize("name", ["hunyuan", "ernie"])
+def test_responses_after_given_thoughts_have_no_frame(tiny_model: Path, tmp_path: Path, name: str) -> None:
+    template = OWN[name].replace("{{ m.content }}", "{{ m.content }}~")
+    policy = make_policy(tiny_model, tmp_path / "tokenizer", template)
+    header, tags = policy.conventions.answer_header, policy.conventions.tags
+    assert policy.conventions.answer_tail == "~" and tags is not None
+    prompts = make_prompts()
+    (tmp_path / "rows").mkdir()
+    write_interventions(
+        tmp_path / "rows",
+        prompts,
+        {(prompt.prompt_id, 0): SECRET for prompt in prompts},
+        policy,
+        THINK,
+        settings={"temperature": 1.0, "top_p": 1.0, "max_response_tokens": 50},
+        engine_settings=Scripted(texts=[f"{ANSWER}~\n{header.replace('<', '</')}"]),
+        seed=0,
+    )
+    rows = list(read_records(tmp_path / "rows" / "rows.jsonl", Completion))
+    assert context(policy, rows[0]).endswith(f"{SECRET}{tags.switch_text}")
+    assert {row.response for row in rows} == {ANSWER}
 
 
 # --- M6: what ends a turn ---------------------------------------------------------------------------------------

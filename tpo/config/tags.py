@@ -5,7 +5,10 @@ the prompt. What stands between them is no answer: at first A may look far bette
 """
 
 import re
+from bisect import bisect_left
+from collections.abc import Container
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 
@@ -24,6 +27,10 @@ class Tags:
     closing: str
     opening_text: str
     switch_text: str
+
+    def __str__(self) -> str:
+        """Return both tags in one line, for people."""
+        return " ... ".join(" ".join(tag.split()) for tag in (self.opening, self.closing))
 
 
 THOUGHT_TAGS = (
@@ -51,6 +58,9 @@ THOUGHT_TAGS = (
         "\n\nHere is my response:\n",
     ),
 )
+
+# Around an answer, where a template names them without showing where they stand: Granite 3.3, Cohere.
+ANSWER_TAGS = (("<response>", "</response>"), ("<answer>", "</answer>"), ("<|START_RESPONSE|>", "<|END_RESPONSE|>"))
 
 _CLOSED_BY = {tags.opening.lower(): tags.closing.lower() for tags in THOUGHT_TAGS}
 _CLOSINGS = frozenset(_CLOSED_BY.values())
@@ -89,3 +99,77 @@ def last_thought(text: str) -> LastThought:
         elif tag in _CLOSED_BY and open_at is None:
             open_at, expected = match.start(), _CLOSED_BY[tag]
     return LastThought(stop, open_at)
+
+
+class UsedTag(NamedTuple):
+    """A tag of the table in a text, as character offsets; `name` is the tag as `name_of` writes it."""
+
+    start: int
+    stop: int
+    name: str
+
+
+def used_tags(text: str, *, spared: Container[str] = ()) -> list[UsedTag]:
+    """Return the tags of the table that a text uses, whichever model wrote it, in order.
+
+    They count in upper and lower case, in full width, with white space, backslashes or a bar within: `< think >`,
+    `＜think＞`, `<|think|>`. One in quotation marks or in code is spoken of. The tags that are sentences are prose.
+
+    Args:
+        text: What a model wrote.
+        spared: Names of tags that are left out, as `name_of` writes them.
+    """
+    plain = text.translate(_NARROW)
+    found = [UsedTag(*match.span(), name_of(match[0])) for match in _pattern(_MARKUP).finditer(plain)]
+    if not found:
+        return []
+    code = [match.span() for match in _CODE.finditer(text)]
+
+    def is_spoken_of(tag: UsedTag) -> bool:
+        around = text[tag.start - 1 : tag.start], text[tag.stop : tag.stop + 1]
+        before = bisect_left(code, (tag.start, 0))
+        is_code = before > 0 and tag.stop < code[before - 1][1]
+        return is_code or all(mark and mark in _QUOTES for mark in around)
+
+    return [tag for tag in found if tag.name not in spared and not is_spoken_of(tag)]
+
+
+def closing_of(name: str) -> str | None:
+    """Return the name of the tag that closes a thought which this one opens; None where it opens none."""
+    return _CLOSED_BY_NAME.get(name)
+
+
+def name_of(tag: str) -> str:
+    """Return a tag without what makes no difference: `<think>` for `< |THINK| >`."""
+    return re.sub(rf"{_BETWEEN}|\|", "", tag.translate(_NARROW)).lower()
+
+
+def holds_any(text: str, *tags: str) -> bool:
+    """Whether a text holds one of these tags, as `used_tags` finds them, but also where it is spoken of."""
+    return bool(tags) and _pattern(tags).search(text.translate(_NARROW)) is not None
+
+
+_BETWEEN = r"[\s\\\u200b\u2060]"
+_NARROW = {wide: wide - 0xFEE0 for wide in range(0xFF01, 0xFF5F)}  # one character for one: offsets stay
+_MARKUP = tuple(
+    sorted(
+        {tag for tags in THOUGHT_TAGS for tag in (tags.opening, tags.closing) if not tag[0].isalpha()},
+        key=lambda tag: (-len(tag), tag),
+    )
+)
+_CODE = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_CLOSED_BY_NAME = {name_of(tags.opening): name_of(tags.closing) for tags in THOUGHT_TAGS}
+
+
+@cache
+def _pattern(tags: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern of tags, with what makes no difference within them."""
+    return re.compile("|".join(map(_loosely, tags)), re.IGNORECASE)
+
+
+def _loosely(tag: str) -> str:
+    gap = _BETWEEN + "{0,8}"
+    bar = rf"\|?{gap}" if re.fullmatch(r"</?\w+>", tag) else ""  # <|think|>, </|think|>, <|/think|>
+    pieces = re.findall(r"\w+|\s+|[^\w\s]", tag.translate(_NARROW))
+    written = [r"\s+" if piece.isspace() else re.escape(piece) for piece in pieces]
+    return f"{gap}{bar}".join(written)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.config.kinds import load_settings
-from tpo.config.thought import ThoughtFormat
+from tpo.config.thought import Split, ThoughtFormat
 from tpo.model.asked import Asked, ask
 from tpo.model.chat import Chat, load_chat
 from tpo.model.policy import Policy, open_policy
@@ -111,7 +111,8 @@ def write_interventions(
         engine_settings: What samples.
         seed: Of the stage.
     """
-    chat, asked = load_chat(policy), ask(form, policy.conventions)
+    chat = load_chat(policy)
+    asked = ask(form, policy.conventions, chat.tokenizer)
     decoding = Decoding(
         temperature=settings["temperature"], top_p=settings["top_p"], max_tokens=settings["max_response_tokens"]
     )
@@ -170,7 +171,7 @@ def _completion(
     token_ids = [] if generation is None else generation.token_ids
     content = chat.content(token_ids)
     text = chat.decode(content)
-    response, error = (None, NO_THOUGHT) if generation is None else _response(text, asked)
+    parts = Split(None, None, NO_THOUGHT) if generation is None else asked.split_response(text)
     return Completion(
         prompt_id=key[0],
         sample_index=key[1],
@@ -182,16 +183,10 @@ def _completion(
         is_prefilled=True,
         completion=text,
         thought=thought,
-        response=response,
-        split_error=error,
+        response=parts.response,
+        split_error=parts.error,
         finish_reason="stop" if generation is None else generation.finish_reason,
         num_thought_tokens=len(chat.tokenizer.encode(thought, add_special_tokens=False)) if thought else 0,
-        num_response_tokens=0 if response is None else len(content),
+        num_response_tokens=0 if parts.response is None else len(content),
         seed=seed,
     )
-
-
-def _response(text: str, asked: Asked) -> tuple[str | None, str | None]:
-    if asked.holds_delimiter(text):
-        return None, "repeated_delimiter"  # it may go on thinking, which no judge may see
-    return (text.strip(), None) if text.strip() else (None, "empty_response")

@@ -6,7 +6,7 @@ loaded of it: paths of weights and adapter, dtype, context length.
 
     chat.py         instruction -> token ids, with one BOS; the token that ends a turn
     conventions.py  what a chat template does: tags of thoughts, their switch, the end of a turn, a clock
-    template_probe.py    finds that out by rendering
+    template_probe.py, template_source.py    find that out, by rendering and from the template's text
     asked.py        a thought format as one model is asked in it, and how its completions are split
     control_tokens.py    texts that spell control tokens, broken up
     rendering.py    the chats that judges read, and whether the template kept their texts

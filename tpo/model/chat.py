@@ -184,7 +184,7 @@ def render_chat(
     *,
     conventions: Conventions,
     arguments: Mapping[str, Any] | None = None,
-    thought: str | None = None,
+    fields: Mapping[str, str] | None = None,
     is_asking: bool,
 ) -> str:
     """Return a chat as the template's text.
@@ -197,7 +197,7 @@ def render_chat(
         turns: Role and text.
         conventions: What the template is always given, the date, and how it takes a text.
         arguments: What else it is given.
-        thought: Of the last turn, under the names that templates know.
+        fields: What the last turn has beside role and text, such as a thought.
         is_asking: Whether the assistant's turn is opened at the end.
     """
     date = datetime.datetime.fromisoformat(conventions.date)
@@ -205,8 +205,7 @@ def render_chat(
         {"role": role, "content": [{"type": "text", "text": text}] if conventions.takes_parts else text}
         for role, text in turns
     ]
-    if thought is not None:
-        messages[-1] |= dict.fromkeys(("reasoning_content", "reasoning", "thinking"), thought)
+    messages[-1] |= fields or {}
     given = {**conventions.arguments, **(arguments or {}), "strftime_now": date.strftime}
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=is_asking, tokenize=False, **given))
 

@@ -42,6 +42,8 @@ class Conventions:
         takes_system: Whether it renders a system turn.
         tags: Of the model's own thoughts; None where it has none.
         is_tagged_by_template: Whether the template itself knows the tags; else only the vocabulary does.
+        answer_header: What the template writes before every answer, also behind a thought, such as `<answer>`.
+        answer_tail: What it writes behind every answer, before what ends the turn, such as `</answer>`.
         default: How a turn starts with no argument for thoughts.
         on: How it starts with thinking on; None where it cannot be switched on.
         off: How it starts with thinking off; None where it cannot be switched off.
@@ -58,6 +60,8 @@ class Conventions:
     takes_system: bool = True
     tags: Tags | None = None
     is_tagged_by_template: bool = False
+    answer_header: str = ""
+    answer_tail: str = ""
     default: Start = Start()
     on: Start | None = None
     off: Start | None = Start()
@@ -94,14 +98,13 @@ class Conventions:
             opener = "template" if self.on.state == "open" else "model"
             by = f"opened by the {opener}{_given(self.on.arguments)}"
         known = "" if self.is_tagged_by_template else " (known to the vocabulary, not to the template)"
-        return f"{self.tags.opening} ... {self.tags.closing}{known}, {by}"
+        return f"{self.tags}{known}, {by}"
 
     def _direct_answers(self) -> str:
         if self.off is None:
             return "thinking cannot be switched off"
-        if self.tags is not None and self.off.header:
-            return f"{self.off.header!r} prefilled"
-        return shown(self.off.arguments) or "as they are"
+        prefilled = f"{self.off.header!r} prefilled" if self.off.header else ""
+        return " and ".join(filter(None, (shown(self.off.arguments), prefilled))) or "as they are"
 
 
 def _given(arguments: Mapping[str, Any]) -> str:

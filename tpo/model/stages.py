@@ -7,7 +7,7 @@ from pathlib import Path
 from tpo.config.groups import ModelConfig
 from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import ask
-from tpo.model.chat import read_template
+from tpo.model.chat import load_tokenizer, read_template
 from tpo.model.conventions import Conventions
 from tpo.model.load import fingerprint
 from tpo.store.artifacts import Artifact, Store
@@ -48,10 +48,11 @@ def require_askable(model: Artifact, forms: Iterable[ThoughtFormat]) -> None:
 
     Raises:
         AskError: Naming the format and what to do.
+        ChatError: If the template does not know a format's arguments, or fails on them.
     """
     if not model.metrics:
         return
     conventions = Conventions.from_metrics(model.metrics)
     log.info("%s: %s", model.metrics["name"], conventions.describe())
     for form in forms:
-        ask(form, conventions)
+        ask(form, conventions, load_tokenizer(model.verified("tokenizer")) if form.template_arguments else None)

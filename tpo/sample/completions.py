@@ -66,7 +66,8 @@ def write_completions(
     Returns:
         The metrics of `summarize`, with tokens per second of this attempt.
     """
-    chat, asked = load_chat(policy), ask(form, policy.conventions)
+    chat = load_chat(policy)
+    asked = ask(form, policy.conventions, chat.tokenizer)
     decoding = plan_decoding(chat.tokenizer, asked, settings)
     # An array takes a tenth of a list's memory, and all contexts are held until the last one is sampled from.
     contexts = {prompt.prompt_id: array("I", asked.context(chat.tokenizer, prompt.text)) for prompt in prompts}

@@ -13,7 +13,6 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import ask, ask_directly
 from tpo.model.chat import answer_ids, load_tokenizer
 from tpo.model.policy import Policy, open_policy
-from tpo.model.template_probe import check_arguments
 from tpo.sample.completions import plan_decoding
 from tpo.sample.prompts import PromptError
 from tpo.store.job import Job, Metrics
@@ -64,8 +63,7 @@ def check_lengths(
             )
     longest = 0
     for form in forms:
-        check_arguments(tokenizer, form.template_arguments, at="thought.template_arguments")
-        asked = ask(form, policy.conventions)
+        asked = ask(form, policy.conventions, tokenizer)
         budget = plan_decoding(tokenizer, asked, sample_settings).max_total
         for prompt in prompts:
             needed = len(asked.context(tokenizer, prompt.text)) + budget
