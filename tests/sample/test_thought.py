@@ -74,7 +74,7 @@ CASES = [
     ("stars_left_over", GENERIC, True, "stop", f" hm\n{R} **\nok", "hm", "ok", OK),
     ("list_of_the_response", GENERIC, True, "stop", f" hm\n{R} * ok\n* ok", "hm", "* ok\n* ok", OK),
     ("underlined", GENERIC, True, "stop", f" hm\n{R}\n-----\nok", "hm", "ok", OK),
-    ("between_rules", GENERIC, True, "stop", f" hm\n***\n{R}\n***\nok", "hm\n***", "ok", OK),
+    ("between_rules", GENERIC, True, "stop", f" hm\n***\n{R}\n***\nok", "hm\n***", "***\nok", OK),
     ("specific_closed", SPECIFIC, False, "stop", "hm <R>ok</R>\n", "hm", "ok", OK),
     ("specific_closed_within", SPECIFIC, False, "stop", "hm <R>a </R> b", "hm", "a </R> b", OK),
     ("specific_closed_and_empty", SPECIFIC, False, "stop", "hm <R></R>", None, None, "empty_response"),

@@ -22,8 +22,8 @@ _OPENED = re.compile(
 _MARK = re.compile(r"<(\w+)>|(\\?.)")
 _HEADING = re.compile(r"(?:\A|(?<=\n))[ \t]*#{1,6}[ \t]*\Z")
 _COLON = re.compile(r"[ \t]?(?:：|:(?!\S))")
-# What may stand between a delimiter and the end of its line, and a rule below it.
-_LINE_END = re.compile(r"[ \t]*(?:\*{2,3}|#{1,6})?[ \t]*(?=\n|\Z)(?:\n[ \t]*(?:-{3,}|={3,}|\*{3,})[ \t]*(?=\n|\Z))?")
+# What may stand between a delimiter and the end of its line, and a line below that makes it a heading.
+_LINE_END = re.compile(r"[ \t]*(?:\*{2,3}|#{1,6})?[ \t]*(?=\n|\Z)(?:\n[ \t]*(?:-{3,}|={3,})[ \t]*(?=\n|\Z))?")
 
 
 class Place(NamedTuple):
