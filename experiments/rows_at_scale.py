@@ -209,6 +209,7 @@ def comparing(folder: Path, num_rows: int) -> Callable[[], int]:
 def tracking(folder: Path, num_rows: int) -> Callable[[], int]:
     """The first 200 samples and pairs as tables of Weights & Biases."""
     import wandb  # noqa: F401
+
     from tpo.config.tracking import WandbTracking
     from tpo.results.tracking.wandb_tracker import WandbTracker
 

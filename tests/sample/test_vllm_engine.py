@@ -189,7 +189,8 @@ def test_several_judges_answer_what_the_torch_engine_does(
     backend = LocalBackend(config, None)
     answers = list(LLM(backend, tmp_path / "answers.sqlite", max_calls=None).ask(questions))
     engine, tokenizer = make_engine(wide_model), load_tokenizer(wide_model)
-    prompts = [backend.render(question) for question in questions]
+    rendered = [backend.render("", question) for question in questions]
+    prompts = [item.ids for item in rendered if item is not None]
     for prompt, answer, (expected,) in zip(
         prompts, answers, generate(engine, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY), strict=True
     ):
