@@ -286,7 +286,10 @@ class StandInHub(BaseHTTPRequestHandler):
             return self.answer(200, {"url": f"http://{self.headers['Host']}/{name}", "name": name})
         name = "/".join(self.path.split("/")[3:5])
         if "/preupload/" in self.path:
-            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
             return self.answer(200, {"files": files})
         if "/commit/" in self.path:
             lines = [json.loads(line) for line in body.splitlines()]

@@ -115,7 +115,7 @@ def _write(out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *,
         iteration=None if run is None else run.iteration,
     )
     code = loading_code(subject, here=str(out.resolve()))
-    difference = check_export(code, instructions, saved, own, dtype=policy.dtype)
+    difference = check_export(code, instructions, saved, own)
     write_card(out, subject, difference, here=config.push or config.out)
     return difference
 
@@ -148,9 +148,9 @@ def _save_weights(
         adapted = load_adapter(load_model(path, revision=revision, dtype=dtype), policy.adapter_path)
         model = adapted.merge_and_unload(safe_merge=True)
     model.config.use_cache = True
-    saved = answer_greedily(model, contexts, ends)
+    model.generation_config = ends
     model.save_pretrained(out)
-    return saved, own
+    return answer_greedily(model, contexts, ends), own
 
 
 def _generation_config(chat: Any, asked: Asked, sampling: SampleConfig) -> Any:

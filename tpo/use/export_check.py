@@ -1,9 +1,10 @@
 """Whether an export is the policy: greedy tokens of what was saved, of the export in a fresh process, of the policy.
 
 The fresh process runs the very code that the card shows, with transformers and peft and without this package, from the
-instruction as a user writes it to the tokens. 16-bit kernels round differently, so where a token differs, the two that
-compete have to be as good as equally probable. An adapter is the policy. Merged weights are rounded once more, and how
-far their log-probabilities are from the policy's is measured, and said in the card.
+instruction as a user writes it to the tokens. All compute in float32 with the weights as they are, whatever their
+dtype: in 16 bits two ways to compute an adapter round so differently that greedy answers part after a dozen tokens,
+which would hide a wrong weight. An adapter is the policy. Merged weights are rounded once more, and how far their
+log-probabilities are from the policy's is measured, and said in the card.
 """
 
 import json
@@ -19,8 +20,7 @@ from typing import Any
 from tpo.store.errors import TpoError
 
 NUM_TOKENS = 32  # of each answer
-#: Nats by which a token may be less probable than the one that the export prefers to it, by dtype.
-TIED = {"float32": 1e-3, "bfloat16": 0.5}
+TIED = 1e-3  # nats by which a token may be less probable than the one that the export prefers to it
 OTHER = 0.5  # nats a token, on average, from which on merged weights are not the policy's any more
 
 CHECK = """
@@ -28,6 +28,7 @@ import json, sys
 import torch
 
 task = json.load(open(sys.argv[1]))
+model = model.float()
 rows = []
 for messages, expected in zip(task["chats"], task["expected"]):
     inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
@@ -100,9 +101,10 @@ class Difference:
 
 
 def answer_greedily(model: Any, contexts: Sequence[Sequence[int]], generation_config: Any) -> list[Greedy]:
-    """Return a loaded policy's greedy answers to contexts of token ids."""
+    """Return a loaded policy's greedy answers to contexts of token ids, computed in float32, which it then has."""
     import torch
 
+    model = model.float()
     model.generation_config = generation_config
     found = []
     for context in contexts:
@@ -122,7 +124,7 @@ def answer_greedily(model: Any, contexts: Sequence[Sequence[int]], generation_co
 
 
 def check_export(
-    code: str, instructions: Sequence[str], saved: Sequence[Greedy], policy: Sequence[Greedy], *, dtype: str
+    code: str, instructions: Sequence[str], saved: Sequence[Greedy], policy: Sequence[Greedy]
 ) -> Difference:
     """Return how an export differs from the policy, after checking in a fresh process that it is what was saved.
 
@@ -131,7 +133,6 @@ def check_export(
         instructions: As users write them.
         saved: What the weights that were saved answer to them: the policy's, or merged ones.
         policy: What the policy answers.
-        dtype: In which all compute.
 
     Raises:
         ExportError: If it cannot be loaded, asks in other tokens, or answers otherwise than what was saved by more than
@@ -152,7 +153,7 @@ def check_export(
         and row["token_ids"] != own.token_ids
         for row, own in zip(rows, saved, strict=False)
     )
-    if is_cut or found.largest_gap > TIED[dtype]:
+    if is_cut or found.largest_gap > TIED:
         why = f"a token is {found.largest_gap:.3f} nats less probable than another"
         raise ExportError(
             f"the export, loaded in a fresh process, is not what was saved: {found.num_equal} of {found.num_tokens} "

@@ -52,32 +52,32 @@ def _messages(prompt: str, *, delimiter: str | None, takes_parts: bool) -> str:
         delimiter: After which the response of an earlier answer starts; None where answers are shown as they are.
         takes_parts: Whether the template takes a turn's content as a list of parts only.
     """
-    content = "[{'type': 'text', 'text': asked.text}]" if takes_parts else "asked.text"
+    content = "[{'type': 'text', 'text': carried.text}]" if takes_parts else "carried.text"
     earlier = (
         ""
         if delimiter is None
-        else f"{{%- set asked.text = (asked.text.split({_literal(delimiter)}) | last) | trim %}}"
+        else f"{{%- set carried.text = (carried.text.split({_literal(delimiter)}) | last) | trim %}}"
     )
     lines = [
-        "{%- set asked = namespace(last=-1, messages=[], text='') %}",
+        "{%- set carried = namespace(last=-1, messages=[], text='') %}",
         "{%- for message in messages %}",
-        "{%- if message['role'] == 'user' %}{%- set asked.last = loop.index0 %}{%- endif %}",
+        "{%- if message['role'] == 'user' %}{%- set carried.last = loop.index0 %}{%- endif %}",
         "{%- endfor %}",
         "{%- for message in messages %}",
         "{%- if message['content'] is not defined or message['content'] is none %}",
-        "{%- set asked.messages = asked.messages + [message] %}",
+        "{%- set carried.messages = carried.messages + [message] %}",
         "{%- else %}",
-        "{%- set asked.text = message['content'] if message['content'] is string else "
+        "{%- set carried.text = message['content'] if message['content'] is string else "
         "message['content'] | selectattr('type', 'equalto', 'text') | map(attribute='text') | join %}",
-        "{%- if loop.index0 == asked.last %}",
-        f"{{%- set asked.text = {_literal(prompt.split('{instruction}'))} | join(asked.text | trim) %}}",
-        "{%- elif message['role'] == 'assistant' and loop.index0 < asked.last %}",
+        "{%- if loop.index0 == carried.last %}",
+        f"{{%- set carried.text = {_literal(prompt.split('{instruction}'))} | join(carried.text | trim) %}}",
+        "{%- elif message['role'] == 'assistant' and loop.index0 < carried.last %}",
         earlier,
         "{%- endif %}",
-        f"{{%- set asked.messages = asked.messages + [dict(message, content={content})] %}}",
+        f"{{%- set carried.messages = carried.messages + [dict(message, content={content})] %}}",
         "{%- endif %}",
         "{%- endfor %}",
-        "{%- set messages = asked.messages %}",
+        "{%- set messages = carried.messages %}",
     ]
     return "".join(lines)
 
