@@ -222,21 +222,28 @@ def test_generated_instructions_do_not_stand_in_a_thought(tiny_model: Path, tmp_
             write_candidates(tmp_path / f"{name}_rows", policy, settings=settings, engine_settings=engine, seed=0)
 
 
-def test_responses_after_given_thoughts_hold_none_of_the_models(tiny_model: Path, tmp_path: Path) -> None:
-    policy = make_policy(tiny_model, tmp_path / "tokenizer", TEMPLATES["qwen3_5_think"])
+def answers_after_secret(path: Path, policy: Policy, texts: Sequence[str]) -> list[Completion]:
+    """The rows of responses after one given thought, which an engine writes in turn."""
     prompts = make_prompts()
-    (tmp_path / "rows").mkdir()
+    path.mkdir()
     write_interventions(
-        tmp_path / "rows",
+        path,
         prompts,
         {(prompt.prompt_id, 0): SECRET for prompt in prompts},
         policy,
         THINK,
         settings={"temperature": 1.0, "top_p": 1.0, "max_response_tokens": 50},
-        engine_settings=Scripted(texts=[f"{ANSWER}<|im_end|>", f"Wait. {SECRET}</think>{ANSWER}<|im_end|>"]),
+        engine_settings=Scripted(texts=texts),
         seed=0,
     )
-    rows = list(read_records(tmp_path / "rows" / "rows.jsonl", Completion))
+    return list(read_records(path / "rows.jsonl", Completion))
+
+
+def test_responses_after_given_thoughts_hold_none_of_the_models(tiny_model: Path, tmp_path: Path) -> None:
+    policy = make_policy(tiny_model, tmp_path / "tokenizer", TEMPLATES["qwen3_5_think"])
+    rows = answers_after_secret(
+        tmp_path / "rows", policy, [f"{ANSWER}<|im_end|>", f"Wait. {SECRET}</think>{ANSWER}<|im_end|>"]
+    )
     assert context(policy, rows[0]).endswith(f"<think>\n{SECRET}\n</think>\n\n")
     assert [row.response for row in rows[:2]] == [ANSWER, None]
     assert rows[1].split_error == "repeated_delimiter"
@@ -248,19 +255,7 @@ def test_responses_after_given_thoughts_have_no_frame(tiny_model: Path, tmp_path
     policy = make_policy(tiny_model, tmp_path / "tokenizer", template)
     header, tags = policy.conventions.answer_header, policy.conventions.tags
     assert policy.conventions.answer_tail == "~" and tags is not None
-    prompts = make_prompts()
-    (tmp_path / "rows").mkdir()
-    write_interventions(
-        tmp_path / "rows",
-        prompts,
-        {(prompt.prompt_id, 0): SECRET for prompt in prompts},
-        policy,
-        THINK,
-        settings={"temperature": 1.0, "top_p": 1.0, "max_response_tokens": 50},
-        engine_settings=Scripted(texts=[f"{ANSWER}~\n{header.replace('<', '</')}"]),
-        seed=0,
-    )
-    rows = list(read_records(tmp_path / "rows" / "rows.jsonl", Completion))
+    rows = answers_after_secret(tmp_path / "rows", policy, [f"{ANSWER}~\n{header.replace('<', '</')}"])
     assert context(policy, rows[0]).endswith(f"{SECRET}{tags.switch_text}")
     assert {row.response for row in rows} == {ANSWER}
 

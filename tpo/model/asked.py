@@ -7,7 +7,7 @@ thought already. What stands between its own tags is no part of any response, wh
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tpo.config.tags import Tags, closing_of, holds_any, name_of, used_tags
 from tpo.config.thought import DIRECT, Split, ThoughtFormat, checked_split
@@ -40,15 +40,13 @@ class Asked:
     Attributes:
         form: The thought format.
         conventions: Of the model's chat template.
-        arguments: What the template is given for this format.
-        start: How the template starts the assistant's turn then.
+        start: How the template starts the assistant's turn, and what it is given for that.
         prefill: Text that the turn is continued with before anything is sampled; empty for none.
         is_native: Whether the thoughts of the format are the model's own.
     """
 
     form: ThoughtFormat
     conventions: Conventions
-    arguments: Mapping[str, Any]
     start: Start
     prefill: str
     is_native: bool
@@ -209,7 +207,7 @@ class Asked:
             before=[(role, break_control_tokens(text, tokenizer)) for role, text in before],
             assistant=assistant,
             conventions=self.conventions,
-            arguments=self.arguments,
+            arguments=self.start.arguments,
         )
 
     @property
@@ -267,15 +265,14 @@ def ask(form: ThoughtFormat, conventions: Conventions, tokenizer: Tokenizer | No
                 "tags of thoughts: use thought=generic, which asks for thoughts in words"
             )
         header = conventions.default.header if form.thinking == "off" else ""
-        return Asked(form, conventions, {}, conventions.default, header + (form.prefill or ""), False)
+        return Asked(form, conventions, conventions.default, header + (form.prefill or ""), False)
     is_native = form.thinking != "off" or _names_tags(form, tags)
     start = _start(form, conventions, tags, is_native=is_native)
-    arguments = start.arguments
     if not is_native:
         prefill = start.header + (form.prefill or "")
     else:
         prefill = "" if form.enforce == "none" or start.state == "open" else tags.opening_text
-    return Asked(form, conventions, arguments, start, prefill, is_native)
+    return Asked(form, conventions, start, prefill, is_native)
 
 
 def ask_directly(conventions: Conventions, *, what: str) -> Asked:

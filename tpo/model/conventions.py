@@ -85,6 +85,8 @@ class Conventions:
         found = [f"thoughts: {self._thoughts()}; direct answers: {self._direct_answers()}"]
         if self.has_clock:
             found.append(f"the template shows the date {self.date}")
+        if not self.takes_system:
+            found.append("the template renders no system turn")
         if not self.keeps_text:
             found.append("the template rewrites an assistant's text that holds a tag")
         found += [f"there is no {name}" for name in self.missing_files]
