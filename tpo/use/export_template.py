@@ -25,7 +25,7 @@ def carrying_template(source: str, asked: Asked) -> str:
         asked: The format as the model is asked in it.
     """
     conventions, form = asked.conventions, asked.form
-    arguments = {**conventions.arguments, **asked.arguments}
+    arguments = {**conventions.arguments, **asked.start.arguments}
     head = "".join(
         f"{{%- if {name} is not defined %}}{{%- set {name} = {_literal(value)} %}}{{%- endif %}}"
         for name, value in arguments.items()
