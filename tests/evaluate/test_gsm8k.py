@@ -202,7 +202,7 @@ def test_without_the_hub_a_local_file_is_asked_for(tmp_path: Path, monkeypatch: 
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)  # conftest sets HF_HUB_OFFLINE
-    with pytest.raises(BenchmarkError, match="openai/gsm8k cannot be fetched.*local file"):
+    with pytest.raises(BenchmarkError, match="openai/gsm8k cannot be fetched.*local copy"):
         gsm8k.load(None)
 
 

@@ -86,7 +86,7 @@ def test_planted_contamination_is_refused_under_every_name(finished: Finished, t
             evaluate(finished, f"policy={policy}", *by_run, *file, "seed=1", "prompts.num_test=20")
         assert str(caught.value).startswith(f"{policy}: ")
     # Nothing was sampled or judged for that.
-    assert {name.partition("-")[0] for name in computed(finished) - before} <= {"prompts", "adapter"}
+    assert {name.partition("-")[0] for name in computed(finished) - before} <= {"prompts", "adapter", "preflight"}
     # The policy before training has seen nothing.
     own = ["seed=1", "prompts.num_test=20"]
     assert evaluate(finished, f"policy={finished.path}@0", *own)["win_rate"]["num_prompts"] == 20

@@ -305,15 +305,16 @@ THOUGHT, RESPONSE, SAMPLES = 6, 8, 3  # of tiny_overrides
 
 def test_token_budgets_by_hand(ran: Ran) -> None:
     rows = iter(ran.before["stages"])
-    budgets = [row["token_budget"] for _, row in zip(range(BEFORE + PER_ITERATION), rows, strict=False)]
+    budgets = [row["token_budget"] for _, row in zip(range(BEFORE + PER_ITERATION + 1), rows, strict=False)]
     both, judged = THOUGHT + RESPONSE, NUM_TEST * RESPONSE
     validation = [NUM_VALIDATION * both] * 2 + [NUM_VALIDATION * RESPONSE] * 2
     assert budgets == [
         *(0, 0, 0),
-        *(4 * NUM_TEST * RESPONSE, NUM_TEST * both, judged, 4 * judged, 0),  # four draws of the baseline
-        *(NUM_TRAIN * SAMPLES * both, NUM_TRAIN * SAMPLES * RESPONSE, 0, NUM_TRAIN * 2 * both * 2),
+        *(4 * NUM_TEST * RESPONSE, NUM_TEST * both),  # four draws of the baseline, and the seed model's answers
+        *(NUM_TRAIN * SAMPLES * both, judged, 4 * judged, 0),  # samples before answers are judged
+        *(NUM_TRAIN * SAMPLES * RESPONSE, 0, NUM_TRAIN * 2 * both * 2),
         *validation,
-        *(NUM_TEST * both, judged, 0),
+        *(NUM_TEST * both, NUM_TRAIN * SAMPLES * both, judged, 0),
     ]
 
 

@@ -89,7 +89,7 @@ def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
         pytest.param("a.json", b"3", "expected a list of objects, got int", id="number"),
         pytest.param("a.json", b'[{"text": "a"}, 3]', "row 2: expected an object, got int", id="mixed"),
         pytest.param("a.json", b"[" * 100_000, "not JSON that can be read", id="deep"),
-        pytest.param("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: not JSON", id="deep_line"),
+        pytest.param("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: lists or objects are nested", id="deep_line"),
         pytest.param("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "line 1: not JSON", id="digits"),
         pytest.param("a.json", b'[{"text": ' + b"9" * 5000 + b"}]", "not JSON that can be read", id="digits_json"),
         pytest.param("a.parquet", b"PAR1 or not", "after row 0: not parquet", id="no_parquet"),

@@ -120,13 +120,13 @@ def test_greedy_equals_generate_behind_a_trunk(tiny_model: Path, monkeypatch: py
     # The trunk itself, less of it, a part with something else behind, and a prompt that begins otherwise.
     prompts += [template, template[:40], [*template[:66], 7, 8, 9], [*template[:30], 7], [7, *template]]
     trunks = []
-    prefill = engine._prefill
+    prefill = engine.prefill
 
     def spy(requests: list[Request], cache: RowCache, decoding: Decoding) -> Iterator[Any]:
         yield from prefill(requests, cache, decoding)
         trunks.append(cache.trunk and cache.trunk.token_ids)
 
-    monkeypatch.setattr(engine, "_prefill", spy)
+    monkeypatch.setattr(engine, "prefill", spy)
     assert assert_greedy_equal(engine, model, prompts) == {"stop", "length"}
     assert trunks[0] == trunks[-1] == template
     seeds = [[0]] * len(prompts)  # one sample each: the trunk is what rows attend to

@@ -233,10 +233,16 @@ def test_full_disk_says_what_to_do_and_keeps_completed_artifacts(code: int, tmp_
 
 def test_other_disk_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
     def execute(path: Path) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    with pytest.raises(PermissionError):
+    with pytest.raises(ArtifactError, match=r"cannot be read or written \(Permission denied\).*the permissions"):
         Store(tmp_path, execute=execute).run(STEP)
+
+    def unplug(path: Path) -> None:
+        raise OSError(errno.ENODEV, "No such device")  # neither full nor refused: a fault to be looked into
+
+    with pytest.raises(OSError, match="No such device"):
+        Store(tmp_path, execute=unplug).run(STEP)
 
 
 NAMES = [f"prompt-{number}" for number in range(7)]

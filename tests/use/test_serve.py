@@ -277,11 +277,12 @@ def test_client_that_goes_away_stops_what_is_sampled_for_it(is_streamed: bool) -
         if is_streamed:
             with ask(url, stream=True, n=2) as stream:
                 next(iter(stream))
+                wait_for(lambda: len(engine) == 2)
         else:
             with pytest.raises(openai.APITimeoutError):
                 client_of(url).with_options(timeout=0.3).chat.completions.create(model="fake", messages=ASK, n=2)
-        wait_for(lambda: sampler.num_jobs == 0 and len(engine) == 0, seconds=1.5)
-        assert len(engine.cancelled) == 2
+        wait_for(lambda: len(engine.cancelled) == 2, seconds=1.5)
+        wait_for(lambda: sampler.num_jobs == 0 and len(engine) == 0)
 
 
 def test_failed_engine_is_told_to_those_who_wait_and_to_those_who_come() -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 import openai
 import pytest
-from test_chat import REPOSITORY, environment, options
 from test_serve import ASK, read
+from test_talk import REPOSITORY, environment, options
 from test_torch_engine import make_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -70,7 +70,7 @@ def token_budget(request: Manifest) -> int:
 def _likeness(manifest: Manifest) -> tuple[Any, ...]:
     """Return what stages have in common whose costs are comparable."""
     config = manifest["config"]
-    judge = config.get("judge", {})
+    judge = config.get("judge") or {}  # None where a check has no judge
     return (
         *(manifest["stage"], manifest["version"], manifest["inputs"].get("model")),
         *(config.get("name"), config.get("quantization")),  # of a model

@@ -228,8 +228,10 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     yield number, _read_object(line, where=f"{path}, line {number}")
     except UnicodeDecodeError as error:
         raise RecordError(f"{path}: not UTF-8 after line {number} ({error})") from error
-    except (OSError, EOFError, zlib.error) as error:
-        said = getattr(error, "strerror", None) or error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise RecordError(f"{path}: the gzipped file is damaged after line {number} ({error})") from error
+    except OSError as error:
+        said = error.strerror or error
         raise RecordError(f"{path}: cannot be read after line {number} ({said})") from error
 
 

@@ -9,7 +9,7 @@ from tpo.results.rate import Rate, format_count, format_p_value, format_rate
 from tpo.results.table.table import CHANGES, DIFFERENCES, LENGTHS, RATES, Line, ResultsTable
 from tpo.results.text_table import TextTable, print_tables
 from tpo.results.text_table import to_markdown as markdown
-from tpo.store.files import translate_disk_errors
+from tpo.store.files import writing_to
 
 MISSING = "-"
 LONGEST_SETTING = 40  # characters
@@ -115,7 +115,7 @@ def to_csv(table: ResultsTable) -> str:
 def write_tables(table: ResultsTable, out: Path) -> list[Path]:
     """Write `results.csv`, `.md` and `.tex` into the folder `out` and return their paths."""
     paths = []
-    with translate_disk_errors(out):
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
         for kind, text in (("csv", to_csv(table)), ("md", to_markdown(table)), ("tex", to_latex(table))):
             paths.append(out / f"results.{kind}")
