@@ -447,7 +447,7 @@ def test_two_processes_on_the_same_run_compute_each_stage_once_and_end_alike(tin
         or "waiting" in log.read_text() + other_log.read_text()
     )
     # Both end with the same folder and the same summary, whichever wrote it last.
-    [folder] = {found.read_text().splitlines()[-1] for found in (log, other_log)}
+    [folder] = {(found.parent / "said.txt").read_text().splitlines()[-1] for found in (log, other_log)}
     assert summaries == [Path(folder) / "summary.json"]
     assert summaries[0].read_bytes() == before
     assert not any(stage["is_reused"] for stage in json.loads(before)["stages"]), "the run computed them all"

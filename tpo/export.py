@@ -7,6 +7,7 @@ from typing import Any
 from tpo.config.check import check_export
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import ExportConfig
+from tpo.config.streams import tell
 from tpo.evaluate.inherit import settings_of_run
 
 ABOUT = """\
@@ -28,7 +29,7 @@ def work(config: ExportConfig, hydra: Any) -> Outcome:
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         path = export_policy(config, store)
     if config.push is not None:
-        print(push_export(path, config.push, is_private=config.private))
+        tell(push_export(path, config.push, is_private=config.private))
     return Outcome(path)
 
 

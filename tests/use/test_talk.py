@@ -13,9 +13,9 @@ import pytest
 from served import FakeLive, fake_policy
 from test_split_stream import form
 
+from tpo.config.streams import printable
 from tpo.store.errors import TpoError
 from tpo.use.chat import ChatError, Exchange, Speaker, Talk
-from tpo.use.chat_terminal import printable
 from tpo.use.loaded import TooLongError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def test_saved_talk_holds_everything_and_overwrites_nothing(tmp_path: Path) -> N
 
 
 def test_a_model_cannot_move_the_cursor() -> None:
-    assert printable("a\x1b[2Jb\r\n\tc\x07") == "a␛[2Jb␍\n\tc␇"
+    assert printable("a\x1b[2Jb\r\n\tc\x07") == r"a\x1b[2Jb\x0d" "\n\t" r"c\x07"
 
 
 def options(model: Path, path: Path) -> list[str]:

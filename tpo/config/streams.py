@@ -21,6 +21,7 @@ WIDTH = 100  # characters, where there is no terminal
 
 _consoles: dict[tuple[str, int], "Console"] = {}
 _kept: dict[str, TextIO] = {}  # the user's streams by name, while the descriptors lead to a log
+_DESCRIPTORS = {"stdout": 1, "stderr": 2}
 
 
 def log_path(hydra: Any) -> Path:
@@ -69,7 +70,7 @@ def diverted(log: Path) -> Iterator[None]:
     """
     with ExitStack() as stack:
         file = stack.enter_context(log.open("ab"))
-        for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        for name, descriptor in _DESCRIPTORS.items():
             flush = getattr(sys, name).flush
             flush()
             saved = os.dup(descriptor)  # not inheritable
@@ -81,6 +82,25 @@ def diverted(log: Path) -> Iterator[None]:
         stack.callback(setattr, sys, "breakpointhook", sys.breakpointhook)
         sys.breakpointhook = _debug
         yield
+
+
+def read_line(prompt: str) -> str:
+    """Return a line that the user types at the terminal, where it can be edited.
+
+    Raises:
+        EOFError: At the end of the input.
+    """
+    diverted_to = {name: os.dup(_DESCRIPTORS[name]) for name in _kept}
+    for name in _kept:  # what edits lines writes to the descriptor
+        getattr(sys, name).flush()
+        os.dup2(stream(name).fileno(), _DESCRIPTORS[name])
+    try:
+        return input(prompt)
+    finally:
+        for name, descriptor in diverted_to.items():
+            getattr(sys, name).flush()
+            os.dup2(descriptor, _DESCRIPTORS[name])
+            os.close(descriptor)
 
 
 def _debug(*_: Any, **__: Any) -> None:
@@ -103,6 +123,11 @@ class ToUser(logging.Handler):
 def warn(text: str) -> None:
     """Print a warning for the user."""
     say(f"warning: {text}")
+
+
+def tell(text: str) -> None:
+    """Print a line of a result on the user's standard output."""
+    print(text, file=stream("stdout"), flush=True)
 
 
 def say(text: str, *, style: str | None = None) -> None:

@@ -18,6 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tpo.config import streams
+from tpo.config.streams import printable, read_line, tell
 from tpo.store.errors import TpoError
 from tpo.use.answer import Answer, Reply
 from tpo.use.chat import ChatError, Exchange, Speaker, Talk
@@ -47,7 +49,7 @@ class Terminal:
             console: Where answers are shown; standard output if none is given.
         """
         self._talk, self._find = talk, find
-        self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
+        self._console = console or streams.console()
         self._shows_thoughts = False
         self._last: Exchange | None = None
 
@@ -59,7 +61,7 @@ class Terminal:
         self._say(f"{name} is ready. /help lists what else can be typed.", style="dim")
         while True:
             try:
-                line = input("> ").strip()
+                line = read_line("> ").strip()
             except (EOFError, KeyboardInterrupt):
                 self._say("")
                 return
@@ -195,7 +197,7 @@ class Terminal:
         self._console.print(table)
 
     def _say(self, text: str, *, style: str | None = None, end: str = "\n") -> None:
-        self._console.print(printable(text), style=style, end=end)
+        self._console.print(printable(text), style=style, end=end, soft_wrap=True)
 
 
 def answer_once(talk: Talk) -> None:
@@ -213,12 +215,7 @@ def answer_once(talk: Talk) -> None:
     for _ in talk.answer(speaker, answer, exchange):
         pass
     told = {"policy": speaker.name, **asdict(exchange.replies[speaker.name])}
-    print(json.dumps(told, ensure_ascii=False), flush=True)
-
-
-def printable(text: str) -> str:
-    """Return a text in which a model can move no cursor and change no title: control characters are shown."""
-    return "".join(chr(0x2400 + ord(sign)) if ord(sign) < 32 and sign not in "\n\t" else sign for sign in text)
+    tell(json.dumps(told, ensure_ascii=False))
 
 
 @contextmanager

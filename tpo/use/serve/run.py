@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 import uvicorn
 
 from tpo.config.schema import ServeConfig
+from tpo.config.streams import tell
 from tpo.store.errors import TpoError
 from tpo.use.opened import open_policies
 from tpo.use.serve.app import ServedPolicy
@@ -64,7 +65,7 @@ class Server(uvicorn.Server):
         """Start, and say so."""
         await super().startup(sockets=sockets)
         if self.started:
-            print(self.told, flush=True)
+            tell(self.told)
 
     async def on_tick(self, counter: int) -> bool:
         """Return whether to end; called several times a second."""
