@@ -26,8 +26,9 @@ from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
 from tpo.pairs.build import count_drops
 from tpo.pairs.stages import PAIRS
-from tpo.results.page.page import escape_json, render_page, write_page
+from tpo.results.page.report import render_page, write_page
 from tpo.results.page.samples import choose, held_out_entries
+from tpo.results.page.shell import escape_json
 from tpo.results.read import FinishedRun, read_run
 from tpo.results.run import stage_list
 from tpo.sample.completions import summarize
@@ -162,9 +163,14 @@ class Maker:
 
     def sampled(self, name: str, rows: list[tuple[Completion, Score]]) -> tuple[Artifact, Artifact]:
         completions, scores = [row for row, _ in rows], [score for _, score in rows]
+        made = self(Step("sample", 1, {"name": name}), completions, summarize(completions))
         return (
-            self(Step("sample", 1, {"name": name}), completions, summarize(completions)),
-            self(Step("judge", 1, {"name": name}), scores, count_scores(scores)),
+            made,
+            self(
+                Step("judge", 1, {"judge": "made up"}, {"completions_0": made.artifact_id}),
+                scores,
+                count_scores(scores),
+            ),
         )
 
 
@@ -311,12 +317,16 @@ def test_samples_are_those_of_the_rows(small: Small) -> None:
     assert (pair["chosen"], pair["rejected"], pair["outcome"]) == (2, 0, "pair")
     unscored = entries[2, "test-005"]
     assert (unscored["outcome"], unscored["reason"]) == ("unscored", "policy: the server did not answer")
-    assert data["baseline"]["test-005"]["response"] == "Direct 0 to test-005"
+    assert data["sides"][0]["answers"]["test-005"]["response"] == "Direct 0 to test-005"
+    assert data["sides"][unscored["side"]]["title"] == "Iteration 2"
+    assert data["sides"][unscored["side"]]["answers"]["test-005"]["reason"] == "the server did not answer"
     assert data["instructions"]["train-1-003"]["text"] == f"{HOSTILE} instruction"
     assert data["instructions"]["test-007"]["checks"] == ["number (answer: 42)", "exact (answer: right)"]
     held_out = entries[2, "test-007"]
-    assert (held_out["policy"]["passed"], data["baseline"]["test-007"]["passed"]) == ([False, True], [False, False])
-    assert (held_out["win"], held_out["num_samples"], held_out["outcome"]) == (0.0, 1, "loss"), "-1 against 0"
+    baseline, *_, last = (side["answers"]["test-007"] for side in data["sides"])
+    assert (last["passed"], baseline["passed"]) == ([False, True], [False, False])
+    assert (last["num_samples"], baseline["num_samples"]) == (1, NUM_BASELINE)
+    assert (held_out["win"], held_out["outcome"], last["outcome"]) == (0.0, "loss", "loss"), "-1 against 0"
 
 
 def test_hostile_text_is_no_markup(small: Small) -> None:
@@ -373,7 +383,9 @@ def test_cap_is_stated_and_kept(copied: Small) -> None:
         {row["prompt_id"] for row in data["entries"] if (row["split"], row["iteration"]) == ("held-out", iteration)}
         for iteration in range(NUM_ITERATIONS + 1)
     ]
-    assert held_out[0] == held_out[1] == held_out[2] == set(data["baseline"]), "the same ones in every iteration"
+    assert held_out[0] == held_out[1] == held_out[2] == set(data["sides"][0]["answers"]), (
+        "the same ones in every iteration"
+    )
     assert set(data["instructions"]) == {row["prompt_id"] for row in data["entries"]}
     words = " ".join("".join(Elements(copied.page).words).split())
     assert "shows 14 of 60 training instructions and 21 of 72 held-out answers. At most 7 of each kind" in words
@@ -778,7 +790,6 @@ def test_long_text_unfolds(page: Any) -> None:
     [(1.0, "win"), (0.75, "win"), (0.5, "tie"), (0.25, "loss"), (0.0, "loss"), (None, "unscored")],
 )
 def test_held_out_entry_says_who_won_where_judges_or_samples_disagree(win: float | None, outcome: str) -> None:
-    answer = Completion("p", 0, [], [], 0, 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
     row = made_up.comparison("p", win, unscored_reason=None if win is not None else "cut")
-    [entry] = held_out_entries(1, [row], [answer], {"p"})
+    [entry] = held_out_entries(1, [row], {"p"}, side=2)
     assert entry["outcome"] == outcome and entry["reason"] == row.unscored_reason
