@@ -1,6 +1,7 @@
 """Two sides on the instructions that both were asked: what is shared, who won, by category and by check."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from tpo.store.progress import counted
 from tpo.store.records import Prompt
 
 LONGEST_SETTING = 60  # characters
+Passed = tuple[bool, bool]  # whether the first side's answer passes, and the second's
 
 
 @dataclass(frozen=True)
@@ -115,23 +117,20 @@ def won_table(beside: Beside) -> TextTable | None:
 
 def checks_table(beside: Beside) -> TextTable | None:
     """Return which side's first answer passes the checks of an instruction, all and by type; None without checks."""
-    passed = {
-        prompt.prompt_id: {
-            name(check): (left, right)
-            for check, left, right in zip(
-                asked(prompt.checks), *(found[prompt.prompt_id].passed[0] for found in beside.answers), strict=True
-            )
-        }
-        for prompt in beside.prompts.values()
-        if asked(prompt.checks)
-    }
-    if not passed:
+    whole: list[Passed] = []
+    by_type: dict[str, list[Passed]] = defaultdict(list)
+    for prompt in beside.prompts.values():
+        first, second = (found[prompt.prompt_id].passed for found in beside.answers)
+        if not first:
+            continue
+        whole.append((all(first[0]), all(second[0])))
+        for check, *both in zip(asked(prompt.checks), first[0], second[0], strict=True):
+            by_type[name(check)].append((both[0], both[1]))
+    if not whole:
         return None
-    whole = [tuple(map(all, zip(*by_type.values(), strict=True))) for by_type in passed.values()]
     rows = [_passed_row("all of an instruction's", whole)]
-    types = sorted({kind for by_type in passed.values() for kind in by_type})
-    for kind in types if len(types) > 1 else []:
-        rows.append(_passed_row(kind, [by_type[kind] for by_type in passed.values() if kind in by_type]))
+    for kind in sorted(by_type) if len(by_type) > 1 else []:
+        rows.append(_passed_row(kind, by_type[kind]))
     names = ("", "n", "both", "first only", "second only", "neither")
     return TextTable("checks passed by the first answer", names, rows)
 
@@ -143,14 +142,9 @@ def _won_row(title: str, beside: Beside, prompts: Sequence[Prompt]) -> tuple[str
     return (title, f"{len(prompts):,}", *(f"{count:,}" for count in counts.values()), shown)
 
 
-def _passed_row(title: str, found: Sequence[Sequence[bool]]) -> tuple[str, ...]:
-    kinds: list[Callable[[bool, bool], bool]] = [
-        lambda left, right: left and right,
-        lambda left, right: left and not right,
-        lambda left, right: right and not left,
-        lambda left, right: not left and not right,
-    ]
-    return (title, f"{len(found):,}", *(f"{sum(kind(*pair) for pair in found):,}" for kind in kinds))
+def _passed_row(title: str, found: Sequence[Passed]) -> tuple[str, ...]:
+    counts = [found.count(both) for both in ((True, True), (True, False), (False, True), (False, False))]
+    return (title, f"{len(found):,}", *(f"{count:,}" for count in counts))
 
 
 def _short(value: Any) -> str:

@@ -149,7 +149,7 @@ def read_sides(names: Sequence[str]) -> tuple[Side, Side]:
             not at hand, or both are the same.
     """
     if len(names) == 1:
-        names = [f"{names[0]}@{_before(names[0])}", names[0]]
+        names = [_before(names[0]), names[0]]
     if len(names) != 2:
         raise ResultError(
             f"--samples shows two policies side by side, but {len(names)} are named: name one run, or two, or two "
@@ -233,11 +233,12 @@ def _side_of_evaluation(found: FinishedEvaluation, *, is_baseline: bool) -> Side
 def _before(name: str) -> str:
     """Return the side that a run or an evaluation is shown against where it is named alone."""
     path, which = split_name(name)
+    if which == BASELINE:
+        raise ResultError(f"{name}: name what it is shown against, too")
     found = _folder(path)
-    is_trained = isinstance(found, FinishedRun) and which != "0" and found.summary["iterations"][-1]["iteration"] > 0
-    if which is not None and which == BASELINE:
-        raise ResultError(f"{name}: name what it is shown against")
-    return "0" if is_trained else BASELINE
+    last = found.summary["iterations"][-1]["iteration"] if isinstance(found, FinishedRun) else 0
+    is_trained = int(last if which is None else which) > 0
+    return f"{name if which is None else name.rpartition('@')[0]}@{0 if is_trained else BASELINE}"
 
 
 def _folder(path: Path) -> FinishedRun | FinishedEvaluation:
