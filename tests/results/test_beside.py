@@ -327,7 +327,11 @@ def test_the_page_goes_where_it_is_told_and_the_terminal_has_the_numbers(
     *_, page = printed.splitlines()
     assert page == "here/hostile-0-beside-hostile-1.html"
     assert "\x1b" not in printed and "\u202e" not in printed
-    assert "2 held-out instructions that both were asked." in printed and "The higher score by the judge" in printed
+    assert (
+        "2 held-out instructions that both were asked." in printed
+        and "Iteration 0, untrained" in printed
+        and "The higher score by the judge" in printed
+    )
     text = (runs.root / page).read_text(encoding="utf-8")
     data = data_of(text)
     assert data["sides"][1]["answers"]["plain"]["response"] == "W" * 1_000_000
@@ -337,7 +341,7 @@ def test_the_page_goes_where_it_is_told_and_the_terminal_has_the_numbers(
     *_, page = capsys.readouterr().out.splitlines()
     assert page == "runs/hostile/hostile-0-beside-hostile-1.html"
     text = (runs.root / page).read_text(encoding="utf-8")
-    assert len(data_of(text)["instructions"]) == 1 and "The page shows 1 of them" in text
+    assert len(data_of(text)["instructions"]) == 1 and "The page shows 1 of the instructions" in text
 
 
 # --- the page in a browser ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -199,7 +200,10 @@ def make_run(root: Path) -> Small:
     entries: list[dict[str, Any]] = []
     for iteration in range(NUM_ITERATIONS + 1):
         answers = [
-            (completion(key, 0), Score(key, 0, (number + iteration) % 3 - 1.0, None, None, 0))
+            (
+                completion(key, 0, response=f"Response {iteration} to {key}"),
+                Score(key, 0, (number + iteration) % 3 - 1.0, None, None, 0),
+            )
             for number, key in enumerate(tests)
         ]
         answers[5] = (answers[5][0], Score(tests[5], 0, None, "the server did not answer", None, 0))
@@ -394,9 +398,11 @@ def test_cap_is_stated_and_kept(copied: Small) -> None:
 def test_what_changed_comes_first_and_the_run_can_be_repeated(small: Small, copied: Small) -> None:
     texts = " ".join("".join(Elements(small.page).words).split())
     assert "win rate: 47.8 \N{RIGHTWARDS ARROW} 50.0 %, change +20.0 points [+15.0, +25.0] (n = 12)" in texts
-    assert texts.index("change +") < texts.index("Iterations") < texts.index("Samples")
+    assert texts.index("change +") < texts.index("Iteration 0 is the seed") < texts.index("This page shows")
     assert "python -m tpo.run experiment=quickstart" in texts and "pairs.length_penalty" in texts
     assert str(small.artifacts) not in small.page and "artifacts_dir" not in texts
+    assert "python -m tpo.chat policy=runs/quickstart-made_up" in texts
+    assert "python -m tpo.results runs/quickstart-made_up --samples" in texts
     assert "collapsed" not in texts and 'id="types"' not in small.page
     summary = made_up.full_summary() | {"collapse": "all answers are <empty>"}
     summary["iterations"][2]["collapse"] = "all answers are <empty>"
@@ -494,6 +500,15 @@ def test_command_line(copied: Small, tmp_path: Path) -> None:
     assert missing.returncode == 1 and "there is no such folder" in missing.stderr
     assert "Traceback" not in missing.stderr
     assert report_cli(str(copied.path), "--max-instructions", "0").returncode == 2
+
+
+def test_a_reader_that_has_enough_is_no_fault(small: Small) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "tpo.results", str(small.path)]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
 # --- the page in a browser --------------------------------------------------------------------------------------
@@ -632,6 +647,39 @@ def test_an_instruction_is_shown_across_iterations(page: Any) -> None:
     expect(page.locator("#status")).to_contain_text("(held-out: ")
     page.click("#reset")
     expect(page.locator("#status")).to_contain_text(f"{NUM_ENTRIES} of ")
+
+
+@pytest.mark.browser
+def test_two_iterations_are_compared_and_filtered_by_who_won(page: Any) -> None:
+    page.get_by_role("link", name="Side by side").click()
+    wait_for_entries(page, 20)
+    assert (page.input_value("#first"), page.input_value("#second")) == ("1", "3"), "the untrained and the last policy"
+    assert "The higher score by the judge" in page.inner_text("#rule")
+
+    def number() -> int:
+        return int(status(page).split(" of ")[0])
+
+    def won(first: int, second: int) -> dict[str, int]:
+        """From the scores that `make_run` gives; test-003 has the same answer, test-005 is unscored."""
+        scores = [[(n + iteration) % 3 for iteration in (first, second)] for n in range(NUM_TEST)]
+        kept = [pair for n, pair in enumerate(scores) if n not in (3, 5)]
+        return {"first": sum(a > b for a, b in kept), "second": sum(a < b for a, b in kept), "undecided": 1}
+
+    for place in (2, 3):
+        page.select_option("#second", str(place))
+        for outcome, count in won(0, place - 1).items():
+            page.select_option("#won", outcome)
+            assert number() == count, (place, outcome)
+    titles = page.locator(".entry h4 span:first-child").all_inner_texts()
+    assert titles == ["Iteration 0, untrained", "Iteration 2"]
+    assert "Unscored: the server did not answer" in page.locator(".entry").inner_text()
+    page.select_option("#won", "")
+    page.select_option("#check", "exact")
+    page.select_option("#passed", "second")
+    assert number() == 1 and "Instruction 7 of test" in page.locator(".entry").inner_text()
+    page.select_option("#second", "1")
+    assert page.inner_text("#rule") == "Choose two sides that differ."
+    assert not page.locator("#split").is_visible() and page.locator("#won").is_visible()
 
 
 @pytest.mark.browser

@@ -7,6 +7,7 @@ commits of runs; --export writes their pairs or completions for other programs.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -142,9 +143,8 @@ def show_samples(names: Sequence[str], *, out: Path | None, max_instructions: in
         TpoError: If a side does not exist, or they have no instruction in common.
     """
     beside = put_beside(*read_sides(names))
-    print_tables(facts_table(beside))
-    print(beside.shared(), beside.versus.text, sep="\n", end="\n\n")
-    print_tables(*(table for table in (won_table(beside), checks_table(beside)) if table is not None))
+    tables = (facts_table(beside), won_table(beside), checks_table(beside))
+    print_tables(*(table for table in tables if table is not None))
     directory = beside.sides[1].place.path if out is None else out
     with writing_to(directory):
         return [write_beside(beside, directory, max_instructions=max_instructions)]
@@ -268,4 +268,10 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`, which has read what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

@@ -88,15 +88,17 @@ def put_beside(first: Side, second: Side) -> Beside:
 
 
 def facts_table(beside: Beside) -> TextTable:
-    """Return what the sides are: name, judge, and the settings in which the two differ."""
+    """Return what the sides are, the settings in which the two differ, what they share and what decides who won."""
     configs = [_config(side) for side in beside.sides]
     settings = swept_settings(configs) if configs[0] != configs[1] else [{}, {}]
     first, second = (
-        {"policy": side.title if side.title == side.name else f"{side.title} ({side.name})", "judge": side.judge}
-        | {key: _short(value) for key, value in differing.items()}
+        {"policy": side.title}
+        | ({"of": side.name} if side.title != side.name else {})
+        | {"judge": side.judge, **{key: _short(value) for key, value in differing.items()}}
         for side, differing in zip(beside.sides, settings, strict=True)
     )
-    return TextTable("sides", ("", "first", "second"), [(name, first[name], second[name]) for name in first])
+    rows = [(key, first.get(key, "-"), second.get(key, "-")) for key in {**first, **second}]
+    return TextTable("sides", ("", "first", "second"), rows, (beside.shared(), beside.versus.text))
 
 
 def won_table(beside: Beside) -> TextTable | None:

@@ -89,7 +89,7 @@ def _rule(first: Side, second: Side, *, has_checks: bool) -> tuple[str, str, Dec
     else:
         why = f"The judges differ, both {judge}, by settings or model, and their scores do not compare"
     if has_checks:
-        return "checks", f"{why}: what passes all checks of its instruction wins.", _by_checks
+        return "checks", f"{why}: the one that passes all checks wins.", _by_checks
     return "", f"{why}; without checks nobody is said to have won.", lambda *_: None
 
 

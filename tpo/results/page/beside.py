@@ -42,14 +42,15 @@ def render_beside(beside: Beside, *, max_instructions: int = MAX_SHARED) -> str:
         "entries": [],
         **sides_data(titles, beside.sides, answers, {(0, 1): replace(beside.versus, wins=wins)}),
     }
-    some = "" if len(prompts) == len(beside.prompts) else f" The page shows {len(prompts):,} of them, drawn at random."
+    some = (
+        "" if len(prompts) == len(beside.prompts) else f" The page shows {len(prompts):,} of the instructions, drawn."
+    )
     tables = "".join(html_table(table) for table in (won_table(beside), checks_table(beside)))
     body = fill(
         "beside.html",
         title=html.escape(" beside ".join(titles)),
         facts=html_table(facts_table(beside)),
-        rule=html.escape(beside.versus.text),
-        coverage=html.escape(beside.shared() + some),
+        coverage=some,
         tables=tables,
         browser=browser({"across": "side by side"}),
     )

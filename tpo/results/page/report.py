@@ -34,6 +34,16 @@ from tpo.store.files import replacing
 
 PAGE = "report.html"
 VIEWS = {"": "entries", "across": "side by side"}
+#: Parts of the page that every run has, by their place in its address.
+PARTS = {
+    "changes": "What changed",
+    "iterations": "Iterations",
+    "training": "Training",
+    "settings": "Settings",
+    "next": "Next",
+    "samples": "Samples",
+    "view=across": "Side by side",
+}
 
 
 def write_page(run: FinishedRun, *, max_instructions: int = MAX_INSTRUCTIONS) -> Path:
@@ -72,6 +82,7 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
         "report.html",
         experiment=html.escape(summary["experiment"]),
         name=html.escape(run.path.resolve().name),
+        parts=" &middot; ".join(f'<a href="#{place}">{title}</a>' for place, title in PARTS.items()),
         headline=_headline(summary),
         facts=_facts(summary, run.config),
         confidence=f"{100 * summary['confidence']:g} %",
@@ -94,7 +105,7 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
         command=html_command(summary["command"]),
         config=_config(run.config),
         coverage=html.escape(_coverage(samples) if samples else f"This page has no samples: {problem}"),
-        next="\n".join(map(html_command, following(f"runs/{run.path.resolve().name}", has_thought=has_thought))),
+        next=html_command("\n".join(following(f"runs/{run.path.resolve().name}", has_thought=has_thought))),
         browser=browser(VIEWS, is_hidden=samples is None),
     )
     return page(f"{summary['experiment']}: TPO report", body, samples=samples)
