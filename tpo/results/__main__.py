@@ -132,7 +132,7 @@ def draw(folders: Folders, *, out: Path | None, formats: Sequence[str]) -> list[
 
 
 def show_samples(names: Sequence[str], *, out: Path | None, max_instructions: int) -> list[Path]:
-    """Print who won between two sides, write the page with what both answered, and return its path.
+    """Write the page with what two sides answered, print who won, and return the page's path.
 
     Args:
         names: Of one or two sides (`tpo.results.sides`).
@@ -143,11 +143,12 @@ def show_samples(names: Sequence[str], *, out: Path | None, max_instructions: in
         TpoError: If a side does not exist, or they have no instruction in common.
     """
     beside = put_beside(*read_sides(names))
-    tables = (facts_table(beside), won_table(beside), checks_table(beside))
-    print_tables(*(table for table in tables if table is not None))
     directory = beside.sides[1].place.path if out is None else out
     with writing_to(directory):
-        return [write_beside(beside, directory, max_instructions=max_instructions)]
+        path = write_beside(beside, directory, max_instructions=max_instructions)
+    tables = (facts_table(beside), won_table(beside), checks_table(beside))
+    print_tables(*(table for table in tables if table is not None))
+    return [path]
 
 
 def make_parser() -> argparse.ArgumentParser:
