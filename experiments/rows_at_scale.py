@@ -234,12 +234,14 @@ def tracking(folder: Path, num_rows: int) -> Callable[[], int]:
 def page(folder: Path, num_rows: int) -> Callable[[], int]:
     """The samples that a run's page shows, of 100 instructions."""
     from tpo.results.page.samples import load_samples
+    from tpo.results.read import FinishedRun
 
     names = {name: name for name in ("comparison", "completions", "scores", "pairs")}
-    summary = {"iterations": [{"iteration": 1, "artifacts": names}], "seed": 0}
+    summary = {"iterations": [{"iteration": 1, "artifacts": names}], "seed": 0, "judge": "made"}
+    run = FinishedRun(folder, summary, {"artifacts_dir": str(folder)})
 
     def work() -> int:
-        load_samples(summary, folder, max_instructions=100)
+        load_samples(run, max_instructions=100)
         return num_rows
 
     return work

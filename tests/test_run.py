@@ -24,6 +24,7 @@ from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.judges.random import RandomJudge
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.plan.stages import plan_job
+from tpo.results.tracking.tracker import Tracker
 from tpo.store.artifacts import open_artifact
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
@@ -123,6 +124,24 @@ def test_a_search_without_an_objective_ends_before_its_first_trial(tiny_model: P
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: hydra/sweeper: ") and "train.select=last" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_run_says_where_to_go_next(finished: Finished) -> None:
+    tracker = Tracker()
+    told = tpo.run.farewell(Path("runs/mine"), has_thought=True, tracker=tracker)
+    assert told == {
+        "page": "runs/mine/report.html",
+        "next": "python -m tpo.chat policy=runs/mine",
+        "": "python -m tpo.results runs/mine --samples",
+        " ": "python -m tpo.evaluate policy=runs/mine eval=thought_value",
+        "W&B": None,
+    }
+    tracker.sync_command = "wandb sync somewhere"
+    told = tpo.run.farewell(Path("runs/my runs"), has_thought=False, tracker=tracker)
+    assert told[" "] == "python -m tpo.export 'policy=runs/my runs' out=exports/mine"
+    assert told["W&B"] == "wandb sync somewhere"
+    page = (finished.path / "report.html").read_text(encoding="utf-8")
+    assert f"python -m tpo.chat policy=runs/{finished.path.name}" in page
 
 
 def test_summary_has_what_the_contract_names(finished: Finished) -> None:

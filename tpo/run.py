@@ -67,7 +67,8 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
                 iterate(tpo, record, num_iterations=config.num_iterations)
                 path = run.finish(store.asked)
         terminal.enter("")
-        terminal.rows(farewell(path, tracker=run.tracker) | {"warning": _unswept(launch)})
+        end = farewell(path, has_thought=config.thought.has_thought, tracker=run.tracker)
+        terminal.rows(end | {"warning": _unswept(launch)})
     return path
 
 
@@ -111,14 +112,13 @@ def conventions(model: "Artifact") -> str | None:
     return Conventions.from_metrics(model.metrics).describe()
 
 
-def farewell(path: Path, *, tracker: "Tracker") -> dict[str, str | None]:
+def farewell(path: Path, *, has_thought: bool, tracker: "Tracker") -> dict[str, str | None]:
     """Return what is said at the end of a run, by the name of the line: where its page is, and what comes next."""
-    return {
-        "page": str(path / "report.html"),
-        "next": f"python -m tpo.evaluate policy={path} eval=thought_value",
-        "": f"python -m tpo.results {path}",
-        " ": tracker.sync_command,
-    }
+    from tpo.results.next import following
+
+    first, *others = following(str(path), has_thought=has_thought)
+    commands = {" " * place: command for place, command in enumerate(others)}
+    return {"page": str(path / "report.html"), "next": first, **commands, "W&B": tracker.sync_command}
 
 
 def work(config: Config, hydra: Any) -> Outcome:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,8 +27,9 @@ from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
 from tpo.pairs.build import count_drops
 from tpo.pairs.stages import PAIRS
-from tpo.results.page.page import escape_json, render_page, write_page
+from tpo.results.page.report import render_page, write_page
 from tpo.results.page.samples import choose, held_out_entries
+from tpo.results.page.shell import escape_json
 from tpo.results.read import FinishedRun, read_run
 from tpo.results.run import stage_list
 from tpo.sample.completions import summarize
@@ -162,9 +164,14 @@ class Maker:
 
     def sampled(self, name: str, rows: list[tuple[Completion, Score]]) -> tuple[Artifact, Artifact]:
         completions, scores = [row for row, _ in rows], [score for _, score in rows]
+        made = self(Step("sample", 1, {"name": name}), completions, summarize(completions))
         return (
-            self(Step("sample", 1, {"name": name}), completions, summarize(completions)),
-            self(Step("judge", 1, {"name": name}), scores, count_scores(scores)),
+            made,
+            self(
+                Step("judge", 1, {"judge": "made up"}, {"completions_0": made.artifact_id}),
+                scores,
+                count_scores(scores),
+            ),
         )
 
 
@@ -193,7 +200,10 @@ def make_run(root: Path) -> Small:
     entries: list[dict[str, Any]] = []
     for iteration in range(NUM_ITERATIONS + 1):
         answers = [
-            (completion(key, 0), Score(key, 0, (number + iteration) % 3 - 1.0, None, None, 0))
+            (
+                completion(key, 0, response=f"Response {iteration} to {key}"),
+                Score(key, 0, (number + iteration) % 3 - 1.0, None, None, 0),
+            )
             for number, key in enumerate(tests)
         ]
         answers[5] = (answers[5][0], Score(tests[5], 0, None, "the server did not answer", None, 0))
@@ -311,12 +321,16 @@ def test_samples_are_those_of_the_rows(small: Small) -> None:
     assert (pair["chosen"], pair["rejected"], pair["outcome"]) == (2, 0, "pair")
     unscored = entries[2, "test-005"]
     assert (unscored["outcome"], unscored["reason"]) == ("unscored", "policy: the server did not answer")
-    assert data["baseline"]["test-005"]["response"] == "Direct 0 to test-005"
+    assert data["sides"][0]["answers"]["test-005"]["response"] == "Direct 0 to test-005"
+    assert data["sides"][unscored["side"]]["title"] == "Iteration 2"
+    assert data["sides"][unscored["side"]]["answers"]["test-005"]["reason"] == "the server did not answer"
     assert data["instructions"]["train-1-003"]["text"] == f"{HOSTILE} instruction"
     assert data["instructions"]["test-007"]["checks"] == ["number (answer: 42)", "exact (answer: right)"]
     held_out = entries[2, "test-007"]
-    assert (held_out["policy"]["passed"], data["baseline"]["test-007"]["passed"]) == ([False, True], [False, False])
-    assert (held_out["win"], held_out["num_samples"], held_out["outcome"]) == (0.0, 1, "loss"), "-1 against 0"
+    baseline, *_, last = (side["answers"]["test-007"] for side in data["sides"])
+    assert (last["passed"], baseline["passed"]) == ([False, True], [False, False])
+    assert (last["num_samples"], baseline["num_samples"]) == (1, NUM_BASELINE)
+    assert (held_out["win"], held_out["outcome"], last["outcome"]) == (0.0, "loss", "loss"), "-1 against 0"
 
 
 def test_hostile_text_is_no_markup(small: Small) -> None:
@@ -373,7 +387,9 @@ def test_cap_is_stated_and_kept(copied: Small) -> None:
         {row["prompt_id"] for row in data["entries"] if (row["split"], row["iteration"]) == ("held-out", iteration)}
         for iteration in range(NUM_ITERATIONS + 1)
     ]
-    assert held_out[0] == held_out[1] == held_out[2] == set(data["baseline"]), "the same ones in every iteration"
+    assert held_out[0] == held_out[1] == held_out[2] == set(data["sides"][0]["answers"]), (
+        "the same ones in every iteration"
+    )
     assert set(data["instructions"]) == {row["prompt_id"] for row in data["entries"]}
     words = " ".join("".join(Elements(copied.page).words).split())
     assert "shows 14 of 60 training instructions and 21 of 72 held-out answers. At most 7 of each kind" in words
@@ -382,9 +398,11 @@ def test_cap_is_stated_and_kept(copied: Small) -> None:
 def test_what_changed_comes_first_and_the_run_can_be_repeated(small: Small, copied: Small) -> None:
     texts = " ".join("".join(Elements(small.page).words).split())
     assert "win rate: 47.8 \N{RIGHTWARDS ARROW} 50.0 %, change +20.0 points [+15.0, +25.0] (n = 12)" in texts
-    assert texts.index("change +") < texts.index("Iterations") < texts.index("Samples")
+    assert texts.index("change +") < texts.index("Iteration 0 is the seed") < texts.index("This page shows")
     assert "python -m tpo.run experiment=quickstart" in texts and "pairs.length_penalty" in texts
     assert str(small.artifacts) not in small.page and "artifacts_dir" not in texts
+    assert "python -m tpo.chat policy=runs/quickstart-made_up" in texts
+    assert "python -m tpo.results runs/quickstart-made_up --samples" in texts
     assert "collapsed" not in texts and 'id="types"' not in small.page
     summary = made_up.full_summary() | {"collapse": "all answers are <empty>"}
     summary["iterations"][2]["collapse"] = "all answers are <empty>"
@@ -482,6 +500,15 @@ def test_command_line(copied: Small, tmp_path: Path) -> None:
     assert missing.returncode == 1 and "there is no such folder" in missing.stderr
     assert "Traceback" not in missing.stderr
     assert report_cli(str(copied.path), "--max-instructions", "0").returncode == 2
+
+
+def test_a_reader_that_has_enough_is_no_fault(small: Small) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "tpo.results", str(small.path)]
+    with os.fdopen(writing, "wb") as closed:
+        done = subprocess.run(command, cwd=REPOSITORY, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+    assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
 # --- the page in a browser --------------------------------------------------------------------------------------
@@ -620,6 +647,39 @@ def test_an_instruction_is_shown_across_iterations(page: Any) -> None:
     expect(page.locator("#status")).to_contain_text("(held-out: ")
     page.click("#reset")
     expect(page.locator("#status")).to_contain_text(f"{NUM_ENTRIES} of ")
+
+
+@pytest.mark.browser
+def test_two_iterations_are_compared_and_filtered_by_who_won(page: Any) -> None:
+    page.get_by_role("link", name="Side by side").click()
+    wait_for_entries(page, 20)
+    assert (page.input_value("#first"), page.input_value("#second")) == ("1", "3"), "the untrained and the last policy"
+    assert "The higher score by the judge" in page.inner_text("#rule")
+
+    def number() -> int:
+        return int(status(page).split(" of ")[0])
+
+    def won(first: int, second: int) -> dict[str, int]:
+        """From the scores that `make_run` gives; test-003 has the same answer, test-005 is unscored."""
+        scores = [[(n + iteration) % 3 for iteration in (first, second)] for n in range(NUM_TEST)]
+        kept = [pair for n, pair in enumerate(scores) if n not in (3, 5)]
+        return {"first": sum(a > b for a, b in kept), "second": sum(a < b for a, b in kept), "undecided": 1}
+
+    for place in (2, 3):
+        page.select_option("#second", str(place))
+        for outcome, count in won(0, place - 1).items():
+            page.select_option("#won", outcome)
+            assert number() == count, (place, outcome)
+    titles = page.locator(".entry h4 span:first-child").all_inner_texts()
+    assert titles == ["Iteration 0, untrained", "Iteration 2"]
+    assert "Unscored: the server did not answer" in page.locator(".entry").inner_text()
+    page.select_option("#won", "")
+    page.select_option("#check", "exact")
+    page.select_option("#passed", "second")
+    assert number() == 1 and "Instruction 7 of test" in page.locator(".entry").inner_text()
+    page.select_option("#second", "1")
+    assert page.inner_text("#rule") == "Choose two sides that differ."
+    assert not page.locator("#split").is_visible() and page.locator("#won").is_visible()
 
 
 @pytest.mark.browser
@@ -778,7 +838,6 @@ def test_long_text_unfolds(page: Any) -> None:
     [(1.0, "win"), (0.75, "win"), (0.5, "tie"), (0.25, "loss"), (0.0, "loss"), (None, "unscored")],
 )
 def test_held_out_entry_says_who_won_where_judges_or_samples_disagree(win: float | None, outcome: str) -> None:
-    answer = Completion("p", 0, [], [], 0, 0, 0, False, "a", "t", "a", None, "stop", 1, 1, 0)
     row = made_up.comparison("p", win, unscored_reason=None if win is not None else "cut")
-    [entry] = held_out_entries(1, [row], [answer], {"p"})
+    [entry] = held_out_entries(1, [row], {"p"}, side=2)
     assert entry["outcome"] == outcome and entry["reason"] == row.unscored_reason

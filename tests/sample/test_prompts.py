@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tpo.config.groups import PromptsConfig
-from tpo.sample.prompts import PromptError, kept_apart, make_prompt, prompt_id, same_text, split_prompts
+from tpo.sample.prompts import RECATEGORIZED, PromptError, kept_apart, make_prompt, prompt_id, same_text, split_prompts
 from tpo.sample.sources.builtin import load_builtin
 from tpo.sample.sources.file import load_file
 from tpo.sample.sources.hub import first_user_message
@@ -138,6 +138,25 @@ def test_equal_normalized_texts_are_one_instruction_and_the_test_keeps_it() -> N
     assert [(row.text, row.split) for row in same] == [("say  HI", "test")]
     assert kept_apart(rows, found) == {"repeated": 2}
     assert split_prompts(rows[::-1], sizes=SIZES, seed=0) == found
+
+
+@pytest.mark.parametrize(
+    ("copies", "kept", "drops"),
+    [
+        ([("maths", ""), ("code", "")], "maths", {RECATEGORIZED: 1}),  # the last in the alphabet
+        ([("maths", "train"), ("code", "test")], "code", {RECATEGORIZED: 1}),  # the test's before all
+        ([("maths", ""), ("maths", ""), ("code", ""), ("art", "")], "maths", {"repeated": 1, RECATEGORIZED: 2}),
+        ([("maths", ""), ("maths", "test")], "maths", {"repeated": 1}),
+    ],
+)
+def test_copies_in_other_categories_are_counted_apart(
+    copies: list[tuple[str, str]], kept: str, drops: dict[str, int]
+) -> None:
+    rows = [*free_prompts(40), *(prompt("Say hi", category, split) for category, split in copies)]
+    for order in (rows, rows[::-1]):
+        found = split_prompts(order, sizes=PromptsConfig("builtin", num_train=1, num_validation=4, num_test=8), seed=0)
+        assert [row.category for row in found if row.text == "Say hi"] == [kept]
+        assert kept_apart(order, found) == drops
 
 
 def made_from(base: Prompt, number: int, split: str = "") -> Prompt:

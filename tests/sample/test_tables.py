@@ -10,9 +10,13 @@ from typing import Any
 import datasets
 import pytest
 
+from tpo.model.policy import PolicyRef
 from tpo.sample.prompts import PromptError
-from tpo.sample.sources.file import load_file
+from tpo.sample.sources.file import FilePrompts, load_file
+from tpo.sample.stages import make_prompts
 from tpo.sample.tables import ENDINGS, read_table
+from tpo.store.artifacts import Store
+from tpo.store.execute import execute
 from tpo.store.records import Prompt
 
 ROWS: list[dict[str, Any]] = [
@@ -89,7 +93,9 @@ def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
         pytest.param("a.json", b"3", "expected a list of objects, got int", id="number"),
         pytest.param("a.json", b'[{"text": "a"}, 3]', "row 2: expected an object, got int", id="mixed"),
         pytest.param("a.json", b"[" * 100_000, "not JSON that can be read", id="deep"),
-        pytest.param("a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: lists or objects are nested", id="deep_line"),
+        pytest.param(
+            "a.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: lists or objects are nested too deeply", id="deep_line"
+        ),
         pytest.param("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "line 1: not JSON", id="digits"),
         pytest.param("a.json", b'[{"text": ' + b"9" * 5000 + b"}]", "not JSON that can be read", id="digits_json"),
         pytest.param("a.parquet", b"PAR1 or not", "after row 0: not parquet", id="no_parquet"),
@@ -112,3 +118,19 @@ def test_what_cannot_be_read_is_one_sentence(name: str, data: bytes, said: str, 
 def test_a_row_says_where_it_stands(tmp_path: Path) -> None:
     path = written(tmp_path / "mine.csv", content(".csv"))
     assert [row.where for row in read_table(path)] == [f"{path}, row {number}" for number in (1, 2, 3)]
+
+
+def test_a_run_says_how_many_copies_stand_in_another_category(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [{"text": f"Question {number}?", "category": "maths"} for number in range(6)]
+    rows += [{"text": "question 0", "category": "art"}, {"text": "Question 1?", "category": "maths"}]
+    path = written(tmp_path / "mine.jsonl", content(".jsonl", rows))
+    settings = FilePrompts(path=str(path), num_train=2, num_validation=1, num_test=2)
+    store = Store(tmp_path / "artifacts", execute=execute)
+    policy: PolicyRef = None  # type: ignore[assignment] # nothing is generated
+    for _ in range(2):  # also where the instructions are there already
+        caplog.clear()
+        prompts = make_prompts(store, settings, policy=policy, engine=None, seed=0)  # type: ignore[arg-type]
+        [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert "in another category: 1 instruction. The copy that counts is the one held out for the test" in said
+    assert prompts.metrics["drops"] == {"repeated": 1, "repeated_in_another_category": 1}
+    assert {row.category for row in prompts.rows(Prompt)} == {"maths"}

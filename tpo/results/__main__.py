@@ -2,16 +2,18 @@
 
 The table has a row for each run: the settings in which the runs differ, then win rates with intervals, lengths, pairs
 and costs. --figures draws what folders of runs, evaluations and measured judges hold; --page writes a run's
-report.html anew, with every sampled instruction; --keep copies what a record commits of runs; --export writes their
-pairs or completions for other programs.
+report.html anew, with every sampled instruction; --samples shows two policies side by side; --keep copies what a record
+commits of runs; --export writes their pairs or completions for other programs.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from tpo.results.beside import checks_table, facts_table, put_beside, won_table
 from tpo.results.data import What, export_data
 from tpo.results.figures import (
     draw_agreement,
@@ -24,12 +26,15 @@ from tpo.results.figures import (
 )
 from tpo.results.figures.style import FORMATS
 from tpo.results.keep import keep_run
-from tpo.results.page.page import write_page
+from tpo.results.page.beside import MAX_SHARED, write_beside
+from tpo.results.page.report import write_page
 from tpo.results.page.samples import MAX_INSTRUCTIONS
 from tpo.results.read import Folders, ResultError, read_folders
+from tpo.results.sides import read_sides
 from tpo.results.table import ResultsTable, label_runs, results_table
 from tpo.results.table.formats import print_table, write_tables
 from tpo.results.table.rows import Iteration
+from tpo.results.text_table import print_tables
 from tpo.store.errors import TpoError
 from tpo.store.files import writing_to
 
@@ -41,6 +46,8 @@ EXAMPLES = """examples:
   python -m tpo.results runs/quickstart-a --figures --out figures               the figures of one run
   python -m tpo.results 'runs/*' --figures --out figures --formats pdf          of all, and those that compare runs
   python -m tpo.results 'runs/quickstart-*' --page                    a page for each
+  python -m tpo.results runs/a runs/b --samples                       two runs' policies side by side, and a page
+  python -m tpo.results runs/a@1 runs/a@2 --samples                   two iterations of one; @baseline: its baseline
   python -m tpo.results 'runs/quickstart-*' --keep record             config.json and summary.json of each, to commit
   python -m tpo.results runs/quickstart-a --export pairs --out data   its pairs, as trl and datasets read them
 """
@@ -50,14 +57,15 @@ MODES = {
     "all_iterations": ["table"],
     "over": ["table"],
     "against": ["table"],
-    "out": ["table", "figures", "export"],
+    "out": ["table", "figures", "samples", "export"],
     "formats": ["figures"],
-    "max_instructions": ["page"],
+    "max_instructions": ["page", "samples"],
 }
 WHAT = {
     "table": "the table",
     "figures": "the figures",
     "page": "the page",
+    "samples": "samples",
     "keep": "what is kept",
     "export": "what is exported",
 }
@@ -123,6 +131,26 @@ def draw(folders: Folders, *, out: Path | None, formats: Sequence[str]) -> list[
     return paths
 
 
+def show_samples(names: Sequence[str], *, out: Path | None, max_instructions: int) -> list[Path]:
+    """Write the page with what two sides answered, print who won, and return the page's path.
+
+    Args:
+        names: Of one or two sides (`tpo.results.sides`).
+        out: Where the page goes; None for the second side's folder.
+        max_instructions: On the page.
+
+    Raises:
+        TpoError: If a side does not exist, or they have no instruction in common.
+    """
+    beside = put_beside(*read_sides(names))
+    directory = beside.sides[1].place.path if out is None else out
+    with writing_to(directory):
+        path = write_beside(beside, directory, max_instructions=max_instructions)
+    tables = (facts_table(beside), won_table(beside), checks_table(beside))
+    print_tables(*(table for table in tables if table is not None))
+    return [path]
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
@@ -137,6 +165,11 @@ def make_parser() -> argparse.ArgumentParser:
     mode.add_argument("--figures", action="store_true", help="draw figures in place of the table")
     mode.add_argument("--page", action="store_true", help="write report.html into each run's folder, likewise")
     mode.add_argument(
+        "--samples",
+        action="store_true",
+        help="two policies side by side: RUN RUN, RUN@1 RUN@2, RUN@baseline RUN; one RUN: before and after training",
+    )
+    mode.add_argument(
         "--keep", type=Path, metavar="DIR", help="copy each run's config.json and summary.json to DIR/RUN"
     )
     mode.add_argument(
@@ -149,7 +182,8 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="the table: write results.csv, .md, .tex there, and sweep.png where runs differ in one number; figures: "
-        "where they go, if not to RUN/figures; of --export: where it goes",
+        "where they go, if not to RUN/figures; of --samples: where the page goes, if not to the second RUN; of "
+        "--export: where it goes",
     )
     table = parser.add_argument_group("the table")
     which = table.add_mutually_exclusive_group()
@@ -167,7 +201,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of --page: instructions to show per iteration, of training and of held-out ones each; where there are "
         f"more, N are drawn with the run's seed; default: {MAX_INSTRUCTIONS}, which keeps a run of the paper's size "
-        "below 20 MB",
+        f"below 20 MB; of --samples: instructions to show; default: {MAX_SHARED}",
     )
     return parser
 
@@ -176,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Show what is asked for and return the exit status."""
     parser = make_parser()
     chosen = parser.parse_args(arguments)
-    asked = {"figures": chosen.figures, "page": chosen.page, "keep": chosen.keep, "export": chosen.export}
+    asked = {name: getattr(chosen, name) for name in ("figures", "page", "samples", "keep", "export")}
     mode = next((name for name, value in asked.items() if value), "table")
     for name, modes in MODES.items():
         if mode not in modes and getattr(chosen, name) not in (None, False):
@@ -184,6 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if mode == "export" and chosen.out is None:
         parser.error("--export needs --out, the directory to write to")
     try:
+        if mode == "samples":
+            limit = chosen.max_instructions or MAX_SHARED
+            return _tell(show_samples(chosen.folders, out=chosen.out, max_instructions=limit))
         folders = read_folders(chosen.folders)
         with writing_to(chosen.out or chosen.keep or Path("runs")):
             if mode == "figures":
@@ -203,6 +240,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return _tell(paths)
+
+
+def _tell(paths: Sequence[Path]) -> int:
     for path in paths:
         print(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
     return 0
@@ -228,4 +269,10 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`, which has read what it wants
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)

@@ -175,7 +175,7 @@ def read_folders(names: Sequence[str]) -> Folders:
         ResultError: If a named folder does not exist, or a file is not JSON; patterns may match nothing.
     """
     found = Folders([], [], [], [], [])
-    for path in sorted({path.resolve() for name in names for path in _matching(name)}):
+    for path in sorted({path.resolve() for name in names for path in matching(name)}):
         match read_folder(path):
             case FinishedRun() as run:
                 found.runs.append(run)
@@ -193,7 +193,12 @@ def _is_unfinished(path: Path) -> bool:
     return config.exists() and not (path / "summary.json").exists() and "num_iterations" in load_json(config)
 
 
-def _matching(name: str) -> list[Path]:
+def matching(name: str) -> list[Path]:
+    """Return the folders that a name or a pattern means (see `read_folders`), a pattern's perhaps none.
+
+    Raises:
+        ResultError: If a named folder does not exist.
+    """
     if Path(name).exists():
         return [Path(name)]
     place, below = (os.environ.get(RUNS_DIR, "runs"), name[5:]) if name.startswith("runs/") else (".", name)

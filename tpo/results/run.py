@@ -182,7 +182,7 @@ class Run:
     def finish(self, stages: list[Artifact]) -> Path:
         """Write `summary.json`, the figures and the page, print the tables, end tracking; return the folder."""
         from tpo.results.figures import write_figures
-        from tpo.results.page.page import write_page
+        from tpo.results.page.report import write_page
 
         summary = {
             "experiment": self.experiment,

@@ -22,6 +22,7 @@ from tpo.store.seeds import derive_seed
 
 T = TypeVar("T")
 UNCATEGORIZED = "uncategorized"
+RECATEGORIZED = "repeated_in_another_category"  # a reason of `kept_apart`
 ENDS = " .,;:!?…\"'`´“”„‘’‚«»‹›*_#~"  # what may stand around the same instruction; no sign of arithmetic, no bracket
 
 
@@ -148,13 +149,14 @@ def make_prompt(
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:
     """Return the instructions of all runs of these sizes, each in at most one split.
 
-    Instructions with the same text (`same_text`) are one instruction; where they are checked differently, none of them
-    is used. Those whose source fixes a split stay in it; the free ones are dealt to test first, then validation, and
-    all that is left to training, so that a longer run trains on more but is measured on the same. Nothing that is made
-    from the same instruction (`base_id`) as one of the test is in another split, or in training if as one of the
-    validation. Within a split the categories take turns in seeded order, so that each is represented as evenly as the
-    numbers allow. Training instructions are cut into "train-1", "train-2", ... of `num_train` each; a last, smaller
-    part is left out.
+    Instructions with the same text (`same_text`) are one instruction, whose category is that of the copy in the test,
+    else validation, else training, and of several there the last in the alphabet; where they are checked differently,
+    none of them is used. Those whose source fixes a split stay in it; the free ones are dealt to test first, then
+    validation, and all that is left to training, so that a longer run trains on more but is measured on the same.
+    Nothing that is made from the same instruction (`base_id`) as one of the test is in another split, or in training if
+    as one of the validation. Within a split the categories take turns in seeded order, so that each is represented as
+    evenly as the numbers allow. Training instructions are cut into "train-1", "train-2", ... of `num_train` each; a
+    last, smaller part is left out.
 
     Raises:
         PromptError: If the source does not hold enough for test, validation and one iteration.
@@ -194,33 +196,45 @@ def kept_apart(found: Sequence[Prompt], dealt: Iterable[Prompt]) -> dict[str, in
         dealt: Those of them that are in a split.
 
     Returns:
-        "repeated" (the text is there again), "contradictory" (and checked differently), "held_out" (made from the same
-        instruction as one of the test or the validation); only what there is.
+        "repeated" (the text is there again), "repeated_in_another_category" (again, in another category than the copy
+        that counts), "contradictory" (and checked differently), "held_out" (made from the same instruction as one of
+        the test or the validation); only what there is.
     """
-    unique = _unique(found)
-    texts = {same_text(prompt.text) for prompt in unique}
+    counts: Counter[str] = Counter()
     chosen = {prompt.prompt_id: prompt for prompt in dealt}
     held_out = {row.base_id for row in chosen.values() if not row.split.startswith("train-")}
-    num_contradictory = sum(same_text(row.text) not in texts for row in found)
-    counts = Counter(
-        repeated=len(found) - len(unique) - num_contradictory,
-        contradictory=num_contradictory,
-        held_out=sum(row.prompt_id not in chosen and row.base_id in held_out for row in unique),
-    )
+    for copies in _copies(found):
+        *others, kept = copies
+        if not _agree(copies):
+            counts["contradictory"] += len(copies)
+            continue
+        num_moved = sum(row.category != kept.category for row in others)
+        counts += Counter({"repeated": len(others) - num_moved, RECATEGORIZED: num_moved})
+        counts["held_out"] += kept.prompt_id not in chosen and kept.base_id in held_out
     return dict(sorted((+counts).items()))
 
 
 def _unique(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Return one instruction of each text, whatever the order given; none where equal texts are checked differently.
+    """Return one instruction of each text, whatever the order given; none where equal texts are checked differently."""
+    return [copies[-1] for copies in _copies(prompts) if _agree(copies)]
 
-    Of equal texts the one held out for the test counts, then validation, training, free.
+
+def _copies(prompts: Iterable[Prompt]) -> list[list[Prompt]]:
+    """Return the instructions of each text, the one that counts last.
+
+    That is the one held out for the test, then validation, training, free; of several there, the one whose category
+    comes last in the alphabet.
     """
     rank = {"": 0, "train": 1, "validation": 2, "test": 3}
     ordered = sorted(prompts, key=lambda row: (rank[row.split], row.category, row.prompt_id, row.base_id))
     same: dict[str, list[Prompt]] = defaultdict(list)
     for prompt in ordered:
         same[same_text(prompt.text)].append(prompt)
-    return [rows[-1] for rows in same.values() if all(row.checks == rows[0].checks for row in rows)]
+    return list(same.values())
+
+
+def _agree(copies: Sequence[Prompt]) -> bool:
+    return all(row.checks == copies[0].checks for row in copies)
 
 
 def _take_turns(prompts: Sequence[Prompt], *, seed: int) -> list[Prompt]:

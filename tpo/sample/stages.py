@@ -10,9 +10,10 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.policy import PolicyRef
 from tpo.model.reach import Reach, require_reach
 from tpo.sample.decoding import EngineSettings
-from tpo.sample.prompts import require_all_fit
+from tpo.sample.prompts import RECATEGORIZED, require_all_fit
 from tpo.sample.sources.synthetic import SyntheticPrompts
 from tpo.store.artifacts import Artifact, Store
+from tpo.store.progress import counted
 from tpo.store.records import Prompt
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import Budget, RunsOn, Stage
@@ -52,7 +53,16 @@ def make_prompts(
             budget=Budget(settings.num_candidates * settings.max_tokens),
         )
     prompts = store.request(PROMPTS, config, inputs, seed=derive_seed(seed, "prompts"))
-    for at, origin in (prompts.metrics.get("origins") or {}).items():  # nothing in a plan, which computes nothing
+    found = prompts.metrics  # empty in a plan, which computes nothing
+    if count := found.get("drops", {}).get(RECATEGORIZED):
+        log.warning(
+            "%s: left out, as the same text stands in the source in another category: %s. The copy that counts is the "
+            "one held out for the test, else for validation, else for training, and of several there the one whose "
+            "category is last in the alphabet",
+            prompts.artifact_id,
+            counted(count, "instruction"),
+        )
+    for at, origin in (found.get("origins") or {}).items():
         if origin["is_pinned"]:
             continue
         read, pin = f"sha256 {origin['sha256'][:12]} of its instructions", f"{at}.revision to a commit"

@@ -4,16 +4,18 @@ Nothing is guessed: pairs, and the reasons for none, are found again by `tpo.pai
 counted; wins are those of the comparison's rows.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from tpo.config.kinds import load_settings
 from tpo.pairs.build import count_drops, judged_groups, pair_or_reason
 from tpo.pairs.rule import PairsRule
 from tpo.pairs.stages import PAIRS
-from tpo.results.page.marks import asked, describe, passed
+from tpo.results.marks import asked, describe, name, passed
+from tpo.results.read import FinishedRun
+from tpo.results.sides import Answers, Side, sides_of_run
+from tpo.results.versus import Versus, versus
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
@@ -25,68 +27,116 @@ SHOWN = ("comparison", "completions", "scores", "pairs")  # adapters need not be
 Entry = dict[str, Any]
 
 
-def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructions: int) -> dict[str, Any]:
+def load_samples(run: FinishedRun, *, max_instructions: int) -> dict[str, Any]:
     """Return the samples of a run.
 
     Args:
-        summary: `summary.json`.
-        artifacts_dir: Where the artifacts that it names lie.
+        run: A finished run.
         max_instructions: To show per iteration, of training and of held-out ones each; see `choose`.
 
     Returns:
-        `instructions` (prompt id -> text, category and what is checked), `baseline` (prompt id -> its first sample, see
-        `_sample`), `entries` (see `training_entries` and `held_out_entries`) and `groups` (iteration, split, how many
-        instructions there are, how many of them are among the entries). Samples of instructions with checks say which
-        they pass.
+        `instructions` (prompt id -> text, category and what is checked), `entries` (see `training_entries` and
+        `held_out_entries`), `groups` (iteration, split, how many instructions there are, how many of them are among the
+        entries) and what `sides_data` returns of the baseline and the policy after each iteration. Samples of
+        instructions with checks say which they pass.
 
     Raises:
-        ArtifactError: If an artifact is missing, damaged or of another version.
-        RecordError: If a row is of another version.
+        TpoError: If an artifact is missing, damaged or of another version.
     """
     entries: list[Entry] = []
     groups: list[dict[str, Any]] = []
-    for summed in summary["iterations"]:
+    sides = list(sides_of_run(run))
+    for place, summed in enumerate(run.summary["iterations"], start=1):  # the baseline is side 0
         iteration, names = summed["iteration"], summed["artifacts"]
-        found = {role: open_artifact(artifacts_dir / name) for role, name in names.items() if role in SHOWN}
+        found = {role: open_artifact(run.artifacts_dir / name) for role, name in names.items() if role in SHOWN}
         compared = list(found["comparison"].rows(Comparison))
         splits = {"held-out": [row.prompt_id for row in compared]}
         if "pairs" in found:
             splits = {"training": [key for key, _ in by_prompt(found["scores"].rows(Score))], **splits}
         for split, prompt_ids in splits.items():
-            shown = choose(prompt_ids, seed=summary["seed"], limit=max_instructions)
+            shown = choose(prompt_ids, seed=run.summary["seed"], limit=max_instructions)
             counts = {"num_instructions": len(prompt_ids), "num_entries": len(shown)}
             groups.append({"iteration": iteration, "split": split, **counts})
             if split == "training":
                 entries += training_entries(iteration, found, shown)
             else:
-                answers = _input(found["comparison"], "completions").rows(Completion)
-                entries += held_out_entries(iteration, compared, answers, shown)
-    shared = found["comparison"]  # instructions and baseline are those of every iteration
-    shown = {entry["prompt_id"] for entry in entries}
-    held_out = {entry["prompt_id"] for entry in entries if entry["split"] == "held-out"}
-    prompts = {row.prompt_id: row for row in _input(shared, "prompts").rows(Prompt) if row.prompt_id in shown}
-    baseline = {
-        row.prompt_id: _sample(row)
-        for row in _input(shared, "baseline_completions").rows(Completion)
-        if row.prompt_id in held_out and row.sample_index == 0
-    }
+                entries += held_out_entries(iteration, compared, shown, side=place)
+    ids = {entry["prompt_id"] for entry in entries}
+    prompts = {row.prompt_id: row for row in sides[0].artifact("prompts").rows(Prompt) if row.prompt_id in ids}
     for entry in entries:
-        for sample in entry["samples"] if entry["split"] == "training" else [entry["policy"]]:
+        for sample in entry.get("samples", ()):
             sample["passed"] = passed(prompts[entry["prompt_id"]].checks, sample["response"])
-    for prompt_id, sample in baseline.items():
-        sample["passed"] = passed(prompts[prompt_id].checks, sample["response"])
+    held_out = dict.fromkeys(entry["prompt_id"] for entry in entries if entry["split"] == "held-out")
+    asked_of_all = {prompt_id: prompts[prompt_id] for prompt_id in held_out}
+    answers = [side.answers(asked_of_all) for side in sides]
+    compared_sides = {
+        (first, second): versus((sides[first], sides[second]), (answers[first], answers[second]))
+        for first, second in combinations(range(len(sides)), 2)
+    }
     return {
-        "instructions": {
-            row.prompt_id: {
-                "text": row.text,
-                "category": row.category,
-                "checks": [describe(check) for check in asked(row.checks)],
-            }
-            for row in prompts.values()
-        },
-        "baseline": baseline,
+        "instructions": {row.prompt_id: instruction_data(row) for row in prompts.values()},
         "entries": entries,
         "groups": groups,
+        **sides_data([side.title for side in sides], sides, answers, compared_sides),
+    }
+
+
+def instruction_data(prompt: Prompt) -> dict[str, Any]:
+    """Return an instruction with what is checked of responses to it, in words and by type."""
+    checks = asked(prompt.checks)
+    return {
+        "text": prompt.text,
+        "category": prompt.category,
+        "checks": [describe(check) for check in checks],
+        "types": [name(check) for check in checks],
+    }
+
+
+def sides_data(
+    titles: Sequence[str],
+    sides: Sequence[Side],
+    answers: Sequence[Mapping[str, Answers]],
+    compared: Mapping[tuple[int, int], Versus],
+) -> dict[str, Any]:
+    """Return what the page shows side by side.
+
+    Args:
+        titles: What the sides are called.
+        sides: Any number of them.
+        answers: Of each side, by prompt_id.
+        compared: Who won, by the positions of the first side and of a later one.
+
+    Returns:
+        `sides` (title, judge, whether it is a baseline, and its answers by prompt_id: the first sample with the mean
+        score, and its `outcome` against the baseline) and `versus` (by position of the first side and of the second,
+        "0 1": in words what decides, whether that is scores, and the second's wins by prompt_id).
+    """
+    return {
+        "sides": [
+            {
+                "title": title,
+                "judge": side.judge,
+                "is_baseline": side.is_baseline,
+                "answers": {prompt_id: _answers_data(one, side) for prompt_id, one in found.items()},
+            }
+            for title, side, found in zip(titles, sides, answers, strict=True)
+        ],
+        "versus": {
+            f"{first} {second}": {"text": found.text, "is_by_score": found.by == "score", "wins": found.wins}
+            for (first, second), found in compared.items()
+        },
+    }
+
+
+def _answers_data(answers: Answers, side: Side) -> dict[str, Any]:
+    first, *_ = answers.samples
+    return {
+        **_sample(first),
+        "passed": list(answers.passed[0]) if answers.passed else [],
+        "num_samples": len(answers.samples),
+        "score": answers.score,
+        "reason": answers.reason,
+        "outcome": None if side.is_baseline else _outcome(answers.win),
     }
 
 
@@ -140,21 +190,14 @@ def training_entries(iteration: int, found: Mapping[str, Artifact], shown: Colle
 
 
 def held_out_entries(
-    iteration: int, comparisons: Iterable[Comparison], answers: Iterable[Completion], shown: Collection[str]
+    iteration: int, comparisons: Iterable[Comparison], shown: Collection[str], *, side: int
 ) -> Iterator[Entry]:
-    """Yield one entry for each comparison of an instruction of `shown`, with the policy's answer.
+    """Yield one entry for each comparison of an instruction of `shown`, whose answers are those of side `side`.
 
     `outcome` is "win", "tie", "loss" or "unscored", and `reason` says why it is the latter. Of several samples of the
-    policy or the baseline, and of a judge's two orders, the mean decides, `win`; scores are means over `num_samples`,
-    and the first sample is shown. The baseline's answers are the same in every iteration.
+    policy or the baseline, and of a judge's two orders, the mean decides, `win`; scores are means over samples. The
+    baseline's answers are the same in every iteration.
     """
-    first: dict[str, Any] = {}
-    counts: Counter[str] = Counter()
-    for row in answers:
-        if row.prompt_id in shown:
-            counts[row.prompt_id] += 1
-            if row.sample_index == 0:
-                first[row.prompt_id] = _sample(row)
     for compared in comparisons:
         if compared.prompt_id in shown:
             yield {
@@ -164,8 +207,7 @@ def held_out_entries(
                 "outcome": _outcome(compared.win),
                 "win": compared.win,
                 "reason": compared.unscored_reason,
-                "policy": first[compared.prompt_id],
-                "num_samples": counts[compared.prompt_id],
+                "side": side,
                 "policy_score": compared.policy_score,
                 "baseline_score": compared.baseline_score,
             }
@@ -190,7 +232,3 @@ def _sample(row: Completion) -> dict[str, Any]:
         "num_thought_tokens": row.num_thought_tokens,
         "num_response_tokens": row.num_response_tokens,
     }
-
-
-def _input(artifact: Artifact, role: str) -> Artifact:
-    return open_artifact(artifact.path.parent / artifact.manifest["inputs"][role])

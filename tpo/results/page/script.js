@@ -1,110 +1,20 @@
-// The browser of samples: filters, order, pages, and entries that are built when their page is shown.
-// Every text becomes a text node (textContent); no string is ever read as markup. What is chosen stands in the address
-// behind #, so that a view can be linked to.
+// The browser of samples: filters, order, pages, and entries that are built when their page is shown. What is chosen
+// stands in the address behind #, so that a view can be linked to. parts.js and sides.js stand before it.
 
 const PAGE_SIZE = 20;
-const LONG_TEXT = 1200; // characters after which a text is folded to its beginning
-const data = JSON.parse(document.getElementById("data").textContent);
 const filters = ["split", "iteration", "category", "outcome"];
-const choices = ["view", ...filters, "sort", "order", "text"]; // in the address, with "instruction" and "page"
-const field = Object.fromEntries(choices.map((id) => [id, document.getElementById(id)]));
+let matching = []; // entries, or prompt ids where sides are shown beside each other
+let page = 0;
+let instruction = ""; // the prompt id where one alone is shown
+
 const values = {
   split: (entry) => entry.split,
   iteration: (entry) => String(entry.iteration),
   category: (entry) => data.instructions[entry.prompt_id].category,
   outcome: (entry) => entry.outcome,
 };
-const badges = { pair: "good", win: "good", chosen: "good", loss: "bad", rejected: "bad", tie: "", unscored: "warn" };
 
-// An instruction's held-out entries by iteration: what a policy made of it before training and after.
-const courses = new Map();
-for (const entry of data.entries) {
-  if (entry.split !== "held-out") continue;
-  if (!courses.has(entry.prompt_id)) courses.set(entry.prompt_id, []);
-  courses.get(entry.prompt_id).push(entry);
-}
-
-let matching = []; // entries, or the last entry of each course
-let page = 0;
-let instruction = ""; // the prompt id where one alone is shown
-
-// --- building -----------------------------------------------------------------------------------------------------
-
-function build(tag, className, ...children) {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  node.append(...children.filter((child) => child !== null)); // strings become text nodes
-  return node;
-}
-
-function words(name) {
-  return name.replaceAll("_", " ");
-}
-
-function badge(name) {
-  return build("span", `badge ${badges[name] ?? "warn"}`, words(name));
-}
-
-function number(value) {
-  return String(Number(value.toPrecision(4))).replace("-", "\u2212");
-}
-
-function plural(count, noun, many = `${noun}s`) {
-  return `${count.toLocaleString("en")} ${count === 1 ? noun : many}`;
-}
-
-function textBlock(text) {
-  if (text === "") return [build("div", "text empty", "(empty)")];
-  const block = build("div", "text", text);
-  block.dir = "auto";
-  if (text.length <= LONG_TEXT && text.split("\n").length <= 20) return [block];
-  block.classList.add("clamped");
-  const more = build("button", "more", "Show all");
-  more.type = "button";
-  more.setAttribute("aria-expanded", "false");
-  more.addEventListener("click", () => {
-    const isFolded = block.classList.toggle("clamped");
-    more.textContent = isFolded ? "Show all" : "Show less";
-    more.setAttribute("aria-expanded", String(!isFolded));
-  });
-  return [block, more];
-}
-
-function folded(title, text) {
-  return build("details", "", build("summary", "", title), ...textBlock(text));
-}
-
-function checkList(checks, passed) {
-  const items = checks.map((check, index) => {
-    const item = build("li", passed[index] ? "passed" : "failed", passed[index] ? "\u2713 " : "\u2717 ", check);
-    item.setAttribute("aria-label", `${passed[index] ? "passed" : "failed"}: ${check}`);
-    return item;
-  });
-  return build("ul", "checks", ...items);
-}
-
-function sampleBox(sample, { title, score, checks, reason = null, role = null, of = "score" }) {
-  const head = build("h4", "", build("span", "", title), role && badge(role));
-  head.append(score === null ? badge("unscored") : build("span", "score", `${of} ${number(score)}`));
-  const box = build("div", `sample ${role ?? ""}`, head);
-  if (sample.response === null) {
-    box.append(build("p", "problem", `No response: ${words(sample.split_error ?? "unknown")}`));
-    box.append(folded("Completion as it is", sample.completion));
-  } else {
-    if (sample.thought !== null) {
-      box.append(folded(`Thought (${plural(sample.num_thought_tokens, "token")})`, sample.thought));
-    }
-    box.append(...textBlock(sample.response));
-  }
-  if (reason !== null && reason !== sample.split_error) box.append(build("p", "problem", `Unscored: ${reason}`));
-  if (checks.length) box.append(checkList(checks, sample.passed));
-  const notes = [];
-  if (sample.response !== null) notes.push(plural(sample.num_response_tokens, "response token"));
-  if (sample.is_forced) notes.push("response delimiter forced");
-  if (sample.is_truncated) notes.push("ended by the token limit");
-  if (notes.length) box.append(build("p", "notes", notes.join(" · ")));
-  return box;
-}
+// --- entries ------------------------------------------------------------------------------------------------------
 
 function trainingBoxes(entry) {
   const samples = [...entry.samples];
@@ -121,59 +31,32 @@ function trainingBoxes(entry) {
   }));
 }
 
-function policyBox(entry, title, role = null) {
-  const { checks } = data.instructions[entry.prompt_id];
-  const isMean = entry.num_samples > 1;
-  const of = isMean ? `first of ${entry.num_samples}, mean score` : "score";
-  return sampleBox(entry.policy, { title, score: entry.policy_score, checks, role, of });
-}
-
-function baselineBox(entry) {
-  const { checks } = data.instructions[entry.prompt_id];
-  return sampleBox(data.baseline[entry.prompt_id], { title: "Baseline", score: entry.baseline_score, checks });
-}
-
 function heldOutBoxes(entry) {
-  return [policyBox(entry, "Policy"), baselineBox(entry)];
-}
-
-function courseNode(last) {
-  const course = courses.get(last.prompt_id);
-  const head = build("h3", "", `Iterations ${course[0].iteration} to ${last.iteration}, held-out`);
-  head.append(build("span", "", data.instructions[last.prompt_id].category));
-  const gain = keys.change(last);
-  if (gain !== null) head.append(build("span", "", `score ${gain < 0 ? "" : "+"}${number(gain)} since iteration 0`));
-  const boxes = course.map((entry) => {
-    const untrained = entry.iteration === 0 ? ", untrained" : "";
-    return policyBox(entry, `Iteration ${entry.iteration}${untrained}`, entry.outcome);
-  });
-  const text = build("div", "instruction", ...textBlock(data.instructions[last.prompt_id].text));
-  return build("article", "entry course", head, text, build("div", "samples", baselineBox(last), ...boxes));
+  return [
+    sideBox(entry.side, entry.prompt_id, { title: "Policy", score: entry.policy_score, why: false }),
+    sideBox(0, entry.prompt_id, { title: "Baseline", score: entry.baseline_score, why: false }),
+  ];
 }
 
 function entryNode(entry) {
   const isTraining = entry.split === "training";
-  const instruction = data.instructions[entry.prompt_id];
+  const asked = data.instructions[entry.prompt_id];
   const head = build("h3", "", badge(entry.outcome), `Iteration ${entry.iteration}, ${entry.split}`);
-  head.append(build("span", "", instruction.category));
+  head.append(build("span", "", asked.category));
   if (isTraining && entry.margin !== null) head.append(build("span", "", `margin ${number(entry.margin)} after length control`));
   if (isTraining && entry.outcome !== "pair") head.append(build("span", "", "gave no pair"));
-  if (!isTraining && courses.get(entry.prompt_id).length > 1) {
+  if (!isTraining && data.sides.length > 2) {
     const across = build("a", "", "across iterations");
-    across.href = `#${new URLSearchParams({ view: "across", instruction: entry.prompt_id })}`;
+    across.href = `#${new URLSearchParams({ view: "across", shown: "all", instruction: entry.prompt_id })}`;
     head.append(across);
   }
-  const node = build("article", "entry", head, build("div", "instruction", ...textBlock(instruction.text)));
+  const node = build("article", "entry", head, build("div", "instruction", ...textBlock(asked.text)));
   if (!isTraining && entry.reason !== null) node.append(build("p", "problem", `Unscored: ${entry.reason}`));
   node.append(build("div", "samples", ...(isTraining ? trainingBoxes(entry) : heldOutBoxes(entry))));
   return node;
 }
 
 // --- order --------------------------------------------------------------------------------------------------------
-
-function gap(first, second) {
-  return first === null || second === null ? null : first - second;
-}
 
 // What entries are sorted by; null comes last. Of a training instruction, the score is its best sample's.
 const keys = {
@@ -184,89 +67,138 @@ const keys = {
     return scores.length ? Math.max(...scores) : null;
   },
   change: (entry) => {
-    const [first] = courses.get(entry.prompt_id) ?? [];
-    if (entry.split === "training" || entry.iteration === first.iteration) return null;
-    return gap(entry.policy_score, first.policy_score);
+    if (entry.split === "training" || entry.iteration === 0) return null;
+    return gap(entry.policy_score, untrained.get(entry.prompt_id) ?? null);
   },
 };
+const untrained = new Map(
+  data.entries.filter((entry) => entry.iteration === 0).map((entry) => [entry.prompt_id, entry.policy_score]));
 
-function sorted(entries) {
+function sorted(rows) {
   const chosen = field.sort.value;
-  if (chosen === "") return entries;
-  const [key, sign] = chosen.startsWith("-") ? [keys[chosen.slice(1)], 1] : [keys[chosen], -1];
-  const known = entries.map((entry) => [key(entry), entry]);
+  if (chosen === "") return rows;
+  const by = isAcross() ? sideKeys : keys;
+  const [key, sign] = chosen.startsWith("-") ? [by[chosen.slice(1)], 1] : [by[chosen], -1];
+  const known = rows.map((row) => [key(row), row]);
   known.sort(([a], [b]) => a === null || b === null ? (a === null) - (b === null) : sign * (a - b));
-  return known.map(([, entry]) => entry);
+  return known.map(([, row]) => row);
 }
 
 // --- filters and pages --------------------------------------------------------------------------------------------
-
-function fillFilters() {
-  for (const name of filters) {
-    const found = new Map();
-    for (const entry of data.entries) {
-      const value = values[name](entry);
-      found.set(value, (found.get(value) ?? 0) + 1);
-    }
-    const names = [...found.keys()];
-    if (name === "category") names.sort();
-    const all = build("option", "", "all");
-    all.value = "";
-    const options = names.map((value) => {
-      const option = build("option", "", `${name === "outcome" ? words(value) : value} (${found.get(value).toLocaleString("en")})`);
-      option.value = value;
-      return option;
-    });
-    field[name].replaceChildren(all, ...options);
-  }
-}
-
-function* textsOf(entry) {
-  yield data.instructions[entry.prompt_id].text;
-  const samples = entry.samples ?? [entry.policy, data.baseline[entry.prompt_id]];
-  for (const sample of samples) yield* [sample.thought, sample.response, sample.completion];
-}
-
-function holdsText(entry, wanted) {
-  for (const text of textsOf(entry)) {
-    if (text !== null && text.toLowerCase().includes(wanted)) return true;
-  }
-  return false;
-}
 
 function isAcross() {
   return field.view.value === "across";
 }
 
+function setOptions(name, options, chosen = "") {
+  const kept = field[name].value;
+  field[name].replaceChildren(...options.map(([value, label]) => {
+    const option = build("option", "", label);
+    option.value = value;
+    option.defaultSelected = value === chosen;
+    return option;
+  }));
+  field[name].value = kept;
+  if (field[name].selectedIndex === -1) field[name].value = chosen;
+}
+
+function counted(found) {
+  const counts = new Map();
+  for (const value of found) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return counts;
+}
+
+function setCounts(name, counts, tell = (value) => value) {
+  const options = [...counts].map(([value, count]) => [value, `${tell(value)} (${count.toLocaleString("en")})`]);
+  setOptions(name, [["", "all"], ...options]);
+}
+
+// The sides there are to choose from: what it was and what it became; the first and the last.
+function fillSides() {
+  const last = data.sides.length - 1;
+  const options = data.sides.map((side, index) => [String(index), side.title]);
+  setOptions("first", options, String(last > 1 ? 1 : 0));
+  setOptions("second", options, String(last));
+}
+
+// The options that depend on the view or on the sides.
+function fillFilters() {
+  for (const name of filters) {
+    const found = isAcross() && name === "category"
+      ? held.map((id) => data.instructions[id].category) : data.entries.map(values[name]);
+    if (name === "category") found.sort();
+    setCounts(name, counted(found), name === "outcome" ? words : undefined);
+  }
+  setCounts("check", counted(held.flatMap((id) => [...new Set(data.instructions[id].types)]).sort()));
+  if (!data.sides.length) return;
+  const counts = counted(held.map(wonBy));
+  const outcomes = ["first", "second", "tie", "undecided"];
+  const options = outcomes.map((outcome) => [outcome, `${wonText(outcome)} (${(counts.get(outcome) ?? 0).toLocaleString("en")})`]);
+  setOptions("won", [["", "all"], ...options]);
+}
+
+function showFilters() {
+  const view = isAcross() ? "across" : "entries";
+  const hasMany = data.sides.length > 2;
+  for (const node of document.querySelectorAll("[data-view]")) {
+    const isMissing = { checks: !hasChecks, many: !hasMany }[node.dataset.needs] ?? false;
+    node.hidden = node.dataset.view !== view || isMissing;
+  }
+  document.getElementById("rule").textContent = rule()?.text ?? "Choose two sides that differ.";
+}
+
+function* textsOf(row) {
+  const id = isAcross() ? row : row.prompt_id;
+  yield data.instructions[id].text;
+  const sides = isAcross() ? data.sides : row.samples ? [] : [data.sides[row.side], data.sides[0]];
+  for (const sample of row.samples ?? sides.map((side) => side.answers[id])) {
+    yield* [sample.thought, sample.response, sample.completion];
+  }
+}
+
+function holdsText(row, wanted) {
+  for (const text of textsOf(row)) {
+    if (text !== null && text.toLowerCase().includes(wanted)) return true;
+  }
+  return false;
+}
+
+function matches(row) {
+  if (!isAcross()) return filters.every((name) => field[name].value === "" || values[name](row) === field[name].value);
+  return (field.category.value === "" || data.instructions[row].category === field.category.value) && matchesSides(row);
+}
+
 function match() {
   const wanted = field.text.value.trim().toLowerCase();
-  matching = data.entries.filter((entry) =>
-    filters.every((name) => field[name].value === "" || values[name](entry) === field[name].value)
-    && (instruction === "" || entry.prompt_id === instruction)
-    && (wanted === "" || holdsText(entry, wanted)));
-  if (isAcross()) { // an instruction is shown whole where one of its entries matches
-    const found = new Set(matching.filter((entry) => entry.split === "held-out").map((entry) => entry.prompt_id));
-    matching = [...found].map((id) => courses.get(id).at(-1));
-  }
-  matching = sorted(matching);
+  matching = sorted((isAcross() ? held : data.entries).filter((row) =>
+    (instruction === "" || (isAcross() ? row : row.prompt_id) === instruction)
+    && matches(row) && (wanted === "" || holdsText(row, wanted))));
 }
 
 function filter() {
   page = 0;
+  fillFilters();
   match();
   show();
 }
 
 // --- the address --------------------------------------------------------------------------------------------------
 
+function standard(name) {
+  const options = [...(field[name].options ?? [])];
+  return (options.find((option) => option.defaultSelected) ?? options[0])?.value ?? "";
+}
+
 function readAddress() {
   const asked = new URLSearchParams(location.hash.slice(1));
   if (![...choices, "instruction", "page"].some((name) => asked.has(name))) return false; // a heading, or nothing
   for (const name of choices) {
-    field[name].value = asked.get(name) ?? "";
-    if (field[name].selectedIndex === -1) field[name].value = ""; // an option that this page does not have
+    field[name].value = asked.get(name) ?? standard(name);
+    if (field[name].selectedIndex === -1) field[name].value = standard(name); // an option that this page does not have
+    if (name === "view") fillFilters();
   }
   instruction = asked.get("instruction") ?? "";
+  fillFilters();
   match();
   const numPages = Math.ceil(matching.length / PAGE_SIZE);
   page = Math.min(Math.max(Number.parseInt(asked.get("page") ?? "1", 10) || 1, 1), Math.max(numPages, 1)) - 1;
@@ -276,7 +208,7 @@ function readAddress() {
 
 function writeAddress() {
   const asked = new URLSearchParams();
-  for (const name of choices) if (field[name].value !== "") asked.set(name, field[name].value);
+  for (const name of choices) if (field[name].value !== standard(name)) asked.set(name, field[name].value);
   if (instruction !== "") asked.set("instruction", instruction);
   if (page > 0) asked.set("page", page + 1);
   const isPlain = asked.size === 0;
@@ -286,10 +218,7 @@ function writeAddress() {
 }
 
 function statusText() {
-  if (isAcross()) {
-    const all = plural(courses.size, "held-out instruction");
-    return matching.length ? `${matching.length.toLocaleString("en")} of ${all}` : `0 of ${all}: nothing matches these filters`;
-  }
+  if (isAcross()) return sidesStatus(matching);
   const splits = new Map(); // split -> outcome -> count
   for (const entry of matching) {
     if (!splits.has(entry.split)) splits.set(entry.split, new Map());
@@ -336,9 +265,10 @@ function show() {
     all.addEventListener("click", () => { instruction = ""; filter(); });
     status.append(" ", all);
   }
+  showFilters();
   document.querySelectorAll(".pager").forEach((pager) => showPager(pager, numPages));
   const visible = matching.slice(page * PAGE_SIZE, (page + 1) * PAGE_SIZE);
-  document.getElementById("entries").replaceChildren(...visible.map(isAcross() ? courseNode : entryNode));
+  document.getElementById("entries").replaceChildren(...visible.map(isAcross() ? sidesNode : entryNode));
   writeAddress();
 }
 
@@ -356,6 +286,9 @@ document.getElementById("filters").addEventListener("reset", () => {
 addEventListener("hashchange", () => {
   if (readAddress()) document.getElementById("samples").scrollIntoView();
 });
-fillFilters();
-if (readAddress()) document.getElementById("samples").scrollIntoView();
-else filter();
+if (data.sides.length) {
+  fillSides();
+  fillFilters();
+  if (readAddress()) document.getElementById("samples").scrollIntoView();
+  else filter();
+}

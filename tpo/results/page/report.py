@@ -1,22 +1,22 @@
 """A run's folder -> `report.html`: one file, nothing fetched, the same bytes for the same run.
 
-Instructions and responses are untrusted: they travel as escaped JSON and reach the page as text nodes only, and the
-page's policy (Content-Security-Policy) lets nothing but its own script run and nothing be fetched.
+What all pages have in common, that untrusted text stays text above all, is in `shell.py`.
 """
 
 import base64
-import hashlib
 import html
 import json
-import re
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from tpo.config.kinds import load_settings
 from tpo.config.schema import flatten
+from tpo.config.thought import ThoughtFormat
 from tpo.results.folder import NOT_IDENTITY
 from tpo.results.headline import changes, collapses
+from tpo.results.next import following
 from tpo.results.page.samples import MAX_INSTRUCTIONS, load_samples
+from tpo.results.page.shell import browser, fill, html_command, html_table, page, unbroken
 from tpo.results.rate import Rate, format_rate
 from tpo.results.read import FinishedRun
 from tpo.results.run_tables import (
@@ -33,7 +33,17 @@ from tpo.store.errors import TpoError
 from tpo.store.files import replacing
 
 PAGE = "report.html"
-HERE = Path(__file__).parent
+VIEWS = {"": "entries", "across": "side by side"}
+#: Parts of the page that every run has, by their place in its address.
+PARTS = {
+    "changes": "What changed",
+    "iterations": "Iterations",
+    "training": "Training",
+    "settings": "Settings",
+    "next": "Next",
+    "samples": "Samples",
+    "view=across": "Side by side",
+}
 
 
 def write_page(run: FinishedRun, *, max_instructions: int = MAX_INSTRUCTIONS) -> Path:
@@ -48,7 +58,7 @@ def write_page(run: FinishedRun, *, max_instructions: int = MAX_INSTRUCTIONS) ->
     """
     samples, problem = None, ""
     try:
-        samples = load_samples(run.summary, run.artifacts_dir, max_instructions=max_instructions)
+        samples = load_samples(run, max_instructions=max_instructions)
     except TpoError as error:
         problem = str(error)
     text = render_page(run, samples=samples, problem=problem)
@@ -66,27 +76,21 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
         problem: Why there are none.
     """
     summary = run.summary
-    style, script = ((HERE / file).read_text(encoding="utf-8") for file in ("style.css", "script.js"))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(style)}'; script-src '{_digest(script)}'; "
-        "base-uri 'none'; form-action 'none'"
-    )
     last, figures = summary["iterations"][-1], _figures(run)
-    nothing: dict[str, Any] = {"instructions": {}, "baseline": {}, "entries": [], "groups": []}
-    return Template((HERE / "page.html").read_text(encoding="utf-8")).substitute(
-        policy=html.escape(policy),
-        style=style,
-        script=script,
+    has_thought = load_settings(ThoughtFormat, run.config["thought"]).has_thought
+    body = fill(
+        "report.html",
         experiment=html.escape(summary["experiment"]),
         name=html.escape(run.path.resolve().name),
+        parts=" &middot; ".join(f'<a href="#{place}">{title}</a>' for place, title in PARTS.items()),
         headline=_headline(summary),
         facts=_facts(summary, run.config),
         confidence=f"{100 * summary['confidence']:g} %",
         baseline=html.escape(summary["baseline"]),
         num_held_out=last["win_rate"]["num_prompts"] + last["win_rate"]["num_unscored"],
-        changes=_table(headline_table(summary)),
-        iterations=_table(rates_table(summary)) + _table(counts_table(summary)),
-        second_judge=_table(second_judge_table(summary)),
+        changes=html_table(headline_table(summary)),
+        iterations=html_table(rates_table(summary)) + html_table(counts_table(summary)),
+        second_judge=html_table(second_judge_table(summary)),
         figures=figures.get("iterations", "") + figures["lengths"],
         types=_section("types", "Checks", _types_text(summary), types_table(summary), figures.get("types", "")),
         categories=_section(
@@ -97,32 +101,19 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
             figures.get("categories", ""),
         ),
         training=figures.get("training", ""),
-        pairs=_table(pairs_table(summary)) if last["iteration"] else "<p>This run has no training.</p>",
-        command=html.escape(summary["command"]),
+        pairs=html_table(pairs_table(summary)) if last["iteration"] else "<p>This run has no training.</p>",
+        command=html_command(summary["command"]),
         config=_config(run.config),
         coverage=html.escape(_coverage(samples) if samples else f"This page has no samples: {problem}"),
-        hidden="" if samples else " hidden",
-        samples=escape_json(samples or nothing),
+        next=html_command("\n".join(following(f"runs/{run.path.resolve().name}", has_thought=has_thought))),
+        browser=browser(VIEWS, is_hidden=samples is None),
     )
-
-
-def escape_json(value: Any) -> str:
-    """Return JSON that can stand in a script element: no character that HTML or UTF-8 could trip over.
-
-    `<`, `>` and `&` end or change how a script element is read (`</script>`, `<!--`); a lone surrogate, which a
-    response may hold, has no UTF-8. JSON holds all of these in strings only, where they can be escaped.
-    """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
-
-
-def _digest(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    return page(f"{summary['experiment']}: TPO report", body, samples=samples)
 
 
 def _headline(summary: dict[str, Any]) -> str:
     """Return what changed in sentences, and that a policy collapsed where one did."""
-    sentences = [_unbroken(html.escape(change.sentence())) for change in changes(summary)]
+    sentences = [unbroken(html.escape(change.sentence())) for change in changes(summary)]
     lines = [f"<li>{sentence.replace('-&gt;', '&rarr;')}</li>" for sentence in sentences]
     problems = [f'<p class="problem">The policy collapsed. {html.escape(line)}</p>' for line in collapses(summary)]
     return "\n".join([*problems, '<ul class="headline">', *lines, "</ul>"])
@@ -149,7 +140,7 @@ def _section(name: str, title: str, text: str, table: TextTable | None, figure: 
         return ""
     return (
         f'<section aria-labelledby="{name}">\n<h2 id="{name}">{title}</h2>\n<p class="quiet">{html.escape(text)}</p>\n'
-        f'<div class="beside">\n{_table(table)}\n<div class="scroll" tabindex="0" role="region" '
+        f'<div class="beside">\n{html_table(table)}\n<div class="scroll" tabindex="0" role="region" '
         f'aria-label="Figure: {title}">{figure}</div>\n</div>\n</section>'
     )
 
@@ -175,29 +166,6 @@ def _config(config: dict[str, Any]) -> str:
 
 def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _table(table: TextTable | None) -> str:
-    """Return a table, its title as its caption and its notes below; nothing of None."""
-    if table is None:
-        return ""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.names)
-    rows = []
-    for first, *rest in table.rows:
-        cells = "".join(f"<td>{_unbroken(html.escape(cell))}</td>" for cell in rest)
-        is_part = ' class="part"' if first.startswith(" ") else ""
-        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(first)}</th>{cells}</tr>\n')
-    notes = "".join(f'<p class="quiet">{html.escape(note)}</p>\n' for note in table.notes)
-    return (
-        f'<div><div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">\n'
-        f"<table><caption>{html.escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
-        f"<tbody>\n{''.join(rows)}</tbody></table>\n</div>\n{notes}</div>\n"
-    )
-
-
-def _unbroken(text: str) -> str:
-    """Return "50.0 % [37.7, 62.3]" such that a narrow column breaks it before the bracket only."""
-    return text.replace(" %", "&nbsp;%").replace(", ", ",&nbsp;")
 
 
 def _figures(run: FinishedRun) -> dict[str, str]:

@@ -14,12 +14,17 @@ def asked(checks: Sequence[Check]) -> list[Check]:
     return without_floors(checks)
 
 
-def describe(check: Check) -> str:
-    """Return a check in words: its type, and what it checks with, such as "keyword (keyword: tea)"."""
+def name(check: Check) -> str:
+    """Return the type of a check in words, such as "no comma"."""
     from tpo.checks import check_type  # imports what checks need, for which a page without them does not wait
 
-    told = ", ".join(f"{name.replace('_', ' ')}: {_words(value)}" for name, value in check.arguments.items())
-    return check_type(check).replace("_", " ") + (f" ({told})" if told else "")
+    return check_type(check).replace("_", " ")
+
+
+def describe(check: Check) -> str:
+    """Return a check in words: its type, and what it checks with, such as "keyword (keyword: tea)"."""
+    told = ", ".join(f"{key.replace('_', ' ')}: {_words(value)}" for key, value in check.arguments.items())
+    return name(check) + (f" ({told})" if told else "")
 
 
 def passed(checks: Sequence[Check], response: str | None) -> list[bool]:
