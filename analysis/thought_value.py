@@ -7,6 +7,11 @@
 #
 # Reads: evaluations `thought_value` and `thought_budget` of `python -m tpo.evaluate`.
 
+# %% tags=["parameters"]
+# Folders or patterns from the repository's root: "runs/*", W&B's offline runs as "runs/*/wandb/offline-run-*". W&B itself
+# as "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
+EVALUATIONS = ["experiments/*/evaluate-thought_*"]
+
 # %%
 import sys
 
@@ -14,9 +19,6 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from tpo.results.figures import draw_thought_budget, draw_thought_value, show
 from tpo.results.read import read_folders
-
-# %% tags=["parameters"]
-EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 
 # %%
 evaluations = read_folders(EVALUATIONS).evaluations
