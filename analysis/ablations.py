@@ -11,12 +11,12 @@
 # quickstart's arms, each compared with the one that has thoughts and nothing else changed.
 
 # %% tags=["parameters"]
-# Folders or patterns from the repository's root: "runs/*", W&B's offline runs as "runs/*/wandb/offline-run-*". W&B itself
-# as "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
+# Folders or patterns from the repository's root, such as "runs/*"; W&B's offline runs: "runs/*/wandb/offline-run-*";
+# W&B itself: "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
 RUNS = ["experiments/paper_claims/kept/*"]
 OVER = "seed"  # runs that differ in this setting only are averaged; None: every run by itself
 ITERATION = "last"  # of each run, its last one; "all", or a number
-# What the others are compared with: a run's folder, of averaged runs any of them, or "key=value" such as "thought=none";
+# What the others are compared with: a run's folder, of averaged runs any one's, or "key=value" such as "thought=none".
 # None: nothing.
 AGAINST = "experiments/paper_claims/kept/quickstart-39810693e7e8"
 

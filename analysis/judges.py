@@ -5,9 +5,8 @@
 # where the preferred one is the shorter. A judge of length is right in the second as often as a coin and never in the
 # third.
 #
-# Reads: folders of `python -m tpo.evaluate.agreement`, one for each file of labelled preferences. W&B has none of these.
-# `experiments/judges.md` has the judges that run anywhere on AlpacaEval's annotations, which this repository cannot
-# hold.
+# Reads: folders of `python -m tpo.evaluate.agreement`, one for each file of labelled preferences; W&B has none.
+# `experiments/judges.md` has the judges that run anywhere on AlpacaEval's annotations.
 
 # %% tags=["parameters"]
 AGREEMENTS = ["experiments/*/agreement-*"]  # folders or patterns from the repository's root, such as "runs/agreement-*"

@@ -9,8 +9,8 @@
 # length control (`pairs.length_penalty=0.25`).
 
 # %% tags=["parameters"]
-# Folders or patterns from the repository's root: "runs/*", W&B's offline runs as "runs/*/wandb/offline-run-*". W&B itself
-# as "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
+# Folders or patterns from the repository's root, such as "runs/*"; W&B's offline runs: "runs/*/wandb/offline-run-*";
+# W&B itself: "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
 RUNS = ["experiments/paper_claims/kept/*"]
 OVER = "seed"  # runs that differ in this setting only are averaged; None: every run by itself
 

@@ -8,8 +8,8 @@
 # Reads: evaluations `thought_value` and `thought_budget` of `python -m tpo.evaluate`.
 
 # %% tags=["parameters"]
-# Folders or patterns from the repository's root: "runs/*", W&B's offline runs as "runs/*/wandb/offline-run-*". W&B itself
-# as "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
+# Folders or patterns from the repository's root, such as "runs/*"; W&B's offline runs: "runs/*/wandb/offline-run-*";
+# W&B itself: "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
 EVALUATIONS = ["experiments/*/evaluate-thought_*"]
 
 # %%

@@ -41,6 +41,7 @@ PAGES = [
     README,
     REPOSITORY / "CONTRIBUTING.md",
     REPOSITORY / "conf" / "README.md",
+    REPOSITORY / "analysis" / "README.md",
     *sorted((REPOSITORY / "tpo").rglob("*.md")),
     # not LOG.md, whose entries are about the commits that they name
     *sorted(path for path in (REPOSITORY / "experiments").rglob("*.md") if path.name != "LOG.md"),

@@ -221,7 +221,8 @@ def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, height: f
     rows = max((text.count("\n") + 1 for text in texts), default=1)
     if len(texts) * rows * LINE > 1.2 * height:
         texts, rows = [text for _, text, _ in ordered], 1
-    places = spread([wanted for wanted, _, _ in ordered], gap=(rows + (0.4 if rows > 1 else 0.1)) * LINE / height * (high - low))
+    gap = (rows + (0.4 if rows > 1 else 0.1)) * LINE / height * (high - low)
+    places = spread([wanted for wanted, _, _ in ordered], gap=gap)
     for place, text, (_, _, color) in zip(places, texts, ordered, strict=True):
         axes.annotate(
             text,

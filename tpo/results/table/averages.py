@@ -20,7 +20,7 @@ def average_runs(runs: Sequence[FinishedRun], *, over: str) -> dict[str, dict[st
 
     The figures that compare runs, and those of one run, draw it like a run's. Rates, changes and numbers are means over
     the runs that reached the iteration, intervals Student's t over runs, none of a single one; counts of a rate are
-    sums. Iterations have "length_intervals" likewise. Texts, names of artifacts for example, are None where runs differ.
+    sums. Iterations have "length_intervals" likewise. Texts, such as names of artifacts, are None where runs differ.
 
     Args:
         runs: In any order; of two that do not differ in `over` either, the first by path counts.
@@ -86,9 +86,7 @@ def _mean(values: Sequence[Any], confidence: float, *, is_fraction: bool = True)
             return mean_rate(rates, confidence=confidence, is_fraction=is_fraction).to_dict()
         keys = dict.fromkeys(key for value in known for key in value)
         return {
-            key: _mean(
-                [value.get(key) for value in known], confidence, is_fraction=is_fraction and key not in SIGNED
-            )
+            key: _mean([value.get(key) for value in known], confidence, is_fraction=is_fraction and key not in SIGNED)
             for key in keys
         }
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):

@@ -140,7 +140,7 @@ class WandbTracker(Tracker):
             self._log_adapter(iteration, artifacts["train"], Path(entry["adapter"]).name)
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any]:
-        """Log figures, lineage, config and summary as files, and an evaluation's gains; set W&B's summary; end the run."""
+        """Log figures, lineage, config and summary, and an evaluation's gains; set the W&B run's summary and end it."""
         import wandb
 
         if summary.get("evaluation") == "categories":
