@@ -7,7 +7,8 @@
 # rate before training and after it by category, without a test. Categories of fewer than ten instructions are left out.
 #
 # Reads: evaluations `categories` of `python -m tpo.evaluate`, and finished runs. As committed: the quickstart, whose
-# instructions are sorted by what is asked of the response. Types in vermilion are in no training instruction.
+# instructions are sorted by what is asked of the response; the policy of one seed against the untrained model's direct
+# answers (`experiments/evaluations`), then each arm's change. Types in vermilion are in no training instruction.
 
 # %% tags=["parameters"]
 # Folders or patterns from the repository's root, such as "runs/*"; W&B's offline runs: "runs/*/wandb/offline-run-*";

@@ -6,7 +6,8 @@
 # third.
 #
 # Reads: folders of `python -m tpo.evaluate.agreement`, one for each file of labelled preferences; W&B has none.
-# `experiments/judges.md` has the judges that run anywhere on AlpacaEval's annotations.
+# As committed: pairs of the quickstart, where a program says which response does what is asked
+# (`experiments/evaluations`). `experiments/judges.md` has the same judges on AlpacaEval's annotations.
 
 # %% tags=["parameters"]
 AGREEMENTS = ["experiments/*/agreement-*"]  # folders or patterns from the repository's root, such as "runs/agreement-*"

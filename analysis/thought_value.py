@@ -5,7 +5,8 @@
 # its own cut short, the seed model's. If the responses are as good without it, the thought does not help by what it
 # says. Then the win rate against how many tokens a thought may take: what more computation at test time buys.
 #
-# Reads: evaluations `thought_value` and `thought_budget` of `python -m tpo.evaluate`.
+# Reads: evaluations `thought_value` and `thought_budget` of `python -m tpo.evaluate`. As committed: the quickstart's
+# policy of one seed (`experiments/evaluations`), whose thoughts are cut off at 32 tokens; no record has budgets.
 
 # %% tags=["parameters"]
 # Folders or patterns from the repository's root, such as "runs/*"; W&B's offline runs: "runs/*/wandb/offline-run-*";

@@ -107,7 +107,7 @@ def show(figure: "Figure") -> None:
     from PIL import Image
 
     drawn, picture = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, dpi=1.5 * STYLE["savefig.dpi"])
+    figure.savefig(drawn, dpi=1.25 * STYLE["savefig.dpi"])
     # Notebooks are committed with their pictures: a palette takes a third of the space of 24 bits a pixel. By maximum
     # coverage, as other methods drop the colour of a single marker.
     pixels = Image.open(drawn).convert("RGB")
