@@ -49,7 +49,7 @@ PAGES = [
 MANUALS = [
     path
     for path in PAGES
-    if "experiments" not in path.parts or path.parent.name == "experiments" and path.name == "README.md"
+    if not {"experiments", "analysis"} & {*path.parts} or path == REPOSITORY / "experiments" / "README.md"
 ]
 SETTINGS = sorted((REPOSITORY / "conf").rglob("*.yaml"))
 ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
