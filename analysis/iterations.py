@@ -1,11 +1,18 @@
 # %% [markdown]
 # # What changes over iterations, and is it the thoughts?
 #
-# First the headline of every finished run, trained minus untrained on the same instructions. Then its rates over
-# iterations with intervals: the checked rate where runs have checks, and the win rate. Of TPO, and of the direct
-# baseline (`thought=none`), which is trained in the same way without thoughts.
+# First the headline of every arm, trained minus untrained on the same instructions. Then its rates over iterations with
+# intervals: the checked rate where runs have checks, and the win rate. Of TPO, and of the direct baseline
+# (`thought=none`), which is trained in the same way without thoughts.
 #
-# Reads: folders of finished runs.
+# Reads: finished runs. As committed: the quickstart on five seeds with thoughts and without, and on three with length
+# control and without the likelihood term (`experiments/paper_claims`).
+
+# %% tags=["parameters"]
+# Folders or patterns from the repository's root, such as "runs/*"; W&B's offline runs: "runs/*/wandb/offline-run-*";
+# W&B itself: "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
+RUNS = ["experiments/paper_claims/kept/*"]
+OVER = "seed"  # runs that differ in this setting only are averaged; None: every run by itself
 
 # %%
 import sys
@@ -14,15 +21,12 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from tpo.results.figures import draw_changes, draw_iterations, show
 from tpo.results.read import read_folders
-from tpo.results.table import label_runs
-
-# %% tags=["parameters"]
-RUNS = ["runs/*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
+from tpo.results.table import summaries_by_label
 
 # %%
-runs = label_runs(read_folders(RUNS).runs)
+runs = read_folders(RUNS).runs
 if runs:
-    summaries = {label: run.summary for label, run in runs.items()}
+    summaries = summaries_by_label(runs, over=OVER)
     show(draw_changes(summaries))
     show(draw_iterations(summaries))
 else:

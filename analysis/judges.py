@@ -5,7 +5,12 @@
 # where the preferred one is the shorter. A judge of length is right in the second as often as a coin and never in the
 # third.
 #
-# Reads: folders of `python -m tpo.evaluate.agreement`, one for each file of labelled preferences.
+# Reads: folders of `python -m tpo.evaluate.agreement`, one for each file of labelled preferences; W&B has none.
+# As committed: pairs of the quickstart, where a program says which response does what is asked
+# (`experiments/evaluations`). `experiments/judges.md` has the same judges on AlpacaEval's annotations.
+
+# %% tags=["parameters"]
+AGREEMENTS = ["experiments/*/agreement-*"]  # folders or patterns from the repository's root, such as "runs/agreement-*"
 
 # %%
 import sys
@@ -17,9 +22,6 @@ from IPython.display import Markdown, display
 from tpo.evaluate.agreement.statistics import agreement_markdown
 from tpo.results.figures import draw_agreement, show
 from tpo.results.read import read_folders
-
-# %% tags=["parameters"]
-AGREEMENTS = ["runs/agreement-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 
 # %%
 measured = read_folders(AGREEMENTS).judges

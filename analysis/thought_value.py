@@ -5,7 +5,13 @@
 # its own cut short, the seed model's. If the responses are as good without it, the thought does not help by what it
 # says. Then the win rate against how many tokens a thought may take: what more computation at test time buys.
 #
-# Reads: evaluations `thought_value` and `thought_budget` of `python -m tpo.evaluate`.
+# Reads: evaluations `thought_value` and `thought_budget` of `python -m tpo.evaluate`. As committed: the quickstart's
+# policy of one seed (`experiments/evaluations`), whose thoughts are cut off at 32 tokens; no record has budgets.
+
+# %% tags=["parameters"]
+# Folders or patterns from the repository's root, such as "runs/*"; W&B's offline runs: "runs/*/wandb/offline-run-*";
+# W&B itself: "wandb:entity/project", or "wandb:entity/project/quickstart-*" for the runs with such ids.
+EVALUATIONS = ["experiments/*/evaluate-thought_*"]
 
 # %%
 import sys
@@ -14,9 +20,6 @@ sys.path.extend([".", ".."])  # the repository, whether Jupyter was started in i
 
 from tpo.results.figures import draw_thought_budget, draw_thought_value, show
 from tpo.results.read import read_folders
-
-# %% tags=["parameters"]
-EVALUATIONS = ["runs/evaluate-*"]  # glob patterns from the repository's root; TPO_RUNS_DIR takes the place of runs/
 
 # %%
 evaluations = read_folders(EVALUATIONS).evaluations

@@ -41,6 +41,7 @@ PAGES = [
     README,
     REPOSITORY / "CONTRIBUTING.md",
     REPOSITORY / "conf" / "README.md",
+    REPOSITORY / "analysis" / "README.md",
     *sorted((REPOSITORY / "tpo").rglob("*.md")),
     # not LOG.md, whose entries are about the commits that they name
     *sorted(path for path in (REPOSITORY / "experiments").rglob("*.md") if path.name != "LOG.md"),
@@ -48,7 +49,7 @@ PAGES = [
 MANUALS = [
     path
     for path in PAGES
-    if "experiments" not in path.parts or path.parent.name == "experiments" and path.name == "README.md"
+    if not {"experiments", "analysis"} & {*path.parts} or path == REPOSITORY / "experiments" / "README.md"
 ]
 SETTINGS = sorted((REPOSITORY / "conf").rglob("*.yaml"))
 ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {

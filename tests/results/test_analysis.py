@@ -1,25 +1,30 @@
 """Notebooks run from top to bottom, and results are found, named and drawn."""
 
+import base64
 import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jupytext
 import made_up
+import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from scipy.stats import ttest_1samp
 from test_figures import BUDGETS, CATEGORIES, THOUGHT_VALUE
 
+from analysis.__main__ import SOURCES, read_source
 from tpo.evaluate.agreement.statistics import agreement
 from tpo.judge.protocol import Judgement
-from tpo.results.__main__ import EXAMPLES, main, make_parser
-from tpo.results.figures import with_length_intervals
+from tpo.results.__main__ import EXAMPLES, main
+from tpo.results.figures import draw_changes, with_length_intervals
+from tpo.results.figures.style import numbers_text
 from tpo.results.read import FinishedRun, ResultError, read_folder, read_folders
 from tpo.results.table import label_runs, swept_settings
 from tpo.store.artifacts import finish
@@ -27,7 +32,6 @@ from tpo.store.files import write_json
 from tpo.store.records import Completion, LabelledPair, write_records
 
 REPOSITORY = Path(__file__).parents[2]
-NOTEBOOKS = sorted((REPOSITORY / "analysis").glob("*.py"))
 SUMMARY: dict[str, Any] = made_up.full_summary()
 CONFIG: dict[str, Any] = made_up.config()
 
@@ -70,40 +74,71 @@ def runs_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 # --- notebooks --------------------------------------------------------------------------------------------------
 
+Executed = dict[tuple[str, str], list[Any]]
+
 
 @pytest.fixture(scope="module")
-def executed(runs_dirs: dict[str, Path]) -> dict[tuple[str, str], list[Any]]:
-    """The outputs of every notebook on every folder of `runs_dirs`, from top to bottom.
+def executed(runs_dirs: dict[str, Path]) -> Executed:
+    """The outputs of every notebook on every folder of `runs_dirs`, from top to bottom."""
+    return execute(runs_dirs)
+
+
+def execute(folders: Mapping[str, Path | None]) -> Executed:
+    """Return the outputs of every notebook with the settings for each folder, or with its own where that is None.
 
     One kernel executes all, as starting one takes longer than a notebook; each begins with an empty namespace.
     """
     end = "assert not {'vllm', 'trl', 'torch'} & set(__import__('sys').modules)"
     parts: dict[tuple[str, str], list[Any]] = {}
-    for folder, runs_dir in runs_dirs.items():
-        for path in NOTEBOOKS:
-            begin = f"%reset -f\nimport os\nos.environ['TPO_RUNS_DIR'] = {str(runs_dir)!r}"
-            parts[folder, path.stem] = [new_code_cell(begin), *jupytext.read(path).cells, new_code_cell(end)]
+    for folder, runs_dir in folders.items():
+        for path in SOURCES:
+            title, settings, *cells = read_source(path).cells
+            chosen = [] if runs_dir is None else [new_code_cell(settings_for(runs_dir, settings.source))]
+            parts[folder, path.stem] = [
+                new_code_cell("%reset -f"),
+                title,
+                settings,
+                *chosen,
+                *cells,
+                new_code_cell(end),
+            ]
     notebook = new_notebook(cells=[cell for cells in parts.values() for cell in cells])
     where = {"metadata": {"path": str(REPOSITORY / "analysis")}}  # Jupyter, too, starts a kernel beside the notebook
-    NotebookClient(notebook, kernel_name="python3", resources=where, timeout=60, allow_errors=True).execute()
+    NotebookClient(notebook, kernel_name="python3", resources=where, timeout=300, allow_errors=True).execute()
     return {
         key: [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
         for key, cells in parts.items()
     }
 
 
+def settings_for(runs_dir: Path, settings: str) -> str:
+    """What a reader writes into a notebook's cell of settings to read a folder, each run by itself."""
+    wanted = {
+        "RUNS": [f"{runs_dir}/*"],
+        "EVALUATIONS": [f"{runs_dir}/evaluate-*"],
+        "AGREEMENTS": [f"{runs_dir}/agreement-*"],
+        "OVER": None,
+        "AGAINST": None,
+    }
+    return "\n".join(f"{name} = {value!r}" for name, value in wanted.items() if f"\n{name} = " in f"\n{settings}")
+
+
 def printed(outputs: list[Any]) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream")
 
 
-def pictures(outputs: list[Any]) -> int:
-    return sum("image/png" in output.get("data", {}) for output in outputs)
+def data(outputs: list[Any], kind: str) -> list[str]:
+    return [output.data[kind] for output in outputs if kind in output.get("data", {})]
+
+
+def pictures(outputs: list[Any]) -> list[str]:
+    return data(outputs, "image/png")
 
 
 #: Notebook: pictures from the run alone, and with everything.
 EXPECTED = {
-    "ablations": (0, 0),
-    "categories": (1, 3),
+    "ablations": (1, 1),
+    "categories": (2, 5),
     "iterations": (2, 2),
     "judges": (0, 1),
     "lengths": (1, 1),
@@ -112,10 +147,8 @@ EXPECTED = {
 
 
 def test_notebooks_are_found() -> None:
-    assert [path.stem for path in NOTEBOOKS] == sorted(EXPECTED) and len(NOTEBOOKS) == 6
-
-
-Executed = dict[tuple[str, str], list[Any]]
+    assert [path.stem for path in SOURCES] == sorted(EXPECTED) and len(SOURCES) == 6
+    assert sorted(path.stem for path in (REPOSITORY / "analysis").glob("*.ipynb")) == sorted(EXPECTED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -124,7 +157,8 @@ def test_notebook_runs_from_top_to_bottom(folder: str, name: str, executed: Exec
     outputs = executed[folder, name]
     assert [output["evalue"] for output in outputs if output.output_type == "error"] == []
     assert (
-        pictures(outputs) == {**dict(zip(("alone", "everything"), EXPECTED[name], strict=True)), "nothing": 0}[folder]
+        len(pictures(outputs))
+        == dict(zip(("alone", "everything", "nothing"), (*EXPECTED[name], 0), strict=True))[folder]
     )
 
 
@@ -136,31 +170,75 @@ def test_notebook_says_in_a_line_what_is_absent(name: str, executed: Executed) -
 
 
 def test_ablations_hold_the_run(executed: Executed) -> None:
-    [table, *_] = [output.data["text/markdown"] for output in executed["alone", "ablations"] if "data" in output]
+    [table] = data(executed["alone", "ablations"], "text/markdown")
     assert "| quickstart-bdbd3c7e264f | 2 | +13.1 [+8.1, +18.1] | -4.0 [-9.0, +1.0] | +9.0 [+4.0, +14.0] |" in table
-    assert "thought=none" not in table and "| none |" in executed["everything", "ablations"][0].data["text/markdown"]
+    assert "thought=none" not in table and "| none |" in data(executed["everything", "ablations"], "text/markdown")[0]
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_begins_with_its_question_and_has_parameters(path: Path) -> None:
-    first, *cells = jupytext.read(path).cells
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_notebook_begins_with_its_question_and_its_settings(path: Path) -> None:
+    first, settings, *cells = read_source(path).cells
     assert first.cell_type == "markdown" and first.source.splitlines()[0].endswith("?") and "Reads: " in first.source
-    [parameters] = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    assert '"runs/' in parameters.source
+    assert settings.metadata["tags"] == ["parameters"] and '= ["experiments/' in settings.source
+    assert not [cell for cell in cells if "tags" in cell.metadata]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
+def test_committed_notebook_is_its_source(path: Path) -> None:
+    """`make notebooks` writes it anew."""
+    committed, source = nbformat.read(path.with_suffix(".ipynb"), as_version=4), read_source(path)
+    nbformat.validate(committed)
+    cells = [
+        [(cell.id, cell.cell_type, cell.metadata, cell.source) for cell in notebook.cells]
+        for notebook in (committed, source)
+    ]
+    assert cells[0] == cells[1] and committed.metadata == source.metadata
+    assert path.with_suffix(".ipynb").stat().st_size < 200 * 1024
+    assert str(REPOSITORY) not in path.with_suffix(".ipynb").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_committed_notebooks_show_what_the_records_hold() -> None:
+    """`make notebooks` writes them anew. Pictures are compared by the numbers drawn and by their sizes."""
+    executed = execute({"records": None})
+    for path in SOURCES:
+        committed = nbformat.read(path.with_suffix(".ipynb"), as_version=4)
+        outputs = [output for cell in committed.cells if cell.cell_type == "code" for output in cell.outputs]
+        again = executed["records", path.stem]
+        assert printed(outputs) == printed(again)
+        for kind in ("text/markdown", "text/plain"):
+            assert data(outputs, kind) == data(again, kind), path.stem
+        assert [size_of(picture) for picture in pictures(outputs)] == [size_of(picture) for picture in pictures(again)]
+
+
+def size_of(picture: str) -> tuple[int, ...]:
+    """Width and height of a PNG in pixels."""
+    content = base64.b64decode(picture)
+    assert content.startswith(b"\x89PNG")
+    return struct.unpack(">II", content[16:24])
+
+
+def test_a_committed_picture_has_its_numbers_beside_it() -> None:
+    text = numbers_text(draw_changes({"one": SUMMARY, "two": SUMMARY}))
+    caption, panel, names, *points = text.splitlines()
+    assert caption.startswith("trained minus untrained") and panel == "[checked rate; change (points)]"
+    assert names == "one | two"
+    assert {"(8.1, 0) (18.1, 0)", "(13.1, 0)", "(8.1, 1) (18.1, 1)"} <= set(points)
 
 
 # --- finding and naming results ---------------------------------------------------------------------------------
 
 
-def test_results_are_told_apart(runs_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TPO_RUNS_DIR", str(runs_dirs["everything"]))
-    assert [run.path.name for run in read_folders(["runs/*"]).runs] == ["quickstart-bdbd3c7e264f", "quickstart-made_up"]
-    assert [found.kind for found in read_folders(["runs/evaluate-*", "runs/*"]).evaluations] == [
+def test_results_are_told_apart(runs_dirs: dict[str, Path]) -> None:
+    root = runs_dirs["everything"]
+    names = [run.path.name for run in read_folders([f"{root}/*"]).runs]
+    assert names == ["quickstart-bdbd3c7e264f", "quickstart-made_up"]
+    assert [found.kind for found in read_folders([f"{root}/evaluate-*", f"{root}/*"]).evaluations] == [
         "categories",
         "thought_budget",
         "thought_value",
     ]
-    [measured] = read_folders(["runs/agreement-*"]).judges
+    [measured] = read_folders([f"{root}/agreement-*"]).judges
     assert [judge["judge"] for judge in measured.judges] == ["better", "worse", "silent"]
     assert read_folders(["experiments/bench"]).others, "no run, relative to the repository"
     assert read_folder(runs_dirs["everything"] / "quickstart-unfinished") is None
@@ -353,10 +431,9 @@ def test_examples_of_the_help_work(
     monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
     lines = [line.split("  ")[1] for line in EXAMPLES.splitlines()[1:]]
     assert len(lines) == 9
-    for line in lines:
-        if "--export" in line:  # rows, which a summary has not
-            make_parser().parse_args(shlex.split(line.removeprefix("python -m tpo.results")))
-            continue
+    *others, export = lines
+    assert "--export" in export, "which needs a run's artifacts: see test_data.py"
+    for line in others:
         assert main(shlex.split(line.removeprefix("python -m tpo.results"))) == 0, capsys.readouterr().err
     out = capsys.readouterr().out
     assert "tables/results.tex\n" in out and "figures/iterations.pdf\n" in out

@@ -290,7 +290,7 @@ def test_command_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three(tmp_path)
-    monkeypatch.setenv("TPO_RUNS_DIR", str(tmp_path / "runs"))
+    monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
     assert main(["--out", str(tmp_path / "out" / "deep")]) == 0  # runs/* unless told otherwise
     printed = capsys.readouterr().out
     assert "rho_2                      2          1  +25.0 [+20.0, +30.0]  +0.250 [+0.200, +0.300]\n" in printed

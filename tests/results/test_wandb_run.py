@@ -29,6 +29,7 @@ from tpo.config.schema import Config, EvaluateConfig, register
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.length_control import length_controlled_win_rate
 from tpo.model.stages import MODEL
+from tpo.results.read import read_folders
 from tpo.results.tracking.labels import Launch
 from tpo.results.tracking.lineage import lineage
 from tpo.results.tracking.metrics import GAIN_COLUMNS, iteration_metrics
@@ -542,6 +543,19 @@ def test_the_document_names_what_is_logged(sweep: Sweep) -> None:
 # --- wandb sync -------------------------------------------------------------------------------------------------
 
 
+def test_results_are_read_back_from_offline_runs(sweep: Sweep) -> None:
+    folders = read_folders([f"{sweep.root}/runs/*/wandb/offline-run-*"])
+    assert [(run.summary, run.config) for run in folders.runs] == [
+        (job.summary, json.loads((job.path / "config.json").read_text()))
+        for job in sorted(sweep.jobs, key=lambda job: job.path)
+    ]
+    assert [found.summary for found in folders.evaluations] == [sweep.evaluation.summary]
+    for written in (*sweep.jobs, sweep.evaluation):
+        saved = {item.path for record in written.records for item in record.files.files}
+        assert {"config.json", "summary.json"} <= saved, "`wandb sync` sends them"
+        assert not [file for file in written.path.glob("wandb/offline-run-*/files/*.json") if file.is_symlink()]
+
+
 class StandIn(BaseHTTPRequestHandler):
     """As much of W&B's server as `wandb sync` of these runs asks for; remembers what it was sent."""
 
@@ -653,5 +667,8 @@ def test_offline_runs_can_be_synced(sweep: Sweep, tmp_path: Path) -> None:
     assert names.count(next(name for name in sweep.jobs[0].stages if name.startswith("model-"))) == 3
     groups = [found["groupName"] for name, found in StandIn.asked if name == "UpsertBucket" and found["tags"]]
     assert groups == ["smoke+pairs.length_penalty"] * 2 + [None]
+    files = [name for operation, found in StandIn.asked if operation == "CreateRunFiles" for name in found["files"]]
+    assert files.count("summary.json") == files.count("config.json") == 3
+    assert sweep.jobs[0].summary in [json.loads(content) for content in StandIn.sent if b'"iterations"' in content]
     assert not [secret for secret in sweep.secrets.values() for content in StandIn.sent if secret.encode() in content]
     assert kept == {path: path.read_bytes() for path in (sweep.root / "artifacts").rglob("*") if path.is_file()}

@@ -1,8 +1,7 @@
-"""The one reader of results: finished runs, evaluations and measured judges, each a folder below `runs/`."""
+"""The one reader of results: finished runs, evaluations and measured judges, each a folder, or what W&B holds."""
 
 import glob
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
 from tpo.store.records import CheckResult, Comparison, Completion
 
-RUNS_DIR = "TPO_RUNS_DIR"  # an environment variable: the folder that takes the place of runs/
+WANDB = "wandb:"  # begins the name of what is read from W&B in place of a folder
 
 
 class ResultError(TpoError):
@@ -130,13 +129,16 @@ class Folders(NamedTuple):
 def read_folder(path: Path) -> FinishedRun | FinishedEvaluation | MeasuredJudges | None:
     """Return what the folder `path` holds, or None if that is nothing that can be shown, or is not finished.
 
+    It may be one of W&B's own, such as wandb/offline-run-*, which keeps the same files in files/.
+
     Raises:
         ResultError: If a file is not JSON.
     """
-    if (path / "summary.json").exists():
-        summary = load_json(path / "summary.json")
-        if "iterations" in summary and (path / "config.json").exists():
-            return FinishedRun(path, summary, load_json(path / "config.json"))
+    files = path / "files" if (path / "files" / "summary.json").exists() else path
+    if (files / "summary.json").exists():
+        summary = load_json(files / "summary.json")
+        if "iterations" in summary and (files / "config.json").exists():
+            return FinishedRun(path, summary, load_json(files / "config.json"))
         return FinishedEvaluation(path, summary) if "evaluation" in summary else None
     judges = read_judges(path)
     return MeasuredJudges(path, judges) if judges else None
@@ -167,12 +169,13 @@ def read_folders(names: Sequence[str]) -> Folders:
     """Return what folders hold, each once, however often and in whichever order it is named.
 
     Args:
-        names: Folders, or glob patterns, relative to where the command runs or else to the repository's root. Where the
-            environment variable `TPO_RUNS_DIR` is set, the folder that it names, itself relative to the root or
-            absolute, is meant wherever a pattern starts with `runs/`.
+        names: Folders, or glob patterns, relative to where the command runs or else to the repository's root; W&B's
+            folders of offline runs, such as `runs/*/wandb/offline-run-*`, among them. `wandb:entity/project` and
+            `wandb:entity/project/quickstart-*` are read through W&B's API, into `wandb/` at the repository's root.
 
     Raises:
         ResultError: If a named folder does not exist, or a file is not JSON; patterns may match nothing.
+        TrackingError: If W&B does not give what was asked for.
     """
     found = Folders([], [], [], [], [])
     for path in sorted({path.resolve() for name in names for path in matching(name)}):
@@ -201,8 +204,11 @@ def matching(name: str) -> list[Path]:
     """
     if Path(name).exists():
         return [Path(name)]
-    place, below = (os.environ.get(RUNS_DIR, "runs"), name[5:]) if name.startswith("runs/") else (".", name)
-    found = [Path(path) for path in glob.glob(str(REPOSITORY / place / below)) if Path(path).is_dir()]
+    if name.startswith(WANDB):
+        from tpo.results.tracking.download import download_results  # nobody else waits for what tracking imports
+
+        return download_results(name.removeprefix(WANDB), REPOSITORY / "wandb")
+    found = [Path(path) for path in glob.glob(str(REPOSITORY / name)) if Path(path).is_dir()]
     if not found and not set(name) & set("*?["):
         raise ResultError(
             f"{name}: there is no such folder. Name folders below runs/, such as runs/quickstart-bdbd3c7e264f, or "

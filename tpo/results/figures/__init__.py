@@ -6,7 +6,7 @@ stand behind it, and an estimate has its interval. Nothing here keeps state, nee
 before something is drawn.
 """
 
-from tpo.results.figures.changes import draw_categories, draw_changes, draw_types
+from tpo.results.figures.changes import draw_categories, draw_changes, draw_types, has_types
 from tpo.results.figures.evaluation import (
     draw_category_gains,
     draw_thought_budget,
@@ -40,6 +40,7 @@ __all__ = [
     "draw_thought_value",
     "draw_training",
     "draw_types",
+    "has_types",
     "save",
     "show",
     "svg_figures",

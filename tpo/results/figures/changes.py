@@ -13,9 +13,9 @@ from tpo.results.figures.style import (
     ROW,
     VERMILION,
     appearance,
+    bars_text,
     count_text,
     draw_interval,
-    interval_text,
     new_figure,
     styled,
 )
@@ -52,7 +52,7 @@ def draw_types(summary: dict[str, Any]) -> "Figure":
     rows.sort(key=lambda row: -row[3]["rate"])
     count = len(together) + len(rows)
     caption = f"{summary['experiment']}: checked rate after iteration {last['iteration']} minus untrained, same "
-    caption += f"instructions; {interval_text(summary['confidence'])}"
+    caption += f"instructions; {bars_text([summary])}"
     figure = new_figure(1.45 * COLUMN, 0.2 * count + 1.05, caption=caption)
     axes = figure.subplots()
     axes.axvline(0, color=REFERENCE, linewidth=0.7, linestyle=":")
@@ -95,7 +95,7 @@ def draw_categories(summary: dict[str, Any]) -> "Figure":
     )
     names = sorted((last[name].rate, name) for name in last if last[name].rate is not None)
     caption = f"{summary['experiment']} against {summary['baseline']}; judge {summary['judge']}; "
-    caption += interval_text(summary["confidence"])
+    caption += bars_text([summary])
     figure = new_figure(1.25 * COLUMN, 0.22 * len(names) + 1.1, caption=caption)
     axes = figure.subplots()
     axes.axvline(50, color=REFERENCE, linewidth=0.7, linestyle=":")
@@ -129,11 +129,10 @@ def draw_changes(summaries: Mapping[str, dict[str, Any]]) -> "Figure":
     every = {label: changes(summary) for label, summary in summaries.items()}
     measured = {one.quantity for found in every.values() for one in found if _is_known(one)}
     shown = [quantity for quantity in HEADLINE if quantity in measured]
-    levels = {summary["confidence"] for summary in summaries.values()}
     counts = [one.change for found in every.values() for one in found if _is_known(one) and one.change is not None]
     caption = "trained minus untrained on the same instructions; "
     caption += f"{count_text(counts)}; " if counts else ""
-    caption += interval_text(levels.pop() if len(levels) == 1 else None)
+    caption += bars_text([*summaries.values()])
     figure = new_figure(PAGE, 0.24 * len(every) + 1.0, caption=caption)
     panels: Sequence[Any] = figure.subplots(1, max(1, len(shown)), sharey=True, squeeze=False)[0]
     for axes, quantity in zip(panels, shown, strict=False):

@@ -122,7 +122,9 @@ def draw_thought_value(summary: dict[str, Any]) -> "Figure":
         _note(differences, row, f"{points}, n = {minus_own.num_prompts:,}{_p_text(minus_own)}")
     labels = [f"{_condition(found['name'])}\n{found['mean_thought_tokens']:.0f} tokens" for found in conditions]
     rates.set_yticks(range(len(conditions)), labels)
-    rates.set(xlabel="win rate (%)", xlim=(0, 100), ylim=(len(conditions) - 0.5, -0.5))
+    edges = [100 * edge for found in conditions for edge in found["win_rate"]["interval"] or ()]
+    half = max([25.0, *(abs(edge - 50) for edge in edges)])
+    rates.set(xlabel="win rate (%)", xlim=(50 - half, 50 + half), ylim=(len(conditions) - 0.5, -0.5))
     differences.set_xlabel("win rate minus that with own thought (points)")
     for axes in (rates, differences):
         axes.tick_params(axis="y", length=0)

@@ -12,10 +12,10 @@ from tpo.results.figures.style import (
     REFERENCE,
     VERMILION,
     appearance,
+    bars_text,
     count_text,
     draw_means,
     draw_points,
-    interval_text,
     label_ends,
     new_figure,
     styled,
@@ -46,7 +46,7 @@ def draw_run(summary: dict[str, Any]) -> "Figure":
     horizontal one for the direct baseline; the win rate one for the null control.
     """
     is_checked = summary["iterations"][-1]["checked"] is not None
-    caption = _caption(summary, interval_text(summary["confidence"]))
+    caption = _caption(summary, bars_text([summary]))
     figure = new_figure(PAGE if is_checked else COLUMN, HEIGHT, caption=caption)
     *panels, axes = figure.subplots(1, 2 if is_checked else 1, squeeze=False)[0]
     height = 0.6 * HEIGHT
@@ -100,9 +100,7 @@ def draw_iterations(summaries: Summaries) -> "Figure":
     The checked rate of the direct baseline is a dotted line in the colour of its run.
     """
     every = list(summaries.values())
-    levels = {summary["confidence"] for summary in every}
-    bars = interval_text(levels.pop() if len(levels) == 1 else None)
-    figure = new_figure(PAGE, HEIGHT, caption=f"{_common(every)}; {bars}")
+    figure = new_figure(PAGE, HEIGHT, caption=f"{_common(every)}; {bars_text(every)}")
     is_checked = any(summary["iterations"][-1]["checked"] for summary in every)
     titles = {"win_rate": "win rate", "win_rate_length_controlled": "win rate at equal length"}
     titles = {"checked": "checked rate", "win_rate": "win rate"} if is_checked else titles
@@ -255,6 +253,8 @@ def _common(summaries: Sequence[dict[str, Any]]) -> str:
 
 def _bars_of_lengths(summaries: Sequence[dict[str, Any]]) -> str:
     """Return what the bars of a figure of lengths are, or that there are none."""
+    if any("averaged" in summary for summary in summaries):
+        return bars_text(summaries)
     if any("length_intervals" in entry for summary in summaries for entry in summary["iterations"]):
         return "means over answers with a response; bars: 95 % intervals"
     return "means over answers with a response; no intervals: the summary holds none"

@@ -28,7 +28,7 @@ NAMES = {
 NUMBERS = {
     **{key: (title, ".0f", 1.0) for key, title in LENGTHS.items()},
     "num_runs": ("runs", "d", 1),
-    "num_pairs": ("pairs", ",.10g", 1.0),
+    "num_pairs": ("pairs", ",.1f", 1.0),
     "stage_seconds": ("stages (s)", ",.0f", 1.0),
     "stages_reused": ("reused (%)", ".0f", 100.0),
     "peak_host_mib": ("memory (GiB)", ".1f", 1 / 1024),
@@ -66,7 +66,8 @@ def _cells(key: str, cell: Any, line: Line) -> list[tuple[str, str]]:
         return [("no response", f"{cell:,} of {line['num_answers']:,}")]
     if key in NUMBERS:
         title, form, scale = NUMBERS[key]
-        return [(title, MISSING if cell is None else f"{scale * cell:{form}}")]
+        text = MISSING if cell is None else f"{scale * cell:{form}}"
+        return [(title, text.removesuffix(".0") if key == "num_pairs" else text)]  # a mean of counts is no count
     return [(key, _setting(cell))]
 
 

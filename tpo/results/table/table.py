@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tpo.results.headline import CHECKED, SCORE, UNSEEN, WIN_RATE, baseline_notes
 from tpo.results.rate import Rate
 from tpo.results.read import FinishedRun
-from tpo.results.stats import student_interval
 from tpo.results.table.against import COMPARED, Differences, differences, read_reference
+from tpo.results.table.averages import mean_rate
 from tpo.results.table.rows import Iteration, TableRow, make_rows
 
 if TYPE_CHECKING:
@@ -154,23 +154,12 @@ def _averages(row: TableRow) -> Line:
         known = [found[key] for found in every if found[key] is not None]
         if key in (*CHANGES, *RATES):
             confidence = row.runs[0].summary["confidence"]
-            averages[key] = _mean_rate(known, confidence=confidence, is_fraction=key in RATES) if known else None
+            averages[key] = mean_rate(known, confidence=confidence, is_fraction=key in RATES) if known else None
         elif key in COUNTS:
             averages[key] = sum(known)
         else:
             averages[key] = None if not known else max(known) if key in PEAKS else mean(known)
     return averages | {"folders": " ".join(run.path.name for run in row.runs)}
-
-
-def _mean_rate(rates: Sequence[Rate], *, confidence: float, is_fraction: bool) -> Rate:
-    """Return the mean over runs with Student's t interval over runs, none of a single run; fractions' within [0, 1]."""
-    values = [rate.rate for rate in rates if rate.rate is not None]
-    interval = None
-    if len(values) > 1:
-        low, high = student_interval(values, confidence=confidence)
-        interval = (max(0.0, low), min(1.0, high)) if is_fraction else (low, high)
-    num_prompts, num_unscored = (sum(getattr(rate, key) for rate in rates) for key in ("num_prompts", "num_unscored"))
-    return Rate(mean(values) if values else None, interval, num_prompts, num_unscored)
 
 
 def _difference_cells(row: TableRow, found: Differences) -> Line:

@@ -34,7 +34,8 @@ summary of a run
 summary of an evaluation
     eval/<key>/...              the numbers of its `summary.json`, as they are nested
 
-`figures/*` are the run's figures. Artifacts: those of `lineage.py`, and with `tracking.upload_adapters` the selected
+`figures/*` are the run's figures. Files: `config.json` and `summary.json` of the run's folder, from which `download.py`
+reads results back. Artifacts: those of `lineage.py`, and with `tracking.upload_adapters` the selected
 adapters as `adapter-<run>:iteration-<n>`.
 """
 

@@ -17,6 +17,7 @@ from tpo.model.policy import is_whole_model
 from tpo.pairs.build import judged_groups
 from tpo.results.rate import Rate
 from tpo.results.tracking.connect import TrackingError
+from tpo.results.tracking.download import FILES
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.lineage import Node, lineage
 from tpo.results.tracking.live import Live
@@ -30,6 +31,7 @@ from tpo.results.tracking.metrics import (
 from tpo.results.tracking.tracker import Tracker
 from tpo.results.winrate import corrected_by_category, win_rate_by_category
 from tpo.store.artifacts import Artifact
+from tpo.store.files import write_json
 from tpo.store.progress import State
 from tpo.store.records import Comparison, Completion, Pair, Score
 from tpo.store.seeds import derive_seed
@@ -138,7 +140,7 @@ class WandbTracker(Tracker):
             self._log_adapter(iteration, artifacts["train"], Path(entry["adapter"]).name)
 
     def finish(self, summary: dict[str, Any], figures: list[Path]) -> dict[str, Any]:
-        """Log figures and lineage, and an evaluation's gains; set the W&B run's summary and end it."""
+        """Log figures, lineage, config and summary, and an evaluation's gains; set the W&B run's summary and end it."""
         import wandb
 
         if summary.get("evaluation") == "categories":
@@ -146,6 +148,9 @@ class WandbTracker(Tracker):
         self._log_media({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
         for node in lineage(summary, Path(self.config["artifacts_dir"])):
             self._log_node(node)
+        for name, content in zip(FILES, (self.config, summary), strict=True):
+            write_json(Path(self.run.dir) / name, content)
+            self.run.save(Path(self.run.dir) / name, base_path=self.run.dir, policy="now", glob=False)
         is_run = "iterations" in summary
         self.run.summary.update(final_metrics(summary) if is_run else dict(numbers(summary, "eval")))
         where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url if self.mode == "online" else None}
