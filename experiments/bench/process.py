@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from experiments.bench.parts import Timed
+from tpo.store.processes.cores import usable_cores
 
 REPOSITORY = Path(__file__).parents[2]
 POLL_S = 0.5
@@ -48,10 +49,10 @@ class Request(NamedTuple):
 
 def environment() -> dict[str, str]:
     """Return the environment of contenders: all cores for each, no network."""
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return {
         **{name: value for name, value in os.environ.items() if name not in THREAD_LIMITS},
-        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),  # by default, vLLM leaves a core to its front end
+        # By default, vLLM leaves a core to its front end.
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, usable_cores())),
         "VLLM_NO_USAGE_STATS": "1",
         "HF_HUB_OFFLINE": "1",
         "WANDB_MODE": "disabled",

@@ -307,6 +307,20 @@ def test_table_has_a_row_for_every_rate() -> None:
     ]
 
 
+def test_numbers_of_an_evaluation_without_rates_are_said() -> None:
+    summary = {
+        "evaluation": "custom",
+        "policy": "p",
+        "seed": 3,
+        "confidence": 0.95,
+        "num_left_out": 0,
+        "num_loud": 2,
+        "mean": 0.125,
+        "names": ["a"],
+    }
+    assert evaluation_table(summary).notes == ["num_loud: 2", "mean: 0.125"]
+
+
 def test_config_of_an_evaluation_is_kept(finished: Finished) -> None:
     config = compose_evaluation(finished, f"policy={finished.path}")
     path = run_evaluation(config)

@@ -188,7 +188,9 @@ def test_without_a_network_a_local_copy_is_asked_for() -> None:
         caught.value,
         "HuggingFaceH4/ultrafeedback_binarized",
         "cannot be fetched from the Hub at 3949bf5",
-        "prompts=file",
+        "(prompts.dataset)",
+        "prompts=file prompts.path=<file>, whose fields prompts.text_field (text), category_field, split_field and "
+        "answer_field name",
     )
 
 

@@ -283,7 +283,6 @@ def assert_soon(condition: Callable[[], bool], *, seconds: float, message: str) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ranks end with their launcher on Linux only")
 def test_launched_training_survives_a_kill(root: Path, tiny_model: Path, alone: Artifact, importable: Path) -> None:
     step = train_step(root, tiny_model, accelerate_config("ddp") | {"machine_rank": 0})
     path = root / step.artifact_id

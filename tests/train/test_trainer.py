@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import tpo.train.trainer
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.model.prepare import save_quantized
+from tpo.store.job import Job
 from tpo.store.progress import PROGRESS
 from tpo.store.records import Pair
 from tpo.train.checkpoints import MarkComplete
@@ -231,9 +233,10 @@ def test_order_of_the_pairs_does_not_matter() -> None:
     assert list(micro_batches(PAIRS, settings())) == list(micro_batches(PAIRS[::-1], settings()))
 
 
-def test_no_pairs_are_an_error(tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no pair to train on"):
-        run_train(tmp_path, policy_of(tiny_model), pairs=[])
+def test_no_pairs_are_an_error_that_says_why(tmp_path: Path) -> None:
+    pairs = SimpleNamespace(rows=lambda kind: iter([]), metrics={"drops": {"all_tied": 5, "not_scored": 0, "tied": 1}})
+    with pytest.raises(TrainingError, match="no pair to train on; .* dropped as 5 all_tied, 1 tied. More samples"):
+        tpo.train.trainer.work(Job(tmp_path, {}, {"pairs": pairs}, seed=0, how={}))  # type: ignore[dict-item]
 
 
 # The reference and the first step

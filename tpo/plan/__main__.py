@@ -91,7 +91,7 @@ def compose_jobs(
     for job in jobs:
         try:
             config = compose_config(Config, job, config_dir=config_dir, find_under=settings_of_seed)
-            check(config)
+            check(config, with_packages=False)  # it runs elsewhere: a login node, a laptop
         except (HydraException, OmegaConfBaseException, TpoError) as error:
             raise _in_job(job, error) from error
         found.append((job, config))

@@ -149,11 +149,11 @@ def _room_checks(config: Config) -> Iterator[Check]:
 
 
 def _free_host_bytes() -> int | None:
-    try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
+    if importlib.util.find_spec("psutil") is None:  # accelerate brings it
         return None
-    return int(found.group(1)) * 1024 if found else None
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def _hub_checks(config: Config) -> Iterator[Check]:

@@ -208,8 +208,14 @@ def pairs_table(summary: dict[str, Any]) -> TextTable:
     return TextTable("pairs, and instructions without one by reason", names, rows)
 
 
+FRAME = {"seed", "confidence", "num_left_out"}  # numbers of any evaluation's summary that it did not measure
+
+
 def evaluation_table(summary: dict[str, Any]) -> TextTable:
-    """Return every rate of an evaluation, one row each, called by the keys that lead to it."""
+    """Return every rate of an evaluation, one row each, called by the keys that lead to it.
+
+    Of one without rates, such as one of the user's own, the notes have the numbers.
+    """
     title = f"{summary['evaluation']}: {summary['policy']}"
     if "baseline" in summary:
         judge = f" (judge: {summary['judge']})" if summary["judge"] else ""
@@ -230,6 +236,9 @@ def evaluation_table(summary: dict[str, Any]) -> TextTable:
     ]
     cut = summary.get("cut_thought_rate", 0.0)  # answers of another format have none
     notes = [f"{100 * cut:.0f} % of the thoughts were cut off by their budget."] if cut else []
+    if not rows:
+        numbers = {name: value for name, value in summary.items() if isinstance(value, int | float)}
+        notes += [f"{name}: {value:g}" for name, value in numbers.items() if name not in FRAME]
     return TextTable(title, ("", "rate", "n", "unscored"), rows, notes)
 
 

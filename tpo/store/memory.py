@@ -19,7 +19,7 @@ def keep_freed_memory() -> None:
         return
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except AttributeError:  # another C library
+    except AttributeError:  # another C library, such as musl
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
@@ -31,9 +31,15 @@ def has_used_device() -> bool:
     return torch is not None and bool(torch.cuda.is_initialized())
 
 
+def host_peak_mib() -> float:
+    """Return the most memory of the host that this process has used."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss: getrusage(2) of macOS and of Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
 def own_peak_mib() -> dict[str, float]:
     """Return the most memory that this process has used: of the host, and of the device where it used one."""
-    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
+    peak = {"host": round(host_peak_mib(), 1)}
     if has_used_device():
         peak["device"] = round(sys.modules["torch"].cuda.max_memory_allocated() / 2**20, 1)
     return peak

@@ -157,12 +157,24 @@ class SampledIdsTrainer(ResumesInPlace, DPOTrainer):  # type: ignore[misc]
 
 
 def work(job: Job) -> Metrics:
-    """Train on the pairs, from the policy that they were sampled from."""
+    """Train on the pairs, from the policy that they were sampled from.
+
+    Raises:
+        TrainingError: If there are none, with what became of the instructions.
+    """
     config = job.config
+    pairs = list(job.inputs["pairs"].rows(Pair))
+    if not pairs:
+        drops = job.inputs["pairs"].metrics["drops"]
+        said = ", ".join(f"{count} {reason}" for reason, count in drops.items() if count)
+        raise TrainingError(
+            f"there is no pair to train on; instructions were dropped as {said}. More samples per instruction "
+            "(sample.num_samples) or thought.enforce=switch usually help"
+        )
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
     return train_on_pairs(
         job.path,
-        list(job.inputs["pairs"].rows(Pair)),
+        pairs,
         open_policy(config, job.inputs),
         restore(TrainSettings, config["settings"], {"num_processes": num_processes}),
         seed=job.seed,
@@ -193,13 +205,8 @@ def train_on_pairs(
         reference_path: Cache file of the reference's log-probabilities; None for no cache.
 
     Raises:
-        TrainingError: If there are no pairs, or the first step shows a wrong reference.
+        TrainingError: If the first step shows a wrong reference.
     """
-    if not pairs:
-        raise TrainingError(
-            "there is no pair to train on: see the drop counts of the pairs stage. More samples per instruction "
-            "(sample.num_samples) or thought.enforce=switch usually help"
-        )
     work = path / "checkpoints"
     if not (path / "metrics.jsonl").exists():
         trainer = make_trainer(work, pairs, policy, settings, seed=seed, reference_path=reference_path)

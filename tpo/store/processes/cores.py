@@ -12,13 +12,18 @@ AUTO = "auto"
 CGROUP = Path("/sys/fs/cgroup")
 
 
+def usable_cores() -> list[int]:
+    """Return the numbers of the cores that this process may run on; of all where the system (macOS) does not say."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
 def num_cores() -> int:
     """Return the number of cores that this process may use, at least 1.
 
     The least of the cores that it may run on, the quota of its control group (a container's limit) and
     OMP_NUM_THREADS, with which a user or a launcher of several jobs limits each of them.
     """
-    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    limits = [len(usable_cores())]
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # the further ones are of nested regions
     if threads.isdecimal():
         limits.append(int(threads))

@@ -25,7 +25,7 @@ from typing import Any
 
 from tpo.store.errors import TpoError, describe
 from tpo.store.processes.streams import Pool, Stream, describe_end, serve
-from tpo.store.processes.workers import LAST_S, environment, pid_of
+from tpo.store.processes.workers import LAST_S, environment, kill_group, pid_of
 
 log = logging.getLogger(__name__)
 
@@ -97,8 +97,7 @@ class ForkedWorkers(Pool):
             return
         self._stem.join(timeout=LAST_S)
         if self._stem.is_alive():  # it is still making, or stopped
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid_of(self._stem), signal.SIGKILL)
+            kill_group(pid_of(self._stem))
             self._stem.kill()
             self._stem.join()
 

@@ -11,6 +11,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tpo.store.gpus import one_gpu
 STAGE = "tpo.store.execute"  # the module that the child processes run
 ERROR = "error.tmp"  # in the artifact's directory: of the process that failed first. No artifact has .tmp files
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
+POLL_S = 0.5  # how often a rank looks for its launcher where the kernel does not
 
 
 def start(path: Path, accelerate: dict[str, Any] | None) -> None:
@@ -76,13 +79,21 @@ def join(accelerate: dict[str, Any] | None) -> int:
 
 
 def end_with_launcher() -> None:
-    """Have the kernel kill this process, a rank of a training, when its launcher dies.
+    """Have this process, a rank of a training, killed when its launcher dies: by the kernel, or elsewhere by a thread.
 
     The launcher holds the artifact's lock and starts each rank in a session of its own. A rank that outlived the
     launcher would write into a directory whose lock the next attempt already holds.
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=_await_end_of, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_end_of(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def report(path: Path, error: Exception) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.store.memory import combined_mib, own_peak_mib
+from tpo.store.processes.cores import usable_cores
 from tpo.store.processes.kept import kept, kept_engine
 from tpo.store.processes.streams import Stream
 from tpo.store.processes.workers import Workers
@@ -81,7 +82,7 @@ def peaks_stream() -> Stream:
 def prepare_environment() -> None:
     """Set what vLLM reads when it starts, as far as the user has not set it."""
     os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, range(os.cpu_count() or 1))))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, usable_cores())))
     # FlashInfer's sampler compiles itself at the first request, and vLLM ends where that fails for want of a compiler.
     os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     # What vLLM compiles in any case is built by ninja, which pip installs beside an interpreter whose folder is not on

@@ -20,6 +20,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from tpo.store.errors import TpoError
+from tpo.store.processes.cores import usable_cores
 from tpo.store.processes.streams import Pool, Stream, serve
 
 LAST_S = 10.0  # for a process to end after its connection has closed
@@ -89,8 +90,7 @@ class Workers(Pool):
             connection.close()
         for process in self._processes:
             process.kill()  # in case that it does not lead its group yet
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid_of(process), signal.SIGKILL)
+            kill_group(pid_of(process))
         for process in self._processes:
             process.join()
             _await_end_of_group(pid_of(process))
@@ -124,6 +124,12 @@ def _work(connection: Connection) -> None:
     os.setsid()  # Ctrl-C reaches the parent only, which then ends the workers
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
     serve(connection, orphaned=lambda: os.killpg(0, signal.SIGKILL))
+
+
+def kill_group(number: int) -> None:
+    """Kill a group of processes, if there is one; of a group whose processes have ended, macOS says "not permitted"."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(number, signal.SIGKILL)
 
 
 def pid_of(process: Any) -> int:
@@ -179,7 +185,7 @@ def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict
         devices = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
     else:
         variable, kind = "VLLM_CPU_OMP_THREADS_BIND", "cores"
-        devices = [str(core) for core in sorted(os.sched_getaffinity(0))]
+        devices = [str(core) for core in usable_cores()]
         size = max(1, len(devices) // num_workers)
     if num_workers * size > len(devices):
         raise TpoError(
