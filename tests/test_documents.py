@@ -51,9 +51,7 @@ PAGES = [
     *sorted(path for path in (REPOSITORY / "experiments").rglob("*.md") if path.name != "LOG.md"),
 ]
 MANUALS = [
-    path
-    for path in PAGES
-    if not {"experiments", "analysis"} & {*path.parts} or path == REPOSITORY / "experiments" / "README.md"
+    path for path in PAGES if "experiments" not in path.parts or path == REPOSITORY / "experiments" / "README.md"
 ]
 SETTINGS = sorted((REPOSITORY / "conf").rglob("*.yaml"))
 ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
