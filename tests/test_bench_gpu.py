@@ -13,7 +13,6 @@ from experiments.bench import gpu
 from experiments.bench.gpu_models import random_pairs
 from tpo.plan.memory import Pair, training_bytes
 
-
 REPOSITORY = Path(__file__).parent.parent
 
 

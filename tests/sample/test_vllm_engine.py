@@ -130,12 +130,12 @@ def test_vllm_generates_what_the_torch_engine_does(wide_model: Path, tmp_path: P
     assert len({tuple(generation["token_ids"]) for generation in flat}) > 5, "samples differ"
 
 
-# What vLLM's worker is asked: for each matrix that it holds in 4 bits, whether its values are those of `quantized`.
 QUANTIZED = """
 import json, sys
-sys.path[:0] = ["tests", "tests/sample"]
+from functools import partial
 from pathlib import Path
-from conftest import make_model, vllm_settings
+from conftest import vllm_settings
+from real_vllm import holds_values
 from test_torch_engine import GREEDY, generate
 from tpo.model.policy import Policy
 from tpo.sample.engines.vllm import VllmEngine
@@ -145,27 +145,7 @@ policy = Policy(
 )
 engine = VllmEngine(vllm_settings(quantization="bitsandbytes"), policy, end_ids=frozenset({1}), seed=0)
 [group] = generate(engine, [[5, 6, 7]], seeds=[[0]], decoding=GREEDY)
-
-def compare(model):
-    import torch
-    from bitsandbytes.functional import dequantize_4bit
-    from safetensors.torch import load_file
-    saved, found = load_file(root / "quantized" / "model.safetensors"), {}
-    parts = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        states = getattr(weight, "bnb_quant_state", None)
-        if states is None or name.endswith(".base_layer"):
-            continue
-        edges = weight.bnb_shard_offsets
-        shards = [weight[edges[at] : edges[at + 1]] for at in range(len(states))]
-        values = torch.cat([dequantize_4bit(shard, states[at]) for at, shard in enumerate(shards)])
-        stem, last = name.rsplit(".", 1)
-        expected = torch.cat([saved[f"{stem}.{part}.weight"] for part in parts.get(last, [last])])
-        found[name] = torch.equal(values, expected)
-    return found
-
-[found] = engine.llm.apply_model(compare)
+[found] = engine.llm.apply_model(partial(holds_values, saved=root / "quantized" / "model.safetensors"))
 print(json.dumps([found, list(group[0].token_ids)]))
 """
 
@@ -181,10 +161,12 @@ def test_vllm_in_4_bits_holds_the_values_that_are_trained(tmp_path: Path) -> Non
     load_tokenizer(tmp_path / "made").save_pretrained(tmp_path / "source")
     adapter = make_adapter(tmp_path / "source", tmp_path / "adapter")
     save_quantized(tmp_path / "source", tmp_path / "quantized", revision=None, dtype="bfloat16", quantization="nf4")
+    # vLLM's worker imports what it is asked to call.
+    paths = ["tests", "tests/sample", *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-c", QUANTIZED, str(tmp_path), str(adapter)],
         cwd=REPOSITORY,
-        env={**os.environ, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1"},
+        env={**os.environ, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,
         check=False,
