@@ -264,6 +264,7 @@ RUN = """
 import sys
 sys.path[:0] = ["tests", "tests/train", "tests/results", "tests/sample"]
 from pathlib import Path
+import test_run
 import torch
 from tpo.store.gpus import find_gpus
 root, model = Path(sys.argv[1]), Path(sys.argv[2])
