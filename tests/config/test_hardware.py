@@ -20,8 +20,10 @@ from tpo.config.fields import ConfigError
 from tpo.config.hardware import CARDS, FREE, preset_for, resolve_hardware
 from tpo.config.schema import Config
 from tpo.model.architecture import LLAMA_8B, QWEN3_1_7B
-from tpo.model.disk import PROMPT
+from tpo.model.disk import PROMPT, USED
 from tpo.plan.__main__ import make_plan
+from tpo.plan.cards import CLASSES
+from tpo.plan.doctor import examine
 from tpo.plan.memory import Pair, most_pairs, sequences_at_once
 from tpo.store.files import content_hash
 from tpo.store.gpus import Gpu, find_gpus, visible_gpus
@@ -77,10 +79,20 @@ def test_numbers_follow_from_the_memory_model(name: str) -> None:
     engine = OmegaConf.load(CONF / "hardware" / "engine" / f"{name}_vllm.yaml").engine
     # vLLM refuses to start where less than its share is free.
     assert engine.gpu_memory_utilization <= FREE
-    held = sequences_at_once(
-        model, card=CARDS[name], utilization=engine.gpu_memory_utilization, tokens=PROMPT + longest // 2
-    )
+    # As tpo.plan.hours expects them: fewer, and the card would wait for its memory's half.
+    tokens = PROMPT + int(USED * longest) // 2
+    held = sequences_at_once(model, card=CARDS[name], utilization=engine.gpu_memory_utilization, tokens=tokens)
     assert engine.max_num_seqs == held // 8 * 8 > 0
+
+
+@pytest.mark.parametrize("name", ["24gb", "48gb", "80gb"])
+def test_a_preset_does_not_take_longer_than_none(name: str) -> None:
+    given = ["experiment=tpo_llama3_8b"]
+    hours = [
+        examine(compose_config(Config, [*given, *more]), card=CLASSES[name])["hours"]
+        for more in ([], [f"hardware={name}"])
+    ]
+    assert hours[1][0] <= 1.05 * hours[0][0] and hours[1][1] <= 1.05 * hours[0][1]
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from tpo.plan import doctor, machine
 from tpo.plan.cards import CARDS, CLASSES, Card, known, of_gpu, parse
 from tpo.plan.doctor import examine, main
 from tpo.plan.hours import TRAINING, Range, decoding_seconds, seconds_at, training_operations
-from tpo.plan.machine import DRIVERS, machine_checks
+from tpo.plan.machine import DRIVERS, machine_checks, require_gpus
 from tpo.plan.memory import FRAGMENTATION, Pair, training_bytes
 from tpo.plan.needs import memory_needs
 from tpo.store.errors import TpoError
@@ -194,6 +195,7 @@ def test_memory_by_part_sums_to_the_memory_model() -> None:
         (24, ["experiment=tpo_llama3_8b"], set()),
         (24, ["experiment=tpo_llama3_8b", "train.gradient_checkpointing=false"], {"train"}),
         (80, ["experiment=tpo_llama3_8b", "hardware=80gb"], set()),
+        (16, ["experiment=tpo_llama3_8b", "engine.quantization=bitsandbytes"], {"model", "judge"}),
         (48, ["experiment=tpo_llama3_8b", "hardware=48gb"], set()),
         (16, ["experiment=tpo_llama3_8b"], {"model", "sample", "judge"}),
         (24, ["experiment=tpo_small_gpu"], set()),
@@ -291,9 +293,51 @@ def test_what_is_missing_has_a_way_to_get_it(monkeypatch: pytest.MonkeyPatch, tm
         "Python.h",
         "host memory",
     }
-    assert found["GPU"].how == "the settings are for 8"
+    assert found["GPU"].how.startswith("the settings are for 8: lower train.num_processes")
     assert "hf auth login" in found["Hub login"].how and "wandb login" in found["W&B"].how
     assert all(item.how for item in found.values() if item.state != "ok")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "missing"),
+    [
+        ([], []),
+        (["engine.data_parallel_size=2"], ["GPU: 1 x NVIDIA H100", "the settings are for 2"]),
+        (["train.num_processes=4"], ["the settings are for 4"]),
+        (["train.num_processes=1"], []),
+    ],
+)
+def test_a_run_ends_at_its_start_where_gpus_are_too_few(
+    overrides: list[str], missing: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(machine, "_which", lambda name: f"/usr/bin/{name}")
+    config = config_of("experiment=tpo_llama3_8b", *overrides)
+    require_gpus(config, [])  # on a CPU, processes share what there is
+    with pytest.raises(TpoError) if missing else nullcontext() as raised:
+        require_gpus(config, [H100])
+    assert all(part in str(raised.value) for part in missing) if raised else not missing
+
+
+def test_a_run_ends_at_its_start_where_nothing_compiles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(machine, "_which", lambda _: None)
+    with pytest.raises(TpoError, match=r"C compiler: none \(apt install gcc\); Python.h: none .*tpo.doctor"):
+        require_gpus(config_of("experiment=tpo_llama3_8b"), [H100])
+    require_gpus(config_of("experiment=tpo_llama3_8b", "engine=torch"), [H100])
+    sharded = ["engine=torch", "train.num_processes=2", "accelerate=deepspeed_zero2"]
+    with pytest.raises(TpoError, match="nvcc: none .the CUDA toolkit of torch's CUDA version"):
+        require_gpus(config_of("experiment=tpo_llama3_8b", *sharded), [H100, H100])
+
+
+def test_the_header_of_a_run_asks_for_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tpo.results.tracking.labels import Launch
+    from tpo.run import header
+
+    monkeypatch.setattr("tpo.store.gpus.visible_gpus", lambda: [H100])
+    with pytest.raises(TpoError, match="the settings are for 8"):
+        header(config_of("experiment=tpo_llama3_8b_full"), name="mine", launch=Launch())
 
 
 def test_a_model_that_is_not_cached_is_missing_where_the_hub_is_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """Which settings of an engine are part of what is sampled, and how the others reach it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import vllm_settings
 from test_config import PLAIN, composed
 
 import tpo.sample.completions
@@ -11,10 +13,13 @@ from tpo.config.fields import how, identity
 from tpo.config.groups import EngineConfig
 from tpo.config.kinds import kinds, load_settings
 from tpo.model.conventions import Conventions
+from tpo.model.policy import Policy
 from tpo.plan.stages import plan_job
 from tpo.sample.decoding import switch_to_response
+from tpo.sample.engines.vllm import llm_arguments
 from tpo.store.artifacts import Artifact
 from tpo.store.digests import digests
+from tpo.store.errors import TpoError
 from tpo.store.job import Job
 
 # What an artifact of each engine is known by. A key more, and everybody's samples are computed again.
@@ -83,6 +88,25 @@ def test_where_it_is_sampled_changes_no_artifact(engine: str, changes: list[str]
 def test_how_vllm_computes_is_part_of_what_is_sampled() -> None:
     plain, others = sample_steps("engine=vllm"), sample_steps("engine=vllm", "engine.max_num_seqs=7")
     assert plain and not {name for name, _ in others} & {name for name, _ in plain}
+
+
+def test_values_that_vllm_quantizes_are_part_of_what_is_sampled() -> None:
+    changes = ("model.quantization=nf4", "model.dtype=bfloat16")
+    plain = sample_steps("engine=vllm", *changes)
+    held = sample_steps("engine=vllm", *changes, "engine.quantization=bitsandbytes")
+    assert [settings.get("quantization") for _, settings in held] == ["bitsandbytes"] * len(plain)
+    assert plain and not {name for name, _ in held} & {name for name, _ in plain}
+
+
+def test_vllm_quantizes_the_weights_that_training_quantizes() -> None:
+    policy = Policy("quantized", "abc", "tokenizer", "bfloat16", 64, None, unquantized_path="some/model")
+    settings = vllm_settings(quantization="bitsandbytes")
+    assert llm_arguments(settings, policy) == llm_arguments(vllm_settings(), policy) | {
+        "model": "some/model",
+        "quantization": "bitsandbytes",
+    }
+    with pytest.raises(TpoError, match="engine.quantization=bitsandbytes holds the 4-bit values of a policy with"):
+        llm_arguments(settings, replace(policy, unquantized_path=None))
 
 
 def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

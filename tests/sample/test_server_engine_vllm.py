@@ -60,9 +60,9 @@ def policy_of(model: Path, adapter: Path | None = None) -> Policy:
     return Policy(str(model / "model"), None, str(model / "tokenizer"), "float32", 256, adapter)
 
 
-def engine_settings(server: Server) -> ServerEngineConfig:
+def engine_settings(*servers: Server) -> ServerEngineConfig:
     reach = {"max_concurrency": 4, "max_retries": 2, "patience_s": 10.0, "timeout_s": 600.0}
-    return ServerEngineConfig(base_urls=[server.url], api_key_env="NO_KEY", **reach)
+    return ServerEngineConfig(base_urls=[server.url for server in servers], api_key_env="NO_KEY", **reach)
 
 
 def open_engine(server: Server, policy: Policy, *, end_ids: frozenset[int], max_tokens: int = 200) -> ServerEngine:
@@ -94,6 +94,20 @@ def test_the_server_samples_what_the_torch_engine_does(
     assert [row.completion_ids for row in rows["seed"]] != [row.completion_ids for row in rows["adapter"]]
     assert {row.finish_reason for row in rows["seed"]} == {"stop", "length"}
     assert len(served(server)) == 1, "no adapter is left"
+
+
+def test_two_servers_sample_what_one_engine_does(model: Path, server: Server, adapter: Path, tmp_path: Path) -> None:
+    other = Server(model, server.options, server.environment)
+    try:
+        other.start()
+        before = [each.num_answered() for each in (server, other)]
+        rows = sample_rows(tmp_path / "two", policy_of(model, adapter), engine_settings(server, other))
+        shares = [each.num_answered() - done for each, done in zip((server, other), before, strict=True)]
+        assert sum(shares) == len(PROMPTS) and all(shares), "from one queue"
+        assert [len(served(each)) for each in (server, other)] == [1, 1], "no adapter is left"
+        assert rows == sample_rows(tmp_path / "torch", policy_of(model, adapter), TORCH)
+    finally:
+        other.kill()
 
 
 def test_thoughts_are_switched(model: Path, server: Server, adapter: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import vllm_settings
+from conftest import make_model, vllm_settings
 from test_torch_engine import DELIMITER, GREEDY, generate, make_adapter, make_engine, random_prompts, switching
 
 from tpo.judge.llm.ask import LLM
@@ -20,7 +20,9 @@ from tpo.judge.llm.local import LocalBackend
 from tpo.judge.llm.question import FIRST_TOKEN, Question
 from tpo.judge.llm.settings import LLMConfig, LocalLLMConfig
 from tpo.model.chat import Chat, load_tokenizer
+from tpo.model.load import load_model
 from tpo.model.policy import Policy
+from tpo.model.prepare import save_quantized
 from tpo.sample.engines.vllm import VllmWorkers
 from tpo.sample.sources.builtin import load_builtin
 from tpo.store.errors import TpoError
@@ -126,6 +128,53 @@ def test_vllm_generates_what_the_torch_engine_does(wide_model: Path, tmp_path: P
         assert 1 <= len(ids) - stop <= 7
         assert generation["finish_reason"] == "stop" or len(ids) - stop == 7
     assert len({tuple(generation["token_ids"]) for generation in flat}) > 5, "samples differ"
+
+
+QUANTIZED = """
+import json, sys
+from functools import partial
+from pathlib import Path
+from conftest import vllm_settings
+from real_vllm import holds_values
+from test_torch_engine import GREEDY, generate
+from tpo.model.policy import Policy
+from tpo.sample.engines.vllm import VllmEngine
+root, adapter = Path(sys.argv[1]), Path(sys.argv[2])
+policy = Policy(
+    str(root / "quantized"), None, str(root / "source"), "bfloat16", 256, adapter, unquantized_path=str(root / "source")
+)
+engine = VllmEngine(vllm_settings(quantization="bitsandbytes"), policy, end_ids=frozenset({1}), seed=0)
+[group] = generate(engine, [[5, 6, 7]], seeds=[[0]], decoding=GREEDY)
+[found] = engine.llm.apply_model(partial(holds_values, saved=root / "quantized" / "model.safetensors"))
+(root / "found.json").write_text(json.dumps([found, list(group[0].token_ids)]))
+"""
+
+
+def test_vllm_in_4_bits_holds_the_values_that_are_trained(tmp_path: Path) -> None:
+    """Bit for bit, through vllm-bnb-plugin; and it samples with an adapter on them."""
+    pytest.importorskip("vllm")
+    pytest.importorskip("vllm_bnb_plugin")
+    sizes = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64}
+    load_model(make_model(tmp_path / "made", **sizes), revision=None, dtype="bfloat16").save_pretrained(
+        tmp_path / "source"
+    )
+    load_tokenizer(tmp_path / "made").save_pretrained(tmp_path / "source")
+    adapter = make_adapter(tmp_path / "source", tmp_path / "adapter")
+    save_quantized(tmp_path / "source", tmp_path / "quantized", revision=None, dtype="bfloat16", quantization="nf4")
+    # vLLM's worker imports what it is asked to call.
+    paths = ["tests", "tests/sample", *filter(None, [os.environ.get("PYTHONPATH")])]
+    done = subprocess.run(
+        [sys.executable, "-c", QUANTIZED, str(tmp_path), str(adapter)],
+        cwd=REPOSITORY,
+        env={**os.environ, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found, token_ids = json.loads((tmp_path / "found.json").read_text())
+    assert len(found) == 2 * 4 and all(found.values()), found  # of each layer qkv, o, gate and up, down
+    assert 1 <= len(token_ids) <= GREEDY.max_tokens
 
 
 def test_several_engines_generate_what_one_does(

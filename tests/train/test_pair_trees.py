@@ -1,11 +1,13 @@
 """Pairs as trees against trl's padded batches, its trainer, and closed forms."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import make_model
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, TaskType, get_peft_model
@@ -180,10 +182,14 @@ class StockTrainer(DPOTrainer):  # type: ignore[misc]
 
 
 def test_losses_equal_the_stock_trainers(tiny_model: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
+    ours, stock = losses_of_both(tiny_model, tmp_path)
+    assert len(ours) == 10
+    assert ours == pytest.approx(stock, abs=1e-4)
+    assert max(stock) - min(stock) > 0.05  # the policy moves
 
-    from datasets import Dataset
 
+def losses_of_both(tiny_model: Path, tmp_path: Path) -> list[list[float]]:
+    """Return the losses of the first ten steps: this project's, and trl's own on padded batches."""
     changed = replace(SETTINGS, micro_batch_size=1, batch_size=2, num_epochs=4, mask_forced_tokens=False)
     ours = make_trainer(tmp_path / "ours", PAIRS, policy_of(tiny_model), changed, seed=5)
     assert ours.data_collator.has_trees
@@ -204,9 +210,4 @@ def test_losses_equal_the_stock_trainers(tiny_model: Path, tmp_path: Path) -> No
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     stock.optimizer = torch.optim.AdamW(trainable, lr=changed.learning_rate, weight_decay=0.0)
     stock.train()
-    losses = [
-        [entry["loss"] for entry in trainer.state.log_history if "loss" in entry][:10] for trainer in (ours, stock)
-    ]
-    assert len(losses[0]) == 10
-    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    assert max(losses[1]) - min(losses[1]) > 0.05  # the policy moves
+    return [[entry["loss"] for entry in trainer.state.log_history if "loss" in entry][:10] for trainer in (ours, stock)]

@@ -76,6 +76,18 @@ def test_a_reference_that_is_off_by_rounding_is_computed_again(
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(float(torch.tensor(2).log()), abs=1e-4)
 
 
+@pytest.mark.parametrize("row", [0, 1])
+def test_rounding_of_the_kernels_for_other_lengths_is_found(tiny_model: Path, tmp_path: Path, row: int) -> None:
+    trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model), settings(), seed=0)
+    right = columns(trainer)
+    assert longest_micro_batch(trainer.train_dataset, has_trees=True) == len(trainer.train_dataset) - 1 == 2
+    for name, values in right.items():
+        moved = [[value + 1e-3 * (at == row) for value in each] for at, each in enumerate(values)]
+        trainer.train_dataset = trainer.train_dataset.remove_columns(name).add_column(name, moved)
+    assert rehearse(trainer, starts_at_reference=True, path=None) is not None
+    assert columns(trainer) == right
+
+
 def test_rounding_is_larger_in_16_bits(tiny_model: Path, tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model, dtype="bfloat16"), settings(), seed=0)
     right = columns(trainer)

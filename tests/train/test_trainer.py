@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import tpo.train.reference
 import tpo.train.trainer
@@ -564,3 +564,19 @@ def test_gradients_through_4_bit_layers_equal_those_of_their_values(tiny_model: 
         # inference kernel's gradients were off by as much as they are large.
         error = (gradient - gradients["none"][name]).abs().max()
         assert error <= 5e-3 * gradients["none"][name].abs().max(), name
+
+
+def test_values_that_another_device_quantized_are_said(
+    tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    values = tmp_path / "values"
+    save_quantized(tiny_model, values, revision=None, dtype="bfloat16", quantization="nf4")
+    policy = Policy(str(values), None, str(tiny_model), "bfloat16", 1024, None, str(tiny_model))
+    changed = settings(quantization="nf4")
+    make_trainer(tmp_path / "same", PAIRS, policy, changed, seed=3)
+    assert "not quite what was sampled" not in caplog.text
+    tensors = load_file(values / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"].view(-1)[:82] += 0.5  # of 64 x 128
+    save_file(tensors, values / "model.safetensors", metadata={"format": "pt"})
+    make_trainer(tmp_path / "other", PAIRS, policy, changed, seed=3)
+    assert "1.00% of the values of model.layers.1.mlp.down_proj.weight are others" in caplog.text

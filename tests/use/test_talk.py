@@ -13,8 +13,11 @@ import pytest
 from served import FakeLive, fake_policy
 from test_split_stream import form
 
+from tpo.config.compose import compose_config
+from tpo.config.schema import ChatConfig
 from tpo.config.streams import printable
 from tpo.store.errors import TpoError
+from tpo.use import opened
 from tpo.use.chat import ChatError, Exchange, Speaker, Talk
 from tpo.use.loaded import TooLongError
 
@@ -202,3 +205,25 @@ def test_terminal_talks(tiny_model: Path, tmp_path: Path) -> None:
     child.close()
     assert child.exitstatus == 0, child.before
     assert set(json.loads((tmp_path / "talk.json").read_text())["policies"]) == {str(tiny_model), "seed"}
+
+
+@pytest.mark.parametrize(
+    ("has_gpu", "engine", "expected"),
+    [(True, "torch", ["prepare", "open"]), (True, "vllm", ["open"]), (False, "torch", ["open"])],
+)
+def test_a_process_that_loads_a_policy_on_a_gpu_is_prepared_first(
+    has_gpu: bool, engine: str, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def open_store(*_: Any, **__: Any) -> Any:
+        done.append("open")
+        raise TpoError("enough")
+
+    monkeypatch.setattr(opened, "find_gpus", lambda: ("a GPU",) * has_gpu)
+    monkeypatch.setattr(opened, "prepare", lambda: done.append("prepare"))
+    monkeypatch.setattr(opened, "open_store", open_store)
+    config = compose_config(ChatConfig, ["policy=seed", f"engine={engine}"])
+    with pytest.raises(TpoError, match="enough"), opened.open_policies(config):
+        pass
+    assert done == expected

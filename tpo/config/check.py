@@ -49,6 +49,12 @@ def check(config: Config, *, with_packages: bool = True) -> None:
     _check_second_judge(config)
     _check_checks(config)
     _check_training(config)
+    quantization = getattr(config.engine, "quantization", "none")
+    if quantization != "none" and config.model.quantization != "nf4":
+        raise ConfigError(
+            f"engine.quantization={quantization} samples from 4-bit values, but model.quantization="
+            f"{config.model.quantization} trains others: set model.quantization=nf4 or engine.quantization=none"
+        )
     budget = sample.max_thought_tokens + sample.max_response_tokens
     if budget >= config.model.max_model_len:
         raise ConfigError(

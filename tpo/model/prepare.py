@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from pathlib import Path
+from typing import Any
 
 from tpo.model.chat import load_generation_config, load_tokenizer, save_tokenizer
 from tpo.model.load import ModelError, check_no_adapter, load_model
@@ -102,3 +103,28 @@ def save_quantized(source: str | Path, directory: Path, *, revision: str | None,
 
     model = load_model(source, revision=revision, dtype=dtype, quantization=quantization)
     model.dequantize().to(getattr(torch, dtype)).save_pretrained(directory)
+
+
+def other_values(model: Any, directory: Path) -> str | None:
+    """Return how the 4-bit values of a model's first and last layer differ from the saved ones; None where equal.
+
+    One device makes both alike, bit for bit. Two may not: kernels that quantize are each device's own.
+
+    Args:
+        model: Loaded in 4 bits, in bfloat16.
+        directory: Where `save_quantized` has saved its values.
+    """
+    from bitsandbytes.functional import dequantize_4bit
+    from safetensors import safe_open
+
+    layers = [item for item in model.named_modules() if type(item[1]).__module__.startswith("bitsandbytes")]
+    names = {f"{name}.weight": layer.weight for name, layer in (layers[0], layers[-1])}
+    for file in sorted(directory.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for name in names.keys() & tensors.keys():
+                saved = tensors.get_tensor(name)
+                weight = names[name]
+                values = dequantize_4bit(weight.data, weight.quant_state).to(saved.dtype).cpu()
+                if share := float((values != saved).float().mean()):
+                    return f"{share:.2%} of the values of {name} are others"
+    return None

@@ -127,7 +127,8 @@ def print_findings(found: dict[str, Any]) -> None:
     def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
         for place, name in enumerate(header):
-            table.add_column(name, justify="right" if place in right else "left", overflow="fold")
+            is_name = place == 1 and not right  # a model's is not to be broken
+            table.add_column(name, justify="right" if place in right else "left", overflow="fold", no_wrap=is_name)
         for row in rows:
             table.add_row(*row)
         console.print(table)

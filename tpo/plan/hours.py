@@ -137,6 +137,7 @@ class Clock:
                 card=card.memory,
                 utilization=engine["gpu_memory_utilization"],
                 tokens=int(PROMPT + completion / 2),
+                quantization="nf4" if "quantization" in engine else "none",
             )
             at_once, share = min(engine["max_num_seqs"], held), DECODING
             if not at_once:

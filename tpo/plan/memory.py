@@ -97,9 +97,11 @@ def most_pairs(model: Architecture, pair: Pair, *, card: float, quantization: st
     )
 
 
-def sequences_at_once(model: Architecture, *, card: float, utilization: float, tokens: int) -> int:
+def sequences_at_once(
+    model: Architecture, *, card: float, utilization: float, tokens: int, quantization: str = "none"
+) -> int:
     """Return how many sequences of so many tokens vLLM's KV cache holds, in blocks of 16 tokens."""
-    taken = 2 * (model.num_linear + model.num_other + model.num_adapter()) + VLLM_WORKSPACE
+    taken = model.base_bytes(quantization) + 2 * model.num_adapter() + VLLM_WORKSPACE
     return max(0, int((utilization * card * GIB - taken) // (round_up(tokens, 16) * model.kv_bytes)))
 
 

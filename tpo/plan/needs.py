@@ -79,18 +79,25 @@ def _judging(key: str, model: Architecture, tokens: int, memory: float) -> Need:
 
 def _sampling(config: Config, model: Architecture, memory: float) -> Need:
     longest = PROMPT + config.sample.max_thought_tokens + config.sample.max_response_tokens
-    weights, adapter = model.base_bytes("none"), 2.0 * model.num_adapter(config.train.lora_rank)
+    quantization = "none" if getattr(config.engine, "quantization", "none") == "none" else "nf4"
+    weights, adapter = model.base_bytes(quantization), 2.0 * model.num_adapter(config.train.lora_rank)
     adapter = 0.0 if config.train.is_full else adapter
     shards = getattr(config.engine, "tensor_parallel_size", 1)
     share = getattr(config.engine, "gpu_memory_utilization", None)
-    parts = {"16-bit weights": weights / shards, "adapter": adapter / shards}
+    name = "16-bit weights" if quantization == "none" else "NF4 weights"
+    parts = {name: weights / shards, "adapter": adapter / shards}
     if share is None:  # engine=torch: one whole sequence at least
         parts |= {"cache of one sequence": float(longest * model.kv_bytes), "CUDA": CONTEXT}
         return _need("sample", parts, memory, "a smaller model")
     cache = share * memory * GIB - sum(parts.values()) - VLLM_WORKSPACE
-    held = sequences_at_once(model, card=memory * shards, utilization=share, tokens=longest)
+    held = sequences_at_once(model, card=memory * shards, utilization=share, tokens=longest, quantization=quantization)
     parts |= {"vLLM's workspace": VLLM_WORKSPACE, f"cache, {held} sequences of {longest:,}": max(cache, 0.0)}
-    need = _need("sample", parts, memory, "a larger card, or engine.tensor_parallel_size above 1")
+    need = _need(
+        "sample",
+        parts,
+        memory,
+        "a larger card, engine.quantization=bitsandbytes, or engine.tensor_parallel_size above 1",
+    )
     return need._replace(fits=held > 0 and share <= 1)
 
 

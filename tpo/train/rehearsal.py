@@ -1,9 +1,9 @@
 """The longest micro-batch, computed forward and backward before the first step, and then forgotten.
 
 Micro-batches are shuffled, so the longest may come after hours: if it does not fit into the memory, training ends now.
-And where policy and reference are the same weights, its log-probabilities have to be the reference's to the last bit.
-The reference is computed without gradients; should a device's kernels round otherwise with them, it is computed again
-as training computes.
+And where policy and reference are the same weights, its log-probabilities have to be the reference's to the last bit,
+and so have those of the shortest and of one of median length, for which a device may have other kernels. The reference
+is computed without gradients; should they round otherwise with them, it is computed again as training computes.
 """
 
 import logging
@@ -46,10 +46,14 @@ def rehearse(trainer: DPOTrainer, *, starts_at_reference: bool, path: Path | Non
     """
     data = trainer.train_dataset
     longest = longest_micro_batch(data, has_trees=trainer.data_collator.has_trees)
-    found = _compute(trainer, data[longest])
-    expected = torch.tensor([data[longest][name] for name in COLUMNS], device=found.device, dtype=found.dtype)
-    gap = float(gather((found - expected).abs().max()).max())
-    if not starts_at_reference or gap == 0:
+    found = {longest: _compute(trainer, data[longest])}
+    if not starts_at_reference:
+        return None
+    for index in {0, len(data) // 2} - {longest}:  # rows are in the order of their lengths
+        found[index] = log_probs(trainer.model, trainer.data_collator([data[index]])).detach().view(2, -1)
+    gaps = [logps - logps.new_tensor([data[index][name] for name in COLUMNS]) for index, logps in found.items()]
+    gap = float(gather(torch.cat([each.flatten() for each in gaps]).abs().max()).max())
+    if gap == 0:
         return None
     limit = ROUNDING if trainer.model.dtype == torch.float32 else ROUNDING_16_BITS
     if not gap <= limit:  # another policy, or no number at all: the first step says so

@@ -31,6 +31,7 @@ from tpo.model.chat import load_tokenizer
 from tpo.model.load import load_adapter, load_model
 from tpo.model.lora import fuse_adapter
 from tpo.model.policy import Policy, open_policy
+from tpo.model.prepare import other_values
 from tpo.model.targets import check_targets, has_towers, without_adapter
 from tpo.store.job import Job, Metrics
 from tpo.store.progress import Progress
@@ -257,14 +258,24 @@ def make_trainer(
     tokenizer = load_tokenizer(policy.tokenizer_path)
     torch.manual_seed(seed % 2**63)
     is_deepspeed = parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+    is_sharded = is_deepspeed or parse_flag_from_env("ACCELERATE_USE_FSDP")
     base = load_model(
         policy.unquantized_path or policy.model_path,
         revision=policy.revision,
         dtype=policy.dtype,
         quantization=settings.quantization,
-        is_shardable=is_deepspeed or parse_flag_from_env("ACCELERATE_USE_FSDP"),
+        is_shardable=is_sharded,
         is_trained=True,
     )
+    if policy.unquantized_path is not None and base.dtype == torch.bfloat16 and not is_sharded:
+        said = other_values(base, Path(policy.model_path))
+        if said is not None:
+            log.warning(
+                "what is trained is not quite what was sampled: %s than in %s, which another device has quantized. To "
+                "have it made here, move that artifact away and run the same command again",
+                said,
+                policy.model_path,
+            )
     base.config.use_cache = False
     if settings.is_full:
         model = base

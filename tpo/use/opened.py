@@ -11,8 +11,10 @@ from tpo.model.policy import PolicyRef
 from tpo.model.stages import require_askable
 from tpo.sample.decoding import EngineSettings
 from tpo.store.artifacts import Store
+from tpo.store.gpus import find_gpus, prepare
 from tpo.store.open import open_store
 from tpo.store.seeds import derive_seed
+from tpo.store.stage import RunsOn
 from tpo.use.loaded import LoadedPolicy
 
 
@@ -77,5 +79,7 @@ def open_policies(config: UseEntry) -> Iterator[Policies]:
     Raises:
         TpoError: If there is no such policy, or it cannot be asked in its thought format.
     """
+    if find_gpus() and config.engine.runs_on != RunsOn.VLLM:
+        prepare()  # this process computes, and torch is not imported yet
     with open_store(Path(config.artifacts_dir), isolate=config.isolate_stages) as store:
         yield Policies(config, store)

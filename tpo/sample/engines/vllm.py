@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from tpo.config.fields import setting
+from tpo.config.fields import ConfigError, setting
 from tpo.model.chat import Chat
 from tpo.model.policy import Policy
 from tpo.sample.decoding import (
@@ -55,8 +55,23 @@ class VllmEngineConfig(EngineSettings):
     gpu_memory_utilization: float = setting()
     enforce_eager: bool = setting(False)
     enable_prefix_caching: bool = setting(True)
+    quantization: str = setting("none", choices=("none", "bitsandbytes"), packages={"bitsandbytes": "vllm_bnb_plugin"})
     tensor_parallel_size: int = setting(1, minimum=1)
     data_parallel_size: int = setting(1, minimum=1, how=True)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what samples depend on, by the keys that a quantized vLLM alone adds to."""
+        found = super().identity()
+        return {key: value for key, value in found.items() if key != "quantization" or value != "none"}
+
+    def check(self, at: str) -> None:
+        """Check that vLLM quantizes whole matrices, as training does: of a part the scales are others."""
+        if self.quantization != "none" and self.tensor_parallel_size > 1:
+            raise ConfigError(
+                f"{at}.quantization={self.quantization} quantizes each GPU's part of a matrix by itself with "
+                f"{at}.tensor_parallel_size={self.tensor_parallel_size}, which is another policy than the one that is "
+                f"trained: set either to its default, or {at}.data_parallel_size"
+            )
 
     def make(self, policy: Policy, *, chat: Chat, max_len: int, seed: int) -> Engine:
         """Return the engine; vLLM is started, or the one that this process keeps is used."""
@@ -293,10 +308,21 @@ def llm_arguments(settings: VllmEngineConfig, policy: Policy) -> dict[str, Any]:
     Args:
         settings: Of the engine.
         policy: Seed model and adapter.
+
+    Raises:
+        TpoError: If vLLM is to quantize a policy whose training does not.
     """
     lora: dict[str, Any] = {}
     if policy.adapter_path is not None:
         lora = {"enable_lora": True, "max_lora_rank": adapter_rank(policy.adapter_path)}
+    quantized = {}
+    if settings.quantization != "none":
+        if policy.unquantized_path is None:
+            raise TpoError(
+                f"engine.quantization={settings.quantization} holds the 4-bit values of a policy with "
+                "model.quantization=nf4, and this one has none: leave engine.quantization=none"
+            )
+        quantized = {"model": policy.unquantized_path, "quantization": settings.quantization}
     return {
         "model": policy.model_path,
         "revision": policy.revision,
@@ -309,6 +335,7 @@ def llm_arguments(settings: VllmEngineConfig, policy: Policy) -> dict[str, Any]:
         "enable_prefix_caching": settings.enable_prefix_caching,
         "tensor_parallel_size": settings.tensor_parallel_size,
         **lora,
+        **quantized,
     }
 
 
