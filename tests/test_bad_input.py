@@ -199,8 +199,8 @@ def test_few_instructions_without_room_are_left_out_and_counted(tiny_model: Path
 @pytest.mark.parametrize(
     ("content", "fragment"),
     [
-        (gzip.compress(b'{"text": "a"}\n' * 50)[:-9], "cannot be read after line"),
-        (b"no gzip at all", "cannot be read after line 0 (Not a gzipped file"),
+        (gzip.compress(b'{"text": "a"}\n' * 50)[:-9], "the gzipped file is damaged after line"),
+        (b"no gzip at all", "the gzipped file is damaged after line 0 (Not a gzipped file"),
         (gzip.compress(b'{"text": 1' + b"0" * 5000 + b"}\n"), "line 1: not JSON (Exceeds the limit"),
         (gzip.compress(b'{"text": ' + b"[" * 100_000 + b"\n"), "line 1: lists or objects are nested too deeply"),
         (gzip.compress(b'{"text": "caf\xe9"}\n'), "not UTF-8 after line 0"),

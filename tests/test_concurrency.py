@@ -331,6 +331,7 @@ def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(
 # --- evaluations ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluation_started_twice_is_measured_and_tracked_once(tiny_model: Path, tmp_path: Path) -> None:
     left_out = ("train.", "pairs.", "tracking", "prompts.num_test")
     shared = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith(left_out)]

@@ -257,7 +257,11 @@ def allocated_peak(work: Any) -> int:
 
 
 @pytest.mark.parametrize("is_checkpointed", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("pairs", [*PAIRS, [Pair(100, 200, 200)]], ids=["one pair", "two pairs", "longer"])
+@pytest.mark.parametrize(
+    "pairs",
+    [PAIRS[0], *(pytest.param(pairs, marks=pytest.mark.slow) for pairs in (*PAIRS[1:], [Pair(100, 200, 200)]))],
+    ids=["one pair", "two pairs", "longer"],
+)
 def test_the_peak_by_torchs_own_counter(pairs: list[Any], is_checkpointed: bool) -> None:
     """Below the formula's, which adds up what is not all there at the worst moment.
 

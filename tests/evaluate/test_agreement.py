@@ -168,7 +168,11 @@ def test_judge_is_called_by_its_option_and_what_was_changed(choice: str, overrid
     ("line", "named"),
     [
         ('{"instruction": "Q", "response_a": "a", "response_b": "b"}', "line 1"),
-        ('{"instruction": "Q", "response_a": "a", "response_b": "b", "preference": 1.5}', "preference"),
+        pytest.param(
+            '{"instruction": "Q", "response_a": "a", "response_b": "b", "preference": 1.5}',
+            "preference",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_command_line_names_a_bad_row_without_a_traceback(line: str, named: str, tmp_path: Path) -> None:

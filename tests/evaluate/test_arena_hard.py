@@ -177,7 +177,7 @@ def test_missing_and_broken_files_are_named(tmp_path: Path) -> None:
         read_answers(tmp_path / "answers.jsonl", model="m")
     path = tmp_path / "answers.jsonl.gz"
     path.write_bytes(b"not gzipped")
-    with pytest.raises(ArenaHardError, match=r"answers.jsonl.gz: cannot be read"):
+    with pytest.raises(ArenaHardError, match=r"answers.jsonl.gz: the gzipped file is damaged"):
         read_answers(path, model="m")
 
 

@@ -14,7 +14,9 @@ from tpo.results.read import REPOSITORY, ResultError, load_json, read_run
 from tpo.store.files import write_json
 
 KEPT = sorted(
-    path for path in (REPOSITORY / "experiments").rglob("*.json") if path.name in ("config.json", "summary.json")
+    path
+    for path in (REPOSITORY / "experiments").rglob("*.json")
+    if path.name in ("config.json", "summary.json") and not path.parent.name.startswith("evaluate-")
 )
 
 

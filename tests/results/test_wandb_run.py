@@ -295,7 +295,7 @@ def test_jobs_of_a_sweep_are_runs_of_a_group(sweep: Sweep) -> None:
         }
 
 
-@pytest.mark.parametrize("reader", ["here", "elsewhere"])
+@pytest.mark.parametrize("reader", ["here", pytest.param("elsewhere", marks=pytest.mark.slow)])
 def test_the_first_steps_are_there_while_training_is_at_half(
     reader: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,6 +219,7 @@ def test_progress_counts_what_is_saved_and_tells_tokens_a_second(
     assert (states[-1]["done"], states[-1]["tokens_per_second"]) == (7, 1200.0)
 
 
+@pytest.mark.slow
 def test_memory_holds_no_rows(tmp_path: Path) -> None:
     class Counted(Prompt, frozen=True, weakref=True):
         pass

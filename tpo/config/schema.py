@@ -8,6 +8,7 @@ filled by any YAML file, also by one that names no schema; `tpo.config.build` th
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from hydra.core.config_store import ConfigStore
@@ -159,6 +160,7 @@ class ExportConfig(Entry):
 ENTRIES: tuple[type[Entry], ...] = (Config, EvaluateConfig, AgreementConfig, ChatConfig, ServeConfig, ExportConfig)
 
 
+@cache
 def register() -> None:
     """Put the schemas where the YAML files of conf/ find them: `schema_<entry>` and `<group>/schema/<kind>`.
 
