@@ -9,7 +9,7 @@ from tpo.config.groups import JudgeConfig
 from tpo.config.schema import Config
 from tpo.evaluate.collapse import find_collapse
 from tpo.evaluate.kinds.held_out import HeldOutEval
-from tpo.evaluate.lineage import leave_unseen, trace
+from tpo.evaluate.lineage import leave_unseen, log_unknown, trace
 from tpo.evaluate.seeds import check_continued, find_seed, seed_policy
 from tpo.evaluate.stages import answer_settings, checked, compare
 from tpo.judge.responses import take_apart
@@ -49,8 +49,9 @@ class Pipeline:
         self.second_judging = second[0] if second else None
         self.prompts = self._make_prompts()
         if self.prompts.metrics:  # nothing in a plan, which computes nothing; a model may have been trained here
-            seen = trace(self.seed_policy.model, self.seed_policy.weights, store)
-            leave_unseen(store, self.prompts, [f"model {config.model.name}"], [seen], seen="refuse")
+            seen, name = trace(self.seed_policy.model, self.seed_policy.weights, store), f"model {config.model.name}"
+            log_unknown(name, self.seed_policy, seen, is_from_elsewhere=False)
+            leave_unseen(store, self.prompts, [name], [seen], seen="refuse")
         for judge in judges:
             self.prompts = preflight(
                 store,

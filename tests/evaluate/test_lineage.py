@@ -11,6 +11,7 @@ import pytest
 
 from tpo.config.thought import DIRECT
 from tpo.evaluate.lineage import Lineage, SeenError, find_training, leave_unseen, log_unknown, seen_by, trace
+from tpo.model.exported import RECORD
 from tpo.model.policy import PolicyRef
 from tpo.sample.prompts import make_prompt
 from tpo.store.artifacts import Artifact, Store, finish, open_artifact
@@ -39,6 +40,11 @@ def make(
             (path / f"epoch-{epoch}" / "adapter_model.safetensors").write_text(f"{key} {epoch}")
     finish(path, metrics={"num_prompts": len(list(rows))}, started=0)
     return path.name
+
+
+def rewrite_metrics(path: Path, **metrics: Any) -> None:
+    (path / "manifest.json").unlink()
+    finish(path, metrics=metrics, started=0)
 
 
 def instructions(seed: int) -> list[Prompt]:
@@ -133,6 +139,31 @@ def test_a_model_that_was_trained_here_brings_its_lineage(store: Store) -> None:
     [last] = make_chain(store.root, seed=1, num_iterations=1, model="model-b")
     lineage = traced(store, store.root / last / "epoch-1", model="model-b")
     assert {"prompts-p0 train-2", "prompts-p1 train-1"} <= splits_of(lineage)
+
+
+def test_a_merged_export_brings_its_lineage_even_when_it_is_gone(store: Store, tmp_path: Path) -> None:
+    [_, last] = make_chain(store.root)
+    place = tmp_path / "merged"
+    place.mkdir()
+    record = {"kind": "merged", "model": {}, "thought": {}, "sample": {}}
+    imported = make(store.root, "adapter", "x", inputs={}, files={})
+    shutil.copytree(store.root / last / "epoch-2", store.root / imported / "epoch-1")
+    make(store.root, "model", "b", inputs={}, source="pretrained", name=str(place))
+    for training in (last, imported):  # an export of a run's policy, and of an export of it
+        write_json(place / RECORD, {**record, "training": training})
+        assert "prompts-p0 train-2" in splits_of(traced(store, None, model="model-b"))
+    write_json(place / RECORD, {**record, "training": "train-elsewhere"})
+    shutil.rmtree(store.root / "model-b")
+    make(store.root, "model", "b", inputs={}, source="pretrained", name=str(place))
+    assert traced(store, None, model="model-b").missing == ("train-elsewhere",), "not in this store"
+    shutil.rmtree(place)
+    for number, (training, missing) in enumerate((("train-elsewhere", "train-elsewhere"), (None, str(place)))):
+        name = make(store.root, "model", f"c{number}", inputs={}, source="pretrained", name=str(place))
+        rewrite_metrics(store.root / name, training=training)
+        assert traced(store, None, model=name).missing == (missing,)
+    gone = make(store.root, "model", "d", inputs={}, source="pretrained", name=str(place))
+    rewrite_metrics(store.root / gone, training=last)
+    assert "prompts-p0 train-2" in splits_of(traced(store, None, model=gone))
 
 
 def test_what_is_not_at_hand_is_named_and_unknown_training_is_said(

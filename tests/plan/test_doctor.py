@@ -111,6 +111,8 @@ def test_cards_by_hand() -> None:
         ("memory=-1", "memory=-1 is no number above 0"),
         ("tflops=100", "give its memory in GiB"),
         ("memory=24,speed=3", "there is no speed"),
+        ("memory=inf", "memory=inf is no number above 0"),
+        ("memory=24,memory=25", "a key stands there twice"),
     ],
 )
 def test_a_wrong_card_is_a_sentence(text: str, message: str) -> None:
@@ -371,6 +373,9 @@ def test_exit_status_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (["train.betta=1"], "did you mean train.beta"),
         (["--card", "abacus"], "--card abacus: unknown"),
         (["sample.num_samples=1"], "needs at least 2 samples"),
+        (["--price", "nan"], "--price nan: give dollars above 0"),
+        (["--price", "-1"], "--price -1: give dollars above 0"),
+        (["--json", "/proc/none/found.json"], "cannot be written"),
     ],
 )
 def test_wrong_settings_are_a_sentence(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

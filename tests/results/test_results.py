@@ -290,7 +290,8 @@ def test_command_prints_and_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     three(tmp_path)
-    monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tpo.results.read.REPOSITORY", tmp_path / "repository")
     assert main(["--out", str(tmp_path / "out" / "deep")]) == 0  # runs/* unless told otherwise
     printed = capsys.readouterr().out
     assert "rho_2                      2          1  +25.0 [+20.0, +30.0]  +0.250 [+0.200, +0.300]\n" in printed
@@ -299,7 +300,7 @@ def test_command_prints_and_writes(
     table = collect(read_folders(["runs/*"]))
     for kind, write in {"csv": to_csv, "md": to_markdown, "tex": to_latex}.items():
         assert (tmp_path / "out" / "deep" / f"results.{kind}").read_text() == write(table)
-        assert str(tmp_path / "out" / "deep" / f"results.{kind}") in printed
+        assert f"\nout/deep/results.{kind}\n" in printed
     assert (tmp_path / "out" / "deep" / "sweep.png").read_bytes()[:4] == b"\x89PNG"
 
 

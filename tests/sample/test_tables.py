@@ -77,6 +77,16 @@ def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
     assert len(load(written(tmp_path / "mine.json", content(".jsonl")))) == 3
 
 
+def far_future() -> bytes:
+    """A parquet file with a column of times that Python has no type for."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["a"], "at": pa.array([300_000_000_000], pa.timestamp("s"))}), sink)
+    return bytes(sink.getvalue())
+
+
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [
@@ -99,6 +109,7 @@ def test_json_lines_may_be_called_json(tmp_path: Path) -> None:
         pytest.param("a.jsonl", b'{"text": ' + b"9" * 5000 + b"}", "line 1: not JSON", id="digits"),
         pytest.param("a.json", b'[{"text": ' + b"9" * 5000 + b"}]", "not JSON that can be read", id="digits_json"),
         pytest.param("a.parquet", b"PAR1 or not", "after row 0: not parquet", id="no_parquet"),
+        pytest.param("a.parquet", far_future(), "after row 0: not parquet", id="year_10000"),
         pytest.param("a.jsonl.gz", b"\x1f\x8b\x08broken", "the gzipped file is damaged", id="no_gzip"),
         pytest.param("a.parquet.gz", b"plain", "the gzipped file is damaged", id="not_gzipped"),
         pytest.param(

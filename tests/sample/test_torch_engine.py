@@ -352,6 +352,13 @@ def assert_drawn_from(tokens: Sequence[int], expected: dict[int, float]) -> None
     assert chisquare(observed, np.array(mean) * len(tokens)).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("tiny", [1e-6, 1e-38, 1e-40, 1e-300])
+def test_a_temperature_that_float32_cannot_divide_by_is_greedy(tiny: float) -> None:
+    logits = torch.randn(5, 600, generator=torch.Generator().manual_seed(0)) * 30
+    for top_p in (0.9, 1.0):
+        assert torch.equal(sample_tokens(logits, torch.full((5,), 0.99), tiny, top_p), logits.argmax(dim=-1))
+
+
 @pytest.mark.parametrize(
     ("temperature", "top_p", "spread"),
     [(1.0, 0.9, 2.0), (0.7, 0.8, 2.0), (1.5, 1.0, 1.0), (1.0, 0.999, 0.3)],

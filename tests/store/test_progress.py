@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tpo.store.artifacts import Store, finish
-from tpo.store.progress import PROGRESS, Listener, Progress, State, Watch, warning_parent
+from tpo.store.progress import PROGRESS, Listener, Progress, State, Watch, warning_parent, watching
 from tpo.store.stage import Step
 
 STEP = Step("fake", 1, {})
@@ -86,10 +86,29 @@ def test_another_attempt_is_read_from_its_start_and_half_a_line_later(tmp_path: 
         file.write('red": [2, {}]}\n')
     watch.read()
     watch.read()
-    path.rename(tmp_path / "old")  # keeps its inode, which a new file could otherwise get
-    path.write_text(json.dumps({"measured": [1, {"loss": 2}]}) + "\n")
+    with path.open("a") as file:
+        file.write(json.dumps({"measured": [3, {}]}) + "\n")
+    path.unlink()  # by what is about to begin another attempt, whose file could get its inode
+    path.write_text(json.dumps({"measured": [1, {"loss": 2}]}) + "\n" + json.dumps({"measured": [2, {}]}) + "\n")
     watch.read()
-    assert told.heard == [(1, {}), (2, {}), (1, {"loss": 2})]
+    with path.open("a") as file:
+        file.write('{"measu')  # killed, and its successor
+        file.write(json.dumps({"measured": [3, {}]}) + "\n" + json.dumps({"measured": [4, {}]}) + "\n")
+    path.unlink()  # complete
+    watch.close()
+    assert told.heard == [(1, {}), (2, {}), (3, {}), (1, {"loss": 2}), (2, {}), (4, {})]
+
+
+def test_a_listener_that_fails_at_the_end_ends_no_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Listener):
+        def measured(self, step: Step, number: int, values: dict[str, Any]) -> None:
+            raise RuntimeError("no network")
+
+    with watching(tmp_path, STEP, [Failing()]):
+        (tmp_path / PROGRESS).write_text(json.dumps({"measured": [1, {}]}) + "\n")
+    assert "progress is no longer shown" in caplog.text
 
 
 CHILD = """

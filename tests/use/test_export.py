@@ -210,6 +210,8 @@ def test_what_an_export_was_trained_on_is_known(run: Finished, adapter: Path, me
     root = run.root / "artifacts"
     training = root / run.summary["iterations"][1]["artifacts"]["train"]
     assert find_training(adapter, root) == find_training(merged, root) == training
+    again = export(run, str(adapter), "again", "format=merged", f"artifacts_dir={root}")
+    assert find_training(again, root) == training, "an export of an export"
 
 
 def test_a_damaged_record_is_said(tmp_path: Path) -> None:
@@ -243,6 +245,18 @@ def test_a_quantized_policy_is_exported_as_what_it_is(tmp_path: Path) -> None:
     scaling = run.config.train.lora_alpha / run.config.train.lora_rank
     assert torch.allclose(own[name].float(), quantized + scaling * update, rtol=2**-7, atol=1e-4)
     assert not torch.allclose(own[name].float(), exact[name] + scaling * update, rtol=2**-7, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_policy_of_all_weights_is_merged_in_its_own_dtype(tiny_model: Path, tmp_path: Path) -> None:
+    full = ["train=full_dpo", "train.num_epochs=1", "model.dtype=bfloat16"]
+    run = run_here(tmp_path, tiny_overrides(tiny_model, tmp_path, *SHORT, *full))
+    out = export(run, str(run.path), "whole", "format=merged")
+    own = load_file(out / "model.safetensors")
+    trained = open_artifact(tmp_path / "artifacts" / run.summary["iterations"][-1]["artifacts"]["train"])
+    saved = load_file(trained.verified("epoch-1") / "model.safetensors")
+    assert own.keys() == saved.keys() and all(torch.equal(own[name], saved[name]) for name in own)
+    assert {tensor.dtype for tensor in own.values()} == {torch.bfloat16}
 
 
 # --- the check -------------------------------------------------------------------------------------------------------

@@ -165,6 +165,23 @@ def test_stop_strings_end_a_response_and_are_no_part_of_it() -> None:
     assert (thought, response) == ("END x", "one two"), "in a thought they mean nothing"
 
 
+@pytest.mark.parametrize(
+    ("answer", "stop", "response"),
+    [
+        ("Hello.\nUser: bla", "User: ", "Hello."),
+        ("abc END def", "END ", "abc"),
+        ("One.\nTwo.", ".\n", "One"),
+        ("Hello.\nUser: ", "User: ", "Hello."),
+        ("Hello.\nUser:", "User: ", "Hello.\nUser:"),
+    ],
+)
+@pytest.mark.parametrize("is_split", [True, False])
+def test_stop_strings_may_end_in_white_space(answer: str, stop: str, response: str, is_split: bool) -> None:
+    text = f"x\nHere is my response: {answer}"
+    ends = list(range(len(text))) if is_split else []
+    assert stream(ASKED["prefilled"], text, ends, stop=(stop,))[2] == response
+
+
 def test_a_format_of_one_s_own_is_told_at_the_end() -> None:
     class LastLine(ThoughtFormat):
         def split(self, completion: str, *, is_prefilled: bool, finish_reason: str) -> Any:

@@ -86,15 +86,38 @@ def trace(model: Artifact, weights: Path | None, store: Store) -> Lineage:
                 used.add((path.parent / inputs["prompts"], config["split"]))
             case "prompts":
                 used.add((path, "validation"))
-            case "model" if config["source"] == "pretrained" and Path(config["name"]).is_dir():
-                own = find_training(Path(config["name"]), store.root)
+            case "model" if config["source"] == "pretrained":
+                own, unknown = _training_of_model(manifest, store.root)
                 starts += [] if own is None else [(own, read_manifest(own))]
+                missing += [] if unknown is None or unknown in missing else [unknown]
         for name in inputs.values():
             if (path.parent / name / MANIFEST).exists():
                 starts.append((path.parent / name, read_manifest(path.parent / name)))
             elif name not in missing:
                 missing.append(name)
     return Lineage(frozenset(used), weights is None or training is not None, tuple(missing))
+
+
+def _training_of_model(manifest: Mapping[str, Any], root: Path) -> tuple[Path | None, str | None]:
+    """Return the training that a model comes from, and what it comes from that is not at hand; None where unknown."""
+    place, recorded = Path(manifest["config"]["name"]), manifest["metrics"].get("training")
+    own = find_training(place, root) if place.is_dir() else None
+    if own is None and (export := read_export(place)) is not None:
+        recorded = export.training
+    if own is None and recorded is not None:
+        own = _recorded_training(recorded, root)
+    if own is not None:
+        return own, None
+    # Nobody knows what a directory that is gone was.
+    return None, recorded or (str(place) if place.is_absolute() and not place.is_dir() else None)
+
+
+def _recorded_training(name: str, root: Path) -> Path | None:
+    """Return the directory of a training that an export names, or of the one whose adapter it names."""
+    named = root / name
+    if not (named / MANIFEST).exists():
+        return None
+    return named if read_manifest(named)["stage"] == "train" else find_training(named / "epoch-1", root)
 
 
 def find_training(weights: Path, root: Path) -> Path | None:
@@ -106,8 +129,8 @@ def find_training(weights: Path, root: Path) -> Path | None:
     """
     export = read_export(weights)
     if export is not None and export.training is not None:  # merged weights are no training's
-        named = root / export.training.partition("/")[0]
-        if (named / MANIFEST).exists():
+        named = _recorded_training(export.training, root)
+        if named is not None:
             return named
     home = weights.resolve().parent
     if (home / MANIFEST).exists() and read_manifest(home)["stage"] == "train":
@@ -172,7 +195,7 @@ def log_unknown(name: str, policy: PolicyRef, lineage: Lineage, *, is_from_elsew
         unknown = f"what {policy.name} was trained on is not known here"
     else:
         return
-    log.warning("policy %s: %s, so the instructions may be among it", name, unknown)
+    log.warning("%s: %s, so the instructions may be among it", name, unknown)
 
 
 def leave_unseen(

@@ -157,7 +157,7 @@ class Evaluation:
             policies[self.config.baseline] = self.baseline()
         lineages = [trace(policy.model, policy.weights, self.store) for policy in policies.values()]
         for (text, policy), lineage in zip(policies.items(), lineages, strict=True):
-            log_unknown(text, policy, lineage, is_from_elsewhere=policy.settings.name == text)
+            log_unknown(f"policy {text}", policy, lineage, is_from_elsewhere=policy.settings.name == text)
         kept = leave_unseen(self.store, prompts, list(policies), lineages, seen=self.config.eval.seen)
         self.num_left_out = kept.metrics.get("num_left_out", 0)
         return kept

@@ -28,7 +28,8 @@ class Export:
         model: The group `model` with which its weights are loaded and asked, as the record has it.
         thought: The group `thought` that it was trained with.
         sample: The group `sample`.
-        training: "<artifact>/epoch-<n>" of the training that left its weights; None where it is untrained.
+        training: Artifact of the training that left its weights; of the adapter's copy where that is not known; None
+            where it is untrained.
     """
 
     path: Path

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.model.chat import load_generation_config, load_tokenizer, save_tokenizer
+from tpo.model.exported import read_export
 from tpo.model.load import ModelError, check_no_adapter, load_model
 from tpo.model.template_probe import read_conventions
 from tpo.store.job import Job, Metrics
@@ -48,6 +49,8 @@ def work(job: Job) -> Metrics:
         "is_quantized": is_quantized,
         "name": config["name"],
         "revision": config["revision"],
+        # What its directory says of it, which may be gone when somebody asks what the model has seen.
+        "training": None if is_embedded or (export := read_export(source)) is None else export.training,
         **conventions.to_metrics(),
     }
 

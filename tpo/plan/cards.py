@@ -1,5 +1,6 @@
 """A GPU by what counts for a plan: memory, arithmetic and the speed of its memory, as its maker states them."""
 
+import math
 from typing import NamedTuple
 
 from tpo.config.fields import near
@@ -76,7 +77,10 @@ def parse(text: str) -> Card:
                 "memory=GiB,tflops=bf16 TFLOP/s,bandwidth=GB/s"
             )
         return card
-    given = dict(part.strip().partition("=")[::2] for part in text.split(","))
+    parts = [part.strip().partition("=")[::2] for part in text.split(",")]
+    given = dict(parts)
+    if len(given) < len(parts):
+        raise TpoError(f"--card {text}: a key stands there twice")
     if wrong := given.keys() - KEYS:
         raise TpoError(f"--card {text}: there is no {', '.join(sorted(wrong))}; the keys are {', '.join(sorted(KEYS))}")
     base = known(given.get("name", ""))
@@ -86,7 +90,7 @@ def parse(text: str) -> Card:
             numbers[key] = float(given[key])
         except ValueError:
             numbers[key] = 0.0
-        if not (numbers[key] or 0) > 0:
+        if not 0 < (numbers[key] or 0) < math.inf:
             raise TpoError(f"--card: {key}={given[key]} is no number above 0")
     if numbers.get("memory") is None:
         raise TpoError(f"--card {text}: give its memory in GiB, memory=...")

@@ -6,8 +6,10 @@ Loads no model and computes nothing; its hours follow from stated speeds (`hours
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from tpo.config import help
 from tpo.config.check import check
 from tpo.config.compose import check_choices, compose_config
 from tpo.config.schema import Config
+from tpo.evaluate.inherit import settings_of_seed
+from tpo.evaluate.seeds import find_seed
 from tpo.model.architecture import find_architecture
 from tpo.model.disk import GIB, disk_parts
 from tpo.plan.cards import Card, of_gpu, parse
@@ -25,11 +29,11 @@ from tpo.plan.cost import token_budget
 from tpo.plan.hours import NOTHING, START_S, Clock, Range
 from tpo.plan.machine import Check, machine_checks, num_cards
 from tpo.plan.needs import Need, memory_needs
-from tpo.plan.stages import PlannedArtifact, plan_job
+from tpo.plan.stages import PlannedArtifact, PlanStore, plan_job
 from tpo.results.text_table import format_number
 from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
-from tpo.store.files import write_json
+from tpo.store.files import write_json, writing_to
 from tpo.store.gpus import visible_gpus
 
 ABOUT = """\
@@ -61,6 +65,9 @@ def examine(config: Config, *, card: Card | None = None, price: float | None = N
     """
     checks: list[Check] = []
     memory: float | None = None
+    asked, root = config, Path(config.artifacts_dir)
+    # Sizes and files are those of the model that a run or an export, if one is named, goes on from.
+    config = replace(config, model=find_seed(config.model, PlanStore(root)).model)
     if card is None:
         gpus = visible_gpus()
         checks = machine_checks(config, gpus)
@@ -69,7 +76,7 @@ def examine(config: Config, *, card: Card | None = None, price: float | None = N
     else:
         memory = card.memory
     needs = memory_needs(config, memory) if memory is not None else None
-    stages = plan_job(config).stages
+    stages = plan_job(asked).stages
     costs = _costs(config, stages, card)
     seconds = [cost["seconds"] for cost in costs]
     total = Range(sum(each[0] for each in seconds if each), sum(each[1] for each in seconds if each))
@@ -176,7 +183,9 @@ def notes(found: dict[str, Any]) -> list[str]:
         lines.append("time: this card's speed is unknown; give --card memory=...,tflops=...,bandwidth=...")
     if found["memory"] is None and found["card"] is not None:
         lines.append("memory: the model's sizes are unknown; download its config.json, or name a directory")
-    lines.append("ready" if found["is_ready"] else "not ready: see what is missing or does not fit")
+    is_known = found["memory"] is not None or found["card"] is None
+    ready = "ready" if is_known else "ready, as far as is known"
+    lines.append(ready if found["is_ready"] else "not ready: see what is missing or does not fit")
     return lines
 
 
@@ -206,14 +215,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(help.help_text(Config, ABOUT, given.overrides, config_dir=given.config_dir, options=OPTIONS))
             return 0
         check_choices(given.overrides)
-        config = compose_config(Config, given.overrides, config_dir=given.config_dir)
+        if given.price is not None and not 0 < given.price < math.inf:
+            raise TpoError(f"--price {given.price:g}: give dollars above 0")
+        config = compose_config(Config, given.overrides, config_dir=given.config_dir, find_under=settings_of_seed)
         check(config, with_packages=False)
         card = None if given.card is None else parse(given.card)
         found = examine(config, card=card, price=given.price)
+        if given.json is not None:
+            with writing_to(given.json):
+                write_json(given.json, found)
     except (TpoError, HydraException, OmegaConfBaseException) as error:
         print("\n".join([f"error: {error}", *help.meant(Config, given.overrides)]), file=sys.stderr)
         return 2
     print_findings(found)
-    if given.json is not None:
-        write_json(given.json, found)
     return 0 if found["is_ready"] else 1

@@ -208,7 +208,8 @@ def matching(name: str) -> list[Path]:
         from tpo.results.tracking.download import download_results  # nobody else waits for what tracking imports
 
         return download_results(name.removeprefix(WANDB), REPOSITORY / "wandb")
-    found = [Path(path) for path in glob.glob(str(REPOSITORY / name)) if Path(path).is_dir()]
+    places = (sorted(glob.glob(pattern)) for pattern in (name, str(REPOSITORY / name)))
+    found = next((dirs for paths in places if (dirs := [Path(path) for path in paths if Path(path).is_dir()])), [])
     if not found and not set(name) & set("*?["):
         raise ResultError(
             f"{name}: there is no such folder. Name folders below runs/, such as runs/quickstart-bdbd3c7e264f, or "

@@ -128,5 +128,5 @@ def _parquet(path: Path) -> Iterator[Row]:
             for values in batch.to_pylist():
                 number += 1
                 yield Row(f"{path}, row {number}", values)
-    except (pa.ArrowException, OSError) as error:
+    except Exception as error:  # also what Python's own types do not hold, in columns that nobody asks for
         raise PromptError(f"{path}, after row {number}: not parquet ({' '.join(str(error).split())[:200]})") from error

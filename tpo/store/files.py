@@ -103,8 +103,10 @@ def writing_to(folder: Path) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            if error.errno in REFUSED:
-                place = error.filename or folder
+            place = Path(error.filename or folder)
+            # /proc, for one, takes no folders.
+            is_nowhere = error.errno == errno.ENOENT and folder.absolute().is_relative_to(place.absolute().parent)
+            if error.errno in REFUSED or is_nowhere:
                 raise ArtifactError(f"{place} cannot be written ({error.strerror}): name a folder that can") from error
             raise
 

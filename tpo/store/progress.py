@@ -6,15 +6,17 @@ or in another run that this one waits for, its parent reads the same lines. A ru
 listeners (`Listener`).
 """
 
+import contextlib
 import json
 import logging
+import os
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TextIO
+from typing import Any, BinaryIO, NamedTuple, Self, TextIO
 
 from tpo.store.stage import Step
 
@@ -181,7 +183,8 @@ class Watch:
             listeners: Whom to tell.
         """
         self._path, self._step, self._listeners = path / PROGRESS, step, listeners
-        self._offset, self._inode, self._lock = 0, -1, threading.Lock()
+        self._file: BinaryIO | None = None  # open, so that no other attempt's file can have its inode
+        self._begun, self._lock = b"", threading.Lock()
         self.state: State | None = None
 
     def read(self) -> None:
@@ -189,21 +192,36 @@ class Watch:
         with self._lock:
             self._read()
 
+    def close(self) -> None:
+        """Tell the rest, and read no more."""
+        with self._lock:
+            try:
+                self._read()
+            finally:
+                if self._file is not None:
+                    self._file.close()
+                    self._file = None
+
     def _read(self) -> None:
-        try:
-            with self._path.open("rb") as file:
-                inode = self._path.stat().st_ino
-                if inode != self._inode:  # another attempt
-                    self._offset, self._inode = 0, inode
-                file.seek(self._offset)
-                text = file.read()
-        except FileNotFoundError:
-            return
-        whole = text[: text.rfind(b"\n") + 1]
-        self._offset += len(whole)
+        text = b"" if self._file is None else self._file.read()
+        with contextlib.suppress(FileNotFoundError):  # not begun, or complete
+            if self._file is None or not os.path.samestat(os.fstat(self._file.fileno()), self._path.stat()):
+                self._tell(self._begun + text)
+                if self._file is not None:
+                    self._file.close()
+                self._file, self._begun = self._path.open("rb"), b""
+                text = self._file.read()
+        *lines, self._begun = (self._begun + text).split(b"\n")
+        self._tell(b"\n".join(lines))
+
+    def _tell(self, lines: bytes) -> None:
         state = None
-        for line in whole.splitlines():
-            for kind, value in json.loads(line).items():
+        for line in lines.splitlines():
+            try:
+                report = json.loads(line)
+            except ValueError:  # cut by a kill, and another process's next report behind it
+                continue
+            for kind, value in report.items():
                 match kind:
                     case "state":
                         state = State(**value)
@@ -231,12 +249,12 @@ def watching(path: Path, step: Step, listeners: Sequence[Listener]) -> Iterator[
     watch, is_over = Watch(path, step, listeners), threading.Event()
 
     def look() -> None:
-        while not is_over.wait(POLL_S):
-            try:
+        try:
+            while not is_over.wait(POLL_S):
                 watch.read()
-            except Exception:  # to show progress must not end a run
-                log.exception("%s: progress is no longer shown", step.artifact_id)
-                return
+            watch.close()
+        except Exception:  # to show progress must not end a run
+            log.exception("%s: progress is no longer shown", step.artifact_id)
 
     thread = threading.Thread(target=look, daemon=True)
     if listeners:
@@ -247,4 +265,3 @@ def watching(path: Path, step: Step, listeners: Sequence[Listener]) -> Iterator[
         is_over.set()
         if listeners:
             thread.join()
-            watch.read()

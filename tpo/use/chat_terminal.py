@@ -206,7 +206,11 @@ def answer_once(talk: Talk) -> None:
     Raises:
         TpoError: If it holds nothing, or the policy cannot be asked.
     """
-    text = sys.stdin.read().strip()
+    try:
+        text = sys.stdin.read().strip()
+        text.encode()
+    except UnicodeError:
+        raise ChatError("standard input is not UTF-8") from None
     if not text:
         raise ChatError("standard input holds no instruction")
     [speaker] = talk.speakers

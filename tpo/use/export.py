@@ -20,6 +20,7 @@ from typing import Any
 
 from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.schema import ExportConfig
+from tpo.evaluate.lineage import find_training
 from tpo.evaluate.policies import find_policy
 from tpo.evaluate.seeds import find_seed
 from tpo.evaluate.trained import named_run
@@ -74,7 +75,7 @@ def export_policy(config: ExportConfig, store: Store) -> Path:
         shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
         part.mkdir(parents=True)
         try:
-            difference = _write(part, config, named, policy, base=base)
+            difference = _write(part, config, named, policy, base=base, store=store)
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -82,7 +83,9 @@ def export_policy(config: ExportConfig, store: Store) -> Path:
     return out
 
 
-def _write(out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *, base: ModelConfig) -> Difference:
+def _write(
+    out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *, base: ModelConfig, store: Store
+) -> Difference:
     """Write all files of an export, and check it before its card says that it was."""
     import torch
 
@@ -102,7 +105,7 @@ def _write(out: Path, config: ExportConfig, named: PolicyRef, policy: Policy, *,
     tokenizer.chat_template = carrying_template(source, asked)
     tokenizer.save_pretrained(out)
     ends.save_pretrained(out)
-    write_json(out / RECORD, _record(config.format, named, base))
+    write_json(out / RECORD, _record(config.format, named, base, store=store))
     subject = Subject(
         kind=config.format,
         policy=named.name,
@@ -143,10 +146,10 @@ def _save_weights(
         adapter |= {"base_model_name_or_path": name, "revision": base.revision}
         write_json(out / ADAPTER_CONFIG, adapter)
         return own, own
+    del model  # in float32 now, and its layers may be replaced by unmerged ones
+    model = load_model(path, revision=revision, dtype=dtype)
     if policy.adapter_path is not None:
-        del model  # its layers are replaced by unmerged ones
-        adapted = load_adapter(load_model(path, revision=revision, dtype=dtype), policy.adapter_path)
-        model = adapted.merge_and_unload(safe_merge=True)
+        model = load_adapter(model, policy.adapter_path).merge_and_unload(safe_merge=True)
     model.config.use_cache = True
     model.generation_config = ends
     model.save_pretrained(out)
@@ -175,7 +178,7 @@ def _instructions(seed: int) -> list[str]:
     return random.Random(derive_seed(seed, "export")).sample(texts, NUM_CHECKED)
 
 
-def _record(kind: str, named: PolicyRef, base: ModelConfig) -> dict[str, Any]:
+def _record(kind: str, named: PolicyRef, base: ModelConfig, *, store: Store) -> dict[str, Any]:
     """Return what names an export where a model or a policy can be named (`tpo.model.exported`)."""
     model = asdict(base)
     if kind == "merged":
@@ -183,11 +186,12 @@ def _record(kind: str, named: PolicyRef, base: ModelConfig) -> dict[str, Any]:
     if model["chat_template"] is not None:
         model["chat_template"] = BASE_TEMPLATE
     weights = named.weights
+    training = None if weights is None else find_training(weights, store.root) or weights.parent
     return {
         "kind": kind,
         "policy": named.name,
         "model": model,
         "thought": asdict(named.form),
         "sample": asdict(named.sampling),
-        "training": None if weights is None else f"{weights.parent.name}/{weights.name}",
+        "training": None if training is None else training.name,
     }

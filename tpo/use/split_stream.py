@@ -75,7 +75,9 @@ class SplitStream:
             self.is_ambiguous = True
             return Delta()
         thought = "" if split.thought is None else self._rest("thought", split.thought)
-        return Delta(thought, self._rest("response", self._up_to_stop(split.response)))
+        end = self._stop_in(text[split.response_span[0] :])
+        response = split.response if end is None else text[split.response_span[0] :][:end].strip()
+        return Delta(thought, self._rest("response", response))
 
     def _look_for_response(self, seen: str) -> Delta:
         if self._may_become_thought(seen):
@@ -95,14 +97,18 @@ class SplitStream:
             self.is_over = self.is_ambiguous = True
             return ""
         self._checked = len(seen)
-        response = _OPENED.sub("", seen[self._start :].rstrip()).rstrip()
+        response = seen[self._start :]
+        end = self._stop_in(response)  # in the text as it is: stop strings may end in white space
+        if end is not None:
+            self.is_over = True
+            return self._rest("response", response[:end].rstrip())
+        response = _OPENED.sub("", response.rstrip()).rstrip()
         response = response.removesuffix(self._asked.conventions.answer_tail.strip()).rstrip()
-        return self._rest("response", self._up_to_stop(response))
+        return self._rest("response", response)
 
-    def _up_to_stop(self, response: str) -> str:
-        ends = [place for place in map(response.find, self._stop) if place >= 0]
-        self.is_over = self.is_over or bool(ends)
-        return response[: min(ends)].rstrip() if ends else response
+    def _stop_in(self, response: str) -> int | None:
+        """Return where the first stop string begins, None where there is none."""
+        return min((place for place in map(response.find, self._stop) if place >= 0), default=None)
 
     def _rest(self, name: str, whole: str) -> str:
         """Return what `whole` has more than was given out of it, which then is given out."""

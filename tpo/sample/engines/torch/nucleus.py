@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 NUM_CANDIDATES = (64, 256, 1024)  # tried in this order, before the whole vocabulary is sorted
+GREEDY = 1e-5  # temperatures below are 0, as in vLLM: logits divided by them are no numbers in float32
 CHUNK = 64  # a row's n largest values lie in the n chunks with the largest maxima
 
 
@@ -17,13 +18,13 @@ def sample_tokens(logits: Tensor, uniforms: Tensor, temperature: float, top_p: f
     Args:
         logits: (rows, vocabulary).
         uniforms: (rows,) in [0, 1).
-        temperature: 0 takes the most probable token.
+        temperature: 0, or less than `GREEDY`, takes the most probable token.
         top_p: In (0, 1]; 1 keeps every token.
 
     Returns:
         (rows,) token ids.
     """
-    if temperature == 0:
+    if temperature < GREEDY:
         return logits.argmax(dim=-1)
     shares = torch.softmax(logits.to(torch.float32, copy=True).div_(temperature), dim=-1)
     if top_p == 1:  # the nucleus is the vocabulary, in any order: nothing is sorted
