@@ -5,18 +5,20 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_imports import HEAVY
+from test_torch_engine import make_adapter
 
 from tpo.config.compose import compose_config
 from tpo.config.schema import Config
 from tpo.model import disk
 from tpo.model.architecture import KNOWN, LLAMA_8B, Architecture, find_architecture
 from tpo.model.disk import GIB, PROMPT, USED, disk_parts, rooms, warn_of_full_disk
+from tpo.model.exported import RECORD
 from tpo.plan import doctor, machine
 from tpo.plan.cards import CARDS, CLASSES, Card, known, of_gpu, parse
 from tpo.plan.doctor import examine, main
@@ -25,6 +27,7 @@ from tpo.plan.machine import DRIVERS, machine_checks, require_gpus
 from tpo.plan.memory import FRAGMENTATION, Pair, training_bytes
 from tpo.plan.needs import memory_needs
 from tpo.store.errors import TpoError
+from tpo.store.files import write_json
 from tpo.store.gpus import Gpu
 
 REPOSITORY = Path(__file__).parents[2]
@@ -352,6 +355,20 @@ def test_a_model_that_is_not_cached_is_missing_where_the_hub_is_off(monkeypatch:
 
 
 # --- the command ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_goes_on_has_the_sizes_of_the_model_under_it(
+    tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = make_adapter(tiny_model, tmp_path / "export")
+    config = compose_config(Config, ["experiment=smoke", "model=pretrained", f"model.name={tiny_model}"])
+    model = asdict(replace(config.model, dtype="float32", quantization="none", max_model_len=1024))
+    groups = {"thought": asdict(config.thought), "sample": asdict(config.sample)}
+    write_json(place / RECORD, {"kind": "adapter", "model": model, "training": None, **groups})
+    asked = ["experiment=smoke", "train.lora_rank=4", "train.lora_alpha=8", f"artifacts_dir={tmp_path}/artifacts"]
+    assert main([*asked, f"model.name={place}", "--card", "24gb"]) == 0, capsys.readouterr().err
+    said = capsys.readouterr().out
+    assert "unknown" not in said and "fits" in said and said.endswith("\nready\n")
 
 
 def test_exit_status_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

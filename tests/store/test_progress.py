@@ -99,9 +99,7 @@ def test_another_attempt_is_read_from_its_start_and_half_a_line_later(tmp_path: 
     assert told.heard == [(1, {}), (2, {}), (3, {}), (1, {"loss": 2}), (2, {}), (4, {})]
 
 
-def test_a_listener_that_fails_at_the_end_ends_no_step(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_listener_that_fails_at_the_end_ends_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Listener):
         def measured(self, step: Step, number: int, values: dict[str, Any]) -> None:
             raise RuntimeError("no network")
