@@ -30,7 +30,9 @@ def make(
     """An artifact `<stage>-<key>` as a stage leaves it."""
     path = root / f"{stage}-{key}"
     path.mkdir(parents=True)
-    write_json(path / "request.json", {"stage": stage, "inputs": inputs, "config": config, "how": {}})
+    contents = {role: open_artifact(root / name).content for role, name in inputs.items()}
+    request = {"stage": stage, "inputs": inputs, "contents": contents, "config": config, "how": {}}
+    write_json(path / "request.json", request)
     write_records(path / "rows.jsonl", rows)
     if stage == "train":
         for epoch in (1, 2):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from tpo.evaluate.stages import import_adapter
 from tpo.model.load import ADAPTER_CONFIG, check_adapter
 from tpo.model.policy import is_whole_model
-from tpo.results.read import FinishedRun, read_run
+from tpo.results.read import FinishedRun, contents_of, read_run
 from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
@@ -68,6 +68,7 @@ def adapter_of_run(named: NamedRun, store: Store) -> Path | None:
 
     Raises:
         PolicyError: If the run has no such iteration, or its artifacts are not at hand.
+        ArtifactError: If the training was computed anew since.
     """
     run = read_run(named.path)
     entry = iteration_of_run(run, named)
@@ -81,6 +82,7 @@ def adapter_of_run(named: NamedRun, store: Store) -> Path | None:
             f"policy {named.path}@{entry['iteration']}: its adapter {entry['adapter']} is neither in "
             f"{' nor in '.join(map(str, dict.fromkeys(places)))}; set artifacts_dir"
         )
+    open_artifact(adapter.parent, content=contents_of(run.summary).get(adapter.parent.name))
     return adapter
 
 

@@ -19,7 +19,7 @@ from tpo.results.text_table import print_tables
 from tpo.results.tracking import TRACKED, load_tracker
 from tpo.results.tracking.labels import Launch, command, run_labels
 from tpo.store.artifacts import Artifact
-from tpo.store.files import translate_disk_errors, write_json
+from tpo.store.files import translate_disk_errors, write_json, write_sealed
 from tpo.store.records import CheckResult, Comparison
 from tpo.store.seeds import derive_seed
 
@@ -199,7 +199,7 @@ class Run:
             "stages": stage_list(stages, run=self.path.name),
         }
         with translate_disk_errors(self.path):
-            write_json(self.path / "summary.json", summary)
+            write_sealed(self.path / "summary.json", summary)
             finished = FinishedRun(self.path, summary, self._plain)
             figures = write_figures(finished, self.path / "figures")
             write_page(finished)
@@ -228,7 +228,7 @@ def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
-    """Return the stages in order, with seconds and whether each was reused, for `summary.json`.
+    """Return the stages in order, with digest, seconds and whether each was reused, for `summary.json`.
 
     Reused is what was not computed for the run of this name, in whichever of its processes; so that every attempt at a
     run, and every process that has a part in it, gives the same list.
@@ -237,6 +237,7 @@ def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
         {
             "artifact_id": artifact.artifact_id,
             "stage": artifact.manifest["stage"],
+            "content": artifact.content,
             "seconds": artifact.seconds,
             "is_reused": artifact.manifest.get("run") != run,  # other entry points have no run
         }

@@ -12,7 +12,7 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from tpo.store.artifacts import LOCK, finish, open_artifact
+from tpo.store.artifacts import LOCK, finish, open_inputs
 from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors
 from tpo.store.gpus import prepare
@@ -41,7 +41,7 @@ def execute(path: Path, *, started: float | None = None) -> None:
     job = Job(
         path=path,
         config=request["config"],
-        inputs={role: open_artifact(path.parent / name) for role, name in request["inputs"].items()},
+        inputs=open_inputs(path.parent, request),
         seed=request["seed"],
         how=request["how"],
     )

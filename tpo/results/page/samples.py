@@ -14,6 +14,7 @@ from tpo.pairs.build import count_drops, judged_groups, pair_or_reason
 from tpo.pairs.rule import PairsRule
 from tpo.pairs.stages import PAIRS
 from tpo.results.page.marks import asked, describe, passed
+from tpo.results.read import contents_of
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
@@ -45,9 +46,14 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
     """
     entries: list[Entry] = []
     groups: list[dict[str, Any]] = []
+    contents = contents_of(summary)
     for summed in summary["iterations"]:
         iteration, names = summed["iteration"], summed["artifacts"]
-        found = {role: open_artifact(artifacts_dir / name) for role, name in names.items() if role in SHOWN}
+        found = {
+            role: open_artifact(artifacts_dir / name, content=contents.get(name))
+            for role, name in names.items()
+            if role in SHOWN
+        }
         compared = list(found["comparison"].rows(Comparison))
         splits = {"held-out": [row.prompt_id for row in compared]}
         if "pairs" in found:
@@ -59,15 +65,15 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
             if split == "training":
                 entries += training_entries(iteration, found, shown)
             else:
-                answers = _input(found["comparison"], "completions").rows(Completion)
+                answers = found["comparison"].input("completions").rows(Completion)
                 entries += held_out_entries(iteration, compared, answers, shown)
     shared = found["comparison"]  # instructions and baseline are those of every iteration
     shown = {entry["prompt_id"] for entry in entries}
     held_out = {entry["prompt_id"] for entry in entries if entry["split"] == "held-out"}
-    prompts = {row.prompt_id: row for row in _input(shared, "prompts").rows(Prompt) if row.prompt_id in shown}
+    prompts = {row.prompt_id: row for row in shared.input("prompts").rows(Prompt) if row.prompt_id in shown}
     baseline = {
         row.prompt_id: _sample(row)
-        for row in _input(shared, "baseline_completions").rows(Completion)
+        for row in shared.input("baseline_completions").rows(Completion)
         if row.prompt_id in held_out and row.sample_index == 0
     }
     for entry in entries:
@@ -190,7 +196,3 @@ def _sample(row: Completion) -> dict[str, Any]:
         "num_thought_tokens": row.num_thought_tokens,
         "num_response_tokens": row.num_response_tokens,
     }
-
-
-def _input(artifact: Artifact, role: str) -> Artifact:
-    return open_artifact(artifact.path.parent / artifact.manifest["inputs"][role])
