@@ -150,7 +150,7 @@ def test_what_is_not_at_hand_is_named_and_unknown_training_is_said(
     assert not unknown.is_traced and not unknown.used
     policy = PolicyRef("its name", open_artifact(store.root / "model-a"), None, DIRECT, None)  # type: ignore[arg-type]
     for found, is_from_elsewhere, said in (
-        (lineage, False, "sample-01, which its training comes from, is not at hand"),
+        (lineage, False, "sample-01, which its training comes from, is not at hand as it was then"),
         (unknown, False, "what its name was trained on is not known here"),
         (traced(store, None), True, "what its name was trained on is not known here"),
         (traced(store, None), False, None),

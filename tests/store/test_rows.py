@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 import tpo.store.files
 import tpo.store.rows
-from tpo.store.artifacts import PARTIAL
+from tpo.store.layout import PARTIAL
 from tpo.store.progress import PROGRESS
 from tpo.store.records import Key, Prompt, read_records
 from tpo.store.rows import grow_rows

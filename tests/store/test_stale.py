@@ -15,19 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tpo.store.artifacts
-from tpo.store.artifacts import (
-    CHECKPOINTS,
-    PARTIAL,
-    STALE,
-    Artifact,
-    Store,
-    finish,
-    open_artifact,
-    open_inputs,
-    read_manifest,
-)
+from tpo.store.artifacts import Artifact, Store, finish, open_artifact, open_inputs, read_manifest
 from tpo.store.errors import ArtifactError
 from tpo.store.files import json_digest, write_sealed
+from tpo.store.layout import CHECKPOINTS, PARTIAL, STALE
 from tpo.store.records import Key, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.stage import Stage
@@ -180,7 +171,7 @@ def test_killed_at_any_file_while_it_is_moved_aside_it_comes_to_its_end(
         (judged.path / "folder" / "weights").write_text("old")
         shutil.rmtree(sampled.path)
 
-        def killed(self: Path, target: Path) -> Path:
+        def killed(self: Path, target: Path, at: int = at) -> Path:
             nonlocal moved
             if STALE in Path(target).parts:
                 if moved == at:
@@ -202,7 +193,7 @@ def test_killed_at_any_file_while_it_is_moved_aside_it_comes_to_its_end(
     assert kills >= 4
 
 
-# --- two runs at the same time ------------------------------------------------------------------------------------------
+# --- two runs at the same time ----------------------------------------------------------------------------------------
 
 
 def test_a_run_that_read_what_was_there_before_ends_and_does_not_fight(tmp_path: Path) -> None:
@@ -247,7 +238,7 @@ def test_an_input_that_is_deleted_after_it_was_read_does_no_harm(tmp_path: Path)
     assert said(run(tmp_path, execute, (SAMPLE, JUDGE))[1:]) == ["judge 0 <- sample 0"]
 
 
-# --- folders that were edited or swapped --------------------------------------------------------------------------------
+# --- folders that were edited or swapped ------------------------------------------------------------------------------
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -309,7 +300,7 @@ def test_input_is_what_it_was_then(tmp_path: Path) -> None:
         judged.input("before")
 
 
-# --- what the disk holds ------------------------------------------------------------------------------------------------
+# --- what the disk holds ----------------------------------------------------------------------------------------------
 
 
 def test_disk_holds_every_file_and_folder_before_the_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

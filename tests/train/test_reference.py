@@ -118,7 +118,7 @@ def test_another_commit_that_rounds_alike_shares_the_key(monkeypatch: pytest.Mon
     assert path_of() == before
 
 
-# --- the file -----------------------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 COLUMNS = {"ref_chosen_logps": [[-1.5, -2.25], [-3.0]], "ref_rejected_logps": [[-4.5, -5.0], [-6.0]]}
 

@@ -19,7 +19,7 @@ import tpo.train.trainer
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.model.prepare import save_quantized
-from tpo.store.artifacts import CHECKPOINTS
+from tpo.store.layout import CHECKPOINTS
 from tpo.store.progress import PROGRESS
 from tpo.store.records import Pair
 from tpo.train.checkpoints import MarkComplete

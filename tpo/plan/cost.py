@@ -11,8 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.store.artifacts import MANIFEST, read_manifest
+from tpo.store.artifacts import read_manifest
 from tpo.store.errors import ArtifactError
+from tpo.store.layout import MANIFEST
 
 Manifest = Mapping[str, Any]  # or the request of a stage that has none yet
 

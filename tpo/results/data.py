@@ -17,7 +17,8 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import Asked, ask
 from tpo.model.conventions import Conventions
 from tpo.results.read import FinishedRun, ResultError, contents_of
-from tpo.store.artifacts import MANIFEST, Artifact, open_artifact
+from tpo.store.artifacts import Artifact, open_artifact
+from tpo.store.layout import MANIFEST
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
 What = Literal["pairs", "completions"]

@@ -7,8 +7,8 @@ from typing import Any
 
 from tpo.config.fields import how_names
 from tpo.config.schema import Config
-from tpo.store.artifacts import LOCK
 from tpo.store.files import content_hash, remove_temporary, translate_disk_errors, write_json
+from tpo.store.layout import LOCK
 from tpo.store.locks import hold
 
 # What a run's identity leaves out: where things lie, how stages are started, where metrics go.

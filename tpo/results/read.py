@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.results.checked import pass_rates, split_unseen
-from tpo.store.artifacts import MANIFEST, Artifact, OutdatedError, open_artifact
+from tpo.store.artifacts import Artifact, OutdatedError, open_artifact
 from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
 from tpo.store.files import DIGEST, SealError, unsealed
+from tpo.store.layout import MANIFEST
 from tpo.store.records import CheckResult, Comparison, Completion
 
 log = logging.getLogger(__name__)

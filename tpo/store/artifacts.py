@@ -22,14 +22,13 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tpo.store.digests import DIGESTS, digests
+from tpo.store.digests import digests
 from tpo.store.environment import environment, peak_memory_mib
 from tpo.store.errors import ArtifactError
 from tpo.store.files import (
@@ -43,6 +42,18 @@ from tpo.store.files import (
     write_json,
     write_sealed,
 )
+from tpo.store.layout import (
+    CHECKPOINTS,
+    LOCK,
+    MANIFEST,
+    PARTIAL,
+    REQUEST,
+    STALE,
+    find_request,
+    is_content,
+    move_content,
+    pruned,
+)
 from tpo.store.locks import hold
 from tpo.store.progress import PROGRESS, Listener, watching
 from tpo.store.records import Record, read_records
@@ -50,12 +61,6 @@ from tpo.store.stage import Budget, RunsOn, Stage, Step
 
 log = logging.getLogger(__name__)
 
-MANIFEST, REQUEST = "manifest.json", "request.json"
-LOCK = ".lock"
-REFERENCE = "reference"  # beside the artifacts: log-probabilities that trainings share (`tpo.train.reference`)
-STALE = "stale"  # beside the artifacts: what was computed from inputs that are others by now
-# Of an artifact that is being computed, what the next attempt goes on from: rows as they came, epochs as they ended.
-PARTIAL, CHECKPOINTS = "rows.partial.jsonl", "checkpoints"
 SPEED = {"tokens_per_second"}  # among the metrics: how fast the machine was, no content
 
 R = TypeVar("R", bound=Record)
@@ -128,7 +133,7 @@ class Artifact:
         found = digests(self.path, expected)
         for file, digest in expected.items():
             if found.get(file) != digest:
-                raise _damaged(self.path / file, self.path)
+                raise _gone(self.path / file) if file in pruned(self.path) else _damaged(self.path / file, self.path)
         return self.path / name
 
     def rows(self, kind: type[R], name: str = "rows.jsonl") -> Iterator[R]:
@@ -293,12 +298,10 @@ def find_artifact(step: Step, path: Path) -> Artifact | None:
 def _set_aside(step: Step, path: Path) -> None:
     """Move what was computed here from other inputs to where nobody reads it; the lock is held.
 
-    The request goes last, so that after a kill the rest follows what was moved before.
-
     Raises:
         ArtifactError: If it is the step's inputs that are not there any more, but newer ones.
     """
-    request = _found_request(path)
+    request = find_request(path)
     before = request.get("contents")
     if not request or (before == step.contents and not (path / MANIFEST).exists()):
         return
@@ -309,22 +312,7 @@ def _set_aside(step: Step, path: Path) -> None:
     )
     why = f"computed from another content of {', '.join(changed)}" if changed else "it does not say from what"
     log.warning("%s: stale (%s), so it is computed anew; the old one is kept in %s", path.name, why, target)
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(path.iterdir(), key=lambda entry: (entry.name == REQUEST, entry.name != MANIFEST)):
-        if entry.name == LOCK:
-            continue
-        if (target / entry.name).is_dir():  # of the same request, set aside once before
-            shutil.rmtree(target / entry.name)
-        entry.replace(target / entry.name)
-
-
-def _found_request(path: Path) -> dict[str, Any]:
-    """Return what was asked for where something was computed, whole or in part; empty where nothing was."""
-    for name in (REQUEST, MANIFEST):
-        with suppress(OSError, ValueError):
-            request: dict[str, Any] = dict(json.loads((path / name).read_text(encoding="utf-8")))
-            return request
-    return {}
+    move_content(path, target)
 
 
 def open_inputs(root: Path, request: Mapping[str, Any]) -> dict[str, Artifact]:
@@ -349,9 +337,9 @@ def open_artifact(path: Path, *, is_reused: bool = True, content: str | None = N
         ArtifactError: If it is incomplete, a file is missing, or the content is another.
     """
     manifest = read_manifest(path)
-    for name in manifest["files"]:
-        if not (path / name).is_file():
-            raise _damaged(path / name, path)
+    missing = [name for name in manifest["files"] if not (path / name).is_file()]
+    for name in missing and sorted(set(missing) - pruned(path)):
+        raise _damaged(path / name, path)
     artifact = Artifact(artifact_id=path.name, path=path, manifest=manifest, is_reused=is_reused)
     if content is not None:
         _require_content(artifact, content)
@@ -369,6 +357,12 @@ def _require_content(artifact: Artifact, content: str) -> None:
 def _damaged(file: Path, path: Path) -> ArtifactError:
     return ArtifactError(
         f"{file} is missing or differs from {MANIFEST}: artifacts are never edited. Delete {path} to compute it again."
+    )
+
+
+def _gone(file: Path) -> ArtifactError:
+    return ArtifactError(
+        f"{file} was deleted by tpo.gc, since no run had selected it. Delete the artifact to compute it again."
     )
 
 
@@ -417,12 +411,10 @@ def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
         source = path.parent / request["inputs"][role]
         if (source / MANIFEST).exists():  # one that was deleted after it was read does no harm
             _require_content(Artifact(source.name, source, read_manifest(source), is_reused=True), content)
-    not_content = {REQUEST, MANIFEST, LOCK, DIGESTS, PARTIAL}
     files = sorted(
         file.relative_to(path).as_posix()
         for file in path.rglob("*")
-        if file.is_file() and file.name not in not_content and file.suffix != ".tmp"
-        if not file.is_relative_to(path / CHECKPOINTS)
+        if file.is_file() and is_content(file.relative_to(path))
     )
     sync_below(path, files)
     write_sealed(

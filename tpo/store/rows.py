@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic
 
-from tpo.store.artifacts import PARTIAL
 from tpo.store.files import replacing
+from tpo.store.layout import PARTIAL
 from tpo.store.progress import Progress
 from tpo.store.records import K, Key, R, RecordError, row_format
 

@@ -22,9 +22,10 @@ from trl.trainer.utils import add_fused_lm_head
 
 from tpo.model.load import load_model
 from tpo.model.policy import Policy
-from tpo.store.artifacts import REFERENCE, Artifact
+from tpo.store.artifacts import Artifact
 from tpo.store.environment import environment
 from tpo.store.files import SealError, content_hash, read_sealed, write_sealed
+from tpo.store.layout import REFERENCE
 from tpo.train.pair_trees import add_pair_head
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from tpo.model.load import load_adapter, load_model
 from tpo.model.lora import fuse_adapter
 from tpo.model.policy import Policy, open_policy
 from tpo.model.targets import check_targets, has_towers, without_adapter
-from tpo.store.artifacts import CHECKPOINTS
 from tpo.store.digests import unlike, vouch
 from tpo.store.job import Job, Metrics
+from tpo.store.layout import CHECKPOINTS
 from tpo.store.progress import Progress
 from tpo.store.records import Pair
 from tpo.train.callbacks import FirstGradients, FirstStep, StaysFinite, TellsSteps
@@ -185,8 +185,8 @@ def train_on_pairs(
 ) -> dict[str, Any]:
     """Write the policy after each epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
 
-    A killed training continues after its last complete epoch, as long as its checkpoints are whole. Every process of a training calls this; rank 0 writes,
-    and only rank 0 returns the metrics.
+    A killed training continues after its last complete epoch, as long as its checkpoints are whole. Every process of a
+    training calls this; rank 0 writes, and only rank 0 returns the metrics.
 
     Args:
         path: The artifact's directory.
