@@ -11,7 +11,6 @@ from test_stale import SAMPLE, Rounding, run
 
 from tpo.store.artifacts import Artifact, Store, finish
 from tpo.store.files import write_json, write_sealed
-from tpo.store.layout import MANIFEST
 from tpo.store.records import Prompt, write_records
 from tpo.store.stage import Stage
 from tpo.store.verify import main, wrong_row

@@ -241,8 +241,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Tell what may go, and delete it with --delete; return the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m tpo.gc", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -256,7 +256,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep-days", type=float, default=0.0, metavar="DAYS", help="keep what is younger")
     parser.add_argument("--epochs", action="store_true", help="of trainings that are needed, epochs that are not")
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is changed")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Tell what may go, and delete it with --delete; return the exit status."""
+    given = make_parser().parse_args(arguments)
     runs = given.runs or [Path("runs")]
     try:
         for folder in (given.artifacts, *runs):

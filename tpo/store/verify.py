@@ -247,15 +247,20 @@ def report(root: Path, found: Sequence[Wrong]) -> Iterator[str]:
         yield f"    {wrong.todo}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Verify what is named, and say what is wrong; return the exit status."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
     parser = argparse.ArgumentParser(
         prog="python -m tpo.verify", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="artifacts, or folders of runs")
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="of the runs (default: that of their settings)")
     parser.add_argument("--reread", action="store_true", help="read every file, also where its digest is remembered")
-    given = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Verify what is named, and say what is wrong; return the exit status."""
+    given = make_parser().parse_args(arguments)
     num_wrong = 0
     try:
         for path in given.paths:
