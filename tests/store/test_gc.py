@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stale import CHAIN, JUDGE, SAMPLE, Rounding, run, said
 
-import tpo.store.in_use
 from tpo.store.artifacts import Artifact, Store, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import write_json, write_sealed
@@ -165,7 +164,7 @@ with open_store(Path(sys.argv[1])) as store:
 
 
 def test_what_a_running_process_has_asked_for_stays_until_it_ends(
-    root: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     *_, paired = run(root, Rounding())
     found = find(root, [runs])
@@ -174,7 +173,6 @@ def test_what_a_running_process_has_asked_for_stays_until_it_ends(
         [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=place
     )
     assert holder.stdout is not None and holder.stdout.readline() == "holds\n"
-    monkeypatch.setattr(tpo.store.in_use, "GRACE_S", -1.0)
     assert names_of(find(root, [runs])) == {paired.artifact_id}
     delete(found, root, tell=print)
     assert capsys.readouterr().out.count("a process has asked for it meanwhile") == 2

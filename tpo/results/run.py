@@ -1,8 +1,9 @@
 """What a run leaves behind: `summary.json`, figures, a page, tables in the terminal, and a W&B run."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from tpo.results.text_table import print_tables
 from tpo.results.tracking import TRACKED, load_tracker
 from tpo.results.tracking.labels import Launch, command, run_labels
 from tpo.store.artifacts import Artifact
-from tpo.store.files import translate_disk_errors, write_json, write_sealed
+from tpo.store.files import SealError, json_digest, read_sealed, translate_disk_errors, write_json, write_sealed
 from tpo.store.records import CheckResult, Comparison
 from tpo.store.seeds import derive_seed
 
@@ -199,6 +200,7 @@ class Run:
             "stages": stage_list(stages, run=self.path.name),
         }
         with translate_disk_errors(self.path):
+            forget_other_results(self.path, self.iterations)
             write_sealed(self.path / "summary.json", summary)
             finished = FinishedRun(self.path, summary, self._plain)
             figures = write_figures(finished, self.path / "figures")
@@ -210,6 +212,28 @@ class Run:
         if where is not None:
             write_json(self.path / TRACKED, where)
         return self.path
+
+
+def forget_other_results(path: Path, iterations: Sequence[dict[str, Any]]) -> None:
+    """Have the next repetition track a run again that was tracked with other results.
+
+    Its artifacts were computed anew since, so that what a tracker shows is no longer what the folder holds.
+
+    Args:
+        path: The run's folder, with the summary of before, if there was one.
+        iterations: Of the summary now.
+    """
+    if not (path / TRACKED).exists() or not (path / "summary.json").exists():
+        return
+    with suppress(SealError):  # of a summary that cannot be read, nothing is known
+        before = read_sealed(path / "summary.json")["iterations"]
+        if json_digest(before) != json_digest(json.loads(json.dumps(iterations))):
+            (path / TRACKED).unlink()
+            log.warning(
+                "%s: these are other results than those that were tracked, since artifacts were computed anew; repeat "
+                "the command to track these",
+                path,
+            )
 
 
 def _by_epoch(values: Mapping[int, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from tpo.store.stage import Step
 
 IN_USE = ".in_use"
 ARTIFACT_ID = re.compile(r"\b[a-z][a-z_]*-[0-9a-f]{12}\b")
-GRACE_S = 60.0  # a younger file without a lock may be about to get one
+TEMPORARY_S = 60.0  # a process locks and renames its new note sooner
 
 
 class InUse(Listener):
@@ -53,7 +53,10 @@ class InUse(Listener):
             return
         with suppress(OSError, LockError):
             if not self._noted:
-                self._stack.enter_context(hold(self._file, purpose="the note of what is in use"))
+                ids_in_use(self._file.parent.parent)  # without those of killed processes
+                temporary = self._file.with_suffix(".tmp")
+                self._stack.enter_context(hold(temporary, purpose="the note of what is in use"))
+                temporary.replace(self._file)  # whoever finds it finds it locked
             self._noted.add(step.artifact_id)
             with self._file.open("a", encoding="utf-8") as file:
                 file.write("".join(f"\n{name}" for name in (step.artifact_id, *step.inputs.values())))
@@ -64,12 +67,12 @@ def ids_in_use(root: Path) -> set[str]:
     found: set[str] = set()
     for file in (root / IN_USE).glob("*"):
         try:
-            with suppress(FileNotFoundError):
-                if time.time() - file.stat().st_mtime < GRACE_S:
-                    found |= _read(file)
-                    continue
-                with hold(file, purpose="gc", waits=False):
-                    file.unlink()
+            if file.suffix == ".tmp" and time.time() - file.stat().st_mtime < TEMPORARY_S:
+                continue  # of a process that is about to lock it
+            with hold(file, purpose="gc", waits=False):
+                file.unlink()
+        except FileNotFoundError:
+            continue
         except HeldError:
             found |= _read(file)
     return found
