@@ -77,7 +77,7 @@ def test_rules_keep_what_they_name_and_what_is_young(root: Path, runs: Path) -> 
     sampled, judged, paired = run(root, Rounding())
     assert names_of(find(root, [runs], keep=["judge-*"])) == {paired.artifact_id}
     assert find(root, [runs], keep_days=1) == []
-    for path in (paired.path, paired.path / "manifest.json"):
+    for path in (paired.path / "request.json", paired.path / "manifest.json"):
         os.utime(path, (time.time() - 90_000,) * 2)
     assert names_of(find(root, [runs], keep_days=1)) == {paired.artifact_id}
     assert sampled.path.exists()
@@ -197,6 +197,9 @@ def test_a_process_that_ends_takes_its_note_with_it(root: Path) -> None:
         store._execute = Rounding()
         found = store.request(SAMPLE, {})
         assert ids_in_use(root) == {found.artifact_id}
+        other = run(root, Rounding())[1]
+        assert store.open(other.artifact_id).content == other.content
+        assert ids_in_use(root) == {found.artifact_id, other.artifact_id}
     assert ids_in_use(root) == set() and not list((root / IN_USE).iterdir())
 
 

@@ -91,7 +91,7 @@ def trained_artifact(path: Path, store: Store) -> tuple[Artifact, int]:
     """Return artifact and epoch of an adapter or a whole model, imported into the store where it lies in none."""
     home = path.resolve().parent
     if (home / MANIFEST).exists() and home.parent == store.root.resolve():
-        return open_artifact(store.root / home.name), int(path.resolve().name.removeprefix("epoch-"))
+        return store.open(home.name), int(path.resolve().name.removeprefix("epoch-"))
     if is_whole_model(path):
         raise PolicyError(
             f"policy {path}: this is a whole model, which is not copied from one directory of artifacts to "

@@ -221,6 +221,17 @@ class Store:
         artifact = self.run(step)
         return self._asked.setdefault(artifact.artifact_id, artifact)
 
+    def open(self, artifact_id: str) -> Artifact:
+        """Return an artifact that is used by its id, and tell listeners, so that it is not deleted meanwhile.
+
+        Raises:
+            ArtifactError: If it is incomplete or damaged.
+        """
+        artifact = open_artifact(self.root / artifact_id)
+        for listener in self.listeners:
+            listener.opened(artifact_id)
+        return artifact
+
     def run(self, step: Step) -> Artifact:
         """Return the step's artifact, computing it if it is not there yet.
 
@@ -385,10 +396,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise OutdatedError(f"{error}. Run the experiment again, which computes it anew.") from error
     except SealError as error:
         raise ArtifactError(f"{error}. Delete {path} to compute it again.") from error
-    if manifest["artifact_id"] != path.name:
+    name = manifest.get("artifact_id")
+    if name != path.name:
         raise ArtifactError(
-            f"{path} holds the artifact {manifest['artifact_id']}: folders of artifacts are not renamed. Give it its "
-            "name back, or delete it."
+            f"{path} holds the artifact {name}: folders of artifacts are not renamed. Give it its name back, or delete it."
         )
     return manifest
 

@@ -6,6 +6,7 @@ computes it again.
 """
 
 import argparse
+import re
 import secrets
 import shutil
 import sys
@@ -26,6 +27,7 @@ from tpo.store.layout import (
     PARTIAL,
     PRUNED,
     REFERENCE,
+    REQUEST,
     STALE,
     find_request,
     is_artifact,
@@ -81,7 +83,8 @@ def find(
     has_evaluation = any(name.startswith("evaluate-") for name in unfinished)
 
     def is_young(path: Path) -> bool:
-        return time.time() - max(path.stat().st_mtime, _mtime(path / MANIFEST)) < 86_400 * keep_days
+        written = [path] if path.is_file() else [path / REQUEST, path / MANIFEST]
+        return time.time() - max(map(_mtime, written)) < 86_400 * keep_days
 
     used = ids_in_use(root) | {name for name, path in paths.items() if _is_held(path)}
     wanted = used | set(ARTIFACT_ID.findall(text))
@@ -166,7 +169,7 @@ def _unselected(path: Path, text: str) -> list[Leftover]:
         return []
     epochs = {name.partition("/")[0] for name in manifest["files"] if name.startswith("epoch-")}
     there = {epoch for epoch in epochs if (path / epoch).is_dir()}
-    selected = {epoch for epoch in epochs if f'{path.name}/{epoch}"' in text or f"{path.name}/{epoch}/" in text}
+    selected = set(re.findall(rf"{re.escape(path.name)}/(epoch-\d+)", text)) & epochs
     gone = tuple(sorted(there - selected))
     if not selected or not gone:
         return []

@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,18 @@ class InUse(Listener):
 
     def begin(self, step: Step) -> None:
         """Note a step that is computed."""
-        self._note(step)
+        self._note(step.artifact_id, step.inputs.values())
+
+    def opened(self, artifact_id: str) -> None:
+        """Note an artifact that no step asked for."""
+        self._note(artifact_id)
 
     def end(self, step: Step, manifest: dict[str, Any], *, is_reused: bool) -> None:
         """Note a step whose artifact is there."""
-        self._note(step)
+        self._note(step.artifact_id, step.inputs.values())
 
-    def _note(self, step: Step) -> None:
-        if step.artifact_id in self._noted:
+    def _note(self, artifact_id: str, inputs: Iterable[str] = ()) -> None:
+        if artifact_id in self._noted:
             return
         with suppress(OSError, LockError):
             if not self._noted:
@@ -57,9 +62,9 @@ class InUse(Listener):
                 temporary = self._file.with_suffix(".tmp")
                 self._stack.enter_context(hold(temporary, purpose="the note of what is in use"))
                 temporary.replace(self._file)  # whoever finds it finds it locked
-            self._noted.add(step.artifact_id)
+            self._noted.add(artifact_id)
             with self._file.open("a", encoding="utf-8") as file:
-                file.write("".join(f"\n{name}" for name in (step.artifact_id, *step.inputs.values())))
+                file.write("".join(f"\n{name}" for name in (artifact_id, *inputs)))
 
 
 def ids_in_use(root: Path) -> set[str]:
