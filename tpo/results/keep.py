@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.results.read import FinishedRun, ResultError, load_json
-from tpo.store.files import write_json, write_sealed
+from tpo.store.files import write_json
 
 #: What is no part of a run's identity and may hold paths or accounts, as a stranger's clone would have it.
 NEUTRAL = {"artifacts_dir": "artifacts", "runs_dir": "runs", "tracking": {"kind": "none"}}
@@ -37,8 +37,8 @@ def keep_run(run: FinishedRun, directory: Path) -> list[Path]:
                 "rounding alone have one name. Keep each in a folder of its own, such as --keep DIR/1"
             )
     target.mkdir(parents=True, exist_ok=True)
-    write_json(target / "config.json", texts["config.json"])
-    write_sealed(target / "summary.json", texts["summary.json"])
+    for name, found in texts.items():
+        write_json(target / name, found)
     return [target / name for name in texts]
 
 

@@ -399,7 +399,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
     name = manifest.get("artifact_id")
     if name != path.name:
         raise ArtifactError(
-            f"{path} holds the artifact {name}: folders of artifacts are not renamed. Give it its name back, or delete it."
+            f"{path} holds the artifact {name}: folders of artifacts are not renamed. Give it its name back, or delete "
+            "it."
         )
     return manifest
 
