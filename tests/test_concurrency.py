@@ -31,7 +31,7 @@ from tpo.results.folder import own_folder
 from tpo.results.run import Run
 from tpo.results.tracking import TRACKED
 from tpo.sample.stages import PROMPTS
-from tpo.store.artifacts import LOCK
+from tpo.store.layout import LOCK
 from tpo.store.stage import Step
 
 # --- a fake stage, real processes ---------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ import pytest
 from hydra import compose
 from plugins import marks
 
+import tpo.store.gc
+import tpo.store.verify
 from tpo.config.build import to_config
 from tpo.config.check import check, check_entry, check_evaluate, check_export, check_use
 from tpo.config.compose import check_config_dir, compose_config, composing
@@ -64,6 +66,7 @@ ENTRIES: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "serve": (ServeConfig, check_use),
     "export": (ExportConfig, check_export),
 }
+PARSERS = {"results": make_parser, "verify": tpo.store.verify.make_parser, "gc": tpo.store.gc.make_parser}
 NOT_HERE = ("which is not installed", "there is no file")  # of a machine that follows a document
 FLAGS = {
     "-m",
@@ -168,7 +171,7 @@ OTHER_COMMANDS = [command for command in COMMANDS if command.entry not in ENTRIE
 def test_commands_are_found_in_every_document_that_has_some() -> None:
     assert len(HYDRA_COMMANDS) >= 50
     assert len({command.path for command in HYDRA_COMMANDS}) >= 20
-    assert {command.entry for command in COMMANDS} == {*ENTRIES, "results"}
+    assert {command.entry for command in COMMANDS} == {*ENTRIES, *PARSERS}
     assert any("-m" in split_flags(command.words)[1] for command in HYDRA_COMMANDS)
 
 
@@ -195,9 +198,11 @@ def test_documented_command_composes_and_obeys_the_rules(command: Command, own_f
             raise
 
 
-@pytest.mark.parametrize("command", [pytest.param(command, id=command.words) for command in OTHER_COMMANDS])
+@pytest.mark.parametrize(
+    "command", [pytest.param(command, id=f"{command.entry} {command.words}") for command in OTHER_COMMANDS]
+)
 def test_documented_command_parses(command: Command) -> None:
-    make_parser().parse_args(shlex.split(command.words))
+    PARSERS[command.entry]().parse_args(shlex.split(command.words))
 
 
 def test_presets_name_their_command() -> None:

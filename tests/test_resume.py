@@ -20,7 +20,7 @@ from tpo.sample.stages import PROMPTS
 from tpo.store.artifacts import Store
 from tpo.store.stage import Step
 
-NOT_CONTENT = ("started", "seconds", "peak_memory_mib", "environment")  # of a manifest: when, where, how fast
+NOT_CONTENT = ("started", "seconds", "peak_memory_mib", "environment", "digest")  # of a manifest: when, where, how fast
 
 
 def read_manifests(root: Path) -> dict[str, Any]:

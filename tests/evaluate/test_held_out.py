@@ -13,7 +13,8 @@ from tpo.config.check import check_evaluate
 from tpo.evaluate.__main__ import run_evaluation
 from tpo.evaluate.inherit import compose_evaluation
 from tpo.evaluate.lineage import SeenError
-from tpo.store.artifacts import MANIFEST, open_artifact
+from tpo.store.artifacts import open_artifact
+from tpo.store.layout import MANIFEST
 from tpo.store.records import Prompt
 
 NUM_ROWS = 40  # of the file: 8 for the test, 3 for validation, and four iterations of 6 for training

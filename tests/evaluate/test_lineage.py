@@ -31,7 +31,9 @@ def make(
     """An artifact `<stage>-<key>` as a stage leaves it."""
     path = root / f"{stage}-{key}"
     path.mkdir(parents=True)
-    write_json(path / "request.json", {"stage": stage, "inputs": inputs, "config": config, "how": {}})
+    contents = {role: open_artifact(root / name).content for role, name in inputs.items()}
+    request = {"stage": stage, "inputs": inputs, "contents": contents, "config": config, "how": {}}
+    write_json(path / "request.json", request)
     write_records(path / "rows.jsonl", rows)
     if stage == "train":
         for epoch in (1, 2):
@@ -179,7 +181,7 @@ def test_what_is_not_at_hand_is_named_and_unknown_training_is_said(
     assert not unknown.is_traced and not unknown.used
     policy = PolicyRef("its name", open_artifact(store.root / "model-a"), None, DIRECT, None)  # type: ignore[arg-type]
     for found, is_from_elsewhere, said in (
-        (lineage, False, "sample-01, which its training comes from, is not at hand"),
+        (lineage, False, "sample-01, which its training comes from, is not at hand as it was then"),
         (unknown, False, "what its name was trained on is not known here"),
         (traced(store, None), True, "what its name was trained on is not known here"),
         (traced(store, None), False, None),

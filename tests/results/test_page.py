@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from tpo.results.page.shell import escape_json
 from tpo.results.read import FinishedRun, read_run
 from tpo.results.run import stage_list
 from tpo.sample.completions import summarize
-from tpo.store.artifacts import Artifact, Store, finish
+from tpo.store.artifacts import Artifact, Store, finish, open_artifact
 from tpo.store.files import write_json
 from tpo.store.records import Check, Completion, Prompt, Record, Score, write_records
 from tpo.store.stage import Step
@@ -138,7 +138,8 @@ class Maker:
 
     def __call__(self, step: Step, rows: list[Any] | None = None, metrics: dict[str, Any] | None = None) -> Artifact:
         self.rows, self.metrics = rows or [], metrics or {}
-        self.made.append(self.store.run(step))
+        contents = {role: open_artifact(self.store.root / name).content for role, name in step.inputs.items()}
+        self.made.append(self.store.run(replace(step, contents=contents)))
         self.lines = ""
         return self.made[-1]
 

@@ -26,7 +26,7 @@ from tpo.results.table import ResultsTable, results_table, to_csv, to_latex, to_
 from tpo.results.table.against import Setting
 from tpo.store.artifacts import finish
 from tpo.store.errors import TpoError
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 from tpo.store.records import CheckResult, write_records
 
 CONFIG: dict[str, Any] = made_up.config()
@@ -309,7 +309,8 @@ def test_peak_memory_needs_all_manifests(tmp_path: Path) -> None:
     assert "peak_host_mib" not in results_table([run]).frame
     for name, peak in {"model-1": {"host": 2048.0}, "sample-a": {"host": 1024.0, "device": 3072.0}}.items():
         (tmp_path / "artifacts" / name).mkdir(parents=True)
-        write_json(tmp_path / "artifacts" / name / "manifest.json", {"peak_memory_mib": peak})
+        manifest = {"artifact_id": name, "files": {}, "metrics": {}, "peak_memory_mib": peak}
+        write_sealed(tmp_path / "artifacts" / name / "manifest.json", manifest)
     table = results_table([run])
     assert (table.frame["peak_host_mib"].item(), table.frame["peak_device_mib"].item()) == (2048, 3072)
     assert "| memory (GiB) | GPU memory (GiB) |" in to_markdown(table) and "| 2.0 | 3.0 |" in to_markdown(table)

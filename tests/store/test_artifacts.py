@@ -248,8 +248,8 @@ def test_other_disk_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None
 NAMES = [f"prompt-{number}" for number in range(7)]
 
 
-# The lock's note, which may fail, the request, 7 rows, all rows, their file, the manifest.
-@pytest.mark.parametrize("num_writes", range(12))
+# The lock's note, which may fail, the request, 7 rows, all rows, their file, once more with its folder, the manifest.
+@pytest.mark.parametrize("num_writes", range(14))
 def test_disk_full_at_any_write_loses_nothing_written_before(
     num_writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

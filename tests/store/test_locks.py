@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import tpo.store.locks
-from tpo.store.artifacts import LOCK, Store
+from tpo.store.artifacts import Store
+from tpo.store.layout import LOCK
 from tpo.store.locks import LockError, adopt, hold
 from tpo.store.stage import Step
 

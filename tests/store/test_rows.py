@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import gc
+import hashlib
 import json
 import os
 import random
@@ -17,11 +18,12 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tpo.store.files
 import tpo.store.rows
+from tpo.store.layout import PARTIAL
 from tpo.store.progress import PROGRESS
 from tpo.store.records import Key, Prompt, read_records
 from tpo.store.rows import grow_rows
@@ -59,8 +61,13 @@ class Compute:
 def grow(path: Path, compute: Callable[[Sequence[Key]], Iterable[Prompt]], keys: Sequence[Key] = KEYS) -> bytes:
     path.mkdir(exist_ok=True)
     grow_rows(path, Prompt, keys=keys, compute=compute, unit="prompt")
-    assert {file.name for file in path.iterdir()} <= {"rows.jsonl", PROGRESS}
+    assert {file.name for file in path.iterdir()} <= {"rows.jsonl", PARTIAL, PROGRESS}
     return (path / "rows.jsonl").read_bytes()
+
+
+def saved(lines: Iterable[bytes]) -> bytes:
+    """Rows as the partial file holds them."""
+    return b"".join(hashlib.blake2b(line, digest_size=8).hexdigest().encode() + b" " + line for line in lines)
 
 
 def undisturbed() -> bytes:
@@ -90,7 +97,7 @@ def test_no_keys_give_an_empty_file_and_nothing_is_computed(tmp_path: Path) -> N
 def test_a_row_is_with_the_operating_system_before_the_next_is_asked_for(tmp_path: Path) -> None:
     def compute(keys: Sequence[Key]) -> Iterator[Prompt]:
         for count, key in enumerate(reversed(keys)):
-            assert (tmp_path / "rows.partial.jsonl").read_bytes().count(b"\n") == count
+            assert (tmp_path / PARTIAL).read_bytes().count(b"\n") == count
             yield row_of(key)
 
     grow(tmp_path, compute)
@@ -128,16 +135,14 @@ def test_cut_at_any_byte_after_any_rows_gives_the_same_file(
         path, whole = Path(folder), undisturbed()
         with contextlib.suppress(Killed):
             grow(path, Compute(order.randrange(10**6), num_rows))
-        partial = path / "rows.partial.jsonl"
-        if partial.exists():  # not all rows came before the kill
-            os.truncate(partial, cut % (partial.stat().st_size + 1))
-            lines = partial.read_bytes().splitlines(keepends=True)
-            saved = {line for line in lines if line.endswith(b"\n")}
-            compute = Compute(seed)
-            assert grow(path, compute) == whole
-            computed = {key for asked in compute.asked for key in asked}
-            assert len(computed) == len(KEYS) - len(saved), "what was saved is not computed again"
-        assert (path / "rows.jsonl").read_bytes() == whole
+        partial = path / PARTIAL
+        os.truncate(partial, cut % (partial.stat().st_size + 1))
+        lines = partial.read_bytes().splitlines(keepends=True)
+        num_saved = sum(line.endswith(b"\n") for line in lines)
+        compute = Compute(seed)
+        assert grow(path, compute) == whole
+        computed = {key for asked in compute.asked for key in asked}
+        assert len(computed) == len(KEYS) - num_saved, "what was saved is not computed again"
 
 
 @pytest.mark.parametrize(
@@ -156,22 +161,46 @@ def test_cut_at_any_byte_after_any_rows_gives_the_same_file(
     ],
 )
 @pytest.mark.parametrize("is_followed", [False, True], ids=["at_the_end", "followed_by_a_row"])
+@pytest.mark.parametrize("is_bare", [False, True], ids=["with_checksum", "without_checksum"])
 def test_from_the_first_damaged_line_on_the_file_is_computed_again(
-    garbage: bytes | None, is_followed: bool, tmp_path: Path
+    garbage: bytes | None, is_followed: bool, is_bare: bool, tmp_path: Path
 ) -> None:
     whole = undisturbed()
     lines = whole.splitlines(keepends=True)
     path = tmp_path
-    rest = lines[3] if is_followed else b""
-    (path / "rows.partial.jsonl").write_bytes(b"".join(lines[:3]) + (lines[1] if garbage is None else garbage) + rest)
+    rest = lines[3:4] if is_followed else []
+    damaged = saved([lines[1]]) if garbage is None else garbage if is_bare else saved([garbage])
+    (path / PARTIAL).write_bytes(saved(lines[:3]) + damaged + saved(rest))
     compute = Compute()
     assert grow(path, compute) == whole
     assert compute.asked == [KEYS[3:]]
 
 
-def test_killed_after_the_last_rename_computes_nothing_and_leaves_no_partial_file(tmp_path: Path) -> None:
+def test_killed_after_the_last_rename_computes_nothing(tmp_path: Path) -> None:
     whole = grow(tmp_path, Compute())
-    (tmp_path / "rows.partial.jsonl").write_bytes(whole)  # killed between the rename and the removal
+    compute = Compute()
+    assert grow(tmp_path, compute) == whole and compute.asked == []
+
+
+@pytest.mark.parametrize("is_whole", [False, True], ids=["partial", "killed_before_the_manifest"])
+@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.integers(min_value=0), st.integers(1, 255))
+def test_any_byte_edited_in_what_a_killed_process_saved_is_found(is_whole: bool, at: int, change: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path, whole = Path(folder), undisturbed()
+        with contextlib.suppress(Killed):
+            grow(path, Compute(num_rows=None if is_whole else 4))
+        text = bytearray((path / PARTIAL).read_bytes())
+        text[at % len(text)] ^= change
+        (path / PARTIAL).write_bytes(text)
+        compute = Compute()
+        assert grow(path, compute) == whole
+        assert compute.asked, "the edited row was taken"
+
+
+def test_rows_without_a_manifest_are_made_again(tmp_path: Path) -> None:
+    whole = grow(tmp_path, Compute())
+    (tmp_path / "rows.jsonl").write_bytes(whole.replace(b"prompt-3", b"prompt-x"))
     compute = Compute()
     assert grow(tmp_path, compute) == whole and compute.asked == []
 
@@ -289,14 +318,13 @@ def test_killed_at_every_line_of_the_code_that_writes(tmp_path: Path) -> None:
         path.mkdir()
         if grow_until_killed(path, at_line=num_kills, seed=num_kills):
             break
-        partial = path / "rows.partial.jsonl"
+        partial = path / PARTIAL
         num_saved = partial.read_bytes().count(b"\n") if partial.exists() else 0
         compute = Compute(seed=num_kills + 1)
         for leftover in path.glob("*.tmp"):  # as the store does before it computes
             leftover.unlink()
-        was_final = (path / "rows.jsonl").exists()
         assert grow(path, compute) == whole
-        missing = 0 if was_final else len(KEYS) - num_saved
+        missing = len(KEYS) - num_saved
         assert [len(asked) for asked in compute.asked] == [missing][: missing > 0], "rows were computed again"
         num_kills += 1
     print(f"{num_kills} kills")

@@ -1,5 +1,7 @@
 """The key under which the reference's log-probabilities are kept: it tells apart what their bits depend on."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from test_trainer import settings as changed_settings
 import tpo.train.reference
 from tpo.store.artifacts import Artifact
 from tpo.store.environment import environment
-from tpo.train.reference import reference_path
+from tpo.train.reference import ReferenceCache
 from tpo.train.trainer import make_trainer
 
 MOVES_NOTHING: dict[str, Any] = {
@@ -37,14 +39,23 @@ MOVES_BITS: dict[str, Any] = {
 }
 
 
-def path_of(*, inputs: dict[str, str] | None = None, policy: dict[str, Any] | None = None, **settings: Any) -> Path:
+def path_of(
+    *,
+    inputs: dict[str, str] | None = None,
+    manifests: dict[str, Any] | None = None,
+    policy: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Path:
     """Where a training keeps them, by what differs from an ordinary one."""
     given = SETTINGS.identity()
     assert settings.keys() <= given.keys()
     names = {"model": "model-a", "pairs": "pairs-a", "adapter": "train-a"} | (inputs or {})
     config = {"settings": given | settings, "dtype": "bfloat16", "max_model_len": 512, "epoch": 2} | (policy or {})
-    artifacts = {role: Artifact(name, Path("artifacts") / name, {}, False) for role, name in names.items()}
-    return reference_path(Path("artifacts"), config, artifacts)
+    holds = {role: {"files": {"file": role}, "metrics": {}} for role in names} | (manifests or {})
+    artifacts = {
+        role: Artifact(name, Path("artifacts") / name, holds[role], is_reused=False) for role, name in names.items()
+    }
+    return ReferenceCache.of(Path("artifacts"), config, artifacts).path
 
 
 def test_every_setting_is_known_to_move_them_or_not() -> None:
@@ -72,6 +83,7 @@ def test_what_shares_a_key_is_the_same_to_the_last_bit(tiny_model: Path, tmp_pat
         {"inputs": {"pairs": "pairs-b"}},
         {"inputs": {"model": "model-b"}},
         {"inputs": {"adapter": "train-b"}},
+        {"manifests": {"adapter": {"files": {"file": "computed anew"}, "metrics": {}}}},  # under the same id
         {"policy": {"epoch": 1}},
         {"policy": {"dtype": "float32"}},
         {"policy": {"accelerate": {"num_processes": 2}}},
@@ -104,3 +116,50 @@ def test_another_commit_that_rounds_alike_shares_the_key(monkeypatch: pytest.Mon
     before, known = path_of(), environment()
     monkeypatch.setattr(tpo.train.reference, "environment", lambda: known | {"git_commit": "0" * 40, "git_dirty": True})
     assert path_of() == before
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+COLUMNS = {"ref_chosen_logps": [[-1.5, -2.25], [-3.0]], "ref_rejected_logps": [[-4.5, -5.0], [-6.0]]}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> ReferenceCache:
+    kept = ReferenceCache(tmp_path / "reference" / "0123456789ab.json", {"pairs": "pairs-a"})
+    kept.write(COLUMNS)
+    return kept
+
+
+def add_20_nats(path: Path) -> None:
+    value = json.loads(path.read_text())
+    value["columns"]["ref_chosen_logps"][0][0] += 20
+    path.write_text(json.dumps(value))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def take_that_of_another(path: Path) -> None:
+    ReferenceCache(path.with_name("ba9876543210.json"), {"pairs": "pairs-b"}).write(COLUMNS)
+    path.with_name("ba9876543210.json").replace(path)
+
+
+def drop_the_digest(path: Path) -> None:
+    path.write_text(json.dumps(COLUMNS))
+
+
+def test_what_was_kept_is_read(cache: ReferenceCache) -> None:
+    assert cache.read() == COLUMNS
+    assert ReferenceCache(cache.path.with_name("other.json"), {}).read() is None
+
+
+@pytest.mark.parametrize("damage", [add_20_nats, truncate, take_that_of_another, drop_the_digest])
+def test_damaged_file_is_said_and_computed_again(
+    damage: Callable[[Path], None], cache: ReferenceCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(cache.path)
+    assert cache.read() is None
+    assert str(cache.path) in caplog.text and "computed again" in caplog.text
+    cache.write(COLUMNS)
+    assert cache.read() == COLUMNS

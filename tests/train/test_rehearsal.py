@@ -1,6 +1,5 @@
 """The longest micro-batch before the first step: it leaves no trace, and tells rounding from a wrong reference."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from trl import DPOConfig
 
 import tpo.train.rehearsal
 import tpo.train.trainer
-from tpo.train.reference import COLUMNS
+from tpo.train.reference import COLUMNS, ReferenceCache
 from tpo.train.rehearsal import longest_micro_batch, rehearse
 from tpo.train.settings import TrainingError
 from tpo.train.trainer import make_trainer, micro_batches
@@ -42,7 +41,7 @@ def state(trainer: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
 def test_it_leaves_no_trace(tiny_model: Path, tmp_path: Path, dtype: str, changes: dict[str, Any]) -> None:
     trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model, dtype=dtype), settings(**changes), seed=0)
     before, (weights, random_state) = columns(trainer), state(trainer)
-    assert rehearse(trainer, starts_at_reference=True, path=None) is None
+    assert rehearse(trainer, starts_at_reference=True, cache=None) is None
     assert columns(trainer) == before, "with gradients the log-probabilities are the same, to the last bit"
     assert all(torch.equal(*pair) for pair in zip(state(trainer)[0], weights, strict=True))
     assert torch.equal(state(trainer)[1], random_state)
@@ -61,16 +60,16 @@ def test_it_leaves_no_trace(tiny_model: Path, tmp_path: Path, dtype: str, change
 def test_a_reference_that_is_off_by_rounding_is_computed_again(
     tiny_model: Path, tmp_path: Path, by: float, starts_at_reference: bool, is_mended: bool
 ) -> None:
-    cache = tmp_path / "cache.json"
+    cache = ReferenceCache(tmp_path / "cache" / "key.json", {})
     trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model), settings(), seed=0)
     right = columns(trainer)
     shift(trainer, by)
     wrong = columns(trainer)
-    said = rehearse(trainer, starts_at_reference=starts_at_reference, path=cache)
+    said = rehearse(trainer, starts_at_reference=starts_at_reference, cache=cache)
     assert columns(trainer) == (right if is_mended else wrong)
-    assert cache.exists() == is_mended and (said is not None) == is_mended
+    assert (cache.read() is not None) == is_mended and (said is not None) == is_mended
     if is_mended:
-        assert json.loads(cache.read_text()) == right
+        assert cache.read() == right
         assert said == "the reference was computed with gradients, without which it differed by 0.001 nats"
     batch = trainer.data_collator([trainer.train_dataset[0]])
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(float(torch.tensor(2).log()), abs=1e-4)
@@ -92,7 +91,7 @@ def test_rounding_is_larger_in_16_bits(tiny_model: Path, tmp_path: Path) -> None
     trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model, dtype="bfloat16"), settings(), seed=0)
     right = columns(trainer)
     shift(trainer, 0.5)
-    rehearse(trainer, starts_at_reference=True, path=None)
+    rehearse(trainer, starts_at_reference=True, cache=None)
     assert columns(trainer) == right
 
 
@@ -114,7 +113,7 @@ def test_a_micro_batch_that_does_not_fit_ends_the_training_before_its_first_step
     trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model), settings(), seed=0)
     monkeypatch.setattr(tpo.train.rehearsal, "log_probs", fail)
     with pytest.raises(TrainingError, match=r"2 pairs of \d+ tokens, does not fit .*: lower train.micro_batch_size"):
-        rehearse(trainer, starts_at_reference=True, path=None)
+        rehearse(trainer, starts_at_reference=True, cache=None)
 
 
 # What else a GPU would show

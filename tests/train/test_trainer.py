@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +21,12 @@ from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.model.prepare import save_quantized
 from tpo.store.job import Job
+from tpo.store.layout import CHECKPOINTS, is_content
 from tpo.store.progress import PROGRESS
 from tpo.store.records import Pair
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import sequence_logps
-from tpo.train.reference import reference_logps
+from tpo.train.reference import ReferenceCache, reference_logps
 from tpo.train.settings import TrainingError, TrainSettings
 from tpo.train.trainer import make_trainer, micro_batches, train_on_pairs
 
@@ -263,11 +265,11 @@ def test_both_references_of_a_first_iteration_are_the_seed_model(tiny_model: Pat
 def test_reference_is_computed_once_for_the_same_pairs(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = tmp_path / "reference" / "of_these_pairs.json"
+    kept = ReferenceCache(tmp_path / "reference" / "of_these_pairs.json", {"pairs": "pairs-a"})
 
-    def made(name: str, path: Path | None, beta: float) -> Any:
+    def made(name: str, cache: ReferenceCache | None, beta: float) -> Any:
         work = tmp_path / name
-        return make_trainer(work, PAIRS, policy_of(tiny_model), settings(beta=beta), seed=0, reference_path=path)
+        return make_trainer(work, PAIRS, policy_of(tiny_model), settings(beta=beta), seed=0, cache=cache)
 
     first = reference_columns(made("a", kept, 0.1))
 
@@ -439,8 +441,8 @@ def test_four_bit_base_learns_a_repeated_pair(tiny_model: Path, tmp_path: Path, 
 
 
 def test_adapter_folders_hold_the_adapter_alone(trained: Path) -> None:
-    # How far it is, which the store removes from what is complete.
-    assert {path.name for path in trained.iterdir()} == {"metrics.jsonl", "epoch-1", "epoch-2", "progress.tmp"}
+    names = {path.name for path in trained.iterdir() if is_content(path.relative_to(trained))}
+    assert names == {"metrics.jsonl", "epoch-1", "epoch-2"}
     for epoch in (1, 2):
         assert {path.name for path in (trained / f"epoch-{epoch}").iterdir()} == ADAPTER_FILES
         assert not any("ref" in name.split(".") for name in adapter_of(trained, epoch))
@@ -512,6 +514,37 @@ def test_half_written_checkpoint_is_not_gone_on_from(
     assert_same_training(tmp_path, trained)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json", "adapter_model.safetensors"])
+def test_damaged_checkpoint_is_not_gone_on_from(
+    name: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy, changed = policy_of(tiny_model), settings(num_epochs=3)
+    run_train(tmp_path / "undisturbed", policy, changed)
+
+    def kill_in_third_epoch(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MarkComplete, "on_step_end", kill_in_third_epoch, raising=False)
+        with pytest.raises(Killed):
+            run_train(tmp_path / "killed", policy, changed)
+    damaged = tmp_path / "killed" / CHECKPOINTS / "checkpoint-4" / name
+    damaged.write_bytes(bytes(damaged.stat().st_size))
+    run_train(tmp_path / "killed", policy, changed)
+    assert "checkpoint-4, or one before it, is damaged: training goes on from checkpoint-2" in caplog.text
+    assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_edited_result_without_a_manifest_is_made_again(tiny_model: Path, trained: Path, tmp_path: Path) -> None:
+    path = shutil.copytree(trained, tmp_path / "killed")
+    (path / "epoch-1" / "adapter_model.safetensors").write_bytes(b"another")
+    (path / "metrics.jsonl").write_text('{"loss": 0.0}\n')
+    run_train(path, policy_of(tiny_model))
+    assert_same_training(path, trained)
+
+
 def test_kill_after_the_last_epoch_loses_nothing(
     tiny_model: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -529,7 +562,7 @@ def test_kill_after_the_last_epoch_loses_nothing(
 def test_finished_training_is_not_computed_again(
     tiny_model: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Killed between metrics.jsonl and the manifest.
+    # Killed before the manifest.
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("trained again")
 

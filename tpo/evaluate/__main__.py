@@ -16,7 +16,7 @@ from tpo.config.schema import EvaluateConfig
 from tpo.evaluate.inherit import settings_of_run
 from tpo.evaluate.measure import EvaluationConfig
 from tpo.results.tracking.labels import Launch, evaluation_labels, read_launch
-from tpo.store.files import translate_disk_errors, write_json
+from tpo.store.files import translate_disk_errors, write_sealed
 
 log = logging.getLogger(__name__)
 ABOUT = """\
@@ -64,7 +64,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
                 **found,
             }
             with translate_disk_errors(path):
-                write_json(path / "summary.json", summary)
+                write_sealed(path / "summary.json", summary)
                 write_evaluation_figures(summary, path / "figures")
             print_tables(evaluation_table(summary))
             labels = evaluation_labels(launch)

@@ -21,10 +21,11 @@ from tpo.evaluate.stages import UNSEEN
 from tpo.model.exported import read_export
 from tpo.model.policy import PolicyRef
 from tpo.sample.prompts import same_text
-from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact, read_manifest
-from tpo.store.errors import TpoError
+from tpo.store.artifacts import Artifact, Store, open_artifact, read_manifest
+from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
+from tpo.store.layout import MANIFEST
 from tpo.store.records import Prompt, Response, read_json_lines, write_records
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Lineage(NamedTuple):
     Attributes:
         used: Directories of artifacts with instructions, and the split of each that was used.
         is_traced: Whether a training was found wherever there was one.
-        missing: Artifacts on the way that are not at hand.
+        missing: Artifacts on the way that are not at hand as they were then.
     """
 
     used: frozenset[tuple[Path, str]]
@@ -89,13 +90,16 @@ def trace(model: Artifact, weights: Path | None, store: Store) -> Lineage:
             case "model" if config["source"] == "pretrained":
                 own, unknown = _training_of_model(manifest, store.root)
                 starts += [] if own is None else [(own, read_manifest(own))]
-                missing += [] if unknown is None or unknown in missing else [unknown]
-        for name in inputs.values():
-            if (path.parent / name / MANIFEST).exists():
-                starts.append((path.parent / name, read_manifest(path.parent / name)))
-            elif name not in missing:
+                missing += [] if unknown is None else [unknown]
+        for role, name in inputs.items():
+            source = path.parent / name
+            is_there = (source / MANIFEST).exists()
+            if is_there:
+                starts.append((source, read_manifest(source)))
+            # What was computed anew is not what was trained on, but leaving that out as well does no harm.
+            if not is_there or open_artifact(source).content != manifest["contents"].get(role):
                 missing.append(name)
-    return Lineage(frozenset(used), weights is None or training is not None, tuple(missing))
+    return Lineage(frozenset(used), weights is None or training is not None, tuple(dict.fromkeys(missing)))
 
 
 def _training_of_model(manifest: Mapping[str, Any], root: Path) -> tuple[Path | None, str | None]:
@@ -149,10 +153,12 @@ def find_training(weights: Path, root: Path) -> Path | None:
 
 def _epochs(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield each epoch of a training with the digests of its weights."""
-    if not (path / MANIFEST).exists():
-        return
     epochs: dict[str, dict[str, str]] = {}
-    for name, digest in read_manifest(path)["files"].items():
+    try:
+        files = read_manifest(path)["files"]
+    except ArtifactError:  # not finished, of an earlier version, or damaged: it vouches for no weights
+        return
+    for name, digest in files.items():
         epoch, slash, file = name.partition("/")
         if slash and "/" not in file and Path(file).suffix in WEIGHTS:
             epochs.setdefault(epoch, {})[file] = digest
@@ -190,7 +196,7 @@ def log_unknown(name: str, policy: PolicyRef, lineage: Lineage, *, is_from_elsew
         is_from_elsewhere: Whether it is another model than the configured one.
     """
     if lineage.missing:
-        unknown = f"{', '.join(lineage.missing)}, which its training comes from, is not at hand"
+        unknown = f"{', '.join(lineage.missing)}, which its training comes from, is not at hand as it was then"
     elif not lineage.is_traced or (is_from_elsewhere and not lineage.used):
         unknown = f"what {policy.name} was trained on is not known here"
     else:

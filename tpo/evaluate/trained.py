@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from tpo.evaluate.stages import import_adapter
 from tpo.model.load import ADAPTER_CONFIG, check_adapter
 from tpo.model.policy import is_whole_model
-from tpo.results.read import FinishedRun, read_run
-from tpo.store.artifacts import MANIFEST, Artifact, Store, open_artifact
+from tpo.results.read import FinishedRun, contents_of, read_run
+from tpo.store.artifacts import Artifact, Store, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
+from tpo.store.layout import MANIFEST
 
 
 class PolicyError(TpoError):
@@ -68,6 +69,7 @@ def adapter_of_run(named: NamedRun, store: Store) -> Path | None:
 
     Raises:
         PolicyError: If the run has no such iteration, or its artifacts are not at hand.
+        ArtifactError: If the training was computed anew since.
     """
     run = read_run(named.path)
     entry = iteration_of_run(run, named)
@@ -81,6 +83,7 @@ def adapter_of_run(named: NamedRun, store: Store) -> Path | None:
             f"policy {named.path}@{entry['iteration']}: its adapter {entry['adapter']} is neither in "
             f"{' nor in '.join(map(str, dict.fromkeys(places)))}; set artifacts_dir"
         )
+    open_artifact(adapter.parent, content=contents_of(run.summary).get(adapter.parent.name))
     return adapter
 
 
@@ -88,7 +91,7 @@ def trained_artifact(path: Path, store: Store) -> tuple[Artifact, int]:
     """Return artifact and epoch of an adapter or a whole model, imported into the store where it lies in none."""
     home = path.resolve().parent
     if (home / MANIFEST).exists() and home.parent == store.root.resolve():
-        return open_artifact(store.root / home.name), int(path.resolve().name.removeprefix("epoch-"))
+        return store.open(home.name), int(path.resolve().name.removeprefix("epoch-"))
     if is_whole_model(path):
         raise PolicyError(
             f"policy {path}: this is a whole model, which is not copied from one directory of artifacts to "

@@ -7,10 +7,13 @@ epochs. Without a past stage of the same kind there is no estimate.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tpo.store.artifacts import MANIFEST, read_manifest
+from tpo.store.artifacts import read_manifest
+from tpo.store.errors import ArtifactError
+from tpo.store.layout import MANIFEST
 
 Manifest = Mapping[str, Any]  # or the request of a stage that has none yet
 
@@ -30,8 +33,10 @@ class Past:
         """Read the manifests of these stages."""
         paths = [path for kind in sorted(set(stages)) for path in sorted(root.glob(f"{kind}-*/{MANIFEST}"))]
         self._alike: dict[tuple[Any, ...], list[tuple[int, Manifest]]] = {}
-        for manifest in (read_manifest(path.parent) for path in paths):
-            self._alike.setdefault(_likeness(manifest), []).append((token_budget(manifest), manifest))
+        for path in paths:
+            with suppress(ArtifactError):  # another run's, damaged or of an earlier version: no reason to fail
+                manifest = read_manifest(path.parent)
+                self._alike.setdefault(_likeness(manifest), []).append((token_budget(manifest), manifest))
 
     def expect(self, request: Manifest, *, budget: int) -> Estimate:
         """Return what a stage will take, from all past stages of the same computation on the same model.

@@ -15,7 +15,7 @@ from tpo.judge.select import Selection, only_epoch
 from tpo.loop import iterate
 from tpo.model.policy import PolicyRef
 from tpo.pipeline import Pipeline
-from tpo.store.artifacts import MANIFEST, Artifact, Store, read_manifest
+from tpo.store.artifacts import Artifact, Store, find_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Record
 from tpo.store.stage import Step
@@ -30,7 +30,12 @@ class NotComputedError(ArtifactError):
 
 
 class PlannedArtifact(Artifact):
-    """A step that would have to be computed: its manifest is its request, without a metric."""
+    """A step that would have to be computed: its manifest is its request, without a metric.
+
+    What is there of steps that come from it is taken for stale, since nobody knows what it will hold.
+    """
+
+    content = ""
 
     def rows(self, kind: type[R], name: str = "rows.jsonl") -> Iterator[R]:
         """Raise, since there are none.
@@ -51,8 +56,9 @@ class PlanStore(Store):
     def run(self, step: Step) -> Artifact:
         """Return the step's artifact if it is there, else a `PlannedArtifact` of the same id."""
         path = self.root / step.artifact_id
-        if (path / MANIFEST).exists():
-            return Artifact(step.artifact_id, path, read_manifest(path), is_reused=True)
+        found = find_artifact(step, path)
+        if found is not None:
+            return found
         return PlannedArtifact(step.artifact_id, path, {**step.to_request(), "metrics": {}}, is_reused=False)
 
 

@@ -16,8 +16,9 @@ from tpo.config.kinds import load_settings
 from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import Asked, ask
 from tpo.model.conventions import Conventions
-from tpo.results.read import FinishedRun, ResultError
-from tpo.store.artifacts import MANIFEST, Artifact, open_artifact
+from tpo.results.read import FinishedRun, ResultError, contents_of
+from tpo.store.artifacts import Artifact, open_artifact
+from tpo.store.layout import MANIFEST
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
 
 What = Literal["pairs", "completions"]
@@ -80,8 +81,8 @@ def pairs(run: FinishedRun, *, has_thoughts: bool) -> Iterator[dict[str, Any]]:
         if "pairs" not in entry["artifacts"]:
             continue
         sampled = _artifact(run, entry["artifacts"]["completions"])
-        prompts = {row.prompt_id: row for row in _input(run, sampled, "prompts").rows(Prompt)}
-        asked = ask(form, Conventions.from_metrics(_input(run, sampled, "model").metrics))
+        prompts = {row.prompt_id: row for row in sampled.input("prompts").rows(Prompt)}
+        asked = ask(form, Conventions.from_metrics(sampled.input("model").metrics))
         rows = list(_artifact(run, entry["artifacts"]["pairs"]).rows(Pair))
         wanted = {(row.prompt_id, index) for row in rows for index in (row.chosen_index, row.rejected_index)}
         responses = {row.key: row.response or "" for row in sampled.rows(Completion) if row.key in wanted}
@@ -122,10 +123,10 @@ def completions(run: FinishedRun) -> Iterator[dict[str, Any]]:
     for entry in run.summary["iterations"]:
         names, iteration = entry["artifacts"], entry["iteration"]
         compared = _artifact(run, names["comparison"])
-        prompts = {row.prompt_id: row for row in _input(run, compared, "prompts").rows(Prompt)}
+        prompts = {row.prompt_id: row for row in compared.input("prompts").rows(Prompt)}
         wins = {row.prompt_id: row.win for row in compared.rows(Comparison)}
         if iteration == 0:
-            rows = _input(run, compared, "baseline_completions").rows(Completion)
+            rows = compared.input("baseline_completions").rows(Completion)
             yield from _described(rows, prompts, policy=None, split="test")
         if "completions" in names:
             scores = {row.key: row.score for row in _artifact(run, names["scores"]).rows(Score)}
@@ -187,8 +188,4 @@ def _artifact(run: FinishedRun, name: str) -> Artifact:
     path = run.artifacts_dir / name
     if not (path / MANIFEST).exists():
         raise ResultError(f"{run.path}: its artifact {path} is not at hand; repeat the run, which computes it again")
-    return open_artifact(path)
-
-
-def _input(run: FinishedRun, artifact: Artifact, role: str) -> Artifact:
-    return _artifact(run, artifact.manifest["inputs"][role])
+    return open_artifact(path, content=contents_of(run.summary).get(name))

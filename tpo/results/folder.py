@@ -7,8 +7,8 @@ from typing import Any
 
 from tpo.config.fields import how_names
 from tpo.config.schema import Config
-from tpo.store.artifacts import LOCK
-from tpo.store.files import content_hash, translate_disk_errors, write_json
+from tpo.store.files import content_hash, remove_temporary, translate_disk_errors, write_json
+from tpo.store.layout import LOCK
 from tpo.store.locks import hold
 
 # What a run's identity leaves out: where things lie, how stages are started, where metrics go.
@@ -30,12 +30,14 @@ def run_name(name: str, config: dict[str, Any]) -> str:
 def own_folder(name: str, config: dict[str, Any]) -> Iterator[Path]:
     """Make the folder of `run_name` in `runs_dir`, write the config to it, and give its path.
 
-    One process at a time has a folder: another that asks for the same waits here and says so.
+    One process at a time has a folder: another that asks for the same waits here and says so. What killed ones had half
+    written is deleted.
     """
     path = Path(config["runs_dir"]) / run_name(name, config)
     with ExitStack() as stack:
         with translate_disk_errors(path):
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(hold(path / LOCK, purpose=str(path)))
+            remove_temporary(path)
             write_json(path / "config.json", config)
         yield path

@@ -2,16 +2,21 @@
 
 import glob
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.results.checked import pass_rates, split_unseen
-from tpo.store.artifacts import MANIFEST, open_artifact, read_manifest
+from tpo.store.artifacts import Artifact, OutdatedError, open_artifact
 from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
+from tpo.store.files import DIGEST, SealError, unsealed
+from tpo.store.layout import MANIFEST
 from tpo.store.records import CheckResult, Comparison, Completion
+
+log = logging.getLogger(__name__)
 
 WANDB = "wandb:"  # begins the name of what is read from W&B in place of a folder
 
@@ -33,8 +38,8 @@ class FinishedRun:
 
         None in place of all where the artifact with the comparison is not at hand.
         """
-        path = self._artifact(entry["artifacts"]["comparison"])
-        return None if path is None else {row.prompt_id: row.win for row in open_artifact(path).rows(Comparison)}
+        found = self._artifact(entry["artifacts"]["comparison"])
+        return None if found is None else {row.prompt_id: row.win for row in found.rows(Comparison)}
 
     def passed(self, entry: dict[str, Any]) -> dict[str, float] | None:
         """Return by prompt_id the share of one of the summary's iterations' answers that pass all checks, strictly.
@@ -43,31 +48,31 @@ class FinishedRun:
         where the artifact with the checks is not at hand, or there are none.
         """
         name = entry["artifacts"].get("checked")
-        path = None if name is None else self._artifact(name)
-        if path is None:
+        found = None if name is None else self._artifact(name)
+        if found is None:
             return None
-        known, _ = split_unseen([*open_artifact(path).rows(CheckResult)], unseen=entry["checked"]["unseen_types"])
+        known, _ = split_unseen([*found.rows(CheckResult)], unseen=entry["checked"]["unseen_types"])
         return pass_rates(known)
 
     def base_ids(self, entry: dict[str, Any]) -> dict[str, str]:
         """Return by prompt_id which instruction each compared one was made from, where `wins` are at hand."""
-        path = self._artifact(entry["artifacts"]["comparison"])
-        return {} if path is None else {row.prompt_id: row.base_id for row in open_artifact(path).rows(Comparison)}
+        found = self._artifact(entry["artifacts"]["comparison"])
+        return {} if found is None else {row.prompt_id: row.base_id for row in found.rows(Comparison)}
 
     def answers(self, entry: dict[str, Any]) -> Iterator[Completion] | None:
         """Return the held-out answers of one of the summary's iterations, None where their artifact is not at hand."""
-        path = self._artifact(entry["artifacts"]["answers"])
-        return None if path is None else open_artifact(path).rows(Completion)
+        found = self._artifact(entry["artifacts"]["answers"])
+        return None if found is None else found.rows(Completion)
 
     def training(self, entry: dict[str, Any]) -> list[dict[str, float]]:
         """Return trl's metrics of each step that trained one of the summary's iterations, in order.
 
         Empty for iteration 0, and where the artifact of the training is not at hand.
         """
-        path = self._artifact(entry["artifacts"]["train"]) if "train" in entry["artifacts"] else None
-        if path is None:
+        found = self._artifact(entry["artifacts"]["train"]) if "train" in entry["artifacts"] else None
+        if found is None:
             return []
-        lines = open_artifact(path).verified("metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = found.verified("metrics.jsonl").read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines]
 
     def peak_memory(self) -> dict[str, float]:
@@ -76,9 +81,9 @@ class FinishedRun:
         That process may have computed other stages before, of other runs too. Empty where a stage's manifest is not at
         hand; without "device" where no stage used one.
         """
-        paths = [self._artifact(stage["artifact_id"]) for stage in self.summary["stages"]]
-        peaks = [read_manifest(path)["peak_memory_mib"] for path in paths if path is not None]
-        if len(peaks) < len(paths):
+        found = [self._artifact(stage["artifact_id"]) for stage in self.summary["stages"]]
+        peaks = [artifact.manifest["peak_memory_mib"] for artifact in found if artifact is not None]
+        if len(peaks) < len(found):
             return {}
         kinds = [kind for kind in ("host", "device") if any(kind in peak for peak in peaks)]
         return {kind: max(peak[kind] for peak in peaks if kind in peak) for kind in kinds}
@@ -89,9 +94,20 @@ class FinishedRun:
         path = Path(self.config["artifacts_dir"])
         return REPOSITORY / path if not path.exists() and (REPOSITORY / path).exists() else path
 
-    def _artifact(self, name: str) -> Path | None:
+    def _artifact(self, name: str) -> Artifact | None:
+        """Return an artifact of the run, None where it is not at hand as the run left it."""
         path = self.artifacts_dir / name
-        return path if (path / MANIFEST).exists() else None
+        if not (path / MANIFEST).exists():
+            return None
+        try:
+            found = open_artifact(path)
+        except OutdatedError as error:
+            log.warning("%s: %s", self.path, error)
+            return None
+        if contents_of(self.summary).get(name, found.content) != found.content:
+            log.warning("%s: %s was computed anew since, so it is left out; repeat the run", self.path, path)
+            return None
+        return found
 
 
 @dataclass(frozen=True)
@@ -218,14 +234,22 @@ def matching(name: str) -> list[Path]:
     return found
 
 
+def contents_of(summary: dict[str, Any]) -> dict[str, str]:
+    """Return what the artifacts of a run's stages held when it ended (`Artifact.content`), by id."""
+    return {stage["artifact_id"]: stage["content"] for stage in summary.get("stages", []) if "content" in stage}
+
+
 def load_json(path: Path) -> Any:
-    """Return what a JSON file holds.
+    """Return what a JSON file holds, which is compared with the digest in it, if there is one.
 
     Raises:
-        ResultError: If there is none, or it is not JSON.
+        ResultError: If there is none, it is not JSON, or it was edited.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return unsealed(path, found) if isinstance(found, dict) and DIGEST in found else found
+    except SealError as error:
+        raise ResultError(f"{error}. Repeat the command that made it.") from error
     except FileNotFoundError as error:
         raise ResultError(f"{path} does not exist: give the folder of a finished run, runs/<name>") from error
     except ValueError as error:

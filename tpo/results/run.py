@@ -1,8 +1,9 @@
 """What a run leaves behind: `summary.json`, figures, a page, tables in the terminal, and a W&B run."""
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +20,7 @@ from tpo.results.text_table import print_tables
 from tpo.results.tracking import TRACKED, load_tracker
 from tpo.results.tracking.labels import Launch, command, run_labels
 from tpo.store.artifacts import Artifact
-from tpo.store.files import translate_disk_errors, write_json
+from tpo.store.files import SealError, json_digest, read_sealed, translate_disk_errors, write_json, write_sealed
 from tpo.store.records import CheckResult, Comparison
 from tpo.store.seeds import derive_seed
 
@@ -199,7 +200,8 @@ class Run:
             "stages": stage_list(stages, run=self.path.name),
         }
         with translate_disk_errors(self.path):
-            write_json(self.path / "summary.json", summary)
+            forget_other_results(self.path, self.iterations)
+            write_sealed(self.path / "summary.json", summary)
             finished = FinishedRun(self.path, summary, self._plain)
             figures = write_figures(finished, self.path / "figures")
             write_page(finished)
@@ -210,6 +212,28 @@ class Run:
         if where is not None:
             write_json(self.path / TRACKED, where)
         return self.path
+
+
+def forget_other_results(path: Path, iterations: Sequence[dict[str, Any]]) -> None:
+    """Have the next repetition track a run again that was tracked with other results.
+
+    Its artifacts were computed anew since, so that what a tracker shows is no longer what the folder holds.
+
+    Args:
+        path: The run's folder, with the summary of before, if there was one.
+        iterations: Of the summary now.
+    """
+    if not (path / TRACKED).exists() or not (path / "summary.json").exists():
+        return
+    with suppress(SealError):  # of a summary that cannot be read, nothing is known
+        before = read_sealed(path / "summary.json")["iterations"]
+        if json_digest(before) != json_digest(json.loads(json.dumps(iterations))):
+            (path / TRACKED).unlink()
+            log.warning(
+                "%s: these are other results than those that were tracked, since artifacts were computed anew; repeat "
+                "the command to track these",
+                path,
+            )
 
 
 def _by_epoch(values: Mapping[int, Any]) -> dict[str, Any]:
@@ -228,7 +252,7 @@ def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
 
 
 def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
-    """Return the stages in order, with seconds and whether each was reused, for `summary.json`.
+    """Return the stages in order, with digest, seconds and whether each was reused, for `summary.json`.
 
     Reused is what was not computed for the run of this name, in whichever of its processes; so that every attempt at a
     run, and every process that has a part in it, gives the same list.
@@ -237,6 +261,7 @@ def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
         {
             "artifact_id": artifact.artifact_id,
             "stage": artifact.manifest["stage"],
+            "content": artifact.content,
             "seconds": artifact.seconds,
             "is_reused": artifact.manifest.get("run") != run,  # other entry points have no run
         }

@@ -12,10 +12,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.results.marks import asked, passed
-from tpo.results.read import FinishedEvaluation, FinishedRun, ResultError, load_json, matching, read_folder
-from tpo.store.artifacts import MANIFEST, Artifact, open_artifact
+from tpo.results.read import (
+    FinishedEvaluation,
+    FinishedRun,
+    ResultError,
+    contents_of,
+    load_json,
+    matching,
+    read_folder,
+)
+from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.environment import REPOSITORY
 from tpo.store.files import content_hash
+from tpo.store.layout import MANIFEST
 from tpo.store.records import Comparison, Completion, Prompt, Score
 
 BASELINE = "baseline"
@@ -138,7 +147,7 @@ class Side:
         Raises:
             ArtifactError: If it is not at hand.
         """
-        return _input(self.comparison, role)
+        return self.comparison.input(role)
 
 
 def read_sides(names: Sequence[str]) -> tuple[Side, Side]:
@@ -210,7 +219,7 @@ def sides_of_run(run: FinishedRun) -> Iterator[Side]:
 
 def _side_of_run(run: FinishedRun, entry: dict[str, Any], *, is_baseline: bool = False) -> Side:
     number = entry["iteration"]
-    comparison = _comparison(run.path, run.artifacts_dir, entry["artifacts"]["comparison"])
+    comparison = _comparison(run, run.artifacts_dir, entry["artifacts"]["comparison"])
     title = f"Iteration {number}" if number else "Iteration 0, untrained"
     which, title = (BASELINE, BASELINE.capitalize()) if is_baseline else (number, title)
     name = f"{run.path.resolve().name}@{which}"
@@ -222,7 +231,7 @@ def _side_of_evaluation(found: FinishedEvaluation, *, is_baseline: bool) -> Side
     if "comparison" not in summary.get("artifacts", {}):
         raise ResultError(f"{found.path}: eval={kind} has no comparison of a policy's answers, so no side to show")
     config = load_json(found.path / "config.json")
-    comparison = _comparison(found.path, Path(config["artifacts_dir"]), summary["artifacts"]["comparison"])
+    comparison = _comparison(found, Path(config["artifacts_dir"]), summary["artifacts"]["comparison"])
     if is_baseline and "baseline_completions" not in comparison.manifest["inputs"]:
         raise ResultError(f"{found.path}: eval={kind} compares with the benchmark's own answers, not a policy's")
     if is_baseline:
@@ -251,15 +260,15 @@ def _folder(path: Path) -> FinishedRun | FinishedEvaluation:
     return found
 
 
-def _comparison(path: Path, artifacts_dir: Path, name: str) -> Artifact:
+def _comparison(place: FinishedRun | FinishedEvaluation, artifacts_dir: Path, name: str) -> Artifact:
     if not artifacts_dir.exists() and (REPOSITORY / artifacts_dir).exists():
         artifacts_dir = REPOSITORY / artifacts_dir
     if not (artifacts_dir / name / MANIFEST).exists():
         raise ResultError(
-            f"{path}: its artifact {artifacts_dir / name}, with what was answered, is not at hand; the command that "
-            "made the folder, repeated, computes it again"
+            f"{place.path}: its artifact {artifacts_dir / name}, with what was answered, is not at hand; the command "
+            "that made the folder, repeated, computes it again"
         )
-    return open_artifact(artifacts_dir / name)
+    return open_artifact(artifacts_dir / name, content=contents_of(place.summary).get(name))
 
 
 def _judging(artifact: Artifact) -> dict[str, Any]:
@@ -268,9 +277,5 @@ def _judging(artifact: Artifact) -> dict[str, Any]:
     parts = {}
     for role, name in manifest["inputs"].items():
         if not role.startswith(JUDGED):  # the model is a part by its name, the members of an ensemble by what they are
-            parts[role] = name if role == "model" else _judging(_input(artifact, role))
+            parts[role] = name if role == "model" else _judging(artifact.input(role))
     return {key: manifest[key] for key in ("stage", "version", "config")} | {"inputs": parts}
-
-
-def _input(artifact: Artifact, role: str) -> Artifact:
-    return open_artifact(artifact.path.parent / artifact.manifest["inputs"][role])

@@ -5,11 +5,16 @@ hash of the request names a directory, `artifacts/<stage>-<hash>/`:
 
     request.json     written before the work
     *.jsonl, ...     rows (`records.py` is the data dictionary), weights, checkpoints
-    manifest.json    written last, by rename; has the digest of every file, which `digests.py` computes once
+    manifest.json    written last, by rename; has the digest of every file, which `digests.py` computes once, of what
+                     each input held, and of itself
 
 A directory without a manifest does not exist for a reader, and a stage that finds one continues from the rows in it. So
 a killed run continues, two runs that agree on a step share it, and nothing is ever edited. While one process computes
-a step, another that wants it waits for the lock and then reads the result (`locks.py`).
+a step, another that wants it waits for the lock and then reads the result (`locks.py`). What was computed from other
+inputs than are there now is moved aside and computed anew (`artifacts.py`).
+
+`python -m tpo.verify` says what is wrong and what rests on it (`verify.py`), `python -m tpo.gc` what nobody needs
+(`gc.py`) and no running process uses (`in_use.py`).
 
 A `Stage` (`stage.py`) names the function that does its work by path, and `execute.py` imports it when the work is to be
 done, in this process or in a child process (`processes/`; `resident.py` is the child that keeps vLLM between steps).

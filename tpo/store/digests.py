@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from tpo.store.files import file_digest, replacing
+from tpo.store.files import SealError, file_digest, read_sealed, replacing, sync, sync_below, write_sealed
 
 DIGESTS = ".digests.json"
 CLOCK_TICK_S = 0.02  # Linux stamps files with the time of its last timer interrupt; they are at most 10 ms apart
@@ -74,6 +74,27 @@ def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
     if new:
         _remember(folder, new)
     return found
+
+
+def vouch(marker: Path, folder: Path, names: Iterable[str]) -> None:
+    """Write to `marker` what the named files of a folder hold, once the disk holds them."""
+    names = sorted(names)
+    sync_below(folder, names)
+    write_sealed(marker, {"files": digests(folder, names)})
+    sync([marker.parent])
+
+
+def unlike(marker: Path, folder: Path) -> set[str] | None:
+    """Return the names of the files that are missing from a folder or are others than when `vouch` wrote the marker.
+
+    None where there is no marker, or it is damaged: nothing is vouched for.
+    """
+    try:
+        expected: dict[str, str] = read_sealed(marker)["files"]
+    except (FileNotFoundError, SealError):
+        return None
+    found = digests(folder, expected)
+    return {name for name, digest in expected.items() if found.get(name) != digest}
 
 
 def _state(file: Path) -> FileState:

@@ -12,11 +12,12 @@ import time
 from contextlib import nullcontext
 from pathlib import Path
 
-from tpo.store.artifacts import LOCK, finish, open_artifact
+from tpo.store.artifacts import finish, open_inputs
 from tpo.store.errors import TpoError
 from tpo.store.files import translate_disk_errors
 from tpo.store.gpus import prepare
 from tpo.store.job import Job, load_work
+from tpo.store.layout import LOCK
 from tpo.store.locks import adopt
 from tpo.store.memory import begin_step, keep_freed_memory
 from tpo.store.processes import launch
@@ -41,7 +42,7 @@ def execute(path: Path, *, started: float | None = None) -> None:
     job = Job(
         path=path,
         config=request["config"],
-        inputs={role: open_artifact(path.parent / name) for role, name in request["inputs"].items()},
+        inputs=open_inputs(path.parent, request),
         seed=request["seed"],
         how=request["how"],
     )

@@ -1,16 +1,31 @@
-"""Files written whole or not at all, digests of their content, and the operating system's error of a full disk."""
+"""Files written whole or not at all, digests of their content, and the operating system's error of a full disk.
+
+A sealed file is a JSON object with the digest of itself, so that whoever reads it knows whether it was edited.
+"""
 
 import errno
 import hashlib
 import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import ArtifactError
+
+DIGEST = "digest"  # the key of a sealed file's own digest
+TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # how the names end that `replacing` gives
+
+
+class SealError(ArtifactError):
+    """A sealed file that is no JSON, or was edited."""
+
+
+class UnsealedError(SealError):
+    """A file without its own digest: of an earlier version of this code, or written by somebody else."""
 
 
 def content_hash(value: Any) -> str:
@@ -20,9 +35,19 @@ def content_hash(value: Any) -> str:
         TypeError: If the value holds anything that is not a plain JSON type.
         ValueError: If it holds NaN or an infinity.
     """
+    return json_digest(value)[:12]
+
+
+def json_digest(value: Any) -> str:
+    """Return the sha256 over canonical JSON in hex.
+
+    Raises:
+        TypeError: If the value holds anything that is not a plain JSON type.
+        ValueError: If it holds NaN or an infinity.
+    """
     _require_json(value)
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _require_json(value: Any) -> None:
@@ -44,6 +69,74 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def write_sealed(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object with its own digest, as `write_json` does."""
+    plain = json.loads(json.dumps(value, allow_nan=False, ensure_ascii=False))  # tuples are lists when they are read
+    write_json(path, {**plain, DIGEST: json_digest(plain)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return what `write_sealed` wrote, without its digest.
+
+    Raises:
+        SealError: If the file is no JSON object, or not what was written.
+        UnsealedError: If it has no digest.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise SealError(f"{path} is damaged ({error})") from error
+    if not isinstance(value, dict):
+        raise SealError(f"{path} is damaged (it holds no JSON object)")
+    return unsealed(path, value)
+
+
+def unsealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
+    """Return what a sealed file holds without its digest, which is compared with the rest.
+
+    Raises:
+        SealError: If they differ.
+        UnsealedError: If there is none.
+    """
+    rest = {key: item for key, item in value.items() if key != DIGEST}
+    if DIGEST not in value:
+        raise UnsealedError(f"{path} has no digest of its own: an earlier version of this code wrote it")
+    try:
+        is_whole = json_digest(rest) == value[DIGEST]
+    except ValueError:  # NaN, which `write_json` refuses to write
+        is_whole = False
+    if not is_whole:
+        raise SealError(f"{path} was edited: its content has another digest than it names")
+    return rest
+
+
+def sync(paths: Iterable[Path]) -> None:
+    """Have the disk hold the content of files, and the names in folders, before anything that vouches for them."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not path.is_dir():  # some file systems do not sync folders
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def sync_below(folder: Path, names: Iterable[str]) -> None:
+    """Have the disk hold the named files of a folder, and every folder on the way to them, itself last."""
+    files = [folder / name for name in names]
+    parents = {parent for file in files for parent in file.parents if parent.is_relative_to(folder)}
+    sync([*files, *sorted(parents - {folder}, reverse=True), folder])
+
+
+def remove_temporary(folder: Path) -> None:
+    """Delete what writers left below a folder that were killed; for whoever holds its lock."""
+    for path in folder.rglob("*.tmp"):
+        if TEMPORARY.search(path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

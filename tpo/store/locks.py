@@ -44,37 +44,70 @@ class LockError(TpoError):
     """A file system that refuses to lock."""
 
 
+class HeldError(LockError):
+    """A lock that another process holds, and that is not waited for."""
+
+
 @contextmanager
-def hold(path: Path, *, purpose: str, is_inheritable: bool = False) -> Iterator[None]:
+def hold(path: Path, *, purpose: str, is_inheritable: bool = False, waits: bool = True) -> Iterator[None]:
     """Hold the lock on the file `path`; wait until its holder, if there is one, releases it.
 
     A wait is logged once, with the lock holder. Inside the context this process sees what the last holder wrote beside
     `path`, on NFS too.
 
     Args:
-        path: Created if missing, in an existing folder, and never deleted, since processes that wait have it open.
+        path: Created if missing, with its folder. Where the folder was moved or deleted meanwhile, which only the
+            holder should do, the lock on the new one is taken.
         purpose: What the lock is for, the first words of the line in the log.
         is_inheritable: Whether a child started with `close_fds=False` keeps the lock when this process is killed. A
             forked child never does.
+        waits: False to fail where another process holds it.
 
     Raises:
+        HeldError: If another process holds it, and this one does not wait.
         LockError: If the file system refuses to lock.
     """
-    # For writing, as NFS demands of an exclusive lock; not truncated, which would erase what the holder wrote.
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    _held.add(descriptor)
+    descriptor = _open(path)
     try:
-        _acquire(descriptor, path, purpose)
+        _acquire(descriptor, path, purpose, waits=waits)
+        while not _is_at(descriptor, path):
+            _release(descriptor)
+            descriptor = _open(path)
+            _acquire(descriptor, path, purpose, waits=waits)
         _write_note(descriptor)
         os.set_inheritable(descriptor, is_inheritable)
         _refresh(path.parent)
         yield
     finally:
-        if descriptor in _held:  # not in a forked child, which has closed its copy
-            _held.remove(descriptor)
-            with suppress(OSError):  # must not hide an error that is being raised
-                fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave the lock to children's copies
-            os.close(descriptor)
+        _release(descriptor)
+
+
+def _open(path: Path) -> int:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # the folder was deleted since
+            # For writing, as NFS demands of an exclusive lock; not truncated, which would erase what the holder wrote.
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            _held.add(descriptor)
+            return descriptor
+
+
+def _release(descriptor: int) -> None:
+    if descriptor in _held:  # not in a forked child, which has closed its copy
+        _held.remove(descriptor)
+        with suppress(OSError):  # must not hide an error that is being raised
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing alone would leave the lock to children's copies
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Return whether an open file is the one at `path`."""
+    try:
+        file = path.stat()
+    except FileNotFoundError:
+        return False
+    found = os.fstat(descriptor)
+    return (found.st_dev, found.st_ino) == (file.st_dev, file.st_ino)
 
 
 def adopt(path: Path) -> None:
@@ -93,11 +126,13 @@ def adopt(path: Path) -> None:
                     _held.add(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, purpose: str) -> None:
+def _acquire(descriptor: int, path: Path, purpose: str, *, waits: bool) -> None:
     for delay in (0.0, GRACE_S):
         time.sleep(delay)
         with suppress(BlockingIOError):
             return _flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, path)
+    if not waits:
+        raise HeldError(f"{path.parent} is in use by {_holder(descriptor)}")
     log.warning("%s: waiting for %s", purpose, _holder(descriptor))
     return _flock(descriptor, fcntl.LOCK_EX, path)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.gpus import has_gpu
+from tpo.store.in_use import InUse
 from tpo.store.processes import launch
 from tpo.store.processes.cores import AUTO, count_workers
 from tpo.store.processes.forks import preload
@@ -36,7 +37,7 @@ def open_store(
         TpoError: If there is a GPU that torch cannot use.
     """
     uses_gpu = has_gpu()
-    with closing(Resident()) as resident:
+    with closing(Resident()) as resident, InUse(root) as in_use:
 
         def execute_somewhere(path: Path) -> None:
             request = json.loads((path / "request.json").read_text())
@@ -54,4 +55,4 @@ def open_store(
             else:
                 execute(path)
 
-        yield Store(root, execute=execute_somewhere, run=run, listeners=listeners)
+        yield Store(root, execute=execute_somewhere, run=run, listeners=[*listeners, in_use])

@@ -137,6 +137,9 @@ class Listener:
     def warned(self, step: Step, text: str) -> None:
         """Take note of what a child process that computes the step has to say to the user."""
 
+    def opened(self, artifact_id: str) -> None:
+        """Take note that an artifact is used that no step asked for."""
+
     def end(self, step: Step, manifest: dict[str, Any], *, is_reused: bool) -> None:
         """Take note that a step's artifact is there; also called where it was there before."""
 

@@ -1,10 +1,13 @@
 """Rows that grow one by one in any order, so that a killed stage loses only what it was computing.
 
-Each row is appended to `rows.partial.jsonl` as it comes and handed to the operating system before the next one, so a
-kill of the process loses none of them. At the end the lines are copied to `rows.jsonl` in the order of the keys, byte
-for byte. Memory holds where in the file each row lies, never the rows.
+Each row is appended to `rows.partial.jsonl` as it comes, behind a checksum, and handed to the operating system before
+the next one, so a kill of the process loses none of them, and a line that was edited or torn since is computed again.
+At the end the rows are copied to `rows.jsonl` in the order of the keys, byte for byte. The partial file goes when the
+manifest vouches for that one (`tpo.store.artifacts.finish`). Memory holds where in the file each row lies, never the
+rows.
 """
 
+import hashlib
 import logging
 import os
 import time
@@ -14,6 +17,7 @@ from pathlib import Path
 from typing import Generic
 
 from tpo.store.files import replacing
+from tpo.store.layout import PARTIAL
 from tpo.store.progress import Progress
 from tpo.store.records import K, Key, R, RecordError, row_format
 
@@ -21,6 +25,7 @@ log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 1.0  # a crash of the machine, which a kill of the process is not, loses at most the rows of this time
 MISSING = -1
+CHECK = 16  # hex digits before each saved row, and a space
 
 
 def grow_rows(
@@ -37,7 +42,8 @@ def grow_rows(
     Reports rows and tokens as they come (`tpo.store.progress`).
 
     Args:
-        path: The artifact's directory; `rows.partial.jsonl` in it grows, and `rows.jsonl` takes its place at the end.
+        path: The artifact's directory; `rows.partial.jsonl` in it grows, and `rows.jsonl` is made of it at the end,
+            again where one is there: without a manifest nothing vouches for it.
         kind: The record.
         keys: `row.key` of all rows, in the order that the file is to have.
         compute: Yields the rows of the keys that it is given, which are those that are missing, in order; each once,
@@ -48,16 +54,13 @@ def grow_rows(
     Raises:
         ValueError: If a key repeats, or `compute` yields a row that is not missing or leaves one out.
     """
-    partial, final = path / "rows.partial.jsonl", path / "rows.jsonl"
-    if not final.exists():  # otherwise an earlier process was killed between the rename and the manifest
-        saved = _SavedRows(partial, kind, keys)
-        missing = saved.missing()
-        if missing:
-            num_saved = len(keys) - len(missing)
-            with Progress(path, total=len(keys), unit=unit, done=num_saved) as progress:
-                saved.append(_reported(compute(missing), progress, count_tokens))
-        saved.copy_in_order(final)
-    partial.unlink(missing_ok=True)
+    saved = _SavedRows(path / PARTIAL, kind, keys)
+    missing = saved.missing()
+    if missing:
+        num_saved = len(keys) - len(missing)
+        with Progress(path, total=len(keys), unit=unit, done=num_saved) as progress:
+            saved.append(_reported(compute(missing), progress, count_tokens))
+    saved.copy_in_order(path / "rows.jsonl")
 
 
 class _SavedRows(Generic[R, K]):
@@ -92,6 +95,7 @@ class _SavedRows(Generic[R, K]):
                         f"row {row.key} came {'twice' if position != MISSING else 'but was not asked for'}"
                     )
                 line = self._format.encode(row)
+                line = _checksum(line) + line
                 file.write(line)
                 file.flush()
                 self._offsets[position] = offset
@@ -111,7 +115,7 @@ class _SavedRows(Generic[R, K]):
             if self._keys:
                 with self._path.open("rb") as file:
                     for offset in self._offsets:
-                        file.seek(offset)
+                        file.seek(offset + CHECK + 1)
                         ordered.write(file.readline())
             ordered.flush()
             os.fsync(ordered.fileno())
@@ -119,13 +123,16 @@ class _SavedRows(Generic[R, K]):
     def _recover(self) -> None:
         """Find the rows up to the first line that is not a missing row, and cut the file there.
 
-        Such a line was being written when the process died, or was damaged when the machine crashed.
+        Such a line was being written when the process died, was damaged when the machine crashed, or was edited.
         """
         stop = 0
         with self._path.open("rb") as file:
             for line in file:
+                row = line[CHECK + 1 :]
+                if line[: CHECK + 1] != _checksum(row):
+                    break
                 try:
-                    position = self._positions.get(self._format.decode(line).key, MISSING)
+                    position = self._positions.get(self._format.decode(row).key, MISSING)
                 except RecordError:
                     break
                 if position == MISSING or self._offsets[position] != MISSING or not line.endswith(b"\n"):
@@ -134,6 +141,11 @@ class _SavedRows(Generic[R, K]):
                 stop += len(line)
         os.truncate(self._path, stop)
         log.info("continuing after %d of %d rows", len(self._keys) - self._offsets.count(MISSING), len(self._keys))
+
+
+def _checksum(row: bytes) -> bytes:
+    """Return what stands before a saved row."""
+    return hashlib.blake2b(row, digest_size=CHECK // 2).hexdigest().encode() + b" "
 
 
 def _reported(rows: Iterable[R], progress: Progress, count_tokens: Callable[[R], int] | None) -> Iterator[R]:

@@ -75,6 +75,7 @@ class Step:
         runs_on: What it computes with.
         budget: What a plan can know of its cost; None where it is unknown or nothing is sampled, judged or trained on.
         processes: Configuration file of accelerate's launcher where several processes compute it together, else None.
+        contents: Role to the digest of what the input holds, which the result has to come from; no part of the id.
     """
 
     stage: str
@@ -87,6 +88,7 @@ class Step:
     runs_on: RunsOn = RunsOn.HOST
     processes: dict[str, Any] | None = None
     budget: Budget | None = None
+    contents: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the identity as a plain dictionary."""
@@ -102,6 +104,7 @@ class Step:
         """Return what `request.json` holds: the identity, and what it takes to compute the step."""
         return {
             **self.to_dict(),
+            "contents": self.contents,
             "how": self.how,
             "work": self.work,
             "runs_on": str(self.runs_on),

@@ -1,7 +1,13 @@
-"""Checkpoints of a training: saved whole, resumed in place, and turned into the adapter or model of an epoch."""
+"""Checkpoints of a training: saved whole, resumed in place, and turned into the adapter or model of an epoch.
+
+A checkpoint's marker is written last, when the disk holds its files, and has their digests. So one that was torn,
+damaged or edited is recognized, and training goes on from the one before it.
+"""
 
 import json
+import logging
 import math
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +18,12 @@ from transformers import AutoConfig, Trainer, TrainerCallback
 from transformers.utils import GENERATION_CONFIG_NAME, cached_file
 
 from tpo.model.policy import Policy
+from tpo.store.digests import DIGESTS, unlike, vouch
 
-COMPLETE = "complete"  # marks a checkpoint whose every file was written
+log = logging.getLogger(__name__)
+
+COMPLETE = "complete.json"  # in a checkpoint: the digests of all its files
+TRAINED = "trained.json"  # beside the checkpoints: the digests of what was made of them
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 # What only resuming needs: the state of torch's optimizer, FSDP's shards, DeepSpeed's state.
 STATE = ("optimizer.pt", "optimizer_*", "pytorch_model_fsdp_*", "global_step*")
@@ -50,33 +60,63 @@ class ResumesInPlace(Trainer):  # type: ignore[misc]
 class MarkComplete(TrainerCallback):  # type: ignore[misc]
     """Marks checkpoints that were written whole."""
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Mark the checkpoint once every process has written its part, and delete the state in the ones before it.
+    def __init__(self, *, num_states: int) -> None:
+        """Set how many of the last checkpoints keep what only resuming needs."""
+        self.num_states = num_states
 
-        Training resumes from the last checkpoint only, and a whole model's optimizer state is six times its weights.
-        """
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Mark the checkpoint once every process has written its part, and delete the state in old ones."""
         args.distributed_state.wait_for_everyone()
         if args.process_index == 0:
             work = Path(args.output_dir)
-            (work / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-            for checkpoint in complete_checkpoints(work)[:-1]:
-                for path in (path for name in STATE for path in checkpoint.glob(name)):
+            checkpoint = work / f"checkpoint-{state.global_step}"
+            vouch(checkpoint / COMPLETE, checkpoint, files_below(checkpoint) - {COMPLETE, DIGESTS})
+            for old in complete_checkpoints(work)[: -self.num_states]:
+                for path in (path for name in STATE for path in old.glob(name)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def files_below(folder: Path) -> set[str]:
+    """Return the names of all files in a folder and below it, relative to it."""
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 def complete_checkpoints(work: Path) -> list[Path]:
     """Return the complete checkpoints in order of their step."""
-    found = [path for path in work.glob("checkpoint-*") if (path / COMPLETE).exists()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+    return [path for path in _ordered(work) if (path / COMPLETE).exists()]
+
+
+def _ordered(work: Path) -> list[Path]:
+    return sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 def last_complete(work: Path) -> str | None:
-    """Return the checkpoint to resume from; delete those that a kill left incomplete."""
-    for path in work.glob("checkpoint-*"):
-        if not (path / COMPLETE).exists():
+    """Return the checkpoint to resume from, with all before it whole; delete what a kill left, or is damaged.
+
+    Where only one is damaged that training does not need to resume, its epoch is trained again nevertheless: its
+    weights are the result.
+    """
+    resumable: list[Path] = []
+    whole: list[Path] = []
+    for path in _ordered(work):
+        lost = unlike(path / COMPLETE, path)
+        if lost is None or any(not _is_state(name) for name in lost):
+            break
+        whole.append(path)
+        if not lost:
+            resumable = list(whole)
+    for path in _ordered(work):
+        if path not in resumable:
+            if (path / COMPLETE).exists():
+                at = f"goes on from {resumable[-1].name}" if resumable else "begins anew"
+                log.warning("%s, or one before it, is damaged: training %s", path, at)
             shutil.rmtree(path)
-    complete = complete_checkpoints(work)
-    return str(complete[-1]) if complete else None
+    return str(resumable[-1]) if resumable else None
+
+
+def _is_state(name: str) -> bool:
+    """Return whether a file of a checkpoint is of what only resuming needs."""
+    return any(Path(name.partition("/")[0]).match(pattern) for pattern in STATE)
 
 
 def copy_adapter(checkpoint: Path, target: Path, *, policy: Policy) -> None:
@@ -100,20 +140,24 @@ def copy_adapter(checkpoint: Path, target: Path, *, policy: Policy) -> None:
     (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def move_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
-    """Turn a checkpoint's weights into a model in Hugging Face's format, complete with tokenizer and configuration.
+def link_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
+    """Make of a checkpoint's weights a model in Hugging Face's format, complete with tokenizer and configuration.
 
     A second call, after a kill, completes the first.
 
     Args:
-        checkpoint: Its weights are moved, not copied: they are gigabytes, and training resumes from the optimizer's.
-            The trainer changed its configuration, which is therefore not used.
+        checkpoint: Its weights are linked, where the file system can, and not copied: they are gigabytes. The trainer
+            changed its configuration, which is therefore not used.
         target: Directory to write to.
         policy: The policy that training started from, whose configuration is used.
     """
     shutil.copytree(policy.tokenizer_path, target, dirs_exist_ok=True)
     for path in checkpoint.glob("*.safetensors*"):
-        path.replace(target / path.name)
+        (target / path.name).unlink(missing_ok=True)
+        try:
+            os.link(path, target / path.name)
+        except OSError:  # no hard links here, or none between these folders
+            shutil.copy2(path, target / path.name)
     config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision)
     config.dtype = policy.dtype
     config.save_pretrained(target)
@@ -141,10 +185,8 @@ def unpack_micro_batch(examples: list[dict[str, list[Any]]]) -> list[dict[str, A
 
 
 def write_metrics(path: Path, log_history: list[dict[str, Any]]) -> None:
-    """Write a line per step. The file is written after all adapters were copied, and so vouches for them."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in steps_of(log_history)))
-    temporary.replace(path)
+    """Write a line per step."""
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in steps_of(log_history)))
 
 
 def steps_of(log_history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,12 +1,15 @@
 """The reference's log-probabilities of the pairs: computed before training, cached for trainings on the same pairs.
 
 They are columns of the training data, so no second model is in memory while the policy trains. Trainings that differ in
-beta or learning rate share the cache, `artifacts/reference/<key>.json`; its key covers all that affects the last bits.
+beta or learning rate share the cache, `artifacts/reference/<key>.json`; its key covers all that affects the last bits,
+the content of the inputs among it, and the file has a digest of its own. One that is damaged or was edited is computed
+again.
 """
 
-import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +24,14 @@ from tpo.model.load import load_model
 from tpo.model.policy import Policy
 from tpo.store.artifacts import Artifact
 from tpo.store.environment import environment
-from tpo.store.files import content_hash, write_json
+from tpo.store.files import SealError, content_hash, read_sealed, write_sealed
+from tpo.store.layout import REFERENCE
 from tpo.train.pair_trees import add_pair_head
 
 if TYPE_CHECKING:
     from tpo.train.settings import TrainSettings
+
+log = logging.getLogger(__name__)
 
 COLUMNS = ("ref_chosen_logps", "ref_rejected_logps")  # trl's names
 VERSION = 4  # of the kernels in tpo/ that compute them: raised when these round differently
@@ -33,15 +39,49 @@ VERSION = 4  # of the kernels in tpo/ that compute them: raised when these round
 SETTINGS = ("quantization", "reference", "loss_on", "mask_forced_tokens", "micro_batch_size", "lora_targets")
 
 
-def reference_path(artifacts_dir: Path, config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Path:
-    """Return the cache file of the reference's log-probabilities.
+@dataclass(frozen=True)
+class ReferenceCache:
+    """The file of the reference's log-probabilities of some trainings.
 
-    Args:
-        artifacts_dir: Of the training's artifact.
-        config: Of the step "train".
-        inputs: Of the step "train".
+    Attributes:
+        path: The file.
+        inputs: Ids of what they are computed from, by role.
     """
-    return artifacts_dir / "reference" / f"{_key(config, inputs)}.json"
+
+    path: Path
+    inputs: dict[str, str]
+
+    @classmethod
+    def of(cls, artifacts_dir: Path, config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> "ReferenceCache":
+        """Return that of a training.
+
+        Args:
+            artifacts_dir: Of the training's artifact.
+            config: Of the step "train".
+            inputs: Of the step "train".
+        """
+        names = {role: artifact.artifact_id for role, artifact in inputs.items()}
+        return cls(artifacts_dir / REFERENCE / f"{_key(config, inputs)}.json", names)
+
+    def read(self) -> dict[str, Any] | None:
+        """Return the columns; None where there are none, or the file is damaged or another's."""
+        try:
+            found = read_sealed(self.path)
+        except FileNotFoundError:
+            return None
+        except SealError as error:
+            log.warning("%s: the reference's log-probabilities are computed again", error)
+            return None
+        if found["key"] != self.path.stem:
+            log.warning("%s is the file of another reference: it is computed again", self.path)
+            return None
+        columns: dict[str, Any] = found["columns"]
+        return columns
+
+    def write(self, columns: dict[str, Any]) -> None:
+        """Write the columns."""
+        self.path.parent.mkdir(exist_ok=True)
+        write_sealed(self.path, {"key": self.path.stem, "inputs": self.inputs, "columns": columns})
 
 
 def _key(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
@@ -51,7 +91,7 @@ def _key(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:
     return content_hash(
         {
             "version": VERSION,
-            "inputs": {role: artifact.path.name for role, artifact in inputs.items()},
+            "inputs": {role: [artifact.artifact_id, artifact.content] for role, artifact in inputs.items()},
             "settings": settings | {"is_full": config["settings"]["lora_rank"] == 0},
             "policy": {name: value for name, value in config.items() if name != "settings"},
             "device": [computed["device"], torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()],
@@ -71,7 +111,7 @@ def no_reference_model() -> Iterator[None]:
 
 
 def reference_columns(
-    trainer: DPOTrainer, policy: Policy, settings: "TrainSettings", *, path: Path | None
+    trainer: DPOTrainer, policy: Policy, settings: "TrainSettings", *, cache: ReferenceCache | None
 ) -> dict[str, Any]:
     """Return the columns of `reference_logps`, in every process of a training, from the cache where they are in it.
 
@@ -79,22 +119,18 @@ def reference_columns(
         trainer: Its model is still the policy that training starts from.
         policy: That policy.
         settings: Of the training.
-        path: The cache file; None for no cache.
+        cache: Where they are kept; None for nowhere.
     """
     is_main = trainer.accelerator.is_main_process
-    cached = None
-    if is_main and path is not None and path.exists():
-        cached = json.loads(path.read_text())
-    (columns,) = broadcast_object_list([cached])
+    (columns,) = broadcast_object_list([cache.read() if is_main and cache is not None else None])
     if columns is None:
         columns = reference_logps(
             trainer,
             disable_adapter=settings.reference == "seed" and not settings.is_full,
             model=load_seed(policy) if settings.reference == "seed" and policy.seed_path is not None else None,
         )
-        if is_main and path is not None:
-            path.parent.mkdir(exist_ok=True)
-            write_json(path, columns)
+        if is_main and cache is not None:
+            cache.write(columns)
     found: dict[str, Any] = columns
     return found
 

@@ -7,7 +7,6 @@ is computed without gradients; should they round otherwise with them, it is comp
 """
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,8 +14,7 @@ from accelerate.utils import gather
 from torch import Tensor
 from trl import DPOTrainer
 
-from tpo.store.files import write_json
-from tpo.train.reference import COLUMNS, log_probs, reference_logps
+from tpo.train.reference import COLUMNS, ReferenceCache, log_probs, reference_logps
 from tpo.train.settings import TrainingError
 
 log = logging.getLogger(__name__)
@@ -27,7 +25,7 @@ ROUNDING, ROUNDING_16_BITS = 1e-2, 1.0
 STATE_BYTES = 12  # of AdamW for each trained weight: master copy and two moments in float32
 
 
-def rehearse(trainer: DPOTrainer, *, starts_at_reference: bool, path: Path | None) -> str | None:
+def rehearse(trainer: DPOTrainer, *, starts_at_reference: bool, cache: ReferenceCache | None) -> str | None:
     """Compute the longest micro-batch, and the reference again where that differs from it by rounding.
 
     Weights, gradients and random numbers are then as before. Every process of a training calls this, none where the
@@ -36,7 +34,7 @@ def rehearse(trainer: DPOTrainer, *, starts_at_reference: bool, path: Path | Non
     Args:
         trainer: Ready to train, its data set with the reference's columns.
         starts_at_reference: Whether the reference is the policy that training starts from.
-        path: Cache file of the reference's log-probabilities; None for no cache.
+        cache: Of the reference's log-probabilities; None for none.
 
     Returns:
         What was found of the reference, as a sentence; None where it was right.
@@ -64,8 +62,8 @@ def rehearse(trainer: DPOTrainer, *, starts_at_reference: bool, path: Path | Non
     said = f"the reference was computed with gradients, without which it differed by {gap:.2g} nats"
     if trainer.accelerator.is_main_process:
         log.warning("%s: %s", trainer.model.config.model_type, said)
-        if path is not None:
-            write_json(path, columns)
+        if cache is not None:
+            cache.write(columns)
     return said
 
 

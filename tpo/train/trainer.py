@@ -33,18 +33,22 @@ from tpo.model.lora import fuse_adapter
 from tpo.model.policy import Policy, open_policy
 from tpo.model.prepare import other_values
 from tpo.model.targets import check_targets, has_towers, without_adapter
+from tpo.store.digests import unlike, vouch
 from tpo.store.job import Job, Metrics
+from tpo.store.layout import CHECKPOINTS
 from tpo.store.progress import Progress
 from tpo.store.records import Pair
 from tpo.train.callbacks import FirstGradients, FirstStep, StaysFinite, TellsSteps
 from tpo.train.checkpoints import (
+    TRAINED,
     MarkComplete,
     ResumesInPlace,
     complete_checkpoints,
     copy_adapter,
+    files_below,
     last_complete,
+    link_model,
     micro_batch_edges,
-    move_model,
     read_metrics,
     unpack_micro_batch,
     write_metrics,
@@ -52,7 +56,7 @@ from tpo.train.checkpoints import (
 from tpo.train.dpo import nll_loss
 from tpo.train.optimizer import MasterWeightAdamW
 from tpo.train.pair_trees import add_pair_head, lay_out
-from tpo.train.reference import no_reference_model, reference_columns, reference_path
+from tpo.train.reference import ReferenceCache, no_reference_model, reference_columns
 from tpo.train.rehearsal import rehearse
 from tpo.train.settings import TrainingError, TrainSettings
 
@@ -179,7 +183,7 @@ def work(job: Job) -> Metrics:
         open_policy(config, job.inputs),
         restore(TrainSettings, config["settings"], {"num_processes": num_processes}),
         seed=job.seed,
-        reference_path=reference_path(job.path.parent, config, job.inputs),
+        cache=ReferenceCache.of(job.path.parent, config, job.inputs),
     )
 
 
@@ -190,12 +194,12 @@ def train_on_pairs(
     settings: TrainSettings,
     *,
     seed: int,
-    reference_path: Path | None = None,
+    cache: ReferenceCache | None = None,
 ) -> dict[str, Any]:
     """Write the policy after each epoch to `path` (`epoch-1`, ...) and `metrics.jsonl`; return the last metrics.
 
-    A killed training continues after its last complete epoch. Every process of a training calls this; rank 0 writes,
-    and only rank 0 returns the metrics.
+    A killed training continues after its last complete epoch, as long as its checkpoints are whole. Every process of a
+    training calls this; rank 0 writes, and only rank 0 returns the metrics.
 
     Args:
         path: The artifact's directory.
@@ -203,17 +207,17 @@ def train_on_pairs(
         policy: The policy that the pairs were sampled from, and that training starts from.
         settings: Of the training.
         seed: Of adapter initialization and data order.
-        reference_path: Cache file of the reference's log-probabilities; None for no cache.
+        cache: Of the reference's log-probabilities; None for none.
 
     Raises:
         TrainingError: If the first step shows a wrong reference.
     """
-    work = path / "checkpoints"
-    if not (path / "metrics.jsonl").exists():
-        trainer = make_trainer(work, pairs, policy, settings, seed=seed, reference_path=reference_path)
+    work = path / CHECKPOINTS
+    if unlike(work / TRAINED, path) != set():
+        trainer = make_trainer(work, pairs, policy, settings, seed=seed, cache=cache)
         if not trainer.is_sharded:
             is_own = starts_at_its_reference(policy, settings)
-            said = rehearse(trainer, starts_at_reference=is_own, path=reference_path)
+            said = rehearse(trainer, starts_at_reference=is_own, cache=cache)
             trainer.slow_path = "; ".join(text for text in (trainer.slow_path, said) if text) or None
         with trainer.accelerator.main_process_first():  # rank 0 deletes incomplete checkpoints
             last = last_complete(work)
@@ -226,14 +230,17 @@ def train_on_pairs(
             return {}
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):
             target = path / f"epoch-{epoch}"
+            shutil.rmtree(target, ignore_errors=True)  # of an attempt that was killed, or damaged since
             if settings.is_full:
-                move_model(checkpoint, target, policy=policy)
+                link_model(checkpoint, target, policy=policy)
             else:
                 copy_adapter(checkpoint, target, policy=policy)
         if trainer.slow_path is not None:
             (path / SLOW_PATH).write_text(trainer.slow_path + "\n")
         write_metrics(path / "metrics.jsonl", trainer.state.log_history)
-    shutil.rmtree(work, ignore_errors=True)
+        results = ("epoch-", "metrics.jsonl", SLOW_PATH)
+        written = [name for name in files_below(path) if name.startswith(results)]
+        vouch(work / TRAINED, path, written)
     entries = read_metrics(path / "metrics.jsonl")
     slow_path = (path / SLOW_PATH).read_text().strip() if (path / SLOW_PATH).exists() else None
     return {
@@ -252,7 +259,7 @@ def make_trainer(
     settings: TrainSettings,
     *,
     seed: int,
-    reference_path: Path | None = None,
+    cache: ReferenceCache | None = None,
 ) -> SampledIdsTrainer:
     """Return the trainer; the columns of its data set include the reference's log-probabilities."""
     tokenizer = load_tokenizer(policy.tokenizer_path)
@@ -304,7 +311,8 @@ def make_trainer(
             processing_class=tokenizer,
             callbacks=[
                 StaysFinite(),
-                MarkComplete(),
+                # The optimizer's state of a whole model is six times its weights: room for one only.
+                MarkComplete(num_states=1 if settings.is_full else 2),
                 FirstGradients(),
                 FirstStep(
                     starts_at_reference=starts_at_its_reference(policy, settings),
@@ -337,7 +345,7 @@ def make_trainer(
     trainer.precompute_ref_logps = True
     if is_deepspeed:  # with its config, trl and transformers would treat the model as sharded, which it is not yet
         unset_hf_deepspeed_config()
-    columns = reference_columns(trainer, policy, settings, path=reference_path)
+    columns = reference_columns(trainer, policy, settings, cache=cache)
     for name, values in columns.items():
         trainer.train_dataset = trainer.train_dataset.add_column(name, values)
     if is_deepspeed:

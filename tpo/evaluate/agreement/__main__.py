@@ -17,7 +17,7 @@ from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_ve
 from tpo.evaluate.stages import LABELLED
 from tpo.judge.protocol import Judgement
 from tpo.store.artifacts import Artifact
-from tpo.store.files import file_digest, write_json
+from tpo.store.files import file_digest, write_sealed
 from tpo.store.records import LabelledPair, Score, Verdict
 from tpo.store.seeds import derive_seed
 
@@ -69,7 +69,7 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
         found = agreement(
             pairs, predictions, seed=config.seed, confidence=config.confidence, length_tolerance=config.length_tolerance
         )
-        write_json(path / f"{judge}.json", {"judge": judge, "data": data.name, **more, **found.to_dict()})
+        write_sealed(path / f"{judge}.json", {"judge": judge, "data": data.name, **more, **found.to_dict()})
 
     cost = _cost(judged, [step for step in store.asked if step.manifest["stage"] not in {"model", "labelled"}])
     write(name, predictions, {**cost, "position_bias": bias})

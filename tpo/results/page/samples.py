@@ -13,7 +13,7 @@ from tpo.pairs.build import count_drops, judged_groups, pair_or_reason
 from tpo.pairs.rule import PairsRule
 from tpo.pairs.stages import PAIRS
 from tpo.results.marks import asked, describe, name, passed
-from tpo.results.read import FinishedRun
+from tpo.results.read import FinishedRun, contents_of
 from tpo.results.sides import Answers, Side, sides_of_run
 from tpo.results.versus import Versus, versus
 from tpo.store.artifacts import Artifact, open_artifact
@@ -45,10 +45,14 @@ def load_samples(run: FinishedRun, *, max_instructions: int) -> dict[str, Any]:
     """
     entries: list[Entry] = []
     groups: list[dict[str, Any]] = []
-    sides = list(sides_of_run(run))
+    sides, contents = list(sides_of_run(run)), contents_of(run.summary)
     for place, summed in enumerate(run.summary["iterations"], start=1):  # the baseline is side 0
         iteration, names = summed["iteration"], summed["artifacts"]
-        found = {role: open_artifact(run.artifacts_dir / name) for role, name in names.items() if role in SHOWN}
+        found = {
+            role: open_artifact(run.artifacts_dir / name, content=contents.get(name))
+            for role, name in names.items()
+            if role in SHOWN
+        }
         compared = list(found["comparison"].rows(Comparison))
         splits = {"held-out": [row.prompt_id for row in compared]}
         if "pairs" in found:

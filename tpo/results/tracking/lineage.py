@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tpo.store.artifacts import MANIFEST, read_manifest
+from tpo.store.artifacts import read_manifest
+from tpo.store.layout import MANIFEST
 
 OUTPUTS = {"train", "comparison"}  # roles among a summary's `artifacts`
 NOT_SHOWN = {"preflight"}  # stages of which nothing is made

@@ -1,0 +1,262 @@
+"""`python -m tpo.gc`: what goes, what stays whatever happens, and that a run repeated afterwards comes out the same."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_stale import CHAIN, JUDGE, SAMPLE, Rounding, run, said
+
+from tpo.store.artifacts import Artifact, Store, finish, open_artifact
+from tpo.store.errors import ArtifactError
+from tpo.store.files import write_json, write_sealed
+from tpo.store.gc import Leftover, delete, find, main
+from tpo.store.in_use import IN_USE, InUse, ids_in_use
+from tpo.store.layout import CHECKPOINTS, LOCK, PARTIAL, STALE
+from tpo.store.locks import hold
+from tpo.store.open import open_store
+from tpo.store.stage import Stage, Step
+
+TRAIN = Stage("train", 1, "none")
+
+
+def finished_run(runs: Path, name: str, *names: str) -> Path:
+    """A run's folder that names artifacts, and what of them."""
+    path = runs / name
+    path.mkdir(parents=True)
+    write_json(path / "config.json", {})
+    write_sealed(path / "summary.json", {"iterations": [{"artifacts": {}, "adapter": each} for each in names]})
+    return path
+
+
+def names_of(found: list[Leftover]) -> set[str]:
+    return {leftover.path.name for leftover in found}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "artifacts"
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    (tmp_path / "runs").mkdir()
+    return tmp_path / "runs"
+
+
+def test_what_a_run_names_stays_with_all_that_it_was_computed_from(root: Path, runs: Path) -> None:
+    sampled, judged, paired = run(root, Rounding())
+    assert names_of(find(root, [runs])) == {artifact.artifact_id for artifact in (sampled, judged, paired)}
+    finished_run(runs, "quickstart-1", judged.artifact_id)
+    assert names_of(find(root, [runs])) == {paired.artifact_id}
+    finished_run(runs, "quickstart-2", f"{paired.artifact_id}/epoch-2")
+    assert find(root, [runs]) == []
+
+
+def test_nothing_goes_without_delete(root: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artifacts = run(root, Rounding())
+    before = sorted(root.rglob("*"))
+    assert main([str(root), "--runs", str(runs)]) == 0
+    output = capsys.readouterr().out
+    assert "in 3 places that no run" in output and "Nothing was deleted: add --delete" in output
+    assert [path for path in sorted(root.rglob("*")) if path.name != LOCK] == [p for p in before if p.name != LOCK]
+    assert main([str(root), "--runs", str(runs), "--delete"]) == 0
+    assert not any(artifact.path.exists() for artifact in artifacts) and not any((root / STALE).iterdir())
+
+
+def test_rules_keep_what_they_name_and_what_is_young(root: Path, runs: Path) -> None:
+    sampled, judged, paired = run(root, Rounding())
+    assert names_of(find(root, [runs], keep=["judge-*"])) == {paired.artifact_id}
+    assert find(root, [runs], keep_days=1) == []
+    for path in (paired.path / "request.json", paired.path / "manifest.json"):
+        os.utime(path, (time.time() - 90_000,) * 2)
+    assert names_of(find(root, [runs], keep_days=1)) == {paired.artifact_id}
+    assert sampled.path.exists()
+
+
+def test_what_was_computed_for_a_run_that_has_not_ended_stays(root: Path, runs: Path) -> None:
+    store = Store(root, execute=Rounding(), run="quickstart-1")
+    found = store.request(SAMPLE, {})
+    assert names_of(find(root, [runs])) == {found.artifact_id}
+    assert find(root, [runs], keep=["quickstart-*"]) == []
+    (runs / "quickstart-1").mkdir()
+    write_json(runs / "quickstart-1" / "config.json", {})
+    assert find(root, [runs]) == []
+
+
+def test_incomplete_and_stale_ones_go_and_parts_that_nobody_goes_on_from(root: Path, runs: Path) -> None:
+    sampled, judged = run(root, Rounding(), (SAMPLE, JUDGE))
+    shutil.rmtree(sampled.path)
+    sampled, judged = run(root, Rounding(sample=1), (SAMPLE, JUDGE))
+    finished_run(runs, "quickstart-1", judged.artifact_id)
+    (sampled.path / PARTIAL).write_text("row\n")
+    (sampled.path / CHECKPOINTS).mkdir()
+    (sampled.path / "manifest.json.01234567.tmp").touch()
+    os.utime(sampled.path / "manifest.json.01234567.tmp", (0, 0))
+    (root / "pairs-0123456789ab").mkdir()
+    write_json(root / "pairs-0123456789ab" / "request.json", {"run": None, "inputs": {}})
+    found = find(root, [runs])
+    [stale] = (root / STALE).iterdir()
+    names = {"pairs-0123456789ab", stale.name, PARTIAL, CHECKPOINTS, "manifest.json.01234567.tmp"}
+    assert names_of(found) == names
+    size = sum(leftover.size for leftover in found)
+    assert delete(found, root, tell=print) == size > 0
+    assert find(root, [runs]) == [] and said([sampled, judged])[1] == "judge 0 <- sample 1"
+
+
+def train(root: Path) -> Artifact:
+    def execute(path: Path) -> None:
+        for epoch in (1, 2, 3):
+            (path / f"epoch-{epoch}").mkdir()
+            (path / f"epoch-{epoch}" / "adapter.bin").write_text(f"weights {epoch}")
+        (path / "metrics.jsonl").write_text("{}\n")
+        finish(path, metrics={}, started=0)
+
+    return Store(root, execute=execute).request(TRAIN, {})
+
+
+def test_epochs_that_no_run_selected_go_and_the_artifact_stays_what_it_was(root: Path, runs: Path) -> None:
+    trained = train(root)
+    finished_run(runs, "quickstart-1", f"{trained.artifact_id}/epoch-2")
+    assert find(root, [runs]) == []
+    [epochs] = find(root, [runs], has_epochs=True)
+    assert epochs.epochs == ("epoch-1", "epoch-3") and epochs.size == 18
+    delete([epochs], root, tell=print)
+    assert {path.name for path in trained.path.glob("epoch-*")} == {"epoch-2"}
+    again = open_artifact(trained.path)
+    assert again.content == trained.content and again.verified("epoch-2")
+    with pytest.raises(ArtifactError, match=r"epoch-3/adapter.bin was deleted by tpo.gc"):
+        again.verified("epoch-3")
+    (trained.path / "metrics.jsonl").unlink()
+    with pytest.raises(ArtifactError, match=r"metrics.jsonl is missing or differs"):
+        open_artifact(trained.path)
+
+
+def test_epochs_of_a_training_whose_run_has_not_selected_yet_stay(root: Path, runs: Path) -> None:
+    finished_run(runs, "quickstart-1", train(root).artifact_id)
+    assert find(root, [runs], has_epochs=True) == []
+
+
+# --- what processes hold ----------------------------------------------------------------------------------------------
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from test_stale import Rounding, SAMPLE, JUDGE
+from tpo.store.open import open_store
+import tpo.store.artifacts
+
+with open_store(Path(sys.argv[1])) as store:
+    store._execute = Rounding()
+    store.request(JUDGE, {}, {"before": store.request(SAMPLE, {})})
+    print("holds", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_what_a_running_process_has_asked_for_stays_until_it_ends(
+    root: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    *_, paired = run(root, Rounding())
+    found = find(root, [runs])
+    place = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[2]}"}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=place
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "holds\n"
+    assert names_of(find(root, [runs])) == {paired.artifact_id}
+    delete(found, root, tell=print)
+    assert capsys.readouterr().out.count("a process has asked for it meanwhile") == 2
+    assert {path.name for path in root.glob("*-*")} == {item.path.name for item in found} - {paired.artifact_id}
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert len(find(root, [runs])) == 2 and not list((root / IN_USE).iterdir()), "the kernel gave its lock back"
+
+
+def test_what_is_being_computed_stays(root: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sampled, judged = run(root, Rounding(), (SAMPLE, JUDGE))
+    found = find(root, [runs])
+    with hold(judged.path / LOCK, purpose="a step"):
+        assert find(root, [runs]) == [], "nor what it is computed from"
+        delete(found[:1], root, tell=print)
+        assert judged.path.exists() and "is in use by process" in capsys.readouterr().out
+    assert names_of(find(root, [runs])) == {sampled.artifact_id, judged.artifact_id}
+
+
+def test_a_process_that_ends_takes_its_note_with_it(root: Path) -> None:
+    with open_store(root) as store:
+        store._execute = Rounding()
+        found = store.request(SAMPLE, {})
+        assert ids_in_use(root) == {found.artifact_id}
+        other = run(root, Rounding())[1]
+        assert store.open(other.artifact_id).content == other.content
+        assert ids_in_use(root) == {found.artifact_id, other.artifact_id}
+    assert ids_in_use(root) == set() and not list((root / IN_USE).iterdir())
+
+
+def test_notes_that_cannot_be_written_are_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / IN_USE).write_text("a file in the way")
+    with InUse(tmp_path) as in_use:
+        in_use.begin(Step("sample", 1, {}))
+    assert ids_in_use(tmp_path) == set()
+
+
+def test_a_waiter_for_a_folder_that_is_deleted_takes_the_lock_on_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "sample-0"
+    order: list[str] = []
+
+    def wait() -> None:
+        with hold(path / LOCK, purpose="waiter"):
+            order.append("waiter")
+            assert (path / LOCK).exists(), "the lock is on what is there"
+
+    with hold(path / LOCK, purpose="gc"):
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        time.sleep(0.3)
+        path.rename(tmp_path / "trash")
+        shutil.rmtree(tmp_path / "trash")
+        order.append("gc")
+    waiter.join(10)
+    assert order == ["gc", "waiter"]
+
+
+# --- a run that is repeated afterwards --------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.sets(st.integers(0, 2)), st.booleans())
+def test_a_run_that_is_repeated_after_gc_comes_out_the_same(named: set[int], has_epochs: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root, runs = Path(folder) / "artifacts", Path(folder) / "runs"
+        found = run(root, Rounding())
+        for at in named:
+            finished_run(runs, f"quickstart-{at}", found[at].artifact_id)
+        runs.mkdir(exist_ok=True)
+        delete(find(root, [runs], has_epochs=has_epochs), root, tell=print)
+        last = max(named, default=-1)
+        again = Rounding()
+        assert [artifact.is_reused for artifact in run(root, again)] == [at <= last for at in range(3)]
+        assert again.computed == [stage.name for stage in CHAIN[last + 1 :]]
+
+
+def test_a_place_that_is_none_is_named(root: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(root), "--runs", str(runs)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {root}: there is no such folder")
+
+
+def test_a_damaged_manifest_is_no_obstacle(root: Path, runs: Path) -> None:
+    sampled, judged, paired = run(root, Rounding())
+    (judged.path / "manifest.json").write_text('{"stage"')
+    finished_run(runs, "quickstart-1", paired.artifact_id)
+    assert find(root, [runs], has_epochs=True) == []
+    assert json.loads((judged.path / "request.json").read_text())["inputs"] == {"before": sampled.artifact_id}

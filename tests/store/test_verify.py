@@ -1,0 +1,166 @@
+"""`python -m tpo.verify` on artifacts and runs that were damaged in every way that is known."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_stale import SAMPLE, Rounding, run
+
+from tpo.store.artifacts import Artifact, Store, finish
+from tpo.store.files import write_json, write_sealed
+from tpo.store.records import Prompt, write_records
+from tpo.store.stage import Stage
+from tpo.store.verify import main, wrong_row
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> list[Artifact]:
+    """Three artifacts, each of the one before, and a run that names them."""
+    found = run(tmp_path / "artifacts", Rounding())
+    path = tmp_path / "runs" / "quickstart-0123456789ab"
+    path.mkdir(parents=True)
+    stages = [{"artifact_id": artifact.artifact_id, "content": artifact.content} for artifact in found]
+    write_json(path / "config.json", {"artifacts_dir": str(tmp_path / "artifacts"), "name": f"runs/{path.name}@2"})
+    entry = {"win_rate": 0.5, "artifacts": {"pairs": found[-1].artifact_id}, "adapter": None}
+    write_sealed(path / "summary.json", {"iterations": [entry], "stages": stages})
+    return found
+
+
+def verified(capsys: pytest.CaptureFixture[str], *arguments: Path | str) -> tuple[int, str]:
+    status = main([str(argument) for argument in arguments])
+    output = capsys.readouterr()
+    return status, output.out + output.err
+
+
+def test_what_is_right_is_said(chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    places = (tmp_path / "artifacts", tmp_path / "runs" / "quickstart-0123456789ab", chain[0].path)
+    status, said = verified(capsys, *places, "--reread")
+    assert status == 0 and said == "".join(f"{place}: all is as it says\n" for place in places)
+
+
+def edit(path: Path, name: str, old: str, new: str) -> None:
+    text = (path / name).read_text()
+    assert old in text
+    (path / name).write_text(text.replace(old, new))
+
+
+def swap(one: Path, other: Path) -> None:
+    one.rename(one.with_name("third"))
+    other.rename(one)
+    one.with_name("third").rename(other)
+
+
+DAMAGES: dict[str, tuple[Callable[[list[Artifact]], object], str]] = {
+    "edited rows": (lambda chain: edit(chain[0].path, "said.txt", "0", "9"), "said.txt: differs from manifest.json"),
+    "lost rows": (lambda chain: (chain[0].path / "said.txt").unlink(), "said.txt: is missing"),
+    "added file": (lambda chain: (chain[0].path / "more.jsonl").touch(), "more.jsonl: is not listed in manifest.json"),
+    "edited metric": (
+        lambda chain: edit(chain[0].path, "manifest.json", '"num_rows": 1', '"num_rows": 2'),
+        "was edited",
+    ),
+    "version": (lambda chain: edit(chain[0].path, "manifest.json", '"version": 1', '"version": 99'), "was edited"),
+    "torn manifest": (lambda chain: (chain[0].path / "manifest.json").write_text('{"stage"'), "is damaged"),
+    "no digest": (lambda chain: (chain[0].path / "manifest.json").write_text("{}"), "has no digest of its own"),
+    "swapped": (lambda chain: swap(chain[0].path, chain[1].path), "holds the artifact judge-"),
+    "deleted": (lambda chain: shutil.rmtree(chain[0].path), "is not there, or was not finished"),
+    "another seed": (
+        lambda chain: write_sealed(chain[0].path / "manifest.json", chain[0].manifest | {"seed": 5}),
+        "its name is not the hash of what its manifest says was asked for",
+    ),
+    "computed anew": (
+        lambda chain: (shutil.rmtree(chain[0].path), run(chain[0].path.parent, Rounding(sample=1), (SAMPLE,))),
+        "stale: its input sample-",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_with_what_rests_on_it(
+    name: str, chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, expected = DAMAGES[name]
+    damage(chain)
+    for place in (tmp_path / "artifacts", next((tmp_path / "runs").iterdir())):
+        status, said = verified(capsys, place)
+        assert status == 1 and expected in said, said
+    if name not in ("swapped", "computed anew"):
+        assert f"rests on it: {', '.join(sorted(artifact.artifact_id for artifact in chain[1:]))}" in said
+
+
+def test_edited_summary_and_one_of_before_are_named(
+    chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [path] = (tmp_path / "runs").iterdir()
+    edit(path, "summary.json", "0.5", "0.99")
+    status, said = verified(capsys, path)
+    assert status == 1 and "summary.json: was edited" in said
+    shutil.rmtree(tmp_path / "artifacts")
+    run(tmp_path / "artifacts", Rounding(pairs=1))
+    write_sealed(
+        path / "summary.json", {"stages": [{"artifact_id": chain[2].artifact_id, "content": chain[2].content}]}
+    )
+    status, said = verified(capsys, path)
+    assert status == 1 and f"shows another content of {chain[2].artifact_id}" in said
+
+
+def test_rows_are_read_as_what_the_first_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    write_records(path, [Prompt(str(number), "t", "c", "s", "t", (), "b") for number in range(3)])
+    right = path.read_text()
+    assert wrong_row(path) is None
+    path.write_text(right + '{"prompt_id": "4"}\n')
+    assert wrong_row(path) == "row 4 is no Prompt, as the rows before it"
+    path.write_text(right.replace('"t"', "7", 1))
+    assert wrong_row(path) is None, "rows of no kind are objects"
+    path.write_text('{"loss": 0.5}\n{"loss": \n')
+    assert wrong_row(path) == "row 2 is no JSON object"
+    path.write_text("")
+    assert wrong_row(path) is None
+
+
+def test_wrong_rows_with_a_right_digest_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def execute(path: Path) -> None:
+        (path / "rows.jsonl").write_text("[1]\n")
+        finish(path, metrics={}, started=0)
+
+    Store(tmp_path, execute=execute).request(Stage("sample", 1, ""), {})
+    status, said = verified(capsys, tmp_path)
+    assert status == 1 and "rows.jsonl: row 1 is no JSON object" in said
+
+
+def test_what_artifacts_share_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "reference").mkdir()
+    write_sealed(tmp_path / "reference" / "right.json", {"key": "right", "inputs": {}, "columns": {}})
+    write_sealed(tmp_path / "reference" / "moved.json", {"key": "right", "inputs": {}, "columns": {}})
+    (tmp_path / "reference" / "old.json").write_text("{}")
+    with sqlite3.connect(tmp_path / "answers.sqlite") as database:
+        database.execute("CREATE TABLE answers (text)")
+    database.close()
+    status, said = verified(capsys, tmp_path)
+    assert status == 1 and "moved.json: is the file of another" in said and "old.json: has no digest" in said
+    assert "right.json" not in said and "answers.sqlite" not in said
+    (tmp_path / "answers.sqlite").write_bytes(b"no database, but long enough to be taken for one" * 100)
+    status, said = verified(capsys, tmp_path)
+    assert status == 1 and "answers.sqlite: is damaged" in said
+
+
+def test_a_place_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, said = verified(capsys, tmp_path / "missing")
+    assert status == 2 and said.startswith(f"error: {tmp_path / 'missing'}: there is no such folder")
+
+
+def test_a_remembered_digest_is_trusted_but_with_reread(
+    chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = chain[0].path / "said.txt"
+    remembered = json.loads((chain[0].path / ".digests.json").read_text())
+    file.write_text("sample 9")  # as a disk that loses data would, without another state
+    status = file.stat()
+    state = [status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns]
+    remembered["said.txt"][0] = state
+    (chain[0].path / ".digests.json").write_text(json.dumps(remembered))
+    assert verified(capsys, tmp_path / "artifacts")[0] == 0
+    assert verified(capsys, tmp_path / "artifacts", "--reread")[0] == 1

@@ -1,0 +1,8 @@
+"""The entry point `python -m tpo.gc`: what of the artifacts may be deleted, and deleting it (`tpo.store.gc`)."""
+
+import sys
+
+from tpo.store.gc import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""What lies where in a directory of artifacts: the names in an artifact's folder, and those beside the artifacts."""
+
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tpo.store.digests import DIGESTS
+from tpo.store.files import SealError, read_sealed
+
+MANIFEST, REQUEST = "manifest.json", "request.json"
+LOCK = ".lock"
+REFERENCE = "reference"  # beside the artifacts: log-probabilities that trainings share (`tpo.train.reference`)
+STALE = "stale"  # beside the artifacts: what was computed from inputs that are others by now
+# Of an artifact that is being computed, what the next attempt goes on from: rows as they came, epochs as they ended.
+PARTIAL, CHECKPOINTS = "rows.partial.jsonl", "checkpoints"
+PRUNED = "pruned.json"  # which files of a complete artifact were deleted on purpose (`tpo.store.gc`)
+
+
+def is_artifact(path: Path) -> bool:
+    """Return whether a directory is one that a step was, or is being, computed in."""
+    return path.is_dir() and ((path / REQUEST).exists() or (path / MANIFEST).exists())
+
+
+def find_request(path: Path) -> dict[str, Any]:
+    """Return what was asked for where something was computed, whole or in part; empty where nothing was."""
+    for name in (REQUEST, MANIFEST):
+        with suppress(OSError, ValueError):
+            request: dict[str, Any] = dict(json.loads((path / name).read_text(encoding="utf-8")))
+            return request
+    return {}
+
+
+def is_content(name: Path) -> bool:
+    """Return whether a manifest lists a file of this name, relative to the artifact's directory."""
+    not_content = {REQUEST, MANIFEST, LOCK, DIGESTS, PARTIAL, PRUNED}
+    return name.name not in not_content and name.suffix != ".tmp" and name.parts[0] != CHECKPOINTS
+
+
+def pruned(path: Path) -> set[str]:
+    """Return which files of a complete artifact were deleted on purpose."""
+    try:
+        return set(read_sealed(path / PRUNED)["files"])
+    except (FileNotFoundError, SealError):
+        return set()
+
+
+def move_content(path: Path, target: Path) -> None:
+    """Move what an artifact's folder holds to another one, but for the lock, which is held.
+
+    The request goes last, so that after a kill the rest follows what was moved before.
+    """
+    target.mkdir(parents=True, exist_ok=True)
+    for entry in sorted(path.iterdir(), key=lambda entry: (entry.name == REQUEST, entry.name != MANIFEST)):
+        if entry.name == LOCK:
+            continue
+        if (target / entry.name).is_dir():  # of the same request, moved there once before
+            shutil.rmtree(target / entry.name)
+        entry.replace(target / entry.name)

@@ -1,0 +1,284 @@
+"""Whether artifacts and runs are what they say: manifests, digests, rows, and that all of them belong together.
+
+Reads everything that it is pointed at and writes nothing but remembered digests. Of artifacts that are wrong it says
+which others rest on them.
+"""
+
+import argparse
+import json
+import sqlite3
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tpo.store.artifacts import Artifact, read_manifest
+from tpo.store.digests import digests
+from tpo.store.errors import ArtifactError, TpoError
+from tpo.store.files import SealError, UnsealedError, content_hash, file_digest, read_sealed
+from tpo.store.layout import MANIFEST, REFERENCE, find_request, is_artifact, is_content, pruned
+from tpo.store.records import Record, RecordError, row_format
+
+ABOUT = """\
+Whether artifacts and runs are what they say. Exits with 1 where something is wrong, with 2 where there is nothing.
+
+python -m tpo.verify artifacts/                   all artifacts, and the answers of language models
+python -m tpo.verify runs/<run>                   a run or an evaluation, with all that it rests on
+python -m tpo.verify runs/* --reread              every file is read, also where its digest is remembered
+"""
+IDENTITY = ("stage", "version", "config", "inputs", "seed")
+AGAIN = "repeat the command that asks for it, which computes it anew"
+SHOWN = 5  # of what depends on something wrong
+
+
+class Wrong(NamedTuple):
+    """Something that is not what it says.
+
+    Attributes:
+        path: Where.
+        what: Is wrong.
+        todo: About it.
+    """
+
+    path: Path
+    what: str
+    todo: str
+
+
+def verify_artifacts(root: Path, names: Iterable[str], *, rereads: bool = False) -> list[Wrong]:
+    """Return what is wrong with artifacts and with how they belong together, each with those named as its inputs.
+
+    Args:
+        root: Directory of artifacts.
+        names: Ids.
+        rereads: Whether files are read whose digests are remembered.
+    """
+    found: list[Wrong] = []
+    checked: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop(0)
+        if name in checked:
+            continue
+        checked.add(name)
+        path = root / name
+        if not (path / MANIFEST).exists():
+            found.append(Wrong(path, "is not there, or was not finished", AGAIN))
+            continue
+        try:
+            manifest = read_manifest(path)
+        except ArtifactError as error:
+            found.append(Wrong(path, str(error), AGAIN))
+            waiting += find_request(path).get("inputs", {}).values()
+            continue
+        waiting += manifest["inputs"].values()
+        found += _of_manifest(path, manifest)
+        found += _of_files(path, manifest["files"], rereads=rereads)
+    return found
+
+
+def _of_manifest(path: Path, manifest: dict[str, Any]) -> Iterator[Wrong]:
+    identity = {key: manifest[key] for key in IDENTITY}
+    if path.name != f"{manifest['stage']}-{content_hash(identity)}":
+        yield Wrong(path, "its name is not the hash of what its manifest says was asked for", f"delete it; {AGAIN}")
+    for role, name in manifest["inputs"].items():
+        source = path.parent / name
+        with suppress(ArtifactError):  # of the input itself
+            now = Artifact(name, source, read_manifest(source), is_reused=True).content
+            if now != manifest["contents"].get(role):
+                what = f"stale: its input {name} was computed anew since, with another content"
+                yield Wrong(path, what, AGAIN)
+
+
+def _of_files(path: Path, files: dict[str, str], *, rereads: bool) -> Iterator[Wrong]:
+    todo = f"delete {path}; {AGAIN}"
+    gone = pruned(path)
+    there = {name for name in files if (path / name).is_file()}
+    found = {name: file_digest(path / name) for name in sorted(there)} if rereads else digests(path, sorted(there))
+    for name, digest in files.items():
+        if name not in there:
+            if name not in gone:
+                yield Wrong(path / name, "is missing", todo)
+        elif found[name] != digest:
+            yield Wrong(path / name, f"differs from {MANIFEST}", todo)
+        elif name.endswith(".jsonl") and (said := wrong_row(path / name)) is not None:
+            yield Wrong(path / name, said, todo)
+    others = (file for file in sorted(path.rglob("*")) if file.is_file() and is_content(file.relative_to(path)))
+    for file in (file for file in others if file.relative_to(path).as_posix() not in files):
+        yield Wrong(file, f"is not listed in {MANIFEST}", "delete it, if it is not yours")
+
+
+def wrong_row(path: Path) -> str | None:
+    """Return what is wrong with the first wrong row of a file, None where all are right.
+
+    Rows are read as the kind of record that the first one is; rows of none are objects.
+    """
+    kinds = list(_kinds(Record))
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            left = [kind for kind in kinds if _reads(kind, line)]
+            if not left and number > 1 and kinds:
+                return f"row {number} is no {kinds[0].__name__}, as the rows before it"
+            kinds = left
+            if not left:
+                try:
+                    is_object = isinstance(json.loads(line), dict)
+                except (ValueError, RecursionError):
+                    is_object = False
+                if not is_object:
+                    return f"row {number} is no JSON object"
+    return None
+
+
+def _kinds(kind: type[Record]) -> Iterator[type[Record]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)
+
+
+def _reads(kind: type[Record], line: bytes) -> bool:
+    try:
+        row_format(kind).decode(line)
+    except RecordError:
+        return False
+    return True
+
+
+def verify_shared(root: Path) -> Iterator[Wrong]:
+    """Yield what is wrong with what artifacts share: the reference's log-probabilities, and judges' answers."""
+    for path in sorted((root / REFERENCE).glob("*.json")):
+        todo = "delete it: the next training computes it again"
+        try:
+            if read_sealed(path)["key"] != path.stem:
+                yield Wrong(path, "is the file of another reference", todo)
+        except SealError as error:
+            yield Wrong(path, str(error), todo)
+    answers = root / "answers.sqlite"
+    if answers.exists():
+        try:
+            with closing(sqlite3.connect(f"file:{answers}?mode=ro", uri=True)) as database:
+                [[said], *_] = database.execute("PRAGMA quick_check").fetchall()
+        except sqlite3.Error as error:
+            said = str(error)
+        if said != "ok":
+            yield Wrong(answers, f"is damaged ({said})", "move it away: what is missing is asked again")
+
+
+def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> tuple[Path, list[Wrong]]:
+    """Return the artifacts that a run or an evaluation rests on, and what is wrong with these and its own files.
+
+    Args:
+        path: The run's folder.
+        artifacts: Directory of artifacts; None for that of the run's settings.
+        rereads: See `verify_artifacts`.
+    """
+    found: list[Wrong] = []
+    files: dict[str, Any] = {}
+    for file in sorted(path.glob("*.json")):
+        try:
+            files[file.name] = json.loads(file.read_text(encoding="utf-8"))
+            if file.name == "summary.json":
+                files[file.name] = read_sealed(file)
+        except UnsealedError as error:
+            found.append(
+                Wrong(file, f"{error}, so nobody can tell whether it was edited", f"repeat the run {path.name}")
+            )
+        except ValueError as error:
+            found.append(Wrong(file, f"is no JSON ({error})", "repeat the command that made it"))
+        except SealError as error:
+            found.append(Wrong(file, str(error), "repeat the command that made it"))
+    root = artifacts or Path(files.get("config.json", {}).get("artifacts_dir", "artifacts"))
+    if "summary.json" not in files:
+        found.append(Wrong(path, "has no summary.json that can be read: it has not ended", "repeat the command"))
+    summary = files.get("summary.json", {})
+    found += verify_artifacts(root, dict.fromkeys(named_artifacts(list(files.values()))), rereads=rereads)
+    for stage in summary.get("stages", []):
+        name = stage["artifact_id"]
+        with suppress(ArtifactError):
+            now = Artifact(name, root / name, read_manifest(root / name), is_reused=True).content
+            if stage.get("content", now) != now:
+                what = f"shows another content of {name} than there is now, which was computed anew since"
+                found.append(Wrong(path / "summary.json", what, "repeat the run"))
+    return root, found
+
+
+def named_artifacts(value: Any, key: str = "") -> Iterator[str]:
+    """Yield the ids that a summary names: under `artifacts`, by role, as `artifact_id`, and as what it trained."""
+    if isinstance(value, str) and key in ("artifacts", "artifact_id", "adapter"):
+        yield value.partition("/")[0]
+    elif isinstance(value, dict):
+        for name, part in value.items():
+            yield from named_artifacts(part, "artifacts" if key == "artifacts" else name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from named_artifacts(part, key)
+
+
+def dependents(root: Path, names: Iterable[str]) -> dict[str, list[str]]:
+    """Return for each artifact the ids of all that were computed from it, directly or not."""
+    users: dict[str, set[str]] = {}
+    for path in root.glob("*"):
+        if is_artifact(path):
+            for source in find_request(path).get("inputs", {}).values():
+                users.setdefault(source, set()).add(path.name)
+    found = {}
+    for name in names:
+        reached: set[str] = set()
+        waiting = [name]
+        while waiting:
+            more = users.get(waiting.pop(), set()) - reached
+            reached |= more
+            waiting += more
+        found[name] = sorted(reached)
+    return found
+
+
+def report(root: Path, found: Sequence[Wrong]) -> Iterator[str]:
+    """Yield lines on what is wrong, what rests on it and what to do."""
+    owners = {wrong.path: wrong.path.relative_to(root).parts[0] for wrong in found if wrong.path.is_relative_to(root)}
+    resting = dependents(root, set(owners.values()))
+    for wrong in found:
+        yield f"{wrong.path}: {wrong.what.removeprefix(str(wrong.path)).strip()}"
+        users = resting.get(owners.get(wrong.path, ""), [])
+        if users:
+            more = f" and {len(users) - SHOWN} more" if len(users) > SHOWN else ""
+            yield f"    rests on it: {', '.join(users[:SHOWN])}{more}"
+        yield f"    {wrong.todo}"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tpo.verify", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="artifacts, or folders of runs")
+    parser.add_argument("--artifacts", type=Path, metavar="DIR", help="of the runs (default: that of their settings)")
+    parser.add_argument("--reread", action="store_true", help="read every file, also where its digest is remembered")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Verify what is named, and say what is wrong; return the exit status."""
+    given = make_parser().parse_args(arguments)
+    num_wrong = 0
+    try:
+        for path in given.paths:
+            if is_artifact(path):
+                root, found = path.parent, verify_artifacts(path.parent, [path.name], rereads=given.reread)
+            elif (path / "config.json").exists() or (path / "summary.json").exists():
+                root, found = verify_run(path, artifacts=given.artifacts, rereads=given.reread)
+            elif path.is_dir():
+                names = [folder.name for folder in sorted(path.glob("*")) if (folder / MANIFEST).exists()]
+                root, found = path, verify_artifacts(path, names, rereads=given.reread)
+                found += verify_shared(path)
+            else:
+                raise ArtifactError(f"{path}: there is no such folder of artifacts, or of a run")
+            for line in report(root, found):
+                print(line)
+            print(f"{path}: {f'{len(found)} things are wrong' if found else 'all is as it says'}")
+            num_wrong += len(found)
+    except (TpoError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if num_wrong else 0
