@@ -114,7 +114,7 @@ def move_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
     shutil.copytree(policy.tokenizer_path, target, dirs_exist_ok=True)
     for path in checkpoint.glob("*.safetensors*"):
         path.replace(target / path.name)
-    config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision)
+    config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision, trust_remote_code=False)
     config.dtype = policy.dtype
     config.save_pretrained(target)
     generation = cached_file(
