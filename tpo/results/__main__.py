@@ -30,6 +30,7 @@ from tpo.results.read import Folders, ResultError, read_folders
 from tpo.results.table import ResultsTable, label_runs, results_table
 from tpo.results.table.formats import print_table, write_tables
 from tpo.results.table.rows import Iteration
+from tpo.store.ending import one_sentence
 from tpo.store.errors import TpoError
 from tpo.store.files import writing_to
 
@@ -228,4 +229,5 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_sentence("the runs"):
+        sys.exit(main())
