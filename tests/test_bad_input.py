@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from tpo.results.tracking.labels import Launch
 from tpo.sample.engines.vllm import VllmEngineConfig
 from tpo.sample.prompts import PromptError
 from tpo.store.artifacts import Store
+from tpo.store.ending import Terminated, one_sentence
 from tpo.store.errors import ArtifactError, TpoError
-from tpo.store.files import translate_disk_errors
+from tpo.store.files import REFUSED, translate_disk_errors
 from tpo.store.open import open_store
 from tpo.store.records import Prompt, RecordError, read_json_lines
 from tpo.store.stage import Step
@@ -335,13 +337,47 @@ def test_full_disk_while_an_adapter_is_saved(tiny_model: Path, tmp_path: Path, m
     assert (run_here(overrides) / "summary.json").exists(), "the half-written checkpoint is no obstacle"
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR])
+@pytest.mark.parametrize("code", sorted(REFUSED))
 def test_a_disk_that_refuses_is_one_sentence(code: int, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as error, translate_disk_errors(tmp_path):
         raise OSError(code, os.strerror(code), "/some/file")
     assert_one_line(
         error.value, "/some/file cannot be read or written", os.strerror(code), "run the same command again"
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (TpoError("mend it"), 1, "error: mend it"),
+        (OSError(errno.EMFILE, "Too many open files", "/some/file"), 1, "error: /some/file cannot be .*ulimit -n"),
+        (OSError(errno.EXDEV, "Cross-device link", "/a", None, "/b"), 1, "error: /a and /b cannot be .*Cross-device"),
+        (OSError("no number"), 1, r"error: a file cannot be read or written \(no number\)"),
+        (KeyboardInterrupt(), 130, "interrupted: all finished stages are kept; the same command continues"),
+        (Terminated(), 143, "terminated: all finished stages are kept; the same command continues"),
+    ],
+)
+def test_an_entry_point_ends_in_one_sentence(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as caught, one_sentence("all finished stages"):
+            raise error
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    text = caught.value.code if isinstance(caught.value.code, str) else capsys.readouterr().err.strip()
+    assert caught.value.code == (text if code == 1 else code) and re.fullmatch(f"{said}.*", text)
+
+
+def test_every_command_ends_so() -> None:
+    root = Path(tpo.run.__file__).parent
+    commands = {path for path in root.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text()}
+    inner = {root / "store" / "execute.py"}  # started by the store, which says how it ended
+    assert inner < commands and len(commands) >= 9
+    for path in commands - inner:
+        start = path.read_text().partition('if __name__ == "__main__":')[2]
+        assert "run_entry(" in start or "one_sentence(" in start, path
 
 
 def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import sys
 
 from tpo.plan.doctor import main
+from tpo.store.ending import one_sentence
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_sentence("all artifacts"):
+        sys.exit(main())

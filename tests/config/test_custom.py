@@ -501,3 +501,6 @@ def test_kind_that_is_not_the_option_s_is_refused() -> None:
 def test_numbers_are_finite(value: str) -> None:
     with pytest.raises(ConfigError, match=r"train.beta=-?(inf|nan): expected"):
         check(composed(f"train.beta={value}"))
+    for given in (f"[1.0,{value}]", f"{{low:{{lowest:{value}}}}}", f"[[{value}]]"):
+        with pytest.raises(ConfigError, match=r"model.template_arguments.effort\S*=-?(inf|nan): expected"):
+            check(composed(f"+model.template_arguments.effort={given}"))

@@ -20,7 +20,7 @@ from tpo.judge.judges.alpaca_eval import (
     read_template,
     template_path,
 )
-from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched
+from tpo.judge.llm.question import FILTERED, FIRST_TOKEN, TOO_LONG, Answer, Question, Watched
 from tpo.judge.protocol import Candidates, Judgement, PairwiseJudgeConfig
 from tpo.store.errors import TpoError
 
@@ -222,7 +222,7 @@ def test_judgements_and_their_reasons() -> None:
         "sure": says("m", m=0.75, M=0.25),
         "else": says("Both", Both=1.0),
         "long": TOO_LONG,
-        "filtered": Answer("", "content_filter", 300),
+        "filtered": FILTERED,
         "thinks": Answer("<think>", "length", 400, says("m", m=0.2, M=0.1).watched),
         "opened": Answer("<think>\nm", "length", 400, says("m", m=0.2, M=0.1).watched),  # by the template
     }
@@ -231,7 +231,7 @@ def test_judgements_and_their_reasons() -> None:
         Judgement(pytest.approx(0.75), None, "m", 400, 1.0),
         Judgement(None, "no_identifier", "Both", 400, 0.0),
         Judgement(None, "too_long", None, 0, 0.0),
-        Judgement(None, "no_logprobs", "", 300, 0.0),
+        Judgement(None, "filtered", None, 0, 0.0),
         Judgement(None, "thought_first", "<think>", 400, 0.0),
         Judgement(None, "thought_first", "<think>\nm", 400, 0.0),
     ]
@@ -248,10 +248,10 @@ def test_a_server_without_probabilities_is_named() -> None:
 
 @needs_prompt
 def test_one_answer_without_probabilities_among_others_is_unscored() -> None:
-    answers = iter([Answer("", "content_filter", 300), says("m", m=1.0), Answer("m", "length", 400)])
+    answers = iter([FILTERED, says("m", m=1.0), Answer("m", "length", 400)])
     judge, _ = make_judge(lambda question: next(answers))
     found = judge.compare([Candidates(f"{number}", ("a", "b")) for number in range(3)])
-    assert [judgement.unscored_reason for judgement in found] == ["no_logprobs", None, "no_logprobs"]
+    assert [judgement.unscored_reason for judgement in found] == ["filtered", None, "no_logprobs"]
 
 
 @needs_prompt

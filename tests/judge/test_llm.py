@@ -1,5 +1,6 @@
 """Asking a chat model: the cache, and the client against a real HTTP server that misbehaves on purpose."""
 
+import gzip
 import json
 import logging
 import signal
@@ -209,7 +210,7 @@ def test_a_question_that_does_not_fit_is_asked_again(tmp_path: Path, caplog: pyt
         llm, backend = open_fake(tmp_path)
         assert [answer.error for answer in llm.ask(questions)] == [None, "too_long"]
         assert len(backend.asked) == num_asked
-    assert "1 of 2 questions are too long" in caplog.text
+    assert "1 of 2 questions have no answer: 1 too_long" in caplog.text
 
 
 def test_budget_is_over_all_runs_and_raising_it_goes_on(tmp_path: Path) -> None:
@@ -339,6 +340,14 @@ class FakeServer:
             case ("slow", seconds):
                 time.sleep(seconds)
                 handler.close_connection = True
+            case ("drip", seconds):  # a body without an end, byte by byte
+                handler.send_response(200)
+                handler.send_header("Content-Type", "application/json")
+                handler.end_headers()
+                handler.close_connection = True
+                while True:
+                    handler.wfile.write(b" ")
+                    time.sleep(seconds)
             case (int(status), payload, *headers):
                 self.reply(handler, status, payload, *headers)
             case payload:
@@ -347,7 +356,8 @@ class FakeServer:
     def reply(
         self, handler: BaseHTTPRequestHandler, status: int, payload: Any, headers: dict[str, str] | None = None
     ) -> None:
-        content = payload.encode() if isinstance(payload, str) else json.dumps(payload).encode()
+        text = payload if isinstance(payload, str | bytes) else json.dumps(payload)
+        content = text if isinstance(text, bytes) else text.encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "text/html" if isinstance(payload, str) else "application/json")
         handler.send_header("Content-Length", str(len(content)))
@@ -445,11 +455,10 @@ def test_probabilities_come_with_the_answer(serve: Callable[..., FakeServer], tm
     assert (server.requests[0]["logprobs"], server.requests[0]["top_logprobs"]) == (True, 20)
 
 
-def test_an_answer_may_be_cut_or_empty(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
-    server = serve([completion("So", finish_reason="length"), completion(None, finish_reason="content_filter")])
-    cut, empty = open_client(server.url, tmp_path, max_concurrency=1).ask(make_questions(2))
-    assert (cut.text, cut.is_cut) == ("So", True)
-    assert (empty.text, empty.is_cut) == ("", False)
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length"])
+def test_an_answer_may_be_cut(serve: Callable[..., FakeServer], tmp_path: Path, reason: str) -> None:
+    (cut,) = open_client(serve([completion("So", finish_reason=reason)]).url, tmp_path).ask([QUESTION])
+    assert (cut.text, cut.finish_reason, cut.is_cut) == ("So", "length", True)
 
 
 def test_arguments_of_the_template_are_sent_and_are_part_of_the_question(
@@ -579,7 +588,8 @@ def test_what_does_not_pass_ends_the_run_after_the_allowed_attempts(
     llm = open_client(server.url, tmp_path, max_concurrency=1, max_retries=3)
     with pytest.raises(
         TpoError,
-        match=r"max_retries=3 allows, .*HTTP 500: out of memory.* 1 questions are answered and kept",
+        match=r"max_retries=3 allows, .*HTTP 500: out of memory.* 1 questions are answered and kept, 5 requests were "
+        "sent, 11 tokens used",
     ):
         list(llm.ask(make_questions(3)))
     assert len(server.requests) == 5
@@ -612,7 +622,6 @@ REFUSALS = {
     "bad_request": (failed(400, f"no logprobs here, {KEY}"), "HTTP 400: no logprobs here, <key>"),
     "no_credit": (failed(429, "You exceeded your quota", code="insufficient_quota"), "no credit left"),
     "no_completion": ((200, "<html>Welcome</html>"), "no chat completion: <html>Welcome.*base_url"),
-    "no_choice": (completion("x") | {"choices": []}, "no chat completion"),
 }
 
 
@@ -627,31 +636,218 @@ def test_what_cannot_pass_ends_the_run_at_once(serve: Callable[..., FakeServer],
     assert caught.value.__cause__ is None and caught.value.__context__ is None, "their messages may hold the key"
 
 
+# Answers that are not what was asked for
+
+
 def with_choice(**changes: Any) -> dict[str, Any]:
     whole = completion("x")
     return whole | {"choices": [whole["choices"][0] | changes]}
 
 
-UNREADABLE = {
-    "half": (200, '{"id": "1", "choices": [{"mess', {"Content-Type": "application/json"}),
-    "empty": (200, "", {"Content-Type": "application/json"}),
+def with_text(content: Any) -> dict[str, Any]:
+    return with_choice(message={"role": "assistant", "content": content})
+
+
+def with_logprobs(value: Any) -> Any:
+    return completion("[[4]]", tokens=[("[[", {}), ("4", {"4": value}), ("]]", {})])
+
+
+WATCHING = replace(QUESTION, watch=("4", "5"))
+UNUSABLE: dict[str, Any] = {
+    "half": b'{"id": "1", "choices": [{"mess',
+    "no_body": b"",
+    "no_utf_8": b'{"choices": [{"message": {"content": "\xff\xfe"}}]}',
+    "null": b"null",
+    "a_list": b"[1, 2]",
+    "an_error": {"error": {"message": "upstream is gone"}},
+    "deep": b"[" * 100_000,
+    "many_digits": b'{"choices": ' + b"1" * 5000 + b"}",
+    "no_choice": completion("x") | {"choices": []},
+    "choices_are_no_list": completion("x") | {"choices": 5},
     "no_message": with_choice(message=None),
-    "no_token": with_choice(logprobs={"content": [None]}),
+    "no_finish_reason": with_choice(finish_reason=None),
+    "failed": with_choice(finish_reason="error"),
+    "aborted": with_choice(finish_reason="abort"),
+    "a_number": with_text(5),
+    "parts_of_text": with_text(["So", "[[B]]"]),
+    "half_a_pair": with_text("\ud83d"),
+    "tokens_are_text": completion("x") | {"usage": {"total_tokens": "many"}},
+    "no_logprobs": completion("[[4]]"),
+    "no_tokens": with_choice(logprobs={"content": []}),
+    "null_token": with_choice(logprobs={"content": [None]}),
+    "null_logprob": with_logprobs(None),
+    "huge_logprob": with_logprobs(1e6),
+    "nan_logprob": with_logprobs(float("nan")),
 }
 
 
-@pytest.mark.parametrize("name", UNREADABLE)
-def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_a_sentence(
-    serve: Callable[..., FakeServer], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def quick_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tpo.model.connection, "FIRST_DELAY_S", 0.001)
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_an_answer_that_cannot_be_used_is_asked_for_again_and_never_kept(
+    serve: Callable[..., FakeServer], tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("tpo.model.connection.POLL_S", 0.01)
-    server = serve([UNREADABLE[name]])
-    found = list(open_client(server.url, tmp_path / "once", max_concurrency=1).ask(make_questions(2)))
-    assert len(found) == 2 and len(server.requests) == 3
-    server = serve([UNREADABLE[name]] * 99)
-    with pytest.raises(TpoError, match=r"cannot be read \(.*judge.server.max_retries") as caught:
-        list(open_client(server.url, tmp_path / "ever", max_concurrency=1).ask(make_questions(2)))
+    good = with_logprobs(-0.1)
+    server = serve([UNUSABLE[name], good])
+    (answer,) = open_client(server.url, tmp_path / "once").ask([WATCHING])
+    assert answer.watched == (Watched(2, {"4": -0.1}),) and len(server.requests) == 2
+    server.script = [UNUSABLE[name]] * 3
+    with pytest.raises(
+        TpoError, match=r"cannot be used \(.*judge.server.max_retries=2.*3 requests were sent"
+    ) as caught:
+        list(open_client(server.url, tmp_path, max_retries=2).ask([WATCHING]))
     assert caught.value.__context__ is None and len(str(caught.value).splitlines()) == 1
+    server.script = [good]
+    assert list(open_client(server.url, tmp_path).ask([WATCHING])) == [answer], "asked again when the server is mended"
+    assert len(server.requests) == 6
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize(
+    ("reply", "error", "num_requests"),
+    [
+        (completion(None, finish_reason="content_filter"), "filtered", 1),
+        (with_choice(message={"role": "assistant", "content": None, "refusal": "No."}), "filtered", 1),
+        (failed(400, "flagged", code="content_filter"), "filtered", 1),
+        (completion(""), "empty", 4),
+        (with_choice(message={"role": "assistant", "content": "", "reasoning_content": "Hm."}), "empty", 1),
+    ],
+)
+def test_a_question_without_an_answer_leaves_the_others_and_is_asked_again(
+    serve: Callable[..., FakeServer], tmp_path: Path, reply: Any, error: str, num_requests: int
+) -> None:
+    server = serve([reply] * num_requests)
+    llm = open_client(server.url, tmp_path, max_concurrency=1)
+    assert [answer.error for answer in llm.ask(make_questions(2))] == [error, None]
+    assert len(server.requests) == num_requests + 1
+    mended = open_client(server.url, tmp_path)
+    assert [answer.error for answer in mended.ask(make_questions(2))] == [None, None]
+    assert len(server.requests) == num_requests + 2, "only what had no answer"
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize("name", ["half", "failed"])
+def test_a_server_that_answers_nothing_usable_ends_the_run_early(
+    serve: Callable[..., FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(tpo.model.connection, "UNUSABLE_IN_A_ROW", 10)
+    server = serve([UNUSABLE[name]] * 500)
+    tokens = 0 if name == "half" else r"1\d\d"
+    with pytest.raises(
+        TpoError,
+        match=rf"of the last 1\d answers none can be used \(.*0 questions are answered and kept, 1\d requests were "
+        rf"sent, {tokens} tokens used: see to the server",
+    ):
+        list(open_client(server.url, tmp_path, max_concurrency=4, max_retries=9).ask(make_questions(40)))
+    assert 10 <= len(server.requests) <= 14, "not 40 questions ten times each"
+
+
+@pytest.mark.usefixtures("quick_repeats")
+def test_a_usable_answer_among_others_goes_on(
+    serve: Callable[..., FakeServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tpo.model.connection, "UNUSABLE_IN_A_ROW", 10)
+    server = serve([*[UNUSABLE["half"]] * 3, completion("x")] * 20)
+    answers = list(open_client(server.url, tmp_path, max_concurrency=4, max_retries=50).ask(make_questions(20)))
+    assert len(answers) == 20 and len(server.requests) == 80
+
+
+def test_an_answer_without_an_end_is_given_up(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    server = serve([("drip", 0.02)] * 2)
+    started = time.monotonic()
+    with pytest.raises(TpoError, match=r"max_retries=1 allows, at last with: ReadTimeout"):
+        list(open_client(server.url, tmp_path, timeout_s=0.2, max_retries=1).ask([QUESTION]))
+    assert time.monotonic() - started < 2 and len(server.requests) == 2
+
+
+@pytest.mark.usefixtures("quick_repeats")
+@pytest.mark.parametrize(("size", "watch"), [(1.1, ()), (1.3, ("4",))])
+def test_a_body_is_read_up_to_what_the_question_can_take(
+    serve: Callable[..., FakeServer], tmp_path: Path, size: float, watch: tuple[str, ...]
+) -> None:
+    large = with_logprobs(-0.1)
+    large["padding"] = "x" * int(size * 2**20)
+    server = serve([large] * 2)
+    with pytest.raises(TpoError, match=r"larger than 1\.[01] MiB"):
+        list(open_client(server.url, tmp_path, max_retries=1).ask([replace(QUESTION, watch=watch)]))
+    large["padding"] = "x" * 2**20
+    server.script = [large]
+    assert len(list(open_client(server.url, tmp_path).ask([replace(QUESTION, watch=watch)]))) == 1
+
+
+@pytest.mark.usefixtures("quick_repeats")
+def test_a_compressed_body_is_refused(serve: Callable[..., FakeServer], tmp_path: Path) -> None:
+    small = gzip.compress(json.dumps(completion("x" * 2**24)).encode())
+    server = serve([(200, small, {"Content-Encoding": "gzip"})] * 2)
+    with pytest.raises(TpoError, match="compressed"):
+        list(open_client(server.url, tmp_path, max_retries=1).ask([QUESTION]))
+
+
+# Rows of the cache
+
+
+def edit(path: Path, column: str, value: Any) -> None:
+    with sqlite3.connect(path / "answers.sqlite") as database:
+        database.execute(f"UPDATE answers SET {column} = ?", (value,))
+
+
+WHOLE: dict[str, Any] = {"text": "re", "finish_reason": "stop", "num_tokens": 1, "watched": [], "error": None}
+DAMAGED: dict[str, tuple[str, Any]] = {
+    "null": ("answer", None),
+    "blob": ("answer", b"\xff\x00"),
+    "half": ("answer", '{"text": "re'),
+    "no_text": ("answer", json.dumps({"finish_reason": "stop", "num_tokens": 1})),
+    "text_is_a_number": ("answer", json.dumps(WHOLE | {"text": 5})),
+    "tokens_are_text": ("answer", json.dumps(WHOLE | {"num_tokens": "1"})),
+    "fewer_than_none": ("answer", json.dumps(WHOLE | {"num_tokens": -1})),
+    "nan": ("answer", json.dumps(WHOLE | {"watched": [[0, {"4": float("nan")}]]})),
+    "watched": ("answer", json.dumps(WHOLE | {"watched": [[0]]})),
+    "newer": ("answer", json.dumps(WHOLE | {"seconds": 1.0})),
+    "another_question": ("request", json.dumps({"system": None, "user": "What is 2 + 3?"})),
+    "another_model": ("model", json.dumps({"model": "another"})),
+    "no_model": ("model", None),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_row_is_named(tmp_path: Path, name: str) -> None:
+    llm, _ = open_fake(tmp_path)
+    list(llm.ask([QUESTION]))
+    edit(tmp_path, *DAMAGED[name])
+    llm, backend = open_fake(tmp_path)
+    key = Asked(backend.identity(), QUESTION).key
+    with pytest.raises(TpoError, match=rf"answers\.sqlite: the row with the key {key} cannot be read \(") as caught:
+        list(llm.ask([QUESTION]))
+    assert len(str(caught.value).splitlines()) == 1 and backend.asked == []
+    with sqlite3.connect(tmp_path / "answers.sqlite") as database:
+        database.execute(f"DELETE FROM answers WHERE key = '{key}'")  # as the sentence says
+    assert len(list(llm.ask([QUESTION]))) == 1 and len(backend.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finish_reason": "error"},
+        {"finish_reason": "content_filter"},
+        {"finish_reason": ""},
+        {"text": ""},
+        {"watched": []},  # no log-probabilities came
+        {"watched": [[0, {"4": 1e6}]]},
+    ],
+)
+def test_what_earlier_versions_kept_and_is_not_whole_is_asked_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    question = replace(QUESTION, watch=("4",))
+    llm, _ = open_fake(tmp_path)
+    first = list(llm.ask([question]))
+    edit(tmp_path, "answer", json.dumps(WHOLE | {"watched": [[3, {"4": -0.5}]]} | changes))
+    for num_asked in (1, 0):
+        llm, backend = open_fake(tmp_path)
+        assert list(llm.ask([question])) == first
+        assert len(backend.asked) == num_asked, "and what comes takes its place"
 
 
 @pytest.mark.parametrize(
@@ -686,11 +882,18 @@ def test_a_server_that_is_away_is_waited_for(
 ) -> None:
     caplog.set_level(logging.INFO)
     port = free_port()
-    timer = threading.Timer(0.5, lambda: serve(port=port))
-    timer.start()
+
+    def serve_later() -> None:
+        while "waiting up to" not in caplog.text:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        serve(port=port)
+
+    server = threading.Thread(target=serve_later, daemon=True)
+    server.start()
     url = f"http://user:password@127.0.0.1:{port}/v1"
-    answers = list(open_client(url, tmp_path).ask(make_questions(8)))
-    timer.join()
+    answers = list(open_client(url, tmp_path, patience_s=60.0).ask(make_questions(8)))
+    server.join()
     assert len(answers) == 8
     waits = [record.message for record in caplog.records if "waiting up to" in record.message]
     assert len(waits) == 1, "one line, however many questions wait"

@@ -225,6 +225,20 @@ def test_score_is_the_expected_value_where_there_are_probabilities(answer: Answe
     assert found == Judgement(pytest.approx(score), None, answer.text, 9)
 
 
+def test_grades_without_probabilities_are_counted_or_refused(caplog: pytest.LogCaptureFixture) -> None:
+    sure, without = watched("1. Good.\nScore: [[4]]", 18, four=0.75, five=0.25), says("Score: [[4]]")
+    for number, message in ((1, "1 of 31 grades are whole numbers"), (30, "30 of 31 grades are whole numbers")):
+        answers = iter([sure, *[without] * number, *[sure] * (30 - number)])
+        judge, _ = make_pointwise(lambda question, answers=answers: next(answers))  # type: ignore[misc]
+        list(judge.score([Candidates("q", ("a",) * 31)]))
+        assert message in caplog.text
+    judge, _ = make_pointwise(lambda question: without)
+    with pytest.raises(TpoError, match=r"none of 20 grades has log-probabilities.*judge\.use_logprobs=false"):
+        list(judge.score([Candidates(f"{number}", ("a",)) for number in range(31)]))
+    judge, _ = make_pointwise(lambda question: without, use_logprobs=False)
+    assert len(list(judge.score([Candidates(f"{number}", ("a",)) for number in range(31)]))) == 31
+
+
 def test_unscored_responses_keep_the_reason_and_the_text() -> None:
     answers = iter([says("Score: [[7]]"), says("Sc", finish_reason="length"), TOO_LONG, says("")])
     judge, _ = make_pointwise(lambda question: next(answers))

@@ -125,7 +125,8 @@ def test_how_reaches_the_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     metrics = {**named, **Conventions().to_metrics()}
     (tmp_path / "rows.jsonl").touch()
     (tmp_path / "tokenizer").touch()
-    manifest = {"metrics": metrics, "files": digests(tmp_path, ["rows.jsonl", "tokenizer"])}
+    files = digests(tmp_path, ["rows.jsonl", "tokenizer"])
+    manifest = {"config": {"fingerprint": None}, "metrics": metrics, "files": files}
     inputs = {role: Artifact(f"{role}-1", tmp_path, manifest, is_reused=True) for role in ("prompts", "model")}
     tpo.sample.completions.work(Job(tmp_path, config, inputs, how={"engine": how(settings)}))
     assert found["engine_settings"] == settings and settings.max_concurrency == 9

@@ -561,10 +561,6 @@ UNUSABLE: dict[str, tuple[dict[str, Any], str]] = {
         {"token_ids": [70, 2], "finish_reason": "stop"},
         r"after 2 of 6 tokens .*last token 2\).*policy's tokenizer",
     ),
-    "abort": (
-        {"token_ids": [], "finish_reason": "abort"},
-        r"after 0 of 6 tokens \(finish_reason=abort, last token None\)",
-    ),
 }
 
 
@@ -578,11 +574,34 @@ def test_what_cannot_be_trained_on_is_refused(serve: Callable[..., FakeVllm], we
     assert len(server.sent("completions")) == 2, "no further ones are asked for"
 
 
-def test_the_wrong_number_of_completions_is_refused(serve: Callable[..., FakeVllm], weights: Path) -> None:
+DAMAGED: list[Any] = [
+    {"object": "text_completion", "choices": []},
+    {"error": {"message": "upstream is gone"}},
+    "null",
+]
+
+
+@pytest.mark.parametrize("reply", DAMAGED)
+def test_an_answer_that_cannot_be_used_is_asked_for_again(
+    serve: Callable[..., FakeVllm], weights: Path, monkeypatch: pytest.MonkeyPatch, reply: Any
+) -> None:
+    monkeypatch.setattr("tpo.model.connection.FIRST_DELAY_S", 0.001)
     server = serve()
-    server.script = [(200, {"object": "text_completion", "choices": []})]
-    with pytest.raises(TpoError, match="0 completions came back instead of 3"):
+    server.script = [(200, reply)] * 2
+    assert len(generate(open_engine(weights, server.url), PROMPTS, PLAIN)) == len(PROMPTS)
+    server.script = [(200, reply)] * 99
+    with pytest.raises(TpoError, match=r"answer to one prompt cannot be used .*engine\.max_retries=3 allows"):
         generate(open_engine(weights, server.url), PROMPTS, PLAIN)
+
+
+def test_an_aborted_completion_is_asked_for_again(
+    serve: Callable[..., FakeVllm], weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tpo.model.connection.FIRST_DELAY_S", 0.001)
+    server = serve()
+    server.change = changed(token_ids=[], finish_reason="abort")
+    with pytest.raises(TpoError, match=r"cannot be used \(it ended with finish_reason=abort.*max_retries=3"):
+        generate(open_engine(weights, server.url, max_concurrency=1), PROMPTS, PLAIN)
 
 
 def test_the_key_is_sent_and_not_shown(

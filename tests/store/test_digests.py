@@ -78,7 +78,7 @@ def test_only_the_epoch_of_a_policy_is_read(tmp_path: Path, trained: Artifact, r
     (model / "tokenizer" / "tokenizer.json").write_text("{}")
     (model / "quantized").mkdir()
     (model / "quantized" / "model.safetensors").write_bytes(b"weights")
-    (model / "request.json").write_text("{}")
+    (model / "request.json").write_text('{"config": {"fingerprint": null}}')
     named = {"is_embedded": False, "is_quantized": True, "name": "some/model", "revision": None}
     metrics = {**named, **Conventions().to_metrics()}
     finish(model, metrics=metrics, started=0.0)

@@ -5,6 +5,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +25,7 @@ from tpo.store.job import Job
 from tpo.store.layout import CHECKPOINTS, is_content
 from tpo.store.progress import PROGRESS
 from tpo.store.records import Pair
+from tpo.train.callbacks import StaysFinite
 from tpo.train.checkpoints import MarkComplete
 from tpo.train.dpo import sequence_logps
 from tpo.train.reference import ReferenceCache, reference_logps
@@ -165,15 +167,36 @@ def test_steps_are_told_as_they_are_written(trained: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"nll_weight": 1e38}, "(loss|grad_norm) is (inf|nan)"), ({"learning_rate": 1e30}, "")]
+    ("change", "said"),
+    [
+        ({"nll_weight": 1e38}, "(loss|grad_norm) is (inf|nan)"),
+        ({"learning_rate": 1e30}, ""),
+        ({"learning_rate": 1e38}, "the size of the step overflows"),
+    ],
+    ids=["loss", "weights", "step_size"],
 )
 def test_training_that_diverges_ends_at_that_step_with_a_sentence(
     tiny_model: Path, tmp_path: Path, change: dict[str, float], said: str
 ) -> None:
+    ended = rf"training diverged: at step \d+ of \d+ \(learning rate \S+.*\) .*{said}.*train.nll_weight"
     for _ in range(2):  # and on every repetition
-        with pytest.raises(TrainingError, match=f"training diverged: at step \\d+ of \\d+ .*{said}.*train.nll_weight"):
+        with pytest.raises(TrainingError, match=ended):
             run_train(tmp_path / "diverged", policy_of(tiny_model), settings(**change))
     assert not list((tmp_path / "diverged").glob("epoch-*"))
+    assert not list((tmp_path / "diverged").glob("metrics*"))
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_diverged"),
+    [([0.7, 690.0], False), ([0.7, 710.0], True), ([1e-9, 690.0], False), ([1e-9, 700.0], True), ([900.0, 9e5], False)],
+)
+def test_a_loss_that_explodes_ends_the_training(losses: list[float], is_diverged: bool) -> None:
+    state = SimpleNamespace(global_step=2, max_steps=9, log_history=[{"loss": losses[0]}])
+    step = {"loss": losses[1], "learning_rate": 0.25, "grad_norm": 1e7}
+    ended = r"at step 2 of 9 \(learning rate 0.25, gradient norm 1e\+07\) the loss is 7[01]\d?, 1,000 times"
+    for callback in (StaysFinite(), StaysFinite()):  # the second as of a training that was resumed
+        with pytest.raises(TrainingError, match=ended) if is_diverged else nullcontext():
+            callback.on_log(None, state, None, logs=step)
 
 
 # What is trained on

@@ -6,7 +6,6 @@ is done, what libraries write goes to the job's log (`tpo.config.streams`).
 
 import logging
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,7 +26,9 @@ from tpo.config.help import config_text, experiments_text, help_text, meant
 from tpo.config.schema import Entry, register
 from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
+from tpo.store.ending import one_sentence
 from tpo.store.errors import TpoError
+from tpo.store.files import os_error
 
 E = TypeVar("E", bound=Entry)
 
@@ -66,6 +67,8 @@ def run_entry(
                 path, objective = work(config, HydraConfig.get())
         except TpoError as error:
             raise CompactHydraException(f"error: {error}") from error
+        except OSError as error:
+            raise CompactHydraException(f"error: {os_error(error)}") from error
         if path is not None:
             print(path)
         return objective
@@ -89,30 +92,13 @@ def run_entry(
             sys.argv = [loose.get(word, word) for word in sys.argv]
     except TpoError as error:
         sys.exit(f"error: {error}")
-    try:
-        signal.signal(signal.SIGTERM, _terminate)
-        hydra.main(config_path=str(CONF), config_name=entry.config_name, version_base="1.3")(job)()
-    except SystemExit as end:
-        for sentence in meant(entry, given.overrides) if end.code else []:
-            print(sentence, file=sys.stderr)
-        raise
-    except KeyboardInterrupt as error:
-        kept = ["all finished stages", *getattr(error, "__notes__", ())]
-        print(
-            f"{'terminated' if isinstance(error, Terminated) else 'interrupted'}: {' and '.join(kept)} are kept; "
-            "the same command continues",
-            file=sys.stderr,
-        )
-        sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM, which a scheduler sends: ended like Ctrl-C, so that children and drawn lines do not stay."""
-
-
-def _terminate(*_: Any) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise Terminated
+    with one_sentence("all finished stages"):
+        try:
+            hydra.main(config_path=str(CONF), config_name=entry.config_name, version_base="1.3")(job)()
+        except SystemExit as end:
+            for sentence in meant(entry, given.overrides) if end.code else []:
+                print(sentence, file=sys.stderr)
+            raise
 
 
 @contextmanager
@@ -130,6 +116,9 @@ def _logged(hydra: Any) -> Iterator[None]:
             yield
         except KeyboardInterrupt:
             logging.getLogger(__name__).info("interrupted\n%s", traceback.format_exc())
+            raise
+        except OSError:  # of which the user reads one sentence
+            logging.getLogger(__name__).info("an error of the operating system\n%s", traceback.format_exc())
             raise
         finally:
             logging.getLogger().removeHandler(shown)

@@ -235,8 +235,7 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
         *([f"above {above:g}"] if above is not None else []),
         *([f"at most {high:g}"] if high is not None else []),
     ]
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}={value}: expected a finite number")
+    _check_finite(key, value)
     is_within = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
     if not is_within:
         raise ConfigError(f"{key}={value}: expected a number {' and '.join(limits)}")
@@ -244,6 +243,14 @@ def _check_value(key: str, value: Any, rule: Mapping[str, Any]) -> None:
         raise ConfigError(f"{key}: there is no file {value}")
     if rule.get("may_be_folder"):
         check_place(key, value)
+
+
+def _check_finite(key: str, value: Any) -> None:
+    """Raise at an infinity or NaN, also within lists and dictionaries: neither JSON nor an identity has them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}={value}: expected a finite number")
+    for where, item in _items(value, key) if isinstance(value, list | dict) else ():
+        _check_finite(where, item)
 
 
 def missing_packages(settings: Settings, at: str = "") -> list[tuple[str, str]]:

@@ -51,7 +51,7 @@ class Architecture:
         """Return the sizes of a model by its directory or Hub name."""
         from transformers import AutoConfig
 
-        return cls.of(AutoConfig.from_pretrained(path).get_text_config())
+        return cls.of(AutoConfig.from_pretrained(path, trust_remote_code=False).get_text_config())
 
     @property
     def query(self) -> int:

@@ -69,7 +69,7 @@ def load_generation_config(path: str | Path, *, revision: str | None = None) -> 
     try:
         if cached_file(path, name, _raise_exceptions_for_missing_entries=False, **where) is None:
             name = CONFIG_NAME
-            found = AutoConfig.from_pretrained(path, **where).get_text_config()
+            found = AutoConfig.from_pretrained(path, trust_remote_code=False, **where).get_text_config()
         else:
             found = GenerationConfig.from_pretrained(path, **where)
     except Exception as error:  # whatever transformers says to a file's contents
@@ -132,7 +132,7 @@ def _load(path: str | Path, *, revision: str | None) -> Tokenizer:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(str(path), revision=revision)
+        return AutoTokenizer.from_pretrained(str(path), revision=revision, trust_remote_code=False)
     except Exception as error:  # whatever transformers and tokenizers say to the files' contents
         raise ChatError(
             f"{path} (model.name): no tokenizer could be loaded from its files ({why(error)}): get or name a model "

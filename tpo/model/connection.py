@@ -1,8 +1,8 @@
 """A connection to an OpenAI-compatible server, for engines and judges.
 
 openai's client repeats requests that fail temporarily, after the delay that the server asks for (up to two minutes).
-This module waits for a server that cannot be reached for longer, and turns permanent failures into errors that say what
-to do.
+This module waits for a server that cannot be reached for longer, repeats requests whose answer cannot be used, and
+turns permanent failures into errors that say what to do and what was spent.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
+from tpo.model.unusable import UnusableError
 from tpo.store.errors import TpoError
 
 log = logging.getLogger(__name__)
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 POLL_S = 5.0  # between attempts to reach a server that is away, in addition to the client's own delays
 CONNECT_TIMEOUT_S = 10.0
 LOG_EVERY_S = 60.0  # while a server is away
+FIRST_DELAY_S = 0.5  # before a request is repeated whose answer could not be used; doubled each time, up to POLL_S
+#: So many answers in a row of which none can be used end the run, or twice as many as are under way at a time.
+UNUSABLE_IN_A_ROW = 50
 
 AWAY = {502, 503, 504}  # statuses of a gateway while the server behind it restarts
 PASSING = {408, 409, 429}  # statuses after which the client repeats a request, as after all of 5xx
@@ -38,10 +42,6 @@ class Purpose(NamedTuple):
     promise: str  # what running the same command again will not do: "nothing is asked twice"
 
 
-class UnreadableError(Exception):
-    """An answer of which nothing can be read: half of it, or without its parts. Another attempt may get a whole one."""
-
-
 class Connection:
     """Sends requests to one server, each until it is answered or has failed permanently."""
 
@@ -52,7 +52,7 @@ class Connection:
 
         Args:
             base_url: With /v1 at its end; None is OpenAI's own.
-            settings: `api_key_env`, `max_retries`, `patience_s`, `timeout_s`.
+            settings: `api_key_env`, `max_concurrency`, `max_retries`, `patience_s`, `timeout_s`.
             purpose: For messages.
             progress: Returns a sentence on what is done and saved already, for messages.
         """
@@ -60,6 +60,8 @@ class Connection:
         self._heard_at = time.monotonic()  # when the server last answered
         self._lost_at: float | None = None  # when it was first found to be away; None while it answers
         self._logged_at = 0.0
+        self._num_requests = self._num_tokens = 0  # since `client` was called
+        self._unusable_in_a_row = 0
         # The client's own logger has a line per request.
         for name in ("httpx", "httpx2", "openai"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -67,30 +69,45 @@ class Connection:
     async def patiently(self, send: Callable[[], Awaitable[T]]) -> T:
         """Return the result of `send`; while the server is away, wait for it and send again.
 
+        Args:
+            send: Sends the request. Raises an `UnusableError` if the answer cannot be used; then it is called again,
+                `max_retries` times at most.
+
         Raises:
-            TpoError: If the request fails permanently; says why and what to do.
+            TpoError: If the request fails permanently, or the server has answered nothing usable for long; says why
+                and what to do.
         """
         import openai
 
         num_failures = 0  # of this request, while the server answered others
+        num_unusable = 0
         while True:
+            if self._unusable_in_a_row >= self._most_unusable:  # found by another request
+                raise self._nothing_usable("all of them")
             started = time.monotonic()
-            unreadable = ""
+            unusable: UnusableError | None = None
             try:
                 result = await send()  # with the client's own repetitions
-            except UnreadableError as error:
-                unreadable = str(error)
+            except UnusableError as error:
+                unusable = error
             except openai.APIError as error:
                 failure = error
             else:
                 self._heard()
+                self._unusable_in_a_row = 0
                 return result
-            if unreadable:
+            if unusable is not None:
                 self._heard()
-                num_failures += 1
-                if num_failures > self.settings["max_retries"]:
-                    raise self._unreadable(unreadable)
-                await asyncio.sleep(POLL_S)
+                self._unusable_in_a_row += 1
+                if self._unusable_in_a_row >= self._most_unusable:
+                    raise self._nothing_usable(str(unusable))
+                num_unusable += 1
+                if num_unusable > self.settings["max_retries"] or not unusable.may_change:
+                    if unusable.instead is None:
+                        raise self._unusable(str(unusable))
+                    instead: T = unusable.instead
+                    return instead
+                await asyncio.sleep(min(POLL_S, FIRST_DELAY_S * 2 ** (num_unusable - 1)))
                 continue
             if not self._is_away(failure):
                 self._heard()
@@ -101,6 +118,14 @@ class Connection:
                 raise self._explained(failure)
             self._wait_for_server(failure)
             await asyncio.sleep(POLL_S)
+
+    def spend(self, num_tokens: int) -> None:
+        """Count the tokens of an answer, for messages."""
+        self._num_tokens += num_tokens
+
+    @property
+    def _most_unusable(self) -> int:
+        return max(UNUSABLE_IN_A_ROW, 2 * int(self.settings["max_concurrency"]))
 
     def _is_away(self, failure: Any) -> bool:
         import openai
@@ -123,7 +148,7 @@ class Connection:
         if now - self._lost_at >= self.settings["patience_s"]:
             raise TpoError(
                 f"{self.url} is away for {now - self._lost_at:.0f} s ({self.reason(failure)}), as long as "
-                f"{purpose.group}.patience_s allows. {self._progress()}: start the server again, or set "
+                f"{purpose.group}.patience_s allows. {self._spent()}: start the server again, or set "
                 f"{purpose.address} to where it is now, and run the same command again; {purpose.promise}"
             )
         if now - self._logged_at >= LOG_EVERY_S:
@@ -154,15 +179,25 @@ class Connection:
             case _:
                 allowed = f"{purpose.group}.max_retries={self.settings['max_retries']}"
                 advice = f"one {purpose.unit} failed as often as {allowed} allows, at last with: {reason}"
-        return TpoError(f"{self.url}: {advice}. {self._progress()}: run the same command again, {purpose.promise}")
+        return TpoError(f"{self.url}: {advice}. {self._spent()}: run the same command again, {purpose.promise}")
 
-    def _unreadable(self, failure: str) -> TpoError:
+    def _unusable(self, why: str) -> TpoError:
         purpose, allowed = self.purpose, self.settings["max_retries"]
         return TpoError(
-            f"{self.url}: the answer to one {purpose.unit} cannot be read ({self.shown(failure)}), as often as "
-            f"{purpose.group}.max_retries={allowed} allows. {self._progress()}: see to the server and run the same "
+            f"{self.url}: the answer to one {purpose.unit} cannot be used ({self.shown(why)}), as often as "
+            f"{purpose.group}.max_retries={allowed} allows. {self._spent()}: see to the server and run the same "
             f"command again, {purpose.promise}"
         )
+
+    def _nothing_usable(self, why: str) -> TpoError:
+        return TpoError(
+            f"{self.url}: of the last {self._unusable_in_a_row} answers none can be used ({self.shown(why)}). "
+            f"{self._spent()}: see to the server and run the same command again, {self.purpose.promise}"
+        )
+
+    def _spent(self) -> str:
+        """Return a sentence on what is done, and what was spent on that."""
+        return f"{self._progress()}, {self._num_requests:,} requests were sent, {self._num_tokens:,} tokens used"
 
     def reason(self, failure: Any) -> str:
         """Return the message of an `openai.APIError`, fit to be shown (see `shown`)."""
@@ -188,19 +223,28 @@ class Connection:
         return os.environ.get(self.settings["api_key_env"], "").strip()
 
     def client(self) -> Any:
-        """Return an `openai.AsyncOpenAI` for use within one event loop.
+        """Return an `openai.AsyncOpenAI` for use within one event loop; what was spent is counted from here.
 
         Raises:
             TpoError: If the environment variable of the key holds something that cannot be a key.
         """
         from openai import AsyncOpenAI, Timeout
 
+        from tpo.model.limited_client import LimitedClient
+
         if not (self._key.isascii() and self._key.isprintable()):  # an error about such a header would show it
             raise TpoError(f"the environment variable {self.settings['api_key_env']} holds no key: odd characters")
         timeout_s = self.settings["timeout_s"]
+        connect_s = min(CONNECT_TIMEOUT_S, timeout_s)
+        self._num_requests = self._num_tokens = self._unusable_in_a_row = 0
+
+        def count() -> None:
+            self._num_requests += 1
+
         return AsyncOpenAI(
             base_url=self.base_url,
             api_key=self._key or "none",  # the client wants one even where the server wants none
-            timeout=Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            timeout=Timeout(timeout_s, connect=connect_s),
             max_retries=self.settings["max_retries"],
+            http_client=LimitedClient(deadline_s=connect_s + timeout_s, on_request=count),
         )

@@ -5,6 +5,8 @@ import json
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from tpo.store.errors import TpoError, why
 log = logging.getLogger(__name__)
 
 ADAPTER_CONFIG = "adapter_config.json"  # peft's name
+PICKLES = ("*.bin", "*.pt", "*.pth")
 
 
 class ModelError(TpoError):
@@ -58,6 +61,29 @@ def fingerprint(name: str) -> str | None:
     return digest.hexdigest()
 
 
+def require_unchanged(name: str, expected: str | None) -> None:
+    """Check a local model directory against its fingerprint; a Hub name has none.
+
+    Raises:
+        ModelError: If its files have changed.
+    """
+    if expected is not None and fingerprint(name) != expected:
+        raise ModelError(
+            f"{name} (model.name): files of the model have changed, or are gone, since the run began: put them back, "
+            "or run the same command again, which computes everything anew with the model as it is"
+        )
+
+
+def find_commit(name: str | Path, *, revision: str | None) -> str | None:
+    """Return which commit of a Hub model a branch or tag is in the local cache; None for a local directory."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return None
+    found = try_to_load_from_cache(str(name), "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def load_model(
     path: str | Path,
     *,
@@ -80,7 +106,7 @@ def load_model(
             step would not be its own reference.
 
     Raises:
-        ModelError: If it is an adapter.
+        ModelError: If it is an adapter, brings code of its own, or cannot be loaded.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
@@ -97,12 +123,73 @@ def load_model(
             bnb_4bit_quant_storage=kind if is_shardable else torch.uint8,
         )
     if is_trained:
-        settings["config"] = without_dropout(AutoConfig.from_pretrained(str(path), revision=revision), name=path)
-    model = AutoModelForCausalLM.from_pretrained(str(path), **settings).eval()
+        config = AutoConfig.from_pretrained(str(path), revision=revision, trust_remote_code=False)
+        settings["config"] = without_dropout(config, name=path)
+    with loading(path):
+        model = AutoModelForCausalLM.from_pretrained(
+            str(path), **settings, trust_remote_code=False, use_safetensors=True
+        ).eval()
     text = model.config.get_text_config()
     if getattr(text, "output_router_logits", False):  # for a loss that balances experts, which is no part of DPO's
         text.output_router_logits = False
     return model
+
+
+@contextmanager
+def loading(name: str | Path, *, key: str = "model.name") -> Iterator[None]:
+    """Turn what transformers says to a model's files into sentences.
+
+    Everything that reads a model does so with `trust_remote_code=False` and reads weights from safetensors only: no
+    code that comes with a model is run, and nobody is asked whether to.
+
+    Args:
+        name: Local directory or Hub name.
+        key: The setting that names it.
+
+    Raises:
+        ModelError: Says what to do.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # the operating system's
+            raise
+        if "trust_remote_code" in str(error):
+            said = (
+                "it comes with Python code of its own (auto_map in its config.json), which is never run: name a model "
+                "whose architecture is one of transformers' own"
+            )
+        elif has_pickles(name):
+            said = PICKLED
+        else:
+            said = f"it cannot be loaded ({why(error)}): get the files again, or name another model"
+        raise ModelError(f"{name} ({key}): {said}") from error
+
+
+PICKLED = (
+    "its weights are pickled (.bin, .pt), and to load such a file may run code that is in it: save them as "
+    "safetensors, or name a model that has them"
+)
+
+
+def has_pickles(name: str | Path) -> bool:
+    """Return whether a local directory holds pickled weights and no others."""
+    folder = Path(name)
+    return not any(folder.glob("*.safetensors")) and any(any(folder.glob(kind)) for kind in PICKLES)
+
+
+def check_weights(name: str | Path, *, revision: str | None) -> None:
+    """Check that a model's configuration can be read without its code, and that its weights are no pickles.
+
+    Raises:
+        ModelError: Says what to do.
+    """
+    from transformers import AutoConfig
+
+    with loading(name):
+        AutoConfig.from_pretrained(str(name), revision=revision, trust_remote_code=False)
+    if has_pickles(name):
+        raise ModelError(f"{name} (model.name): {PICKLED}")
 
 
 def check_no_adapter(path: str | Path) -> None:
@@ -166,6 +253,8 @@ def load_adapter(model: Any, adapter_path: Path, **arguments: Any) -> Any:
     from peft import PeftConfig, PeftModel
 
     check_adapter(adapter_path)
+    if has_pickles(adapter_path):
+        raise ModelError(f"{adapter_path}: {PICKLED}")
     try:
         PeftConfig.from_pretrained(str(adapter_path))
     except Exception as error:  # whatever peft says to keys and kinds that it does not know

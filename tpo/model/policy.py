@@ -8,6 +8,7 @@ from typing import Any
 from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.thought import DIRECT, STRIPPED, TAKEN_OFF, ThoughtFormat
 from tpo.model.conventions import Conventions
+from tpo.model.load import require_unchanged
 from tpo.store.artifacts import Artifact
 
 
@@ -132,17 +133,22 @@ def manner_of(form: ThoughtFormat) -> str:
 def open_policy(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> Policy:
     """Return the policy that a step's config and inputs describe (`PolicyRef.config`, `PolicyRef.inputs`).
 
+    A model of the Hub is the commit that the stage "model" found, whatever its branch points to by now.
+
     Raises:
         ArtifactError: If its files are missing or were changed; those of other epochs are not looked at.
+        ModelError: If the seed model's directory has changed since the stage "model" read it.
     """
     model = inputs["model"]
     adapter = inputs.get("adapter")
     weights = str(model.verified("model")) if model.metrics["is_embedded"] else model.metrics["name"]
+    if not model.metrics["is_embedded"]:
+        require_unchanged(weights, model.manifest["config"]["fingerprint"])
     is_quantized = model.metrics["is_quantized"]
     trained = adapter.verified(f"epoch-{config['epoch']}") if adapter else None
     policy = Policy(
         model_path=str(model.verified("quantized")) if is_quantized else weights,
-        revision=model.metrics["revision"],
+        revision=model.metrics.get("commit") or model.metrics["revision"],
         tokenizer_path=str(model.verified("tokenizer")),
         dtype=config["dtype"],
         max_model_len=config["max_model_len"],

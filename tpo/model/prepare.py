@@ -6,7 +6,7 @@ from typing import Any
 
 from tpo.model.chat import load_generation_config, load_tokenizer, save_tokenizer
 from tpo.model.exported import read_export
-from tpo.model.load import ModelError, check_no_adapter, load_model
+from tpo.model.load import ModelError, check_no_adapter, check_weights, find_commit, load_model
 from tpo.model.template_probe import read_conventions
 from tpo.store.job import Job, Metrics
 
@@ -27,6 +27,7 @@ def work(job: Job) -> Metrics:
         prepare_embedded(config["name"], directory=path / "model")
     source = path / "model" if is_embedded else config["name"]
     check_no_adapter(source)
+    check_weights(source, revision=config["revision"])
     save_tokenizer(source, path / "tokenizer", revision=config["revision"], chat_template=config["chat_template"])
     load_generation_config(source, revision=config["revision"])  # so that a broken one fails here
     conventions = read_conventions(
@@ -51,6 +52,7 @@ def work(job: Job) -> Metrics:
         "revision": config["revision"],
         # What its directory says of it, which may be gone when somebody asks what the model has seen.
         "training": None if is_embedded or (export := read_export(source)) is None else export.training,
+        "commit": find_commit(source, revision=config["revision"]),
         **conventions.to_metrics(),
     }
 
@@ -84,12 +86,13 @@ def prepare_embedded(name: str, *, directory: Path) -> None:
     except importlib.metadata.PackageNotFoundError as error:
         raise ModelError(f"the package {EMBEDDED[name]} is not installed: run `make setup`") from error
     gguf = next(Path(str(file.locate())) for file in files if file.name.endswith(".gguf"))
-    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(
         str(gguf.parent),
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
+        trust_remote_code=False,
     )
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -44,7 +44,7 @@ def read_reach(model: str, *, revision: str | None) -> Reach | None:
     from transformers import AutoConfig
 
     try:
-        return reach(AutoConfig.from_pretrained(model, revision=revision))
+        return reach(AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=False))
     except (OSError, ValueError):  # who loads the weights says what is wrong
         return None
 

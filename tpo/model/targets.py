@@ -65,7 +65,8 @@ def make_skeleton(path: str, *, revision: str | None) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with init_empty_weights():
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, revision=revision))
+        config = AutoConfig.from_pretrained(path, revision=revision, trust_remote_code=False)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
 
 def has_towers(model: Any) -> bool:

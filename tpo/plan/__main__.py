@@ -26,6 +26,7 @@ from tpo.evaluate.inherit import settings_of_seed
 from tpo.plan.estimate import Plan, estimate, to_dict
 from tpo.plan.stages import plan_job
 from tpo.plan.tables import print_plan
+from tpo.store.ending import one_sentence
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json
 
@@ -150,4 +151,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_sentence("all artifacts"):
+        main()

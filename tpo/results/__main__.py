@@ -35,6 +35,7 @@ from tpo.results.table import ResultsTable, label_runs, results_table
 from tpo.results.table.formats import print_table, write_tables
 from tpo.results.table.rows import Iteration
 from tpo.results.text_table import print_tables
+from tpo.store.ending import one_sentence
 from tpo.store.errors import TpoError
 from tpo.store.files import writing_to
 
@@ -270,8 +271,9 @@ def _count(text: str) -> int:
 
 if __name__ == "__main__":
     try:
-        status = main()
-        sys.stdout.flush()
+        with one_sentence("the runs"):
+            status = main()
+            sys.stdout.flush()
     except BrokenPipeError:  # of `| head`, which has read what it wants
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0

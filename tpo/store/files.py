@@ -161,9 +161,31 @@ def file_digest(path: Path) -> str:
 
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
-REFUSED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE}
+REFUSED = {
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),  # the path
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENXIO, errno.ESTALE, errno.EFBIG),  # the disk
+    *(errno.EMFILE, errno.ENFILE, errno.ENOLCK),  # limits
+}
+ADVICE = {
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files (`ulimit -n`)"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "Name another path"),
+}
 #: How torch and safetensors say that a file could not be written; theirs are no errors of the operating system.
 WRITE_FAILED = ("PytorchStreamWriter failed", "No space left on device", "Read-only file system", "Input/output error")
+
+
+def os_error(error: OSError, path: Path | None = None) -> str:
+    """Return a sentence about an error of the operating system: which path, what, and what to do.
+
+    Args:
+        error: The error.
+        path: What was read or written, where the error does not say it.
+    """
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    at = " and ".join(names) or str(path or "a file")
+    why = error.strerror or str(error) or type(error).__name__
+    advice = ADVICE.get(error.errno or 0, "See to the disk and the permissions")
+    return f"{at} cannot be read or written ({why}). {advice}"
 
 
 @contextmanager
@@ -176,16 +198,16 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError):
             is_full, is_refused = error.errno in FULL, error.errno in REFUSED
-            said = f"{error.filename or path} cannot be read or written ({error.strerror})"
+            said = os_error(error, path)
         else:
             text = str(error) if type(error).__name__ in ("RuntimeError", "SafetensorError") else ""
             is_full, is_refused = "No space left" in text, any(words in text for words in WRITE_FAILED)
-            said = f"{path} cannot be written ({' '.join(text.split())[:200]})"
+            said = f"{path} cannot be written ({' '.join(text.split())[:200]}). See to the disk and the permissions"
         kept = "run the same command again: all completed stages, and the rows of this one, are kept."
         if is_full:
             raise ArtifactError(f"no space left on the disk that holds {path}. Free some space and {kept}") from error
         if is_refused:
-            raise ArtifactError(f"{said}. See to the disk and the permissions, and {kept}") from error
+            raise ArtifactError(f"{said}, and {kept}") from error
         raise
 
 

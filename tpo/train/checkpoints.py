@@ -158,7 +158,7 @@ def link_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
             os.link(path, target / path.name)
         except OSError:  # no hard links here, or none between these folders
             shutil.copy2(path, target / path.name)
-    config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision)
+    config = AutoConfig.from_pretrained(policy.model_path, revision=policy.revision, trust_remote_code=False)
     config.dtype = policy.dtype
     config.save_pretrained(target)
     generation = cached_file(

@@ -38,7 +38,7 @@ from tpo.store.job import Job, Metrics
 from tpo.store.layout import CHECKPOINTS
 from tpo.store.progress import Progress
 from tpo.store.records import Pair
-from tpo.train.callbacks import FirstGradients, FirstStep, StaysFinite, TellsSteps
+from tpo.train.callbacks import FirstGradients, FirstStep, StaysFinite, TellsSteps, diverged
 from tpo.train.checkpoints import (
     TRAINED,
     MarkComplete,
@@ -225,7 +225,13 @@ def train_on_pairs(
             if trainer.accelerator.is_main_process:
                 progress = stack.enter_context(Progress(path, total=0, unit="step"))
                 trainer.add_callback(TellsSteps(progress, num_epochs=settings.num_epochs))
-            trainer.train(resume_from_checkpoint=last)
+            try:
+                trainer.train(resume_from_checkpoint=last)
+            except RuntimeError as error:  # of torch's optimizer
+                if "without overflow" not in str(error):
+                    raise
+                logs = {"learning_rate": settings.learning_rate}
+                raise diverged("the size of the step overflows", trainer.state, logs) from error
         if not trainer.accelerator.is_main_process:
             return {}
         for epoch, checkpoint in enumerate(complete_checkpoints(work), start=1):

@@ -75,8 +75,7 @@ class AlpacaEvalAnnotator:
         """Yield one judgement per pair, in order; equal pairs are asked about once.
 
         Unscored are, besides what was not asked: "thought_first", the first token is a thought's and no name;
-        "no_identifier", neither name among the likeliest tokens; "no_logprobs", as where a server's filter left no
-        answer.
+        "no_identifier", neither name among the likeliest tokens; "no_logprobs", an answer without a token.
 
         Raises:
             TpoError: If the first answer that the model writes has no log-probabilities: its others have none either.

@@ -1,9 +1,10 @@
 """A language model that grades one response at a time by a rubric.
 
-Where the model gives probabilities, the score is the expected value over the grades that it might have written, which
-tells apart responses with the same grade.
+With `use_logprobs` the score is the expected value over the grades that the model might have written, which tells apart
+responses with the same grade.
 """
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,8 +15,13 @@ from tpo.judge.llm.ask import load_llm
 from tpo.judge.llm.question import Answer, Question
 from tpo.judge.llm.settings import PromptedLLMConfig
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig
-from tpo.judge.verdicts import expected_score, fill, parse_score, require_places
+from tpo.judge.verdicts import ParsedScore, expected_score, fill, parse_score, require_places
 from tpo.model.policy import Policy
+from tpo.store.errors import TpoError
+
+log = logging.getLogger(__name__)
+
+NUM_SURE = 20  # grades, of which none has log-probabilities where it stands: then none ever will
 
 
 @dataclass
@@ -55,9 +61,15 @@ class PointwiseLLM:
         self.settings, self.low, self.high = settings, settings.min_score, settings.max_score
         self.watch = tuple(str(score) for score in range(self.low, self.high + 1)) if settings.use_logprobs else ()
         self.llm = load_llm(settings, policy=policy, cache_path=cache_path)
+        self._num_graded = self._num_unwatched = self._num_whole = 0
 
     def score(self, candidates: Iterable[Candidates]) -> Iterator[list[Judgement]]:
-        """Yield one judgement per response; equal responses to one instruction are asked about once."""
+        """Yield one judgement per response; equal responses to one instruction are asked about once.
+
+        Raises:
+            TpoError: If expected values are wanted, and the model's grades have no log-probabilities.
+        """
+        self._num_graded = self._num_unwatched = self._num_whole = 0
         waiting: deque[Candidates] = deque()  # taken, and not yet judged whole
 
         def questions() -> Iterator[Question]:
@@ -78,6 +90,14 @@ class PointwiseLLM:
                 judged = []
         for _ in waiting:  # without a response
             yield []
+        if self._num_whole:
+            log.warning(
+                "%d of %d grades are whole numbers, not expected values: %d have no log-probabilities where they "
+                "stand, and of the others the judge hardly meant a grade",
+                self._num_whole,
+                self._num_graded,
+                self._num_unwatched,
+            )
 
     def _question(self, instruction: str, response: str) -> Question:
         return Question(
@@ -94,7 +114,21 @@ class PointwiseLLM:
         parsed = parse_score(answer.text, low=self.low, high=self.high, is_cut=answer.is_cut)
         if parsed.value is None:
             return Judgement(None, parsed.unscored_reason, answer.text, answer.num_tokens)
-        # Where the judge hardly meant a score, or its server gives no probabilities, what it wrote counts as it is.
-        alternatives = dict(answer.watched).get(parsed.position, {})
-        expected = expected_score(alternatives, low=self.low, high=self.high)
-        return Judgement(float(parsed.value) if expected is None else expected, None, answer.text, answer.num_tokens)
+        value = float(parsed.value) if not self.watch else self._expected(answer, parsed)
+        return Judgement(value, None, answer.text, answer.num_tokens)
+
+    def _expected(self, answer: Answer, parsed: ParsedScore) -> float:
+        """Return the expected grade; where the judge hardly meant one, or it stands in no token, what was written."""
+        watched = dict(answer.watched)
+        self._num_graded += 1
+        self._num_unwatched += parsed.position not in watched
+        if self._num_unwatched == self._num_graded == NUM_SURE:
+            raise TpoError(
+                f"judge.use_logprobs: none of {NUM_SURE} grades has log-probabilities where it stands, so that scores "
+                "would be whole numbers: the model writes a grade together with other characters in one token, or its "
+                "server puts a thought apart and does not show where it ends. Set judge.use_logprobs=false, or take "
+                "another model"
+            )
+        expected = expected_score(watched.get(parsed.position, {}), low=self.low, high=self.high)
+        self._num_whole += expected is None
+        return float(parsed.value or 0) if expected is None else expected

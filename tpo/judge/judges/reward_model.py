@@ -12,7 +12,7 @@ from tpo.config.template_arguments import check_template_arguments
 from tpo.judge.protocol import Candidates, Judge, Judgement, PointwiseJudgeConfig, blocks
 from tpo.model.chat import Tokenizer, load_tokenizer
 from tpo.model.conventions import Conventions
-from tpo.model.load import default_device, fingerprint
+from tpo.model.load import default_device, fingerprint, loading
 from tpo.model.policy import Policy
 from tpo.model.rendering import Turn, render_turns
 from tpo.model.template_probe import read_rendering
@@ -166,21 +166,24 @@ def load_complete(model_class: Any, settings: RewardModelJudge) -> Any:
     """
     import torch
 
-    model, loading = model_class.from_pretrained(
-        settings.name,
-        revision=settings.revision,
-        dtype=getattr(torch, settings.dtype),
-        device_map={"": default_device()},
-        output_loading_info=True,
-    )
+    with loading(settings.name, key="judge.name"):
+        model, found = model_class.from_pretrained(
+            settings.name,
+            revision=settings.revision,
+            dtype=getattr(torch, settings.dtype),
+            device_map={"": default_device()},
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
     # A reward model may keep the language model's head: without effect on the reward.
     faults = {
-        "missing": sorted(loading["missing_keys"]),
-        "unexpected": sorted(set(loading["unexpected_keys"]) - {"lm_head.weight"}),
+        "missing": sorted(found["missing_keys"]),
+        "unexpected": sorted(set(found["unexpected_keys"]) - {"lm_head.weight"}),
     }
-    found = "; ".join(f"{kind} weights: {', '.join(names)}" for kind, names in faults.items() if names)
-    if found:
-        raise TpoError(f"judge.name={settings.name}: the checkpoint is not a {type(model).__name__}: {found}")
+    said = "; ".join(f"{kind} weights: {', '.join(names)}" for kind, names in faults.items() if names)
+    if said:
+        raise TpoError(f"judge.name={settings.name}: the checkpoint is not a {type(model).__name__}: {said}")
     return model.eval()
 
 

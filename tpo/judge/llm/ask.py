@@ -45,10 +45,9 @@ class LLM:
         asking = _Asking(self, questions)
         yield from asking.answers()
         log.info("%d questions: %d answered before, %d asked", asking.num_taken, asking.num_found, asking.num_asked)
-        if asking.num_too_long:
-            log.warning(
-                "%d of %d questions are too long for the model's context", asking.num_too_long, asking.num_taken
-            )
+        if asking.errors:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(asking.errors.items()))
+            log.warning("%d of %d questions have no answer: %s", asking.errors.total(), asking.num_taken, reasons)
 
 
 class _Asking:
@@ -64,12 +63,13 @@ class _Asking:
         self._in_flight: dict[str, Asked] = {}
         self._budget: int | None = None  # calls that are left; None until the first
         self._is_spent = False
-        self.num_taken = self.num_found = self.num_asked = self.num_too_long = 0
+        self.num_taken = self.num_found = self.num_asked = 0
+        self.errors: Counter[str] = Counter()  # questions without an answer, by reason
 
     def answers(self) -> Iterator[Answer]:
         """Yield the answers in order."""
         for asked in self._left:
-            found = self._llm.cache.find(asked.key)
+            found = self._llm.cache.find(asked)
             if found is None:
                 yield from self._answers_from(chain([asked], self._left))
                 continue
@@ -81,8 +81,8 @@ class _Asking:
         cache = self._llm.cache
         for key, answer in self._llm.backend.stream(self._missing(asked)):
             item = self._in_flight.pop(key)
-            # A question that does not fit is cheap to ask again, and a server restarted with a longer context answers.
-            self._answers[key] = answer if answer.error else cache.put(item, answer)
+            # Others are asked again by the next run: a server with a longer context, or that was mended, answers them.
+            self._answers[key] = cache.put(item, answer) if answer.is_whole(item.question) else answer
             yield from self._ready()
         yield from self._ready()  # what the cache answered behind the last of these
         if self._is_spent:
@@ -100,7 +100,7 @@ class _Asking:
                 return
             key = item.key
             is_known = key in self._answers or key in self._in_flight
-            found = None if is_known else self._llm.cache.find(key)
+            found = None if is_known else self._llm.cache.find(item)
             if found is not None:
                 self._answers[key] = found
                 self.num_found += 1
@@ -133,7 +133,8 @@ class _Asking:
             self._uses[key] -= 1
             if not self._uses[key]:
                 del self._uses[key], self._answers[key]
-            self.num_too_long += answer.error is not None
+            if answer.error is not None:
+                self.errors[answer.error] += 1
             yield answer
 
 

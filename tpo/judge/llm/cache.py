@@ -15,7 +15,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tpo.judge.llm.question import Answer, Question, Watched
+import msgspec
+
+from tpo.judge.llm.question import Answer, Question
 from tpo.store.errors import TpoError
 
 BUSY_TIMEOUT_S = 60.0  # how long to wait for another process's write
@@ -42,27 +44,51 @@ class AnswerCache:
         """Store the path; the file is made when it is first needed."""
         self.path = path
 
-    def find(self, key: str) -> Answer | None:
-        """Return the answer that is in the cache, if one is."""
-        with self._translated() as database:
-            row = database.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
-            return None if row is None else _read(row[0])
+    def find(self, asked: Asked) -> Answer | None:
+        """Return the answer that is in the cache, if one is that holds all that was asked for.
 
-    def put(self, asked: Asked, answer: Answer) -> Answer:
-        """Store an answer, durably once this returns, and return the stored one.
-
-        Where another process has stored an answer first, that one is returned, so that all processes use the same.
+        Raises:
+            TpoError: If the file or the row cannot be read.
         """
         with self._translated() as database:
-            row = (asked.key, _canonical(asked.model), _readable(asked.question), _readable(answer))
-            database.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?)", row)
-            return _read(database.execute("SELECT answer FROM answers WHERE key = ?", (asked.key,)).fetchone()[0])
+            return self._find(database, asked)
+
+    def put(self, asked: Asked, answer: Answer) -> Answer:
+        """Store a whole answer, durably once this returns, and return the stored one.
+
+        Where another process has stored an answer first, that one is returned, so that all processes use the same. One
+        that is not whole, which an earlier version may have kept, is replaced.
+        """
+        row = (asked.key, _canonical(asked.model), _readable(asked.question), msgspec.json.encode(answer).decode())
+        with self._translated() as database:
+            database.execute("BEGIN IMMEDIATE")
+            with database:  # commits, or after an error rolls back
+                found = self._find(database, asked)
+                if found is None:
+                    database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
+            return answer if found is None else found
 
     def count(self, model: dict[str, Any]) -> int:
         """Return how many answers of a model are kept."""
         with self._translated() as database:
             query = "SELECT COUNT(*) FROM answers WHERE model = ?"
             return int(database.execute(query, (_canonical(model),)).fetchone()[0])
+
+    def _find(self, database: sqlite3.Connection, asked: Asked) -> Answer | None:
+        row = database.execute("SELECT model, request, answer FROM answers WHERE key = ?", (asked.key,)).fetchone()
+        if row is None:
+            return None
+        try:
+            if json.loads(row[0]) != asked.model or json.loads(row[1]) != _plain(asked.question):
+                raise ValueError("it answers another question")
+            answer = msgspec.json.decode(row[2], type=Answer)
+        except (ValueError, TypeError, RecursionError) as error:  # msgspec's are ValueErrors
+            raise TpoError(
+                f"{self.path}: the row with the key {asked.key} cannot be read ({error}): it was damaged, or written "
+                f"by a newer version of this repository. Delete the row (DELETE FROM answers WHERE key = '{asked.key}'"
+                "), or move the file away, and run the same command again; what is missing is asked anew"
+            ) from error
+        return answer if answer.is_whole(asked.question) else None
 
     @cached_property
     def _database(self) -> sqlite3.Connection:
@@ -86,10 +112,10 @@ def _canonical(value: dict[str, Any]) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
-def _readable(value: Question | Answer) -> str:
-    return json.dumps(asdict(value), allow_nan=False, ensure_ascii=False)
+def _readable(question: Question) -> str:
+    return json.dumps(asdict(question), allow_nan=False, ensure_ascii=False)
 
 
-def _read(text: str) -> Answer:
-    fields = json.loads(text)
-    return Answer(**{**fields, "watched": tuple(Watched(*entry) for entry in fields["watched"])})
+def _plain(question: Question) -> dict[str, Any]:
+    """Return a question as JSON gives it back."""
+    return asdict(question) | {"watch": list(question.watch)}

@@ -203,4 +203,5 @@ def _read(request: Any, item: Rendered) -> Answer:
         finish_reason=sample.finish_reason,
         num_tokens=len(request.prompt_token_ids) + len(sample.token_ids),
         watched=tuple(entry._replace(position=len(item.opening) + entry.position) for entry in found),
+        has_logprobs=bool(sample.logprobs),
     )

@@ -8,12 +8,15 @@ import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from msgspec import Meta, Struct
 
 log = logging.getLogger(__name__)
 
 FIRST_TOKEN = ""  # in `Question.watch`: the answer's first token, whatever it is
 NUM_ALTERNATIVES = 20  # per watched token; the most that OpenAI and, by default, vLLM give
+MAX_LOGPROB = 1e-3  # nats: a probability of 1, and what rounding adds to it
 
 
 @dataclass(frozen=True)
@@ -31,29 +34,39 @@ class Question:
 class Watched(NamedTuple):
     """A generated token that the question watched for."""
 
-    position: int  # of its first character in the text, leading spaces excluded
+    position: Annotated[int, Meta(ge=0)]  # of its first character in the text, leading spaces excluded
     alternatives: dict[str, float]  # the likeliest tokens in its place, itself included: log-probabilities, nats
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the model wrote, or why it was not asked."""
+class Answer(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the model wrote, or why there is nothing of it."""
 
     text: str
-    finish_reason: str  # "stop", "length" where max_tokens cut it, or what else the server says
-    num_tokens: int  # read and written
+    finish_reason: str  # "stop", or "length" where max_tokens cut it
+    num_tokens: Annotated[int, Meta(ge=0)]  # read and written
     watched: tuple[Watched, ...] = ()
-    #: Why there is no answer: "too_long" for the model's context; "not_rendered", the template changed the question.
+    #: Why there is no answer: "too_long" for the model's context; "not_rendered", the template changed the question;
+    #: "filtered" by the server; "empty", the model wrote nothing.
     error: str | None = None
+    has_logprobs: bool = False  # whether log-probabilities came with it, of watched tokens or others
 
     @property
     def is_cut(self) -> bool:
         """Whether the token limit ended the answer."""
         return self.finish_reason == "length"
 
+    def is_whole(self, question: Question) -> bool:
+        """Return whether this is all that the question asked for, so that it may be kept and never asked again."""
+        is_ended = self.error is None and (self.is_cut or (self.finish_reason == "stop" and self.text != ""))
+        is_watched = not question.watch or not self.text or self.has_logprobs or bool(self.watched)
+        values = (value for entry in self.watched for value in entry.alternatives.values())
+        return is_ended and is_watched and all(value <= MAX_LOGPROB for value in values)
+
 
 TOO_LONG = Answer("", "", 0, error="too_long")
 NOT_RENDERED = Answer("", "", 0, error="not_rendered")
+FILTERED = Answer("", "", 0, error="filtered")
+EMPTY = Answer("", "", 0, error="empty")
 
 
 class Backend(Protocol):

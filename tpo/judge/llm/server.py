@@ -1,6 +1,7 @@
 """A chat model behind an OpenAI-compatible server: vLLM, SGLang, llama.cpp, a gateway, or OpenAI itself."""
 
 import asyncio
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -8,10 +9,20 @@ from functools import partial
 from typing import Any
 
 from tpo.config.tags import NO_THOUGHT, last_thought
-from tpo.judge.llm.question import NUM_ALTERNATIVES, TOO_LONG, Answer, Question, find_watched
+from tpo.judge.llm.question import (
+    EMPTY,
+    FILTERED,
+    MAX_LOGPROB,
+    NUM_ALTERNATIVES,
+    TOO_LONG,
+    Answer,
+    Question,
+    find_watched,
+)
 from tpo.judge.llm.settings import LLMConfig
 from tpo.model.concurrent import Emit, Flow, stream_concurrently
-from tpo.model.connection import Connection, Purpose, UnreadableError
+from tpo.model.connection import Connection, Purpose
+from tpo.model.unusable import SMALL_BODY, UnusableError, reading
 from tpo.store.errors import TpoError
 
 # How servers say that a question does not fit; OpenAI also has a code for it.
@@ -20,6 +31,14 @@ DOES_NOT_FIT = re.compile(
     re.IGNORECASE,
 )
 
+
+# What servers call the ends of an answer that there are. Another one, an error or an abortion, ends none.
+ENDS = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence"), "stop"),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), "length"),
+}
+FILTER = "content_filter"
+TOKEN_BYTES, WATCHED_TOKEN_BYTES = 2**10, 2**13  # of JSON, at most: a text's token, and one with its alternatives
 
 # Where servers put a thought that they keep apart from the answer.
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
@@ -78,63 +97,108 @@ class ServerBackend:
             await asyncio.gather(*(flow.work(answer) for _ in range(self.settings.max_concurrency)))
 
     async def _ask(self, client: Any, question: Question) -> Answer:
-        from openai import APIResponseValidationError, APIStatusError
+        from openai import APIStatusError
         from openai.types.chat import ChatCompletion
 
         turns = [("system", question.system), ("user", question.user)]
         # OpenAI's newer models know only the new name of the limit, many other servers only the old one.
         limit = "max_tokens" if self.settings.base_url else "max_completion_tokens"
+        size = SMALL_BODY + (WATCHED_TOKEN_BYTES if question.watch else TOKEN_BYTES) * question.max_tokens
         try:
-            completion = await client.chat.completions.create(
-                model=self.name,
-                messages=[{"role": role, "content": text} for role, text in turns if text is not None],
-                temperature=question.temperature,
-                **{limit: question.max_tokens},
-                **(
-                    {"extra_body": {"chat_template_kwargs": self.template_arguments}} if self.template_arguments else {}
-                ),
-                **({"logprobs": True, "top_logprobs": NUM_ALTERNATIVES} if question.watch else {}),
-            )
+            with reading(max_bytes=size):
+                completion = await client.chat.completions.create(
+                    model=self.name,
+                    messages=[{"role": role, "content": text} for role, text in turns if text is not None],
+                    temperature=question.temperature,
+                    **{limit: question.max_tokens},
+                    **(
+                        {"extra_body": {"chat_template_kwargs": self.template_arguments}}
+                        if self.template_arguments
+                        else {}
+                    ),
+                    **({"logprobs": True, "top_logprobs": NUM_ALTERNATIVES} if question.watch else {}),
+                )
         except APIStatusError as error:
             is_refused = error.status_code in {400, 413, 422}
             if is_refused and (
                 error.code == "context_length_exceeded" or DOES_NOT_FIT.search(self.connection.reason(error))
             ):
                 return TOO_LONG
+            if is_refused and error.code == FILTER:
+                raise UnusableError("it was filtered", instead=FILTERED, may_change=False) from error
             raise
-        except (APIResponseValidationError, ValueError, TypeError) as error:  # of a body that is no JSON, or half of it
-            raise UnreadableError(f"{type(error).__name__}: {error}") from error
-        if not isinstance(completion, ChatCompletion) or not completion.choices:
+        if isinstance(completion, str) and self._num_answered == 0:
             raise TpoError(
-                f"{self.connection.url}: the answer is no chat completion: {self.connection.shown(str(completion))}. "
+                f"{self.connection.url}: the answer is no chat completion: {self.connection.shown(completion)}. "
                 "Does judge.server.base_url end as the server's documentation says, usually with /v1?"
             )
-        try:
+        with reading():
+            if not isinstance(completion, ChatCompletion) or not completion.choices:
+                raise UnusableError(f"it is no chat completion: {completion}")
+            if completion.usage is not None:
+                self.connection.spend(completion.usage.total_tokens)
             return _read(completion, question)
-        except (AttributeError, LookupError, TypeError, ValueError) as error:  # a part is missing, or of another type
-            raise UnreadableError(f"{type(error).__name__}: {error}") from error
 
 
 def _read(completion: Any, question: Question) -> Answer:
-    """Return the answer; a thought that the server keeps apart, in a field of its own, is no part of it."""
+    """Return the answer; a thought that the server keeps apart, in a field of its own, is no part of it.
+
+    Raises:
+        UnusableError: If it is not whole, or not what was asked for.
+    """
     choice = completion.choices[0]
     text = _said(choice.message.content)
-    steps = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
-    tokens = [(step.token, {entry.token: entry.logprob for entry in step.top_logprobs}) for step in steps]
+    text.encode()  # fails at half of a surrogate pair, which no file can hold
     has_thought = any((choice.message.model_extra or {}).get(name) for name in THOUGHT_FIELDS)
+    if choice.finish_reason == FILTER or choice.message.refusal:
+        raise UnusableError("it was filtered", instead=FILTERED, may_change=False)
+    end = ENDS.get(str(choice.finish_reason).lower())
+    if end is None:
+        raise UnusableError(f"it ended with finish_reason={choice.finish_reason}")
+    if end == "stop" and not text:
+        raise UnusableError("it is empty", instead=EMPTY, may_change=not has_thought)
+    steps = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
+    tokens = [
+        (step.token, {_token(entry.token): _logprob(entry.logprob) for entry in step.top_logprobs}) for step in steps
+    ]
+    has_logprobs = any(alternatives for _, alternatives in tokens)
+    if question.watch and text and not has_logprobs:
+        raise UnusableError(
+            "it has no log-probabilities, which were asked for with logprobs and top_logprobs: take a server that "
+            "gives them, or, with a judge that has it, judge.use_logprobs=false"
+        )
     return Answer(
         text=text,
-        finish_reason=choice.finish_reason or "",
+        finish_reason=end,
         num_tokens=completion.usage.total_tokens if completion.usage else 0,
         watched=find_watched(_tokens_of(text, tokens, has_thought=has_thought), text, question.watch),
+        has_logprobs=has_logprobs,
     )
 
 
+def _token(text: str) -> str:
+    """Return a token as a file can hold it: half of a surrogate pair is replaced."""
+    return text.encode(errors="replace").decode()
+
+
+def _logprob(value: float) -> float:
+    """Return a log-probability; minus infinity is one."""
+    if math.isnan(value) or value > MAX_LOGPROB:
+        raise UnusableError(f"it has a log-probability of {value}")
+    return value
+
+
 def _said(content: Any) -> str:
-    """Return the text of a message; where it is a list of parts, as Mistral's, those that are text and no thought."""
-    if not isinstance(content, list):
-        return content or ""
-    return "".join(part.get("text") or "" for part in content if part.get("type") == "text")
+    """Return the text of a message; where it is a list of parts, as Mistral's, those that are text and no thought.
+
+    Raises:
+        UnusableError: If it is neither.
+    """
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content if part.get("type") == "text")
+    if not isinstance(content, str | None):
+        raise UnusableError(f"its content is no text: {content}")
+    return content or ""
 
 
 def _tokens_of(text: str, tokens: Sequence[Token], *, has_thought: bool) -> Sequence[Token]:

@@ -99,7 +99,13 @@ def _start(arguments: dict[str, Any]) -> Any:
 
     log.info("starting vLLM with %s", arguments["model"])
     extension = f"{__name__}.{EngineExtension.__name__}"
-    _llm = LLM(worker_extension_cls=extension, scheduling_policy="priority", **arguments)  # for `in_flight`
+    _llm = LLM(
+        worker_extension_cls=extension,
+        scheduling_policy="priority",  # for `in_flight`
+        trust_remote_code=False,
+        load_format="safetensors",
+        **arguments,
+    )
     is_ending = threading.Event()
     atexit.register(is_ending.set)  # called before vLLM's own, which was registered earlier
     threading.Thread(target=_watch, args=(_llm.llm_engine.engine_core, is_ending), daemon=True).start()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tpo.model.connection import AWAY, CONNECT_TIMEOUT_S, Connection
 from tpo.model.load import fingerprint
 from tpo.model.policy import Policy
+from tpo.model.unusable import SMALL_BODY, UnusableError, reading
 from tpo.sample.decoding import Decoding
 from tpo.sample.engines.vllm import adapter_rank
 from tpo.store.errors import TpoError
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 # Without these the server would take values from the model's generation config.
 NEUTRAL = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+TOKEN_BYTES = 2**10  # of JSON, at most: a token's text and its number
 
 
 class Sampled(NamedTuple):
@@ -103,23 +105,29 @@ class VllmServer:
             },
         )
 
-        async def attempt() -> Any:
+        async def attempt() -> list[Sampled]:
             from openai import NotFoundError
 
             try:
-                return await send()
+                return await read()
             except NotFoundError:
                 if self._adapter is None:
                     raise
             # The server was restarted, or another run has unloaded the adapter.
             await self._load(client)
-            return await send()
+            return await read()
 
-        completion = await self.connection.patiently(attempt)
-        choices = getattr(completion, "choices", None) or []
-        if len(choices) != count:
-            raise self._error(f"{len(choices)} completions came back instead of {count}")
-        return [self._read(choice, prompt, max_tokens=max_tokens, stop=stop) for choice in choices]
+        async def read() -> list[Sampled]:
+            with reading(max_bytes=SMALL_BODY + TOKEN_BYTES * count * (len(prompt) + max_tokens)):
+                completion = await send()
+                choices = getattr(completion, "choices", None) or []
+                if len(choices) != count:
+                    raise UnusableError(f"it holds {len(choices)} completions instead of {count}")
+                if completion.usage is not None:
+                    self.connection.spend(completion.usage.total_tokens)
+                return [self._read(choice, prompt, max_tokens=max_tokens, stop=stop) for choice in choices]
+
+        return await self.connection.patiently(attempt)
 
     async def unload(self, client: Any) -> None:
         """Unload the adapter; where the server cannot be reached, warn that it stays loaded."""
@@ -149,6 +157,8 @@ class VllmServer:
         if extra.get("prompt_token_ids") not in (None, prompt):
             raise self._error("the server put other tokens before the completion than were sent")
         reason = choice.finish_reason
+        if reason not in ("stop", "length") or not all(type(token) is int for token in token_ids):
+            raise UnusableError(f"it ended with finish_reason={reason}, or its token ids are no numbers")
         if reason == "length" and len(token_ids) == max_tokens:
             return Sampled(token_ids, "length")
         if reason == "stop" and stop is not None and extra.get("stop_reason") == stop:
@@ -164,11 +174,16 @@ class VllmServer:
 
     async def _cards(self, client: Any) -> dict[str, dict[str, Any]]:
         """Return the models that the server serves, the seed model and adapters, by name."""
-        page = await self.connection.patiently(client.models.list)
-        if not isinstance(getattr(page, "data", None), list):
-            shown = self.connection.shown(str(page))
-            raise self._error(f"the answer is no list of models: {shown}. Does engine.base_urls end with /v1?")
-        return {card.id: card.model_extra or {} for card in page.data}
+
+        async def read() -> dict[str, dict[str, Any]]:
+            with reading():
+                page = await client.models.list()
+                if not isinstance(getattr(page, "data", None), list):
+                    shown = self.connection.shown(str(page))
+                    raise self._error(f"the answer is no list of models: {shown}. Does engine.base_urls end with /v1?")
+                return {card.id: card.model_extra or {} for card in page.data}
+
+        return await self.connection.patiently(read)
 
     def _find_model(self, cards: dict[str, dict[str, Any]]) -> str:
         """Return the server's name for the seed model, after checking its weights and its context length."""
