@@ -81,7 +81,7 @@ FLAGS = {
 TAKES_VALUE = {"--cfg", "--config-dir", "--json", "--card", "--price"}
 WITH_NAMES = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 WRITTEN = {"report.html"}  # by a run
-PLACEHOLDERS = {"<Hub name or directory>": "some/model", "<run>": "quickstart-639ce243f92c"}
+PLACEHOLDERS = {"<Hub name or directory>": "some/model", "<run>": "quickstart-a99935a69f87"}
 register()
 
 

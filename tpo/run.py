@@ -91,7 +91,7 @@ def header(config: Config, *, name: str, launch: Launch) -> dict[str, str | None
         "run": name,
         "model": f"{model.name}, {model.dtype if model.quantization == 'none' else model.quantization}",
         "thought": config.thought.name,
-        "judge": config.judge.kind + ("" if second is None else f"; a second one compares: {second.kind}"),
+        "judge": config.judge.title + ("" if second is None else f"; a second one compares: {second.title}"),
         "sizes": f"{counted(config.num_iterations, 'iteration')} of {prompts.num_train:,} instructions x "
         f"{counted(sample.num_samples, 'sample')}, {counted(config.train.num_epochs, 'epoch')}; "
         f"{prompts.num_validation:,} validation, {prompts.num_test:,} test",

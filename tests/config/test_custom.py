@@ -255,7 +255,7 @@ def test_a_run_with_classes_of_one_s_own(tiny_model: Path, tmp_path: Path) -> No
     check(config)
     path = tpo.run.run_tpo(config, experiment="own")
     summary = json.loads((path / "summary.json").read_text())
-    assert summary["judge"] == "custom"
+    assert summary["judge"] == "own_classes.Vowels"
     assert json.loads((path / "config.json").read_text()) == json.loads(json.dumps(asdict(config)))
     judged = [stage for stage in summary["stages"] if stage["stage"] == "judge"]
     assert judged

@@ -368,13 +368,18 @@ def test_a_run_that_goes_on_has_the_sizes_of_the_model_under_it(
     asked = ["experiment=smoke", "train.lora_rank=4", "train.lora_alpha=8", f"artifacts_dir={tmp_path}/artifacts"]
     assert main([*asked, f"model.name={place}", "--card", "24gb"]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
-    assert "unknown" not in said and "fits" in said and said.endswith("\nready\n")
+    assert "unknown" not in said and "the run fits this card" in said
 
 
 def test_exit_status_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=tpo_llama3_8b", "--card", "80gb", "--price", "2", "--json", str(tmp_path / "found")]) == 0
     said = capsys.readouterr().out
-    assert "time: " in said and "price: " in said and "not measured" in said and said.endswith("ready\n")
+    assert (
+        "time: " in said
+        and "price: " in said
+        and "not measured" in said
+        and said.endswith("the run fits this card; this machine was not looked at\n")
+    )
     found = json.loads((tmp_path / "found").read_text())
     assert found["is_ready"] and found["checks"] == [], "another machine's card says nothing of this one"
     assert main(["experiment=tpo_llama3_8b", "--card", "memory=16"]) == 1

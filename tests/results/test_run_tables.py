@@ -1,5 +1,7 @@
 """What a run prints: its headline first, within 100 columns, with everything that a run may have."""
 
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import made_up
@@ -23,7 +25,7 @@ from tpo.results.run_tables import (
     types_table,
 )
 from tpo.results.text_table import GAP, TextTable, print_tables, split_columns
-from tpo.results.tracking.labels import Launch, command
+from tpo.results.tracking.labels import Launch, command, read_launch
 from tpo.results.tracking.metrics import iteration_metrics
 
 PLAIN = made_up.summary(made_up.entry(0, 0.3), made_up.entry(1, 0.4))
@@ -247,3 +249,19 @@ def test_command_repeats_a_run_without_what_does_not_change_it(
     overrides: tuple[str, ...], experiment: str, expected: str
 ) -> None:
     assert command(Launch(overrides=overrides), experiment=experiment) == expected
+
+
+def test_the_command_that_repeats_a_run_names_the_directory_of_settings() -> None:
+    launch = Launch(overrides=("seed=1",), config_dir="my conf")
+    assert command(launch, experiment="mine") == "python -m tpo.run --config-dir 'my conf' experiment=mine seed=1"
+    sources = [SimpleNamespace(provider=name, path=f"/x/{name}") for name in ("hydra", "main", "command-line")]
+    job = SimpleNamespace(name="tpo")
+    runtime = SimpleNamespace(choices={}, config_sources=sources, output_dir="/x/out")
+    hydra = SimpleNamespace(
+        runtime=runtime,
+        job=job,
+        mode=None,
+        overrides=SimpleNamespace(task=[]),
+        sweeper=SimpleNamespace(get=lambda _: None),
+    )
+    assert read_launch(hydra).config_dir == os.path.relpath("/x/command-line")

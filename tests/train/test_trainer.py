@@ -260,8 +260,14 @@ def test_order_of_the_pairs_does_not_matter() -> None:
 
 def test_no_pairs_are_an_error_that_says_why(tmp_path: Path) -> None:
     pairs = SimpleNamespace(rows=lambda kind: iter([]), metrics={"drops": {"all_tied": 5, "not_scored": 0, "tied": 1}})
-    with pytest.raises(TrainingError, match="no pair to train on; .* dropped as 5 all_tied, 1 tied. More samples"):
-        tpo.train.trainer.work(Job(tmp_path, {}, {"pairs": pairs}, seed=0, how={}))  # type: ignore[dict-item]
+    job = Job(tmp_path, {}, {"pairs": pairs}, seed=0, how={})  # type: ignore[dict-item]
+    with pytest.raises(
+        TrainingError, match="no pair to train on; .* dropped as 5 all_tied, 1 tied. Usually more samples"
+    ):
+        tpo.train.trainer.work(job)
+    pairs.metrics["drops"] = {"truncated": 11, "tied": 5}
+    with pytest.raises(TrainingError, match="11 truncated, 5 tied. Usually a larger sample.max_response_tokens helps"):
+        tpo.train.trainer.work(job)
 
 
 # The reference and the first step

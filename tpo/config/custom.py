@@ -39,6 +39,11 @@ class Custom(Settings):
     source_sha256: str = setting()
 
     @property
+    def title(self) -> str:
+        """What it is called in results: its class."""
+        return self._target_
+
+    @property
     def wants(self) -> set[str]:
         """Which of `offers` the constructor takes."""
         return set(self.offers) & set(inspect.signature(load_class(self._target_)).parameters)

@@ -235,6 +235,11 @@ class JudgeConfig(Kind):
     kind: str = setting()
 
     @property
+    def title(self) -> str:
+        """What it is called in results."""
+        return self.kind
+
+    @property
     def uses_seed_model(self) -> bool:
         """Whether it judges with the run's seed model."""
         return False

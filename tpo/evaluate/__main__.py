@@ -57,7 +57,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
             summary = {
                 "evaluation": config.eval.kind,
                 "policy": steps.policy.name,
-                "judge": config.judge.kind if config.eval.asks_judge else None,  # a program checked
+                "judge": config.judge.title if config.eval.asks_judge else None,  # a program checked
                 "seed": config.seed,
                 "confidence": config.eval.confidence,
                 "num_left_out": steps.num_left_out,
@@ -79,7 +79,7 @@ def header(config: EvaluateConfig, launch: Launch) -> dict[str, str | None]:
         "policy": config.policy,
         "baseline": config.baseline,
         "model": config.model.name,
-        "judge": config.judge.kind if config.eval.asks_judge else None,
+        "judge": config.judge.title if config.eval.asks_judge else None,
         "log": launch.log,
     }
 
@@ -89,7 +89,7 @@ def work(config: EvaluateConfig, hydra: Any) -> Outcome:
     launch = read_launch(hydra)
     if settings_of_run({"policy": config.policy, "baseline": config.baseline}) is not None:
         # Hydra knows the options of conf/, not what the run has in their place.
-        found = {"eval": config.eval.kind, "judge": config.judge.kind}
+        found = {"eval": config.eval.kind, "judge": config.judge.title}
         launch = replace(launch, choices={**launch.choices, **found})
     return Outcome(run_evaluation(config, launch=launch))
 

@@ -184,7 +184,8 @@ def notes(found: dict[str, Any]) -> list[str]:
     if found["memory"] is None and found["card"] is not None:
         lines.append("memory: the model's sizes are unknown; download its config.json, or name a directory")
     is_known = found["memory"] is not None or found["card"] is None
-    ready = "ready" if is_known else "ready, as far as is known"
+    ready = "ready" if found["checks"] else "the run fits this card; this machine was not looked at"
+    ready = ready if is_known else "ready, as far as is known"
     lines.append(ready if found["is_ready"] else "not ready: see what is missing or does not fit")
     return lines
 

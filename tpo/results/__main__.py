@@ -2,8 +2,8 @@
 
 The table has a row for each run: the settings in which the runs differ, then win rates with intervals, lengths, pairs
 and costs. --figures draws what folders of runs, evaluations and measured judges hold; --page writes a run's
-report.html anew, with every sampled instruction; --samples shows two policies side by side; --keep copies what a record
-commits of runs; --export writes their pairs or completions for other programs.
+report.html anew; --samples shows two policies side by side; --keep copies what a record commits of runs; --export
+writes their pairs or completions for other programs.
 """
 
 import argparse

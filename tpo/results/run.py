@@ -166,10 +166,11 @@ class Run:
         if second is None:
             return None
         rows, others = (list(artifact.rows(Comparison)) for artifact in (comparison, second))
+        second_settings = self._plain["eval"]["judge"]
         if iteration == 0:
             self._second_untrained = others
         return change.second_judge(
-            self._plain["eval"]["judge"]["kind"],
+            second_settings.get("_target_", second_settings["kind"]),  # JudgeConfig.title
             rows,
             others,
             untrained=self._second_untrained if iteration else None,
@@ -192,7 +193,7 @@ class Run:
             "baseline": f"{self.config.model.name}, {self.config.model.baseline_manner}",
             "confidence": self.config.eval.confidence,
             "thought": self.config.thought.name,
-            "judge": self.config.judge.kind,
+            "judge": self.config.judge.title,
             "null_control": self.null_control,
             "baseline_checked": self.baseline_checked,
             "collapse": first_collapse(self.iterations),

@@ -55,6 +55,11 @@ def headline_table(summary: dict[str, Any]) -> TextTable:
         for name, one in zip(named, found, strict=True)
     ]
     title = f"{summary['experiment']}: trained minus untrained on the same instructions, {level}"
+    if any(one.change is not None and one.change.num_unscored for one in found):
+        notes.append(
+            "Each column is over all that was scored after its iteration; a change is over the n that were scored "
+            "after both, so it need not be the columns' difference."
+        )
     return TextTable(title, ("", f"iteration {first}", f"iteration {last}", "change", "n"), rows, notes)
 
 
@@ -161,7 +166,10 @@ def counts_table(summary: dict[str, Any]) -> TextTable:
             )
         )
     names = ("iteration", "instructions", "answers", "thought tok.", "response tok.", "format", "cut", "pairs")
-    note = "cut: thoughts that did not end by themselves, in their tokens."
+    note = (
+        "format: completions whose delimiters the model wrote all by itself; cut: thoughts that did not end by "
+        "themselves, in their tokens."
+    )
     return TextTable("held-out answers, and the pairs of training", names, rows, [note])
 
 

@@ -62,7 +62,7 @@ class Side:
     """A policy or a baseline, in the comparison that it was judged in.
 
     Attributes:
-        name: As it is named in a command, without the folder: "quickstart-639ce243f92c@2".
+        name: As it is named in a command, without the folder: "quickstart-a99935a69f87@2".
         title: Among the sides of one run or evaluation: "Iteration 2".
         place: What it is of.
         judge: The judge's kind.

@@ -172,8 +172,10 @@ def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) ->
         pool, free = pool + free[:num_free], free[num_free:]
         if len(pool) < need:
             raise PromptError(
-                f"the {split} split needs {need} different instructions (prompts.num_{split}), but the source has "
-                f"{len(pool)}: use a larger source or lower prompts.num_train, num_validation or num_test"
+                f"the {split} split needs {need} different instructions (prompts.num_{split}), but {len(pool)} are "
+                f"left of the source's {len(unique)}: use a larger source, or lower prompts.num_train "
+                f"({sizes.num_train} an iteration), num_validation ({sizes.num_validation}) or num_test "
+                f"({sizes.num_test})"
             )
         if split == "train":
             whole = len(pool) - len(pool) % sizes.num_train

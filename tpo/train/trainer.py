@@ -172,10 +172,10 @@ def work(job: Job) -> Metrics:
     if not pairs:
         drops = job.inputs["pairs"].metrics["drops"]
         said = ", ".join(f"{count} {reason}" for reason, count in drops.items() if count)
-        raise TrainingError(
-            f"there is no pair to train on; instructions were dropped as {said}. More samples per instruction "
-            "(sample.num_samples) or thought.enforce=switch usually help"
-        )
+        way = "more samples per instruction (sample.num_samples), or thought.enforce=switch where thoughts do not end,"
+        if drops.get("truncated", 0) > sum(drops.values()) / 2:
+            way = "a larger sample.max_response_tokens"
+        raise TrainingError(f"there is no pair to train on; instructions were dropped as {said}. Usually {way} helps")
     num_processes = config.get("accelerate", {"num_processes": 1})["num_processes"]
     return train_on_pairs(
         job.path,

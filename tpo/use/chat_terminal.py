@@ -139,7 +139,8 @@ class Terminal:
         assert answer.reply is not None
         if is_thinking or has_response:
             self._say("")
-        self._say(_told_of(answer.reply, seconds=time.monotonic() - started), style="dim")
+        told = _told_of(answer.reply, seconds=time.monotonic() - started, is_stopped=is_interrupted())
+        self._say(told, style="dim")
 
     def _show_thought(self, given: str) -> None:
         if given in ("on", "off"):
@@ -240,12 +241,14 @@ def _words(line: str) -> list[str]:
         raise ChatError(f"{line}: {error}") from None
 
 
-def _told_of(reply: Reply, *, seconds: float) -> str:
+def _told_of(reply: Reply, *, seconds: float, is_stopped: bool) -> str:
     """Return the line below an answer."""
     told = []
     if reply.thought:
         told.append(f"thought of {reply.num_thought_tokens} tokens (/thought)" if reply.response else "a thought")
-    if reply.response is None:
+    if is_stopped:
+        told.append("stopped" if reply.response else "stopped before an answer: nothing is kept of this")
+    elif reply.response is None:
         told.append(f"no answer ({reply.split_error}): nothing is kept of this")
     else:
         told.append(f"answer of {reply.num_response_tokens} tokens")

@@ -11,7 +11,6 @@ llama.cpp's repository, takes a merged export.
 
 import gc
 import json
-import logging
 import random
 import shutil
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from typing import Any
 
 from tpo.config.groups import ModelConfig, SampleConfig
 from tpo.config.schema import ExportConfig
+from tpo.config.streams import say
 from tpo.evaluate.lineage import find_training
 from tpo.evaluate.policies import find_policy
 from tpo.evaluate.seeds import find_seed
@@ -36,7 +36,6 @@ from tpo.use.export_card import Subject, loading_code, write_card
 from tpo.use.export_check import Difference, ExportError, Greedy, answer_greedily, check_export
 from tpo.use.export_template import carrying_template
 
-log = logging.getLogger(__name__)
 NUM_CHECKED = 4  # instructions that policy and export answer
 BASE = "base"  # folder of an adapter's base that is nowhere else
 
@@ -79,7 +78,7 @@ def export_policy(config: ExportConfig, store: Store) -> Path:
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    log.info("%s: loaded again in a fresh process, %s", out, difference)
+    say(f"loaded again in a fresh process: {difference}")
     return out
 
 
@@ -118,6 +117,7 @@ def _write(
         iteration=None if run is None else run.iteration,
     )
     code = loading_code(subject, here=str(out.resolve()))
+    say("saved; a fresh process loads it and answers a few instructions")
     difference = check_export(code, instructions, saved, own)
     write_card(out, subject, difference, here=config.push or config.out)
     return difference

@@ -255,9 +255,16 @@ def _settings(run: FinishedRun | None) -> str:
     shown |= {name: run.config[name] for name in ("seed", "num_iterations")}
     text = json.dumps(without_places(shown), indent=1, ensure_ascii=False)
     return (
-        "## Data, judge, settings\n\nInstructions: `prompts`; who told better from worse: `judge`.\n\n"
+        f"## Data, judge, settings\n\nInstructions: {_told(shown['prompts'])}; who told better from worse: "
+        f"{_told(shown['judge'])}.\n\n"
         f"<details><summary>All settings</summary>\n\n```json\n{text}\n```\n\n</details>"
     )
+
+
+def _told(settings: dict[str, Any]) -> str:
+    """Return a group's kind, and the file, data set or class that it names."""
+    named = [settings[key] for key in ("_target_", "dataset", "path", "name") if settings.get(key)]
+    return f"`{settings['kind']}`" + "".join(f" (`{without_places(name)}`)" for name in named[:1])
 
 
 def without_places(value: Any) -> Any:

@@ -39,7 +39,7 @@ class HeldOutEval(EvaluationConfig):
         if self.judge is not None:
             second = steps.compare(prompts, answers, steps.reference(prompts), judging=steps.judging_by(self.judge))
             rows, others = list(comparison.rows(Comparison)), list(second.rows(Comparison))
-            found["second_judge"] = second_judge(self.judge.kind, rows, others, confidence=self.confidence)
+            found["second_judge"] = second_judge(self.judge.title, rows, others, confidence=self.confidence)
         if self.null_control:
             direct = steps.baseline()
             # A run without thoughts has them in its untrained policy's answers.

@@ -5,6 +5,7 @@ name is made of what all jobs of a sweep have in common: the preset and the keys
 Jobs that are repeated after a failure, or values that are added later, come into the same group for that reason.
 """
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ class Launch:
         sweeper: The option of `hydra/sweeper`.
         preset_keys: What a preset (an experiment, or a search) sweeps.
         log: The file that Hydra logs to; None without Hydra.
+        config_dir: The user's own directory of settings; None where there is none.
     """
 
     choices: Mapping[str, str] = field(default_factory=dict)
@@ -39,6 +41,7 @@ class Launch:
     sweeper: str = "basic"
     preset_keys: tuple[str, ...] = ()
     log: str | None = None
+    config_dir: str | None = None
 
 
 class Labels(NamedTuple):
@@ -53,6 +56,7 @@ class Labels(NamedTuple):
 def read_launch(hydra: Any) -> Launch:
     """Return what `HydraConfig.get()` says of the running job."""
     choices = {str(group): str(option) for group, option in hydra.runtime.choices.items() if option is not None}
+    own = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     return Launch(
         choices=choices,
         overrides=tuple(str(override) for override in hydra.overrides.task),
@@ -60,6 +64,7 @@ def read_launch(hydra: Any) -> Launch:
         sweeper=choices.get("hydra/sweeper", "basic"),
         preset_keys=tuple(str(key) for key in hydra.sweeper.get("params") or {}),
         log=str(log_path(hydra)),
+        config_dir=os.path.relpath(own[0]) if own else None,
     )
 
 
@@ -79,7 +84,8 @@ def command(launch: Launch, *, experiment: str) -> str:
     """
     preset = [] if experiment == "custom" else [f"experiment={experiment}"]
     given = [override for override in launch.overrides if _is_shown(_key(override))]
-    return shlex.join(["python", "-m", "tpo.run", *preset, *given])
+    own = [] if launch.config_dir is None else ["--config-dir", launch.config_dir]
+    return shlex.join(["python", "-m", "tpo.run", *own, *preset, *given])
 
 
 def evaluation_labels(launch: Launch) -> Labels:
