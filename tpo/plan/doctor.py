@@ -15,9 +15,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from tpo.config import help
-from tpo.config.check import check
+from tpo.config.check import check, check_words
 from tpo.config.compose import check_choices, compose_config
 from tpo.config.schema import Config
+from tpo.config.streams import console
 from tpo.model.architecture import find_architecture
 from tpo.model.disk import GIB, disk_parts
 from tpo.plan.cards import Card, of_gpu, parse
@@ -28,7 +29,7 @@ from tpo.plan.needs import Need, memory_needs
 from tpo.plan.stages import PlannedArtifact, plan_job
 from tpo.results.text_table import format_number
 from tpo.store.artifacts import Artifact
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, shown
 from tpo.store.files import write_json
 from tpo.store.gpus import visible_gpus
 
@@ -119,10 +120,9 @@ def _costs(config: Config, stages: Sequence[Artifact], card: Card | None) -> lis
 def print_findings(found: dict[str, Any]) -> None:
     """Print the findings as tables, with what they rest on below."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    out = console(width=120)
 
     def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -130,7 +130,7 @@ def print_findings(found: dict[str, Any]) -> None:
             table.add_column(name, justify="right" if place in right else "left", overflow="fold")
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        out.print(table)
 
     if found["checks"]:
         rows = [[item["state"], item["what"], item["found"], item["how"]] for item in found["checks"]]
@@ -152,7 +152,7 @@ def print_findings(found: dict[str, Any]) -> None:
     disk = [[part["name"], f"{part['gib']:.2f}"] for part in found["disk"]]
     show("disk", ["part", "GiB"], [*disk, ["in all", f"{sum(part['gib'] for part in found['disk']):.2f}"]], right=[1])
     for line in notes(found):
-        console.print(line, markup=False)
+        out.print(line)
 
 
 def notes(found: dict[str, Any]) -> list[str]:
@@ -201,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_intermixed_args(arguments)
     try:
+        check_words(given.overrides)
         if given.help:
             print(help.help_text(Config, ABOUT, given.overrides, config_dir=given.config_dir, options=OPTIONS))
             return 0
@@ -210,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         card = None if given.card is None else parse(given.card)
         found = examine(config, card=card, price=given.price)
     except (TpoError, HydraException, OmegaConfBaseException) as error:
-        print("\n".join([f"error: {error}", *help.meant(Config, given.overrides)]), file=sys.stderr)
+        print("\n".join([f"error: {shown(error)}", *help.meant(Config, given.overrides)]), file=sys.stderr)
         return 2
     print_findings(found)
     if given.json is not None:

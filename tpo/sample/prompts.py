@@ -138,9 +138,9 @@ def make_prompt(
         raise PromptError(f"{where}: the category is {category!r}; expected text")
     text = text.strip()
     try:
-        text.encode()
+        f"{text}{category or ''}".encode()
     except UnicodeEncodeError as error:
-        raise PromptError(f"{where}: not valid Unicode ({error})") from error
+        raise PromptError(f"{where}: holds half of a surrogate pair, which is no text ({error.reason})") from error
     identity = prompt_id(text)
     return Prompt(identity, text, category or UNCATEGORIZED, source, split, tuple(checks), base_id or identity)
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tpo.config.streams import plain_console
 from tpo.store.errors import TpoError
+from tpo.store.text import printable
 from tpo.use.answer import Answer, Reply
 from tpo.use.chat import ChatError, Exchange, Speaker, Talk
 
@@ -47,7 +49,7 @@ class Terminal:
             console: Where answers are shown; standard output if none is given.
         """
         self._talk, self._find = talk, find
-        self._console = console or Console(highlight=False, markup=False, soft_wrap=True)
+        self._console = console or plain_console(soft_wrap=True)
         self._shows_thoughts = False
         self._last: Exchange | None = None
 
@@ -63,6 +65,9 @@ class Terminal:
             except (EOFError, KeyboardInterrupt):
                 self._say("")
                 return
+            except UnicodeDecodeError:
+                self._say("that is not UTF-8: nothing was asked", style="red")
+                continue
             if line in ("/quit", "/exit"):
                 return
             try:
@@ -204,7 +209,10 @@ def answer_once(talk: Talk) -> None:
     Raises:
         TpoError: If it holds nothing, or the policy cannot be asked.
     """
-    text = sys.stdin.read().strip()
+    try:
+        text = sys.stdin.read().strip()
+    except UnicodeDecodeError as error:
+        raise ChatError(f"standard input is not UTF-8 ({error.reason} at byte {error.start})") from error
     if not text:
         raise ChatError("standard input holds no instruction")
     [speaker] = talk.speakers
@@ -214,11 +222,6 @@ def answer_once(talk: Talk) -> None:
         pass
     told = {"policy": speaker.name, **asdict(exchange.replies[speaker.name])}
     print(json.dumps(told, ensure_ascii=False), flush=True)
-
-
-def printable(text: str) -> str:
-    """Return a text in which a model can move no cursor and change no title: control characters are shown."""
-    return "".join(chr(0x2400 + ord(sign)) if ord(sign) < 32 and sign not in "\n\t" else sign for sign in text)
 
 
 @contextmanager

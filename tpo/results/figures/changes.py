@@ -16,6 +16,7 @@ from tpo.results.figures.style import (
     count_text,
     draw_interval,
     interval_text,
+    names_of_rows,
     new_figure,
     styled,
 )
@@ -56,7 +57,7 @@ def draw_types(summary: dict[str, Any]) -> "Figure":
     figure = new_figure(1.45 * COLUMN, 0.2 * count + 1.05, caption=caption)
     axes = figure.subplots()
     axes.axvline(0, color=REFERENCE, linewidth=0.7, linestyle=":")
-    labels = []
+    called, labels = names_of_rows(row[0] for row in rows), []
     for place, one in enumerate(together):
         color = {CHECKED.key: BLUE, UNSEEN.key: VERMILION}[one.quantity.key]
         assert one.change is not None
@@ -68,7 +69,7 @@ def draw_types(summary: dict[str, Any]) -> "Figure":
         rates = [None if plain is None else Rate.from_dict(plain) for plain in (before, after)]
         style: dict[str, Any] = {"color": VERMILION, "marker": "s"} if is_unseen else {"color": GREEN, "marker": "^"}
         _draw_change(axes, place, Rate.from_dict(change), *rates, **style)
-        labels.append(name.replace("_", " "))
+        labels.append(called[name])
     axes.set_yticks(range(count), labels)
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="change of the checked rate (points)", ylim=(count - 0.5, -0.6))
@@ -112,7 +113,8 @@ def draw_categories(summary: dict[str, Any]) -> "Figure":
                 values.append(100 * value)
                 rows.append(row + shift)
         axes.plot(values, rows, linestyle="", label=label, **style)
-    labels = [f"{name.replace('_', ' ')} (n = {last[name].num_prompts})" for _, name in names]
+    called = names_of_rows(large)
+    labels = [f"{called[name]} (n = {last[name].num_prompts})" for _, name in names]
     axes.set_yticks(range(len(names)), labels)
     axes.set(xlabel="win rate (%)", xlim=(-2, 102), ylim=(-0.6, max(len(names), 1) - 0.4))
     axes.tick_params(axis="y", length=0)

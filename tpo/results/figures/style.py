@@ -7,12 +7,13 @@ differ by marker too. Sizes are inches at which type of 7 to 8 points is printed
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from tpo.results.rate import Rate
 from tpo.store.files import replacing
+from tpo.store.text import escape, labels, one_line, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,6 +24,8 @@ SERIES = (BLUE, VERMILION, GREEN, PURPLE, "#C98A00", "#3A9BD0", "#000000")
 MARKERS = ("o", "s", "^", "D", "v")
 GREY, REFERENCE, ROW = "#8A949E", "#444444", "#E3E7EB"
 FORMATS = ("png", "svg")
+LONGEST_CAPTION = 600  # characters
+LONGEST_NAME = 48  # characters, of what stands at a row or a line
 STYLE: Any = {  # Any: matplotlib types its keys one by one
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -39,7 +42,7 @@ STYLE: Any = {  # Any: matplotlib types its keys one by one
     "savefig.dpi": 150,
     "svg.fonttype": "none",  # text stays text: it can be searched, and edited for a paper
     "svg.hashsalt": "tpo",  # the same figure is the same file
-    "text.parse_math": False,  # categories are a user's text, in which a dollar is a dollar
+    "text.parse_math": False,  # names are a user's text, in which a dollar is a dollar
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
 }
@@ -65,24 +68,47 @@ def new_figure(width: float, height: float, *, caption: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(caption, round(18 * width)), x=0.01, ha="left", color=REFERENCE)
+    told = shortened(one_line(caption), LONGEST_CAPTION)
+    figure.suptitle(textwrap.fill(told, round(18 * width)), x=0.01, ha="left", color=REFERENCE)
     return figure
 
 
 def save(figure: "Figure", directory: Path, name: str, *, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write `<name>.<format>` into `directory`, made where missing, and return the paths.
 
-    Two SVG files of the same figure are equal byte for byte under one version of matplotlib; they hold no date.
+    Two SVG files of the same figure are equal byte for byte under one version of matplotlib; they hold no date. Text of
+    an SVG file is drawn in the reader's fonts; in the others, characters that the figure's font has not are escaped.
     """
     import matplotlib
 
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{name}.{kind}" for kind in formats]
+    paths = {kind: directory / f"{name}.{kind}" for kind in formats}
     with matplotlib.rc_context(STYLE):
-        for path, kind in zip(paths, formats, strict=True):
-            with replacing(path) as temporary:
+        for kind in sorted(paths, key=lambda kind: kind != "svg"):
+            if kind != "svg":
+                _escape_undrawable(figure)
+            with replacing(paths[kind]) as temporary:
                 figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return paths
+    return list(paths.values())
+
+
+def _escape_undrawable(figure: "Figure") -> None:
+    """Escape characters that would all be drawn as the same empty box."""
+    from matplotlib.font_manager import findfont, get_font
+    from matplotlib.text import Text
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+
+    def drawable(text: str) -> str:
+        return "".join(sign if sign == "\n" or ord(sign) in known else escape(sign) for sign in text)
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):  # whose labels are written anew whenever they are drawn
+            told = [label.get_text() for label in axis.get_ticklabels()]
+            if any(drawable(text) != text for text in told):
+                axis.set_ticks(axis.get_ticklocs(), [drawable(text) for text in told])
+    for text in figure.findobj(Text):
+        text.set_text(drawable(text.get_text()))
 
 
 def svg_text(figure: "Figure") -> str:
@@ -98,11 +124,18 @@ def svg_text(figure: "Figure") -> str:
 
 def show(figure: "Figure") -> None:
     """Display a figure in a notebook, as it would be saved."""
+    import matplotlib
     from IPython.display import Image, display
 
     picture = io.BytesIO()
-    figure.savefig(picture, dpi=2 * STYLE["savefig.dpi"])
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(picture, dpi=2 * STYLE["savefig.dpi"])
     display(Image(picture.getvalue(), width=round(figure.get_figwidth() * STYLE["savefig.dpi"])))  # type: ignore[no-untyped-call]
+
+
+def names_of_rows(names: Iterable[str]) -> dict[str, str]:
+    """Return what stands at the row of each name: with spaces for underscores, and no two the same."""
+    return labels(names, longest=LONGEST_NAME, is_spaced=True)
 
 
 def appearance(index: int) -> dict[str, Any]:

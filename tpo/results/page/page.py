@@ -28,9 +28,10 @@ from tpo.results.run_tables import (
     second_judge_table,
     types_table,
 )
-from tpo.results.text_table import TextTable
+from tpo.results.text_table import TextTable, cell_text
 from tpo.store.errors import TpoError
 from tpo.store.files import replacing
+from tpo.store.text import one_line, printable
 
 PAGE = "report.html"
 HERE = Path(__file__).parent
@@ -77,12 +78,12 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
         policy=html.escape(policy),
         style=style,
         script=script,
-        experiment=html.escape(summary["experiment"]),
-        name=html.escape(run.path.resolve().name),
+        experiment=_text(summary["experiment"]),
+        name=_text(run.path.resolve().name),
         headline=_headline(summary),
         facts=_facts(summary, run.config),
         confidence=f"{100 * summary['confidence']:g} %",
-        baseline=html.escape(summary["baseline"]),
+        baseline=_text(summary["baseline"]),
         num_held_out=last["win_rate"]["num_prompts"] + last["win_rate"]["num_unscored"],
         changes=_table(headline_table(summary)),
         iterations=_table(rates_table(summary)) + _table(counts_table(summary)),
@@ -98,9 +99,9 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
         ),
         training=figures.get("training", ""),
         pairs=_table(pairs_table(summary)) if last["iteration"] else "<p>This run has no training.</p>",
-        command=html.escape(summary["command"]),
+        command=_text(summary["command"]),
         config=_config(run.config),
-        coverage=html.escape(_coverage(samples) if samples else f"This page has no samples: {problem}"),
+        coverage=_text(_coverage(samples) if samples else f"This page has no samples: {problem}"),
         hidden="" if samples else " hidden",
         samples=escape_json(samples or nothing),
     )
@@ -116,15 +117,20 @@ def escape_json(value: Any) -> str:
     return re.sub("[<>&\u2028\u2029\ud800-\udfff]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
+def _text(text: str) -> str:
+    """Return a text as HTML, in one line and with nothing unseen in it."""
+    return html.escape(one_line(text))
+
+
 def _digest(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _headline(summary: dict[str, Any]) -> str:
     """Return what changed in sentences, and that a policy collapsed where one did."""
-    sentences = [_unbroken(html.escape(change.sentence())) for change in changes(summary)]
+    sentences = [_unbroken(_text(change.sentence())) for change in changes(summary)]
     lines = [f"<li>{sentence.replace('-&gt;', '&rarr;')}</li>" for sentence in sentences]
-    problems = [f'<p class="problem">The policy collapsed. {html.escape(line)}</p>' for line in collapses(summary)]
+    problems = [f'<p class="problem">The policy collapsed. {_text(line)}</p>' for line in collapses(summary)]
     return "\n".join([*problems, '<ul class="headline">', *lines, "</ul>"])
 
 
@@ -139,7 +145,7 @@ def _facts(summary: dict[str, Any], config: dict[str, Any]) -> str:
     }
     if (second := summary["iterations"][-1]["second_judge"]) is not None:
         facts["second judge"] = second["judge"]
-    items = (f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())
+    items = (f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
     return "\n".join(items)
 
 
@@ -167,7 +173,7 @@ def _config(config: dict[str, Any]) -> str:
     """Return the settings that the result depends on, a row each."""
     settings = flatten({key: value for key, value in config.items() if key not in NOT_IDENTITY})
     rows = (
-        f'<tr><th scope="row">{html.escape(key)}</th><td>{html.escape(_setting(value))}</td></tr>'
+        f'<tr><th scope="row">{_text(key)}</th><td>{html.escape(printable(_setting(value)))}</td></tr>'
         for key, value in settings.items()
     )
     return "\n".join(rows)
@@ -181,16 +187,16 @@ def _table(table: TextTable | None) -> str:
     """Return a table, its title as its caption and its notes below; nothing of None."""
     if table is None:
         return ""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in table.names)
+    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.names)
     rows = []
     for first, *rest in table.rows:
-        cells = "".join(f"<td>{_unbroken(html.escape(cell))}</td>" for cell in rest)
+        cells = "".join(f"<td>{_unbroken(_text(cell))}</td>" for cell in rest)
         is_part = ' class="part"' if first.startswith(" ") else ""
-        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(first)}</th>{cells}</tr>\n')
-    notes = "".join(f'<p class="quiet">{html.escape(note)}</p>\n' for note in table.notes)
+        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(cell_text(first))}</th>{cells}</tr>\n')
+    notes = "".join(f'<p class="quiet">{_text(note)}</p>\n' for note in table.notes)
     return (
-        f'<div><div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">\n'
-        f"<table><caption>{html.escape(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f'<div><div class="scroll" tabindex="0" role="region" aria-label="{_text(table.title)}">\n'
+        f"<table><caption>{_text(table.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{''.join(rows)}</tbody></table>\n</div>\n{notes}</div>\n"
     )
 

@@ -18,6 +18,7 @@ from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
 from tpo.store.seeds import derive_seed
+from tpo.store.text import one_line
 
 MAX_INSTRUCTIONS = 100
 SHOWN = ("comparison", "completions", "scores", "pairs")  # adapters need not be there
@@ -79,7 +80,7 @@ def load_samples(summary: dict[str, Any], artifacts_dir: Path, *, max_instructio
         "instructions": {
             row.prompt_id: {
                 "text": row.text,
-                "category": row.category,
+                "category": one_line(row.category),
                 "checks": [describe(check) for check in asked(row.checks)],
             }
             for row in prompts.values()

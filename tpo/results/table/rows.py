@@ -128,5 +128,11 @@ def label_runs(runs: Sequence[FinishedRun]) -> dict[str, FinishedRun]:
         do_fit = all(len(label) <= LONGEST_LABEL for label in labels)
         for index, label in zip(same, labels, strict=True):
             names[index] = label if do_fit else runs[index].path.name
-    counts = Counter(names)
-    return {run.path.name if counts[name] > 1 else name: run for name, run in zip(names, runs, strict=True)}
+    for whole in (False, True):  # folders of one name may lie in different places
+        counts = Counter(names)
+        names = [
+            name if counts[name] == 1 else str(run.path) if whole else run.path.name
+            for name, run in zip(names, runs, strict=True)
+        ]
+    called = labels(names, longest=LONGEST_LABEL)
+    return {called[name]: run for name, run in zip(names, runs, strict=True)}
