@@ -9,6 +9,8 @@ from tpo.store.text import one_line
 
 #: Cells of columns of numbers that are no numbers.
 WORDS = ("", "-", "unscored", "reference")
+#: Where Markdown, HTML or a formula may begin; an underscore within a word, a bracket alone or "<0.001" is none.
+MARKUP = re.compile(r"[\\`*|$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|:(?=\w+:)|(?<=!)\[")
 GAP = 2  # characters between columns
 
 
@@ -26,7 +28,7 @@ class TextTable(NamedTuple):
 
 
 def to_markdown(table: TextTable) -> str:
-    """Return a table in Markdown, without its title and notes; what Markdown or HTML reads as markup is escaped."""
+    """Return a table in Markdown, without its title and notes; in it, too, what a cell holds is text."""
     rows = [
         map(markdown_text, table.names),
         ["---"] * len(table.names),
@@ -40,9 +42,7 @@ def markdown_text(text: str) -> str:
 
     What numbers and names of settings hold, such as a minus, an interval or a single underscore, needs no escape.
     """
-    return re.sub(
-        r"[\\`*|<>&$~]|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|:(?=\w+:)|(?<=!)\[", r"\\\g<0>", cell_text(text)
-    )
+    return MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def code_span(text: str) -> str:
@@ -52,10 +52,14 @@ def code_span(text: str) -> str:
     return f"{fence} {shown} {fence}" if "`" in shown else f"{fence}{shown}{fence}"
 
 
-def cell_text(text: str) -> str:
-    """Return a cell in one line, with nothing unseen in it (`one_line`); spaces before it set it off below another."""
-    name = text.lstrip(" ")
-    return " " * (len(text) - len(name)) + one_line(name)
+def plain_cells(row: Sequence[str]) -> list[str]:
+    """Return cells in one line each, with nothing unseen in them (`one_line`).
+
+    Two spaces before the first one, which set a row off below another, stay.
+    """
+    first, *rest = row
+    is_part = first.startswith("  ")
+    return [f"  {one_line(first[2:])}" if is_part else one_line(first), *map(one_line, rest)]
 
 
 def split_columns(table: TextTable, width: int) -> list[TextTable]:
@@ -105,9 +109,9 @@ def print_tables(*tables: TextTable) -> None:
         lines = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for place, name in enumerate(part.names):
             is_number = all(row[place] in WORDS or not row[place][:1].isalpha() for row in part.rows)
-            lines.add_column(Text(cell_text(name)), justify="right" if is_number else "left", overflow="fold")
+            lines.add_column(Text(one_line(name)), justify="right" if is_number else "left", overflow="fold")
         for row in part.rows:
-            lines.add_row(*(Text(cell_text(cell)) for cell in row))
+            lines.add_row(*map(Text, plain_cells(row)))
         out.print(lines)
         for note in part.notes:
             out.print(Text(one_line(note)))

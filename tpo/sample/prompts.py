@@ -118,7 +118,7 @@ def make_prompt(
     checks: Sequence[Check] = (),
     base_id: str | None = None,
 ) -> Prompt:
-    """Return a `Prompt`, white space at the ends removed.
+    """Return a `Prompt`, white space at the ends of text and category removed.
 
     Args:
         text: The instruction as it was read.
@@ -142,7 +142,9 @@ def make_prompt(
     except UnicodeEncodeError as error:
         raise PromptError(f"{where}: holds half of a surrogate pair, which is no text ({error.reason})") from error
     identity = prompt_id(text)
-    return Prompt(identity, text, category or UNCATEGORIZED, source, split, tuple(checks), base_id or identity)
+    return Prompt(
+        identity, text, (category or "").strip() or UNCATEGORIZED, source, split, tuple(checks), base_id or identity
+    )
 
 
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:

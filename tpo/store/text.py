@@ -45,14 +45,16 @@ def one_line(text: str) -> str:
 
 
 def labels(names: Iterable[str], *, longest: int, is_spaced: bool = False) -> dict[str, str]:
-    """Return what each of several names is called where they stand together: one line each, and no two the same.
+    """Return what each of several names is called where they stand together: not too long, and no two the same.
+
+    Escaping is left to whatever shows them (`one_line`, once).
 
     Args:
         names: Equal ones are one.
         longest: In characters; a longer name is cut and ends with a hash of the whole.
         is_spaced: Whether underscores are shown as spaces, where that makes no two names the same.
     """
-    found = {name: shortened(one_line(name), longest) for name in names}
+    found = {name: shortened(name, longest) for name in names}
     if not is_spaced:
         return found
     spaced = {name: label.replace("_", " ") for name, label in found.items()}

@@ -23,6 +23,7 @@ from tpo.results.figures.style import (
 from tpo.results.headline import CHECKED, HEADLINE, UNSEEN, Change, changes
 from tpo.results.rate import Rate
 from tpo.results.run_tables import large_categories, unseen_types
+from tpo.store.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,7 +152,7 @@ def draw_changes(summaries: Mapping[str, dict[str, Any]]) -> "Figure":
         axes.set(title=quantity.name, xlabel="change (points)" if quantity.is_fraction else "change")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    panels[0].set_yticks(range(len(every)), list(every))
+    panels[0].set_yticks(range(len(every)), list(map(one_line, every)))
     panels[0].set_ylim(len(every) - 0.5, -0.5)
     return figure
 

@@ -15,7 +15,7 @@ from tpo.results.figures.style import (
     styled,
 )
 from tpo.results.rate import Rate, format_count
-from tpo.store.text import labels
+from tpo.store.text import labels, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,7 +44,7 @@ def draw_agreement(judges: Sequence[dict[str, Any]]) -> "Figure":
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     called = labels((judge["judge"] for judge in judges), longest=LONGEST_NAME)
-    panels[0].set_yticks(range(len(judges)), [called[judge["judge"]] for judge in judges])
+    panels[0].set_yticks(range(len(judges)), [one_line(called[judge["judge"]]) for judge in judges])
     panels[1].set_xlabel("agreement (%)")
     return figure
 

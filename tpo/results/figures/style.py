@@ -7,7 +7,9 @@ differ by marker too. Sizes are inches at which type of 7 to 8 points is printed
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -68,7 +70,7 @@ def new_figure(width: float, height: float, *, caption: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    told = shortened(one_line(caption), LONGEST_CAPTION)
+    told = one_line(shortened(caption, LONGEST_CAPTION))
     figure.suptitle(textwrap.fill(told, round(18 * width)), x=0.01, ha="left", color=REFERENCE)
     return figure
 
@@ -83,13 +85,21 @@ def save(figure: "Figure", directory: Path, name: str, *, formats: Sequence[str]
 
     directory.mkdir(parents=True, exist_ok=True)
     paths = {kind: directory / f"{name}.{kind}" for kind in formats}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _without_warnings_of_fonts():
         for kind in sorted(paths, key=lambda kind: kind != "svg"):
             if kind != "svg":
                 _escape_undrawable(figure)
             with replacing(paths[kind]) as temporary:
                 figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
     return list(paths.values())
+
+
+@contextmanager
+def _without_warnings_of_fonts() -> Iterator[None]:
+    """Let an SVG file have characters that the figure's font has not: its reader's may."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def _escape_undrawable(figure: "Figure") -> None:
@@ -117,7 +127,7 @@ def svg_text(figure: "Figure") -> str:
 
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _without_warnings_of_fonts():
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     return buffer.getvalue()
 
@@ -135,7 +145,7 @@ def show(figure: "Figure") -> None:
 
 def names_of_rows(names: Iterable[str]) -> dict[str, str]:
     """Return what stands at the row of each name: with spaces for underscores, and no two the same."""
-    return labels(names, longest=LONGEST_NAME, is_spaced=True)
+    return {name: one_line(label) for name, label in labels(names, longest=LONGEST_NAME, is_spaced=True).items()}
 
 
 def appearance(index: int) -> dict[str, Any]:
@@ -201,7 +211,7 @@ def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, height: f
     places = spread([wanted for wanted, _, _ in ordered], gap=1.3 * 7 / 72 / height * (high - low))
     for place, (_, text, color) in zip(places, ordered, strict=True):
         axes.annotate(
-            text,
+            one_line(text),
             (axes.get_xlim()[1], place),
             xytext=(2, 0),
             textcoords="offset points",

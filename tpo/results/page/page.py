@@ -28,7 +28,7 @@ from tpo.results.run_tables import (
     second_judge_table,
     types_table,
 )
-from tpo.results.text_table import TextTable, cell_text
+from tpo.results.text_table import TextTable, plain_cells
 from tpo.store.errors import TpoError
 from tpo.store.files import replacing
 from tpo.store.text import one_line, printable
@@ -192,7 +192,7 @@ def _table(table: TextTable | None) -> str:
     for first, *rest in table.rows:
         cells = "".join(f"<td>{_unbroken(_text(cell))}</td>" for cell in rest)
         is_part = ' class="part"' if first.startswith(" ") else ""
-        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(cell_text(first))}</th>{cells}</tr>\n')
+        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(plain_cells([first])[0])}</th>{cells}</tr>\n')
     notes = "".join(f'<p class="quiet">{_text(note)}</p>\n' for note in table.notes)
     return (
         f'<div><div class="scroll" tabindex="0" role="region" aria-label="{_text(table.title)}">\n'

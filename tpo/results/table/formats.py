@@ -12,7 +12,7 @@ from typing import Any
 
 from tpo.results.rate import Rate, format_count, format_p_value, format_rate
 from tpo.results.table.table import CHANGES, DIFFERENCES, LENGTHS, RATES, Line, ResultsTable
-from tpo.results.text_table import TextTable, cell_text, markdown_text, print_tables
+from tpo.results.text_table import TextTable, markdown_text, print_tables
 from tpo.results.text_table import to_markdown as markdown
 from tpo.store.files import translate_disk_errors
 from tpo.store.text import labels, one_line
@@ -119,7 +119,7 @@ def to_latex(table: ResultsTable) -> str:
 
 
 def _latex(cell: str) -> str:
-    escaped = re.sub(r"[\\~^<>|`'&%$#_{}]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), cell_text(cell))
+    escaped = re.sub(r"[\\~^<>|`'&%$#_{}]", lambda found: LATEX.get(found[0], f"\\{found[0]}"), one_line(cell))
     escaped = re.sub(r"(?<=[-,])(?=[-,])", "{}", escaped)  # two are one character in TeX's fonts
     return f"{{}}{escaped}" if escaped.startswith(("[", "*")) else escaped
 
