@@ -144,27 +144,32 @@ def check_entry(config: Entry, *, with_packages: bool = True) -> None:
 def check_secrets(values: dict[str, Any]) -> None:
     """Raise a ConfigError on what must not be written down, as settings (by dotted key) are, without showing it."""
     for key, value in values.items():
-        name, text = key.rpartition(".")[2], str(value)
+        name, texts = key.rpartition(".")[2], _texts(value)
         if why := why_secret(key):
             raise ConfigError(f"the name of a setting holds {why}, {WRITTEN}")
-        if why := why_secret(text):
+        for why in filter(None, map(why_secret, texts)):
             raise ConfigError(f"{key} holds {why}, {WRITTEN}")
-        is_given = value is not None and text not in ("", MISSING)
+        is_given = value not in (None, "", MISSING)
         if is_given and (is_secret_setting(name) or (".env_set." in key and is_secret_name(name))):
             raise ConfigError(f"{key} is the name of a secret, and holds a value, {WRITTEN}")
-        if name == "api_key_env" and not re.fullmatch("[A-Z_][A-Z0-9_]*", text):
+        if name == "api_key_env" and not re.fullmatch("[A-Z_][A-Z0-9_]*", str(value)):
             raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
 
 
 def check_text(values: dict[str, Any]) -> None:
     """Raise a ConfigError on a setting with what no file or path can hold: a lone surrogate, or NUL."""
-    for key, value in values.items():
-        try:
-            str(value).encode()
-        except UnicodeEncodeError:
-            raise ConfigError(f"{key} holds half of a surrogate pair, which is no text: take it out") from None
-        if "\0" in str(value):
+    for key, text in ((key, text) for key, value in values.items() for text in _texts(value)):
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise ConfigError(f"{key} holds half of a surrogate pair, which is no text: take it out")
+        if "\0" in text:
             raise ConfigError(f"{key} holds the character NUL, which no path or file of text can: take it out")
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts in a setting, its keys and its numbers as texts among them."""
+    if isinstance(value, dict):
+        return [text for item in value.items() for text in _texts(list(item))]
+    return [text for item in value for text in _texts(item)] if isinstance(value, list | tuple) else [str(value)]
 
 
 def check_words(words: Sequence[str]) -> None:

@@ -142,9 +142,8 @@ def make_prompt(
     except UnicodeEncodeError as error:
         raise PromptError(f"{where}: holds half of a surrogate pair, which is no text ({error.reason})") from error
     identity = prompt_id(text)
-    return Prompt(
-        identity, text, (category or "").strip() or UNCATEGORIZED, source, split, tuple(checks), base_id or identity
-    )
+    kind = (category or "").strip() or UNCATEGORIZED
+    return Prompt(identity, text, kind, source, split, tuple(checks), base_id or identity)
 
 
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:
