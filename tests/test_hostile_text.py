@@ -2,8 +2,12 @@
 
 import csv
 import io
+import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import unicodedata
 import xml.etree.ElementTree
 from collections.abc import Callable, Sequence
@@ -38,7 +42,7 @@ from tpo.results.rate import Rate
 from tpo.results.read import FinishedRun
 from tpo.results.run_tables import categories_table, evaluation_table, pairs_table, run_tables, types_table
 from tpo.results.table import label_runs, results_table, to_csv, to_latex, to_markdown
-from tpo.results.table.formats import FORMULA
+from tpo.results.table.formats import FORMULA, readable
 from tpo.results.terminal import Terminal
 from tpo.results.text_table import TextTable, plain_cells, print_tables
 from tpo.results.text_table import to_markdown as markdown
@@ -47,6 +51,7 @@ from tpo.results.tracking.metrics import gain_rows, iteration_metrics, numbers
 from tpo.store.errors import TpoError
 from tpo.store.text import one_line
 
+REPOSITORY = Path(__file__).parent.parent
 MARKUP = NAMES[:20]
 STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -294,6 +299,54 @@ def test_wandb_names(tmp_path: Path) -> None:
         told = run_labels(Launch(overrides=(f"thought.name={name}",), choices={"judge": name}), experiment=name)
         for text in (told.name, *told.tags):
             assert not STEERS.search(text) and "\n" not in text and len(text) <= 128
+
+
+def test_a_setting_of_the_group_pairs_stands_beside_the_number_of_pairs(tmp_path: Path) -> None:
+    found = [make_run(tmp_path / "runs" / kind, [0.5, 0.5], settings={"pairs.kind": kind}) for kind in ("best", "all")]
+    table = readable(results_table(found))
+    columns = {name: [row[place] for row in table.rows] for place, name in enumerate(table.names)}
+    assert columns["pairs="] == ["all", "best"] and columns["pairs"] == ["30", "30"]
+
+
+def test_settings_of_one_text_stand_as_json(tmp_path: Path) -> None:
+    values = [1, "1", None, "-", True, "True", "x" * 50 + "1", "x" * 50 + "2"]
+    found = [
+        make_run(tmp_path / "runs" / str(place), [0.5], settings={"judge.question": value})
+        for place, value in enumerate(values)
+    ]
+    table = readable(results_table(found))
+    shown = [row[list(table.names).index("judge.question")] for row in table.rows]
+    assert len(set(shown)) == len(values) and {"1", '"1"', "null", '"-"', "true", '"True"'} <= set(shown)
+    assert max(map(len, shown)) == 40
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_on_instructions_of_such_categories(tmp_path: Path) -> None:
+    categories = [name for name in NAMES if name.strip()][:36]
+    rows = [{"text": f"Instruction {n} of {c}", "category": c, "split": "test"} for c in categories for n in range(10)]
+    rows += [{"text": f"Train {number} {NAMES[number]}", "split": "train"} for number in range(6)]
+    rows += [{"text": f"Validate {number} \0 \ufeff", "split": "validation"} for number in range(2)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["experiment=smoke", "judge=length", "model.quantization=none", "tracking=wandb", "tracking.mode=offline"]
+    given += ["prompts=file", f"prompts.path={tmp_path}/mine.jsonl", "prompts.num_test=360"]
+    given += [f"artifacts_dir={tmp_path}/artifacts", f"runs_dir={tmp_path}/runs", "thought.name='[/x] $\\frac{$'"]
+    path = ":".join([str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "results")])
+    done = subprocess.run(
+        [sys.executable, "tests/run_with_fake_stages.py", *given],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not STEERS.search(done.stdout + done.stderr) and "[/x] $\\frac{$" in done.stderr
+    [folder] = (tmp_path / "runs").glob("smoke-*")
+    assert {"categories.png", "iterations.png"} <= {path.name for path in (folder / "figures").iterdir()}
+    page = (folder / "report.html").read_text()
+    assert "maths [hard]" in page and "maths [easy]" in page and not STEERS.search(page)
+    assert not STEERS.search((tmp_path / "runs" / "hydra" / "experiment=smoke" / "tpo.log").read_text())
 
 
 def test_cells_are_as_wide_as_they_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
