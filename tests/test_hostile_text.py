@@ -23,7 +23,6 @@ from rich.cells import cell_len
 from test_page import Elements
 from test_results import make_run
 
-from tpo.config.streams import Shown
 from tpo.plan.doctor import print_findings
 from tpo.plan.tables import print_plan
 from tpo.results.figures import (
@@ -49,6 +48,7 @@ from tpo.results.text_table import to_markdown as markdown
 from tpo.results.tracking.labels import Launch, run_labels
 from tpo.results.tracking.metrics import gain_rows, iteration_metrics, numbers
 from tpo.store.errors import TpoError
+from tpo.store.logs import Shown
 from tpo.store.text import one_line
 
 REPOSITORY = Path(__file__).parent.parent

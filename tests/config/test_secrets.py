@@ -14,8 +14,8 @@ from tpo.config.check import check_secrets, check_text, check_words
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.fields import ConfigError
 from tpo.config.schema import ChatConfig, Config, EvaluateConfig, ExportConfig, ServeConfig
-from tpo.config.streams import Shown
 from tpo.store.errors import TpoError, describe, hide, why
+from tpo.store.logs import Shown
 from tpo.store.secrets import hidden, is_secret_name, why_secret
 
 PLANTED = "Pl4nted-9c1e7"
@@ -80,8 +80,19 @@ def test_secrets_by_their_form(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("http://h:8000/v1/a@b", "mail me@example.org", "https://h/x?n=1&page=2", "0123456789abcdef" * 2, "sk-learn"),
-        *("model.name=Qwen/Qwen2.5-0.5B-Instruct", "hf_hub", "a key=value pair", "What is a token? A key: 12345678"),
+        *(
+            "http://h:8000/v1/a@b",
+            "mail me@example.org",
+            "https://h/x?n=1&page=2",
+            "0123456789abcdef" * 2,
+            "sk-learn-compatible-model",
+        ),
+        *(
+            "model.name=Qwen/Qwen2.5-0.5B-Instruct",
+            "hf_hub",
+            "the bearer responsibilities",
+            "What is a token? A key: 12345678",
+        ),
     ],
 )
 def test_what_only_resembles_a_secret_is_none(text: str) -> None:

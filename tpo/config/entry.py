@@ -26,9 +26,10 @@ from tpo.config.fields import ConfigError
 from tpo.config.hardware import AUTO, resolve_hardware
 from tpo.config.help import config_text, experiments_text, help_text, meant
 from tpo.config.schema import Entry, register
-from tpo.config.streams import Shown, ToUser, diverted, log_path
+from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.errors import TpoError, hide, shown
+from tpo.store.logs import filter_handlers
 from tpo.store.text import printable
 
 E = TypeVar("E", bound=Entry)
@@ -134,8 +135,7 @@ def _logged(hydra: Any) -> Iterator[None]:
         )
     shown = ToUser()
     with diverted(log_path(hydra)):
-        for handler in logging.getLogger().handlers:
-            handler.addFilter(Shown())
+        filter_handlers()
         logging.getLogger().addHandler(shown)
         try:
             yield

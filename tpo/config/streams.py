@@ -115,17 +115,6 @@ class ToUser(logging.Handler):
         warn(record.getMessage())
 
 
-class Shown(logging.Filter):
-    """Lets all records through, their text without secrets and without what steers a terminal that shows the log."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Make a record's text one that can be shown."""
-        record.msg, record.args = printable(hidden(record.getMessage())), None
-        if record.exc_info:
-            record.exc_text = printable(hidden(logging.Formatter().formatException(record.exc_info)))
-        return True
-
-
 def warn(text: str) -> None:
     """Print a warning for the user."""
     say(f"warning: {text}")

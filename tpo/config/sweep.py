@@ -31,9 +31,9 @@ from tpo.config.build import to_config
 from tpo.config.check import check_search, check_secrets
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, flatten
-from tpo.config.streams import Shown
 from tpo.store.errors import TpoError, describe, shown
 from tpo.store.files import content_hash, write_json, writing_to
+from tpo.store.logs import filter_handlers
 from tpo.store.secrets import hidden
 from tpo.store.text import printable
 
@@ -98,8 +98,7 @@ class SweepReport(Callback):
             refuse_secrets(config, self._planned)
         except ConfigError as error:
             sys.exit(f"error: {error}")  # of a callback's errors Hydra only warns
-        for handler in logging.getLogger().handlers:  # Hydra's, which tells the overrides of each job
-            handler.addFilter(Shown())
+        filter_handlers()  # Hydra's, which tell the overrides of each job
         hydra, task = ([str(item) for item in config.hydra.overrides[name]] for name in ("hydra", "task"))
         identity = content_hash({"jobs": self._planned, "hydra": hydra, "task": task})
         folder = (Path(config.hydra.sweep.dir) / f"sweep-{identity}").absolute()  # workers may be elsewhere

@@ -24,11 +24,10 @@ SETTING = re.compile(
 )
 #: Tokens of well-known services, private keys, and what an Authorization header holds.
 FORM = re.compile(
-    r"\b(?:sk-[\w-]{16,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}|nvapi-[\w-]{20,}"
-    r"|gsk_\w{20,}|r8_\w{20,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|ya29\.[\w-]{20,}|xox[a-z]-[\w-]{10,}|npm_\w{30,}"
-    r"|pypi-[\w-]{32,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
-    r"|(?<=bearer )[\w.~+/=-]{16,}|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*",
-    re.IGNORECASE,
+    r"\b(?:sk-(?=[\w-]*\d)[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|hf_[A-Za-z0-9]{20,}"
+    r"|nvapi-[\w-]{20,}|gsk_[A-Za-z0-9]{20,}|r8_[A-Za-z0-9]{20,}|A[KS]IA[0-9A-Z]{16}|AIza[\w-]{30,}|ya29\.[\w-]{20,}"
+    r"|xox[a-z]-[\w-]{10,}|npm_[A-Za-z0-9]{30,}|pypi-[\w-]{32,}|eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]{8,})"
+    r"|(?<=[Bb]earer )(?=\S*\d)[\w.~+/=-]{16,}|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
 )
 USER = re.compile(r"(?<=://)[^/?#\s@]*(?=@)")  # of an address: a name, a password
 QUERY = re.compile(
