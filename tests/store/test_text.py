@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tpo.store.text import labels, one_line, printable, shortened
@@ -12,6 +12,7 @@ ODD = "\n\t\x1b\x9b\x7f\u00a0\u200b\u200d\u202e\ufeff\ud800é\u0301\u212b\U000e0
 SIGNS = st.text(st.sampled_from("ab \\xu0120" + ODD), max_size=12)
 
 
+@settings(deadline=None)  # other work on the machine slows single examples
 @given(one=SIGNS | st.text(), other=SIGNS | st.text())
 @example(one="\x1b", other="\\x1b")
 @example(one="\\\x1b", other="\\\\x1b")
@@ -30,6 +31,7 @@ def test_different_names_are_shown_differently(one: str, other: str) -> None:
         look.encode()
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_running_text_keeps_its_lines_and_steers_nothing(text: str) -> None:
     shown = printable(text)
@@ -38,6 +40,7 @@ def test_running_text_keeps_its_lines_and_steers_nothing(text: str) -> None:
     assert not any("\u202a" <= sign <= "\u202e" or "\u2066" <= sign <= "\u2069" for sign in shown)
 
 
+@settings(deadline=None)
 @given(st.lists(SIGNS | st.text("a_ ", max_size=40), max_size=6, unique=True), st.booleans())
 def test_names_that_stand_together_have_labels_of_their_own(names: list[str], is_spaced: bool) -> None:
     found = labels(names, longest=24, is_spaced=is_spaced)
