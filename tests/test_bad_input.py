@@ -31,6 +31,7 @@ from tpo.plan.stages import PlanStore
 from tpo.results.tracking.labels import Launch
 from tpo.sample.engines.vllm import VllmEngineConfig
 from tpo.sample.prompts import PromptError
+from tpo.sample.sources.file import load_file
 from tpo.store.artifacts import Store
 from tpo.store.ending import Terminated, one_sentence
 from tpo.store.errors import ArtifactError, TpoError
@@ -216,6 +217,30 @@ def test_files_that_no_reader_can_read_are_one_sentence(tmp_path: Path, content:
     with pytest.raises(RecordError) as error:
         list(read_json_lines(path))
     assert_one_line(error.value, str(path), fragment)
+
+
+def test_half_of_a_surrogate_pair_in_a_category_is_named_with_its_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[{"text": "a"}, {"text": "b", "category": "\\ud800"}]')
+    with pytest.raises(PromptError) as error:
+        load_file(path, text_field="text", category_field="category", split_field="split")
+    assert_one_line(error.value, f"{path}, row 2: holds half of a surrogate pair")
+
+
+def test_white_space_around_a_category_is_no_part_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps({"text": f"{n}", "category": c}) + "\n" for n, c in enumerate([" a", "a ", " "]))
+    )
+    rows = load_file(path, text_field="text", category_field="category", split_field="split")
+    assert [row.category for row in rows] == ["a", "a", "uncategorized"]
+
+
+def test_a_line_of_a_megabyte_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"text": "word " * 250_000, "category": "c" * 1_000_000}) + "\n")
+    [row] = load_file(path, text_field="text", category_field="category", split_field="split")
+    assert len(row.text) > 1_000_000 and len(row.category) == 1_000_000
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The package as it is installed: nothing of tpo/ is left out, and it works from any folder."""
 
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -47,6 +48,33 @@ def test_run_from_another_folder_finds_the_configuration(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load(done.stdout)["prompts"]["num_train"] == 160
     assert not list(tmp_path.iterdir())
+
+
+def pins(*names: str) -> dict[str, str]:
+    """Versions that are asked for, by the package."""
+    lines = [line for name in names for line in (REPOSITORY / name).read_text().splitlines()]
+    found = [re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?==([^\s;\\]+)", line) for line in lines]
+    return {match[1].lower().replace("_", "-"): match[2] for match in found if match}
+
+
+def test_lock_has_each_requirement_with_its_version_and_hashes() -> None:
+    text = (REPOSITORY / "requirements-cpu.lock").read_text()
+    locked, plain = pins("requirements-cpu.lock"), (REPOSITORY / "requirements-cpu.txt").read_text().splitlines()
+    wanted = {name: pins("requirements.txt")[name] for name in plain if name and name[0] not in "#-"}
+    wanted |= pins("requirements-dev.txt", "requirements-embedded.txt")
+    assert len(wanted) > 40 and {name: locked.get(name) for name in wanted} == wanted, "make lock"
+    blocks = re.split(r"\n(?=[a-zA-Z0-9])", text)[1:]
+    assert len(blocks) >= len(locked) > 150  # a package may have a version for each Python
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}", block) for block in blocks)
+    assert "://" not in text and "index-url" not in text, "any index has these files"
+
+
+def test_locked_setup_installs_by_hash_and_the_usual_one_by_version() -> None:
+    recipe = run("make", "--dry-run", "--always-make", "setup-locked", "VENV=.venv", cwd=REPOSITORY)
+    assert ".venv/bin/pip install --quiet --no-deps --require-hashes -r requirements-cpu.lock\n" in recipe
+    assert "requirements-dev.txt" not in recipe
+    recipe = run("make", "--dry-run", "--always-make", "setup", "REQUIREMENTS=requirements-cpu.txt", cwd=REPOSITORY)
+    assert "-r requirements-cpu.txt -r requirements-dev.txt" in recipe and "--require-hashes" not in recipe
 
 
 def test_hooks_are_the_commands_of_make_lint() -> None:

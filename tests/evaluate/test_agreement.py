@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hostile import NAMES
 
 from tpo.config.check import check_entry
 from tpo.config.compose import compose_config
 from tpo.config.schema import AgreementConfig
-from tpo.evaluate.agreement.__main__ import judge_name, measure, report
+from tpo.evaluate.agreement.__main__ import file_name, judge_name, measure, report
 from tpo.judge.judges.alpaca_eval import AlpacaEvalJudge
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.protocol import Candidates, Judgement
+from tpo.store.errors import TpoError
 
 REPOSITORY = Path(__file__).parents[2]
 # Preferred: the longer one in 3 of 4 rows of different lengths; one label is a tie.
@@ -156,7 +158,7 @@ def test_alpaca_eval_s_annotator_is_asked_once_a_pair(
     [
         ("length", ["data=x.jsonl", "judge=length"], "length"),
         ("likelihood", ["judge=likelihood", "judge.normalization=sum", "seed=1"], "likelihood normalization=sum"),
-        ("reward_model", ["judge.name=models/mine"], "reward_model name=models-mine"),
+        ("reward_model", ["judge.name=models/mine"], "reward_model name=models/mine"),
         ("custom", ["judge._target_=my.Judge", "+judge.weight=2"], "custom _target_=my.Judge weight=2"),
     ],
 )
@@ -201,3 +203,17 @@ def test_cost_is_of_every_pass_that_a_score_took(data: Path, tmp_path: Path, tin
     assert plain["num_judgements"] == prior["num_judgements"] and plain["tokens_per_judgement"] > 0
     assert prior["tokens_per_judgement"] == 2 * plain["tokens_per_judgement"]
     assert prior["seconds_per_judgement"] > plain["seconds_per_judgement"] > 0
+
+
+def test_each_judge_has_a_file_of_its_own_in_the_folder() -> None:
+    assert file_name("llm_pairwise name=x") == "llm_pairwise name=x.json"
+    names = [*NAMES, "a/b", "a-b", "../../x", "..", "\0", "judge.name=/models/a", "judge.name=-models-a"]
+    files = [file_name(name) for name in names]
+    assert len(set(files)) == len(names)
+    for name in files:
+        assert Path(name).name == name and len(name) < 140 and name.isprintable() and not name.startswith(".")
+
+
+def test_no_judge_takes_a_control_s_place(tmp_path: Path) -> None:
+    with pytest.raises(TpoError, match="is what a control is called"):
+        measure(None, name="always response_a")  # type: ignore[arg-type]

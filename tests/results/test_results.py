@@ -191,12 +191,12 @@ def test_what_latex_and_markdown_read_as_commands_is_escaped(tmp_path: Path) -> 
     ]
     table = results_table(runs)
     latex, markdown = to_latex(table), to_markdown(table)
-    assert "{}[a]\\_b|c & \\{" not in latex and "\n{}[a]\\_b|c & " in latex
-    assert "{}[50\\%] \\{a\\} \\#1 \\& \\$b\\$ | c" in latex and "x\\_y" in latex
+    assert "\n{}[a]\\_b\\textbar{}c & " in latex
+    assert "{}[50\\%] \\{a\\} \\#1 \\& \\$b\\$ \\textbar{} c" in latex and "x\\_y" in latex
     body = [line for line in latex.splitlines() if line.endswith("\\\\")]
     assert len({len(re.findall(r"(?<!\\)&", line)) for line in body}) == 1 and len(body) == 3
     assert not any(re.search(r"(?<!\\)[%#$_]", line) for line in body)
-    assert "[a]_b\\|c" in markdown and "| unscored | unscored | unscored | 0 (+9 unscored) |" in markdown
+    assert "[a]\\_b\\|c" in markdown and "| unscored | unscored | unscored | 0 (+9 unscored) |" in markdown
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in markdown.splitlines()[:4]}) == 1
 
 

@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 
-from tpo.config.streams import printable, say
+from tpo.config.streams import console, say
 from tpo.results.terminal import Terminal, stage_text
 from tpo.results.text_table import TextTable, print_tables
 from tpo.store.progress import State
 from tpo.store.stage import Budget, Step
+from tpo.store.text import one_line, printable
 
 REPOSITORY = Path(__file__).parents[2]
 SAMPLED = Step("sample", 1, {"split": "train-1"}, budget=Budget(1, num_prompts=64, num_samples=8))
@@ -87,9 +89,10 @@ def test_what_a_stage_is_about() -> None:
         ("\x1b[2J\x1b]0;title\x07", "\\x1b[2J\\x1b]0;title\\x07"),
         ("[/x] [bold]", "[/x] [bold]"),
         ("maths [hard]", "maths [hard]"),
-        ("lone \ud800", "lone \\xd800"),
-        ("\u202eright to left", "\\x202eright to left"),
-        ("prix\u00a0: 3\u202f€ ☕", "prix\u00a0: 3\u202f€ ☕"),
+        ("lone \ud800", "lone \\ud800"),
+        ("\u202eright to left", "\\u202eright to left"),
+        ("\x9b31m", "\\x9b31m"),
+        (":smile: ☕", ":smile: ☕"),
     ],
 )
 def test_text_of_others_steers_no_terminal(text: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,8 +100,17 @@ def test_text_of_others_steers_no_terminal(text: str, shown: str, capsys: pytest
     say(text)
     assert capsys.readouterr().err == shown + "\n"
     print_tables(TextTable(text, [text, "n"], [[text, "1"]], [text]))
+    table = Table(text, title=text)
+    table.add_row(text)
+    console("stdout").print(table)
     out = capsys.readouterr().out
-    assert out.count(shown) == 4 and not re.search(r"[\x1b\x07\ud800\u202e]", out)
+    assert out.count(shown) == 7 and not re.search(r"[\x1b\x07\x9b\ud800\u202e]", out)
+
+
+def test_running_text_keeps_its_spaces_and_joiners_and_names_show_them() -> None:
+    text = "prix\u00a0: 3\u202f€\n\tन\u200dम"
+    assert printable(text) == text
+    assert one_line(text) == "prix\\xa0: 3\\u202f€\\x0a\\x09न\\u200dम"
 
 
 DIVERTED = """

@@ -1,5 +1,6 @@
 """A talk: what each policy is told, the one-shot form, and the terminal, a real one."""
 
+import io
 import json
 import os
 import re
@@ -15,10 +16,11 @@ from test_split_stream import form
 
 from tpo.config.compose import compose_config
 from tpo.config.schema import ChatConfig
-from tpo.config.streams import printable
+from tpo.config.streams import plain_console
 from tpo.store.errors import TpoError
 from tpo.use import opened
 from tpo.use.chat import ChatError, Exchange, Speaker, Talk
+from tpo.use.chat_terminal import Terminal
 from tpo.use.loaded import TooLongError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -110,7 +112,11 @@ def test_saved_talk_holds_everything_and_overwrites_nothing(tmp_path: Path) -> N
 
 
 def test_a_model_cannot_move_the_cursor() -> None:
-    assert printable("a\x1b[2Jb\r\n\tc\x07") == r"a\x1b[2Jb\x0d" "\n\t" r"c\x07"
+    shown = io.StringIO()
+    talk = Talk(speaker("trained", TEXT), seed=0)
+    terminal = Terminal(talk, lambda _: speaker("other", TEXT), console=plain_console(file=shown, soft_wrap=True))
+    terminal._say("a\x1b[2Jb\r\nc\x07 \x9b31m \u202ed \ud800 [bold]:smile:")
+    assert shown.getvalue() == "a\\x1b[2Jb\\x0d\nc\\x07 \\x9b31m \\u202ed \\ud800 [bold]:smile:\n"
 
 
 def options(model: Path, path: Path) -> list[str]:

@@ -4,10 +4,12 @@ What concerns one group stands in its dataclass (`tpo.config.fields.check_fields
 """
 
 import dataclasses
-import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from omegaconf import MISSING
 
 from tpo.config.fields import ConfigError, check_fields
 from tpo.config.schema import (
@@ -21,8 +23,9 @@ from tpo.config.schema import (
     flatten,
 )
 from tpo.store.processes.cores import AUTO
+from tpo.store.secrets import is_secret_name, is_secret_setting, why_secret
 
-SECRET = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD)$")  # names of environment variables
+WRITTEN = "and settings are written down: take it out; a key comes from the environment variable that api_key_env names"
 
 
 def check(config: Config, *, with_packages: bool = True) -> None:
@@ -138,27 +141,61 @@ def check_entry(config: Entry, *, with_packages: bool = True) -> None:
     Raises:
         ConfigError: Naming the key and what to do.
     """
-    check_secrets(flatten(dataclasses.asdict(config)))
+    values = flatten(dataclasses.asdict(config))
+    check_secrets(values)
+    check_text(values)
     check_fields(config, with_packages=with_packages)
 
 
 def check_secrets(values: dict[str, Any]) -> None:
     """Raise a ConfigError on what must not be written down, as settings (by dotted key) are, without showing it."""
-    secrets = {name: value for name, value in os.environ.items() if SECRET.search(name) and len(value) >= 8}
     for key, value in values.items():
-        texts = [str(item) for item in value] if isinstance(value, list) else [str(value)]
-        for name in (name for name, secret in secrets.items() for text in texts if secret in text):
-            raise ConfigError(
-                f"{key} holds the value of the environment variable {name}, and settings are written down: leave it "
-                "there; api_key_env names the variable"
-            )
-        if any(re.match(r"\w+://[^/?#\s]*@", text) for text in texts):
-            raise ConfigError(
-                f"{key} holds a user name or a password, and settings are written down: take it out; a key comes from "
-                "the environment variable that api_key_env names"
-            )
-        if key.rpartition(".")[2] == "api_key_env" and not re.fullmatch("[A-Z_][A-Z0-9_]*", texts[0]):
+        name, texts = key.rpartition(".")[2], _texts(value)
+        if why := why_secret(key):
+            raise ConfigError(f"the name of a setting holds {why}, {WRITTEN}")
+        for why in filter(None, map(why_secret, texts)):
+            raise ConfigError(f"{key} holds {why}, {WRITTEN}")
+        is_given = value not in (None, "", MISSING)
+        if is_given and (is_secret_setting(name) or (".env_set." in key and is_secret_name(name))):
+            raise ConfigError(f"{key} is the name of a secret, and holds a value, {WRITTEN}")
+        if name == "api_key_env" and not re.fullmatch("[A-Z_][A-Z0-9_]*", str(value)):
             raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
+
+
+def check_text(values: dict[str, Any]) -> None:
+    """Raise a ConfigError on a setting with what no file or path can hold: a lone surrogate, or NUL."""
+    for key, text in ((key, text) for key, value in values.items() for text in _texts(value)):
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise ConfigError(f"{key} holds half of a surrogate pair, which is no text: take it out")
+        if "\0" in text:
+            raise ConfigError(f"{key} holds the character NUL, which no path or file of text can: take it out")
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts in a setting, its keys and its numbers as texts among them."""
+    if isinstance(value, dict):
+        return [text for item in value.items() for text in _texts(list(item))]
+    return [text for item in value for text in _texts(item)] if isinstance(value, list | tuple) else [str(value)]
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Raise a ConfigError on a secret on the command line, or on what is no text, before anything quotes the word.
+
+    Args:
+        words: As they were typed; those that hold "=" are settings.
+    """
+    for number, word in enumerate(words, start=1):
+        key, is_setting, value = word.lstrip("+~").partition("=")
+        where = key if is_setting and why_secret(key) is None and re.fullmatch(r"[\w./@-]+", key) else f"word {number}"
+        if why := why_secret(word):
+            raise ConfigError(f"{where} holds {why}, {WRITTEN}")
+        if any("\ud800" <= sign <= "\udfff" for sign in word):
+            raise ConfigError(f"{where} is not UTF-8: type it in a terminal that writes UTF-8")
+        for name in re.findall(r"\$\{oc\.(?:env|decode):(\w+)", value):
+            if is_secret_name(name):
+                raise ConfigError(f"{where} holds the value of the environment variable {name}, {WRITTEN}")
+        if value.strip("'\"") not in ("", "null") and is_secret_setting(key.rpartition(".")[2]):
+            raise ConfigError(f"{where} is the name of a secret, and holds a value, {WRITTEN}")
 
 
 def _check_second_judge(config: SamplingEntry) -> None:

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException
 from omegaconf import DictConfig
 
+from tpo.config.check import check_words
 from tpo.config.compose import CONF, check_choices, check_config_dir, complete
 from tpo.config.fields import ConfigError
 from tpo.config.hardware import AUTO, resolve_hardware
@@ -27,8 +28,10 @@ from tpo.config.schema import Entry, register
 from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.ending import one_sentence
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, hide, shown
 from tpo.store.files import os_error
+from tpo.store.logs import filter_handlers
+from tpo.store.text import printable
 
 E = TypeVar("E", bound=Entry)
 
@@ -69,10 +72,17 @@ def run_entry(
             raise CompactHydraException(f"error: {error}") from error
         except OSError as error:
             raise CompactHydraException(f"error: {os_error(error)}") from error
+        except Exception as error:  # a fault, which Hydra shows with its traceback
+            hide(error)
+            raise
         if path is not None:
-            print(path)
+            print(printable(str(path)))
         return objective
 
+    try:
+        check_words(sys.argv[1:])
+    except TpoError as error:
+        sys.exit(f"error: {error}")
     given = get_args_parser().parse_args()
     config_dir = None if given.config_dir is None else Path(given.config_dir)
     if given.help:
@@ -111,6 +121,7 @@ def _logged(hydra: Any) -> Iterator[None]:
         )
     shown = ToUser()
     with diverted(log_path(hydra)):
+        filter_handlers()
         logging.getLogger().addHandler(shown)
         try:
             yield
@@ -131,7 +142,7 @@ def _say(text: Callable[[], str]) -> NoReturn:
     except BrokenPipeError:  # of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (HydraException, TpoError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {shown(error)}")
     sys.exit(0)
 
 

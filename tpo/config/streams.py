@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
-from unicodedata import category
+
+from tpo.store.secrets import hidden
+from tpo.store.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +39,7 @@ def stream(name: str) -> TextIO:
 
 
 def console(name: str = "stdout", *, width: int = WIDTH) -> "Console":
-    """Return rich's console on the user's "stdout" or "stderr", for which brackets in a text are no markup.
+    """Return the `plain_console` on the user's "stdout" or "stderr".
 
     The same one as long as the stream is the same, since what is drawn at its bottom has to know what is printed.
 
@@ -45,16 +47,29 @@ def console(name: str = "stdout", *, width: int = WIDTH) -> "Console":
         name: Of the stream.
         width: In characters, where the stream is no terminal.
     """
-    from rich.console import Console
-
     file = stream(name)
     found = _consoles.get((name, width))
     if found is None or found.file is not file:
         is_drawn = is_terminal(name)
-        found = _consoles[name, width] = Console(
-            file=file, width=None if is_drawn else width, force_terminal=is_drawn, highlight=False, markup=False
+        found = _consoles[name, width] = plain_console(
+            file=file, width=None if is_drawn else width, force_terminal=is_drawn
         )
     return found
+
+
+def plain_console(**settings: Any) -> "Console":
+    """Return a console of rich's for which no text is markup, an emoji's name or a command to the terminal.
+
+    That holds for cells of tables too. `settings` are rich's.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        def render_str(self, text: str, **given: Any) -> Text:
+            return super().render_str(printable(text), **given)
+
+    return Plain(highlight=False, markup=False, emoji=False, **settings)
 
 
 def is_terminal(name: str) -> bool:
@@ -134,12 +149,4 @@ def say(text: str, *, style: str | None = None) -> None:
     """Print a line of progress, above what is drawn below; characters that steer a terminal are shown, not obeyed."""
     from rich.text import Text
 
-    console("stderr").print(Text(printable(text), style=style or ""), soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Return a text with escapes for characters that steer a terminal, such as ESC, and for lone surrogates."""
-    return "".join(
-        each if each.isprintable() or each in "\n\t" or category(each) == "Zs" else f"\\x{ord(each):02x}"
-        for each in text
-    )
+    console("stderr").print(Text(printable(hidden(text)), style=style or ""), soft_wrap=True)

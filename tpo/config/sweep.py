@@ -31,8 +31,11 @@ from tpo.config.build import to_config
 from tpo.config.check import check_search, check_secrets
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, flatten
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, describe, shown
 from tpo.store.files import content_hash, write_json, writing_to
+from tpo.store.logs import filter_handlers
+from tpo.store.secrets import hidden
+from tpo.store.text import printable
 
 log = logging.getLogger(__name__)
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -95,6 +98,7 @@ class SweepReport(Callback):
             refuse_secrets(config, self._planned)
         except ConfigError as error:
             sys.exit(f"error: {error}")  # of a callback's errors Hydra only warns
+        filter_handlers()  # Hydra's, which tell the overrides of each job
         hydra, task = ([str(item) for item in config.hydra.overrides[name]] for name in ("hydra", "task"))
         identity = content_hash({"jobs": self._planned, "hydra": hydra, "task": task})
         folder = (Path(config.hydra.sweep.dir) / f"sweep-{identity}").absolute()  # workers may be elsewhere
@@ -118,8 +122,8 @@ class SweepReport(Callback):
         except Exception as error:
             is_plain = isinstance(error, CompactHydraException)  # an error of the user's, without a traceback
             text = str(error) if is_plain else "".join(traceback.format_exception(error))
-            log.error("job %d failed:\n%s", hydra.job.num, text)
-            reason = str(error) if is_plain else f"{type(error).__name__}: {error}"
+            log.error("job %d failed:\n%s", hydra.job.num, printable(hidden(text)))
+            reason = shown(error) if is_plain else describe(error)
             job_return.return_value = JobFailedError(reason)
         job = SweepJob(
             int(hydra.job.num), [str(item) for item in hydra.overrides.task], reason, hydra.runtime.output_dir
@@ -142,7 +146,7 @@ class SweepReport(Callback):
         shutil.rmtree(self._ends, ignore_errors=True)
         found = [jobs[num] for num in sorted(jobs)]
         if found:
-            print(summary(found), file=sys.stderr)
+            print(printable(hidden(summary(found))), file=sys.stderr)
         return found
 
 

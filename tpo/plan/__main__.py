@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tpo.config import help
-from tpo.config.check import check
+from tpo.config.check import check, check_words
 from tpo.config.compose import check_choices, compose_config, composing
 from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Config
@@ -27,7 +27,7 @@ from tpo.plan.estimate import Plan, estimate, to_dict
 from tpo.plan.stages import plan_job
 from tpo.plan.tables import print_plan
 from tpo.store.ending import one_sentence
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, shown
 from tpo.store.files import write_json
 
 ABOUT = """\
@@ -139,12 +139,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     given = parser.parse_intermixed_args(arguments)
     try:
+        check_words(given.overrides)
         if given.help:
             print(help.help_text(Config, ABOUT, given.overrides, config_dir=given.config_dir, options=OPTIONS))
             return
         summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun, config_dir=given.config_dir))
     except (TpoError, HydraException) as error:
-        sys.exit("\n".join([f"error: {error}", *help.meant(Config, given.overrides)]))
+        sys.exit("\n".join([f"error: {shown(error)}", *help.meant(Config, given.overrides)]))
     print_plan(summary, with_stages=given.stages)
     if given.json is not None:
         write_json(given.json, summary)

@@ -6,6 +6,7 @@ responses. Artifacts are read a row at a time.
 """
 
 import json
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -17,6 +18,7 @@ from tpo.config.thought import ThoughtFormat
 from tpo.model.asked import Asked, ask
 from tpo.model.conventions import Conventions
 from tpo.results.read import FinishedRun, ResultError, contents_of
+from tpo.results.text_table import code_span
 from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.layout import MANIFEST
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score
@@ -34,7 +36,7 @@ configs:
 tags: [preference, dpo, trl]
 ---
 
-Preference pairs of the run `RUN`, by its judge `JUDGE`, in trl's conversational format. `with_thoughts` has the thought
+Preference pairs of the run RUN, by its judge JUDGE, in trl's conversational format. `with_thoughts` has the thought
 prompt and whole completions, `without_thoughts` the instruction and the responses alone.
 """
 
@@ -180,7 +182,8 @@ def _write_pairs(run: FinishedRun, target: Path) -> None:
             rows = pairs(run, has_thoughts=name == "with_thoughts")
             while some := list(islice(rows, 1024)):
                 writer.write_table(pa.Table.from_pylist(some, schema=schema))
-    card = CARD.replace("RUN", run.path.resolve().name).replace("JUDGE", run.summary["judge"])
+    told = {"RUN": code_span(run.path.resolve().name), "JUDGE": code_span(run.summary["judge"])}
+    card = re.sub("RUN|JUDGE", lambda found: told[found[0]], CARD)
     (target / "README.md").write_text(card, encoding="utf-8")
 
 

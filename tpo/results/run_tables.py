@@ -15,7 +15,9 @@ from tpo.results.headline import (
 )
 from tpo.results.rate import REQUIRED, Rate, format_count, format_rate
 from tpo.results.text_table import TextTable
+from tpo.store.text import labels
 
+LONGEST_NAME = 80  # characters, of a category in a table
 LEAST_IN_CATEGORY = 10  # instructions; a win rate of fewer says nothing, and tables and figures leave it out
 
 
@@ -73,6 +75,7 @@ def types_table(summary: dict[str, Any]) -> TextTable | None:
         return None
     loose = [_rate(entry["checked"]["loose"]) for entry in (first, last)]
     unseen = unseen_types(summary)
+    called = labels(last["checked"]["types"], longest=LONGEST_NAME)
     by_type = {} if last["change"] is None else last["change"]["checked_types"]
 
     def rows_of(name: str, quantity: Quantity, kinds: Iterable[str]) -> list[tuple[str, ...]]:
@@ -81,7 +84,7 @@ def types_table(summary: dict[str, Any]) -> TextTable | None:
         ]
         for kind in sorted(kinds):
             rates = (first["checked"]["types"].get(kind), last["checked"]["types"][kind], by_type.get(kind))
-            found.append((f"  {kind}", *_change_cells(*map(_rate, rates))))
+            found.append((f"  {called[kind]}", *_change_cells(*map(_rate, rates))))
         return found
 
     rows = rows_of(CHECKED.name, CHECKED, set(last["checked"]["types"]) - unseen)
@@ -177,13 +180,14 @@ def categories_table(summary: dict[str, Any]) -> TextTable | None:
     """Return the win rates by category before and after training; None where `large_categories` has none."""
     first, last = summary["iterations"][0], summary["iterations"][-1]
     rows = []
+    called = labels(last["categories"], longest=LONGEST_NAME)
     for name in large_categories(summary):
         before, after = (Rate.from_dict(entry["categories"][name]) for entry in (first, last))
-        rows.append((name, format_rate(before), format_rate(after), _count(after)))
+        rows.append((called[name], format_rate(before), format_rate(after), _count(after)))
     if not rows:
         return None
     names = ("category", f"iteration {first['iteration']}", f"iteration {last['iteration']}", "n")
-    small = [name for name, plain in last["categories"].items() if plain["num_prompts"] < LEAST_IN_CATEGORY]
+    small = [called[name] for name, plain in last["categories"].items() if plain["num_prompts"] < LEAST_IN_CATEGORY]
     note = f"Left out, with fewer than {LEAST_IN_CATEGORY} instructions: {', '.join(small)}."
     return TextTable("win rate by category", names, rows, [note] if small else [])
 

@@ -14,6 +14,7 @@ from tpo.config.streams import console, is_terminal, say, warn
 from tpo.results.text_table import format_duration
 from tpo.store.progress import Listener, State, counted
 from tpo.store.stage import Step
+from tpo.store.text import one_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -54,7 +55,7 @@ class Terminal(Listener):
         if not self.is_short:
             for name, text in rows.items():
                 if text is not None:
-                    say(f"{name:<11} {text}")
+                    say(f"{name:<11} {one_line(text)}")
 
     def enter(self, part: str) -> None:
         """Go on to another part of the work."""
@@ -65,7 +66,7 @@ class Terminal(Listener):
         """Print a line on the part."""
         if not self.is_short:
             self._tell_reused()
-            say(" - ".join(filter(None, [self.part, text])), style=style)
+            say(" - ".join(filter(None, [self.part, one_line(text)])), style=style)
 
     def begin(self, step: Step) -> None:
         """Draw the bar of a stage that is computed now."""
@@ -121,7 +122,7 @@ class Running:
             text: Part and stage.
             is_quiet: Whether nothing is said where nothing can be drawn.
         """
-        self._text, self._is_quiet = text, is_quiet
+        self._text, self._is_quiet = one_line(text), is_quiet
         self._told_at = time.monotonic()
         self._first: tuple[float, int] | None = None  # when the first state came, and what was done by then
         self._bars: Bars | None = None
@@ -139,7 +140,7 @@ class Running:
                 transient=True,
                 refresh_per_second=4,
             )
-            self._task = self._bars.add_task(text, total=None, info="")
+            self._task = self._bars.add_task(self._text, total=None, info="")
             self._bars.start()
 
     def show(self, state: State) -> None:

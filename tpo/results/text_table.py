@@ -1,12 +1,16 @@
 """Tables as text: in the terminal and in Markdown."""
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tpo.config.streams import console, printable
+from tpo.config.streams import console
+from tpo.store.text import one_line
 
 #: Cells of columns of numbers that are no numbers.
 WORDS = ("", "-", "unscored", "reference")
+#: Where Markdown, HTML or a formula may begin; an underscore within a word, a bracket alone or "<0.001" is none.
+MARKUP = re.compile(r"[\\`*|$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|:(?=\w+:)|(?<=!)\[")
 GAP = 2  # characters between columns
 
 
@@ -24,9 +28,38 @@ class TextTable(NamedTuple):
 
 
 def to_markdown(table: TextTable) -> str:
-    """Return a table in Markdown, without its title and notes."""
-    rows = [table.names, ["---"] * len(table.names), *table.rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
+    """Return a table in Markdown, without its title and notes; in it, too, what a cell holds is text."""
+    rows = [
+        map(markdown_text, table.names),
+        ["---"] * len(table.names),
+        *(map(markdown_text, row) for row in table.rows),
+    ]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def markdown_text(text: str) -> str:
+    """Return a text in one line that Markdown shows as it is.
+
+    What numbers and names of settings hold, such as a minus, an interval or a single underscore, needs no escape.
+    """
+    return MARKUP.sub(r"\\\g<0>", one_line(text))
+
+
+def code_span(text: str) -> str:
+    """Return a text in one line as code within a line of Markdown."""
+    shown = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    return f"{fence} {shown} {fence}" if "`" in shown else f"{fence}{shown}{fence}"
+
+
+def plain_cells(row: Sequence[str]) -> list[str]:
+    """Return cells in one line each, with nothing unseen in them (`one_line`).
+
+    Two spaces before the first one, which set a row off below another, stay.
+    """
+    first, *rest = row
+    is_part = first.startswith("  ")
+    return [f"  {one_line(first[2:])}" if is_part else one_line(first), *map(one_line, rest)]
 
 
 def split_columns(table: TextTable, width: int) -> list[TextTable]:
@@ -72,16 +105,16 @@ def print_tables(*tables: TextTable) -> None:
     out = console("stdout")
     for part in [part for table in tables for part in split_columns(table, out.width)]:
         if part.title:  # printed by itself, as rich would break it at the table's width
-            out.print(Text(printable(part.title), style="bold"))
+            out.print(Text(one_line(part.title), style="bold"))
         lines = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
         for place, name in enumerate(part.names):
             is_number = all(row[place] in WORDS or not row[place][:1].isalpha() for row in part.rows)
-            lines.add_column(Text(printable(name)), justify="right" if is_number else "left", overflow="fold")
+            lines.add_column(Text(one_line(name)), justify="right" if is_number else "left", overflow="fold")
         for row in part.rows:
-            lines.add_row(*(Text(printable(cell)) for cell in row))
+            lines.add_row(*map(Text, plain_cells(row)))
         out.print(lines)
         for note in part.notes:
-            out.print(Text(printable(note)))
+            out.print(Text(one_line(note)))
         out.print()
 
 

@@ -119,7 +119,7 @@ def make_prompt(
     checks: Sequence[Check] = (),
     base_id: str | None = None,
 ) -> Prompt:
-    """Return a `Prompt`, white space at the ends removed.
+    """Return a `Prompt`, white space at the ends of text and category removed.
 
     Args:
         text: The instruction as it was read.
@@ -139,11 +139,12 @@ def make_prompt(
         raise PromptError(f"{where}: the category is {category!r}; expected text")
     text = text.strip()
     try:
-        text.encode()
+        f"{text}{category or ''}".encode()
     except UnicodeEncodeError as error:
-        raise PromptError(f"{where}: not valid Unicode ({error})") from error
+        raise PromptError(f"{where}: holds half of a surrogate pair, which is no text ({error.reason})") from error
     identity = prompt_id(text)
-    return Prompt(identity, text, category or UNCATEGORIZED, source, split, tuple(checks), base_id or identity)
+    kind = (category or "").strip() or UNCATEGORIZED
+    return Prompt(identity, text, kind, source, split, tuple(checks), base_id or identity)
 
 
 def split_prompts(prompts: Iterable[Prompt], *, sizes: SplitSizes, seed: int) -> list[Prompt]:

@@ -13,12 +13,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from tpo.store.artifacts import finish, open_inputs
-from tpo.store.errors import TpoError
+from tpo.store.errors import TpoError, hide
 from tpo.store.files import translate_disk_errors
 from tpo.store.gpus import prepare
 from tpo.store.job import Job, load_work
 from tpo.store.layout import LOCK
 from tpo.store.locks import adopt
+from tpo.store.logs import start_log
 from tpo.store.memory import begin_step, keep_freed_memory
 from tpo.store.processes import launch
 from tpo.store.progress import warning_parent
@@ -55,7 +56,7 @@ def main() -> None:
     """Execute the step in the directory given on the command line."""
     is_launched = "LOCAL_RANK" in os.environ  # by accelerate
     level = logging.WARNING if os.environ.get("LOCAL_RANK", "0") != "0" else logging.INFO
-    logging.basicConfig(level=level, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    start_log(level)
     if len(sys.argv) != 2:
         sys.exit("usage: python -m tpo.store.execute <artifact directory that holds request.json>")
     path = Path(sys.argv[1])
@@ -70,6 +71,7 @@ def main() -> None:
         launch.report(path, error)
         if isinstance(error, TpoError):
             sys.exit(f"error: {error}")
+        hide(error)
         raise
 
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Self, TextIO
 
+from tpo.store.secrets import hidden
 from tpo.store.stage import Step
 
 log = logging.getLogger(__name__)
@@ -156,7 +157,7 @@ class ToParent(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write a warning down."""
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"warned": record.getMessage()}) + "\n")
+            file.write(json.dumps({"warned": hidden(record.getMessage())}) + "\n")
 
 
 @contextmanager

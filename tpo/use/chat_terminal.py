@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tpo.config import streams
-from tpo.config.streams import printable, read_line, tell
+from tpo.config.streams import read_line, tell
 from tpo.store.errors import TpoError
+from tpo.store.text import printable
 from tpo.use.answer import Answer, Reply
 from tpo.use.chat import ChatError, Exchange, Speaker, Talk
 
@@ -65,6 +66,9 @@ class Terminal:
             except (EOFError, KeyboardInterrupt):
                 self._say("")
                 return
+            except UnicodeDecodeError:
+                self._say("that is not UTF-8: nothing was asked", style="red")
+                continue
             if line in ("/quit", "/exit"):
                 return
             try:

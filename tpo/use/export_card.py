@@ -10,6 +10,8 @@ from tpo.config.groups import ModelConfig
 from tpo.model.asked import Asked
 from tpo.results.rate import Rate, format_count, format_rate
 from tpo.results.read import FinishedRun
+from tpo.results.text_table import code_span, markdown_text
+from tpo.store.text import one_line
 from tpo.use.export_check import Difference
 
 #: What the Hub calls the embedded models, and their licences.
@@ -67,9 +69,9 @@ def loading_code(subject: Subject, *, here: str) -> str:
         ]
     place = "here"
     if is_adapter:
-        place = 'here + "/base"' if subject.has_base else json.dumps(_place(subject.base))
+        place = 'here + "/base"' if subject.has_base else _quoted(_place(subject.base))
         if subject.base.revision is not None:
-            given.append(f'revision="{subject.base.revision}"')
+            given.append(f"revision={_quoted(subject.base.revision)}")
     load = f"model = AutoModelForCausalLM.from_pretrained({place}, {', '.join(given)})"
     if is_adapter and subject.is_quantized:
         lines += [
@@ -87,8 +89,13 @@ def loading_code(subject: Subject, *, here: str) -> str:
     ]
     head = ["import torch"] if is_adapter and subject.is_quantized else []
     head += ["from peft import PeftModel"] if is_adapter else []
-    head += [f"from transformers import {', '.join(sorted(names))}", "", f"here = {json.dumps(here)}"]
+    head += [f"from transformers import {', '.join(sorted(names))}", "", f"here = {_quoted(here)}"]
     return "\n".join([*head, *lines]) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Return a literal of Python."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _place(base: ModelConfig) -> str:
@@ -120,7 +127,7 @@ def write_card(out: Path, subject: Subject, difference: Difference, *, here: str
     )
     base = hub_name or Path(subject.base.name).name
     sections = [
-        f"# {base}, {_training(subject)}",
+        f"# {markdown_text(base)}, {_training(subject)}",
         _what(subject, base),
         _use(subject, here),
         _checked(subject, difference),
@@ -149,15 +156,16 @@ def _training(subject: Subject) -> str:
 
 
 def _what(subject: Subject, base: str) -> str:
-    revision = f" at revision `{subject.base.revision}`" if subject.base.revision else ""
+    revision = f" at revision {code_span(subject.base.revision)}" if subject.base.revision else ""
     kind = "A LoRA adapter" if subject.kind == "adapter" else f"A model of its own in {subject.dtype}, merged"
-    form = subject.asked.form.name
-    text = f"{kind}, on `{base}`{revision}: the policy `{subject.policy}`, asked with the thought format `{form}`."
+    policy, form = code_span(subject.policy), code_span(subject.asked.form.name)
+    text = f"{kind}, on {code_span(base)}{revision}: the policy {policy}, asked with the thought format {form}."
     text += " Method: Wu et al. 2024, *Thinking LLMs* (arXiv 2410.10630)."
     if subject.run is not None:
         experiment, command = subject.run.summary.get("experiment"), subject.run.summary.get("command")
         command = re.sub(r"(?<==)(?:~|\.{1,2})?/(?:[^\s'\",]+/)?", "", command or "")  # without this machine's folders
-        text += f" Experiment `{experiment}`" + (f", by\n\n```bash\n{command}\n```" if command else ".")
+        text += f" Experiment {code_span(str(experiment))}"
+        text += f", by\n\n```bash\n{one_line(command)}\n```" if command else "."
     return text
 
 
@@ -175,13 +183,16 @@ def _use(subject: Subject, here: str) -> str:
     if form.prompt != "{instruction}":
         parts.append("puts the thought prompt around the last user turn")
     if subject.asked.prefill:
-        parts.append(f"starts the answer with `{subject.asked.prefill.strip()}`")
+        parts.append(f"starts the answer with {code_span(subject.asked.prefill.strip())}")
     carried = f"The chat template asks as the policy was trained: {', '.join(parts)}"
     delimiter = subject.asked.response_delimiter
     if delimiter is not None:
-        carried += f". The response is what follows `{delimiter}`; what stands before it is a thought, not for readers"
+        carried += (
+            f". The response is what follows {code_span(delimiter)}; what stands before it is a thought, not for "
+        )
+        carried += "readers"
     if subject.asked.conventions.has_clock:
-        carried += f". The template shows the date {subject.asked.conventions.date}, as in training"
+        carried += f". The template shows the date {markdown_text(str(subject.asked.conventions.date))}, as in training"
     ends = "`generation_config.json` has the ends of a turn, and temperature, nucleus and budget of the run's samples."
     return "## Use\n\n```python\n" + "\n".join(lines) + f"\n```\n\n{carried}. {ends}"
 
@@ -239,13 +250,14 @@ def _results(subject: Subject) -> str:
             change.append(f"{words} by {format_rate(found, unit=' points', sign='+')} (n = {found.count})")
     baseline = summary["baseline"].replace(subject.base.name, Path(subject.base.name).name)
     text = (
-        f"## Results\n\nOn held-out instructions, against {baseline}, by the judge `{summary['judge']}`, "
+        f"## Results\n\nOn held-out instructions, against {markdown_text(baseline)}, by the judge "
+        f"{code_span(summary['judge'])}, "
         f"which also taught it; in brackets {unit} intervals.\n\n" + "\n".join(rows)
     )
     if change:
         text += "\n\nTraining changed, on the same instructions, " + " and ".join(change) + "."
     if entry["collapse"]:
-        text += f"\n\n**The policy has collapsed:** {entry['collapse']}."
+        text += f"\n\n**The policy has collapsed:** {markdown_text(str(entry['collapse']))}."
     return text
 
 
@@ -291,8 +303,8 @@ def _limits(subject: Subject, base: str, licence: str | None) -> str:
             "so a long thought may leave no response within `max_new_tokens`."
         )
     points.append(
-        f"The licence of `{base}` holds for this export: {licence}."
+        f"The licence of {code_span(base)} holds for this export: {markdown_text(str(licence))}."
         if licence
-        else f"The licence of `{base}` holds for this export; it was not at hand when the card was made."
+        else f"The licence of {code_span(base)} holds for this export; it was not at hand when the card was made."
     )
     return "## Limits and licence\n\n" + "\n".join(f"- {point}" for point in points)

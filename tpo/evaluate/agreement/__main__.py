@@ -5,6 +5,7 @@ that data so far, with two controls that read nothing: always the first response
 artifacts, so a killed measurement continues and nothing is judged twice.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tpo.evaluate.agreement.labelled import predict_from_scores, predict_from_ve
 from tpo.evaluate.stages import LABELLED
 from tpo.judge.protocol import Judgement
 from tpo.store.artifacts import Artifact
-from tpo.store.files import file_digest, write_sealed
+from tpo.store.errors import TpoError
+from tpo.store.files import content_hash, file_digest, write_sealed
 from tpo.store.records import LabelledPair, Score, Verdict
 from tpo.store.seeds import derive_seed
 
@@ -36,7 +38,13 @@ CONTROLS = {"always response_a": Judgement(1.0, None), "always response_b": Judg
 
 
 def measure(config: AgreementConfig, *, name: str) -> Path:
-    """Judge the labelled responses and return the folder that holds what came out, of the `CONTROLS` too."""
+    """Judge the labelled responses and return the folder that holds what came out, of the `CONTROLS` too.
+
+    Raises:
+        TpoError: If the name is a control's, or the judge cannot be measured.
+    """
+    if name in CONTROLS:
+        raise TpoError(f"name={name} is what a control is called, whose numbers stand beside: give another")
     from tpo.evaluate.agreement.statistics import agreement, position_bias
     from tpo.evaluate.seeds import find_seed
     from tpo.judge.stages import Judging
@@ -69,7 +77,7 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
         found = agreement(
             pairs, predictions, seed=config.seed, confidence=config.confidence, length_tolerance=config.length_tolerance
         )
-        write_sealed(path / f"{judge}.json", {"judge": judge, "data": data.name, **more, **found.to_dict()})
+        write_sealed(path / file_name(judge), {"judge": judge, "data": data.name, **more, **found.to_dict()})
 
     cost = _cost(judged, [step for step in store.asked if step.manifest["stage"] not in {"model", "labelled"}])
     write(name, predictions, {**cost, "position_bias": bias})
@@ -97,7 +105,7 @@ def report(path: Path) -> None:
     from tpo.results.read import read_judges
 
     results = read_judges(path)
-    (path / "agreement.md").write_text(agreement_markdown(results))
+    (path / "agreement.md").write_text(agreement_markdown(results), encoding="utf-8")
     save(draw_agreement(results), path, "agreement", formats=("png",))
     console(width=120).print(agreement_table(results))  # a log wraps nothing
 
@@ -106,7 +114,13 @@ def judge_name(choice: str, overrides: list[str]) -> str:
     """Return what the tables call a judge: the option of the group and the keys that were overridden in it."""
     given = [override.lstrip("+") for override in overrides]
     changed = [override.removeprefix("judge.") for override in given if override.startswith("judge.")]
-    return " ".join([choice, *changed]).replace("/", "-")
+    return " ".join([choice, *changed])
+
+
+def file_name(judge: str) -> str:
+    """Return the name of a judge's file: its own where that can be one, else with a hash of it."""
+    plain = re.sub(r"[^\w .=,@+-]", "-", judge.lstrip("."), flags=re.ASCII).strip()
+    return f"{plain if plain == judge and len(plain) <= 100 else f'{plain[:100]}~{content_hash(judge)}'}.json"
 
 
 def work(config: AgreementConfig, hydra: Any) -> Outcome:

@@ -16,12 +16,14 @@ from tpo.results.figures.style import (
     bars_text,
     count_text,
     draw_interval,
+    names_of_rows,
     new_figure,
     styled,
 )
 from tpo.results.headline import CHECKED, HEADLINE, UNSEEN, Change, changes
 from tpo.results.rate import Rate
 from tpo.results.run_tables import large_categories, unseen_types
+from tpo.store.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,7 +58,7 @@ def draw_types(summary: dict[str, Any]) -> "Figure":
     figure = new_figure(1.45 * COLUMN, 0.2 * count + 1.05, caption=caption)
     axes = figure.subplots()
     axes.axvline(0, color=REFERENCE, linewidth=0.7, linestyle=":")
-    labels = []
+    called, labels = names_of_rows(row[0] for row in rows), []
     for place, one in enumerate(together):
         color = {CHECKED.key: BLUE, UNSEEN.key: VERMILION}[one.quantity.key]
         assert one.change is not None
@@ -68,7 +70,7 @@ def draw_types(summary: dict[str, Any]) -> "Figure":
         rates = [None if plain is None else Rate.from_dict(plain) for plain in (before, after)]
         style: dict[str, Any] = {"color": VERMILION, "marker": "s"} if is_unseen else {"color": GREEN, "marker": "^"}
         _draw_change(axes, place, Rate.from_dict(change), *rates, **style)
-        labels.append(name.replace("_", " "))
+        labels.append(called[name])
     axes.set_yticks(range(count), labels)
     axes.tick_params(axis="y", length=0)
     axes.set(xlabel="change of the checked rate (points)", ylim=(count - 0.5, -0.6))
@@ -112,7 +114,8 @@ def draw_categories(summary: dict[str, Any]) -> "Figure":
                 values.append(100 * value)
                 rows.append(row + shift)
         axes.plot(values, rows, linestyle="", label=label, **style)
-    labels = [f"{name.replace('_', ' ')} (n = {last[name].num_prompts})" for _, name in names]
+    called = names_of_rows(large)
+    labels = [f"{called[name]} (n = {last[name].num_prompts})" for _, name in names]
     axes.set_yticks(range(len(names)), labels)
     axes.set(xlabel="win rate (%)", xlim=(-2, 102), ylim=(-0.6, max(len(names), 1) - 0.4))
     axes.tick_params(axis="y", length=0)
@@ -148,7 +151,7 @@ def draw_changes(summaries: Mapping[str, dict[str, Any]]) -> "Figure":
         axes.set(title=quantity.name, xlabel="change (points)" if quantity.is_fraction else "change")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    panels[0].set_yticks(range(len(every)), list(every))
+    panels[0].set_yticks(range(len(every)), list(map(one_line, every)))
     panels[0].set_ylim(len(every) - 0.5, -0.5)
     return figure
 

@@ -21,11 +21,13 @@ from tpo.results.figures.style import (
     draw_points,
     interval_text,
     label_ends,
+    names_of_rows,
     new_figure,
     save,
     styled,
 )
 from tpo.results.rate import Interval, Rate
+from tpo.store.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -83,7 +85,8 @@ def draw_category_gains(summary: dict[str, Any]) -> "Figure":
     if overall.rate is not None:
         draw_interval(axes, len(names) + 0.3, _minus_half(overall.interval), color=REFERENCE, linewidth=3, alpha=0.35)
         axes.plot(100 * (overall.rate - 0.5), len(names) + 0.3, "D", color=REFERENCE)
-    rows = [(f"{name.replace('_', ' ')}, {count_text([categories[name]])}", row) for row, name in enumerate(names)]
+    called = names_of_rows(names)
+    rows = [(f"{called[name]}, {count_text([categories[name]])}", row) for row, name in enumerate(names)]
     rows.append((f"all, {count_text([overall])}", len(names) + 0.3))  # type: ignore[arg-type]
     axes.set_yticks([row for _, row in rows], [label for label, _ in rows])
     axes.tick_params(axis="y", length=0)
@@ -179,7 +182,7 @@ def _caption(summary: dict[str, Any], *parts: str) -> str:
 def _condition(name: str) -> str:
     """Return a condition in words: "cut-0.5" is the policy's own thought, of which half is kept."""
     kept = name.removeprefix("cut-")
-    return f"own, {100 * float(kept):g} % of it" if kept != name else CONDITIONS.get(name, name)
+    return f"own, {100 * float(kept):g} % of it" if kept != name else CONDITIONS.get(name, one_line(name))
 
 
 def _p_text(rate: Rate) -> str:

@@ -3,8 +3,19 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tpo.results.figures.style import BLUE, PAGE, REFERENCE, ROW, draw_interval, interval_text, new_figure, styled
+from tpo.results.figures.style import (
+    BLUE,
+    LONGEST_NAME,
+    PAGE,
+    REFERENCE,
+    ROW,
+    draw_interval,
+    interval_text,
+    new_figure,
+    styled,
+)
 from tpo.results.rate import Rate, format_count
+from tpo.store.text import labels, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +43,8 @@ def draw_agreement(judges: Sequence[dict[str, Any]]) -> "Figure":
         axes.set(title=SLICES[name], xlim=(0, 100), ylim=(len(judges) - 0.5, -0.5), xticks=range(0, 101, 25))
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-    panels[0].set_yticks(range(len(judges)), [judge["judge"] for judge in judges])
+    called = labels((judge["judge"] for judge in judges), longest=LONGEST_NAME)
+    panels[0].set_yticks(range(len(judges)), [one_line(called[judge["judge"]]) for judge in judges])
     panels[1].set_xlabel("agreement (%)")
     return figure
 

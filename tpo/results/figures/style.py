@@ -8,7 +8,9 @@ import base64
 import functools
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -16,6 +18,7 @@ import numpy as np
 
 from tpo.results.rate import Rate
 from tpo.store.files import replacing
+from tpo.store.text import escape, labels, one_line, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +31,8 @@ GREY, REFERENCE, ROW = "#8A949E", "#444444", "#E3E7EB"
 FORMATS = ("png", "svg")
 LONG_LABEL = 24  # characters
 LINE = 1.2 * 7 / 72  # inches: of a series' name
+LONGEST_CAPTION = 600  # characters
+LONGEST_NAME = 48  # characters, of what stands at a row or a line
 STYLE: Any = {  # Any: matplotlib types its keys one by one
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,7 +49,7 @@ STYLE: Any = {  # Any: matplotlib types its keys one by one
     "savefig.dpi": 150,
     "svg.fonttype": "none",  # text stays text: it can be searched, and edited for a paper
     "svg.hashsalt": "tpo",  # the same figure is the same file
-    "text.parse_math": False,  # categories are a user's text, in which a dollar is a dollar
+    "text.parse_math": False,  # names are a user's text, in which a dollar is a dollar
     "xtick.labelsize": 7.5,
     "ytick.labelsize": 7.5,
 }
@@ -70,24 +75,55 @@ def new_figure(width: float, height: float, *, caption: str) -> "Figure":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.suptitle(textwrap.fill(caption, round(18 * width)), x=0.01, ha="left", color=REFERENCE)
+    told = one_line(shortened(caption, LONGEST_CAPTION))
+    figure.suptitle(textwrap.fill(told, round(18 * width)), x=0.01, ha="left", color=REFERENCE)
     return figure
 
 
 def save(figure: "Figure", directory: Path, name: str, *, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write `<name>.<format>` into `directory`, made where missing, and return the paths.
 
-    Two SVG files of the same figure are equal byte for byte under one version of matplotlib; they hold no date.
+    Two SVG files of the same figure are equal byte for byte under one version of matplotlib; they hold no date. Text of
+    an SVG file is drawn in the reader's fonts; in the others, characters that the figure's font has not are escaped.
     """
     import matplotlib
 
     directory.mkdir(parents=True, exist_ok=True)
-    paths = [directory / f"{name}.{kind}" for kind in formats]
-    with matplotlib.rc_context(STYLE):
-        for path, kind in zip(paths, formats, strict=True):
-            with replacing(path) as temporary:
+    paths = {kind: directory / f"{name}.{kind}" for kind in formats}
+    with matplotlib.rc_context(STYLE), _without_warnings_of_fonts():
+        for kind in sorted(paths, key=lambda kind: kind != "svg"):
+            if kind != "svg":
+                _escape_undrawable(figure)
+            with replacing(paths[kind]) as temporary:
                 figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
-    return paths
+    return list(paths.values())
+
+
+@contextmanager
+def _without_warnings_of_fonts() -> Iterator[None]:
+    """Let an SVG file have characters that the figure's font has not: its reader's may."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
+
+
+def _escape_undrawable(figure: "Figure") -> None:
+    """Escape characters that would all be drawn as the same empty box."""
+    from matplotlib.font_manager import findfont, get_font
+    from matplotlib.text import Text
+
+    known = get_font(findfont("DejaVu Sans")).get_charmap()
+
+    def drawable(text: str) -> str:
+        return "".join(sign if sign == "\n" or ord(sign) in known else escape(sign) for sign in text)
+
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):  # whose labels are written anew whenever they are drawn
+            told = [label.get_text() for label in axis.get_ticklabels()]
+            if any(drawable(text) != text for text in told):
+                axis.set_ticks(axis.get_ticklocs(), [drawable(text) for text in told])
+    for text in figure.findobj(Text):
+        text.set_text(drawable(text.get_text()))
 
 
 def svg_text(figure: "Figure") -> str:
@@ -96,7 +132,7 @@ def svg_text(figure: "Figure") -> str:
 
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _without_warnings_of_fonts():
         figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
     return buffer.getvalue()
 
@@ -141,6 +177,11 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return not text
     return True
+
+
+def names_of_rows(names: Iterable[str]) -> dict[str, str]:
+    """Return what stands at the row of each name: with spaces for underscores, and no two the same."""
+    return {name: one_line(label) for name, label in labels(names, longest=LONGEST_NAME, is_spaced=True).items()}
 
 
 def appearance(index: int) -> dict[str, Any]:
@@ -225,7 +266,7 @@ def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, height: f
     places = spread([wanted for wanted, _, _ in ordered], gap=gap)
     for place, text, (_, _, color) in zip(places, texts, ordered, strict=True):
         axes.annotate(
-            text,
+            one_line(text),
             (axes.get_xlim()[1], place),
             xytext=(2, 0),
             textcoords="offset points",

@@ -4,6 +4,7 @@ from numbers import Real
 from typing import TYPE_CHECKING
 
 from tpo.results.figures.style import (
+    LONGEST_NAME,
     PAGE,
     REFERENCE,
     appearance,
@@ -14,6 +15,7 @@ from tpo.results.figures.style import (
     styled,
 )
 from tpo.results.table.table import Line, ResultsTable
+from tpo.store.text import labels, one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,14 +62,15 @@ def draw_sweep(table: ResultsTable) -> "Figure":
     groups: dict[str, list[Line]] = {}
     for line in table.lines:
         groups.setdefault(", ".join(str(line[key]) for key in others), []).append(line)
-    for index, (label, unordered) in enumerate(groups.items()):
+    called = labels(groups, longest=LONGEST_NAME)
+    for index, (group, unordered) in enumerate(groups.items()):
         lines = sorted(unordered, key=lambda line: float(line[swept]))
-        style = appearance(index) | {"label": label or None}
+        style = appearance(index)
         for axes, key in zip(panels, shown, strict=False):
             known = [line for line in lines if line[key] is not None]
             draw_points(axes, [float(line[swept]) for line in known], [line[key] for line in known], **style)
         places, tokens = [float(line[swept]) for line in lines], [line["mean_response_tokens"] for line in lines]
-        draw_means(panels[-1], places, tokens, [None] * len(lines), **style)
+        draw_means(panels[-1], places, tokens, [None] * len(lines), label=one_line(called[group]) or None, **style)
     for axes, title in zip(panels, [*(TITLES[key] for key in shown), "response tokens"], strict=True):
         axes.set(title=title, xlabel=swept)
     for axes, key in zip(panels, shown, strict=False):
@@ -77,5 +80,7 @@ def draw_sweep(table: ResultsTable) -> "Figure":
             axes.set_ylim(0, 100)
     panels[-1].set_ylim(0, 1.1 * max(panels[-1].get_ylim()[1], 1))
     if others:
-        panels[-1].legend(title=", ".join(others), title_fontsize=7, loc="lower left")
+        series = panels[-1].containers  # named, because matplotlib leaves out labels that begin with an underscore
+        told = {"title": one_line(", ".join(others)), "title_fontsize": 7, "loc": "lower left"}
+        panels[-1].legend(series, [one.get_label() for one in series], **told)
     return figure

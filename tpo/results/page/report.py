@@ -31,6 +31,7 @@ from tpo.results.run_tables import (
 from tpo.results.text_table import TextTable
 from tpo.store.errors import TpoError
 from tpo.store.files import replacing
+from tpo.store.text import one_line, printable
 
 PAGE = "report.html"
 VIEWS = {"": "entries", "across": "side by side"}
@@ -80,13 +81,13 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
     has_thought = load_settings(ThoughtFormat, run.config["thought"]).has_thought
     body = fill(
         "report.html",
-        experiment=html.escape(summary["experiment"]),
-        name=html.escape(run.path.resolve().name),
+        experiment=_text(summary["experiment"]),
+        name=_text(run.path.resolve().name),
         parts=" &middot; ".join(f'<a href="#{place}">{title}</a>' for place, title in PARTS.items()),
         headline=_headline(summary),
         facts=_facts(summary, run.config),
         confidence=f"{100 * summary['confidence']:g} %",
-        baseline=html.escape(summary["baseline"]),
+        baseline=_text(summary["baseline"]),
         num_held_out=last["win_rate"]["num_prompts"] + last["win_rate"]["num_unscored"],
         changes=html_table(headline_table(summary)),
         iterations=html_table(rates_table(summary)) + html_table(counts_table(summary)),
@@ -104,18 +105,23 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
         pairs=html_table(pairs_table(summary)) if last["iteration"] else "<p>This run has no training.</p>",
         command=html_command(summary["command"]),
         config=_config(run.config),
-        coverage=html.escape(_coverage(samples) if samples else f"This page has no samples: {problem}"),
+        coverage=_text(_coverage(samples) if samples else f"This page has no samples: {problem}"),
         next=html_command("\n".join(following(f"runs/{run.path.resolve().name}", has_thought=has_thought))),
         browser=browser(VIEWS, is_hidden=samples is None),
     )
     return page(f"{summary['experiment']}: TPO report", body, samples=samples)
 
 
+def _text(text: str) -> str:
+    """Return a text as HTML, in one line and with nothing unseen in it."""
+    return html.escape(one_line(text))
+
+
 def _headline(summary: dict[str, Any]) -> str:
     """Return what changed in sentences, and that a policy collapsed where one did."""
-    sentences = [unbroken(html.escape(change.sentence())) for change in changes(summary)]
+    sentences = [unbroken(_text(change.sentence())) for change in changes(summary)]
     lines = [f"<li>{sentence.replace('-&gt;', '&rarr;')}</li>" for sentence in sentences]
-    problems = [f'<p class="problem">The policy collapsed. {html.escape(line)}</p>' for line in collapses(summary)]
+    problems = [f'<p class="problem">The policy collapsed. {_text(line)}</p>' for line in collapses(summary)]
     return "\n".join([*problems, '<ul class="headline">', *lines, "</ul>"])
 
 
@@ -130,7 +136,7 @@ def _facts(summary: dict[str, Any], config: dict[str, Any]) -> str:
     }
     if (second := summary["iterations"][-1]["second_judge"]) is not None:
         facts["second judge"] = second["judge"]
-    items = (f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in facts.items())
+    items = (f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>" for name, value in facts.items())
     return "\n".join(items)
 
 
@@ -158,7 +164,7 @@ def _config(config: dict[str, Any]) -> str:
     """Return the settings that the result depends on, a row each."""
     settings = flatten({key: value for key, value in config.items() if key not in NOT_IDENTITY})
     rows = (
-        f'<tr><th scope="row">{html.escape(key)}</th><td>{html.escape(_setting(value))}</td></tr>'
+        f'<tr><th scope="row">{_text(key)}</th><td>{html.escape(printable(_setting(value)))}</td></tr>'
         for key, value in settings.items()
     )
     return "\n".join(rows)

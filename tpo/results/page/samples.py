@@ -20,6 +20,7 @@ from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Comparison, Completion, Pair, Prompt, Score, by_prompt
 from tpo.store.seeds import derive_seed
+from tpo.store.text import one_line
 
 MAX_INSTRUCTIONS = 100
 SHOWN = ("comparison", "completions", "scores", "pairs")  # adapters need not be there
@@ -90,7 +91,7 @@ def instruction_data(prompt: Prompt) -> dict[str, Any]:
     checks = asked(prompt.checks)
     return {
         "text": prompt.text,
-        "category": prompt.category,
+        "category": one_line(prompt.category),
         "checks": [describe(check) for check in checks],
         "types": [name(check) for check in checks],
     }

@@ -14,7 +14,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from tpo.results.text_table import TextTable
+from tpo.results.text_table import TextTable, plain_cells
+from tpo.store.text import one_line, printable
 
 HERE = Path(__file__).parent
 SCRIPTS = ("parts.js", "sides.js", "script.js")
@@ -37,7 +38,7 @@ def page(title: str, body: str, *, samples: Mapping[str, Any] | None) -> str:
     return fill(
         "shell.html",
         policy=html.escape(policy),
-        title=html.escape(title),
+        title=html.escape(one_line(title)),
         style=style,
         body=body,
         samples=escape_json(samples or NO_SAMPLES),
@@ -69,23 +70,23 @@ def escape_json(value: Any) -> str:
 
 def html_command(text: str) -> str:
     """Return a command line for a terminal."""
-    return f'<pre class="command" tabindex="0"><code>{html.escape(text)}</code></pre>'
+    return f'<pre class="command" tabindex="0"><code>{html.escape(printable(text))}</code></pre>'
 
 
 def html_table(found: TextTable | None) -> str:
     """Return a table, its title as its caption and its notes below; nothing of None."""
     if found is None:
         return ""
-    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in found.names)
+    head = "".join(f'<th scope="col">{html.escape(one_line(name))}</th>' for name in found.names)
     rows = []
     for first, *rest in found.rows:
-        cells = "".join(f"<td>{unbroken(html.escape(cell))}</td>" for cell in rest)
+        cells = "".join(f"<td>{unbroken(html.escape(one_line(cell)))}</td>" for cell in rest)
         is_part = ' class="part"' if first.startswith(" ") else ""
-        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(first)}</th>{cells}</tr>\n')
-    notes = "".join(f'<p class="quiet">{html.escape(note)}</p>\n' for note in found.notes)
+        rows.append(f'<tr><th scope="row"{is_part}>{html.escape(plain_cells([first])[0])}</th>{cells}</tr>\n')
+    notes = "".join(f'<p class="quiet">{html.escape(one_line(note))}</p>\n' for note in found.notes)
     return (
-        f'<div><div class="scroll" tabindex="0" role="region" aria-label="{html.escape(found.title)}">\n'
-        f"<table><caption>{html.escape(found.title)}</caption>\n<thead><tr>{head}</tr></thead>\n"
+        f'<div><div class="scroll" tabindex="0" role="region" aria-label="{html.escape(one_line(found.title))}">\n'
+        f"<table><caption>{html.escape(one_line(found.title))}</caption>\n<thead><tr>{head}</tr></thead>\n"
         f"<tbody>\n{''.join(rows)}</tbody></table>\n</div>\n{notes}</div>\n"
     )
 

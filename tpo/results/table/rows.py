@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tpo.config.schema import flatten
 from tpo.results.folder import NOT_IDENTITY
 from tpo.results.read import FinishedRun, ResultError
+from tpo.store.text import labels
 
 #: Each run's last iteration, all iterations, or one by its number.
 Iteration = int | Literal["last", "all"]
@@ -124,9 +125,15 @@ def label_runs(runs: Sequence[FinishedRun]) -> dict[str, FinishedRun]:
         same = [index for index, run in enumerate(runs) if run.summary["experiment"] == name]
         swept = swept_settings([runs[index].config for index in same])
         told = [[f"{key.split('.')[-1]}={value}" for key, value in settings.items()] for settings in swept]
-        labels = [" ".join(parts if parts and is_shared else [name, *parts]) for parts in told]
-        do_fit = all(len(label) <= LONGEST_LABEL for label in labels)
-        for index, label in zip(same, labels, strict=True):
+        whole = [" ".join(parts if parts and is_shared else [name, *parts]) for parts in told]
+        do_fit = all(len(label) <= LONGEST_LABEL for label in whole)
+        for index, label in zip(same, whole, strict=True):
             names[index] = label if do_fit else runs[index].path.name
-    counts = Counter(names)
-    return {run.path.name if counts[name] > 1 else name: run for name, run in zip(names, runs, strict=True)}
+    for is_whole in (False, True):  # folders of one name may lie in different places
+        counts = Counter(names)
+        names = [
+            name if counts[name] == 1 else str(run.path) if is_whole else run.path.name
+            for name, run in zip(names, runs, strict=True)
+        ]
+    called = labels(names, longest=LONGEST_LABEL)
+    return {called[name]: run for name, run in zip(names, runs, strict=True)}

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from tpo.config.streams import log_path
 from tpo.store.files import content_hash
+from tpo.store.text import one_line
 
 MAX_TAG = 64  # W&B refuses longer ones
 MAX_GROUP = MAX_NAME = 128
@@ -137,5 +138,6 @@ def _is_shown(key: str) -> bool:
 
 
 def _cut(text: str, limit: int) -> str:
-    """Return a text within the limit: a long one ends with a hash of the whole, so that it stays distinct."""
-    return text if len(text) <= limit else f"{text[: limit - 13]}~{content_hash(text)}"
+    """Return a text in one line and within the limit: a long one ends with a hash of the whole."""
+    shown = one_line(text)
+    return shown if len(shown) <= limit else f"{shown[: limit - 13]}~{content_hash(shown)}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tpo.results.rate import REQUIRED, Rate
+from tpo.store.text import one_line
 
 NONE = (None, None)  # an interval that is not there
 RATES = ("win_rate", "win_rate_answered", "win_rate_length_controlled")
@@ -44,7 +45,7 @@ def iteration_metrics(entry: dict[str, Any]) -> dict[str, Any]:
     for key in COUNTS:
         metrics[f"eval/{key}"] = entry[key]
     for name, rate in entry["categories"].items():
-        metrics[f"eval/category/{name}"] = rate["rate"]
+        metrics[f"eval/category/{one_line(name)}"] = rate["rate"]
     for key in MEANS:
         metrics[f"eval/{key}"] = entry[key]
     metrics["pairs/num_pairs"] = entry["num_pairs"]
@@ -117,7 +118,7 @@ def gain_rows(rates: Mapping[str, Rate], before: Mapping[str, Rate]) -> list[lis
     """
     return [
         [
-            name,
+            one_line(name),
             rate.num_prompts,
             rate.num_unscored,
             before[name].rate if name in before else None,
@@ -141,11 +142,11 @@ def numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
         yield name, float(value)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from numbers(item, f"{name}/{key}")
+            yield from numbers(item, f"{name}/{one_line(key)}")
     elif isinstance(value, list):
         for position, item in enumerate(value):
             key = item.get("name", item.get("max_thought_tokens", position)) if isinstance(item, dict) else position
-            yield from numbers(item, f"{name}/{key}")
+            yield from numbers(item, f"{name}/{one_line(str(key))}")
 
 
 def _rate(name: str, rate: Rate) -> dict[str, Any]:

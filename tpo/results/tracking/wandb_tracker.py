@@ -36,6 +36,7 @@ from tpo.store.progress import State
 from tpo.store.records import Comparison, Completion, Pair, Score
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import Step
+from tpo.store.text import one_line
 
 INIT_S = 30.0  # for W&B to answer, where it could be reached a moment before
 OVER_ITERATIONS = ("eval", "sample", "judge", "pairs", "tables", "charts")
@@ -207,7 +208,7 @@ class WandbTracker(Tracker):
         bars = wandb.Table(columns=["category", "gain"])
         for name, rate in rates.items():
             if rate.rate is not None:
-                bars.add_data(name, rate.rate - 0.5)
+                bars.add_data(one_line(name), rate.rate - 0.5)
         self._log_media(
             {
                 **axis,

@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tpo.store.errors import TpoError, describe
+from tpo.store.logs import start_log
 from tpo.store.processes.streams import Pool, Stream, describe_end, serve
 from tpo.store.processes.workers import LAST_S, environment, kill_group, pid_of
 
@@ -127,7 +128,7 @@ class ForkedWorkers(Pool):
 def _grow(link: Connection, ends: Sequence[Connection], factory: Callable[..., Stream], arguments: Any) -> None:
     """Make the stream function, fork a worker for each connection and wait for them; the stem's work."""
     os.setsid()
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    start_log()
     os.environ.update(ONE_THREAD)  # somebody else's fork server may have started without
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)

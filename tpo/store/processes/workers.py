@@ -9,7 +9,6 @@ parent ends. It leads a session and kills its whole process group then, since vL
 
 import atexit
 import contextlib
-import logging
 import multiprocessing
 import os
 import signal
@@ -20,6 +19,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from tpo.store.errors import TpoError
+from tpo.store.logs import start_log
 from tpo.store.processes.cores import usable_cores
 from tpo.store.processes.streams import Pool, Stream, serve
 
@@ -122,7 +122,7 @@ class Workers(Pool):
 
 def _work(connection: Connection) -> None:
     os.setsid()  # Ctrl-C reaches the parent only, which then ends the workers
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    start_log()
     serve(connection, orphaned=lambda: os.killpg(0, signal.SIGKILL))
 
 
