@@ -20,6 +20,7 @@ from tpo.config import help
 from tpo.config.check import check
 from tpo.config.compose import check_choices, compose_config
 from tpo.config.schema import Config
+from tpo.config.streams import console
 from tpo.evaluate.inherit import settings_of_seed
 from tpo.evaluate.seeds import find_seed
 from tpo.model.architecture import find_architecture
@@ -126,10 +127,9 @@ def _costs(config: Config, stages: Sequence[Artifact], card: Card | None) -> lis
 def print_findings(found: dict[str, Any]) -> None:
     """Print the findings as tables, with what they rest on below."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    out = console(width=120)
 
     def show(title: str, header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> None:
         table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
@@ -138,7 +138,7 @@ def print_findings(found: dict[str, Any]) -> None:
             table.add_column(name, justify="right" if place in right else "left", overflow="fold", no_wrap=is_name)
         for row in rows:
             table.add_row(*row)
-        console.print(table)
+        out.print(table)
 
     if found["checks"]:
         rows = [[item["state"], item["what"], item["found"], item["how"]] for item in found["checks"]]
@@ -160,7 +160,7 @@ def print_findings(found: dict[str, Any]) -> None:
     disk = [[part["name"], f"{part['gib']:.2f}"] for part in found["disk"]]
     show("disk", ["part", "GiB"], [*disk, ["in all", f"{sum(part['gib'] for part in found['disk']):.2f}"]], right=[1])
     for line in notes(found):
-        console.print(line, markup=False)
+        out.print(line)
 
 
 def notes(found: dict[str, Any]) -> list[str]:
