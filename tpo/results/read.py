@@ -224,14 +224,16 @@ def matching(name: str) -> list[Path]:
         from tpo.results.tracking.download import download_results  # nobody else waits for what tracking imports
 
         return download_results(name.removeprefix(WANDB), REPOSITORY / "wandb")
-    places = (sorted(glob.glob(pattern)) for pattern in (name, str(REPOSITORY / name)))
-    found = next((dirs for paths in places if (dirs := [Path(path) for path in paths if Path(path).is_dir()])), [])
-    if not found and not set(name) & set("*?["):
+    for pattern in (name, str(REPOSITORY / name)):
+        found = [Path(path) for path in sorted(glob.glob(pattern)) if Path(path).is_dir()]
+        if found:
+            return found
+    if not set(name) & set("*?["):
         raise ResultError(
             f"{name}: there is no such folder. Name folders below runs/, such as runs/quickstart-bdbd3c7e264f, or "
             "quote a pattern, such as 'runs/quickstart-*'; `make quickstart` makes a run"
         )
-    return found
+    return []
 
 
 def contents_of(summary: dict[str, Any]) -> dict[str, str]:

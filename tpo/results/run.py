@@ -166,11 +166,11 @@ class Run:
         if second is None:
             return None
         rows, others = (list(artifact.rows(Comparison)) for artifact in (comparison, second))
-        second_settings = self._plain["eval"]["judge"]
+        judge: Any = getattr(self.config.eval, "judge", None)  # a `JudgeConfig`; an `EvalConfig` of a run has one
         if iteration == 0:
             self._second_untrained = others
         return change.second_judge(
-            second_settings.get("_target_", second_settings["kind"]),  # JudgeConfig.title
+            judge.title,
             rows,
             others,
             untrained=self._second_untrained if iteration else None,

@@ -75,9 +75,9 @@ class SplitStream:
             self.is_ambiguous = True
             return Delta()
         thought = "" if split.thought is None else self._rest("thought", split.thought)
-        end = self._stop_in(text[split.response_span[0] :])
-        response = split.response if end is None else text[split.response_span[0] :][:end].strip()
-        return Delta(thought, self._rest("response", response))
+        written = text[split.response_span[0] :]
+        end = self._stop_in(written)
+        return Delta(thought, self._rest("response", split.response if end is None else written[:end].strip()))
 
     def _look_for_response(self, seen: str) -> Delta:
         if self._may_become_thought(seen):
