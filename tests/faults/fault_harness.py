@@ -102,6 +102,12 @@ class Result:
             yield f"lost: {', '.join(sorted(lost))}"
 
 
+def compile_shim(library: Path) -> Path:
+    """Compile shim.c and return the library's path."""
+    subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, HERE / "shim.c", "-ldl"], check=True)
+    return library
+
+
 class Harness:
     """The warm process, the judge's server, and a folder for attempts."""
 
@@ -125,8 +131,7 @@ class Harness:
         self.overrides = [
             word for word in self.overrides if not word.startswith(("judge=self", "judge.pos", "judge.neg"))
         ]
-        library = self.out / "shim.so"
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, HERE / "shim.c", "-ldl"], check=True)
+        library = compile_shim(self.out / "shim.so")
         environment = {
             **os.environ,
             "LD_PRELOAD": str(library),

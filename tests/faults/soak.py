@@ -21,7 +21,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -35,7 +34,6 @@ from test_run import REPOSITORY, tiny_overrides, without_stages
 
 MARK = "TPO_SOAK"  # in the environment of every process of a round
 JOBS = {"processes": 10, "local_array": 4}  # of a sweep; an array starts all of its jobs at once
-SHARED = Path("/dev/shm")
 
 
 @dataclass
@@ -126,21 +124,27 @@ def marked(mark: str) -> Iterator[int]:
 
 
 def left_behind(root: Path, *, before: set[str]) -> Iterator[str]:
-    """Yield in words what a round has left: files, locks, shared memory."""
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file() or path.is_dir()]
-    for name in names:
-        if re.search(r"\.tmp$|\.part(ial)?(\.|$)|-journal$|/ends-|checkpoints", name):
-            yield name
+    """Yield in words what a round has left: temporary files, locks, shared memory."""
+    for path in root.rglob("*"):
+        if re.search(r"\.tmp$|-journal$|^ends-", path.name):
+            yield path.relative_to(root).as_posix()
     inodes = {path.stat().st_ino for path in root.rglob(".lock")}
     for line in Path("/proc/locks").read_text().splitlines():
         if int(line.split()[-3].rpartition(":")[2]) in inodes:
             yield f"a lock: {line}"
-    yield from sorted(temporary_names() - before)
+    yield from sorted(path.as_posix() for path in (root / "tmp").glob("*"))
+    yield from sorted(shared_names() - before)
 
 
-def temporary_names() -> set[str]:
-    """What lies in shared memory and in the temporary folder."""
-    return {str(path) for place in (SHARED, Path(tempfile.gettempdir())) for path in place.glob("*")}
+def files_of(root: Path) -> set[str]:
+    """The files of artifacts and runs, without logs."""
+    found = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    return {name for name in found if re.match("artifacts/|runs/(?!hydra/)", name)}
+
+
+def shared_names() -> set[str]:
+    """What lies in shared memory."""
+    return {path.as_posix() for path in Path("/dev/shm").glob("*")}
 
 
 def read_summaries(root: Path) -> dict[int, Any]:
@@ -167,7 +171,7 @@ class Soak:
         overrides = tiny_overrides(self.model, root, *sizes, *more, f"seed={','.join(map(str, seeds))}")
         environment = {**os.environ, MARK: mark, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": str(root / "tmp")}
-        before, started = temporary_names(), time.monotonic()
+        before, started = shared_names(), time.monotonic()
         fire = Fire(mark, seen, every_s=every_s, generator=self.generator)
         fire.start()
         status: int | None = None
@@ -228,8 +232,10 @@ def main() -> None:
     used = sorted({seed for done in rounds for seed in done.seeds})
     calm = soak.sweep(launchers[0], used, name="undisturbed", every_s=0.0, patience_s=options.patience)
     expected, wrong = read_summaries(soak.out / "undisturbed"), [words for done in rounds for words in done.wrong]
+    files = files_of(soak.out / "undisturbed")
     for number, done in enumerate(rounds):
         found = read_summaries(soak.out / f"round-{number}")
+        wrong += [f"round {number}: {name}" for name in sorted(files_of(soak.out / f"round-{number}") - files)]
         wrong += [
             f"round {number}, seed {seed}: another summary" for seed in done.seeds if found.get(seed) != expected[seed]
         ]
