@@ -330,7 +330,7 @@ def test_full_disk_while_an_adapter_is_saved(tiny_model: Path, tmp_path: Path, m
     assert (run_here(overrides) / "summary.json").exists(), "the half-written checkpoint is no obstacle"
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EISDIR, errno.EMFILE])
 def test_a_disk_that_refuses_is_one_sentence(code: int, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError) as error, translate_disk_errors(tmp_path):
         raise OSError(code, os.strerror(code), "/some/file")
@@ -346,6 +346,13 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
     with pytest.raises(ArtifactError, match=full) as error, translate_disk_errors(tmp_path):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert_one_line(error.value, str(tmp_path))
+    with pytest.raises(ArtifactError, match="ulimit -n"), translate_disk_errors(tmp_path):
+        raise SafetensorError("Error while deserializing: I/O error: Too many open files (os error 24)")
+    with pytest.raises(ArtifactError, match="model.json cannot be read"), translate_disk_errors(tmp_path):
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied", "model.json")
+        except OSError as cause:
+            raise ValueError("this does not look like a model") from cause
     for other in (OSError("no number"), RuntimeError("a fault"), FileNotFoundError(errno.ENOENT, "?", "x")):
         with pytest.raises(type(other)), translate_disk_errors(tmp_path):
             raise other
@@ -422,5 +429,5 @@ def test_command_line_names_a_bad_row(tiny_model: Path, tmp_path: Path) -> None:
     assert done.returncode != 0
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed
-    assert f"error: {tmp_path}/mine.jsonl, line 9: not JSON" in printed
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/mine.jsonl, line 9: not JSON")
     assert_nothing_was_sampled(tmp_path)

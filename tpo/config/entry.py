@@ -18,6 +18,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tpo.config.compose import CONF, check_choices, check_config_dir, complete
@@ -28,6 +29,7 @@ from tpo.config.schema import Entry, register
 from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.errors import TpoError
+from tpo.store.files import translate_disk_errors
 
 E = TypeVar("E", bound=Entry)
 
@@ -60,11 +62,14 @@ def run_entry(
 
     def job(composed: DictConfig) -> float | None:
         try:
-            with _logged(HydraConfig.get()):
+            output_dir = Path(HydraConfig.get().runtime.output_dir)
+            with translate_disk_errors(output_dir), _logged(HydraConfig.get()):
                 config = complete(entry, composed, hydra=HydraConfig.get(), find_under=find_under)
                 check(config)
                 path, objective = work(config, HydraConfig.get())
         except TpoError as error:
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(f"error: {error}")  # Hydra would add a line on how to see a traceback
             raise CompactHydraException(f"error: {error}") from error
         if path is not None:
             print(path)

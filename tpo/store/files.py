@@ -3,14 +3,18 @@
 import errno
 import hashlib
 import json
+import logging
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tpo.store.errors import ArtifactError
+from tpo.store.errors import ArtifactError, TpoError
+
+log = logging.getLogger(__name__)
 
 
 def content_hash(value: Any) -> str:
@@ -67,33 +71,54 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+#: Errors of the operating system that lie in the disk, its permissions or the limits of a process, not in this code.
 FULL = {errno.ENOSPC, errno.EDQUOT}
+TOO_MANY = {errno.EMFILE, errno.ENFILE}
 REFUSED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE}
-#: How torch and safetensors say that a file could not be written; theirs are no errors of the operating system.
-WRITE_FAILED = ("PytorchStreamWriter failed", "No space left on device", "Read-only file system", "Input/output error")
+REFUSED |= {errno.EBUSY, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOTEMPTY, errno.ENXIO}
+#: How libraries in Rust, such as safetensors and tokenizers, end what they say of such an error.
+IN_RUST = re.compile(r"\(os error (\d+)\)")
+#: How torch says that a file could not be written; the number is lost.
+WRITE_FAILED = "PytorchStreamWriter failed"
 
 
 @contextmanager
 def translate_disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a disk that is full, failing, read-only or closed to the user into one that says what to do."""
+    """Turn errors of a disk that is full, failing, read-only or closed to the user into one that says what to do.
+
+    So too where a library raised another error on account of one. Errors of this package stay as they are.
+    """
     try:
         yield
-    except ArtifactError:
+    except TpoError:
         raise
     except Exception as error:
-        if isinstance(error, OSError):
-            is_full, is_refused = error.errno in FULL, error.errno in REFUSED
-            said = f"{error.filename or path} cannot be read or written ({error.strerror})"
-        else:
-            text = str(error) if type(error).__name__ in ("RuntimeError", "SafetensorError") else ""
-            is_full, is_refused = "No space left" in text, any(words in text for words in WRITE_FAILED)
-            said = f"{path} cannot be written ({' '.join(text.split())[:200]})"
+        found = _of_system(error)
         kept = "run the same command again: all completed stages, and the rows of this one, are kept."
-        if is_full:
-            raise ArtifactError(f"no space left on the disk that holds {path}. Free some space and {kept}") from error
-        if is_refused:
+        if found is None and WRITE_FAILED not in str(error):
+            raise
+        log.info("where it was:", exc_info=True)
+        if found is None:
+            said = f"{path} cannot be written ({' '.join(str(error).split())[:200]})"
             raise ArtifactError(f"{said}. See to the disk and the permissions, and {kept}") from error
-        raise
+        place = found.filename or path
+        if found.errno in FULL:
+            raise ArtifactError(f"no space left on the disk that holds {path}. Free some space and {kept}") from error
+        said = f"{place} cannot be read or written ({found.strerror})"
+        if found.errno in TOO_MANY:
+            raise ArtifactError(f"{said}. Allow more open files (ulimit -n), and {kept}") from error
+        raise ArtifactError(f"{said}. See to the disk and the permissions, and {kept}") from error
+
+
+def _of_system(error: BaseException | None) -> OSError | None:
+    """Return the operating system's error that an error is, tells of, or was raised on account of."""
+    while error is not None:
+        told = IN_RUST.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        if number in FULL | TOO_MANY | REFUSED:
+            return error if isinstance(error, OSError) else OSError(number, os.strerror(number))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 @contextmanager
