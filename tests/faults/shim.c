@@ -52,7 +52,7 @@ int fault_reached(void) { return plan.is_reached; }
 /* Writes the point's name, such as "write artifacts/x/manifest.json.tmp"; returns 0 where the path is none of ours. */
 static int named(char *name, enum kind kind, const char *path) {
   size_t root = strlen(plan.root);
-  if (strncmp(path, plan.root, root) != 0) return 0;
+  if (strncmp(path, plan.root, root) != 0 || strstr(path, "/../")) return 0;
   int length = snprintf(name, PATH_MAX + 16, "%s %s", NAMES[kind], path + root);
   if (length > 13 && strcmp(name + length - 4, ".tmp") == 0 && name[length - 13] == '.' &&
       strspn(name + length - 12, "0123456789abcdef") == 8)
