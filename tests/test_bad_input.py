@@ -348,6 +348,14 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
     assert_one_line(error.value, str(tmp_path))
     with pytest.raises(ArtifactError, match="ulimit -n"), translate_disk_errors(tmp_path):
         raise SafetensorError("Error while deserializing: I/O error: Too many open files (os error 24)")
+    with pytest.raises(ArtifactError, match=full), translate_disk_errors(tmp_path):
+        raise RuntimeError("open file failed because of errno 28 on fopen: No space left on device, file path: x")
+    for lost in (
+        "basic_ios::clear: iostream error",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+    ):
+        with pytest.raises(ArtifactError, match="cannot be written"), translate_disk_errors(tmp_path):
+            raise RuntimeError(lost)
     with pytest.raises(ArtifactError, match="model.json cannot be read"), translate_disk_errors(tmp_path):
         try:
             raise PermissionError(errno.EACCES, "Permission denied", "model.json")

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fault_damage import Corpus, Damaged
@@ -103,12 +103,13 @@ def main() -> None:
         chosen = cases if options.sample is None else trials.draw(cases, options.sample, seed=options.seed)
         print(f"{len(harness.points)} points, {len(cases)} cases, {len(chosen)} to be tried", flush=True)
         started = time.monotonic()
-        for number, case in enumerate(chosen, 1):
-            for words in trials.try_one(case):
-                print(f"FAILED {words}", flush=True)
-            if number % 100 == 0:
-                print(f"{number} of {len(chosen)}, {time.monotonic() - started:.0f} s", flush=True)
-        print(f"{time.monotonic() - started:.0f} s\n\n{trials.table()}")
+        with suppress(KeyboardInterrupt):  # which shows what was found so far
+            for number, case in enumerate(chosen, 1):
+                for words in trials.try_one(case):
+                    print(f"FAILED {words}", flush=True)
+                if number % 100 == 0:
+                    print(f"{number} of {len(chosen)}, {time.monotonic() - started:.0f} s", flush=True)
+        print(f"{time.monotonic() - started:.0f} s\n\n{trials.table()}", flush=True)
     sys.exit(bool(trials.failed.total()))
 
 

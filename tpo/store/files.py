@@ -76,10 +76,10 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 TOO_MANY = {errno.EMFILE, errno.ENFILE}
 REFUSED = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE}
 REFUSED |= {errno.EBUSY, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG, errno.ENODEV, errno.ENOTEMPTY, errno.ENXIO}
-#: How libraries in Rust, such as safetensors and tokenizers, end what they say of such an error.
-IN_RUST = re.compile(r"\(os error (\d+)\)")
-#: How torch says that a file could not be written; the number is lost.
-WRITE_FAILED = "PytorchStreamWriter failed"
+#: How libraries tell the number of such an error: in Rust, such as safetensors and tokenizers, and torch.
+NUMBER = re.compile(r"\(os error (\d+)\)|because of errno (\d+)")
+#: How torch says that a file could not be written where the number is lost.
+WRITE_FAILED = re.compile(r"PytorchStreamWriter failed|iostream error|unexpected pos \d+")
 
 
 @contextmanager
@@ -95,7 +95,7 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
     except Exception as error:
         found = _of_system(error)
         kept = "run the same command again: all completed stages, and the rows of this one, are kept."
-        if found is None and WRITE_FAILED not in str(error):
+        if found is None and not WRITE_FAILED.search(str(error)):
             raise
         log.info("where it was:", exc_info=True)
         if found is None:
@@ -113,8 +113,8 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
 def _of_system(error: BaseException | None) -> OSError | None:
     """Return the operating system's error that an error is, tells of, or was raised on account of."""
     while error is not None:
-        told = IN_RUST.search(str(error))
-        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        told = NUMBER.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[told.lastindex or 0]) if told else None
         if number in FULL | TOO_MANY | REFUSED:
             return error if isinstance(error, OSError) else OSError(number, os.strerror(number))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
