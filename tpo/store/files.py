@@ -115,7 +115,7 @@ def _of_system(error: BaseException | None) -> OSError | None:
     while error is not None:
         told = NUMBER.search(str(error))
         number = error.errno if isinstance(error, OSError) else int(told[told.lastindex or 0]) if told else None
-        if number in FULL | TOO_MANY | REFUSED:
+        if number is not None and number in FULL | TOO_MANY | REFUSED:
             return error if isinstance(error, OSError) else OSError(number, os.strerror(number))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return None
