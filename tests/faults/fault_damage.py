@@ -102,8 +102,9 @@ class Corpus:
     def make(self, case: Damaged) -> Path:
         """Return a new folder with the damage, without the artifacts that were computed from the file."""
         root = self.harness.new("damaged")
-        is_trained = case.kind != "checkpoints"
-        shutil.copytree(self.whole if is_trained else self.half_trained, root, dirs_exist_ok=True)
+        source = self.half_trained if case.kind == "checkpoints" else self.whole
+        for name in ("artifacts", "runs"):
+            shutil.copytree(source / name, root / name)
         if case.kind in ("artifacts", "answers"):
             shutil.rmtree(root / "runs")
             for name in self._readers(case):
