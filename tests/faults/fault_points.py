@@ -57,7 +57,10 @@ def attempt(harness: Harness, point: Point, fault: Fault) -> tuple[str, list[str
     root = harness.new("attempt")
     first = harness.run(root, Armed(*point, fault.action, fault.error, fault.later))
     wrong = []
-    if not first.is_reached:
+    if first.status is None:
+        outcome = "hung"
+        wrong.append(f"no end within {harness.seconds:.0f} s")
+    elif not first.is_reached:
         outcome = "not reached"
     elif first.is_killed:
         outcome = "killed"
