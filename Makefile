@@ -6,7 +6,7 @@ REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requiremen
 AUDIT := .venv-audit
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-locked lock audit licences bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures notebooks test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym lint type resolve clean
+.PHONY: help setup setup-locked lock audit licences bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures notebooks test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym faults soak lint type resolve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 21
@@ -93,6 +93,12 @@ test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray
 
 test-reasoning-gym: setup-reasoning-gym ## Run the tests that need reasoning-gym
 	$(BIN)/python -m pytest -m reasoning_gym
+
+faults: setup ## Fail every call and damage every file of a tiny run, hours: FAULTS="--sample 40"
+	PYTHONPATH=.:tests $(BIN)/python tests/faults/try_faults.py $(FAULTS)
+
+soak: setup-launchers ## Kill processes of sweeps at random for an hour: SOAK="--minutes 10"
+	PYTHONPATH=.:tests $(BIN)/python tests/faults/soak.py $(SOAK)
 
 lint: setup ## Check style and layers: ruff, yamllint, import-linter
 	$(BIN)/ruff check .

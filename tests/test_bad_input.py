@@ -412,6 +412,21 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
     with pytest.raises(ArtifactError, match=full) as error, translate_disk_errors(tmp_path):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
     assert_one_line(error.value, str(tmp_path))
+    with pytest.raises(ArtifactError, match="ulimit -n"), translate_disk_errors(tmp_path):
+        raise SafetensorError("Error while deserializing: I/O error: Too many open files (os error 24)")
+    with pytest.raises(ArtifactError, match=full), translate_disk_errors(tmp_path):
+        raise RuntimeError("open file failed because of errno 28 on fopen: No space left on device, file path: x")
+    for lost in (
+        "basic_ios::clear: iostream error",
+        "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
+    ):
+        with pytest.raises(ArtifactError, match="cannot be written"), translate_disk_errors(tmp_path):
+            raise RuntimeError(lost)
+    with pytest.raises(ArtifactError, match="model.json cannot be read"), translate_disk_errors(tmp_path):
+        try:
+            raise PermissionError(errno.EACCES, "Permission denied", "model.json")
+        except OSError as cause:
+            raise ValueError("this does not look like a model") from cause
     for other in (OSError("no number"), RuntimeError("a fault"), FileNotFoundError(errno.ENOENT, "?", "x")):
         with pytest.raises(type(other)), translate_disk_errors(tmp_path):
             raise other
@@ -522,5 +537,5 @@ def test_command_line_names_a_bad_row(tiny_model: Path, tmp_path: Path) -> None:
     assert done.returncode != 0
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed
-    assert f"error: {tmp_path}/mine.jsonl, line 9: not JSON" in printed
+    assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/mine.jsonl, line 9: not JSON")
     assert_nothing_was_sampled(tmp_path)

@@ -1,3 +1,4 @@
+import fcntl
 import os
 import subprocess
 import sys
@@ -93,12 +94,17 @@ def test_what_a_killed_sweep_left_does_not_count_for_the_next(tmp_path: Path) ->
     command = ("-m", "x=1,2,3", "fail=[1]", "kill=[2]")
     status, said, done = app(tmp_path, *command)
     assert status == -9 and "sweep of" not in said and done == []
-    [left] = (tmp_path / "out").glob("sweep-*/ends-*/*")
-    assert left.name == "0.json"
+    [left] = (tmp_path / "out").glob("sweep-*/ends-*")
+    assert (left / "0.json").is_file()
+    held = left.with_name("ends-held")  # of a start of the same sweep that still goes on
+    held.mkdir()
+    lock = os.open(held / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     (tmp_path / "mended").touch()
     status, said, _ = app(tmp_path, *command)
     assert status == 0 and "sweep of 3 jobs: 3 completed" in said
-    assert [*(tmp_path / "out").glob("sweep-*/ends-*/*")] == [left], "of another sweep, or the last one's"
+    os.close(lock)
+    assert [*left.parent.glob("ends-*"), *left.parent.glob("new-*")] == [held]
 
 
 @pytest.mark.launchers

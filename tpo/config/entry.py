@@ -17,6 +17,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tpo.config.check import check_words
@@ -29,7 +30,7 @@ from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.ending import one_sentence
 from tpo.store.errors import TpoError, hide, shown
-from tpo.store.files import os_error
+from tpo.store.files import os_error, translate_disk_errors
 from tpo.store.logs import filter_handlers
 from tpo.store.text import printable
 
@@ -64,14 +65,15 @@ def run_entry(
 
     def job(composed: DictConfig) -> float | None:
         try:
-            with _logged(HydraConfig.get()):
+            with _logged(HydraConfig.get()), translate_disk_errors(Path(HydraConfig.get().runtime.output_dir)):
                 config = complete(entry, composed, hydra=HydraConfig.get(), find_under=find_under)
                 check(config)
                 path, objective = work(config, HydraConfig.get())
-        except TpoError as error:
-            raise CompactHydraException(f"error: {error}") from error
-        except OSError as error:
-            raise CompactHydraException(f"error: {os_error(error)}") from error
+        except (TpoError, OSError) as error:
+            sentence = f"error: {os_error(error) if isinstance(error, OSError) else error}"
+            if HydraConfig.get().mode != RunMode.MULTIRUN:
+                sys.exit(sentence)  # Hydra would add a line on how to see a traceback
+            raise CompactHydraException(sentence) from error
         except Exception as error:  # a fault, which Hydra shows with its traceback
             hide(error)
             raise

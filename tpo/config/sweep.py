@@ -2,14 +2,17 @@
 
 A Hydra callback, because every launcher passes it on to the process that runs a job. Each sweep has a folder,
 `<hydra.sweep.dir>/sweep-<hash of the sweep>/`, with the logs of its jobs. The process that runs a job writes how it
-ended to a temporary directory there, one for each start of the sweep, which the command reads and removes at its end.
-To repeat a sweep, start it again: finished stages are reused. Also here: which jobs a sweep has, what must not be
-written down, and the warnings of a search without an objective and of a sweep that is run as one job.
+ended to a temporary directory there, one for each start of the sweep, which the command reads and removes at its end;
+the next start removes that of a command that was killed. To repeat a sweep, start it again: finished stages are reused.
+Also here: which jobs a sweep has, what must not be written down, and the warnings of a search without an objective and
+of a sweep that is run as one job.
 """
 
 import atexit
+import fcntl
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -103,7 +106,7 @@ class SweepReport(Callback):
         identity = content_hash({"jobs": self._planned, "hydra": hydra, "task": task})
         folder = (Path(config.hydra.sweep.dir) / f"sweep-{identity}").absolute()  # workers may be elsewhere
         _make(folder)
-        self._ends = Path(tempfile.mkdtemp(prefix="ends-", dir=folder))
+        self._ends = _make_ends(folder)
         # For Hydra and the launcher, then for the jobs, which are composed anew from the overrides.
         config.hydra.sweep.dir = str(folder)
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}")
@@ -156,6 +159,31 @@ def _make(folder: Path) -> None:
             folder.mkdir(parents=True, exist_ok=True)
     except TpoError as error:
         sys.exit(f"error: {error} (runs_dir)")  # of a callback's errors Hydra only warns
+
+
+def _make_ends(folder: Path) -> Path:
+    """Make the folder of how jobs end, locked for as long as this process lives; delete those of killed processes."""
+    for old in folder.glob("ends-*"):
+        if (lock := _lock(old / "lock")) is not None:
+            shutil.rmtree(old, ignore_errors=True)
+            os.close(lock)
+    made = Path(tempfile.mkdtemp(prefix="new-", dir=folder))
+    _lock(made / "lock")  # before it has a name that another start of the same sweep looks at
+    return made.rename(folder / made.name.replace("new-", "ends-", 1))
+
+
+def _lock(path: Path) -> int | None:
+    """Return the descriptor of a lock that this process has now; None where another one has it, or locks do not work.
+
+    A child does not inherit it, and the kernel gives it back with the process.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) -> list[list[str]]:

@@ -6,6 +6,7 @@ A sealed file is a JSON object with the digest of itself, so that whoever reads 
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
@@ -14,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tpo.store.errors import ArtifactError
+from tpo.store.errors import ArtifactError, TpoError
+
+log = logging.getLogger(__name__)
 
 DIGEST = "digest"  # the key of a sealed file's own digest
 TEMPORARY = re.compile(r"\.[0-9a-f]{8}\.tmp$")  # how the names end that `replacing` gives
@@ -160,18 +163,24 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+#: Errors of the operating system that lie in the disk, its permissions or the limits of a process, not in this code.
+FULL = {errno.ENOSPC, errno.EDQUOT}
 FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {
-    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),  # the path
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENXIO, errno.ESTALE, errno.EFBIG),  # the disk
+    *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP),  # the path
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY),  # the disk
+    *(errno.ESTALE, errno.EFBIG),
     *(errno.EMFILE, errno.ENFILE, errno.ENOLCK),  # limits
 }
 ADVICE = {
+    **dict.fromkeys(FULL, "Free some space"),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE), "Allow more open files (`ulimit -n`)"),
     **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "Name another path"),
 }
-#: How torch and safetensors say that a file could not be written; theirs are no errors of the operating system.
-WRITE_FAILED = ("PytorchStreamWriter failed", "No space left on device", "Read-only file system", "Input/output error")
+#: How libraries tell the number of such an error: in Rust, such as safetensors and tokenizers, and torch.
+NUMBER = re.compile(r"\(os error (\d+)\)|because of errno (\d+)")
+#: How torch says that a file could not be written where the number is lost.
+WRITE_FAILED = re.compile(r"PytorchStreamWriter failed|iostream error|unexpected pos \d+")
 
 
 def os_error(error: OSError, path: Path | None = None) -> str:
@@ -183,6 +192,8 @@ def os_error(error: OSError, path: Path | None = None) -> str:
     """
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     at = " and ".join(names) or str(path or "a file")
+    if error.errno in FULL:
+        return f"no space left on the disk that holds {at}. {ADVICE[error.errno]}"
     why = error.strerror or str(error) or type(error).__name__
     advice = ADVICE.get(error.errno or 0, "See to the disk and the permissions")
     return f"{at} cannot be read or written ({why}). {advice}"
@@ -190,25 +201,34 @@ def os_error(error: OSError, path: Path | None = None) -> str:
 
 @contextmanager
 def translate_disk_errors(path: Path) -> Iterator[None]:
-    """Turn errors of a disk that is full, failing, read-only or closed to the user into one that says what to do."""
+    """Turn errors of a disk that is full, failing, read-only or closed to the user into one that says what to do.
+
+    So too where a library raised another error on account of one. Errors of this package stay as they are.
+    """
     try:
         yield
-    except ArtifactError:
+    except TpoError:
         raise
     except Exception as error:
-        if isinstance(error, OSError):
-            is_full, is_refused = error.errno in FULL, error.errno in REFUSED
-            said = os_error(error, path)
-        else:
-            text = str(error) if type(error).__name__ in ("RuntimeError", "SafetensorError") else ""
-            is_full, is_refused = "No space left" in text, any(words in text for words in WRITE_FAILED)
-            said = f"{path} cannot be written ({' '.join(text.split())[:200]}). See to the disk and the permissions"
-        kept = "run the same command again: all completed stages, and the rows of this one, are kept."
-        if is_full:
-            raise ArtifactError(f"no space left on the disk that holds {path}. Free some space and {kept}") from error
-        if is_refused:
-            raise ArtifactError(f"{said}, and {kept}") from error
-        raise
+        found = _of_system(error)
+        if found is None and not WRITE_FAILED.search(str(error)):
+            raise
+        log.info("where it was:", exc_info=True)
+        if found is None:
+            found = OSError(None, " ".join(str(error).split())[:200])
+        kept = "all completed stages, and the rows of this one, are kept"
+        raise ArtifactError(f"{os_error(found, path)}, and run the same command again: {kept}.") from error
+
+
+def _of_system(error: BaseException | None) -> OSError | None:
+    """Return the operating system's error that an error is, tells of, or was raised on account of."""
+    while error is not None:
+        told = NUMBER.search(str(error))
+        number = error.errno if isinstance(error, OSError) else int(told[told.lastindex or 0]) if told else None
+        if number is not None and number in FULL | REFUSED:
+            return error if isinstance(error, OSError) else OSError(number, os.strerror(number))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
 
 
 @contextmanager
