@@ -1,6 +1,7 @@
 """Asking a chat model: the cache, and the client against a real HTTP server that misbehaves on purpose."""
 
 import gzip
+import hashlib
 import json
 import logging
 import signal
@@ -790,9 +791,16 @@ def test_a_compressed_body_is_refused(serve: Callable[..., FakeServer], tmp_path
 # Rows of the cache
 
 
-def edit(path: Path, column: str, value: Any) -> None:
+def edit(path: Path, column: str, value: Any, *, is_sealed: bool = True) -> None:
+    """Change the only row, with the digest that belongs to what it then holds where it `is_sealed`."""
     with sqlite3.connect(path / "answers.sqlite") as database:
         database.execute(f"UPDATE answers SET {column} = ?", (value,))
+        ((key, answer),) = database.execute("SELECT key, answer FROM answers").fetchall()
+        if is_sealed:
+            digest = hashlib.sha256(
+                f"{key} ".encode() + (answer.encode() if isinstance(answer, str) else b"")
+            ).hexdigest()
+            database.execute("UPDATE answers SET digest = ?", (digest,))
 
 
 WHOLE: dict[str, Any] = {"text": "re", "finish_reason": "stop", "num_tokens": 1, "watched": [], "error": None}
@@ -828,6 +836,16 @@ def test_a_damaged_row_is_named(tmp_path: Path, name: str) -> None:
     assert len(list(llm.ask([QUESTION]))) == 1 and len(backend.asked) == 1
 
 
+def test_an_edited_answer_is_named(tmp_path: Path) -> None:
+    llm, _ = open_fake(tmp_path)
+    list(llm.ask([QUESTION]))
+    edit(tmp_path, "answer", json.dumps(WHOLE | {"text": "another verdict"}), is_sealed=False)
+    llm, backend = open_fake(tmp_path)
+    with pytest.raises(TpoError, match=r"answers\.sqlite: the row with the key .* \(its answer was edited\)"):
+        list(llm.ask([QUESTION]))
+    assert backend.asked == []
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -835,6 +853,7 @@ def test_a_damaged_row_is_named(tmp_path: Path, name: str) -> None:
         {"finish_reason": "content_filter"},
         {"finish_reason": ""},
         {"text": ""},
+        {"text": " \n"},
         {"watched": []},  # no log-probabilities came
         {"watched": [[0, {"4": 1e6}]]},
     ],

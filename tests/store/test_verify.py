@@ -1,5 +1,6 @@
 """`python -m tpo.verify` on artifacts and runs that were damaged in every way that is known."""
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -137,11 +138,18 @@ def test_what_artifacts_share_is_verified(tmp_path: Path, capsys: pytest.Capture
     write_sealed(tmp_path / "reference" / "moved.json", {"key": "right", "inputs": {}, "columns": {}})
     (tmp_path / "reference" / "old.json").write_text("{}")
     with sqlite3.connect(tmp_path / "answers.sqlite") as database:
-        database.execute("CREATE TABLE answers (text)")
-    database.close()
+        database.execute("CREATE TABLE answers (key, answer, digest)")
+        digest = hashlib.sha256(b"first Score: 9").hexdigest()
+        database.execute("INSERT INTO answers VALUES ('first', 'Score: 9', ?)", (digest,))
     status, said = verified(capsys, tmp_path)
     assert status == 1 and "moved.json: is the file of another" in said and "old.json: has no digest" in said
     assert "right.json" not in said and "answers.sqlite" not in said
+    with sqlite3.connect(tmp_path / "answers.sqlite") as database:
+        database.execute("INSERT INTO answers VALUES ('second', 'Score: 9', ?)", (digest,))
+    database.close()
+    status, said = verified(capsys, tmp_path)
+    assert status == 1 and "answers.sqlite: has an edited answer in the row second" in said
+    assert "WHERE key = 'first'" not in said
     (tmp_path / "answers.sqlite").write_bytes(b"no database, but long enough to be taken for one" * 100)
     status, said = verified(capsys, tmp_path)
     assert status == 1 and "answers.sqlite: is damaged" in said

@@ -53,6 +53,11 @@ def json_digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def row_digest(key: str, value: str) -> str:
+    """Return the sha256 in hex of a value and its key: one that was edited, or moved to another key, has another."""
+    return hashlib.sha256(f"{key} {value}".encode()).hexdigest()
+
+
 def _require_json(value: Any) -> None:
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from tpo.store.artifacts import Artifact, read_manifest
 from tpo.store.digests import digests
 from tpo.store.errors import ArtifactError, TpoError
-from tpo.store.files import SealError, UnsealedError, content_hash, file_digest, read_sealed
+from tpo.store.files import SealError, UnsealedError, content_hash, file_digest, read_sealed, row_digest
 from tpo.store.layout import MANIFEST, REFERENCE, find_request, is_artifact, is_content, pruned
 from tpo.store.records import Record, RecordError, row_format
 
@@ -159,10 +159,15 @@ def verify_shared(root: Path) -> Iterator[Wrong]:
         try:
             with closing(sqlite3.connect(f"file:{answers}?mode=ro", uri=True)) as database:
                 [[said], *_] = database.execute("PRAGMA quick_check").fetchall()
+                rows = database.execute("SELECT key, answer, digest FROM answers")
+                edited = [key for key, answer, digest in rows if row_digest(key, answer) != digest]
         except sqlite3.Error as error:
-            said = str(error)
+            said, edited = str(error), []
         if said != "ok":
             yield Wrong(answers, f"is damaged ({said})", "move it away: what is missing is asked again")
+        for key in edited:
+            todo = f"delete the row (DELETE FROM answers WHERE key = '{key}'): it is asked again"
+            yield Wrong(answers, f"has an edited answer in the row {key}", todo)
 
 
 def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> tuple[Path, list[Wrong]]:

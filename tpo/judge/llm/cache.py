@@ -19,9 +19,10 @@ import msgspec
 
 from tpo.judge.llm.question import Answer, Question
 from tpo.store.errors import TpoError
+from tpo.store.files import row_digest
 
 BUSY_TIMEOUT_S = 60.0  # how long to wait for another process's write
-TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT, request TEXT, answer TEXT)"
+TABLE = "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, model TEXT, request TEXT, answer TEXT, digest TEXT)"
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,14 @@ class AnswerCache:
         Where another process has stored an answer first, that one is returned, so that all processes use the same. One
         that is not whole, which an earlier version may have kept, is replaced.
         """
-        row = (asked.key, _canonical(asked.model), _readable(asked.question), msgspec.json.encode(answer).decode())
+        text = msgspec.json.encode(answer).decode()
+        row = (asked.key, _canonical(asked.model), _readable(asked.question), text, row_digest(asked.key, text))
         with self._translated() as database:
             database.execute("BEGIN IMMEDIATE")
             with database:  # commits, or after an error rolls back
                 found = self._find(database, asked)
                 if found is None:
-                    database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", row)
+                    database.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?)", row)
             return answer if found is None else found
 
     def count(self, model: dict[str, Any]) -> int:
@@ -75,12 +77,15 @@ class AnswerCache:
             return int(database.execute(query, (_canonical(model),)).fetchone()[0])
 
     def _find(self, database: sqlite3.Connection, asked: Asked) -> Answer | None:
-        row = database.execute("SELECT model, request, answer FROM answers WHERE key = ?", (asked.key,)).fetchone()
+        query = "SELECT model, request, answer, digest FROM answers WHERE key = ?"
+        row = database.execute(query, (asked.key,)).fetchone()
         if row is None:
             return None
         try:
             if json.loads(row[0]) != asked.model or json.loads(row[1]) != _plain(asked.question):
                 raise ValueError("it answers another question")
+            if row[3] != row_digest(asked.key, row[2]):
+                raise ValueError("its answer was edited")
             answer = msgspec.json.decode(row[2], type=Answer)
         except (ValueError, TypeError, RecursionError) as error:  # msgspec's are ValueErrors
             raise TpoError(

@@ -57,7 +57,7 @@ class Answer(Struct, frozen=True, forbid_unknown_fields=True):
 
     def is_whole(self, question: Question) -> bool:
         """Return whether this is all that the question asked for, so that it may be kept and never asked again."""
-        is_ended = self.error is None and (self.is_cut or (self.finish_reason == "stop" and self.text != ""))
+        is_ended = self.error is None and (self.is_cut or (self.finish_reason == "stop" and self.text.strip() != ""))
         is_watched = not question.watch or not self.text or self.has_logprobs or bool(self.watched)
         values = (value for entry in self.watched for value in entry.alternatives.values())
         return is_ended and is_watched and all(value <= MAX_LOGPROB for value in values)

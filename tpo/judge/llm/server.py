@@ -155,7 +155,7 @@ def _read(completion: Any, question: Question) -> Answer:
     end = ENDS.get(str(choice.finish_reason).lower())
     if end is None:
         raise UnusableError(f"it ended with finish_reason={choice.finish_reason}")
-    if end == "stop" and not text:
+    if end == "stop" and not text.strip():
         raise UnusableError("it is empty", instead=EMPTY, may_change=not has_thought)
     steps = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
     tokens = [

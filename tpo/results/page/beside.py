@@ -8,6 +8,7 @@ from tpo.results.beside import Beside, checks_table, facts_table, won_table
 from tpo.results.page.samples import choose, instruction_data, sides_data
 from tpo.results.page.shell import browser, fill, html_table, page
 from tpo.store.files import replacing
+from tpo.store.text import one_line
 
 #: Instructions that the page shows: two answers each, where a run's page has many.
 MAX_SHARED = 1000
@@ -61,4 +62,4 @@ def titles_of(beside: Beside) -> list[str]:
     """Return what the sides are called: of one run or evaluation what tells them apart, else by their names."""
     first, second = beside.sides
     is_one = first.place.path.resolve() == second.place.path.resolve()
-    return [side.title if is_one else side.name for side in beside.sides]
+    return [one_line(side.title if is_one else side.name) for side in beside.sides]
