@@ -22,7 +22,6 @@ from markdown_it import MarkdownIt
 from rich.cells import cell_len
 from test_page import Elements
 from test_results import make_run
-from tpo.results.page.page import render_page
 
 from tpo.plan.doctor import print_findings
 from tpo.plan.tables import print_plan
@@ -37,6 +36,7 @@ from tpo.results.figures import (
     draw_types,
     save,
 )
+from tpo.results.page.report import render_page
 from tpo.results.rate import Rate
 from tpo.results.read import FinishedRun
 from tpo.results.run_tables import categories_table, evaluation_table, pairs_table, run_tables, types_table

@@ -336,7 +336,7 @@ def test_killed_again_and_again_it_comes_to_its_end(tmp_path: Path) -> None:
     path = tmp_path
     lines = random.Random(0)
     num_kills = 0
-    while not grow_until_killed(path, at_line=lines.randrange(40, 120), seed=num_kills):
+    while not grow_until_killed(path, at_line=lines.randrange(40, 120 + num_kills), seed=num_kills):
         num_kills += 1
         for leftover in path.glob("*.tmp"):
             leftover.unlink()
