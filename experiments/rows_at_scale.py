@@ -291,9 +291,9 @@ def complete(path: Path, stage: str, config: dict[str, Any], inputs: dict[str, s
     from tpo.pairs.stages import PAIRS
 
     version = PAIRS.version if stage == PAIRS.name else 1  # of pairs the page asks for the present one
-    write_json(
-        path / "request.json", {"stage": stage, "version": version, "config": config, "inputs": inputs, "seed": 0}
-    )
+    contents = {role: artifact(path.parent, name).content for role, name in inputs.items()}
+    request = {"stage": stage, "version": version, "config": config, "inputs": inputs, "seed": 0, "contents": contents}
+    write_json(path / "request.json", request)
     finish(path, metrics=metrics, started=time.time())
 
 

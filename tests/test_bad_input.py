@@ -420,7 +420,7 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
         "basic_ios::clear: iostream error",
         "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
     ):
-        with pytest.raises(ArtifactError, match="cannot be written"), translate_disk_errors(tmp_path):
+        with pytest.raises(ArtifactError, match="cannot be read or written"), translate_disk_errors(tmp_path):
             raise RuntimeError(lost)
     with pytest.raises(ArtifactError, match="model.json cannot be read"), translate_disk_errors(tmp_path):
         try:

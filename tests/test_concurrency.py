@@ -31,6 +31,7 @@ from tpo.results.folder import own_folder
 from tpo.results.run import Run
 from tpo.results.tracking import TRACKED
 from tpo.sample.stages import PROMPTS
+from tpo.store.files import write_sealed
 from tpo.store.layout import LOCK
 from tpo.store.stage import Step
 
@@ -207,9 +208,10 @@ print(json.dumps([artifact.is_reused, artifact.metrics["num_prompts"]]))
 
 def test_isolated_stage_outlives_its_killed_parent_and_its_result_is_used(tmp_path: Path) -> None:
     # A real stage. The manifest of an input that it does not need is a pipe, so it lasts as long as this test wants.
-    gate = tmp_path / "gate-0" / "manifest.json"
+    gate, manifest = tmp_path / "gate-0" / "manifest.json", tmp_path / "manifest.json"
     gate.parent.mkdir()
     os.mkfifo(gate)
+    write_sealed(manifest, {"artifact_id": "gate-0", "files": {}, "metrics": {}})
     settings = {"kind": "builtin", "num_train": 2, "num_validation": 1, "num_test": 1}
     step = Step("prompts", 1, {"settings": settings}, {"gate": gate.parent.name}, work=PROMPTS.work)
     arguments = ("-c", ISOLATED, str(tmp_path), json.dumps(step.to_request()))
@@ -219,7 +221,8 @@ def test_isolated_stage_outlives_its_killed_parent_and_its_result_is_used(tmp_pa
         waiter = Running(tmp_path / "waiter.txt", *arguments)
         waiter.wait_until_said("waiting for")
         assert waiter.process.poll() is None
-        writer.write('{"files": {}}')
+        writer.write(manifest.read_text())
+        manifest.replace(gate)  # for whoever reads it again
     is_reused, num_prompts = waiter.result()
     assert is_reused and num_prompts > 4
     [line] = waiter.said("waiting for")

@@ -2,7 +2,9 @@
 
 import sys
 
+from tpo.store.ending import one_sentence
 from tpo.store.gc import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_sentence("what was not deleted, and all runs,"):
+        sys.exit(main())

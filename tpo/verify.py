@@ -2,7 +2,9 @@
 
 import sys
 
+from tpo.store.ending import one_sentence
 from tpo.store.verify import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with one_sentence("all artifacts"):
+        sys.exit(main())

@@ -34,7 +34,7 @@ from tpo.results.read import FinishedRun, read_run
 from tpo.results.run import stage_list
 from tpo.sample.completions import summarize
 from tpo.store.artifacts import Artifact, Store, finish, open_artifact
-from tpo.store.files import write_json
+from tpo.store.files import read_sealed, write_json, write_sealed
 from tpo.store.records import Check, Completion, Prompt, Record, Score, write_records
 from tpo.store.stage import Step
 
@@ -458,7 +458,7 @@ def damage_drops(run: Small) -> None:
 
 def damage_version(run: Small) -> None:
     path = run.artifacts / run.summary["iterations"][1]["artifacts"]["pairs"] / "manifest.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 0}))
+    write_sealed(path, read_sealed(path) | {"version": 0})
 
 
 @pytest.mark.parametrize(
@@ -466,7 +466,7 @@ def damage_version(run: Small) -> None:
     [
         (damage_missing, "has no manifest.json"),
         (damage_edited, "differs from manifest.json"),
-        (damage_drops, "counts other drops"),
+        (damage_drops, "manifest.json was edited"),
         (damage_version, "another version of tpo.pairs"),
     ],
 )

@@ -38,6 +38,7 @@ from tpo.run import run_tpo
 from tpo.sample.completions import summarize
 from tpo.sample.stages import PREFLIGHT, SAMPLE
 from tpo.store.artifacts import open_artifact
+from tpo.store.files import read_sealed
 from tpo.store.job import Job, Metrics
 from tpo.store.progress import Progress
 from tpo.store.records import Comparison, Completion, Prompt, write_records
@@ -155,8 +156,7 @@ class Written(NamedTuple):
 
     @property
     def summary(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.path / "summary.json").read_text())
-        return found
+        return read_sealed(self.path / "summary.json")
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ def test_what_the_engine_refuses_is_said(tiny_model: Path) -> None:
         pytest.raises(TpoError, match=r"worker . of 2 failed: ValueError: .* may take 256\d tokens"),
     ):
         list(engine.stream([Request("long", [7] * 2550, {0: 0})], decoding=DECODING))
-    with pytest.raises(TpoError, match=r"^OSError: "):
+    with pytest.raises(TpoError, match=r"^nowhere \(model.name\): it cannot be loaded \(OSError: "):
         missing = Policy("nowhere", None, "nowhere", "float32", 1024, None)
         chat = Chat(load_tokenizer(tiny_model), frozenset({1}))
         settings = TorchEngineConfig(max_sequences=6, num_workers=2)

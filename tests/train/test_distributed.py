@@ -25,6 +25,7 @@ import tpo.store.execute
 import tpo.store.processes.launch
 from tpo.config.groups import TEMPLATE_DATE
 from tpo.config.schema import register
+from tpo.model.load import fingerprint
 from tpo.model.stages import MODEL
 from tpo.store.artifacts import Artifact, Store, finish
 from tpo.store.errors import ArtifactError
@@ -72,6 +73,7 @@ def train_step(root: Path, tiny_model: Path, accelerate: dict[str, Any] | None, 
             "chat_template": None,
             "template_arguments": {},
             "template_date": TEMPLATE_DATE,
+            "fingerprint": fingerprint(str(tiny_model)),
         },
         work=MODEL.work,
     )

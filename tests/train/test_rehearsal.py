@@ -83,7 +83,7 @@ def test_rounding_of_the_kernels_for_other_lengths_is_found(tiny_model: Path, tm
     for name, values in right.items():
         moved = [[value + 1e-3 * (at == row) for value in each] for at, each in enumerate(values)]
         trainer.train_dataset = trainer.train_dataset.remove_columns(name).add_column(name, moved)
-    assert rehearse(trainer, starts_at_reference=True, path=None) is not None
+    assert rehearse(trainer, starts_at_reference=True, cache=None) is not None
     assert columns(trainer) == right
 
 

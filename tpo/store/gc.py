@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{_gib(delete(found, given.artifacts, tell=print)):>12}  deleted")
         elif found:
             print("Nothing was deleted: add --delete")
-    except (TpoError, OSError) as error:
+    except TpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

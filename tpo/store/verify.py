@@ -23,7 +23,7 @@ from tpo.store.records import Record, RecordError, row_format
 ABOUT = """\
 Whether artifacts and runs are what they say. Exits with 1 where something is wrong, with 2 where there is nothing.
 
-python -m tpo.verify artifacts/                   all artifacts, and the answers of language models
+python -m tpo.verify                              all of artifacts/, and the answers of language models
 python -m tpo.verify runs/<run>                   a run or an evaluation, with all that it rests on
 python -m tpo.verify runs/* --reread              every file is read, also where its digest is remembered
 """
@@ -257,7 +257,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tpo.verify", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="artifacts, or folders of runs")
+    usual = [Path("artifacts")]
+    about = "artifacts, or folders of runs (default: artifacts)"
+    parser.add_argument("paths", nargs="*", default=usual, type=Path, metavar="PATH", help=about)
     parser.add_argument("--artifacts", type=Path, metavar="DIR", help="of the runs (default: that of their settings)")
     parser.add_argument("--reread", action="store_true", help="read every file, also where its digest is remembered")
     return parser
@@ -283,7 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(line)
             print(f"{path}: {f'{len(found)} things are wrong' if found else 'all is as it says'}")
             num_wrong += len(found)
-    except (TpoError, OSError) as error:
+    except TpoError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 1 if num_wrong else 0

@@ -257,7 +257,7 @@ def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, height: f
         height: Of the axes, in inches, roughly.
     """
     low, high = axes.get_ylim()
-    ordered = sorted(labels)
+    ordered = sorted((place, one_line(text), color) for place, text, color in labels)
     texts = [text.replace(" ", "\n") if len(text) > LONG_LABEL else text for _, text, _ in ordered]
     rows = max((text.count("\n") + 1 for text in texts), default=1)
     if len(texts) * rows * LINE > 1.2 * height:
@@ -266,7 +266,7 @@ def label_ends(axes: Any, labels: Sequence[tuple[float, str, str]], *, height: f
     places = spread([wanted for wanted, _, _ in ordered], gap=gap)
     for place, text, (_, _, color) in zip(places, texts, ordered, strict=True):
         axes.annotate(
-            one_line(text),
+            text,
             (axes.get_xlim()[1], place),
             xytext=(2, 0),
             textcoords="offset points",

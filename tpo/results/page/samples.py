@@ -9,7 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from tpo.config.kinds import load_settings
-from tpo.pairs.build import count_drops, judged_groups, pair_or_reason
+from tpo.pairs.build import judged_groups, pair_or_reason
 from tpo.pairs.rule import PairsRule
 from tpo.pairs.stages import PAIRS
 from tpo.results.marks import asked, describe, name, passed
@@ -161,18 +161,15 @@ def training_entries(iteration: int, found: Mapping[str, Artifact], shown: Colle
     length-controlled scores, all three null where there is no pair; `samples` are in the order of their index.
 
     Raises:
-        ArtifactError: If the pairs are of another version, or count other drops than completions and scores give.
+        ArtifactError: If the pairs are of another version.
     """
     pairs = found["pairs"]
     if pairs.manifest["version"] != PAIRS.version:
         raise ArtifactError(f"{pairs.path} was made by another version of tpo.pairs: run the experiment again")
     rule = load_settings(PairsRule, pairs.manifest["config"])
-    drops: list[str] = []
     for judged in judged_groups(found["completions"].rows(Completion), found["scores"].rows(Score)):
         outcome = pair_or_reason(judged, rule)
         pair = outcome if isinstance(outcome, Pair) else None
-        if isinstance(outcome, str):
-            drops.append(outcome)
         prompt_id = judged[0].completion.prompt_id
         if prompt_id in shown:
             yield {
@@ -188,10 +185,6 @@ def training_entries(iteration: int, found: Mapping[str, Artifact], shown: Colle
                     for row, score in judged
                 ],
             }
-    if count_drops(drops) != pairs.metrics["drops"]:
-        raise ArtifactError(
-            f"{pairs.path} counts other drops than its completions and scores give. Delete it to compute it again."
-        )
 
 
 def held_out_entries(
