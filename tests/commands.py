@@ -29,10 +29,10 @@ ENVIRONMENT = {**os.environ}  # as it is before a test changes it
 LIGHT = (
     *("hydra._internal.hydra", "hydra.experimental.compose", "tpo.config.entry", "tpo.config.check"),
     *("tpo.config.sweep", "tpo.config.accelerate", "tpo.evaluate.inherit", "tpo.plan.tables", "tpo.plan.stages"),
-    *("tpo.results.tracking.labels", "scipy.stats"),
+    *("tpo.results.tracking.labels", "scipy.stats", "torch"),
 )
 HEAVY = (
-    *("torch", "transformers.models.llama.modeling_llama", "trl", "peft", "datasets", "matplotlib.pyplot", "openai"),
+    *("transformers.models.llama.modeling_llama", "trl", "peft", "datasets", "matplotlib.pyplot", "openai"),
     *("tpo.loop", "tpo.pipeline", "tpo.train.trainer", "tpo.sample.engines.torch.engine", "tpo.results.run"),
 )
 
@@ -134,17 +134,17 @@ def server_environment() -> dict[str, str]:
     return {**ENVIRONMENT, "PYTHONPATH": str(REPOSITORY), **dict.fromkeys(one, "1")}
 
 
-AT_IMPORT = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "HF_", "TRANSFORMERS_", "TORCH", "MPL", "LC_", "LANG", "XDG")
-AT_IMPORT_TOO = ("HOME", "TMPDIR")
+# What is read at the start of Python or at an import; torch sets variables of its own in the process of pytest.
+AT_IMPORT = ("PYTHON", "LD_", "OMP_", "HF_", "TRANSFORMERS_", "MPL", "LC_", "LANG", "XDG_", "HOME", "TMPDIR")
 
 
 def needs_interpreter(folder: Path, environment: Mapping[str, str]) -> bool:
     """Whether a process would import other things, or other values into them, than the one that forks."""
     warm = server_environment()
     changed = {name for name in {*environment, *warm} if environment.get(name) != warm.get(name)}
-    changed -= {"PYTHONPATH", "OPENBLAS_NUM_THREADS"}
+    changed.discard("PYTHONPATH")
     is_other = (folder / "tpo").exists() and not folder.samefile(REPOSITORY)
-    return is_other or any(name.startswith(AT_IMPORT) or name in AT_IMPORT_TOO for name in changed)
+    return is_other or any(name.startswith(AT_IMPORT) for name in changed)
 
 
 def start_command(
@@ -221,6 +221,7 @@ def serve(control: socket.socket) -> dict[str, Any]:
             request = json.load(file)
         for name in request.get("preload", ()):
             importlib.import_module(name)
+        gc.freeze()  # a collection in the command would look at all that was imported, and copy its pages
         if os.fork() == 0:
             control.close()
             if _is_command(received):
@@ -269,14 +270,15 @@ def execute(request: dict[str, Any]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    for name, descriptor in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        raw = open(descriptor, "rb" if name == "stdin" else "wb", closefd=False)  # noqa: SIM115
-        errors = "backslashreplace" if name == "stderr" else "strict"
-        stream = io.TextIOWrapper(raw, encoding="utf-8", errors=errors, line_buffering=name == "stderr")
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        own = getattr(sys, name)
+        raw = open(descriptor, "wb" if descriptor else "rb", closefd=False)  # noqa: SIM115
+        settings = {"encoding": own.encoding, "errors": own.errors, "write_through": own.write_through}
+        stream = io.TextIOWrapper(raw, **settings, line_buffering=own.line_buffering or raw.raw.isatty())
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    own = [path for path in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if path]
-    sys.path[:2] = [os.getcwd(), *own]  # in place of this file's folder and of the server's PYTHONPATH
+    paths = [path for path in request["environment"].get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path[:2] = [os.getcwd(), *paths]  # in place of this file's folder and of the server's PYTHONPATH
     importlib.invalidate_caches()
     tempfile.tempdir = None
     sys.argv = ["-m", *request["arguments"]]
@@ -290,7 +292,6 @@ def warm_up() -> None:
         importlib.import_module(name)
     importlib.import_module("tpo.config.schema").register()
     importlib.import_module("hydra.core.plugins").Plugins.instance()
-    gc.freeze()
 
 
 if __name__ == "__main__":
