@@ -105,9 +105,7 @@ def test_a_search_maximizes_the_selected_policys_validation_score(finished: Fini
 
 def test_a_search_without_an_objective_ends_before_its_first_trial(tiny_model: Path, tmp_path: Path) -> None:
     overrides = tiny_overrides(tiny_model, tmp_path, "train.select=last")
-    done = run_command(
-        "tpo.run", "-m", "hydra.sweeper._target_=hydra_plugins.any.Search", *overrides
-    )
+    done = run_command("tpo.run", "-m", "hydra.sweeper._target_=hydra_plugins.any.Search", *overrides)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: hydra/sweeper: ") and "train.select=last" in done.stderr
     assert len(done.stderr.splitlines()) == 1
