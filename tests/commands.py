@@ -31,9 +31,10 @@ LIGHT = (
     *("tpo.config.sweep", "tpo.config.accelerate", "tpo.evaluate.inherit", "tpo.plan.tables", "tpo.plan.stages"),
     *("tpo.results.tracking.labels", "scipy.stats", "torch"),
 )
+# No W&B, and so no trainer of trl, which imports it: it makes a temporary folder that the first command would delete.
 HEAVY = (
     *("transformers.models.llama.modeling_llama", "trl", "peft", "datasets", "matplotlib.pyplot", "openai"),
-    *("tpo.loop", "tpo.pipeline", "tpo.train.trainer", "tpo.sample.engines.torch.engine", "tpo.results.run"),
+    *("tpo.loop", "tpo.pipeline", "tpo.sample.engines.torch.engine", "tpo.results.run"),
 )
 
 
@@ -215,7 +216,7 @@ def serve(control: socket.socket) -> dict[str, Any]:
     while True:
         byte, received, *_ = socket.recv_fds(control, 1, 5)
         if not byte:
-            os._exit(0)
+            sys.exit()
         with open(received[0], closefd=False) as file:
             file.seek(0)
             request = json.load(file)
