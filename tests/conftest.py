@@ -1,6 +1,7 @@
 """Models for the tests: a tiny one that they make (Llama's architecture, random weights, a real tokenizer and chat
 template), and the embedded one, converted once for all of pytest's processes."""
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from _pytest.mark.expression import Expression
 
+gc.set_threshold(50_000, 20, 50)  # imports and configs make many objects, few of them garbage
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a second thread slows tiny models down
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for a hub
 os.environ.setdefault("WANDB_MODE", "offline")
@@ -17,6 +19,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Hide GPUs from all tests but those of the marker `gpu`: tolerances are a CPU's, and processes are forked."""
     if not asks_for_gpus(config.option.markexpr):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rare_collections() -> None:
+    """Leave what is there out of the collections that stages ask for: with torch there, they took half of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def asks_for_gpus(markers: str) -> bool:

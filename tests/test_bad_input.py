@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from commands import run_command
 from conftest import make_tokenizer
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
-from test_run import compose_config, run_cli, tiny_overrides
+from test_run import compose_config, tiny_overrides
 
 import tpo.run
 from tpo.config import compose
@@ -524,7 +525,7 @@ def test_a_plan_needs_no_package_of_what_runs(monkeypatch: pytest.MonkeyPatch) -
     ids=["unknown_key", "added_key", "added_alone", "unknown_group", "one_sample", "missing_value", "sweep", "chdir"],
 )
 def test_command_line_errors_have_no_traceback(tmp_path: Path, overrides: list[str], fragments: list[str]) -> None:
-    done = run_cli(*overrides, f"runs_dir={tmp_path}/runs", f"artifacts_dir={tmp_path}/artifacts")
+    done = run_command("tpo.run", *overrides, f"runs_dir={tmp_path}/runs", f"artifacts_dir={tmp_path}/artifacts")
     assert done.returncode != 0
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed
@@ -535,7 +536,7 @@ def test_command_line_errors_have_no_traceback(tmp_path: Path, overrides: list[s
 
 
 def test_command_line_names_a_bad_row(tiny_model: Path, tmp_path: Path) -> None:
-    done = run_cli(*jsonl_overrides(tiny_model, tmp_path, [*GOOD, "{broken"]))
+    done = run_command("tpo.run", *jsonl_overrides(tiny_model, tmp_path, [*GOOD, "{broken"]), loads_models=True)
     assert done.returncode != 0
     printed = done.stdout + done.stderr
     assert "Traceback" not in printed

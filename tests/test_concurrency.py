@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from hydra import compose, initialize_config_dir
 from test_locks import is_locked, wait_until
 from test_resume import assert_same_results, start_cli
@@ -322,8 +323,7 @@ def test_log_of_a_job_is_where_the_sweep_says_and_names_the_process(
     entry: str, overrides: list[str], name: str, tmp_path: Path
 ) -> None:
     # Jobs that end at the checks.
-    command = [sys.executable, "-m", f"tpo.{entry}", "-m", *overrides, f"runs_dir={tmp_path}"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120)
+    done = run_command(f"tpo.{entry}", "-m", *overrides, f"runs_dir={tmp_path}")
     [folder] = (tmp_path / "hydra" / name).glob("sweep-*/job-0")
     assert done.returncode == 1 and f"log in {folder}" in done.stderr
     assert f"#0 failed: {' '.join(overrides)}" in done.stderr

@@ -65,7 +65,7 @@ MODULES = sorted(
 # Imports each module in a fork of its own, with the named packages absent; prints which heavy packages came along, or
 # the traceback. The light packages that all modules need are imported once, before the forks.
 SCRIPT = """
-import importlib, json, os, sys, traceback
+import gc, importlib, json, os, sys, traceback
 
 modules, absent, light, heavy = json.loads(sys.argv[1])
 for name in light:
@@ -78,6 +78,8 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Absent)
+gc.disable()
+gc.freeze()
 found = {}
 for module in modules:
     ours, theirs = os.pipe()

@@ -5,13 +5,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_run import REPOSITORY, compose_config, tiny_overrides, without_stages
+from commands import Fork, start_command
+from test_run import compose_config, tiny_overrides, without_stages
 
 import tpo.run
 import tpo.store.execute
@@ -99,20 +99,15 @@ def test_half_written_file_of_a_killed_attempt_does_not_enter_the_manifest(tmp_p
     assert store.run(step).is_reused
 
 
-def start_cli(root: Path, overrides: list[str]) -> tuple[subprocess.Popen[bytes], Path]:
+def start_cli(root: Path, overrides: list[str]) -> tuple[Fork | subprocess.Popen[bytes], Path]:
     root.mkdir(exist_ok=True)
     folder = root / f"log-{len(list(root.glob('log-*')))}"
     folder.mkdir()
     log = folder / "tpo.log"
     log.touch()
     with (folder / "said.txt").open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tpo.run", *overrides, f"hydra.run.dir={folder}"],
-            cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+        process = start_command(
+            *("tpo.run", *overrides, f"hydra.run.dir={folder}"), stdout=file, stderr=file, loads_models=True
         )
     return process, log
 
@@ -142,7 +137,7 @@ def test_moment() -> None:
     ]
 
 
-def wait_until_begun(process: subprocess.Popen[bytes], log: Path, stages: set[str]) -> None:
+def wait_until_begun(process: Fork | subprocess.Popen[bytes], log: Path, stages: set[str]) -> None:
     """Return when one of the stages is being computed, or the process is over."""
     deadline = time.monotonic() + 300
     while not stages.intersection(stages_begun(log)) and process.poll() is None:

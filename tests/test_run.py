@@ -1,15 +1,13 @@
 """The whole loop on the tiny model: what a run leaves behind, what runs share, and the command line."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from commands import run_command
 
 import tpo.config.compose
 import tpo.pipeline
@@ -71,19 +69,6 @@ def compose_config(overrides: list[str]) -> Config:
     return config
 
 
-def run_cli(*arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "tpo.run", *arguments],
-        cwd=REPOSITORY,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        **changes,
-    )
-
-
 class Finished(NamedTuple):
     """A run that went to its end."""
 
@@ -120,7 +105,7 @@ def test_a_search_maximizes_the_selected_policys_validation_score(finished: Fini
 
 def test_a_search_without_an_objective_ends_before_its_first_trial(tiny_model: Path, tmp_path: Path) -> None:
     overrides = tiny_overrides(tiny_model, tmp_path, "train.select=last")
-    done = run_cli("-m", "hydra.sweeper._target_=hydra_plugins.any.Search", *overrides)  # not even looked for
+    done = run_command("tpo.run", "-m", "hydra.sweeper._target_=hydra_plugins.any.Search", *overrides)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: hydra/sweeper: ") and "train.select=last" in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -487,7 +472,8 @@ def test_quantized_policy_runs_through_the_loop(tiny_model: Path, tmp_path: Path
 
 
 def test_command_line_ends_with_the_run_folder(tiny_model: Path, tmp_path: Path) -> None:
-    done = run_cli(*tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=3"))
+    overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=3")
+    done = run_command("tpo.run", *overrides, loads_models=True)
     assert done.returncode == 0, done.stderr[-2000:]
     path = Path(done.stdout.splitlines()[-1])
     assert path.parent == tmp_path / "runs"
@@ -533,7 +519,7 @@ def assert_same_artifacts(run: Finished, other: Finished) -> None:
 @pytest.mark.slow
 def test_sweep_makes_a_folder_for_each_job(tiny_model: Path, tmp_path: Path) -> None:
     overrides = tiny_overrides(tiny_model, tmp_path, "num_iterations=0", "prompts.num_test=3")
-    done = run_cli("-m", "thought=generic,none", *overrides)
+    done = run_command("tpo.run", "-m", "thought=generic,none", *overrides, loads_models=True)
     assert done.returncode == 0, done.stderr[-2000:]
     folders = sorted(path.parent for path in (tmp_path / "runs").glob("*/summary.json"))
     assert len(folders) == 2

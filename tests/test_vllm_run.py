@@ -2,22 +2,26 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from test_run import run_cli
+from test_run import REPOSITORY
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
 
 def test_the_loop_runs_through_vllm(wide_model: Path, tmp_path: Path) -> None:
     pytest.importorskip("vllm")
-    done = run_cli(
+    overrides = (
         *("experiment=smoke_vllm", f"artifacts_dir={tmp_path}/artifacts", f"runs_dir={tmp_path}/runs"),
         *("model=pretrained", f"model.name={wide_model}", "model.max_model_len=1024"),
         *("judge.positive=' Yes'", "judge.negative=' No'", "engine.gpu_memory_utilization=0.1"),
         "train.select=validation",
     )
+    command = [sys.executable, "-m", "tpo.run", *overrides]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     path = Path(done.stdout.splitlines()[-1])
     before, after = json.loads((path / "summary.json").read_text())["iterations"]

@@ -4,15 +4,13 @@ import dataclasses
 import functools
 import importlib.machinery
 import importlib.util
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from commands import run_command
 from conftest import vllm_settings
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -277,14 +275,7 @@ def test_bad_preset_file_is_rejected_by_name(text: str, named: str, tmp_path: Pa
     ],
 )
 def test_command_line_names_the_key_without_a_traceback(override: str, named: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tpo.run", "experiment=smoke", override],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command("tpo.run", "experiment=smoke", override, cwd=tmp_path)
     assert done.returncode != 0
     assert named in done.stderr and "Traceback" not in done.stderr
     assert not (tmp_path / "artifacts").exists()

@@ -1,7 +1,6 @@
 """Classes and YAML files of the user's own: composed, refused by name, judged with, part of the identity."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ from typing import Any
 
 import own_classes
 import pytest
+from commands import run_command
 from own_classes import LastLine, Sums
 from test_run import tiny_overrides
 
@@ -309,14 +309,8 @@ def test_every_command_finds_files_and_classes_where_it_is_started(module: str, 
     shutil.copy(SOURCE, tmp_path / "my_module.py")
 
     def command(*overrides: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", module, "--config-dir", "own", "judge=mine", *ENTRIES[module], *overrides],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        given = ("--config-dir", "own", "judge=mine", *ENTRIES[module], *overrides)
+        done = run_command(module, *given, cwd=tmp_path)
         assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
         return done.stderr
 

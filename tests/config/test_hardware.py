@@ -2,13 +2,12 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from hydra import compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -156,9 +155,7 @@ def test_auto_is_the_option_itself_artifacts_included(driver: Driver, capsys: py
 
 def test_auto_is_replaced_by_the_command_itself(driver: Driver) -> None:
     driver(LINE.format(index=0, free=80000))
-    words = ["experiment=smoke", "hardware=auto", "--cfg", "job"]
-    command = [sys.executable, "-m", "tpo.run", *words]
-    done = subprocess.run(command, cwd=REPOSITORY, env={**os.environ}, capture_output=True, text=True)
+    done = run_command("tpo.run", "experiment=smoke", "hardware=auto", "--cfg", "job")
     assert done.returncode == 0, done.stderr
     assert OmegaConf.create(done.stdout).train.gradient_checkpointing is False
     assert "hardware=80gb" in done.stderr

@@ -1,14 +1,12 @@
 """What the commands say of themselves: `--help` of each, and the experiments that there are."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import run_command
 from omegaconf import OmegaConf
 
-from tpo.config.compose import CONF, REPOSITORY
+from tpo.config.compose import CONF
 from tpo.config.help import experiments_text, meant
 from tpo.config.schema import Config
 
@@ -19,17 +17,6 @@ OWN_FILES = {  # a group of each command, and a file of one's own for it
 ENTRIES = tuple(OWN_FILES)
 
 
-def run_cli(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def sections(text: str) -> dict[str, str]:
     """The parts of a help text by their title; that before the first is called about."""
     about, *others = text.split("\n== ")
@@ -38,8 +25,8 @@ def sections(text: str) -> dict[str, str]:
 
 def test_help_lists_the_groups_and_shows_the_composed_config(tmp_path: Path) -> None:
     overrides = ("experiment=smoke", "seed=7")
-    helped = run_cli("tpo.run", *overrides, "--help", folder=tmp_path)
-    composed = run_cli("tpo.run", *overrides, "--cfg", "job", folder=tmp_path)
+    helped = run_command("tpo.run", *overrides, "--help", cwd=tmp_path)
+    composed = run_command("tpo.run", *overrides, "--cfg", "job", cwd=tmp_path)
     assert helped.returncode == composed.returncode == 0, helped.stderr
     parts = sections(helped.stdout)
     assert OmegaConf.create(parts["Config"]) == OmegaConf.create(composed.stdout)
@@ -55,7 +42,7 @@ def test_help_of_every_command_has_examples_and_finds_files_of_one_s_own(module:
     group, settings = OWN_FILES[module]
     (tmp_path / "own" / group).mkdir(parents=True)
     OmegaConf.save(OmegaConf.create(settings), tmp_path / "own" / group / "mine.yaml")
-    done = run_cli(module, "--config-dir", "own", f"{group}=mine", "-h", folder=tmp_path)
+    done = run_command(module, "--config-dir", "own", f"{group}=mine", "-h", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     parts = sections(done.stdout)
     assert parts["about"].count(f"\npython -m {module} ") >= 3
@@ -69,7 +56,7 @@ def test_help_of_every_command_has_examples_and_finds_files_of_one_s_own(module:
 
 @pytest.mark.parametrize("module", ENTRIES)
 def test_help_of_what_does_not_compose_is_one_line_of_error(module: str, tmp_path: Path) -> None:
-    done = run_cli(module, "modle=nothing", "-h", folder=tmp_path)
+    done = run_command(module, "modle=nothing", "-h", cwd=tmp_path)
     assert done.returncode == 1
     assert "Could not override 'modle'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -79,7 +66,7 @@ def test_without_arguments_the_experiments_are_listed_and_nothing_starts(tmp_pat
     (tmp_path / "own" / "experiment").mkdir(parents=True)
     mine = "# @package _global_\n# Does mine\n# work? It may.\nseed: 1\n"
     (tmp_path / "own" / "experiment" / "mine.yaml").write_text(mine)
-    done = run_cli("tpo.run", "--config-dir", "own", folder=tmp_path)
+    done = run_command("tpo.run", "--config-dir", "own", cwd=tmp_path)
     assert done.returncode == 0 and done.stderr == ""
     lines = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if line.startswith("  "))
     assert lines.keys() - {"python"} == {"mine", *(path.stem for path in (CONF / "experiment").glob("*.yaml"))}

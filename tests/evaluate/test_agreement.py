@@ -2,14 +2,12 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from hostile import NAMES
 
 from tpo.config.check import check_entry
@@ -179,14 +177,7 @@ def test_judge_is_called_by_its_option_and_what_was_changed(choice: str, overrid
 )
 def test_command_line_names_a_bad_row_without_a_traceback(line: str, named: str, tmp_path: Path) -> None:
     (tmp_path / "bad.jsonl").write_text(line + "\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "tpo.evaluate.agreement", "judge=length", "data=bad.jsonl"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command("tpo.evaluate.agreement", "judge=length", "data=bad.jsonl", cwd=tmp_path)
     assert done.returncode != 0
     assert "bad.jsonl" in done.stderr
     assert named in done.stderr

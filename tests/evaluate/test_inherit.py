@@ -3,15 +3,13 @@
 import copy
 import json
 import logging
-import os
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from commands import run_command
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
@@ -214,21 +212,8 @@ def test_a_runs_policy_is_asked_as_the_command_line_says_but_on_its_own_model(ru
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "tpo.evaluate", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 def test_cfg_shows_what_would_run(run: Path, tmp_path: Path) -> None:
-    done = command("--cfg", "job", f"policy={run}", "prompts.num_test=2", folder=tmp_path)
+    done = run_command("tpo.evaluate", "--cfg", "job", f"policy={run}", "prompts.num_test=2", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     shown = yaml.safe_load(done.stdout)
     assert shown["prompts"] == config_of(run)["prompts"] | {"num_test": 2} and shown["seed"] == 7
@@ -239,7 +224,7 @@ def test_jobs_of_a_sweep_take_each_from_its_own_run(run: Path, tmp_path: Path) -
     other = make_run(tmp_path / "second", "seed=8", name="other-4567")
     # Each job ends at a check of its own settings, which Hydra alone would not have let it come to.
     swept = ["-m", f"policy={run},{other}", "prompts.path=nowhere.jsonl", f"runs_dir={tmp_path}/out"]
-    done = command(*swept, folder=tmp_path)
+    done = run_command("tpo.evaluate", *swept, cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert done.stderr.count("prompts.path: there is no file nowhere.jsonl") >= 2, done.stderr
     logs = "".join(path.read_text() for path in (tmp_path / "out").rglob("*.log"))

@@ -4,8 +4,6 @@ import base64
 import shlex
 import shutil
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import made_up
 import nbformat
 import pytest
+from commands import run_command
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_notebook
 from scipy.stats import ttest_1samp
@@ -345,13 +344,7 @@ DRAWN = ("iterations", "types", "categories", "lengths")  # of a run without art
 def test_command_draws_a_run_into_its_folder(runs_dirs: dict[str, Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(runs_dirs["alone"] / "quickstart-bdbd3c7e264f", folder)
-    done = subprocess.run(
-        [sys.executable, "-m", "tpo.results", "--figures", str(folder)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_command("tpo.results", "--figures", str(folder), loads_models=True)
     assert done.returncode == 0, done.stderr
     names = [f"{name}.{kind}" for name in DRAWN for kind in ("png", "svg")]
     assert done.stdout.split() == [str(folder / "figures" / name) for name in names]

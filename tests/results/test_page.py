@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 
 import made_up
 import pytest
+from commands import run_command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -489,8 +489,7 @@ def test_run_without_training_has_a_page(small: Small) -> None:
 
 
 def report_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tpo.results", "--page", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    return run_command("tpo.results", "--page", *arguments)
 
 
 def test_command_line(copied: Small, tmp_path: Path) -> None:
@@ -506,9 +505,8 @@ def test_command_line(copied: Small, tmp_path: Path) -> None:
 def test_a_reader_that_has_enough_is_no_fault(small: Small) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "tpo.results", str(small.path)]
     with os.fdopen(writing, "wb") as closed:
-        done = subprocess.run(command, cwd=REPOSITORY, stdout=closed, stderr=subprocess.PIPE, text=True, check=False)
+        done = run_command("tpo.results", str(small.path), stdout=closed)
     assert "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 

@@ -1,6 +1,8 @@
 """Worker processes: who does what, and that none survives a failure, a close or its parent."""
 
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -162,6 +164,22 @@ def test_no_worker_outlives_its_parent(state: str) -> None:
 def test_ctrl_c_reaches_the_parent_only(start: Callable[..., Workers]) -> None:
     workers = start(2)
     assert all(os.getsid(who.pid) == who.pid for who in ask(workers, 2)), "a terminal signals its own session"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system has no subreapers")
+def test_children_that_nobody_waits_for_do_not_keep_a_close_waiting(start: Callable[..., Workers]) -> None:
+    """As in a container whose first process waits for no orphan."""
+    control = ctypes.CDLL(None).prctl
+    assert control(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER: orphans below become this process's own
+    try:
+        workers = start(1)
+        [who] = ask(workers, 1)
+        begun = time.monotonic()
+        workers.close()
+        assert time.monotonic() - begun < 2
+        assert os.waitpid(who.child, os.WNOHANG) == (who.child, signal.SIGKILL), "a zombie until now"
+    finally:
+        control(36, 0, 0, 0, 0)
 
 
 def test_idle_workers_end_like_any_program(start: Callable[..., Workers]) -> None:

@@ -6,13 +6,16 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from commands import run_command
 from conftest import make_model
 from safetensors.torch import load_file, save_file
 from test_run import Finished, run_here, tiny_overrides
@@ -62,7 +65,20 @@ def adapter(run: Finished) -> Path:
 
 
 @pytest.fixture(scope="module")
-def merged(run: Finished) -> Path:
+def forked_checks(adapter: Path) -> Iterator[None]:
+    """The checks of exports are forked; that of the adapter's was a new process."""
+
+    def run(command: Sequence[str], *, cwd: str, env: dict[str, str], **_: Any) -> subprocess.CompletedProcess[str]:
+        _, script, *arguments = command
+        return run_command(Path(script).stem, *arguments, cwd=Path(cwd), env=env, loads_models=True)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tpo.use.export_check.subprocess", SimpleNamespace(run=run))
+        yield
+
+
+@pytest.fixture(scope="module")
+def merged(run: Finished, forked_checks: None) -> Path:
     return export(run, f"{run.path}@1", "merged", "format=merged")
 
 
@@ -95,30 +111,30 @@ import json, sys
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-here, kind = sys.argv[1:]
-tokenizer = AutoTokenizer.from_pretrained(here)
-if kind == "adapter":
-    from peft import AutoPeftModelForCausalLM
-    model = AutoPeftModelForCausalLM.from_pretrained(here, dtype=torch.float32)
-else:
-    model = AutoModelForCausalLM.from_pretrained(here, dtype=torch.float32)
-inputs = tokenizer.apply_chat_template(
-    [{"role": "user", "content": "Why is the sky blue?"}], add_generation_prompt=True, return_tensors="pt",
-    return_dict=True,
-)
-found = model.generate(**inputs, do_sample=False, max_new_tokens=24)[0].tolist()
-print(json.dumps([found, any(name.split(".")[0] == "tpo" for name in sys.modules)]))
+def answer(here, kind):
+    tokenizer = AutoTokenizer.from_pretrained(here)
+    model = kind.from_pretrained(here, dtype=torch.float32)
+    inputs = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Why is the sky blue?"}], add_generation_prompt=True, return_tensors="pt",
+        return_dict=True,
+    )
+    return model.generate(**inputs, do_sample=False, max_new_tokens=24)[0].tolist()
+
+merged, adapter = sys.argv[1:]
+found = [answer(merged, AutoModelForCausalLM)]  # before peft is imported, which is not needed for it
+from peft import AutoPeftModelForCausalLM
+found.append(answer(adapter, AutoPeftModelForCausalLM))
+print(json.dumps([*found, any(name.split(".")[0] == "tpo" for name in sys.modules)]))
 """
 
 
-def plainly(path: Path, kind: str) -> list[int]:
-    """Greedy tokens, context first, by nothing but transformers and peft."""
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(path), kind], capture_output=True, text=True, check=True, cwd=path.parent
-    )
-    tokens, knows_tpo = json.loads(done.stdout.splitlines()[-1])
+def plainly(merged: Path, adapter: Path) -> list[list[int]]:
+    """Greedy tokens of each, context first, by nothing but transformers and peft."""
+    command = [sys.executable, "-c", PLAIN, str(merged), str(adapter)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=merged.parent)
+    *found, knows_tpo = json.loads(done.stdout.splitlines()[-1])
     assert not knows_tpo
-    return list(tokens)
+    return found
 
 
 def test_plain_transformers_and_peft_give_the_policys_greedy_tokens(run: Finished, adapter: Path, merged: Path) -> None:
@@ -136,8 +152,7 @@ def test_plain_transformers_and_peft_give_the_policys_greedy_tokens(run: Finishe
     model = load_policy(policy.model_path, revision=None, dtype="float32", adapter_path=policy.adapter_path)
     ids = torch.tensor([context])
     expected = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=24)[0].tolist()
-    assert plainly(adapter, "adapter") == expected
-    assert plainly(merged, "merged") == expected
+    assert plainly(merged, adapter) == [expected, expected]
 
 
 def test_nothing_is_overwritten(adapter: Path, run: Finished) -> None:

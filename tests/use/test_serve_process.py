@@ -14,6 +14,7 @@ from typing import Any
 
 import openai
 import pytest
+from commands import run_command
 from test_serve import ASK, read
 from test_talk import REPOSITORY, environment, options
 from test_torch_engine import make_adapter
@@ -82,14 +83,7 @@ def test_address_that_is_taken_is_told_before_a_model_is_loaded(tiny_model: Path
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, "-m", "tpo.serve", *options(tiny_model, tmp_path), f"port={port}"],
-            env=environment(),
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_command("tpo.serve", *options(tiny_model, tmp_path), f"port={port}")
     assert done.returncode == 1 and f"port={port}: cannot listen there" in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "artifacts").exists()
 

@@ -6,11 +6,13 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from served import FakeLive, fake_policy
 from test_split_stream import form
 
@@ -132,15 +134,10 @@ def environment() -> dict[str, str]:
 
 
 def one_shot(*arguments: str, words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tpo.chat", *arguments],
-        input=words,
-        env=environment(),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryFile("w+") as typed:
+        typed.write(words)
+        typed.seek(0)
+        return run_command("tpo.chat", *arguments, stdin=typed, loads_models=True)
 
 
 @pytest.mark.slow

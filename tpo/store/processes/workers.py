@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import TpoError
@@ -25,6 +26,7 @@ from tpo.store.processes.streams import Pool, Stream, serve
 
 LAST_S = 10.0  # for a process to end after its connection has closed
 ORDERLY_S = 30.0  # for a process and its children to end by themselves
+PROC = Path("/proc")  # where Linux tells of processes
 
 
 class Workers(Pool):
@@ -155,12 +157,28 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _await_end_of_group(number: int) -> None:
-    """Wait until a group of killed processes is empty, since only then is their device memory free; not for ever."""
+    """Wait until all processes of a killed group have ended, since only then is their device memory free; not for ever.
+
+    One that has ended stays in its group as a zombie until its parent waits for it, and the first process of a
+    container, which inherits orphans, may never do that.
+    """
     deadline = time.monotonic() + LAST_S
     with contextlib.suppress(ProcessLookupError, PermissionError):
         while time.monotonic() < deadline:
             os.killpg(number, 0)
+            if PROC.is_dir() and not _runs(number):
+                return
             time.sleep(0.01)
+
+
+def _runs(number: int) -> bool:
+    """Whether a process of a group runs, by what Linux says of all."""
+    for path in PROC.glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == number and state not in ("Z", "X"):
+                return True
+    return False
 
 
 def share_devices(num_workers: int, *, per_worker: int, group: str) -> list[dict[str, str]]:
