@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from tpo.sample.engines.torch.draft import Draft
-from tpo.sample.engines.torch.prompts import SHARED_TOKENS, STEP, Layer, Prefix, Prompt, Slots, Trunk, copy_to, grow, round_up
+from tpo.sample.engines.torch.prompts import (
+    SHARED_TOKENS,
+    STEP,
+    Layer,
+    Prefix,
+    Prompt,
+    Slots,
+    Trunk,
+    copy_to,
+    grow,
+    round_up,
+)
 
 # Of a block on a CPU, or more of similar length; on a GPU, where a launch costs more than padding, one block holds all.
 BLOCK_ROWS = 32
