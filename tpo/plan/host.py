@@ -13,9 +13,10 @@ from tpo.model.disk import GIB, PROMPT, USED
 from tpo.plan.memory import TRAINED, Pair, activations
 from tpo.store.processes.cores import AUTO
 
-# GiB at least and at most, measured: this process with torch, transformers and trl; the server that workers are forked from; and of each
-# worker, or of this process where it samples itself, oneDNN's kernels, logits and prompts that were just prefilled.
 MAX_COPIED = 2**30  # tpo.model.frozen.MAX_PARAMETERS, which a test compares: importing it would import torch
+# GiB at least and at most, measured: this process with torch, transformers and trl; the server that workers are forked
+# from; and of each worker, or of this process where it samples itself, oneDNN's kernels, logits and prompts that were
+# just prefilled.
 PROGRAM, FORK_SERVER, WORKER = (0.7, 1.2), (0.2, 0.5), (0.3, 1.0)
 
 
