@@ -19,9 +19,10 @@ from tpo.model import disk
 from tpo.model.architecture import KNOWN, LLAMA_8B, Architecture, find_architecture
 from tpo.model.disk import GIB, PROMPT, USED, disk_parts, rooms, warn_of_full_disk
 from tpo.model.exported import RECORD
-from tpo.plan import doctor, machine
+from tpo.plan import doctor, host, machine
 from tpo.plan.cards import CARDS, CLASSES, Card, known, of_gpu, parse
 from tpo.plan.doctor import examine, main
+from tpo.plan.host import host_needs
 from tpo.plan.hours import TRAINING, Range, decoding_seconds, seconds_at, training_operations
 from tpo.plan.machine import DRIVERS, machine_checks, require_gpus
 from tpo.plan.memory import FRAGMENTATION, Pair, training_bytes
@@ -31,6 +32,8 @@ from tpo.store.files import write_json
 from tpo.store.gpus import Gpu
 
 REPOSITORY = Path(__file__).parents[2]
+# Peaks of a quickstart with 24 training instructions on two cores: all processes, shared pages once.
+SAMPLED_GIB, TRAINED_GIB = 4.9, 3.5
 H100 = Gpu("0", "GPU-0", "NVIDIA H100 80GB HBM3", "580.65.06", 79.6, 79.1)
 
 
@@ -282,6 +285,40 @@ def test_torch_of_this_environment_without_importing_it() -> None:
     import torch
 
     assert machine.torch_version() == (torch.__version__, torch.version.cuda)
+
+
+def test_the_host_memory_of_a_run_on_a_cpu_by_hand() -> None:
+    """By hand, in MiB: 0.9 to 1.7 GiB of programs, a GiB at most for each of two workers, weights, and the cache."""
+    from tpo.model.frozen import MAX_PARAMETERS
+
+    config = config_of("experiment=quickstart")
+    model = KNOWN["smollm2-135m-instruct"]
+    found = {need.step: need for need in host_needs(config, model, num_cores=2)}
+    weights = 2 * 134_515_008
+    token = 2 * 2 * 30 * 3 * 64  # keys and values of 30 layers, 3 heads of 64, 2 bytes
+    assert found["sample"].high == pytest.approx(1.7 * GIB + 2 * GIB + 2 * weights + 256 * (300 + 144) * token)
+    assert found["sample"].low == pytest.approx(0.9 * GIB + 0.6 * GIB + weights + 256 * (100 + 58) * token)
+    assert host_needs(config, model, num_cores=8)[1].high == found["sample"].high + 6 * GIB
+    few = replace(config, engine=replace(config.engine, max_sequences=16, num_workers=1))  # type: ignore[call-arg]
+    assert host_needs(few, model, num_cores=8)[1].high < found["sample"].high / 1.5
+    assert MAX_PARAMETERS == host.MAX_COPIED
+
+
+@pytest.mark.parametrize(("step", "measured"), [("sample", SAMPLED_GIB), ("train", TRAINED_GIB)])
+def test_the_quickstart_takes_what_the_doctor_says(step: str, measured: float) -> None:
+    """Between the ends, which are at most a factor of 3 apart."""
+    needs = host_needs(config_of("experiment=quickstart"), KNOWN["smollm2-135m-instruct"], num_cores=2)
+    [need] = [need for need in needs if need.step == step]
+    assert need.low <= measured * GIB <= need.high <= 3 * need.low
+
+
+@pytest.mark.parametrize(("free", "state"), [(1, "missing"), (4, "note"), (9, "ok")])
+def test_host_memory_is_a_range_on_a_cpu(free: int, state: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_free_host_bytes", lambda: free * GIB)
+    monkeypatch.setattr(machine, "num_cores", lambda: 2)
+    found = checks_of("experiment=quickstart", gpus=[])["host memory"]
+    assert (found.state, found.found) == (state, f"{free}.0 GiB free, 2.6 to 6.6 needed (sample)")
+    assert bool(found.how) is (state != "ok")
 
 
 def test_what_is_missing_has_a_way_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

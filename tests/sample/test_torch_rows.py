@@ -1,6 +1,10 @@
 """The cache of rows, and attention over a prompt, shared or not, and a row of one's own, against plain attention."""
 
 import random
+import resource
+import sys
+import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -208,3 +212,84 @@ def test_a_trunk_leaves_a_prompt_its_last_token() -> None:
         0,
         1,
     ]
+
+
+# --- memory -----------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """Bytes of the tensors that the cache allocates, now and at most."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = 0
+        allocate = prompts_module.zeros
+
+        def counting(like: Tensor, *shape: int) -> Tensor:
+            made = allocate(like, *shape)
+            self.now += made.nbytes
+            self.most = max(self.most, self.now)
+            weakref.finalize(made, self.free, made.nbytes)
+            return made
+
+        patch.setattr(prompts_module, "zeros", counting)
+
+    def free(self, size: int) -> None:
+        self.now -= size
+
+
+@pytest.mark.parametrize("slots", [False, True])
+def test_growing_takes_one_layer_more_and_no_second_cache(slots: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 layers: the whole cache was there twice whenever it grew or was sorted."""
+    counted, num_layers = Counted(monkeypatch), 20
+    cache, made = RowCache(), Run(0)
+    for _ in range(3):
+        for number in range(10):
+            layers = [Layer(*made.some(2, KV_HEADS, 70, DIM).split(1)) for _ in range(num_layers)]
+            prompt = Prompt(str(number), 70, num_unfinished=2 if slots else 1)
+            cache.begin_prefill()
+            cache.add_prompt(prompt, Prefix(layers, 0, 70))
+            assert (prompt.slot >= 0) is slots
+            cache.add([Draft.begin(prompt, index, seed=0, rules=RULES) for index in range(prompt.num_unfinished)])
+        for _ in range(40):
+            cache.begin_decoding()
+            for draft in cache.active:
+                draft.length += 1
+        cache._sort([])
+    held = [part for layers in (cache.prompts.layers, *(block.layers for block in cache.blocks)) for part in layers]
+    assert counted.most <= sum(part.nbytes for layer in held for part in layer) * (1 + 2 / num_layers)
+
+
+def test_what_was_prefilled_is_forgotten_once_all_samples_have_it() -> None:
+    run = Run(0)
+    laid = run.some(2, KV_HEADS, 9, DIM)
+    prompt = Prompt("key", 9, num_unfinished=3)
+    run.cache.begin_prefill()
+    run.cache.add_prompt(prompt, Prefix([Layer(laid[:1], laid[1:])], 0, 9))
+    drafts = [Draft.begin(prompt, index, seed=0, rules=RULES) for index in range(3)]
+    run.cache.add(drafts[:1])  # sorts
+    assert prompt.copied
+    run.cache.add(drafts[1:])  # into the last block
+    assert not prompt.copied
+    run.expected = dict.fromkeys(drafts, laid)
+    run.step()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_large_zeros_take_memory_where_something_is_written_and_as_long_as_they_live() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    like = torch.zeros(1, dtype=torch.bfloat16)
+    before = resident()
+    large = prompts_module.zeros(like, 64, 2**20)
+    assert (large.shape, large.dtype, large.is_contiguous()) == ((64, 2**20), torch.bfloat16, True)
+    assert resident() - before < 2**23
+    large[:32] = 1
+    assert 2**26 <= resident() - before < 2**26 + 2**23
+    assert not large[32:].any()
+    view = large[3:4, 7]
+    del large
+    assert view.item() == 1, "the pages live as long as a view"
+    del view
+    assert resident() - before < 2**23
+    assert torch.equal(prompts_module.zeros(like, 3, 0), like.new_zeros(3, 0))

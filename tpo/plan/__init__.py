@@ -13,6 +13,7 @@ which stages exist already, which are shared between jobs, and how many tokens a
     machine.py   driver, CUDA, packages, compiler, models, keys: what is here, what is missing, how to get it
     cards.py     a card by its memory and stated speed
     hours.py     seconds of a run's stages on a card, as a range
+    host.py      what the processes of a run on a CPU take of the host's memory
     memory.py    what training, sampling and judging take of it, from a model's sizes; needs.py, of one run
 
 Reads settings and manifests, writes nothing but the file that `--json` names. Where a stage's identity depends on a

@@ -15,9 +15,11 @@ from tpo.config.fields import INSTALLED_BY, missing_packages
 from tpo.config.schema import Config
 from tpo.model.architecture import find_architecture
 from tpo.model.disk import GIB, disk_parts, has_weights, hub_models, rooms
+from tpo.plan.host import HostNeed, host_needs
 from tpo.results.tracking.connect import has_wandb_key
 from tpo.store.errors import TpoError
 from tpo.store.gpus import Gpu
+from tpo.store.processes.cores import num_cores
 
 # Least driver for the CUDA that torch was built with, by its major version (NVIDIA's table of minor-version
 # compatibility).
@@ -43,7 +45,12 @@ class Check(NamedTuple):
 
 def machine_checks(config: Config, gpus: list[Gpu]) -> list[Check]:
     """Return what the run needs of this machine and what is there."""
-    return [*_gpu_checks(config, gpus), *_package_checks(config, gpus), *_room_checks(config), *_hub_checks(config)]
+    return [
+        *_gpu_checks(config, gpus),
+        *_package_checks(config, gpus),
+        *_room_checks(config, gpus),
+        *_hub_checks(config),
+    ]
 
 
 def uses_vllm(config: Config) -> bool:
@@ -160,17 +167,29 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _room_checks(config: Config) -> Iterator[Check]:
-    model = find_architecture(config.model.name, revision=config.model.revision)
+def _room_checks(config: Config, gpus: list[Gpu]) -> Iterator[Check]:
     free = _free_host_bytes()
-    if model is not None and free is not None:
-        needed = model.base_bytes("none") + 2 * GIB  # saved in one piece, beside Python and its libraries
-        found = f"{free / GIB:.1f} GiB free, {needed / GIB:.1f} needed"
-        yield Check("host memory", found, "ok" if free >= needed else "missing", "" if free >= needed else "more of it")
+    if free is not None and (needs := _host_needs(config, gpus)):
+        most = max(needs, key=lambda need: need.high)
+        low, high = max(need.low for need in needs), most.high
+        span = f"{low / GIB:.1f} to {high / GIB:.1f}" if high > low else f"{low / GIB:.1f}"
+        state = "missing" if free < low else "note" if free < high else "ok"
+        how = "" if state == "ok" else "more of it, or a smaller engine.max_sequences and train.micro_batch_size"
+        yield Check("host memory", f"{free / GIB:.1f} GiB free, {span} needed ({most.step})", state, how)
     for room in rooms(disk_parts(config)):
         is_enough = room.free >= room.needed
         found = f"{room.place}: {room.free / GIB:.1f} GiB free, {room.needed / GIB:.1f} needed"
         yield Check("disk", found, "ok" if is_enough else "missing", "" if is_enough else "artifacts_dir=, HF_HOME=")
+
+
+def _host_needs(config: Config, gpus: list[Gpu]) -> list[HostNeed]:
+    model = find_architecture(config.model.name, revision=config.model.revision)
+    if model is None:
+        return []
+    if gpus:
+        needed = model.base_bytes("none") + 2 * GIB  # saved in one piece, beside Python and its libraries
+        return [HostNeed("prepare", needed, needed)]
+    return host_needs(config, model, num_cores=num_cores())
 
 
 def _free_host_bytes() -> int | None:

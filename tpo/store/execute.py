@@ -20,7 +20,7 @@ from tpo.store.job import Job, load_work
 from tpo.store.layout import LOCK
 from tpo.store.locks import adopt
 from tpo.store.logs import start_log
-from tpo.store.memory import begin_step, keep_freed_memory
+from tpo.store.memory import begin_step, give_back, keep_freed_memory
 from tpo.store.processes import launch
 from tpo.store.progress import warning_parent
 from tpo.store.stage import RunsOn
@@ -37,7 +37,8 @@ def execute(path: Path, *, started: float | None = None) -> None:
     begin_step()
     started = time.time() if started is None else started
     request = json.loads((path / "request.json").read_text())
-    if request["runs_on"] in (RunsOn.DEVICE, RunsOn.KEPT):
+    computes = request["runs_on"] in (RunsOn.DEVICE, RunsOn.KEPT)
+    if computes:
         prepare()
     rank = launch.join(request["processes"])
     job = Job(
@@ -50,6 +51,8 @@ def execute(path: Path, *, started: float | None = None) -> None:
     metrics = load_work(request["work"])(job)
     if rank == 0:
         finish(path, metrics=metrics, started=started)
+    if computes:
+        give_back()
 
 
 def main() -> None:

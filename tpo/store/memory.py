@@ -1,12 +1,27 @@
-"""Memory: what was used of it, and keeping what was freed, because asking the system for it again is slow."""
+"""Memory: what was used of it, and what of the freed is kept: asking the system again is slow, keeping all is much.
+
+Within a step a process keeps what it frees; after a step that computed, what is free goes back to the system.
+"""
 
 import ctypes
 import gc
+import os
+import re
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+# How many kernels oneDNN keeps, each compiled for one shape: read when it computes first. A step of decoding uses about
+# 30, and shapes of other steps come back seldom; of its own 1,024 a process of the quickstart held 0.7 GiB.
+KERNELS, NUM_KERNELS = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", 128
+
+
+def keep_few_kernels() -> None:
+    """Limit the kernels that oneDNN keeps in this process and those that it starts, unless the user has set a limit."""
+    os.environ.setdefault(KERNELS, str(NUM_KERNELS))
 
 
 def keep_freed_memory() -> None:
@@ -32,7 +47,10 @@ def has_used_device() -> bool:
 
 
 def host_peak_mib() -> float:
-    """Return the most memory of the host that this process has used."""
+    """Return the most memory of the host that this process has used since its start or, on Linux, `begin_step`."""
+    with suppress(OSError):  # only Linux has it; a new process inherits ru_maxrss from the one that started it
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE):
+            return int(found[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss: getrusage(2) of macOS and of Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
@@ -53,13 +71,18 @@ def combined_mib(peaks: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def begin_step() -> None:
-    """Count the device's memory anew, for a process that has executed a step before."""
+    """Count the memory anew, for a process that has executed a step before; the host's on Linux only."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak is what is used now
     if has_used_device():
         sys.modules["torch"].cuda.reset_peak_memory_stats()
 
 
 def give_back() -> None:
-    """Give the device's memory back that nothing refers to any more; what CUDA itself takes stays taken."""
+    """Give the memory back that nothing refers to any more, of host and device; what CUDA itself takes stays taken."""
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        with suppress(AttributeError):  # another C library than glibc
+            ctypes.CDLL(None).malloc_trim(0)
     if has_used_device():
-        gc.collect()
         sys.modules["torch"].cuda.empty_cache()

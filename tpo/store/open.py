@@ -9,6 +9,7 @@ from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.gpus import has_gpu
 from tpo.store.in_use import InUse
+from tpo.store.memory import keep_few_kernels
 from tpo.store.processes import launch
 from tpo.store.processes.cores import AUTO, count_workers
 from tpo.store.processes.forks import preload
@@ -36,6 +37,7 @@ def open_store(
     Raises:
         TpoError: If there is a GPU that torch cannot use.
     """
+    keep_few_kernels()
     uses_gpu = has_gpu()
     with closing(Resident()) as resident, InUse(root) as in_use:
 

@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from tpo.sample.engines.torch.draft import Draft
-from tpo.sample.engines.torch.prompts import SHARED_TOKENS, STEP, Layer, Prefix, Prompt, Slots, Trunk, copy_to, round_up
+from tpo.sample.engines.torch.prompts import (
+    SHARED_TOKENS,
+    STEP,
+    Layer,
+    Prefix,
+    Prompt,
+    Slots,
+    Trunk,
+    copy_to,
+    grow,
+    round_up,
+)
 
 # Of a block on a CPU, or more of similar length; on a GPU, where a launch costs more than padding, one block holds all.
 BLOCK_ROWS = 32
@@ -21,22 +32,23 @@ BLOCK_ROWS = 32
 class Block:
     """Rows of similar length, the first ones in use."""
 
-    def __init__(self, like: Sequence[Layer], capacity: int, longest: int) -> None:
-        """Allocate layers with the heads and dtype of others, for rows of at most `longest` tokens."""
+    def __init__(self, capacity: int, longest: int) -> None:
+        """Plan for rows of at most `longest` tokens; layers are added one by one."""
         self.capacity, self.window = capacity, round_up(longest, STEP)
-        self.layers = [layer.zeros(capacity, self.window) for layer in like]
+        self.layers: list[Layer] = []
         self.drafts: list[Draft] = []
 
     def add(self, draft: Draft) -> None:
         """Give a new draft the next row, with what is not shared of its prompt."""
         copy_to(self.layers, len(self.drafts), draft.prompt.copied)
         self.drafts.append(draft)
+        draft.prompt.forget_copied()
 
     def fit(self, longest: int) -> None:
         """Make room for rows of `longest` tokens."""
         if longest > self.window:
             window, self.window = self.window, round_up(longest, STEP)
-            self.layers = [layer.grown(self.capacity, self.window, window) for layer in self.layers]
+            grow(self.layers, self.capacity, self.window, window)
 
     def remove(self, index: int) -> None:
         """Free a row, into which the last one moves."""
@@ -157,15 +169,21 @@ class RowCache:
             if self.device.type == "cpu" and len(parts[-1]) >= BLOCK_ROWS and not is_similar:
                 parts.append([])
             parts[-1].append(row)
-        self.blocks = []
+        old, self.blocks = self.blocks, []
         for part in parts:
             room = BLOCK_ROWS if part is parts[-1] else 0
-            sorted_block = Block(self._like, len(part) + room, part[0][0].length + 1)
-            for draft, block, index in part:
-                if block is None:
-                    sorted_block.add(draft)
-                    continue
-                for target, source in zip(sorted_block.layers, block.layers, strict=True):
-                    target.put(len(sorted_block.drafts), 0, source, index, 0, draft.length)
-                sorted_block.drafts.append(draft)
-            self.blocks.append(sorted_block)
+            self.blocks.append(Block(len(part) + room, part[0][0].length + 1))
+            self.blocks[-1].drafts = [draft for draft, _, _ in part]
+        for number, like in enumerate(self._like):
+            for block, part in zip(self.blocks, parts, strict=True):
+                layer = like.zeros(block.capacity, block.window)
+                for entry, (draft, source, index) in enumerate(part):
+                    if source is None:
+                        copy_to([layer], entry, [piece.of_layer(number) for piece in draft.prompt.copied])
+                    else:
+                        layer.put(entry, 0, source.layers[number], index, 0, draft.length)
+                block.layers.append(layer)
+            for block in old:
+                block.layers[number] = like  # of no size: rows are never in memory twice
+        for draft in new:
+            draft.prompt.forget_copied()

@@ -1,14 +1,33 @@
 """Keys and values of prompts: what they all begin with, what the samples of one share, and what is copied to rows."""
 
+import math
+import mmap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from os.path import commonprefix
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 STEP = 32  # positions by which tensors grow
 SHARED_TOKENS = 64  # fewer are copied to rows: attention in two places costs more than reading them
+
+
+PAGES_BYTES = 2**20  # smaller tensors are left to torch's allocator
+
+
+def zeros(like: Tensor, *shape: int) -> Tensor:
+    """Return zeros of the device and dtype of a tensor; large ones on a CPU lie in pages of their own.
+
+    These go back to the system with the tensor, and pages that nothing was written to take no memory. On the heap,
+    where a longer cache never fits into the gaps that shorter ones leave, half of a process was gaps.
+    """
+    size = math.prod(shape) * like.element_size()
+    if like.device.type != "cpu" or size < PAGES_BYTES:
+        return like.new_zeros(shape)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=like.dtype).view(shape)
 
 
 class Layer(NamedTuple):
@@ -19,8 +38,7 @@ class Layer(NamedTuple):
 
     def zeros(self, number: int, window: int) -> "Layer":
         """Return zeros for entries with the heads and dtype of these."""
-        shape = (number, self.keys.shape[1], window)
-        return Layer(*(part.new_zeros(*shape, part.shape[3]) for part in self))
+        return Layer(*(zeros(part, number, part.shape[1], window, part.shape[3]) for part in self))
 
     def grown(self, number: int, window: int, filled: int) -> "Layer":
         """Return a copy with room for more entries and positions, zero where they are new.
@@ -33,10 +51,8 @@ class Layer(NamedTuple):
         parts = []
         for part in self:
             entries, kv_heads, _, dim = part.shape
-            new = part.new_empty(number, kv_heads, window, dim)
+            new = zeros(part, number, kv_heads, window, dim)
             new[:entries, :, :filled] = part
-            new[:entries, :, filled:] = 0
-            new[entries:] = 0
             parts.append(new)
         return Layer(*parts)
 
@@ -77,6 +93,16 @@ class Prefix(NamedTuple):
         """Tokens."""
         return self.stop - self.begin
 
+    def of_layer(self, number: int) -> "Prefix":
+        """Return the same piece of one layer."""
+        return Prefix([self.layers[number]], self.begin, self.stop)
+
+
+def grow(layers: list[Layer], number: int, window: int, filled: int) -> None:
+    """Replace layers by their `grown` copies, one after the other: two copies of all would be twice the memory."""
+    for index, layer in enumerate(layers):
+        layers[index] = layer.grown(number, window, filled)
+
 
 def copy_to(layers: Sequence[Layer], entry: int, pieces: Sequence[Prefix]) -> None:
     """Copy pieces one after the other to the beginning of an entry."""
@@ -99,7 +125,8 @@ class Prompt:
         num_unfinished: Samples.
         num_trunk: First tokens that its rows attend to in the trunk.
         slot: Its number; -1 if it has none.
-        copied: To the row of each sample.
+        copied: To the row of each sample; forgotten when all have one.
+        num_without_row: Samples that have none yet.
     """
 
     key: str
@@ -108,6 +135,17 @@ class Prompt:
     num_trunk: int = 0
     slot: int = -1
     copied: Sequence[Prefix] = ()
+    num_without_row: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Count all samples as without a row."""
+        self.num_without_row = self.num_unfinished
+
+    def forget_copied(self) -> None:
+        """Let go of what was prefilled once the last sample has it: it stands in their rows."""
+        self.num_without_row -= 1
+        if self.num_without_row == 0:
+            self.copied = ()
 
     @property
     def num_shared(self) -> int:
@@ -130,8 +168,8 @@ class Slots:
         window = max(self.window, round_up(prompt.length, STEP))
         capacity = self.capacity if len(self.used) <= self.capacity else 2 * len(self.used)
         if (window, capacity) != (self.window, self.capacity):
-            layers = self.layers or [layer.zeros(0, 0) for layer in pieces[0].layers]
-            self.layers = [layer.grown(capacity, window, self.window) for layer in layers]
+            self.layers = self.layers or [layer.zeros(0, 0) for layer in pieces[0].layers]
+            grow(self.layers, capacity, window, self.window)
             self.window, self.capacity = window, capacity
         copy_to(self.layers, prompt.slot, pieces)
 
