@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import tpo  # noqa: F401  # which sets variables that belong to the environment below
+
 REPOSITORY = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ}  # as it is before a test changes it
 LIGHT = (

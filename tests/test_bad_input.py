@@ -517,12 +517,16 @@ def test_a_plan_needs_no_package_of_what_runs(monkeypatch: pytest.MonkeyPatch) -
         (["+sample.num_sample=3"], ["error: sample.num_sample", "sample.num_samples"]),
         (["+foo=1"], ["error: foo: there is no such key"]),
         (["judge=oracle"], ["judge/oracle"]),
+        (["train.beta=small"], ["train.beta"]),
         (["sample.num_samples=1", "tracking=none"], ["error: sample.num_samples=1"]),
         (["model=pretrained", "tracking=none"], ["model.name"]),
         (["-m", "sample.num_samples=1,0", "tracking=none"], ["error: sample.num_samples=1"]),
         (["experiment=smoke", "hydra.job.chdir=true"], ["error: hydra.job.chdir=true", "leave it false"]),
     ],
-    ids=["unknown_key", "added_key", "added_alone", "unknown_group", "one_sample", "missing_value", "sweep", "chdir"],
+    ids=[
+        *("unknown_key", "added_key", "added_alone", "unknown_option", "wrong_type", "one_sample", "missing_value"),
+        *("sweep", "chdir"),
+    ],
 )
 def test_command_line_errors_have_no_traceback(tmp_path: Path, overrides: list[str], fragments: list[str]) -> None:
     done = run_command("tpo.run", *overrides, f"runs_dir={tmp_path}/runs", f"artifacts_dir={tmp_path}/artifacts")

@@ -10,7 +10,6 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
-from commands import run_command
 from conftest import vllm_settings
 from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -262,23 +261,6 @@ def test_bad_preset_file_is_rejected_by_name(text: str, named: str, tmp_path: Pa
     with pytest.raises(ConfigCompositionException) as caught:
         composed("experiment=bad", config_dir=tmp_path)
     assert named in _messages(caught.value) and "bad" in _messages(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("override", "named"),
-    [
-        pytest.param("sample.num_sample=3", "num_sample", id="unknown_key"),
-        pytest.param("thought=nonsense", "thought/nonsense", id="unknown_option"),
-        pytest.param("train.beta=small", "train.beta", id="wrong_type"),
-        pytest.param("sample.num_samples=1", "sample.num_samples=1", id="check"),
-        pytest.param("model=pretrained", "model.name", id="required_key"),
-    ],
-)
-def test_command_line_names_the_key_without_a_traceback(override: str, named: str, tmp_path: Path) -> None:
-    done = run_command("tpo.run", "experiment=smoke", override, cwd=tmp_path)
-    assert done.returncode != 0
-    assert named in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "artifacts").exists()
 
 
 # --- rules that span groups -------------------------------------------------------------------------------------

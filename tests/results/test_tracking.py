@@ -1,16 +1,14 @@
 """What tracking makes of a launch, a summary and manifests, without W&B; tests/test_wandb_run.py has whole runs."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 from made_rows import comparison
 
 from tpo.config.check import check
@@ -298,15 +296,8 @@ main()
 def labels_of(folder: Path, *arguments: str) -> list[list[Any]]:
     """The labels of the jobs that a command line starts, as each job sees them."""
     (folder / "app.py").write_text(APP)
-    done = subprocess.run(
-        [sys.executable, "app.py", str(REPOSITORY / "conf"), *arguments, f"runs_dir={folder}"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=300,
-    )
+    done = run_command("app", str(REPOSITORY / "conf"), *arguments, f"runs_dir={folder}", cwd=folder)
+    assert done.returncode == 0, done.stderr
     return [json.loads(line.removeprefix("labels ")) for line in done.stdout.splitlines() if line.startswith("labels ")]
 
 

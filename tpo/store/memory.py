@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+STATUS = Path("/proc/self/status")
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 # How many kernels oneDNN keeps, each compiled for one shape: read when it computes first. A step of decoding uses about
 # 30, and shapes of other steps come back seldom; of its own 1,024 a process of the quickstart held 0.7 GiB.
@@ -49,7 +50,7 @@ def has_used_device() -> bool:
 def host_peak_mib() -> float:
     """Return the most memory of the host that this process has used since its start or, on Linux, `begin_step`."""
     with suppress(OSError):  # only Linux has it; a new process inherits ru_maxrss from the one that started it
-        if found := re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE):
+        if found := re.search(r"^VmHWM:\s*(\d+) kB$", STATUS.read_text(), re.MULTILINE):
             return int(found[1]) / 1024
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss: getrusage(2) of macOS and of Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
