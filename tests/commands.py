@@ -238,6 +238,7 @@ def _is_command(received: list[int]) -> bool:
     request, answers, *streams = received
     end_with_parent()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
     child = os.fork()
     if child == 0:
         end_with_parent()

@@ -16,7 +16,7 @@ PROGRAMS = {
     "exit_of_a_sentence": "import sys; sys.exit('error: nothing is there')",
     "exit_of_none": "import sys; sys.exit(None)",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
-    "interrupted": "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)",
+    "interrupted": "import os, signal; signal.signal(2, signal.default_int_handler); os.kill(os.getpid(), 2)",
     "broken_pipe": "import os; r, w = os.pipe(); os.close(r); os.dup2(w, 1); print('x' * 100_000, flush=True)",
     "at_exit": "import atexit; atexit.register(print, 'last'); print('first')",
     "a_thread": "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('late'))).start()",
