@@ -84,7 +84,7 @@ class Result:
         database.close()
         files = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
         manifests = {name: _without_digest(manifest) for name, manifest in read_manifests(root).items()}
-        return cls(manifests, _without_digest(read_summary(root)), answers, files)
+        return cls(manifests, read_summary(root), answers, files)
 
     def differences(self, other: "Result") -> Iterator[str]:
         """Yield in words where another result differs from this one."""
