@@ -137,8 +137,8 @@ def serve(path: Path, root: Path, places: Sequence[str]) -> None:
                 words = [word for word in (root / "said").read_text().split() if word.startswith("http://")]
                 address = words[0].rstrip(";") if words else ""
                 time.sleep(0.1)
-            assert ask(address, "wrong-key", path.name)[0] == 401
-            status, answer = ask(address, PLANTED["TPO_API_KEY"], path.name)
+            assert ask(address, "wrong-key", f"{path.name}@1")[0] == 401
+            status, answer = ask(address, PLANTED["TPO_API_KEY"], f"{path.name}@1")
             assert status == 200, answer
             assert_unseen(answer, "an answer")
         finally:

@@ -15,6 +15,8 @@ import tpo.store.rows
 from tpo.store.artifacts import Store, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import content_hash, replacing, write_json
+from tpo.store.layout import CHECKPOINTS, PARTIAL
+from tpo.store.progress import PROGRESS
 from tpo.store.records import Key, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.stage import Step
@@ -210,6 +212,17 @@ def test_two_writers_of_a_file_do_not_write_into_each_others(tmp_path: Path) -> 
         assert path.read_text() == "the second, which is longer"
     assert path.read_text() == "First"
     assert [file.name for file in tmp_path.iterdir()] == ["value.txt"]
+
+
+@pytest.mark.parametrize("name", [PARTIAL, PROGRESS, f"{CHECKPOINTS}/checkpoint-1/weights"])
+def test_what_an_error_after_the_manifest_left_goes_with_the_next_request(name: str, tmp_path: Path) -> None:
+    work = Work()
+    done = Store(tmp_path, execute=work).run(STEP)
+    (done.path / name).parent.mkdir(parents=True, exist_ok=True)
+    (done.path / name).touch()
+    before = {path for path in done.path.iterdir() if path.name != Path(name).parts[0]}
+    assert Store(tmp_path, execute=work).run(STEP).is_reused and work.num_calls == 1
+    assert set(done.path.iterdir()) == before
 
 
 # --- a full disk ------------------------------------------------------------------------------------------------

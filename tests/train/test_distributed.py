@@ -33,7 +33,7 @@ from tpo.store.files import write_json
 from tpo.store.open import open_store
 from tpo.store.records import write_records
 from tpo.store.stage import Step
-from tpo.train.checkpoints import MarkComplete
+from tpo.train.checkpoints import COMPLETE, MarkComplete
 from tpo.train.stages import TRAIN
 
 REPOSITORY = Path(__file__).parents[2]
@@ -290,7 +290,7 @@ def test_launched_training_survives_a_kill(root: Path, tiny_model: Path, alone: 
     path = root / step.artifact_id
     arguments = [sys.executable, "-c", RUN_STEP, str(root), json.dumps(dataclasses.asdict(step))]
     with subprocess.Popen(arguments, start_new_session=True) as process:
-        saved = path / "checkpoints" / "checkpoint-2" / "complete"
+        saved = path / "checkpoints" / "checkpoint-2" / COMPLETE
         assert_soon(lambda: saved.exists() or process.poll() is not None, seconds=600, message="nothing was saved")
         os.killpg(process.pid, signal.SIGKILL)
     assert not (path / "manifest.json").exists(), "too late"

@@ -246,9 +246,10 @@ class Store:
         artifact = find_artifact(step, path)
         if artifact is None:
             artifact = self._compute(step, path)
-        elif (path / PARTIAL).exists() or (path / CHECKPOINTS).exists():
+        elif any((path / name).exists() for name in (PARTIAL, CHECKPOINTS, PROGRESS)):
             with hold(path / LOCK, purpose=path.name):
                 _remove_partial(path)
+                (path / PROGRESS).unlink(missing_ok=True)
         if artifact.is_reused:
             log.info("%s: reused", step.artifact_id)
         for listener in self.listeners:
