@@ -36,10 +36,13 @@ class InUse(Listener):
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Delete the note."""
+        """Delete the note, and those of processes that were killed meanwhile."""
         if self._noted:
             self._file.unlink(missing_ok=True)
         self._stack.close()
+        if self._noted:
+            with suppress(OSError, LockError):
+                ids_in_use(self._file.parent.parent)
 
     def begin(self, step: Step) -> None:
         """Note a step that is computed."""
