@@ -1,6 +1,6 @@
 """Sweeps of tiny jobs whose processes are killed at random for a given time: does anything stay behind, or grow?
 
-    make soak SOAK="--minutes 60"
+    make soak SOAK="--minutes 60"         # where others use shared memory: in a mount namespace with a /dev/shm of its own
 
 A round is a sweep over seeds under one launcher, the launchers in turn, each job the whole loop on the tests' model.
 While it runs, a random one of its processes is killed (SIGKILL) from time to time: the command itself, a worker of its
@@ -143,8 +143,12 @@ def files_of(root: Path) -> set[str]:
 
 
 def shared_names() -> set[str]:
-    """What lies in shared memory."""
-    return {path.as_posix() for path in Path("/dev/shm").glob("*")}
+    """What lies in shared memory and no process has mapped: others of this machine use it as well."""
+    found = {path.as_posix() for path in Path("/dev/shm").glob("*")}
+    for path in Path("/proc").glob("[0-9]*/maps"):
+        with suppress(OSError):
+            found -= set(re.findall(r"/dev/shm/\S+", path.read_text()))
+    return found
 
 
 def read_summaries(root: Path) -> dict[int, Any]:
@@ -171,7 +175,7 @@ class Soak:
         overrides = tiny_overrides(self.model, root, *sizes, *more, f"seed={','.join(map(str, seeds))}")
         environment = {**os.environ, MARK: mark, "PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
         environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TMPDIR": str(root / "tmp")}
-        before, started = shared_names(), time.monotonic()
+        before, started = {path.as_posix() for path in Path("/dev/shm").glob("*")}, time.monotonic()
         fire = Fire(mark, seen, every_s=every_s, generator=self.generator)
         fire.start()
         status: int | None = None
