@@ -1,6 +1,8 @@
 """Sweeps of tiny jobs whose processes are killed at random for a given time: does anything stay behind, or grow?
 
-    make soak SOAK="--minutes 60"         # where others use shared memory: in a mount namespace with a /dev/shm of its own
+    make soak SOAK="--minutes 60"
+
+Beside others who use shared memory, start it in a mount namespace with a /dev/shm of its own (`unshare -m`).
 
 A round is a sweep over seeds under one launcher, the launchers in turn, each job the whole loop on the tests' model.
 While it runs, a random one of its processes is killed (SIGKILL) from time to time: the command itself, a worker of its
