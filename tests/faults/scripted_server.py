@@ -186,3 +186,20 @@ def changed(change: Callable[[dict[str, Any]], Any]) -> Misbehave:
         reply(handler, json.dumps(answer if found is None else found).encode())
 
     return answer_changed
+
+
+def uses(usage: Any) -> Misbehave:
+    """Say this of the tokens that were used."""
+    return changed(lambda answer: answer.update(usage=usage))
+
+
+def says_nothing(handler: Handler, answer: dict[str, Any]) -> None:
+    """Answer with no text."""
+    answer["choices"][0]["message"]["content"] = ""
+    well(handler, answer)
+
+
+def says_nothing_of_odd_ones(handler: Handler, answer: dict[str, Any]) -> None:
+    """Answer with no text where the grade is odd, which the text that is graded decides: always the same questions."""
+    number = int(answer["choices"][0]["logprobs"]["content"][2]["token"])
+    (says_nothing if number % 2 else well)(handler, answer)

@@ -16,16 +16,19 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import openai._base_client
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 import tpo.model.connection
 from tpo.config.fields import restore
 from tpo.judge.llm.ask import LLM, load_llm
-from tpo.judge.llm.cache import Asked
-from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, Answer, Question, Watched, find_watched
+from tpo.judge.llm.cache import AnswerCache, Asked
+from tpo.judge.llm.question import FIRST_TOKEN, TOO_LONG, UNANSWERED, Answer, Question, Watched, find_watched
 from tpo.judge.llm.settings import LLMConfig
 from tpo.store.errors import TpoError
 
@@ -197,6 +200,50 @@ def test_another_setting_is_another_question(tmp_path: Path, name: str) -> None:
     assert len(backend.asked) == 2
 
 
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()), st.lists, max_leaves=3
+)
+ODD_ANSWERS = st.builds(
+    Answer,
+    text=st.text() | st.text(st.characters(categories=["Cs"])) | st.binary() | JSON_VALUES,
+    finish_reason=st.sampled_from(["stop", "length"]) | JSON_VALUES,
+    num_tokens=st.integers() | st.floats() | JSON_VALUES,
+    watched=st.lists(
+        st.builds(Watched, st.integers() | st.floats(), st.dictionaries(st.text(), st.floats() | JSON_VALUES)),
+        max_size=2,
+    ).map(tuple)
+    | JSON_VALUES,
+    error=st.none() | JSON_VALUES,
+    has_logprobs=st.booleans() | JSON_VALUES,
+)
+
+
+@given(ODD_ANSWERS)
+@example(Answer("x", "stop", 11.5))  # type: ignore[arg-type]
+@example(Answer("x", "stop", 11.0))  # type: ignore[arg-type]
+@example(Answer("x", "stop", True))
+@example(Answer("x", "stop", -5))
+@example(Answer("x", "stop", 2**70))
+@example(Answer("\ud83d", "stop", 1))
+@example(Answer("x\0\u2028", "stop", 1))
+@example(Answer(b"x", "stop", 1))  # type: ignore[arg-type]
+@example(Answer("x", "stop", 1, (Watched(0, {"4": float("nan")}),)))
+@example(Answer("x", "stop", 1, (Watched(-1, {"4": -1.0}),)))
+@example(Answer("x", "stop", 1, (Watched(0, {"\udc00": -1.0}),)))
+def test_what_is_kept_can_be_read(answer: Answer) -> None:
+    with TemporaryDirectory() as folder:
+        cache = AnswerCache(Path(folder) / "answers.sqlite")
+        asked = Asked({"model": "m"}, QUESTION)
+        try:
+            cache.put(asked, answer)
+        except TpoError as error:
+            assert len(str(error).splitlines()) == 1 and "an answer of m has a form that cannot be kept" in str(error)
+            assert cache.find(asked) is None and cache.count(asked.model) == 0
+        else:
+            assert cache.find(asked) == (answer if answer.is_whole(QUESTION) else None)
+            assert type(answer.num_tokens) is int and answer.num_tokens >= 0
+
+
 def test_another_model_is_asked_anew(tmp_path: Path) -> None:
     for model in ("one", "two"):
         llm, backend = open_fake(tmp_path, model=model)
@@ -212,6 +259,29 @@ def test_a_question_that_does_not_fit_is_asked_again(tmp_path: Path, caplog: pyt
         assert [answer.error for answer in llm.ask(questions)] == [None, "too_long"]
         assert len(backend.asked) == num_asked
     assert "1 of 2 questions have no answer: 1 too_long" in caplog.text
+
+
+@pytest.mark.parametrize("look_ahead", [3, 8192])
+def test_behind_an_unanswered_question_the_others_are_asked_and_none_is_yielded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look_ahead: int
+) -> None:
+    monkeypatch.setattr("tpo.judge.llm.ask.LOOK_AHEAD", look_ahead)
+    llm, backend = open_fake(tmp_path, room=1)
+    answer = backend.answer
+    silent = {"Question 2", "Question 7"}
+
+    def answer_some(key: str, question: Question) -> tuple[str, Answer]:
+        return (key, UNANSWERED) if question.user in silent else answer(key, question)
+
+    monkeypatch.setattr(backend, "answer", answer_some)
+    found = []
+    with pytest.raises(TpoError, match=r"^2 of 10 questions were answered with nothing, .* which asks these again"):
+        found.extend(llm.ask(make_questions(10)))  # keeps what came before the error
+    assert [answer.text for answer in found] == ["re: Question 0", "re: Question 1"]
+    assert len(backend.asked) == 8
+    again, backend = open_fake(tmp_path)
+    assert all(answer.error is None for answer in again.ask(make_questions(10)))
+    assert {question.user for question in backend.asked} == silent
 
 
 def test_budget_is_over_all_runs_and_raising_it_goes_on(tmp_path: Path) -> None:
@@ -466,8 +536,8 @@ def test_arguments_of_the_template_are_sent_and_are_part_of_the_question(
     serve: Callable[..., FakeServer], tmp_path: Path
 ) -> None:
     server = serve()
-    for given in ({}, {"enable_thinking": False}, {"enable_thinking": False}, {"reasoning_effort": "low"}):
-        config = client_config(server.url) | {"template_arguments": given}
+    for arguments in ({}, {"enable_thinking": False}, {"enable_thinking": False}, {"reasoning_effort": "low"}):
+        config = client_config(server.url) | {"template_arguments": arguments}
         list(load_llm(restore(LLMConfig, config), policy=None, cache_path=tmp_path / "answers.sqlite").ask([QUESTION]))
     sent = [body.get("chat_template_kwargs") for body in server.requests]
     assert sent == [None, {"enable_thinking": False}, {"reasoning_effort": "low"}], "equal ones are asked once"
@@ -637,6 +707,37 @@ def test_what_cannot_pass_ends_the_run_at_once(serve: Callable[..., FakeServer],
     assert caught.value.__cause__ is None and caught.value.__context__ is None, "their messages may hold the key"
 
 
+@pytest.mark.parametrize(
+    ("usage", "num_tokens"),
+    [
+        (
+            {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 12},
+            12,
+        ),  # some count a thought in the total alone
+        ({"total_tokens": 11.0}, 11),
+        ({"prompt_tokens": 7, "completion_tokens": 4}, 11),
+        ({"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": None}, 11),
+        ({"prompt_tokens": 7, "completion_tokens": 4.0, "total_tokens": -5}, 11),
+        ({"prompt_tokens": 7}, 7),
+        ({"total_tokens": True}, 0),
+        ({"total_tokens": 11.5}, 0),
+        ({"total_tokens": "many"}, 0),
+        ({"total_tokens": float("inf")}, 0),
+        ({"total_tokens": 2**70}, 0),
+        ({}, 0),
+        ("many", 0),
+        (None, 0),
+    ],
+)
+def test_an_answer_is_kept_whatever_is_said_of_its_tokens(
+    serve: Callable[..., FakeServer], tmp_path: Path, usage: Any, num_tokens: int
+) -> None:
+    server = serve([completion("x") | {"usage": usage}])
+    (answer,) = open_client(server.url, tmp_path).ask([QUESTION])
+    assert (answer.text, answer.num_tokens) == ("x", num_tokens)
+    assert list(open_client(server.url, tmp_path).ask([QUESTION])) == [answer] and len(server.requests) == 1
+
+
 # Answers that are not what was asked for
 
 
@@ -672,7 +773,6 @@ UNUSABLE: dict[str, Any] = {
     "a_number": with_text(5),
     "parts_of_text": with_text(["So", "[[B]]"]),
     "half_a_pair": with_text("\ud83d"),
-    "tokens_are_text": completion("x") | {"usage": {"total_tokens": "many"}},
     "no_logprobs": completion("[[4]]"),
     "no_tokens": with_choice(logprobs={"content": []}),
     "null_token": with_choice(logprobs={"content": [None]}),
@@ -714,7 +814,6 @@ def test_an_answer_that_cannot_be_used_is_asked_for_again_and_never_kept(
         (completion(None, finish_reason="content_filter"), "filtered", 1),
         (with_choice(message={"role": "assistant", "content": None, "refusal": "No."}), "filtered", 1),
         (failed(400, "flagged", code="content_filter"), "filtered", 1),
-        (completion(""), "empty", 4),
         (with_choice(message={"role": "assistant", "content": "", "reasoning_content": "Hm."}), "empty", 1),
     ],
 )

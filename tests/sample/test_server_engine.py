@@ -41,6 +41,7 @@ class FakeVllm:
         self.cards = [{"id": "served", "root": root, "parent": None, "max_model_len": max_model_len}]
         self.requests: list[tuple[str, Any]] = []
         self.script: list[Any] = []  # per completion to come a reply, None for a good one, or what to do first
+        self.usage: Any = None  # what is said of the tokens used
         self.adapter_reply: tuple[int, str] | None = None  # in place of loading
         self.change: Callable[[dict[str, Any]], None] = lambda choice: None
         self.num_open = self.peak = 0
@@ -120,7 +121,12 @@ class FakeVllm:
                 if body["model"] not in [card["id"] for card in self.cards]:
                     return failed(404, f"The model `{body['model']}` does not exist.")
                 choices = [self.choice(body, number) for number in range(body["n"])]
-                return 200, {"object": "text_completion", "model": body["model"], "choices": choices}
+                return 200, {
+                    "object": "text_completion",
+                    "model": body["model"],
+                    "choices": choices,
+                    "usage": self.usage,
+                }
             case _:
                 return 404, {"detail": "Not Found"}
 
@@ -592,6 +598,16 @@ def test_an_answer_that_cannot_be_used_is_asked_for_again(
     server.script = [(200, reply)] * 99
     with pytest.raises(TpoError, match=r"answer to one prompt cannot be used .*engine\.max_retries=3 allows"):
         generate(open_engine(weights, server.url), PROMPTS, PLAIN)
+
+
+@pytest.mark.parametrize("usage", [None, {}, {"total_tokens": None}, {"total_tokens": "many"}, {"total_tokens": 9.5}])
+def test_a_completion_is_used_whatever_is_said_of_its_tokens(
+    serve: Callable[..., FakeVllm], weights: Path, usage: Any
+) -> None:
+    server = serve()
+    server.usage = usage
+    assert len(generate(open_engine(weights, server.url), PROMPTS, PLAIN)) == len(PROMPTS)
+    assert len(server.sent("completions")) == len(PROMPTS), "each once"
 
 
 def test_an_aborted_completion_is_asked_for_again(

@@ -26,6 +26,8 @@ FIRST_DELAY_S = 0.5  # before a request is repeated whose answer could not be us
 #: So many answers in a row of which none can be used end the run, or twice as many as are under way at a time.
 UNUSABLE_IN_A_ROW = 50
 
+MOST_TOKENS = 2**40  # of one answer: what says more counts something else
+
 AWAY = {502, 503, 504}  # statuses of a gateway while the server behind it restarts
 PASSING = {408, 409, 429}  # statuses after which the client repeats a request, as after all of 5xx
 
@@ -98,7 +100,7 @@ class Connection:
                 return result
             if unusable is not None:
                 self._heard()
-                self._unusable_in_a_row += 1
+                self._unusable_in_a_row += unusable.is_fault
                 if self._unusable_in_a_row >= self._most_unusable:
                     raise self._nothing_usable(str(unusable))
                 num_unusable += 1
@@ -119,9 +121,19 @@ class Connection:
             self._wait_for_server(failure)
             await asyncio.sleep(POLL_S)
 
-    def spend(self, num_tokens: int) -> None:
-        """Count the tokens of an answer, for messages."""
+    def spend(self, usage: Any) -> int:
+        """Count the tokens of an answer, for messages.
+
+        Args:
+            usage: What the answer says of them, which may be anything: an answer is none the worse for an odd count.
+
+        Returns:
+            Tokens read and written: the total, or the sum of what is said of both; 0 where nothing is.
+        """
+        found = [_tokens(getattr(usage, f"{name}_tokens", None)) for name in ("total", "prompt", "completion")]
+        num_tokens = sum(value or 0 for value in found[1:]) if found[0] is None else found[0]
         self._num_tokens += num_tokens
+        return num_tokens
 
     @property
     def _most_unusable(self) -> int:
@@ -248,3 +260,9 @@ class Connection:
             max_retries=self.settings["max_retries"],
             http_client=LimitedClient(deadline_s=connect_s + timeout_s, on_request=count),
         )
+
+
+def _tokens(value: Any) -> int | None:
+    """Return a number of tokens, which some servers write as a float; None where it is none."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return int(value) if is_number and 0 <= value <= MOST_TOKENS and value == int(value) else None

@@ -16,12 +16,13 @@ class UnusableError(Exception):
     Attributes:
         instead: What is returned in place of an answer when the attempts are spent; None ends the run.
         may_change: Whether another attempt may get another answer.
+        is_fault: Whether it counts among those in a row that end the run early; not where a setting accepts it.
     """
 
-    def __init__(self, why: str, *, instead: Any = None, may_change: bool = True) -> None:
+    def __init__(self, why: str, *, instead: Any = None, may_change: bool = True, is_fault: bool = True) -> None:
         """Say why."""
         super().__init__(why)
-        self.instead, self.may_change = instead, may_change
+        self.instead, self.may_change, self.is_fault = instead, may_change, is_fault
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from itertools import chain
 from pathlib import Path
 
 from tpo.judge.llm.cache import AnswerCache, Asked
-from tpo.judge.llm.question import Answer, Backend, Question
+from tpo.judge.llm.question import UNANSWERED, Answer, Backend, Question
 from tpo.judge.llm.settings import LLMConfig
 from tpo.model.policy import Policy
 from tpo.store.errors import TpoError
@@ -39,15 +39,30 @@ class LLM:
         first without. Where `LOOK_AHEAD` questions wait behind one whose answer takes long, no more are taken until
         that answer is there.
 
+        Behind a question that a server has left unanswered the others are asked, and nothing is yielded: a judgement
+        of what is yielded is kept for good, and that question's answer may come when it is asked again.
+
         Raises:
-            TpoError: If the model cannot be asked or the budget is spent. Answers that came before are kept.
+            TpoError: If the model cannot be asked, the budget is spent, or, after all others, a question is unanswered.
+                Answers that came before are kept.
         """
         asking = _Asking(self, questions)
-        yield from asking.answers()
+        is_whole = True
+        for answer in asking.answers():
+            is_whole = is_whole and answer != UNANSWERED
+            if is_whole:
+                yield answer
         log.info("%d questions: %d answered before, %d asked", asking.num_taken, asking.num_found, asking.num_asked)
         if asking.errors:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(asking.errors.items()))
             log.warning("%d of %d questions have no answer: %s", asking.errors.total(), asking.num_taken, reasons)
+        if not is_whole:
+            raise TpoError(
+                f"{asking.errors['unanswered']} of {asking.num_taken} questions were answered with nothing, as often "
+                f"as judge.server.max_retries allows. All other answers are kept in {self.cache.path}: see to the "
+                "server and run the same command again, which asks these again, or set judge.server.accepts_empty=true "
+                "to leave them unscored"
+            )
 
 
 class _Asking:
@@ -81,7 +96,8 @@ class _Asking:
         cache = self._llm.cache
         for key, answer in self._llm.backend.stream(self._missing(asked)):
             item = self._in_flight.pop(key)
-            # Others are asked again by the next run: a server with a longer context, or that was mended, answers them.
+            # No other is known here to a later judgement: a server that was mended answers it. The judgement that is
+            # made now keeps it for good, as unscored, but for what is unanswered: see `LLM.ask`.
             self._answers[key] = cache.put(item, answer) if answer.is_whole(item.question) else answer
             yield from self._ready()
         yield from self._ready()  # what the cache answered behind the last of these

@@ -59,8 +59,19 @@ class AnswerCache:
 
         Where another process has stored an answer first, that one is returned, so that all processes use the same. One
         that is not whole, which an earlier version may have kept, is replaced.
+
+        Raises:
+            TpoError: If the file cannot be written, or the answer not be read from it again; then it is not written.
         """
-        text = msgspec.json.encode(answer).decode()
+        try:
+            text = msgspec.json.encode(answer).decode()
+            if msgspec.json.decode(text, type=Answer) != answer:
+                raise ValueError("it would be read as another")
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:  # msgspec's are ValueErrors
+            raise TpoError(
+                f"{self.path}: an answer of {asked.model.get('model')} has a form that cannot be kept ({error}). "
+                "Nothing of it is written: see to the model, or its server, and run the same command again"
+            ) from error
         row = (asked.key, _canonical(asked.model), _readable(asked.question), text, row_digest(asked.key, text))
         with self._translated() as database:
             database.execute("BEGIN IMMEDIATE")

@@ -46,7 +46,8 @@ class Answer(Struct, frozen=True, forbid_unknown_fields=True):
     num_tokens: Annotated[int, Meta(ge=0)]  # read and written
     watched: tuple[Watched, ...] = ()
     #: Why there is no answer: "too_long" for the model's context; "not_rendered", the template changed the question;
-    #: "filtered" by the server; "empty", the model wrote nothing.
+    #: "filtered" by the server; "empty", the model wrote nothing; "unanswered", so did a server that may write
+    #: something when it is asked again: `LLM.ask` never yields that.
     error: str | None = None
     has_logprobs: bool = False  # whether log-probabilities came with it, of watched tokens or others
 
@@ -67,6 +68,7 @@ TOO_LONG = Answer("", "", 0, error="too_long")
 NOT_RENDERED = Answer("", "", 0, error="not_rendered")
 FILTERED = Answer("", "", 0, error="filtered")
 EMPTY = Answer("", "", 0, error="empty")
+UNANSWERED = Answer("", "", 0, error="unanswered")
 
 
 class Backend(Protocol):

@@ -15,6 +15,7 @@ from tpo.judge.llm.question import (
     MAX_LOGPROB,
     NUM_ALTERNATIVES,
     TOO_LONG,
+    UNANSWERED,
     Answer,
     Question,
     find_watched,
@@ -92,7 +93,7 @@ class ServerBackend:
                 key, question = keyed
                 found = await self.connection.patiently(partial(self._ask, client, question))
                 await emit((key, found))
-                self._num_answered += 1
+                self._num_answered += found.error is None
 
             await asyncio.gather(*(flow.work(answer) for _ in range(self.settings.max_concurrency)))
 
@@ -135,12 +136,15 @@ class ServerBackend:
         with reading():
             if not isinstance(completion, ChatCompletion) or not completion.choices:
                 raise UnusableError(f"it is no chat completion: {completion}")
-            if completion.usage is not None:
-                self.connection.spend(completion.usage.total_tokens)
-            return _read(completion, question)
+            return _read(
+                completion,
+                question,
+                num_tokens=self.connection.spend(completion.usage),
+                accepts_empty=self.settings.accepts_empty,
+            )
 
 
-def _read(completion: Any, question: Question) -> Answer:
+def _read(completion: Any, question: Question, *, num_tokens: int, accepts_empty: bool) -> Answer:
     """Return the answer; a thought that the server keeps apart, in a field of its own, is no part of it.
 
     Raises:
@@ -156,7 +160,12 @@ def _read(completion: Any, question: Question) -> Answer:
     if end is None:
         raise UnusableError(f"it ended with finish_reason={choice.finish_reason}")
     if end == "stop" and not text.strip():
-        raise UnusableError("it is empty", instead=EMPTY, may_change=not has_thought)
+        raise UnusableError(
+            "it is empty; judge.server.accepts_empty=true would leave such a question unscored",
+            instead=EMPTY if has_thought or accepts_empty else UNANSWERED,
+            may_change=not has_thought,
+            is_fault=not accepts_empty,
+        )
     steps = choice.logprobs.content if choice.logprobs and choice.logprobs.content else []
     tokens = [
         (step.token, {_token(entry.token): _logprob(entry.logprob) for entry in step.top_logprobs}) for step in steps
@@ -170,7 +179,7 @@ def _read(completion: Any, question: Question) -> Answer:
     return Answer(
         text=text,
         finish_reason=end,
-        num_tokens=completion.usage.total_tokens if completion.usage else 0,
+        num_tokens=num_tokens,
         watched=find_watched(_tokens_of(text, tokens, has_thought=has_thought), text, question.watch),
         has_logprobs=has_logprobs,
     )

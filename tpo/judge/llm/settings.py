@@ -20,6 +20,7 @@ class ServerConfig(Settings):
     max_retries: int = setting(6, minimum=0)
     patience_s: float = setting(600.0, minimum=0)
     timeout_s: float = setting(300.0, above=0)
+    accepts_empty: bool = setting(False)
 
 
 @dataclass

@@ -123,8 +123,7 @@ class VllmServer:
                 choices = getattr(completion, "choices", None) or []
                 if len(choices) != count:
                     raise UnusableError(f"it holds {len(choices)} completions instead of {count}")
-                if completion.usage is not None:
-                    self.connection.spend(completion.usage.total_tokens)
+                self.connection.spend(completion.usage)
                 return [self._read(choice, prompt, max_tokens=max_tokens, stop=stop) for choice in choices]
 
         return await self.connection.patiently(attempt)
