@@ -6,15 +6,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import tpo.plan.__main__ as plan
 import tpo.plan.doctor as doctor
-from tpo.config.check import check_secrets, check_text, check_words
+from tpo.config.check import check_composed, check_secrets, check_text, check_words
+from tpo.config.compose import composing
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.fields import ConfigError
 from tpo.config.schema import ChatConfig, Config, EvaluateConfig, ExportConfig, ServeConfig
-from tpo.store.errors import TpoError, describe, hide, why
+from tpo.store.environment import REPOSITORY
+from tpo.store.errors import TpoError, describe, hide, traced, why
 from tpo.store.logs import Shown
 from tpo.store.secrets import hidden, is_secret_name, why_secret
 
@@ -199,6 +203,92 @@ def test_every_command_refuses_before_hydra_speaks(
     assert not GlobalHydra.instance().is_initialized()
 
 
+# --- a user's own YAML ------------------------------------------------------------------------------------------
+
+KEY = TOKENS[0]
+COMPOSED = {
+    "environment": f"hydra: {{job: {{env_set: {{MY_TOKEN: {PLANTED}}}}}}}",
+    "launcher": f"hydra: {{launcher: {{setup: [export X={KEY}]}}}}",
+    "folder": f"hydra: {{sweep: {{dir: runs/{KEY}}}}}",
+    "swept": f"hydra: {{sweeper: {{params: {{model.name: 'a,{KEY}'}}}}}}",
+    "group": f"judge: {{token: {{first: {PLANTED}}}}}",
+    "copied": "model: {chat_template: '${oc.env:OTHER_TOKEN}'}",
+    "resolved": "model: {chat_template: '${oc.env:INNOCENT}'}",
+    "listed": f"model: {{tags: [a, {{b: {KEY}}}]}}",
+    "interpolation": f"model: {{name: '${{{KEY}}}'}}",
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_what_is_composed_holds_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_TOKEN", "an0ther-one")
+    monkeypatch.setenv("INNOCENT", f"x {KEY}")
+    with pytest.raises(ConfigError, match="take it out") as caught:
+        check_composed(OmegaConf.create(COMPOSED[name]))
+    assert not any(secret in str(caught.value) for secret in (KEY, PLANTED, "an0ther-one"))
+
+
+YAML = {
+    "environment": COMPOSED["environment"],
+    "value": f"model: {{name: {KEY}}}",
+    "type": f"seed: {KEY}",
+    "merge": f"thought: {KEY}",
+    "option": f"defaults: [override /judge: {KEY}]",
+    "interpolation": COMPOSED["interpolation"],
+}
+MODES: list[tuple[str, list[str]]] = [
+    *((name, []) for name in YAML),
+    *(("environment", ["--multirun", "num_iterations=0,1"]), ("environment", ["--cfg=hydra"])),
+    *(("value", [word]) for word in ("--help", "--info=config", "--cfg=job")),
+    *(("type", [word]) for word in ("--help", "--info=config")),
+]
+
+
+def command(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """Return what a command says, which must end with an error."""
+    monkeypatch.setattr(sys, "argv", ["tpo", *words])
+    with pytest.raises(SystemExit) as ended:
+        run_entry(Config, about="", check=nothing, work=nothing)
+    out, err = capfd.readouterr()
+    said = f"{out}{err}{ended.value.code}"
+    assert ended.value.code and "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(("name", "more"), MODES, ids=str)
+def test_a_secret_in_a_file_is_neither_printed_nor_written(
+    name: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "x.yaml").write_text(f"# @package _global_\n{YAML[name]}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    said = command([f"--config-dir={tmp_path}/mine", *more, "experiment=x"], monkeypatch, capfd)
+    assert "error: " in said and KEY not in said and PLANTED not in said
+    assert "take it out" in said or name in ("type", "merge", "option")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.yaml"]
+
+
+def test_what_no_job_can_resolve_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("INNOCENT", "text")
+    said = command(["model.name=${nowhere}"], monkeypatch, capfd)
+    assert said == "error: model.name: Interpolation key 'nowhere' not found"
+    said = command(["seed=${oc.env:INNOCENT}"], monkeypatch, capfd)
+    assert said.startswith("error: seed: ") and said.endswith("'text' of type 'str' could not be converted to Integer")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_no_preset_looks_like_a_secret(path: Path) -> None:
+    with composing():
+        check_composed(compose("config", [f"experiment={path.stem}"], return_hydra_config=True))
+
+
 # --- errors and logs --------------------------------------------------------------------------------------------
 
 
@@ -219,5 +309,7 @@ def test_errors_and_records_show_none(monkeypatch: pytest.MonkeyPatch) -> None:
         assert Shown().filter(record)
         told = logging.Formatter().format(record)
         assert "Traceback" in told and not any(word in told for word in (PLANTED, "other", "third", TOKENS[0]))
+        assert "ValueError" in (told := traced(error)) and "<hidden>" in told
+        assert not any(word in told for word in (PLANTED, "other", "third", TOKENS[0]))
         hide(error)
         assert not any(PLANTED in str(part) for each in (error, error.__cause__) if each for part in each.args)
