@@ -1,9 +1,11 @@
 """What counts as a secret, by name and by form; and that one on a command line is refused before anything quotes it."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hydra import compose
@@ -31,6 +33,10 @@ TOKENS = (
 ADDRESSES = (
     *(f"https://me:{PLANTED}@example.org/v1", f"https://{PLANTED}@example.org", f"git+https://u:{PLANTED}@h/x.git"),
     *(f"https://h/v1?api_key={PLANTED}", f"https://h/v1?a=b&token={PLANTED}&c=d", f"https://h/#access_token={PLANTED}"),
+    *(f"https://h/v1?pat={PLANTED}", f"https://h/v1?a=b;api_key={PLANTED}", f"https://h/v1?foo[api_key]={PLANTED}"),
+    *(f"https://h/v1?pw={PLANTED}", f"https://user:pa@{PLANTED}@host/", f"https://user:{PLANTED}@ss@host/"),
+    *(f"me:{PLANTED}@proxy.example.org:3128", f"me:{PLANTED}@host", f"x=1;api_key={PLANTED}", f"MY_TOKEN={PLANTED}"),
+    f"https://hooks.slack.com/services/T01/B02/{PLANTED}",
     *(f"https://h/x?X-Amz-Signature={PLANTED}", f"https://h/x?sig={PLANTED}", f"wss://me:{PLANTED}@h"),
 )
 
@@ -48,6 +54,8 @@ ADDRESSES = (
             "MYKEY",
             "GOOGLE_CREDENTIALS",
             "SMTP_PASS",
+            *("APP_SECRETS", "API_KEYS", "TOKENS", "SSHPASS", "DB_CREDS", "DB_PASS1", "MY_AUTH", "JWT", "COOKIE"),
+            *("SLACK_WEBHOOK", "token.x"),
         ),
     ],
 )
@@ -64,6 +72,30 @@ def test_variables_that_hold_a_secret(name: str, monkeypatch: pytest.MonkeyPatch
 def test_variables_that_hold_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, PLANTED)
     assert not is_secret_name(name) and why_secret(PLANTED) is None
+
+
+@pytest.mark.parametrize("value", ["pl4nted \"\\' /+?&é~", 'two " quotes 1', "it's planted 1", "tab\tplanted"])
+def test_a_secret_is_hidden_however_it_is_written(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", value)
+    forms = [
+        json.dumps(value),
+        repr(value),
+        repr(f"a' \" {value}"),
+        quote(value),
+        quote(value, safe=""),
+        quote_plus(value),
+    ]
+    forms += [str({"key": value}), json.dumps([value], ensure_ascii=False), quote_plus(value).lower()]
+    for form in forms:
+        assert "<hidden>" in hidden(form) and "lanted" not in hidden(form) and "quotes" not in hidden(form)
+        assert why_secret(form) == "the value of the environment variable MY_TOKEN"
+
+
+def test_a_secret_may_be_called_like_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(PLANTED).touch()
+    monkeypatch.setenv("MY_TOKEN", PLANTED)
+    assert hidden(PLANTED) == "<hidden>"
 
 
 def test_a_file_or_a_short_value_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -95,6 +127,10 @@ def test_secrets_by_their_form(text: str) -> None:
             "model.name=Qwen/Qwen2.5-0.5B-Instruct",
             "hf_hub",
             "the bearer responsibilities",
+            *("mailto:me@example.org", "from:bob99@example.org", "git@github.com:a/b", "name:tag@sha256:0a1b2c3d"),
+            *("judge@eval.judge=length", "/hydra/devices@_global_.hydra.callbacks: one", "policy=runs/x-1@2", "h:8000"),
+            *("judge.server.api_key_env=MY_KEY_2", "max_tokens=12345678", "token=<hidden>", "error: see a@b, c:d"),
+            *("http://h:80/v1, or me@example.org", "train.max_new_tokens=123456789"),
             "What is a token? A key: 12345678",
         ),
     ],
