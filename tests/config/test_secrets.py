@@ -1,20 +1,26 @@
 """What counts as a secret, by name and by form; and that one on a command line is refused before anything quotes it."""
 
+import json
 import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, quote_plus
 
 import pytest
+from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 import tpo.plan.__main__ as plan
 import tpo.plan.doctor as doctor
-from tpo.config.check import check_secrets, check_text, check_words
+from tpo.config.check import check_composed, check_secrets, check_text, check_words
+from tpo.config.compose import composing
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.fields import ConfigError
 from tpo.config.schema import ChatConfig, Config, EvaluateConfig, ExportConfig, ServeConfig
-from tpo.store.errors import TpoError, describe, hide, why
+from tpo.store.environment import REPOSITORY
+from tpo.store.errors import TpoError, describe, hide, traced, why
 from tpo.store.logs import Shown
 from tpo.store.secrets import hidden, is_secret_name, why_secret
 
@@ -27,6 +33,10 @@ TOKENS = (
 ADDRESSES = (
     *(f"https://me:{PLANTED}@example.org/v1", f"https://{PLANTED}@example.org", f"git+https://u:{PLANTED}@h/x.git"),
     *(f"https://h/v1?api_key={PLANTED}", f"https://h/v1?a=b&token={PLANTED}&c=d", f"https://h/#access_token={PLANTED}"),
+    *(f"https://h/v1?pat={PLANTED}", f"https://h/v1?a=b;api_key={PLANTED}", f"https://h/v1?foo[api_key]={PLANTED}"),
+    *(f"https://h/v1?pw={PLANTED}", f"https://user:pa@{PLANTED}@host/", f"https://user:{PLANTED}@ss@host/"),
+    *(f"me:{PLANTED}@proxy.example.org:3128", f"me:{PLANTED}@host", f"x=1;api_key={PLANTED}", f"MY_TOKEN={PLANTED}"),
+    f"https://hooks.slack.com/services/T01/B02/{PLANTED}",
     *(f"https://h/x?X-Amz-Signature={PLANTED}", f"https://h/x?sig={PLANTED}", f"wss://me:{PLANTED}@h"),
 )
 
@@ -44,6 +54,8 @@ ADDRESSES = (
             "MYKEY",
             "GOOGLE_CREDENTIALS",
             "SMTP_PASS",
+            *("APP_SECRETS", "API_KEYS", "TOKENS", "SSHPASS", "DB_CREDS", "DB_PASS1", "MY_AUTH", "JWT", "COOKIE"),
+            *("SLACK_WEBHOOK", "token.x"),
         ),
     ],
 )
@@ -60,6 +72,30 @@ def test_variables_that_hold_a_secret(name: str, monkeypatch: pytest.MonkeyPatch
 def test_variables_that_hold_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, PLANTED)
     assert not is_secret_name(name) and why_secret(PLANTED) is None
+
+
+@pytest.mark.parametrize("value", ["pl4nted \"\\' /+?&é~", 'two " quotes 1', "it's planted 1", "tab\tplanted"])
+def test_a_secret_is_hidden_however_it_is_written(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_TOKEN", value)
+    forms = [
+        json.dumps(value),
+        repr(value),
+        repr(f"a' \" {value}"),
+        quote(value),
+        quote(value, safe=""),
+        quote_plus(value),
+    ]
+    forms += [str({"key": value}), json.dumps([value], ensure_ascii=False), quote_plus(value).lower()]
+    for form in forms:
+        assert "<hidden>" in hidden(form) and "lanted" not in hidden(form) and "quotes" not in hidden(form)
+        assert why_secret(form) == "the value of the environment variable MY_TOKEN"
+
+
+def test_a_secret_may_be_called_like_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(PLANTED).touch()
+    monkeypatch.setenv("MY_TOKEN", PLANTED)
+    assert hidden(PLANTED) == "<hidden>"
 
 
 def test_a_file_or_a_short_value_is_no_secret(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -91,6 +127,10 @@ def test_secrets_by_their_form(text: str) -> None:
             "model.name=Qwen/Qwen2.5-0.5B-Instruct",
             "hf_hub",
             "the bearer responsibilities",
+            *("mailto:me@example.org", "from:bob99@example.org", "git@github.com:a/b", "name:tag@sha256:0a1b2c3d"),
+            *("judge@eval.judge=length", "/hydra/devices@_global_.hydra.callbacks: one", "policy=runs/x-1@2", "h:8000"),
+            *("judge.server.api_key_env=MY_KEY_2", "max_tokens=12345678", "token=<hidden>", "error: see a@b, c:d"),
+            *("http://h:80/v1, or me@example.org", "train.max_new_tokens=123456789"),
             "What is a token? A key: 12345678",
         ),
     ],
@@ -199,6 +239,92 @@ def test_every_command_refuses_before_hydra_speaks(
     assert not GlobalHydra.instance().is_initialized()
 
 
+# --- a user's own YAML ------------------------------------------------------------------------------------------
+
+KEY = TOKENS[0]
+COMPOSED = {
+    "environment": f"hydra: {{job: {{env_set: {{MY_TOKEN: {PLANTED}}}}}}}",
+    "launcher": f"hydra: {{launcher: {{setup: [export X={KEY}]}}}}",
+    "folder": f"hydra: {{sweep: {{dir: runs/{KEY}}}}}",
+    "swept": f"hydra: {{sweeper: {{params: {{model.name: 'a,{KEY}'}}}}}}",
+    "group": f"judge: {{token: {{first: {PLANTED}}}}}",
+    "copied": "model: {chat_template: '${oc.env:OTHER_TOKEN}'}",
+    "resolved": "model: {chat_template: '${oc.env:INNOCENT}'}",
+    "listed": f"model: {{tags: [a, {{b: {KEY}}}]}}",
+    "interpolation": f"model: {{name: '${{{KEY}}}'}}",
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+def test_what_is_composed_holds_none(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_TOKEN", "an0ther-one")
+    monkeypatch.setenv("INNOCENT", f"x {KEY}")
+    with pytest.raises(ConfigError, match="take it out") as caught:
+        check_composed(OmegaConf.create(COMPOSED[name]))
+    assert not any(secret in str(caught.value) for secret in (KEY, PLANTED, "an0ther-one"))
+
+
+YAML = {
+    "environment": COMPOSED["environment"],
+    "value": f"model: {{name: {KEY}}}",
+    "type": f"seed: {KEY}",
+    "merge": f"thought: {KEY}",
+    "option": f"defaults: [override /judge: {KEY}]",
+    "interpolation": COMPOSED["interpolation"],
+}
+MODES: list[tuple[str, list[str]]] = [
+    *((name, []) for name in YAML),
+    *(("environment", ["--multirun", "num_iterations=0,1"]), ("environment", ["--cfg=hydra"])),
+    *(("value", [word]) for word in ("--help", "--info=config", "--cfg=job")),
+    *(("type", [word]) for word in ("--help", "--info=config")),
+]
+
+
+def command(words: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> str:
+    """Return what a command says, which must end with an error."""
+    monkeypatch.setattr(sys, "argv", ["tpo", *words])
+    with pytest.raises(SystemExit) as ended:
+        run_entry(Config, about="", check=nothing, work=nothing)
+    out, err = capfd.readouterr()
+    said = f"{out}{err}{ended.value.code}"
+    assert ended.value.code and "Traceback" not in said
+    return said
+
+
+@pytest.mark.parametrize(("name", "more"), MODES, ids=str)
+def test_a_secret_in_a_file_is_neither_printed_nor_written(
+    name: str, more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "experiment").mkdir(parents=True)
+    (tmp_path / "mine" / "experiment" / "x.yaml").write_text(f"# @package _global_\n{YAML[name]}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    said = command([f"--config-dir={tmp_path}/mine", *more, "experiment=x"], monkeypatch, capfd)
+    assert "error: " in said and KEY not in said and PLANTED not in said
+    assert "take it out" in said or name in ("type", "merge", "option")
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.yaml"]
+
+
+def test_what_no_job_can_resolve_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setenv("INNOCENT", "text")
+    said = command(["model.name=${nowhere}"], monkeypatch, capfd)
+    assert said == "error: model.name: Interpolation key 'nowhere' not found"
+    said = command(["seed=${oc.env:INNOCENT}"], monkeypatch, capfd)
+    assert said.startswith("error: seed: ") and said.endswith("'text' of type 'str' could not be converted to Integer")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "conf" / "experiment").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_no_preset_looks_like_a_secret(path: Path) -> None:
+    with composing():
+        check_composed(compose("config", [f"experiment={path.stem}"], return_hydra_config=True))
+
+
 # --- errors and logs --------------------------------------------------------------------------------------------
 
 
@@ -219,5 +345,7 @@ def test_errors_and_records_show_none(monkeypatch: pytest.MonkeyPatch) -> None:
         assert Shown().filter(record)
         told = logging.Formatter().format(record)
         assert "Traceback" in told and not any(word in told for word in (PLANTED, "other", "third", TOKENS[0]))
+        assert "ValueError" in (told := traced(error)) and "<hidden>" in told
+        assert not any(word in told for word in (PLANTED, "other", "third", TOKENS[0]))
         hide(error)
         assert not any(PLANTED in str(part) for each in (error, error.__cause__) if each for part in each.args)

@@ -48,6 +48,17 @@ def test_names_that_stand_together_have_labels_of_their_own(names: list[str], is
     assert all(len(label) <= 24 for label in found.values())
 
 
+@settings(deadline=None)
+@given(name=st.text("a_ ", min_size=25, max_size=60), times=st.integers(1, 3), is_reversed=st.booleans())
+def test_a_name_that_another_is_cut_to_keeps_its_label(name: str, times: int, is_reversed: bool) -> None:
+    names = [name]
+    for _ in range(times):  # what the names so far are called are names as well
+        names = list(dict.fromkeys([*names, *labels(names, longest=24).values()]))
+    found = labels(reversed(names) if is_reversed else names, longest=24)
+    assert len(set(found.values())) == len(names) and all(len(label) <= 24 for label in found.values())
+    assert all(label == text for text, label in found.items() if len(text) <= 24)
+
+
 @pytest.mark.parametrize(
     ("names", "shown"),
     [

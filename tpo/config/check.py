@@ -5,11 +5,12 @@ What concerns one group stands in its dataclass (`tpo.config.fields.check_fields
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tpo.config.fields import ConfigError, check_fields
 from tpo.config.schema import (
@@ -147,19 +148,62 @@ def check_entry(config: Entry, *, with_packages: bool = True) -> None:
     check_fields(config, with_packages=with_packages)
 
 
+def check_composed(config: DictConfig, *, at: str = "") -> None:
+    """Raise a ConfigError on what must not be written down in what Hydra composed, its own node among the rest.
+
+    Looked at is what is written, and what interpolations stand for as far as that is known yet.
+
+    Args:
+        config: All, or the node at the key `at`, which ends with a dot.
+        at: Where the node stands.
+    """
+    check_secrets(dict(_leaves(config, at)))
+
+
+def _leaves(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield keys and values of a composed config; of an interpolation, as a list, its text and what it stands for."""
+    written: Any = OmegaConf.to_container(node, resolve=False)
+    items = written.items() if isinstance(written, dict) else enumerate(written or ())
+    for key, text in items:
+        name = f"{prefix}{key!s}"
+        if not OmegaConf.is_interpolation(node, key):
+            value = None if OmegaConf.is_missing(node, key) else node[key]
+            if isinstance(value, DictConfig | ListConfig):
+                yield from _leaves(value, f"{name}.")
+            else:
+                yield name, value
+            continue
+        try:
+            yield name, [text, str(node[key])]
+        except (OmegaConfBaseException, ValueError):  # what it stands for has no value yet, or never
+            yield name, text
+
+
 def check_secrets(values: dict[str, Any]) -> None:
     """Raise a ConfigError on what must not be written down, as settings (by dotted key) are, without showing it."""
     for key, value in values.items():
-        name, texts = key.rpartition(".")[2], _texts(value)
+        texts = _texts(value)
         if why := why_secret(key):
             raise ConfigError(f"the name of a setting holds {why}, {WRITTEN}")
         for why in filter(None, map(why_secret, texts)):
             raise ConfigError(f"{key} holds {why}, {WRITTEN}")
+        for name in [name for text in texts for name in _copied(text)]:
+            raise ConfigError(f"{key} holds the value of the environment variable {name}, {WRITTEN}")
         is_given = value not in (None, "", MISSING)
-        if is_given and (is_secret_setting(name) or (".env_set." in key and is_secret_name(name))):
+        if is_given and (_is_secret_key(key) or (".env_set." in key and is_secret_name(key.partition(".env_set.")[2]))):
             raise ConfigError(f"{key} is the name of a secret, and holds a value, {WRITTEN}")
-        if name == "api_key_env" and not re.fullmatch("[A-Z_][A-Z0-9_]*", str(value)):
+        if key.rpartition(".")[2] == "api_key_env" and not re.fullmatch("[A-Z_][A-Z0-9_]*", str(value)):
             raise ConfigError(f"{key}: expected the name of an environment variable, in capitals, not the key itself")
+
+
+def _is_secret_key(key: str) -> bool:
+    """Return whether a dotted key, or that of a group which it is in, says that its value is a secret."""
+    return any(map(is_secret_setting, key.split(".")))
+
+
+def _copied(text: str) -> list[str]:
+    """Return the environment variables with a secret that a text's interpolations copy."""
+    return [name for name in re.findall(r"\$\{\s*oc\.(?:env|decode)\s*:\s*(\w+)", text) if is_secret_name(name)]
 
 
 def check_text(values: dict[str, Any]) -> None:
@@ -191,10 +235,9 @@ def check_words(words: Sequence[str]) -> None:
             raise ConfigError(f"{where} holds {why}, {WRITTEN}")
         if any("\ud800" <= sign <= "\udfff" for sign in word):
             raise ConfigError(f"{where} is not UTF-8: type it in a terminal that writes UTF-8")
-        for name in re.findall(r"\$\{oc\.(?:env|decode):(\w+)", value):
-            if is_secret_name(name):
-                raise ConfigError(f"{where} holds the value of the environment variable {name}, {WRITTEN}")
-        if value.strip("'\"") not in ("", "null") and is_secret_setting(key.rpartition(".")[2]):
+        for name in _copied(value):
+            raise ConfigError(f"{where} holds the value of the environment variable {name}, {WRITTEN}")
+        if value.strip("'\"") not in ("", "null") and _is_secret_key(key):
             raise ConfigError(f"{where} is the name of a secret, and holds a value, {WRITTEN}")
 
 

@@ -13,6 +13,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathElement
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tpo.config.build import to_config
@@ -112,8 +113,15 @@ def complete(entry: type[E], composed: DictConfig, *, hydra: Any, find_under: Fi
         find_under: As for `compose_config`.
 
     Raises:
-        ConfigError: As `to_config`.
+        ConfigError: As `to_config`; and if an interpolation cannot be resolved.
     """
+    try:
+        return _complete(entry, composed, hydra=hydra, find_under=find_under)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key or 'a setting'}: {str(error).partition(chr(10))[0]}") from error
+
+
+def _complete(entry: type[E], composed: DictConfig, *, hydra: Any, find_under: FindUnder | None) -> E:
     given = {
         key: composed[key] for key in _plain_keys(entry) if key in composed and not OmegaConf.is_missing(composed, key)
     }

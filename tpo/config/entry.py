@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -19,17 +19,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from tpo.config.check import check_words
+from tpo.config.check import check_composed, check_words
 from tpo.config.compose import CONF, check_choices, check_config_dir, complete
 from tpo.config.fields import ConfigError
 from tpo.config.hardware import AUTO, resolve_hardware
-from tpo.config.help import config_text, experiments_text, help_text, meant
+from tpo.config.help import check_shown, config_text, experiments_text, help_text, meant
 from tpo.config.schema import Entry, register
 from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.ending import one_sentence
-from tpo.store.errors import TpoError, hide, shown
+from tpo.store.errors import TpoError, shown, traced
 from tpo.store.files import os_error, translate_disk_errors
 from tpo.store.logs import filter_handlers
 from tpo.store.text import printable
@@ -66,6 +67,9 @@ def run_entry(
     def job(composed: DictConfig) -> float | None:
         try:
             with _logged(HydraConfig.get()), translate_disk_errors(Path(HydraConfig.get().runtime.output_dir)):
+                check_composed(
+                    cast(DictConfig, HydraConfig.get()), at="hydra."
+                )  # of a sweep's job, which has presets of its own
                 config = complete(entry, composed, hydra=HydraConfig.get(), find_under=find_under)
                 check(config)
                 path, objective = work(config, HydraConfig.get())
@@ -74,9 +78,6 @@ def run_entry(
             if HydraConfig.get().mode != RunMode.MULTIRUN:
                 sys.exit(sentence)  # Hydra would add a line on how to see a traceback
             raise CompactHydraException(sentence) from error
-        except Exception as error:  # a fault, which Hydra shows with its traceback
-            hide(error)
-            raise
         if path is not None:
             print(printable(str(path)))
         return objective
@@ -86,6 +87,8 @@ def run_entry(
     except TpoError as error:
         sys.exit(f"error: {error}")
     given = get_args_parser().parse_args()
+    if given.config_path is not None or given.config_name is not None:
+        sys.exit("error: --config-path and --config-name: commands compose from conf/; --config-dir adds files to it")
     config_dir = None if given.config_dir is None else Path(given.config_dir)
     if given.help:
         _say(lambda: help_text(entry, about, given.overrides, config_dir=config_dir))
@@ -104,13 +107,30 @@ def run_entry(
             sys.argv = [loose.get(word, word) for word in sys.argv]
     except TpoError as error:
         sys.exit(f"error: {error}")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors are raised, not printed with the secrets that they quote
     with one_sentence("all finished stages"):
         try:
+            if given.cfg or given.info or given.hydra_help:
+                words = resolve_hardware(get_args_parser().parse_args().overrides)
+                check_shown(entry, words, config_dir=config_dir)
             hydra.main(config_path=str(CONF), config_name=entry.config_name, version_base="1.3")(job)()
         except SystemExit as end:
             for sentence in meant(entry, given.overrides) if end.code else []:
                 print(sentence, file=sys.stderr)
             raise
+        except (HydraException, OmegaConfBaseException) as error:
+            sys.exit("\n".join([_explained(error), *meant(entry, given.overrides)]))
+        except (TpoError, OSError):
+            raise
+        except Exception as error:  # a fault
+            sys.exit(traced(error))
+
+
+def _explained(error: Exception) -> str:
+    """Return what Hydra says of a config that does not compose, with its cause, or how a job of a sweep failed."""
+    cause = [shown(error.__cause__)] if isinstance(error.__cause__, OmegaConfBaseException) else []
+    text = "\n".join([shown(error), *cause])
+    return text if text.startswith("error: ") else f"error: {text}"
 
 
 @contextmanager

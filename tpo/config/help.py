@@ -13,11 +13,12 @@ from typing import Any, get_type_hints
 from hydra import compose
 from omegaconf import OmegaConf
 
+from tpo.config.check import check_composed, check_secrets
 from tpo.config.compose import CONF, compose_config, composing
 from tpo.config.fields import Kind, Settings, near
 from tpo.config.hardware import resolve_hardware
 from tpo.config.kinds import kinds
-from tpo.config.schema import Entry
+from tpo.config.schema import Entry, flatten
 from tpo.config.under import FindUnder
 
 OPTIONS = """\
@@ -46,10 +47,11 @@ def help_text(
 
     Raises:
         HydraException: If the overrides do not compose.
-        ConfigError: If there is no such directory.
+        ConfigError: If there is no such directory, or the config holds a secret.
     """
     with composing(config_dir):
         config = compose(entry.config_name, resolve_hardware(overrides))
+    check_composed(config)
     groups = _groups([CONF] if config_dir is None else [CONF, config_dir])
     names = {"hydra", *(field.name for field in dataclasses.fields(entry))}
     names |= {"experiment", "hardware"} if entry.has_experiments else set()
@@ -63,10 +65,23 @@ def config_text(entry: type[Entry], overrides: Sequence[str], *, config_dir: Pat
 
     Raises:
         HydraException: If the overrides do not compose.
-        ConfigError: If they are none of the entry point's.
+        ConfigError: If they are none of the entry point's, or hold a secret.
     """
     config = compose_config(entry, overrides, config_dir=config_dir, find_under=find_under)
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    settings = dataclasses.asdict(config)
+    check_secrets(flatten(settings))
+    return OmegaConf.to_yaml(OmegaConf.create(settings))
+
+
+def check_shown(entry: type[Entry], overrides: Sequence[str], *, config_dir: Path | None) -> None:
+    """Check what Hydra is about to print (`--cfg`, `--info`) for secrets.
+
+    Raises:
+        HydraException: If the overrides do not compose.
+        ConfigError: If it holds one.
+    """
+    with composing(config_dir):
+        check_composed(compose(entry.config_name, list(overrides), return_hydra_config=True))
 
 
 def _groups(places: Sequence[Path]) -> dict[str, list[str]]:

@@ -16,7 +16,6 @@ import os
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,15 +25,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString, ValueType
 from hydra.core.utils import JobReturn
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from tpo.config.build import to_config
-from tpo.config.check import check_search, check_secrets
+from tpo.config.check import check_composed, check_search, check_secrets
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, flatten
-from tpo.store.errors import TpoError, describe, shown
+from tpo.store.errors import TpoError, describe, shown, traced
 from tpo.store.files import content_hash, write_json, writing_to
 from tpo.store.logs import filter_handlers
 from tpo.store.secrets import hidden
@@ -87,7 +87,11 @@ class SweepReport(Callback):
         self._planned: list[list[str]] = []
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the folder of the log, for which Hydra would show a traceback where it cannot be made."""
+        """Make the folder of the log, for which Hydra would show a traceback where it cannot be made.
+
+        Ends a run whose settings hold a secret before any of them is put into the environment or written.
+        """
+        _refuse(config, [])
         _make(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -97,12 +101,9 @@ class SweepReport(Callback):
         """
         if config.hydra.sweeper._target_ == BASIC_SWEEPER:
             self._planned = grid_jobs(config, config_loader=GlobalHydra.instance().config_loader())
-        try:
-            refuse_secrets(config, self._planned)
-        except ConfigError as error:
-            sys.exit(f"error: {error}")  # of a callback's errors Hydra only warns
+        _refuse(config, self._planned)
         filter_handlers()  # Hydra's, which tell the overrides of each job
-        hydra, task = ([str(item) for item in config.hydra.overrides[name]] for name in ("hydra", "task"))
+        hydra, task = (_given(config, name) for name in ("hydra", "task"))
         identity = content_hash({"jobs": self._planned, "hydra": hydra, "task": task})
         folder = (Path(config.hydra.sweep.dir) / f"sweep-{identity}").absolute()  # workers may be elsewhere
         _make(folder)
@@ -124,13 +125,10 @@ class SweepReport(Callback):
             _ = job_return.return_value
         except Exception as error:
             is_plain = isinstance(error, CompactHydraException)  # an error of the user's, without a traceback
-            text = str(error) if is_plain else "".join(traceback.format_exception(error))
-            log.error("job %d failed:\n%s", hydra.job.num, printable(hidden(text)))
+            log.error("job %d failed:\n%s", hydra.job.num, shown(error) if is_plain else traced(error))
             reason = shown(error) if is_plain else describe(error)
             job_return.return_value = JobFailedError(reason)
-        job = SweepJob(
-            int(hydra.job.num), [str(item) for item in hydra.overrides.task], reason, hydra.runtime.output_dir
-        )
+        job = SweepJob(int(hydra.job.num), _given(config, "task"), reason, hydra.runtime.output_dir)
         write_json(self._ends / f"{job.num}.json", job._asdict())
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -151,6 +149,20 @@ class SweepReport(Callback):
         if found:
             print(printable(hidden(summary(found))), file=sys.stderr)
         return found
+
+
+def _refuse(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
+    try:
+        refuse_secrets(config, jobs)
+    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(f"error: {shown(error)}")  # of a callback's errors Hydra only warns
+
+
+def _given(config: DictConfig, of: str) -> list[str]:
+    """Return the overrides "hydra" or "task" as they were typed: a list that is read resolves their interpolations."""
+    texts = OmegaConf.to_container(config.hydra.overrides[of], resolve=False)
+    assert isinstance(texts, list)
+    return [str(text) for text in texts]
 
 
 def _make(folder: Path) -> None:
@@ -196,30 +208,28 @@ def grid_jobs(config: DictConfig, *, config_loader: ConfigLoader | None = None) 
     # The sweeper's own: another idea of what jobs there are would be worse than none.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
-    texts = [*_params(config), *(str(override) for override in config.hydra.overrides.task)]
+    texts = [*_params(config), *_given(config, "task")]
     parser = OverridesParser.create(config_loader=config_loader)
     [batch] = BasicSweeper.split_arguments(parser.parse_overrides(texts), max_batch_size=None)
     return [list(job) for job in batch]
 
 
 def refuse_secrets(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
-    """Raise on what a job would refuse to write down (`check_secrets`), in the settings and in what is swept.
+    """Raise on what must not be written down (`check_secrets`), in the settings, Hydra's too, and in what is swept.
 
     Hydra writes the settings of a sweep to `multirun.yaml`, and some launchers write the overrides of each job.
 
     Args:
-        config: As composed for the sweep, with its node `hydra`.
-        jobs: The overrides of each, as far as the sweeper plans ahead.
+        config: As composed for the run or the sweep, with its node `hydra`.
+        jobs: The overrides of each of a sweep's, as far as the sweeper plans ahead.
 
     Raises:
         ConfigError: Naming the key, not the value.
     """
-    settings = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(settings, dict)
-    check_secrets(flatten({str(key): value for key, value in settings.items() if key != "hydra"}))
-    hydra = config.hydra
-    texts = [*hydra.overrides.hydra, *hydra.overrides.task, *_params(config), *(text for job in jobs for text in job)]
-    for override in OverridesParser.create().parse_overrides([str(text) for text in texts]):
+    check_composed(config)
+    given = [text for of in ("hydra", "task") for text in _given(config, of)]
+    texts = [*given, *_params(config), *(text for job in jobs for text in job)]
+    for override in OverridesParser.create().parse_overrides(texts):
         is_listed = override.is_choice_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP
         for value in override.sweep_iterator(transformer=_plain) if is_listed else [override.value()]:
             check_secrets(flatten({override.key_or_group: value}))
@@ -238,7 +248,9 @@ def _plain(value: Any) -> Any:
 
 def _params(config: DictConfig) -> list[str]:
     """Return what a preset sweeps, as overrides."""
-    return [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=False)
+    assert isinstance(sweeper, dict)
+    return [f"{key!s}={value}" for key, value in (sweeper.get("params") or {}).items()]
 
 
 def unswept(params: Iterable[str], overrides: Iterable[str]) -> list[str]:

@@ -3,6 +3,7 @@
 Stage "adapter": a copy of an adapter that was trained elsewhere, named by the digests of its files.
 """
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
 from tpo.store.layout import MANIFEST
+
+
+log = logging.getLogger(__name__)
 
 
 class PolicyError(TpoError):
@@ -113,4 +117,5 @@ def work(job: Job) -> Metrics:
     (job.path / "epoch-1").mkdir(exist_ok=True)
     for name in job.config["files"]:
         shutil.copyfile(source / name, job.path / "epoch-1" / name)
-    return {"source": str(source)}
+    log.info("copied from %s", source)  # where it lay is no content: the same files from elsewhere are the same
+    return {}

@@ -1,5 +1,6 @@
 """The base class of all errors whose message is for the user: what is wrong, where, and what to do."""
 
+import traceback
 from textwrap import shorten
 
 from tpo.store.secrets import hidden
@@ -29,6 +30,11 @@ def hide(error: BaseException | None) -> None:
     while error is not None:
         error.args = tuple(hidden(part) if isinstance(part, str) else part for part in error.args)
         error = error.__cause__ or error.__context__
+
+
+def traced(error: BaseException) -> str:
+    """Return the traceback of an error and of those that it came from, fit to be shown."""
+    return printable(hidden("".join(traceback.format_exception(error))))
 
 
 def why(error: Exception) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from tpo.store.errors import ArtifactError, TpoError
+from tpo.store.secrets import hidden
+from tpo.store.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -170,12 +172,15 @@ def file_digest(path: Path) -> str:
 
 #: Errors of the operating system that lie in the disk, its permissions or the limits of a process, not in this code.
 FULL = {errno.ENOSPC, errno.EDQUOT}
-FULL = {errno.ENOSPC, errno.EDQUOT}
 REFUSED = {
     *(errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.ELOOP),  # the path
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENXIO, errno.ENODEV, errno.EBUSY),  # the disk
     *(errno.ESTALE, errno.EFBIG),
     *(errno.EMFILE, errno.ENFILE, errno.ENOLCK),  # limits
+}
+NETWORK = {
+    *(errno.ECONNREFUSED, errno.ETIMEDOUT, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN),
+    *(errno.ECONNRESET, errno.ECONNABORTED, errno.EADDRNOTAVAIL),
 }
 ADVICE = {
     **dict.fromkeys(FULL, "Free some space"),
@@ -191,17 +196,38 @@ WRITE_FAILED = re.compile(r"PytorchStreamWriter failed|iostream error|unexpected
 def os_error(error: OSError, path: Path | None = None) -> str:
     """Return a sentence about an error of the operating system: which path, what, and what to do.
 
+    Libraries raise the same class where a connection fails, or on anything of their own: no disk is blamed for those.
+
     Args:
         error: The error.
         path: What was read or written, where the error does not say it.
     """
+    return printable(hidden(_sentence(error, path)))
+
+
+def _sentence(error: OSError, path: Path | None) -> str:
     names = [str(name) for name in (error.filename, error.filename2) if name is not None]
     at = " and ".join(names) or str(path or "a file")
     if error.errno in FULL:
         return f"no space left on the disk that holds {at}. {ADVICE[error.errno]}"
-    why = error.strerror or str(error) or type(error).__name__
+    why = " ".join((error.strerror or str(error) or type(error).__name__).split())
+    if _is_network(error):
+        return f"{why.rstrip('.')}. See to the network"
+    if error.errno is None and not names and path is None:
+        return why
     advice = ADVICE.get(error.errno or 0, "See to the disk and the permissions")
     return f"{at} cannot be read or written ({why}). {advice}"
+
+
+def _is_network(error: BaseException | None) -> bool:
+    """Return whether an error tells of a connection, by its number or its class, or was raised from one that does."""
+    while isinstance(error, Exception) and not isinstance(error, BrokenPipeError):
+        names = {kind.__name__ for kind in type(error).__mro__}
+        is_named = not names.isdisjoint({"ConnectionError", "TimeoutError", "Timeout", "gaierror"})
+        if is_named or (isinstance(error, OSError) and error.errno in NETWORK):
+            return True
+        error = error.__cause__
+    return False
 
 
 @contextmanager

@@ -54,7 +54,14 @@ def labels(names: Iterable[str], *, longest: int, is_spaced: bool = False) -> di
         longest: In characters; a longer name is cut and ends with a hash of the whole.
         is_spaced: Whether underscores are shown as spaces, where that makes no two names the same.
     """
-    found = {name: shortened(name, longest) for name in names}
+    names = list(dict.fromkeys(names))
+    taken, found = {name for name in names if len(name) <= longest}, {}
+    for name in names:
+        label = shortened(name, longest)
+        while len(name) > longest and label in taken:  # another name is what this one would be cut to
+            label = shortened(f"{label} {name}", longest)
+        taken.add(label)
+        found[name] = label
     if not is_spaced:
         return found
     spaced = {name: label.replace("_", " ") for name, label in found.items()}
