@@ -9,7 +9,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import tpo.plan.__main__ as plan
 import tpo.plan.doctor as doctor
@@ -318,7 +318,9 @@ def test_what_no_job_can_resolve_is_a_sentence(
 def test_neither_options_nor_documents_look_like_secrets() -> None:
     options = sorted((REPOSITORY / "conf").rglob("*.yaml"))
     for path in options:
-        check_composed(OmegaConf.load(path))  # type: ignore[arg-type]
+        loaded = OmegaConf.load(path)
+        assert isinstance(loaded, DictConfig)
+        check_composed(loaded)
     found = [*options, REPOSITORY / "README.md", *REPOSITORY.glob("[cet]*/**/*.md")]
     lines = [line for path in found for line in path.read_text(encoding="utf-8").splitlines()]
     assert len(options) > 50 and len(lines) > 1000
