@@ -378,7 +378,7 @@ def test_a_disk_that_refuses_is_one_sentence(code: int, tmp_path: Path) -> None:
         (TpoError("mend it"), 1, "error: mend it"),
         (OSError(errno.EMFILE, "Too many open files", "/some/file"), 1, "error: /some/file cannot be .*ulimit -n"),
         (OSError(errno.EXDEV, "Cross-device link", "/a", None, "/b"), 1, "error: /a and /b cannot be .*Cross-device"),
-        (OSError("no number"), 1, r"error: a file cannot be read or written \(no number\)"),
+        (OSError("no number"), 1, "error: no number"),
         (KeyboardInterrupt(), 130, "interrupted: all finished stages are kept; the same command continues"),
         (Terminated(), 143, "terminated: all finished stages are kept; the same command continues"),
     ],

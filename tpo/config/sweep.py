@@ -226,13 +226,13 @@ def refuse_secrets(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
     Raises:
         ConfigError: Naming the key, not the value.
     """
-    check_composed(config)
     given = [text for of in ("hydra", "task") for text in _given(config, of)]
     texts = [*given, *_params(config), *(text for job in jobs for text in job)]
     for override in OverridesParser.create().parse_overrides(texts):
         is_listed = override.is_choice_sweep() and override.value_type != ValueType.GLOB_CHOICE_SWEEP
         for value in override.sweep_iterator(transformer=_plain) if is_listed else [override.value()]:
             check_secrets(flatten({override.key_or_group: value}))
+    check_composed(config)  # last: Hydra repeats the overrides, under keys that say less
 
 
 def _plain(value: Any) -> Any:

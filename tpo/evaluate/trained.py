@@ -18,7 +18,6 @@ from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
 from tpo.store.layout import MANIFEST
 
-
 log = logging.getLogger(__name__)
 
 
