@@ -21,7 +21,7 @@ from experiments.paper_claims.tables import claims_table, lengths_table, markdow
 from experiments.paper_claims.verdicts import CANNOT_TELL, MARGIN, NO, YES, over_seeds, verdict
 from tpo.results.read import FinishedRun, ResultError
 from tpo.results.stats import holm
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 
 GAINS = (0.10, 0.13, 0.09, 0.12, 0.11)  # by seed
 DIRECT: dict[str, Any] = {"thought": {"name": "none", "enforce": "none", "thought_delimiter": None}}
@@ -358,7 +358,7 @@ def test_command_prints_tables_and_draws_the_figure(tmp_path: Path, capsys: pyte
     for run in [*runs, *again]:
         run.path.mkdir(parents=True)
         write_json(run.path / "config.json", run.config)
-        write_json(run.path / "summary.json", run.summary)
+        write_sealed(run.path / "summary.json", run.summary)
     names = [str(run.path) for run in runs]
     rounding = ["--rounding", *(str(run.path) for run in again)]
     assert main([*names, *rounding, "--out", str(tmp_path / "out")]) == 0

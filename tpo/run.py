@@ -44,6 +44,7 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
     from tpo.results.folder import run_name
     from tpo.results.run import Run
     from tpo.results.terminal import Terminal
+    from tpo.store.in_use import noting
     from tpo.store.open import open_store
 
     launch = launch or Launch()
@@ -54,7 +55,7 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
         with open_store(root, isolate=config.isolate_stages, run=name, listeners=[terminal]) as store:
             tpo = Pipeline(config, store)
             terminal.rows({"conventions": conventions(tpo.seed_policy.model)})
-            with Run(config, experiment=experiment, launch=launch) as run:
+            with Run(config, experiment=experiment, launch=launch) as run, noting(store, run.path / "summary.json"):
                 terminal.rows({"W&B": run.tracker.where})
                 store.listeners.append(run.tracker)
                 terminal.enter(f"iteration 0/{config.num_iterations}")

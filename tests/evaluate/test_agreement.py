@@ -18,6 +18,8 @@ from tpo.judge.judges.alpaca_eval import AlpacaEvalJudge
 from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.store.errors import TpoError
+from tpo.store.gc import find
+from tpo.store.verify import main as verify
 
 REPOSITORY = Path(__file__).parents[2]
 # Preferred: the longer one in 3 of 4 rows of different lengths; one label is a tie.
@@ -59,6 +61,26 @@ def test_length_by_hand(data: Path, tmp_path: Path) -> None:
     assert found["slices"]["preferred_longer"]["rate"] == 1.0
     assert found["num_judgements"] == 9, "each response to an instruction is scored once"
     assert found["position_bias"] is None
+
+
+def test_all_that_a_measurement_rests_on_is_named_and_kept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, places = configure(data, tmp_path, "judge=length"), (tmp_path / "artifacts", [tmp_path / "runs"])
+
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tpo.evaluate.agreement.statistics.agreement", fail)
+        with pytest.raises(KeyboardInterrupt):
+            measure(config, name="length")
+    assert find(*places) == [], "of a killed one"
+    path = measure(config, name="length")
+    assert find(*places) == [] and not [*path.glob("*.asked")]
+    assert {stage["stage"] for stage in read(path, "length")["stages"]} >= {"labelled", "judge"}
+    assert [stage["stage"] for stage in read(path, "always response_a")["stages"]] == ["labelled"]
+    assert verify([str(path), "--artifacts", str(places[0])]) == 0
 
 
 def test_controls_that_read_nothing_stand_beside_every_judge(data: Path, tmp_path: Path) -> None:

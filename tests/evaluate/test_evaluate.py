@@ -19,7 +19,9 @@ from tpo.evaluate.policies import PolicyError
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.results.run_tables import evaluation_table
 from tpo.store.artifacts import open_artifact
+from tpo.store.gc import find
 from tpo.store.records import Comparison, Completion, Prompt
+from tpo.store.verify import main as verify
 
 RATE = {"rate", "interval", "num_prompts", "num_unscored"}
 
@@ -95,10 +97,14 @@ def test_several_samples_are_averaged(finished: Finished) -> None:
 
 def test_second_judge_and_null_control_of_an_evaluation(finished: Finished) -> None:
     _, plain = evaluate(finished)
-    _, summary = evaluate(finished, "judge@eval.judge=length", "eval.null_control=true")
+    path, summary = evaluate(finished, "judge@eval.judge=length", "eval.null_control=true")
     assert "second_judge" not in plain and "null_control" not in plain
     assert summary["artifacts"] == plain["artifacts"], "the same answers and the same comparison"
     assert summary["second_judge"]["judge"] == "length" and summary["second_judge"]["change"] is None
+    assert sum(stage["stage"] == "compare" for stage in summary["stages"]) == 3
+    assert verify([str(path)]) == 0
+    unneeded = {leftover.path.name for leftover in find(finished.root / "artifacts", [path])}
+    assert not unneeded & {stage["artifact_id"] for stage in summary["stages"]}
     for rate in (summary["second_judge"]["win_rate"], summary["null_control"]["win_rate"]):
         assert set(rate) == RATE and rate["num_prompts"] == NUM_TEST
 

@@ -22,7 +22,7 @@ from tpo.evaluate.inherit import TAKEN, compose_evaluation
 from tpo.evaluate.policies import PolicyError, find_policy
 from tpo.plan.stages import PlanStore
 from tpo.results.read import ResultError
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 
 REPOSITORY = Path(__file__).parents[2]
 # Nothing of this is what conf/evaluate.yaml starts from.
@@ -49,7 +49,7 @@ def make_run(root: Path, *overrides: str, name: str = "mine-0123") -> Path:
     path.mkdir(parents=True)
     config = compose_config(Config, [*UNUSUAL, f"prompts.path={root}/mine.jsonl", *overrides])
     write_json(path / "config.json", asdict(config))
-    write_json(path / "summary.json", {"iterations": [{"iteration": 0, "adapter": None}]})
+    write_sealed(path / "summary.json", {"iterations": [{"iteration": 0, "adapter": None}]})
     return path
 
 
@@ -154,7 +154,7 @@ def test_groups_of_groups_and_classes_of_ones_own_come_back(overrides: list[str]
     path = tmp_path / "runs" / "mine-0123"
     path.mkdir(parents=True)
     write_json(path / "config.json", asdict(config))
-    write_json(path / "summary.json", {"iterations": [{"iteration": 0, "adapter": None}]})
+    write_sealed(path / "summary.json", {"iterations": [{"iteration": 0, "adapter": None}]})
     assert getattr(compose_evaluation([f"policy={path}"]), group) == getattr(config, group)
 
 

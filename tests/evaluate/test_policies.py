@@ -13,7 +13,7 @@ from tpo.model.policy import PolicyRef
 from tpo.plan.stages import PlanStore
 from tpo.results.read import ResultError
 from tpo.store.artifacts import finish
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 
 MODEL = ModelConfig(source="embedded", name="small", quantization="nf4", max_model_len=64)
 SAMPLE = SampleConfig(num_samples=2, temperature=1.0, top_p=1.0, max_thought_tokens=3, max_response_tokens=4)
@@ -65,7 +65,7 @@ def run(tmp_path: Path) -> Path:
     adapters = [None, "train-a/epoch-1", "train-b/epoch-2"]
     iterations = [{"iteration": number, "adapter": adapter} for number, adapter in enumerate(adapters)]
     (path / "config.json").write_text(json.dumps(config))
-    (path / "summary.json").write_text(json.dumps({"iterations": iterations}))
+    write_sealed(path / "summary.json", {"iterations": iterations})
     return path
 
 

@@ -27,7 +27,7 @@ from tpo.results.figures.style import numbers_text
 from tpo.results.read import FinishedRun, ResultError, read_folder, read_folders
 from tpo.results.table import label_runs, swept_settings
 from tpo.store.artifacts import finish
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 from tpo.store.records import Completion, LabelledPair, write_records
 
 REPOSITORY = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ CONFIG: dict[str, Any] = made_up.config()
 
 def put(path: Path, summary: dict[str, Any], config: dict[str, Any] | None = None) -> Path:
     path.mkdir(parents=True)
-    write_json(path / "summary.json", summary)
+    write_sealed(path / "summary.json", summary)
     if config is not None:
         write_json(path / "config.json", config)
     return path

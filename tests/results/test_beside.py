@@ -21,7 +21,7 @@ from tpo.results.read import ResultError, read_run
 from tpo.results.sides import Answers, read_side, read_sides, sides_of_run
 from tpo.results.versus import OUTCOMES, _by_score, versus
 from tpo.store.artifacts import Artifact
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 from tpo.store.records import Check, Completion, Prompt, Score, Verdict
 from tpo.store.stage import Step
 
@@ -79,7 +79,7 @@ class MadeRuns:
         path.mkdir(parents=True)
         config = made_up.config() | {"artifacts_dir": str(self.root / "artifacts"), "seed": len(name)}
         write_json(path / "config.json", config)
-        write_json(path / "summary.json", made_up.summary(*entries, judge=judge))
+        write_sealed(path / "summary.json", made_up.summary(*entries, judge=judge))
         return path
 
     def _sampled(self, name: str, found: Given, *, has_thoughts: bool = False) -> tuple[Artifact, Artifact]:
@@ -278,11 +278,11 @@ def test_evaluations_have_sides_too(runs: MadeRuns) -> None:
     shutil.copy(path / "config.json", made)
     entry = json.loads((path / "summary.json").read_text())["iterations"][1]
     found = {"evaluation": "held_out", "policy": "run@1", "baseline": "small, direct", "judge": "made up"}
-    write_json(made / "summary.json", found | {"artifacts": entry["artifacts"]})
+    write_sealed(made / "summary.json", found | {"artifacts": entry["artifacts"]})
     alone = beside(made)
     assert [side.title for side in alone.sides] == ["small, direct", "run@1"]
     assert alone.versus.wins == beside(f"{path}@baseline", path).versus.wins
-    write_json(made / "summary.json", found | {"conditions": []})
+    write_sealed(made / "summary.json", found | {"conditions": []})
     with pytest.raises(ResultError, match="eval=held_out has no comparison"):
         beside(made)
 

@@ -11,7 +11,7 @@ import pytest
 from tpo.results.__main__ import main
 from tpo.results.keep import keep_run
 from tpo.results.read import REPOSITORY, ResultError, load_json, read_run
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 
 KEPT = sorted(
     path
@@ -26,7 +26,7 @@ def make_run(path: Path, *, seed: int = 0, settings: dict[str, Any] | None = Non
     config |= {"tracking": {"kind": "wandb", "entity": "somebody"}, **(settings or {})}
     path.mkdir(parents=True)
     write_json(path / "config.json", config)
-    write_json(path / "summary.json", {**made_up.full_summary(), "seed": seed, **summary})
+    write_sealed(path / "summary.json", {**made_up.full_summary(), "seed": seed, **summary})
     (path / "report.html").write_text("not kept")
     return path
 

@@ -27,11 +27,11 @@ from tpo.evaluate.stages import COMPARE
 from tpo.judge.score import count_scores
 from tpo.pairs.build import count_drops
 from tpo.pairs.stages import PAIRS
+from tpo.results.folder import stage_list
 from tpo.results.page.report import render_page, write_page
 from tpo.results.page.samples import choose, held_out_entries
 from tpo.results.page.shell import escape_json
 from tpo.results.read import FinishedRun, read_run
-from tpo.results.run import stage_list
 from tpo.sample.completions import summarize
 from tpo.store.artifacts import Artifact, Store, finish, open_artifact
 from tpo.store.files import read_sealed, write_json, write_sealed
@@ -237,7 +237,7 @@ def make_run(root: Path) -> Small:
     path = root / "runs" / "quickstart-made_up"
     path.mkdir(parents=True)
     write_json(path / "config.json", config)
-    write_json(path / "summary.json", made_up.summary(*entries, stages=stage_list(make.made, run=path.name)))
+    write_sealed(path / "summary.json", made_up.summary(*entries, stages=stage_list(make.made, run=path.name)))
     write_page(read_run(path))
     return Small(path, root / "artifacts")
 
@@ -373,7 +373,7 @@ def test_same_run_gives_the_same_bytes(small: Small, copied: Small) -> None:
     assert write_page(read_run(copied.path)).read_text(encoding="utf-8") == before, "places do not show"
     again = small.summary
     again["stages"] = [{**stage, "is_reused": True, "seconds": 1.0} for stage in again["stages"]]
-    (copied.path / "summary.json").write_text(json.dumps(again))
+    write_sealed(copied.path / "summary.json", again)
     assert write_page(read_run(copied.path)).read_text(encoding="utf-8") == before, "nor how long it took"
     assert str(small.artifacts) not in before
 

@@ -80,7 +80,7 @@ def make_run(
     found = made_up.summary(
         *(entries or [entry(number, value) for number, value in enumerate(values)]), **{**known, **summary}
     )
-    write_json(path / "summary.json", found)
+    write_sealed(path / "summary.json", found)
     run = read_folder(path)
     assert isinstance(run, FinishedRun)
     return run
@@ -250,7 +250,7 @@ def test_what_is_no_finished_run_is_listed(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     write_json(tmp_path / "b" / "config.json", CONFIG)
     (tmp_path / "c").mkdir()
-    write_json(tmp_path / "c" / "summary.json", {"evaluation": "gsm8k"})
+    write_sealed(tmp_path / "c" / "summary.json", {"evaluation": "gsm8k"})
     (tmp_path / "d").mkdir()
     (tmp_path / "exported.csv").write_text("")  # a pattern means folders
     table = collect(read_folders([str(tmp_path / "*")]))

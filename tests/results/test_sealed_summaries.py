@@ -10,8 +10,9 @@ import made_up
 import pytest
 from test_stale import SAMPLE, Rounding, run
 
+from tpo.results.folder import stage_list
 from tpo.results.read import FinishedRun, ResultError, contents_of, load_json, read_run
-from tpo.results.run import forget_other_results, stage_list
+from tpo.results.run import forget_other_results
 from tpo.results.tracking import TRACKED
 from tpo.store.files import write_json, write_sealed
 
@@ -43,9 +44,19 @@ def test_edited_win_rate_is_named_and_not_shown(finished: FinishedRun) -> None:
         read_run(finished.path)
 
 
-def test_a_file_without_a_digest_is_read(tmp_path: Path) -> None:
-    write_json(tmp_path / "record.json", {"iterations": []})
-    assert load_json(tmp_path / "record.json") == {"iterations": []}
+@pytest.mark.parametrize(
+    ("name", "value"), [("summary.json", {"iterations": []}), ("length.json", {"slices": {}}), ("summary.json", [])]
+)
+def test_numbers_without_a_digest_are_not_shown(name: str, value: Any, tmp_path: Path) -> None:
+    write_json(tmp_path / name, value)
+    with pytest.raises(ResultError, match=f"{name} (has no digest of its own|is damaged).*Repeat the command"):
+        load_json(tmp_path / name)
+
+
+def test_a_stage_without_content_is_no_artifacts(finished: FinishedRun, caplog: pytest.LogCaptureFixture) -> None:
+    [stage] = finished.summary["stages"]
+    del stage["content"]
+    assert not finished.peak_memory() and "was computed anew since" in caplog.text
 
 
 def test_artifact_computed_anew_is_not_the_runs(finished: FinishedRun, caplog: pytest.LogCaptureFixture) -> None:

@@ -20,7 +20,7 @@ from tpo.store.artifacts import Artifact, Store, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import write_json, write_sealed
 from tpo.store.gc import Leftover, delete, find, main
-from tpo.store.in_use import IN_USE, InUse, ids_in_use
+from tpo.store.in_use import IN_USE, InUse, ids_in_use, noting
 from tpo.store.layout import CHECKPOINTS, LOCK, PARTIAL, STALE
 from tpo.store.locks import hold
 from tpo.store.open import open_store
@@ -91,6 +91,80 @@ def test_what_was_computed_for_a_run_that_has_not_ended_stays(root: Path, runs: 
     (runs / "quickstart-1").mkdir()
     write_json(runs / "quickstart-1" / "config.json", {})
     assert find(root, [runs]) == []
+
+
+@pytest.mark.parametrize("folder", ["quickstart-1", "sub/mine-1", "x/sub/mine-1"])
+def test_folders_of_runs_are_found_however_deep_they_lie(folder: str, root: Path, runs: Path) -> None:
+    *_, paired = run(root, Rounding())
+    finished_run(runs, folder, paired.artifact_id)
+    (runs / "again").symlink_to(runs)
+    assert find(root, [runs]) == [] and find(root, [runs / folder]) == []
+
+
+@pytest.mark.parametrize("place", ["hydra", "quickstart-1/wandb/run-1", "quickstart-1/figures"])
+def test_what_other_tools_leave_beside_a_run_refers_to_nothing(place: str, root: Path, runs: Path) -> None:
+    artifacts = run(root, Rounding())
+    finished_run(runs, place, artifacts[-1].artifact_id)
+    assert len(find(root, [runs])) == len(artifacts)
+
+
+def test_what_was_asked_for_stays_until_the_file_is_there_that_names_it(root: Path, runs: Path) -> None:
+    """Whoever computed it: a killed run, evaluation or measurement, all of whose steps were there already."""
+    trained = train(root)
+    file = finished_run(runs, "quickstart-1", f"{trained.artifact_id}/epoch-2") / "length.json"
+    store = Store(root, execute=Rounding())
+    first = store.request(SAMPLE, {})
+    with pytest.raises(KeyboardInterrupt), noting(store, file):
+        second = store.request(JUDGE, {}, {"before": first})
+        store.open(trained.artifact_id)
+        raise KeyboardInterrupt
+    assert names_of(find(root, [])) == {each.artifact_id for each in (first, second, trained)}
+    assert find(root, [runs], has_epochs=True) == [], "it has not selected an epoch yet"
+    again = Store(root, execute=Rounding())
+    with noting(again, file):
+        again.request(SAMPLE, {})
+        assert find(root, [runs]) == [], "what the killed one had asked for stays"
+    assert not [*file.parent.glob("*.asked")]
+    assert names_of(find(root, [runs])) == {first.artifact_id, second.artifact_id}
+    assert len(find(root, [runs], has_epochs=True)) == 3
+
+
+def test_what_is_no_file_is_no_obstacle_and_damaged_json_is_said(
+    root: Path, runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(root, execute=Rounding(), run="quickstart-1")
+    found = store.request(SAMPLE, {})
+    path = finished_run(runs, "quickstart-1")
+    (path / "gone.json").symlink_to("nowhere")
+    (path / "folder.json").mkdir()
+    assert names_of(find(root, [runs])) == {found.artifact_id} and not caplog.text
+    (path / "summary.json").write_text("[" * 100_000)
+    assert find(root, [runs]) == [], "what the summary named is not known"
+    assert "summary.json is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["[]", '[1, "a"]', '{"inputs": 3}', '{"inputs": {"a": []}}', "[" * 100_000, "{"])
+def test_a_damaged_request_is_no_obstacle(text: str, root: Path, runs: Path) -> None:
+    (root / "pairs-0123456789ab").mkdir(parents=True)
+    (root / "pairs-0123456789ab" / "request.json").write_text(text)
+    assert names_of(find(root, [runs])) == {"pairs-0123456789ab"}
+
+
+@pytest.mark.parametrize("days", ["nan", "inf", "-inf", "-1", "a"])
+def test_days_that_keep_nothing_are_refused(days: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([f"--keep-days={days}"])
+    assert "--keep-days" in capsys.readouterr().err
+
+
+def test_no_name_steers_the_terminal(root: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (b"e\x1b[31m\n9 GiB", b"\xff"):
+        path = os.fsencode(root) + b"/" + name
+        os.makedirs(path)
+        Path(os.fsdecode(path), "request.json").write_text("{}")
+    assert main([str(root), "--runs", str(runs)]) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "e\\x1b[31m\\x0a9 GiB" in said and "\\udcff" in said and said.count("\n") == 4
 
 
 def test_incomplete_and_stale_ones_go_and_parts_that_nobody_goes_on_from(root: Path, runs: Path) -> None:

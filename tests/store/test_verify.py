@@ -1,7 +1,7 @@
 """`python -m tpo.verify` on artifacts and runs that were damaged in every way that is known."""
 
-import hashlib
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import pytest
 from test_stale import SAMPLE, Rounding, run
 
 from tpo.store.artifacts import Artifact, Store, finish
-from tpo.store.files import write_json, write_sealed
+from tpo.store.files import row_digest, write_json, write_sealed
 from tpo.store.records import Prompt, write_records
 from tpo.store.stage import Stage
 from tpo.store.verify import main, wrong_row
@@ -139,7 +139,7 @@ def test_what_artifacts_share_is_verified(tmp_path: Path, capsys: pytest.Capture
     (tmp_path / "reference" / "old.json").write_text("{}")
     with sqlite3.connect(tmp_path / "answers.sqlite") as database:
         database.execute("CREATE TABLE answers (key, answer, digest)")
-        digest = hashlib.sha256(b"first Score: 9").hexdigest()
+        digest = row_digest("first", "Score: 9")
         database.execute("INSERT INTO answers VALUES ('first', 'Score: 9', ?)", (digest,))
     status, said = verified(capsys, tmp_path)
     assert status == 1 and "moved.json: is the file of another" in said and "old.json: has no digest" in said
@@ -149,7 +149,14 @@ def test_what_artifacts_share_is_verified(tmp_path: Path, capsys: pytest.Capture
     database.close()
     status, said = verified(capsys, tmp_path)
     assert status == 1 and "answers.sqlite: has an edited answer in the row second" in said
-    assert "WHERE key = 'first'" not in said
+    assert "DELETE" not in said and "delete the row, whose key is no digest" in said
+    with sqlite3.connect(tmp_path / "answers.sqlite") as database:
+        database.execute("INSERT INTO answers VALUES (?, 'Score: 9', ?)", ("a1" * 32, digest))
+        database.execute("INSERT INTO answers VALUES (?, 'Score: 9', ?)", ("' OR 1 --\x1b[31m\nx", digest))
+    database.close()
+    status, said = verified(capsys, tmp_path)
+    assert f"DELETE FROM answers WHERE key = '{'a1' * 32}'" in said and said.count("DELETE") == 1
+    assert "\x1b" not in said and "the row ' OR 1 --\\x1b[31m\\x0ax" in said
     (tmp_path / "answers.sqlite").write_bytes(b"no database, but long enough to be taken for one" * 100)
     status, said = verified(capsys, tmp_path)
     assert status == 1 and "answers.sqlite: is damaged" in said
@@ -158,6 +165,62 @@ def test_what_artifacts_share_is_verified(tmp_path: Path, capsys: pytest.Capture
 def test_a_place_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, said = verified(capsys, tmp_path / "missing")
     assert status == 2 and said.startswith(f"error: {tmp_path / 'missing'}: there is no such folder")
+
+
+@pytest.mark.parametrize("place", ["empty", "runs/hydra"])
+def test_nothing_to_verify_is_not_all_right(place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / place / "2026-01-01").mkdir(parents=True)
+    status, said = verified(capsys, tmp_path / place)
+    assert status == 2 and "there is nothing to verify" in said
+
+
+def test_all_runs_of_a_directory_are_verified(
+    chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [path] = (tmp_path / "runs").iterdir()
+    (tmp_path / "runs" / "sub").mkdir()
+    path.rename(tmp_path / "runs" / "sub" / path.name)
+    assert verified(capsys, tmp_path / "runs") == (0, f"{tmp_path}/runs/sub/{path.name}: all is as it says\n")
+    edit(tmp_path / "runs" / "sub" / path.name, "summary.json", "0.5", "0.9")
+    status, said = verified(capsys, tmp_path / "runs")
+    assert status == 1 and "summary.json: was edited" in said
+
+
+def test_measured_judges_are_verified(
+    chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "runs" / "agreement-0123456789ab"
+    path.mkdir()
+    stages = [{"artifact_id": chain[1].artifact_id, "content": chain[1].content}]
+    write_sealed(path / "length.json", {"slices": {"all": {"rate": 0.5}}, "stages": stages})
+    place = ("--artifacts", tmp_path / "artifacts")
+    assert verified(capsys, path, *place)[0] == 0
+    edit(path, "length.json", "0.5", "0.9")
+    status, said = verified(capsys, path, *place)
+    assert status == 1 and "length.json: was edited" in said
+    write_json(path / "length.json", {"slices": {}})
+    assert "length.json: has no digest of its own" in verified(capsys, path, *place)[1]
+    write_sealed(path / "length.json", {"slices": {}, "stages": [stages[0] | {"content": chain[0].content}]})
+    assert f"shows another content of {chain[1].artifact_id}" in verified(capsys, path, *place)[1]
+
+
+@pytest.mark.parametrize("name", ["config.json", "summary.json"])
+@pytest.mark.parametrize("text", ["[]", "3", "null", "[" * 100_000, "\udcff"])
+def test_what_is_no_json_object_is_damaged(
+    name: str, text: str, chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [path] = (tmp_path / "runs").iterdir()
+    (path / name).write_bytes(text.encode(errors="surrogateescape"))
+    status, said = verified(capsys, path)
+    assert status == 1 and f"{path / name}: is damaged" in said
+
+
+def test_no_name_steers_the_terminal(chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (b"e\x1b[31m\nall is as it says", b"\xff"):
+        with open(os.fsencode(chain[0].path) + b"/" + name, "w"):
+            pass
+    status, said = verified(capsys, tmp_path / "artifacts")
+    assert status == 1 and "\x1b" not in said and "\\x1b[31m\\x0aall" in said and "\\udcff" in said
 
 
 def test_a_remembered_digest_is_trusted_but_with_reread(

@@ -37,22 +37,25 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     """
     from tpo.evaluate.steps import Evaluation
     from tpo.results.figures import write_evaluation_figures
-    from tpo.results.folder import own_folder
+    from tpo.results.folder import own_folder, run_name, stage_list
     from tpo.results.run_tables import evaluation_table
     from tpo.results.terminal import Terminal
     from tpo.results.text_table import print_tables
     from tpo.results.tracking import log_evaluation
+    from tpo.store.in_use import noting
     from tpo.store.open import open_store
 
     assert isinstance(config.eval, EvaluationConfig)
     launch, plain, root = launch or Launch(), asdict(config), Path(config.artifacts_dir)
+    title = f"evaluate-{config.eval.kind}"
+    name = run_name(title, plain)
     with (
         Terminal(is_short=launch.is_sweep) as terminal,
-        open_store(root, isolate=config.isolate_stages, listeners=[terminal]) as store,
+        open_store(root, isolate=config.isolate_stages, run=name, listeners=[terminal]) as store,
     ):
         terminal.rows(header(config, launch))
         steps = Evaluation(config, store)
-        with own_folder(f"evaluate-{config.eval.kind}", plain) as path:
+        with own_folder(title, plain) as path, noting(store, path / "summary.json"):
             found = config.eval.measure(steps, path)
             summary = {
                 "evaluation": config.eval.kind,
@@ -62,6 +65,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
                 "confidence": config.eval.confidence,
                 "num_left_out": steps.num_left_out,
                 **found,
+                "stages": stage_list(store.asked, run=name),
             }
             with translate_disk_errors(path):
                 write_sealed(path / "summary.json", summary)

@@ -1,12 +1,13 @@
-"""A run's folder: named after what was asked, and one process's own while it writes there."""
+"""A run's folder: named after what was asked, one process's own while it writes there, and what it rests on."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from tpo.config.fields import how_names
 from tpo.config.schema import Config
+from tpo.store.artifacts import Artifact
 from tpo.store.files import content_hash, remove_temporary, translate_disk_errors, write_json
 from tpo.store.layout import LOCK
 from tpo.store.locks import hold
@@ -41,3 +42,27 @@ def own_folder(name: str, config: dict[str, Any]) -> Iterator[Path]:
             remove_temporary(path)
             write_json(path / "config.json", config)
         yield path
+
+
+def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
+    """Return all that a store was asked for in order, with digest, seconds and whether it was reused.
+
+    For `summary.json`, or a measured judge's file: `tpo.gc` keeps what these name, `tpo.verify` checks it, and a table
+    or page takes it from artifacts with this content only. Reused is what was not computed for the run of this name, in
+    whichever of its processes; so that every attempt at a run, and every process that has a part in it, gives the same
+    list.
+
+    Args:
+        stages: `Store.asked`.
+        run: The name that the store was opened with.
+    """
+    return [
+        {
+            "artifact_id": artifact.artifact_id,
+            "stage": artifact.manifest["stage"],
+            "content": artifact.content,
+            "seconds": artifact.seconds,
+            "is_reused": artifact.manifest.get("run") != run,
+        }
+        for artifact in stages
+    ]

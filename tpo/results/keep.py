@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tpo.results.read import FinishedRun, ResultError, load_json
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 
 #: What is no part of a run's identity and may hold paths or accounts, as a stranger's clone would have it.
 NEUTRAL = {"artifacts_dir": "artifacts", "runs_dir": "runs", "tracking": {"kind": "none"}}
@@ -38,7 +38,7 @@ def keep_run(run: FinishedRun, directory: Path) -> list[Path]:
             )
     target.mkdir(parents=True, exist_ok=True)
     for name, found in texts.items():
-        write_json(target / name, found)
+        (write_sealed if name == "summary.json" else write_json)(target / name, found)
     return [target / name for name in texts]
 
 

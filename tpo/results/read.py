@@ -237,22 +237,31 @@ def matching(name: str) -> list[Path]:
 
 
 def contents_of(summary: dict[str, Any]) -> dict[str, str]:
-    """Return what the artifacts of a run's stages held when it ended (`Artifact.content`), by id."""
-    return {stage["artifact_id"]: stage["content"] for stage in summary.get("stages", []) if "content" in stage}
+    """Return what the artifacts of a run or an evaluation held when it ended (`Artifact.content`), by id.
+
+    "", which none has, where the summary does not say it.
+    """
+    return {stage["artifact_id"]: stage.get("content", "") for stage in summary.get("stages", [])}
 
 
 def load_json(path: Path) -> Any:
     """Return what a JSON file holds, which is compared with the digest in it, if there is one.
 
+    Numbers are only taken from what has one: a `summary.json`, or a measured judge.
+
     Raises:
-        ResultError: If there is none, it is not JSON, or it was edited.
+        ResultError: If there is no file, it is not JSON, has no digest and should, or was edited.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return unsealed(path, found) if isinstance(found, dict) and DIGEST in found else found
+        is_object = isinstance(found, dict)
+        is_sealed = path.name == "summary.json" or (is_object and ("slices" in found or DIGEST in found))
+        if not is_object and path.name in ("summary.json", "config.json"):
+            raise ResultError(f"{path} is damaged (it holds no JSON object). Repeat the command that made it.")
+        return unsealed(path, found) if is_sealed else found
     except SealError as error:
         raise ResultError(f"{error}. Repeat the command that made it.") from error
     except FileNotFoundError as error:
         raise ResultError(f"{path} does not exist: give the folder of a finished run, runs/<name>") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ResultError(f"{path} is not JSON ({error}). Repeat the command that made it.") from error

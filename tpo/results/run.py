@@ -12,7 +12,7 @@ from tpo.config.schema import Config
 from tpo.judge.select import Selection
 from tpo.results import change
 from tpo.results.checked import checked_change
-from tpo.results.folder import own_folder
+from tpo.results.folder import own_folder, stage_list
 from tpo.results.headline import changes
 from tpo.results.read import FinishedRun
 from tpo.results.run_tables import run_tables
@@ -250,21 +250,3 @@ def first_collapse(iterations: Sequence[dict[str, Any]]) -> str | None:
 def _without_speed(metrics: dict[str, Any]) -> dict[str, Any]:
     """Speed depends on the machine's load, a summary must not."""
     return {key: value for key, value in metrics.items() if key != "tokens_per_second"}
-
-
-def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:
-    """Return the stages in order, with digest, seconds and whether each was reused, for `summary.json`.
-
-    Reused is what was not computed for the run of this name, in whichever of its processes; so that every attempt at a
-    run, and every process that has a part in it, gives the same list.
-    """
-    return [
-        {
-            "artifact_id": artifact.artifact_id,
-            "stage": artifact.manifest["stage"],
-            "content": artifact.content,
-            "seconds": artifact.seconds,
-            "is_reused": artifact.manifest.get("run") != run,  # other entry points have no run
-        }
-        for artifact in stages
-    ]

@@ -115,7 +115,7 @@ def unsealed(path: Path, value: dict[str, Any]) -> dict[str, Any]:
         raise UnsealedError(f"{path} has no digest of its own: an earlier version of this code wrote it")
     try:
         is_whole = json_digest(rest) == value[DIGEST]
-    except ValueError:  # NaN, which `write_json` refuses to write
+    except (ValueError, RecursionError):  # NaN, or brackets without end, which `write_json` refuses to write
         is_whole = False
     if not is_whole:
         raise SealError(f"{path} was edited: its content has another digest than it names")

@@ -1,11 +1,15 @@
 """What may be deleted of a directory of artifacts: whatever no run refers to, and nothing that a process uses.
 
-A run's folder refers to the artifacts that its JSON files name, and these to what they were computed from. A run that
-has not ended refers to all that was computed for it. Deleting anything costs time at most: a run that is repeated
-computes it again.
+A run's folder refers to the artifacts that its JSON files name, and these to what they were computed from; so does that
+of an evaluation or of measured judges. What has not ended refers to all that it has asked for, which a note in its
+folder names (`tpo.store.in_use`), and to all that was computed for it. Deleting anything costs time at most: a run that
+is repeated computes it again.
 """
 
 import argparse
+import json
+import logging
+import math
 import re
 import secrets
 import shutil
@@ -19,7 +23,7 @@ from typing import Any, NamedTuple
 from tpo.store.artifacts import read_manifest
 from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.files import SealError, read_sealed, write_sealed
-from tpo.store.in_use import ARTIFACT_ID, ids_in_use
+from tpo.store.in_use import ARTIFACT_ID, ASKED, ids_in_use
 from tpo.store.layout import (
     CHECKPOINTS,
     LOCK,
@@ -30,10 +34,14 @@ from tpo.store.layout import (
     REQUEST,
     STALE,
     find_request,
+    folders_below,
     is_artifact,
     pruned,
 )
 from tpo.store.locks import HeldError, hold
+from tpo.store.text import one_line
+
+log = logging.getLogger(__name__)
 
 ABOUT = """\
 What of the artifacts no run refers to, with sizes. Deletes nothing without --delete, and nothing that a process uses.
@@ -70,6 +78,8 @@ def find(
 ) -> list[Leftover]:
     """Return what may be deleted, in the order of paths.
 
+    Epochs of trainings that something unfinished refers to stay: it has not selected any.
+
     Args:
         root: Directory of artifacts.
         runs: Directories of runs' folders: all that use these artifacts, since what none of them needs may go.
@@ -79,24 +89,22 @@ def find(
     """
     paths = {path.name: path for path in sorted(root.glob("*")) if is_artifact(path)}
     requests = {name: find_request(path) for name, path in paths.items()}
-    text, unfinished = read_runs(runs)
-    has_evaluation = any(name.startswith("evaluate-") for name in unfinished)
+    refers = read_runs(runs)
 
     def is_young(path: Path) -> bool:
         written = [path] if path.is_file() else [path / REQUEST, path / MANIFEST]
         return time.time() - max(map(_mtime, written)) < 86_400 * keep_days
 
     used = ids_in_use(root) | {name for name, path in paths.items() if _is_held(path)}
-    wanted = used | set(ARTIFACT_ID.findall(text))
+    open_ids = used | refers.asked
+    wanted = open_ids | set(ARTIFACT_ID.findall(refers.text))
     for name, request in requests.items():
-        run = request.get("run")
-        is_of_unfinished = run in unfinished or (run is None and has_evaluation)  # evaluations have no name there
-        if (
-            is_of_unfinished
-            or is_young(paths[name])
-            or any(fnmatch(name, rule) or fnmatch(str(run), rule) for rule in keep)
-        ):
+        run = str(request.get("run"))
+        if run in refers.unfinished:
+            open_ids.add(name)
+        elif is_young(paths[name]) or any(fnmatch(name, rule) or fnmatch(run, rule) for rule in keep):
             wanted.add(name)
+    wanted |= open_ids
     needed = with_inputs(wanted, requests)
 
     found: list[Leftover] = []
@@ -109,8 +117,8 @@ def find(
             for part in (PARTIAL, CHECKPOINTS):
                 if (path / part).exists():
                     found.append(Leftover(path / part, "its artifact is complete", size_of(path / part), path))
-            if has_epochs and name not in used:
-                found += _unselected(path, text)
+            if has_epochs and name not in open_ids:
+                found += _unselected(path, refers.text)
         found += _temporary(path)
     for path in sorted((root / STALE).glob("*")):
         if not is_young(path):
@@ -121,14 +129,44 @@ def find(
     return found
 
 
-def read_runs(runs: Iterable[Path]) -> tuple[str, set[str]]:
-    """Return all JSON of runs' folders as one text, and the names of those that have not ended."""
-    texts, unfinished = [], set()
-    for folder in sorted(folder for place in runs for folder in place.glob("*") if folder.is_dir()):
-        texts += [file.read_text(encoding="utf-8", errors="replace") for file in sorted(folder.glob("*.json"))]
-        if (folder / "config.json").exists() and not (folder / "summary.json").exists():
+class Refers(NamedTuple):
+    """What runs' folders refer to.
+
+    Attributes:
+        text: Of all their JSON files.
+        asked: What those that have not ended noted.
+        unfinished: The names of those that have not ended.
+    """
+
+    text: str
+    asked: set[str]
+    unfinished: set[str]
+
+
+def read_runs(runs: Iterable[Path]) -> Refers:
+    """Return what the folders in these places refer to, however deep they lie.
+
+    Damaged JSON is said; what it still names stays, and a run whose summary it was counts as one that has not ended.
+    """
+    texts, asked, unfinished = [], set[str](), set()
+    for folder in sorted(folder for place in runs for folder in folders_below(place)):
+        there = set()
+        for file in sorted(file for file in folder.iterdir() if file.is_file()):
+            if file.suffix not in (".json", ASKED):
+                continue
+            text = file.read_text(encoding="utf-8", errors="replace")
+            if file.suffix == ASKED:
+                asked.update(ARTIFACT_ID.findall(text))
+                continue
+            texts.append(text)
+            try:
+                json.loads(text)
+                there.add(file.name)
+            except (ValueError, RecursionError):
+                log.warning("%s is damaged: what it no longer names may go", one_line(str(file)))
+        if (folder / "config.json").is_file() and "summary.json" not in there:
             unfinished.add(folder.name)
-    return "\n".join(texts), unfinished
+    return Refers("\n".join(texts), asked, unfinished)
 
 
 def with_inputs(names: Iterable[str], requests: dict[str, dict[str, Any]]) -> set[str]:
@@ -201,7 +239,7 @@ def delete(found: Sequence[Leftover], root: Path, *, tell: Callable[[str], None]
     done = 0
     for leftover in found:
         if leftover.owner.name in ids_in_use(root):
-            tell(f"kept {leftover.path}: a process has asked for it meanwhile")
+            tell(f"kept {one_line(str(leftover.path))}: a process has asked for it meanwhile")
             continue
         try:
             if leftover.owner.parent != root:  # stale, or a file of its own: nobody locks it
@@ -218,7 +256,7 @@ def delete(found: Sequence[Leftover], root: Path, *, tell: Callable[[str], None]
                     else:
                         _remove(leftover.path)
         except HeldError as error:
-            tell(f"kept {leftover.path}: {error}")
+            tell(f"kept {one_line(str(leftover.path))}: {one_line(str(error))}")
             continue
         done += leftover.size
     return done
@@ -256,10 +294,17 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep", action="append", default=[], metavar="PATTERN", help="ids or names of runs to keep; repeatable"
     )
-    parser.add_argument("--keep-days", type=float, default=0.0, metavar="DAYS", help="keep what is younger")
+    parser.add_argument("--keep-days", type=_days, default=0.0, metavar="DAYS", help="keep what is younger")
     parser.add_argument("--epochs", action="store_true", help="of trainings that are needed, epochs that are not")
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is changed")
     return parser
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not (math.isfinite(days) and days >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is no number of days: give one of at least 0")
+    return days
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -274,15 +319,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
         found = find(given.artifacts, runs, keep=given.keep, keep_days=given.keep_days, has_epochs=given.epochs)
         for leftover in found:
-            print(f"{_gib(leftover.size):>12}  {leftover.path}: {leftover.why}")
+            print(f"{_gib(leftover.size):>12}  {one_line(f'{leftover.path}: {leftover.why}')}")
         total = sum(leftover.size for leftover in found)
-        print(f"{_gib(total):>12}  in {len(found)} places that no run in {', '.join(map(str, runs))} needs")
+        places = one_line(", ".join(map(str, runs)))
+        print(f"{_gib(total):>12}  in {len(found)} places that no run in {places} needs")
         if given.delete:
             print(f"{_gib(delete(found, given.artifacts, tell=print)):>12}  deleted")
         elif found:
             print("Nothing was deleted: add --delete")
     except TpoError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 0
 

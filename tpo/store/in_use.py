@@ -1,7 +1,8 @@
-"""Which artifacts running processes have asked for, so that `python -m tpo.gc` deletes none of them.
+"""What stores are asked for, noted so that `python -m tpo.gc` deletes none of it.
 
 A file in `<root>/.in_use/` for each process, with a lock that the kernel releases when the process ends, however it
-ends. Where no file can be written nothing is deleted either, so that is no reason to fail.
+ends. Where no file can be written nothing is deleted either, so that is no reason to fail. And a file in the folder of
+each run, evaluation or measured judge that has not ended, beside the file in which it will name all that it rests on.
 """
 
 import os
@@ -9,22 +10,44 @@ import re
 import secrets
 import socket
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tpo.store.artifacts import Store
+from tpo.store.files import translate_disk_errors, write_json
 from tpo.store.locks import HeldError, LockError, hold
 from tpo.store.progress import Listener
 from tpo.store.stage import Step
 
 IN_USE = ".in_use"
+ASKED = ".asked"  # how the name ends of a note in a run's folder
 ARTIFACT_ID = re.compile(r"\b[a-z][a-z_]*-[0-9a-f]{12}\b")
 TEMPORARY_S = 60.0  # a process locks and renames its new note sooner
 
 
-class InUse(Listener):
-    """Notes what a store is asked for; a context, at whose end the note goes."""
+class Noting(Listener):
+    """Notes what a store is asked for."""
+
+    def begin(self, step: Step) -> None:
+        """Note a step that is computed."""
+        self._note(step.artifact_id, step.inputs.values())
+
+    def opened(self, artifact_id: str) -> None:
+        """Note an artifact that no step asked for."""
+        self._note(artifact_id)
+
+    def end(self, step: Step, manifest: dict[str, Any], *, is_reused: bool) -> None:
+        """Note a step whose artifact is there."""
+        self._note(step.artifact_id, step.inputs.values())
+
+    def _note(self, artifact_id: str, inputs: Iterable[str] = ()) -> None:
+        raise NotImplementedError
+
+
+class InUse(Noting):
+    """The note of a process; a context, at whose end it goes."""
 
     def __init__(self, root: Path) -> None:
         """Write below the directory `root` of artifacts, when there is something to note."""
@@ -44,18 +67,6 @@ class InUse(Listener):
             with suppress(OSError, LockError):
                 ids_in_use(self._file.parent.parent)
 
-    def begin(self, step: Step) -> None:
-        """Note a step that is computed."""
-        self._note(step.artifact_id, step.inputs.values())
-
-    def opened(self, artifact_id: str) -> None:
-        """Note an artifact that no step asked for."""
-        self._note(artifact_id)
-
-    def end(self, step: Step, manifest: dict[str, Any], *, is_reused: bool) -> None:
-        """Note a step whose artifact is there."""
-        self._note(step.artifact_id, step.inputs.values())
-
     def _note(self, artifact_id: str, inputs: Iterable[str] = ()) -> None:
         if artifact_id in self._noted:
             return
@@ -68,6 +79,33 @@ class InUse(Listener):
             self._noted.add(artifact_id)
             with self._file.open("a", encoding="utf-8") as file:
                 file.write("".join(f"\n{name}" for name in (artifact_id, *inputs)))
+
+
+class Asked(Noting):
+    """The note in a run's folder."""
+
+    def __init__(self, path: Path, asked: Iterable[str]) -> None:
+        """Write the file `path`, with what a killed process noted there and what was asked for already."""
+        self._path, self._asked = path, dict.fromkeys([*sorted(_read(path)), *asked])
+        self._write()
+
+    def _note(self, artifact_id: str, inputs: Iterable[str] = ()) -> None:
+        if artifact_id not in self._asked:  # which its request, or its manifest, says the inputs of
+            self._asked[artifact_id] = None
+            self._write()
+
+    def _write(self) -> None:
+        with translate_disk_errors(self._path):
+            write_json(self._path, list(self._asked))
+
+
+@contextmanager
+def noting(store: Store, file: Path) -> Iterator[None]:
+    """Keep a note of what a store is asked for beside `file`, until that is written, when the context ends well."""
+    note = file.with_suffix(ASKED)
+    store.listeners.append(Asked(note, (artifact.artifact_id for artifact in store.asked)))
+    yield
+    note.unlink(missing_ok=True)
 
 
 def ids_in_use(root: Path) -> set[str]:

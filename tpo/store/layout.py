@@ -1,7 +1,9 @@
 """What lies where in a directory of artifacts: the names in an artifact's folder, and those beside the artifacts."""
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ REFERENCE = "reference"  # beside the artifacts: log-probabilities that training
 STALE = "stale"  # beside the artifacts: what was computed from inputs that are others by now
 # Of an artifact that is being computed, what the next attempt goes on from: rows as they came, epochs as they ended.
 PARTIAL, CHECKPOINTS = "rows.partial.jsonl", "checkpoints"
+NOT_RUNS = {"hydra", "wandb", "figures"}  # in a directory of runs' folders, or in one of these
 PRUNED = "pruned.json"  # which files of a complete artifact were deleted on purpose (`tpo.store.gc`)
 
 
@@ -26,10 +29,29 @@ def is_artifact(path: Path) -> bool:
 def find_request(path: Path) -> dict[str, Any]:
     """Return what was asked for where something was computed, whole or in part; empty where nothing was."""
     for name in (REQUEST, MANIFEST):
-        with suppress(OSError, ValueError):
-            request: dict[str, Any] = dict(json.loads((path / name).read_text(encoding="utf-8")))
-            return request
+        with suppress(OSError, ValueError, RecursionError):
+            request = json.loads((path / name).read_text(encoding="utf-8"))
+            inputs = request.get("inputs", {}) if isinstance(request, dict) else None
+            if isinstance(inputs, dict) and all(isinstance(each, str) for each in inputs.values()):
+                found: dict[str, Any] = request
+                return found
     return {}
+
+
+def folders_below(place: Path) -> Iterator[Path]:
+    """Yield a directory of runs' folders, or one such folder, and all folders below it but those of other tools."""
+
+    def fail(error: OSError) -> None:  # a folder that cannot be read may refer to anything
+        raise error
+
+    seen = set()
+    for name, below, _ in os.walk(place, onerror=fail, followlinks=True):
+        if (real := os.path.realpath(name)) in seen:  # a link to a folder above it
+            below.clear()
+            continue
+        seen.add(real)
+        below[:] = sorted(set(below) - NOT_RUNS)
+        yield Path(name)
 
 
 def is_content(name: Path) -> bool:

@@ -6,6 +6,7 @@ which others rest on them.
 
 import argparse
 import json
+import re
 import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,19 +17,32 @@ from typing import Any, NamedTuple
 from tpo.store.artifacts import Artifact, read_manifest
 from tpo.store.digests import digests
 from tpo.store.errors import ArtifactError, TpoError
-from tpo.store.files import SealError, UnsealedError, content_hash, file_digest, read_sealed, row_digest
-from tpo.store.layout import MANIFEST, REFERENCE, find_request, is_artifact, is_content, pruned
+from tpo.store.files import (
+    DIGEST,
+    SealError,
+    UnsealedError,
+    content_hash,
+    file_digest,
+    read_sealed,
+    row_digest,
+    unsealed,
+)
+from tpo.store.layout import MANIFEST, REFERENCE, find_request, folders_below, is_artifact, is_content, pruned
 from tpo.store.records import Record, RecordError, row_format
+from tpo.store.text import one_line
 
 ABOUT = """\
 Whether artifacts and runs are what they say. Exits with 1 where something is wrong, with 2 where there is nothing.
 
 python -m tpo.verify                              all of artifacts/, and the answers of language models
-python -m tpo.verify runs/<run>                   a run or an evaluation, with all that it rests on
-python -m tpo.verify runs/* --reread              every file is read, also where its digest is remembered
+python -m tpo.verify runs/<run>                   a run, an evaluation or measured judges, with all that they rest on
+python -m tpo.verify runs --reread                all of them; every file is read, also where its digest is remembered
 """
 IDENTITY = ("stage", "version", "config", "inputs", "seed")
 AGAIN = "repeat the command that asks for it, which computes it anew"
+ANSWERS = "answers.sqlite"
+OWN = ("summary.json", "config.json")  # of a run's folder
+JUDGES = "agreement-"  # begins the name of a folder of measured judges, each in a file of its own
 SHOWN = 5  # of what depends on something wrong
 
 
@@ -154,7 +168,7 @@ def verify_shared(root: Path) -> Iterator[Wrong]:
                 yield Wrong(path, "is the file of another reference", todo)
         except SealError as error:
             yield Wrong(path, str(error), todo)
-    answers = root / "answers.sqlite"
+    answers = root / ANSWERS
     if answers.exists():
         try:
             with closing(sqlite3.connect(f"file:{answers}?mode=ro", uri=True)) as database:
@@ -166,7 +180,10 @@ def verify_shared(root: Path) -> Iterator[Wrong]:
         if said != "ok":
             yield Wrong(answers, f"is damaged ({said})", "move it away: what is missing is asked again")
         for key in edited:
-            todo = f"delete the row (DELETE FROM answers WHERE key = '{key}'): it is asked again"
+            if re.fullmatch("[0-9a-f]{64}", str(key)):
+                todo = f"delete the row (DELETE FROM answers WHERE key = '{key}'): it is asked again"
+            else:  # nothing that a statement is to hold
+                todo = "delete the row, whose key is no digest: nobody asks for it"
             yield Wrong(answers, f"has an edited answer in the row {key}", todo)
 
 
@@ -180,32 +197,50 @@ def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> 
     """
     found: list[Wrong] = []
     files: dict[str, Any] = {}
-    for file in sorted(path.glob("*.json")):
+    again = "repeat the command that made it"
+    for file in sorted(file for file in path.glob("*.json") if file.is_file()):
         try:
-            files[file.name] = json.loads(file.read_text(encoding="utf-8"))
-            if file.name == "summary.json":
-                files[file.name] = read_sealed(file)
+            files[file.name] = _read_json(file)
         except UnsealedError as error:
-            found.append(
-                Wrong(file, f"{error}, so nobody can tell whether it was edited", f"repeat the run {path.name}")
-            )
-        except ValueError as error:
-            found.append(Wrong(file, f"is no JSON ({error})", "repeat the command that made it"))
+            found.append(Wrong(file, f"{error}, so nobody can tell whether it was edited", again))
         except SealError as error:
-            found.append(Wrong(file, str(error), "repeat the command that made it"))
-    root = artifacts or Path(files.get("config.json", {}).get("artifacts_dir", "artifacts"))
-    if "summary.json" not in files:
-        found.append(Wrong(path, "has no summary.json that can be read: it has not ended", "repeat the command"))
-    summary = files.get("summary.json", {})
+            found.append(Wrong(file, str(error), again))
+    settings = files.get("config.json", {}).get("artifacts_dir")
+    root = artifacts or Path(settings if isinstance(settings, str) else "artifacts")
+    if not path.name.startswith(JUDGES) and not (path / "summary.json").is_file():
+        found.append(Wrong(path, "has no summary.json: it has not ended", "repeat the command"))
     found += verify_artifacts(root, dict.fromkeys(named_artifacts(list(files.values()))), rereads=rereads)
-    for stage in summary.get("stages", []):
-        name = stage["artifact_id"]
-        with suppress(ArtifactError):
-            now = Artifact(name, root / name, read_manifest(root / name), is_reused=True).content
-            if stage.get("content", now) != now:
-                what = f"shows another content of {name} than there is now, which was computed anew since"
-                found.append(Wrong(path / "summary.json", what, "repeat the run"))
+    for name, value in files.items():
+        for stage in value.get("stages", []) if isinstance(value, dict) else []:
+            found += _of_content(path / name, root, stage)
     return root, found
+
+
+def _read_json(file: Path) -> Any:
+    """Return what a JSON file of a run's folder holds, which is compared with its own digest.
+
+    Raises:
+        SealError: If it is damaged, was edited, or has no digest though the numbers of tables are read from it.
+    """
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        list(named_artifacts(value))  # of brackets without end, too
+    except (ValueError, RecursionError) as error:
+        raise SealError(f"{file} is damaged ({error})") from error
+    if not isinstance(value, dict):
+        if file.name in OWN:
+            raise SealError(f"{file} is damaged (it holds no JSON object)")
+        return value  # for a benchmark's official tool
+    return unsealed(file, value) if file.name == OWN[0] or "slices" in value or DIGEST in value else value
+
+
+def _of_content(file: Path, root: Path, stage: dict[str, Any]) -> Iterator[Wrong]:
+    name = stage["artifact_id"]
+    with suppress(ArtifactError):  # of the artifact itself
+        now = Artifact(name, root / name, read_manifest(root / name), is_reused=True).content
+        if stage.get("content") != now:
+            what = f"shows another content of {name} than there is now, which was computed anew since"
+            yield Wrong(file, what, "repeat the command that made it")
 
 
 def named_artifacts(value: Any, key: str = "") -> Iterator[str]:
@@ -244,12 +279,12 @@ def report(root: Path, found: Sequence[Wrong]) -> Iterator[str]:
     owners = {wrong.path: wrong.path.relative_to(root).parts[0] for wrong in found if wrong.path.is_relative_to(root)}
     resting = dependents(root, set(owners.values()))
     for wrong in found:
-        yield f"{wrong.path}: {wrong.what.removeprefix(str(wrong.path)).strip()}"
+        yield one_line(f"{wrong.path}: {wrong.what.removeprefix(str(wrong.path)).strip()}")
         users = resting.get(owners.get(wrong.path, ""), [])
         if users:
             more = f" and {len(users) - SHOWN} more" if len(users) > SHOWN else ""
-            yield f"    rests on it: {', '.join(users[:SHOWN])}{more}"
-        yield f"    {wrong.todo}"
+            yield f"    rests on it: {one_line(', '.join(users[:SHOWN]))}{more}"
+        yield f"    {one_line(wrong.todo)}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -270,22 +305,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = make_parser().parse_args(arguments)
     num_wrong = 0
     try:
-        for path in given.paths:
+        for path in (part for named in given.paths for part in _parts(named)):
             if is_artifact(path):
                 root, found = path.parent, verify_artifacts(path.parent, [path.name], rereads=given.reread)
-            elif (path / "config.json").exists() or (path / "summary.json").exists():
+            elif is_run(path):
                 root, found = verify_run(path, artifacts=given.artifacts, rereads=given.reread)
-            elif path.is_dir():
+            else:
                 names = [folder.name for folder in sorted(path.glob("*")) if (folder / MANIFEST).exists()]
                 root, found = path, verify_artifacts(path, names, rereads=given.reread)
                 found += verify_shared(path)
-            else:
-                raise ArtifactError(f"{path}: there is no such folder of artifacts, or of a run")
             for line in report(root, found):
                 print(line)
-            print(f"{path}: {f'{len(found)} things are wrong' if found else 'all is as it says'}")
+            print(one_line(f"{path}: {f'{len(found)} things are wrong' if found else 'all is as it says'}"))
             num_wrong += len(found)
     except TpoError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
     return 1 if num_wrong else 0
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is that of a run, an evaluation or measured judges, or was."""
+    return any((path / name).is_file() for name in OWN) or (path.name.startswith(JUDGES) and any(path.glob("*.json")))
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return what is verified where a path is named: itself, or in a directory of runs' folders each of these.
+
+    Raises:
+        ArtifactError: If there is nothing.
+    """
+    if not path.is_dir():
+        raise ArtifactError(f"{path}: there is no such folder of artifacts, or of a run")
+    is_shared = (path / REFERENCE).is_dir() or (path / ANSWERS).exists()
+    if is_artifact(path) or is_run(path) or is_shared or any(map(is_artifact, path.glob("*"))):
+        return [path]
+    found = [folder for folder in folders_below(path) if is_run(folder)]
+    if not found:
+        raise ArtifactError(f"{path}: there is nothing to verify, neither artifacts nor the folder of a run")
+    return sorted(found)

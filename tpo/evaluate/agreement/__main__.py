@@ -48,15 +48,20 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
     from tpo.evaluate.agreement.statistics import agreement, position_bias
     from tpo.evaluate.seeds import find_seed
     from tpo.judge.stages import Judging
+    from tpo.results.folder import stage_list
     from tpo.results.terminal import Terminal
+    from tpo.store.in_use import noting
     from tpo.store.open import open_store
 
+    data, root = Path(config.data), Path(config.artifacts_dir)
+    digest = file_digest(data)
+    path = Path(config.runs_dir) / f"agreement-{digest[:12]}"
+    path.mkdir(parents=True, exist_ok=True)
     with (
         Terminal() as terminal,
-        open_store(Path(config.artifacts_dir), isolate=config.isolate_stages, listeners=[terminal]) as store,
+        open_store(root, isolate=config.isolate_stages, run=path.name, listeners=[terminal]) as store,
+        noting(store, path / file_name(name)),
     ):
-        data = Path(config.data)
-        digest = file_digest(data)
         labelled = store.request(LABELLED, {"sha256": digest}, how={"path": str(data)})
         base = find_seed(config.model, store).model
         judging = Judging(store, config.judge, config.rating, model=base, seed=derive_seed(config.seed, "rate"))
@@ -70,20 +75,20 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
         else:
             judged = judging.score({"labelled": labelled})
             predictions = predict_from_scores(pairs, judged.rows(Score))
-    path = Path(config.runs_dir) / f"agreement-{digest[:12]}"
-    path.mkdir(parents=True, exist_ok=True)
 
-    def write(judge: str, predictions: Sequence[Judgement], more: dict[str, Any]) -> None:
-        found = agreement(
-            pairs, predictions, seed=config.seed, confidence=config.confidence, length_tolerance=config.length_tolerance
-        )
-        write_sealed(path / file_name(judge), {"judge": judge, "data": data.name, **more, **found.to_dict()})
+        settings = {"confidence": config.confidence, "length_tolerance": config.length_tolerance}
 
-    cost = _cost(judged, [step for step in store.asked if step.manifest["stage"] not in {"model", "labelled"}])
-    write(name, predictions, {**cost, "position_bias": bias})
-    free = {"num_judgements": 0, "tokens_per_judgement": 0.0, "seconds_per_judgement": 0.0, "position_bias": None}
-    for control, judgement in CONTROLS.items():
-        write(control, [judgement] * len(pairs), free)
+        def write(judge: str, predictions: Sequence[Judgement], more: dict[str, Any], asked: list[Artifact]) -> None:
+            found = agreement(pairs, predictions, seed=config.seed, **settings).to_dict()
+            stages = stage_list(asked, run=path.name)
+            about = {"judge": judge, "data": data.name, **more}
+            write_sealed(path / file_name(judge), {**about, **found, "stages": stages})
+
+        cost = _cost(judged, [step for step in store.asked if step.manifest["stage"] not in {"model", "labelled"}])
+        write(name, predictions, {**cost, "position_bias": bias}, store.asked)
+        free = {"num_judgements": 0, "tokens_per_judgement": 0.0, "seconds_per_judgement": 0.0, "position_bias": None}
+        for control, judgement in CONTROLS.items():
+            write(control, [judgement] * len(pairs), free, [labelled])
     return path
 
 

@@ -56,9 +56,8 @@ class Node:
 def lineage(summary: dict[str, Any], artifacts_dir: Path) -> list[Node]:
     """Return the artifacts that a run's or an evaluation's summary rests on, inputs before what was made of them.
 
-    All stages of a run. Of an evaluation, whose summary lists no stages, what its comparisons were made of, but not
-    what the policy's adapter was made of: the run that trained it has that. An artifact that was deleted is left out;
-    others still name it.
+    All stages of it, and what these were made of; of an evaluation not what the policy's adapter was made of: the run
+    that trained it has that. An artifact that was deleted is left out; others still name it.
     """
     named = list(_named(summary))
     outputs = {artifact_id for role, artifact_id in named if role in OUTPUTS}

@@ -31,7 +31,7 @@ from tpo.results.tracking.metrics import (
 from tpo.results.tracking.tracker import Tracker
 from tpo.results.winrate import corrected_by_category, win_rate_by_category
 from tpo.store.artifacts import Artifact
-from tpo.store.files import write_json
+from tpo.store.files import write_json, write_sealed
 from tpo.store.progress import State
 from tpo.store.records import Comparison, Completion, Pair, Score
 from tpo.store.seeds import derive_seed
@@ -149,11 +149,12 @@ class WandbTracker(Tracker):
         self._log_media({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures})
         for node in lineage(summary, Path(self.config["artifacts_dir"])):
             self._log_node(node)
-        for name, content in zip(FILES, (self.config, summary), strict=True):
-            write_json(Path(self.run.dir) / name, content)
+        for name, content, write in zip(FILES, (self.config, summary), (write_json, write_sealed), strict=True):
+            write(Path(self.run.dir) / name, content)
             self.run.save(Path(self.run.dir) / name, base_path=self.run.dir, policy="now", glob=False)
         is_run = "iterations" in summary
-        self.run.summary.update(final_metrics(summary) if is_run else dict(numbers(summary, "eval")))
+        measured = {key: value for key, value in summary.items() if key != "stages"}
+        self.run.summary.update(final_metrics(summary) if is_run else dict(numbers(measured, "eval")))
         where = {"mode": self.mode, "run_id": self.run.id, "url": self.run.url if self.mode == "online" else None}
         self.run.finish()
         return where
