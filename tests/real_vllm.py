@@ -1,5 +1,6 @@
 """vLLM's own server, for tests that need it, and what vLLM's worker is asked about its model."""
 
+import importlib
 import os
 import re
 import signal
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from commands import ENVIRONMENT, REPOSITORY, Fork, start_command
+
+import tpo.judge.llm.local
+import tpo.sample.engines.vllm
 
 SERVER = "vllm.entrypoints.openai.api_server"
 TESTS = REPOSITORY / "tests"
@@ -62,6 +66,18 @@ def run_script(script: str, *arguments: str, folder: Path, environment: Mapping[
     """Execute a script to its end, as `start_script` starts it; it must not fail."""
     status = start_script(script, *arguments, folder=folder, environment=environment).wait(timeout=500)
     assert status == 0, (folder / "said").read_text()[-3000:]
+
+
+def forking_engine(**arguments: Any) -> Any:
+    """Return what one of several engines does in its own process, where vLLM's processes are forks of that one."""
+    importlib.import_module("forked_vllm")
+    return tpo.sample.engines.vllm.vllm_stream(**arguments)
+
+
+def forking_judge(settings: Mapping[str, Any], *, seed: int) -> Any:
+    """Return what one of several judges does in its own process, where vLLM's processes are forks of that one."""
+    importlib.import_module("forked_vllm")
+    return tpo.judge.llm.local.vllm_stream(settings, seed=seed)
 
 
 class Server:

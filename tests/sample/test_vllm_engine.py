@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import make_model, vllm_settings
-from real_vllm import run_script
+from real_vllm import forking_engine, forking_judge, run_script
 from test_torch_engine import DELIMITER, GREEDY, generate, make_adapter, make_engine, random_prompts, switching
 
 from tpo.judge.llm.ask import LLM
@@ -166,6 +166,7 @@ def test_several_engines_generate_what_one_does(
     expected = generate(alone, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
     config = vllm_settings(gpu_memory_utilization=0.05, data_parallel_size=2)
     monkeypatch.setattr(kept_module, "_kept", None)
+    monkeypatch.setattr("tpo.sample.engines.vllm.vllm_stream", forking_engine)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
     engine = config.make(policy, chat=chat, max_len=200, seed=2**62)
@@ -203,6 +204,7 @@ def test_several_judges_answer_what_the_torch_engine_does(
 ) -> None:
     pytest.importorskip("vllm")
     monkeypatch.setattr(kept_module, "_kept", None)
+    monkeypatch.setattr("tpo.judge.llm.local.vllm_stream", forking_judge)
     vllm = {
         "dtype": "float32",
         "max_model_len": 512,
