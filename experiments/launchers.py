@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 BASIC = "one_gpu"
 OTHERS = ("processes", "local_array", "ray_local")
-#: What a summary tells about its making, not about its result.
-NOT_RESULT = ("seconds", "is_reused")
+#: What a summary tells about its making, not about its result; its own digest covers that too.
+NOT_RESULT = ("seconds", "is_reused", "digest")
 QUICKSTART = ("experiment=quickstart", "thought=generic,none", "tracking=none")
 
 

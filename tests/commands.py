@@ -159,11 +159,12 @@ def start_command(
     cwd: Path = REPOSITORY,
     env: Mapping[str, str] | None = None,
     loads_models: bool = False,
+    runs_vllm: bool = False,
 ) -> Fork | subprocess.Popen[bytes]:
     """Start `python -m module arguments`.
 
     Args:
-        module: Of this repository.
+        module: Of this repository, or one that it has to do with.
         arguments: Of its command line.
         stdout: A file.
         stderr: A file.
@@ -171,6 +172,7 @@ def start_command(
         cwd: The folder in which it is started.
         env: The whole environment, that of pytest by default.
         loads_models: Whether it is to come to a model or a figure, for which the heavy libraries are imported before.
+        runs_vllm: Whether it starts vLLM, whose processes are forks then too (see `forked_vllm.py`).
     """
     environment = {"OMP_NUM_THREADS": "1", **(os.environ if env is None else env)}
     environment.setdefault("PYTHONPATH", str(REPOSITORY))
@@ -180,8 +182,9 @@ def start_command(
         return subprocess.Popen(command, cwd=cwd, env=environment, start_new_session=True, **streams)
     with open(os.devnull, "rb") as nothing:
         streams["stdin"] = nothing if stdin is None else stdin
+        preload = (*(HEAVY if loads_models else ()), *(["forked_vllm"] if runs_vllm else ()))
         request = {"module": module, "arguments": arguments, "folder": str(cwd), "environment": environment}
-        return server().start(**request, **streams, preload=HEAVY if loads_models else ())
+        return server().start(**request, **streams, preload=preload)
 
 
 def run_command(module: str, *arguments: str, timeout: float = 300, **more: Any) -> subprocess.CompletedProcess[str]:

@@ -1,11 +1,11 @@
 """vLLM's own server, for tests that need it, and what vLLM's worker is asked about its model."""
 
+import importlib
 import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from commands import ENVIRONMENT, REPOSITORY, Fork, start_command
+
+import tpo.judge.llm.local
+import tpo.sample.engines.vllm
+
+SERVER = "vllm.entrypoints.openai.api_server"
+TESTS = REPOSITORY / "tests"
 PARTS = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}
 
 
@@ -37,6 +44,42 @@ def holds_values(model: Any, *, saved: Path) -> dict[str, bool]:
     return found
 
 
+def start_script(
+    script: str, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None
+) -> Fork | subprocess.Popen[bytes]:
+    """Start a script of Python in a process that has imported vLLM and finds the tests' modules.
+
+    Args:
+        script: Its text.
+        arguments: Of its command line.
+        folder: Where it is written and started, and what it says is written, to the file "said".
+        environment: Variables in addition to those of this process at its start: what it imports since sets others.
+    """
+    (folder / "script.py").write_text(script)
+    paths = [*map(str, (TESTS, TESTS / "sample", TESTS / "judge", REPOSITORY)), os.environ.get("PYTHONPATH", "")]
+    given = {**ENVIRONMENT, **(environment or {}), "PYTHONPATH": os.pathsep.join(paths)}
+    with (folder / "said").open("wb") as file:
+        return start_command("script", *arguments, cwd=folder, env=given, stdout=file, stderr=file, runs_vllm=True)
+
+
+def run_script(script: str, *arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    """Execute a script to its end, as `start_script` starts it; it must not fail."""
+    status = start_script(script, *arguments, folder=folder, environment=environment).wait(timeout=500)
+    assert status == 0, (folder / "said").read_text()[-3000:]
+
+
+def forking_engine(**arguments: Any) -> Any:
+    """Return what one of several engines does in its own process, where vLLM's processes are forks of that one."""
+    importlib.import_module("forked_vllm")
+    return tpo.sample.engines.vllm.vllm_stream(**arguments)
+
+
+def forking_judge(settings: Mapping[str, Any], *, seed: int) -> Any:
+    """Return what one of several judges does in its own process, where vLLM's processes are forks of that one."""
+    importlib.import_module("forked_vllm")
+    return tpo.judge.llm.local.vllm_stream(settings, seed=seed)
+
+
 class Server:
     """vLLM's server, started, killed and started again on the same port."""
 
@@ -47,7 +90,7 @@ class Server:
             self.port = int(probe.getsockname()[1])
         self.model, self.options, self.environment = model, options, environment or {}
         self.log = model / "server.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: Fork | subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -55,18 +98,17 @@ class Server:
 
     def start(self) -> None:
         # What `vllm serve` starts; that command itself fails in the CPU build, which asks for its version as "vllm".
-        command = [
-            *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model / "model")),
+        options = [
+            *("--model", str(self.model / "model")),
             *("--tokenizer", str(self.model / "tokenizer"), "--generation-config", "vllm", "--dtype", "float32"),
             *("--host", "127.0.0.1", "--port", str(self.port), "--enforce-eager", *self.options),
             *("--gpu-memory-utilization", "0.1"),
         ]
         cores = ",".join(map(str, range(os.cpu_count() or 1)))
-        environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, **os.environ, **self.environment}
+        environment = {"VLLM_CPU_OMP_THREADS_BIND": cores, **ENVIRONMENT, **self.environment}
         with self.log.open("ab") as file:
-            self.process = subprocess.Popen(
-                command, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            streams: dict[str, Any] = {"stdout": file, "stderr": file}
+            self.process = start_command(SERVER, *options, env=environment, runs_vllm=True, **streams)
         while not self.is_up():
             assert self.process.poll() is None, self.log.read_text()[-3000:]
             time.sleep(0.5)

@@ -7,7 +7,6 @@ import copy
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 from conftest import make_model
+from test_planted_secrets import assert_no_file_has_one, planted, run
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
@@ -47,6 +47,7 @@ SUMMARY: dict[str, Any] = {
     "seed": 0,
     "iterations": [{"win_rate": {"rate": 0.5}, "drops": {}}, {"win_rate": {"rate": 0.75}, "drops": {"tied": 1}}],
     "stages": [{"artifact_id": "model-0", "seconds": 1.5, "is_reused": False}],
+    "digest": "0a",
 }
 
 
@@ -65,6 +66,7 @@ def changed(path: tuple[Any, ...], value: Any) -> dict[str, Any]:
     [
         pytest.param(("stages", 0, "seconds"), 2.5, None, id="time"),
         pytest.param(("stages", 0, "is_reused"), True, None, id="reused"),
+        pytest.param(("digest",), "0b", None, id="digest"),
         pytest.param(("seed",), 1, "seed: 0 and 1", id="top"),
         pytest.param(
             ("iterations", 1, "win_rate", "rate"),
@@ -108,6 +110,7 @@ def basic(folder: Path, smoke: tuple[str, ...]) -> Any:
 
 
 @pytest.mark.launchers
+@pytest.mark.xdist_group("summaries")  # which share the basic launcher's
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_summaries_are_those_of_the_basic_launcher(
     launcher: str, basic: Any, folder: Path, smoke: tuple[str, ...]
@@ -131,21 +134,15 @@ def test_summaries_are_those_of_the_basic_launcher(
 @pytest.mark.launchers
 @pytest.mark.parametrize("launcher", ["one_gpu", *LAUNCHERS])
 def test_failed_job_stops_no_other_and_runs_are_tracked_apart(launcher: str, tiny_model: Path, tmp_path: Path) -> None:
-    """The first job fails after it began to track, and where there is a pool of two, leaves its process to another."""
+    """The first job fails after it began to track, and where there is a pool of two, leaves its process to another.
+
+    The environment has secrets, and nothing that is written or printed, nor a command line, has one.
+    """
     settings = tiny_overrides(tiny_model, Path("."), "num_iterations=1", "train.num_epochs=1", "prompts.num_test=3")
-    settings = [item for item in settings if item != "tracking=none"] + ["tracking=wandb", "tracking.mode=offline"]
+    settings = [item for item in settings if item != "tracking=none"] + ["tracking=wandb"]
     command = ["-m", f"hydra/launcher={launcher}", "pairs.min_margin=1000,0,0.001", *settings]
-    done = subprocess.run(
-        [sys.executable, "-m", "tpo.run", *command],
-        cwd=tmp_path,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 1
-    report = done.stderr[done.stderr.index("sweep of 3 jobs") :].splitlines()
+    said = run("tpo.run", *command, cwd=tmp_path, env=planted(environment()), status=1)
+    report = said[said.index("sweep of 3 jobs") :].splitlines()
     assert report[0] == "sweep of 3 jobs: 2 completed"
     assert report[1].startswith("  #0 failed: pairs.min_margin=1000 ") and "there is no pair to train on" in report[2]
     configs = {path.parent: json.loads(path.read_text()) for path in tmp_path.glob("runs/custom-*/config.json")}
@@ -161,3 +158,6 @@ def test_failed_job_stops_no_other_and_runs_are_tracked_apart(launcher: str, tin
         assert json.loads((path / "tracking.json").read_text())["run_id"] == path.name
         [file] = path.glob("wandb/offline-run-*/*.wandb")
         assert file.name == f"run-{path.name}.wandb"
+    assert assert_no_file_has_one(tmp_path) > 40
+    if launcher == "local_array":
+        assert [*tmp_path.rglob("*.pkl")], "submitit wrote its pickles, and these were searched"

@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,18 @@ PROXY = "Pl4nted-proxy-31b7"  # the password in the addresses of proxies
 SECRETS = (*PLANTED.values(), PROXY)
 
 
-def environment() -> dict[str, str]:
-    """The environment of a user with keys, behind a proxy that wants a password; without what tests set."""
+def planted(variables: Mapping[str, str]) -> dict[str, str]:
+    """An environment with keys, behind a proxy that wants a password; without what tests set."""
     proxy = f"http://me:{PROXY}@127.0.0.1:9"
     proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"), proxy)
-    unset = {name: text for name, text in os.environ.items() if name != "WANDB_MODE"}
+    unset = {name: text for name, text in variables.items() if name != "WANDB_MODE"}
     here = {"PYTHONPATH": str(REPOSITORY), "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
     return {**unset, **proxies, **PLANTED, **here}
+
+
+def environment() -> dict[str, str]:
+    """This process's, with keys."""
+    return planted(os.environ)
 
 
 def assert_unseen(text: bytes, where: object) -> None:
@@ -92,11 +97,12 @@ def watching() -> Iterator[set[bytes]]:
             assert_unseen(line, "the command line of a process")
 
 
-def run(*command: str, cwd: Path, status: int = 0) -> str:
+def run(*command: str, cwd: Path, env: Mapping[str, str] | None = None, status: int = 0) -> str:
     """Run a command of the package, look into all it says, and return that."""
     with watching() as lines:
         done = subprocess.run(
-            [sys.executable, "-m", *command], cwd=cwd, env=environment(), capture_output=True, check=False, timeout=1200
+            [sys.executable, "-m", *command],
+            **{"cwd": cwd, "env": env or environment(), "capture_output": True, "check": False, "timeout": 1200},
         )
     said = done.stdout + done.stderr
     assert_unseen(said, "what is printed")
@@ -196,15 +202,3 @@ def test_a_secret_that_is_typed_is_neither_printed_nor_written(words: list[str],
     assert done.returncode == 1 and b"settings are written down: take it out" in done.stderr
     assert_unseen(done.stdout + done.stderr, "what is printed")
     assert assert_no_file_has_one(tmp_path) == 0
-
-
-@pytest.mark.launchers
-@pytest.mark.timeout(2400)
-@pytest.mark.parametrize("launcher", ["one_gpu", "processes", "local_array"])
-def test_a_sweep(launcher: str, tiny_model: Path, tmp_path: Path) -> None:
-    given = overrides(tiny_model, Path("."), "num_iterations=0", f"hydra/launcher={launcher}")
-    said = run("tpo.run", "-m", "seed=0,1", "pairs.min_margin=0", *given, cwd=tmp_path)
-    assert "sweep of 2 jobs: 2 completed" in said
-    assert assert_no_file_has_one(tmp_path) > 20
-    if launcher == "local_array":
-        assert [*tmp_path.rglob("*.pkl")], "submitit wrote its pickles, and these were searched"

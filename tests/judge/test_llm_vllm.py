@@ -6,8 +6,6 @@ Both sides run in float32: in bfloat16 sums that depend on who shares the batch 
 
 import json
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from real_vllm import Server
+from real_vllm import Server, run_script, start_script
 from test_llm_judges import settings
 
 from tpo.judge.judges.llm_pairwise import PairwiseLLM
@@ -32,7 +30,6 @@ from tpo.sample.sources.builtin import load_builtin
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
 
-REPOSITORY = Path(__file__).parents[2]
 LOCAL = {
     "dtype": "float32",
     "max_model_len": 1024,
@@ -55,12 +52,11 @@ PLAIN = [
     Question(None, "word " * 1200, 0.0, 24),
 ]
 
-# Asks all of the above in process: `python -c SCRIPT <pairwise config> <pointwise config> <policy> <cache> <out>`.
+# Asks all of the above in process, with the arguments <pairwise config> <pointwise config> <policy> <cache> <out>.
 SCRIPT = """
 import json, sys
-from dataclasses import asdict
 from pathlib import Path
-sys.path[:0] = ["tests", "tests/judge"]
+from msgspec.structs import asdict
 from test_llm_vllm import BOTH_ORDERS, CANDIDATES, PLAIN
 from tpo.config.groups import JudgeConfig
 from tpo.config.kinds import load_settings
@@ -138,14 +134,7 @@ def test_in_process_and_server_give_the_same_answers(model: Path, server: Server
         str(tmp_path / "local.sqlite"),
         str(tmp_path / "out.json"),
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *map(json.dumps, arguments)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(SCRIPT, *map(json.dumps, arguments), folder=tmp_path)
     verdicts, scores, answers = json.loads((tmp_path / "out.json").read_text())
 
     options: dict[str, Any] = {"policy": None, "cache_path": tmp_path / "server.sqlite"}
@@ -228,7 +217,6 @@ def test_a_killed_server_is_waited_for_and_nothing_is_asked_twice(
 ASK = """
 import json, sys
 from pathlib import Path
-sys.path[:0] = ["tests", "tests/judge"]
 from test_llm_vllm import MATCHES
 from tpo.config.groups import JudgeConfig
 from tpo.config.kinds import load_settings
@@ -242,7 +230,7 @@ list(PairwiseLLM(config, policy=None, cache_path=Path(path)).compare(MATCHES))
 def test_a_killed_run_asks_only_the_rest(server: Server, tmp_path: Path) -> None:
     path = tmp_path / "answers.sqlite"
     config = settings("llm_pairwise", **client(server, max_tokens=32))
-    run = subprocess.Popen([sys.executable, "-c", ASK, json.dumps([asdict(config), str(path)])], cwd=REPOSITORY)
+    run = start_script(ASK, json.dumps([asdict(config), str(path)]), folder=tmp_path)
     while count_kept(path) < 5:
         time.sleep(0.02)
         assert run.poll() is None

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import make_model, vllm_settings
+from real_vllm import forking_engine, forking_judge, run_script
 from test_torch_engine import DELIMITER, GREEDY, generate, make_adapter, make_engine, random_prompts, switching
 
 from tpo.judge.llm.ask import LLM
@@ -31,19 +30,16 @@ from tpo.store.processes.vllm import engine_peaks_mib
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
-REPOSITORY = Path(__file__).parents[2]
-
 # For one policy after the other: greedy for the comparison, then sampled thoughts with the forced switch.
 SCRIPT = """
 import json, sys
 from dataclasses import asdict
 from pathlib import Path
-sys.path[:0] = ["tests", "tests/sample"]
 from test_torch_engine import generate
 from tpo.model.policy import Policy
 from tpo.sample.decoding import Decoding
 from tpo.sample.engines.vllm import VllmEngine, VllmEngineConfig
-request = json.loads(sys.stdin.read())
+request = json.loads(sys.argv[1])
 results, engines = [], []
 for adapter in request["adapters"]:
     policy = Policy(request["model"], None, request["tokenizer"], "float32", 512, Path(adapter) if adapter else None)
@@ -77,15 +73,7 @@ def run_vllm(
         "prompts": prompts,
         "out": str(out),
     }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        input=json.dumps(request),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_script(SCRIPT, json.dumps(request), folder=out.parent)
     return json.loads(out.read_text())
 
 
@@ -161,17 +149,8 @@ def test_vllm_in_4_bits_holds_the_values_that_are_trained(tmp_path: Path) -> Non
     load_tokenizer(tmp_path / "made").save_pretrained(tmp_path / "source")
     adapter = make_adapter(tmp_path / "source", tmp_path / "adapter")
     save_quantized(tmp_path / "source", tmp_path / "quantized", revision=None, dtype="bfloat16", quantization="nf4")
-    # vLLM's worker imports what it is asked to call.
-    paths = ["tests", "tests/sample", *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-c", QUANTIZED, str(tmp_path), str(adapter)],
-        cwd=REPOSITORY,
-        env={**os.environ, "VLLM_ALLOW_INSECURE_SERIALIZATION": "1", "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    allowed = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"}
+    run_script(QUANTIZED, str(tmp_path), str(adapter), folder=tmp_path, environment=allowed)
     found, token_ids = json.loads((tmp_path / "found.json").read_text())
     assert len(found) == 2 * 4 and all(found.values()), found  # of each layer qkv, o, gate and up, down
     assert 1 <= len(token_ids) <= GREEDY.max_tokens
@@ -187,6 +166,7 @@ def test_several_engines_generate_what_one_does(
     expected = generate(alone, prompts, seeds=[[0]] * len(prompts), decoding=GREEDY)
     config = vllm_settings(gpu_memory_utilization=0.05, data_parallel_size=2)
     monkeypatch.setattr(kept_module, "_kept", None)
+    monkeypatch.setattr("tpo.sample.engines.vllm.vllm_stream", forking_engine)
     policy = Policy(str(wide_model), None, str(wide_model), "float32", 512, adapter)
     chat = Chat(None, frozenset(END_IDS))
     engine = config.make(policy, chat=chat, max_len=200, seed=2**62)
@@ -224,6 +204,7 @@ def test_several_judges_answer_what_the_torch_engine_does(
 ) -> None:
     pytest.importorskip("vllm")
     monkeypatch.setattr(kept_module, "_kept", None)
+    monkeypatch.setattr("tpo.judge.llm.local.vllm_stream", forking_judge)
     vllm = {
         "dtype": "float32",
         "max_model_len": 512,

@@ -1,12 +1,11 @@
 """The server as a process of its own: on the torch engine and on vLLM, asked by the official client, and its end."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,33 +13,34 @@ from typing import Any
 
 import openai
 import pytest
-from commands import run_command
+from commands import ENVIRONMENT, Fork, run_command, start_command
 from test_serve import ASK, read
-from test_talk import REPOSITORY, environment, options
+from test_talk import options
 from test_torch_engine import make_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @contextmanager
-def started(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server's process and its address, once it says that it listens."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tpo.serve", *arguments, "port=0"],
-        env=environment(),
-        cwd=REPOSITORY,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None and process.stderr is not None
+def started(folder: Path, *arguments: str, **more: bool) -> Iterator[tuple[Fork | subprocess.Popen[bytes], str]]:
+    """A server's process and its address, once it says that it listens; what it says goes to files in a folder."""
+    stdout, stderr = folder / "stdout", folder / "stderr"
+    with stdout.open("wb") as said, stderr.open("wb") as complained:
+        process = start_command(
+            "tpo.serve",
+            *arguments,
+            "port=0",
+            stdout=said,
+            stderr=complained,
+            env=ENVIRONMENT,
+            loads_models=True,
+            **more,
+        )
     try:
-        url = ""
-        while not url:
-            line = process.stdout.readline()
-            assert line, process.stderr.read()[-3000:]
-            url = "".join(re.findall(r" is served at (\S+/v1)", line))
-        yield process, url
+        while not (urls := re.findall(r" is served at (\S+/v1)", stdout.read_text())):
+            assert process.poll() is None, stderr.read_text()[-3000:]
+            time.sleep(0.1)
+        yield process, urls[0]
     finally:
         process.kill()
         process.wait()
@@ -63,7 +63,7 @@ GREEDY: Any = {"temperature": 0, "max_tokens": 40, "extra_body": {"max_thought_t
 def test_server_answers_and_ends_when_asked_to(tiny_model: Path, tmp_path: Path) -> None:
     arguments = [*options(tiny_model, tmp_path), "name=mine", "shutdown_s=120"]
     for number in (signal.SIGINT, signal.SIGTERM):
-        with started(*arguments) as (process, url):
+        with started(tmp_path, *arguments) as (process, url):
             client = openai.OpenAI(base_url=url, api_key="any", max_retries=0)
             assert [model.id for model in client.models.list()] == ["mine"]
             stream: Any = client.chat.completions.create(
@@ -73,8 +73,8 @@ def test_server_answers_and_ends_when_asked_to(tiny_model: Path, tmp_path: Path)
             process.send_signal(number)
             *_, reason, _ = read(stream)
             assert reason in ("stop", "length"), "what was under way could end"
-            stdout, stderr = process.communicate(timeout=60)
-            assert process.returncode == 0, stderr
+            status, stderr = process.wait(timeout=60), (tmp_path / "stderr").read_text()
+            assert status == 0, stderr
             assert "Traceback" not in stderr
 
 
@@ -96,15 +96,14 @@ def test_vllm_says_what_the_torch_engine_says(wide_model: Path, tmp_path: Path) 
     arguments = [*options(wide_model, tmp_path), "name=mine", "model=pretrained", f"model.name={wide_model}"]
     arguments = [*arguments[1:], f"policy={adapter}"]
     vllm = ["engine=vllm", "engine.max_num_seqs=16", "engine.enforce_eager=true", "engine.gpu_memory_utilization=0.1"]
-    with started(*arguments) as (_, url):
+    with started(tmp_path, *arguments) as (_, url):
         expected = said(asyncio.run(ask_all(url, 10, **GREEDY)))
-    with started(*arguments, *vllm) as (process, url):
+    with started(tmp_path, *arguments, *vllm, runs_vllm=True) as (process, url):
         assert said(asyncio.run(ask_all(url, 10, **GREEDY))) == expected
         client = openai.OpenAI(base_url=url, api_key="any", max_retries=0)
         messages: Any = [{"role": "user", "content": "Name 3 rivers."}]
         stream = client.chat.completions.create(model="mine", messages=messages, stream=True, **GREEDY)
         thought, answer, _, pieces = read(stream)
         assert (thought or None, answer or None) == expected[3] and len(pieces) > 1
-        os.kill(process.pid, signal.SIGTERM)
-        _, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stderr[-3000:]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 0, (tmp_path / "stderr").read_text()[-3000:]
