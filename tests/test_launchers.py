@@ -7,6 +7,7 @@ import copy
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict
@@ -15,6 +16,8 @@ from typing import Any
 
 import pytest
 from conftest import make_model
+from fake_workers import is_alive
+from test_locks import wait_until
 from test_planted_secrets import assert_no_file_has_one, planted, run
 from test_run import REPOSITORY, compose_config, tiny_overrides
 
@@ -38,6 +41,45 @@ def environment() -> dict[str, str]:
     """The environment of a user, who sets nothing about threads, as the tests do."""
     unset = {name: text for name, text in os.environ.items() if name not in THREADS}
     return unset | {"PYTHONPATH": str(REPOSITORY)}
+
+
+# --- a command that is killed -----------------------------------------------------------------------------------
+
+APP_CONFIG = """
+defaults: [_self_, {override hydra/launcher: joblib}]
+x: 0
+hydra:
+  sweep: {dir: out, subdir: "job-${hydra.job.num}"}
+  output_subdir: null
+  launcher: {n_jobs: 2}
+  callbacks: {sweep_report: {_target_: tpo.config.sweep.SweepReport}}
+"""
+APP = """
+import os
+import time
+from pathlib import Path
+import hydra
+
+@hydra.main(version_base="1.3", config_path=".", config_name="config")
+def work(config):
+    Path(f"working-{config.x}").write_text(str(os.getpid()))
+    time.sleep(300)
+
+work()
+"""
+
+
+@pytest.mark.launchers
+def test_workers_end_soon_after_a_command_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(APP_CONFIG)
+    (tmp_path / "app.py").write_text(APP)
+    command = [sys.executable, "app.py", "-m", "x=1,2"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), start_new_session=True) as sweep:
+        wait_until(lambda: len(list(tmp_path.glob("working-*"))) == 2 or sweep.poll() is not None)
+        sweep.kill()
+    pids = [int(path.read_text()) for path in tmp_path.glob("working-*")]
+    assert len(pids) == 2 and sweep.pid not in pids
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), timeout_s=20)
 
 
 # --- summaries --------------------------------------------------------------------------------------------------

@@ -10,12 +10,17 @@ of a sweep that is run as one job.
 
 import atexit
 import fcntl
+import functools
 import json
 import logging
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +46,8 @@ from tpo.store.secrets import hidden
 from tpo.store.text import printable
 
 log = logging.getLogger(__name__)
+
+PARENT_S = 1.0  # between two looks at whether the command is there
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -113,6 +120,11 @@ class SweepReport(Callback):
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={QuotedString(str(folder), Quote.single).with_quotes()}")
         atexit.register(self._report)
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """See to it that a worker of joblib does not outlive the command."""
+        if multiprocessing.current_process().name.startswith("LokyProcess"):
+            _end_with_parent()
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write how the job ended, and make what it raised fit to travel.
 
@@ -149,6 +161,19 @@ class SweepReport(Callback):
         if found:
             print(printable(hidden(summary(found))), file=sys.stderr)
         return found
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """End this process when its parent is gone: where that was killed, it would finish its job and wait for minutes."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
 
 
 def _refuse(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:

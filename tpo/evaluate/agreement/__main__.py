@@ -76,13 +76,17 @@ def measure(config: AgreementConfig, *, name: str) -> Path:
             judged = judging.score({"labelled": labelled})
             predictions = predict_from_scores(pairs, judged.rows(Score))
 
-        settings = {"confidence": config.confidence, "length_tolerance": config.length_tolerance}
-
         def write(judge: str, predictions: Sequence[Judgement], more: dict[str, Any], asked: list[Artifact]) -> None:
-            found = agreement(pairs, predictions, seed=config.seed, **settings).to_dict()
+            measured = agreement(
+                pairs,
+                predictions,
+                confidence=config.confidence,
+                length_tolerance=config.length_tolerance,
+                seed=config.seed,
+            )
             stages = stage_list(asked, run=path.name)
             about = {"judge": judge, "data": data.name, **more}
-            write_sealed(path / file_name(judge), {**about, **found, "stages": stages})
+            write_sealed(path / file_name(judge), {**about, **measured.to_dict(), "stages": stages})
 
         cost = _cost(judged, [step for step in store.asked if step.manifest["stage"] not in {"model", "labelled"}])
         write(name, predictions, {**cost, "position_bias": bias}, store.asked)
