@@ -141,7 +141,7 @@ def test_failed_job_stops_no_other_and_runs_are_tracked_apart(launcher: str, tin
     settings = tiny_overrides(tiny_model, Path("."), "num_iterations=1", "train.num_epochs=1", "prompts.num_test=3")
     settings = [item for item in settings if item != "tracking=none"] + ["tracking=wandb"]
     command = ["-m", f"hydra/launcher={launcher}", "pairs.min_margin=1000,0,0.001", *settings]
-    # Ray would reach its own processes through the proxy.
+    # Ray talks to its own processes over gRPC, which heeds proxies; it was not tried behind one.
     given = environment() if launcher == "ray_local" else planted(environment())
     said = run("tpo.run", *command, cwd=tmp_path, env=given, status=1)
     report = said[said.index("sweep of 3 jobs") :].splitlines()
