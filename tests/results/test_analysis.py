@@ -49,7 +49,7 @@ def made_up_judges(path: Path) -> Path:
     for name, outcomes in {"worse": [1.0, 0.0, 0.0], "better": [0.0, 1.0, 0.0], "silent": [None] * 3}.items():
         judgements = [Judgement(outcome, None if outcome is not None else "made up") for outcome in 4 * outcomes]
         result = agreement(pairs, judgements, seed=0, num_resamples=50)
-        write_json(path / f"made_up_{name}.json", {"judge": name, "data": "made up", **result.to_dict()})
+        write_sealed(path / f"made_up_{name}.json", {"judge": name, "data": "made up", **result.to_dict()})
     return path
 
 

@@ -15,6 +15,7 @@ from tpo.results.__main__ import main
 from tpo.results.read import read_folders
 from tpo.results.tracking.connect import TrackingError
 from tpo.results.tracking.download import FILES, download_results
+from tpo.store.files import write_sealed
 
 SUMMARY, CONFIG = made_up.full_summary(), made_up.config()
 EVALUATION = {"evaluation": "gsm8k", "accuracy": 0.5}
@@ -30,7 +31,7 @@ class FakeFile:
         path = Path(root) / self.name
         if path.exists() and not replace:
             raise ValueError("File already exists")
-        path.write_text(json.dumps(self.content))
+        write_sealed(path, self.content) if self.name == "summary.json" else path.write_text(json.dumps(self.content))
         return path.open()
 
 

@@ -8,6 +8,7 @@ import re
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tpo.results.read import REPOSITORY, FinishedRun, read_folder, read_folders
 from tpo.results.stats import holm, paired_difference
 from tpo.results.table import ResultsTable, results_table, to_csv, to_latex, to_markdown, write_tables
 from tpo.results.table.against import Setting
-from tpo.store.artifacts import finish
+from tpo.store.artifacts import finish, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import write_json, write_sealed
 from tpo.store.records import CheckResult, write_records
@@ -312,7 +313,11 @@ def test_peak_memory_needs_all_manifests(tmp_path: Path) -> None:
         (tmp_path / "artifacts" / name).mkdir(parents=True)
         manifest = {"artifact_id": name, "files": {}, "metrics": {}, "peak_memory_mib": peak}
         write_sealed(tmp_path / "artifacts" / name / "manifest.json", manifest)
-    table = results_table([run])
+    place = tmp_path / "artifacts"
+    stages = [
+        {**stage, "content": open_artifact(place / stage["artifact_id"]).content} for stage in run.summary["stages"]
+    ]
+    table = results_table([replace(run, summary={**run.summary, "stages": stages})])
     assert (table.frame["peak_host_mib"].item(), table.frame["peak_device_mib"].item()) == (2048, 3072)
     assert "| memory (GiB) | GPU memory (GiB) |" in to_markdown(table) and "| 2.0 | 3.0 |" in to_markdown(table)
 

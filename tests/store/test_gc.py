@@ -137,6 +137,7 @@ def test_what_is_no_file_is_no_obstacle_and_damaged_json_is_said(
     path = finished_run(runs, "quickstart-1")
     (path / "gone.json").symlink_to("nowhere")
     (path / "folder.json").mkdir()
+    caplog.clear()
     assert names_of(find(root, [runs])) == {found.artifact_id} and not caplog.text
     (path / "summary.json").write_text("[" * 100_000)
     assert find(root, [runs]) == [], "what the summary named is not known"
