@@ -145,7 +145,7 @@ def needs_interpreter(folder: Path, environment: Mapping[str, str]) -> bool:
     """Whether a process would import other things, or other values into them, than the one that forks."""
     warm = server_environment()
     changed = {name for name in {*environment, *warm} if environment.get(name) != warm.get(name)}
-    changed.discard("PYTHONPATH")
+    changed -= {"PYTHONPATH", "HF_XET_HIGH_PERFORMANCE"}  # lm_eval sets it in the process of pytest
     is_other = (folder / "tpo").exists() and not folder.samefile(REPOSITORY)
     return is_other or any(name.startswith(AT_IMPORT) for name in changed)
 

@@ -71,7 +71,7 @@ def test_one_that_runs_can_be_asked_and_sent_a_signal(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text("import time; time.sleep(60)")
     with (tmp_path / "said").open("w") as said:
         running = start_command("program", cwd=tmp_path, stdout=said, stderr=said)
-    changed = {**os.environ}.items() ^ server_environment().items()
+    changed = {name for name, _ in {**os.environ}.items() ^ server_environment().items()}
     assert isinstance(running, Fork) and running.poll() is None, changed
     running.terminate()
     assert running.wait(10) == -signal.SIGTERM == running.poll()
