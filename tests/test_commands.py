@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import commands
 import pytest
-from commands import Fork, run_command, server_environment, start_command
+from commands import Fork, Server, run_command, server_environment, start_command
 
 PROGRAMS = {
     "ends": "print('done')",
@@ -31,6 +33,19 @@ PROGRAMS = {
     "streams": "import sys; print([(s.encoding, s.errors, s.line_buffering) for s in (sys.stdout, sys.stderr)])",
     "files": "import os; print(sorted(os.listdir('/dev/fd'))[:3], len(os.listdir('/dev/fd')) < 9)",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _light_server() -> Iterator[None]:
+    """Fork from a process that has none of the heavy libraries, as the interpreter that is compared with has none.
+
+    Their functions at exit make Python end with 1 in place of SIGINT after an interruption that nobody caught.
+    """
+    own = Server()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "server", lambda: own)
+        yield
+    own.close()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
