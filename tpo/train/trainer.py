@@ -38,7 +38,7 @@ from tpo.store.job import Job, Metrics
 from tpo.store.layout import CHECKPOINTS
 from tpo.store.progress import Progress
 from tpo.store.records import Pair
-from tpo.train.callbacks import FirstGradients, FirstStep, StaysFinite, TellsSteps, diverged
+from tpo.train.callbacks import EndsDiverged, FirstGradients, FirstStep, TellsSteps, diverged
 from tpo.train.checkpoints import (
     TRAINED,
     MarkComplete,
@@ -316,7 +316,11 @@ def make_trainer(
             data_collator=PairCollator(pad_token_id=tokenizer.pad_token_id),
             processing_class=tokenizer,
             callbacks=[
-                StaysFinite(),
+                EndsDiverged(
+                    vocabulary=len(tokenizer),
+                    longest=max(len(pair.chosen_ids) for pair in pairs),
+                    beta=settings.beta,
+                ),
                 # The optimizer's state of a whole model is six times its weights: room for one only.
                 MarkComplete(num_states=1 if settings.is_full else 2),
                 FirstGradients(),
