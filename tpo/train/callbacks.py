@@ -146,8 +146,8 @@ class EndsDiverged(TrainerCallback):  # type: ignore[misc]
 
     def _lost(self, nats: float) -> str:
         return (
-            f"the chosen completions have become less likely by {nats:.3g} nats a token than the reference has them, and "
-            f"{self.most / MOST_LOST:.3g} make random tokens of any text"
+            f"the chosen completions have lost {nats:.3g} nats a token against the reference, "
+            f"where a random token has {self.most / MOST_LOST:.3g}"
         )
 
 
