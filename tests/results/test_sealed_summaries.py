@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import made_up
 import pytest
 from test_stale import SAMPLE, Rounding, run
 
-from tpo.results.folder import stage_list
+from tpo.results.folder import settings_of, stage_list
 from tpo.results.read import FinishedRun, ResultError, contents_of, load_json, read_run
 from tpo.results.run import forget_other_results
 from tpo.results.tracking import TRACKED
 from tpo.store.files import write_json, write_sealed
+from tpo.store.verify import main as verify
 
 
 @pytest.fixture
@@ -23,8 +25,9 @@ def finished(tmp_path: Path) -> FinishedRun:
     stages = run(tmp_path / "artifacts", Rounding(), (SAMPLE,))
     path = tmp_path / "quickstart-1"
     path.mkdir()
-    summary = made_up.full_summary() | {"stages": stage_list(stages, run=path.name)}
-    write_json(path / "config.json", made_up.config() | {"artifacts_dir": str(tmp_path / "artifacts")})
+    config = made_up.config() | {"artifacts_dir": str(tmp_path / "artifacts")}
+    summary = made_up.full_summary() | {"stages": stage_list(stages, run=path.name), "settings": settings_of(config)}
+    write_json(path / "config.json", config)
     write_sealed(path / "summary.json", summary)
     return read_run(path)
 
@@ -42,6 +45,28 @@ def test_edited_win_rate_is_named_and_not_shown(finished: FinishedRun) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(ResultError, match=r"summary.json was edited.*Repeat the command that made it"):
         read_run(finished.path)
+
+
+@pytest.mark.parametrize(
+    ("change", "is_seen"),
+    [
+        ({"seed": 7}, True),
+        ({"train": {}}, True),
+        ({"new": None}, True),
+        # Other than the name of the run says, but a repetition may have them so.
+        ({"artifacts_dir": "elsewhere", "tracking": {"kind": "none"}, "isolate_stages": None}, False),
+    ],
+)
+def test_edited_settings_are_named_and_not_shown(
+    finished: FinishedRun, change: dict[str, Any], is_seen: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = finished.path / "config.json"
+    write_json(path, json.loads(path.read_text()) | change)
+    with pytest.raises(ResultError, match=r"config.json was edited.*Repeat the c") if is_seen else nullcontext():
+        read_run(finished.path)
+    artifacts = finished.path.parent / "artifacts"
+    verify([str(finished.path), "--artifacts", str(artifacts)])
+    assert ("config.json was edited" in capsys.readouterr().out) is is_seen
 
 
 @pytest.mark.parametrize(

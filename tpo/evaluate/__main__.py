@@ -37,7 +37,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
     """
     from tpo.evaluate.steps import Evaluation
     from tpo.results.figures import write_evaluation_figures
-    from tpo.results.folder import own_folder, run_name, stage_list
+    from tpo.results.folder import own_folder, run_name, settings_of, stage_list
     from tpo.results.run_tables import evaluation_table
     from tpo.results.terminal import Terminal
     from tpo.results.text_table import print_tables
@@ -61,6 +61,7 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
                 "evaluation": config.eval.kind,
                 "policy": steps.policy.name,
                 "judge": config.judge.title if config.eval.asks_judge else None,  # a program checked
+                "settings": settings_of(plain),
                 "seed": config.seed,
                 "confidence": config.eval.confidence,
                 "num_left_out": steps.num_left_out,

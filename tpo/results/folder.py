@@ -11,6 +11,7 @@ from tpo.store.artifacts import Artifact
 from tpo.store.files import content_hash, remove_temporary, translate_disk_errors, write_json
 from tpo.store.layout import LOCK
 from tpo.store.locks import hold
+from tpo.store.run_files import settings_digest
 
 # What a run's identity leaves out: where things lie, how stages are started, where metrics go.
 NOT_IDENTITY = how_names(Config)
@@ -42,6 +43,11 @@ def own_folder(name: str, config: dict[str, Any]) -> Iterator[Path]:
             remove_temporary(path)
             write_json(path / "config.json", config)
         yield path
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what a summary says of the settings that it is of (`tpo.store.run_files.settings_digest`)."""
+    return settings_digest(config, NOT_IDENTITY)
 
 
 def stage_list(stages: Sequence[Artifact], *, run: str) -> list[dict[str, Any]]:

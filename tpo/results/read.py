@@ -12,9 +12,10 @@ from tpo.results.checked import pass_rates, split_unseen
 from tpo.store.artifacts import Artifact, OutdatedError, open_artifact
 from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
-from tpo.store.files import DIGEST, SealError, unsealed
+from tpo.store.files import SealError
 from tpo.store.layout import MANIFEST
 from tpo.store.records import CheckResult, Comparison, Completion
+from tpo.store.run_files import read_run_file
 
 log = logging.getLogger(__name__)
 
@@ -245,23 +246,14 @@ def contents_of(summary: dict[str, Any]) -> dict[str, str]:
 
 
 def load_json(path: Path) -> Any:
-    """Return what a JSON file holds, which is compared with the digest in it, if there is one.
-
-    Numbers are only taken from what has one: a `summary.json`, or a measured judge.
+    """Return what a JSON file of a run's folder holds.
 
     Raises:
-        ResultError: If there is no file, it is not JSON, has no digest and should, or was edited.
+        ResultError: If there is no file, or it is not as it was written (`tpo.store.run_files`).
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        is_object = isinstance(found, dict)
-        is_sealed = path.name == "summary.json" or (is_object and ("slices" in found or DIGEST in found))
-        if not is_object and path.name in ("summary.json", "config.json"):
-            raise ResultError(f"{path} is damaged (it holds no JSON object). Repeat the command that made it.")
-        return unsealed(path, found) if is_sealed else found
+        return read_run_file(path)
     except SealError as error:
         raise ResultError(f"{error}. Repeat the command that made it.") from error
     except FileNotFoundError as error:
         raise ResultError(f"{path} does not exist: give the folder of a finished run, runs/<name>") from error
-    except (ValueError, RecursionError) as error:
-        raise ResultError(f"{path} is not JSON ({error}). Repeat the command that made it.") from error

@@ -12,7 +12,7 @@ from tpo.config.schema import Config
 from tpo.judge.select import Selection
 from tpo.results import change
 from tpo.results.checked import checked_change
-from tpo.results.folder import own_folder, stage_list
+from tpo.results.folder import own_folder, settings_of, stage_list
 from tpo.results.headline import changes
 from tpo.results.read import FinishedRun
 from tpo.results.run_tables import run_tables
@@ -189,6 +189,7 @@ class Run:
         summary = {
             "experiment": self.experiment,
             "command": command(self._launch, experiment=self.experiment),
+            "settings": settings_of(self._plain),
             "seed": self.config.seed,
             "baseline": f"{self.config.model.name}, {self.config.model.baseline_manner}",
             "confidence": self.config.eval.confidence,

@@ -18,17 +18,16 @@ from tpo.store.artifacts import Artifact, read_manifest
 from tpo.store.digests import digests
 from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.files import (
-    DIGEST,
     SealError,
     UnsealedError,
     content_hash,
     file_digest,
     read_sealed,
     row_digest,
-    unsealed,
 )
 from tpo.store.layout import MANIFEST, REFERENCE, find_request, folders_below, is_artifact, is_content, pruned
 from tpo.store.records import Record, RecordError, row_format
+from tpo.store.run_files import CONFIG, SUMMARY, read_run_file
 from tpo.store.text import one_line
 
 ABOUT = """\
@@ -41,7 +40,6 @@ python -m tpo.verify runs --reread                all of them; every file is rea
 IDENTITY = ("stage", "version", "config", "inputs", "seed")
 AGAIN = "repeat the command that asks for it, which computes it anew"
 ANSWERS = "answers.sqlite"
-OWN = ("summary.json", "config.json")  # of a run's folder
 JUDGES = "agreement-"  # begins the name of a folder of measured judges, each in a file of its own
 SHOWN = 5  # of what depends on something wrong
 
@@ -197,41 +195,27 @@ def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> 
     """
     found: list[Wrong] = []
     files: dict[str, Any] = {}
+    named: list[str] = []
     again = "repeat the command that made it"
     for file in sorted(file for file in path.glob("*.json") if file.is_file()):
         try:
-            files[file.name] = _read_json(file)
+            files[file.name] = read_run_file(file)
+            named += named_artifacts(files[file.name])
         except UnsealedError as error:
             found.append(Wrong(file, f"{error}, so nobody can tell whether it was edited", again))
         except SealError as error:
             found.append(Wrong(file, str(error), again))
-    settings = files.get("config.json", {}).get("artifacts_dir")
+        except RecursionError:
+            found.append(Wrong(file, "is damaged (brackets without end)", again))
+    settings = files.get(CONFIG, {}).get("artifacts_dir")
     root = artifacts or Path(settings if isinstance(settings, str) else "artifacts")
-    if not path.name.startswith(JUDGES) and not (path / "summary.json").is_file():
-        found.append(Wrong(path, "has no summary.json: it has not ended", "repeat the command"))
-    found += verify_artifacts(root, dict.fromkeys(named_artifacts(list(files.values()))), rereads=rereads)
+    if not path.name.startswith(JUDGES) and not (path / SUMMARY).is_file():
+        found.append(Wrong(path, f"has no {SUMMARY}: it has not ended", "repeat the command"))
+    found += verify_artifacts(root, dict.fromkeys(named), rereads=rereads)
     for name, value in files.items():
         for stage in value.get("stages", []) if isinstance(value, dict) else []:
             found += _of_content(path / name, root, stage)
     return root, found
-
-
-def _read_json(file: Path) -> Any:
-    """Return what a JSON file of a run's folder holds, which is compared with its own digest.
-
-    Raises:
-        SealError: If it is damaged, was edited, or has no digest though the numbers of tables are read from it.
-    """
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-        list(named_artifacts(value))  # of brackets without end, too
-    except (ValueError, RecursionError) as error:
-        raise SealError(f"{file} is damaged ({error})") from error
-    if not isinstance(value, dict):
-        if file.name in OWN:
-            raise SealError(f"{file} is damaged (it holds no JSON object)")
-        return value  # for a benchmark's official tool
-    return unsealed(file, value) if file.name == OWN[0] or "slices" in value or DIGEST in value else value
 
 
 def _of_content(file: Path, root: Path, stage: dict[str, Any]) -> Iterator[Wrong]:
@@ -326,7 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def is_run(path: Path) -> bool:
     """Return whether a folder is that of a run, an evaluation or measured judges, or was."""
-    return any((path / name).is_file() for name in OWN) or (path.name.startswith(JUDGES) and any(path.glob("*.json")))
+    return any((path / name).is_file() for name in (SUMMARY, CONFIG)) or (
+        path.name.startswith(JUDGES) and any(path.glob("*.json"))
+    )
 
 
 def _parts(path: Path) -> list[Path]:

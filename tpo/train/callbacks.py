@@ -23,9 +23,9 @@ FIRST_STEP_TOLERANCE = 1e-3
 # of -7,000 nats the wrong way round.
 EXPLODED = 1000
 
-# A policy that gives the chosen completions so much of ln(vocabulary) nats a token less than the reference has diverged:
-# all of it leaves less than random tokens have. Trainings of the records in experiments/ took 3 % at most, one step at a
-# learning rate of a million 91 %.
+# A policy has diverged that has taken so much of ln(vocabulary) nats from each token of the chosen completions, against
+# the reference; all of it leaves less than random tokens have. The trainings in experiments/ took 3 % at most, at a
+# learning rate of a million it was 91 % (experiments/LOG.md).
 MOST_LOST = 0.5
 
 
@@ -91,8 +91,8 @@ class TellsSteps(TrainerCallback):  # type: ignore[misc]
 class EndsDiverged(TrainerCallback):  # type: ignore[misc]
     """Ends a training that has diverged: at the step whose numbers show it, at the latest when its epoch is saved.
 
-    It has where a value or a weight is not finite, where the loss explodes, and where the chosen completions have become
-    too unlikely (`MOST_LOST`), which DPO's loss alone does not show: it compares chosen and rejected ones.
+    That shows in a value or a weight that is not finite, a loss that explodes, or chosen completions that have become
+    too unlikely (`MOST_LOST`), of which DPO's loss need not tell: it compares chosen and rejected ones.
     """
 
     _first_loss: float | None = None
@@ -127,9 +127,9 @@ class EndsDiverged(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: Any, state: Any, control: Any, model: Any = None, train_dataloader: Any = None, **_: Any
     ) -> None:
-        """Raise if the epoch's weights, with which no step has computed yet, show it, before they are marked as complete.
+        """Raise if the epoch's weights show it, which no step has computed with, before they are marked as complete.
 
-        DeepSpeed's are not computed with here.
+        Nothing is computed with DeepSpeed's.
         """
         steps = steps_of(state.log_history)
         logs = steps[-1] if steps else {}
