@@ -5,12 +5,13 @@ ends. Where no file can be written nothing is deleted either, so that is no reas
 each run, evaluation or measured judge that has not ended, beside the file in which it will name all that it rests on.
 """
 
+import logging
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from tpo.store.files import translate_disk_errors, write_json
 from tpo.store.locks import HeldError, LockError, hold
 from tpo.store.progress import Listener
 from tpo.store.stage import Step
+
+log = logging.getLogger(__name__)
 
 IN_USE = ".in_use"
 ASKED = ".asked"  # how the name ends of a note in a run's folder
@@ -82,12 +85,40 @@ class InUse(Noting):
 
 
 class Asked(Noting):
-    """The note in a run's folder."""
+    """The note in a run's folder; also tells where a run that has ended there rests on something else."""
 
-    def __init__(self, path: Path, asked: Iterable[str]) -> None:
-        """Write the file `path`, with what a killed process noted there and what was asked for already."""
-        self._path, self._asked = path, dict.fromkeys([*sorted(_read(path)), *asked])
+    def __init__(self, file: Path, asked: Sequence[str]) -> None:
+        """Write the note, with what a killed process noted there and what was asked for already.
+
+        Args:
+            file: In which the run will name all that it rests on, and one before may have.
+            asked: What was asked for already.
+        """
+        self._file, self._path, self._before = file, file.with_suffix(ASKED), _read(file)
+        self._asked = dict.fromkeys([*sorted(_read(self._path)), *asked])
         self._write()
+        for artifact_id in asked:
+            self._compare(artifact_id)
+
+    def begin(self, step: Step) -> None:
+        """Note a step that is computed."""
+        self._compare(step.artifact_id)
+        super().begin(step)
+
+    def end(self, step: Step, manifest: dict[str, Any], *, is_reused: bool) -> None:
+        """Note a step whose artifact is there."""
+        self._compare(step.artifact_id)
+        super().end(step, manifest, is_reused=is_reused)
+
+    def _compare(self, artifact_id: str) -> None:
+        if self._before and artifact_id not in self._before:
+            log.warning(
+                "%s is of other inputs than there are now: it does not name %s. Instructions, a model or this code "
+                "have changed since; it is replaced when this run ends",
+                self._file,
+                artifact_id,
+            )
+            self._before = set()  # once is enough
 
     def _note(self, artifact_id: str, inputs: Iterable[str] = ()) -> None:
         if artifact_id not in self._asked:  # which its request, or its manifest, says the inputs of
@@ -102,10 +133,9 @@ class Asked(Noting):
 @contextmanager
 def noting(store: Store, file: Path) -> Iterator[None]:
     """Keep a note of what a store is asked for beside `file`, until that is written, when the context ends well."""
-    note = file.with_suffix(ASKED)
-    store.listeners.append(Asked(note, (artifact.artifact_id for artifact in store.asked)))
+    store.listeners.append(Asked(file, [artifact.artifact_id for artifact in store.asked]))
     yield
-    note.unlink(missing_ok=True)
+    file.with_suffix(ASKED).unlink(missing_ok=True)
 
 
 def ids_in_use(root: Path) -> set[str]:
