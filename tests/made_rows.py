@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.job import Job
 from tpo.store.records import Comparison, Completion, Prompt, write_records
 from tpo.store.stage import Stage
+from tpo.store.store import Store
 
 MADE = Stage("made", 1, "made_rows:work")  # an artifact with given rows
 

@@ -33,13 +33,13 @@ from tpo.results.tracking.labels import Launch
 from tpo.sample.engines.vllm import VllmEngineConfig
 from tpo.sample.prompts import PromptError
 from tpo.sample.sources.file import load_file
-from tpo.store.artifacts import Store
 from tpo.store.ending import Terminated, one_sentence
 from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.files import REFUSED, translate_disk_errors
 from tpo.store.open import open_store
 from tpo.store.records import Prompt, RecordError, read_json_lines
 from tpo.store.stage import Step
+from tpo.store.store import Store
 
 
 def run_here(overrides: list[str]) -> Path:

@@ -44,7 +44,8 @@ STEP = Step("fake", 1, {"num_rows": 4})
 FAKE_STAGE = """
 import json, logging, os, sys, time
 from pathlib import Path
-from tpo.store.artifacts import Store, finish
+from tpo.store.artifacts import finish
+from tpo.store.store import Store
 from tpo.store.files import file_digest
 from tpo.store.rows import grow_rows
 from tpo.store.stage import Step

@@ -9,10 +9,11 @@ from made_rows import completion
 from test_config import PLAIN, composed
 
 from tpo.plan.stages import PlannedArtifact, PlannedPipeline, PlannedRun, PlanStore, plan_job
-from tpo.store.artifacts import Store, finish
+from tpo.store.artifacts import finish
 from tpo.store.job import load_work
 from tpo.store.records import Completion, Score
 from tpo.store.stage import Budget, RunsOn, Stage
+from tpo.store.store import Store
 
 SERVERS = ["judge.server.base_url=http://a/v1", "judge.name=some/judge"]
 

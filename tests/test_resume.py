@@ -17,8 +17,8 @@ import tpo.run
 import tpo.store.execute
 import tpo.store.open
 from tpo.sample.stages import PROMPTS
-from tpo.store.artifacts import Store
 from tpo.store.stage import Step
+from tpo.store.store import Store
 
 NOT_CONTENT = ("started", "seconds", "peak_memory_mib", "environment", "digest")  # of a manifest: when, where, how fast
 

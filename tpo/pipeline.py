@@ -20,9 +20,10 @@ from tpo.model.stages import require_askable
 from tpo.pairs.stages import make_pairs
 from tpo.sample.prompts import PromptError
 from tpo.sample.stages import make_prompts, preflight, sample
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.records import Completion, Score
 from tpo.store.seeds import derive_seed
+from tpo.store.store import Store
 from tpo.train.stages import train
 
 

@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 
 from tpo.evaluate.stages import import_adapter
-from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.files import file_digest
+from tpo.store.store import Store
 
 
 def test_the_same_adapter_from_another_place_makes_nothing_stale(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from tpo.evaluate.lineage import Lineage, SeenError, find_training, leave_unseen
 from tpo.model.exported import RECORD
 from tpo.model.policy import PolicyRef
 from tpo.sample.prompts import make_prompt
-from tpo.store.artifacts import Artifact, Store, finish, open_artifact
+from tpo.store.artifacts import Artifact, finish, open_artifact
 from tpo.store.execute import execute
 from tpo.store.files import write_json
 from tpo.store.records import Prompt, Record, Response, write_records
+from tpo.store.store import Store
 
 
 def prompt(text: str, split: str, *, base: Prompt | None = None) -> Prompt:

@@ -17,9 +17,10 @@ from tpo.judge.judges.llm_pairwise import PairwiseLLMJudge
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.judge.responses import take_apart
 from tpo.judge.stages import Judging
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.execute import execute
 from tpo.store.records import Comparison, Score, Verdict
+from tpo.store.store import Store
 
 POLICY: dict[str, list[str | None]] = {"Why?": ["aaaa", "bb", "c", "same"], "How?": ["dd", None, "eeeee", "f"]}
 BASELINE: dict[str, list[str | None]] = {"Why?": ["xxx", "same"], "How?": ["yyy", "zzzz"]}

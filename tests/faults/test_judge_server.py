@@ -25,10 +25,11 @@ from tpo.config.compose import compose_config
 from tpo.config.schema import Config
 from tpo.judge.protocol import Candidates
 from tpo.judge.stages import Judging
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.errors import TpoError
 from tpo.store.execute import execute
 from tpo.store.records import Score
+from tpo.store.store import Store
 
 RETRIES, TIMEOUT_S = 2, 3.0
 QUESTIONS = [Candidates(f"What is {number}?", (f"a {number}", f"b {number}")) for number in range(4)]

@@ -17,8 +17,9 @@ from tpo.model.chat import ChatError
 from tpo.model.policy import open_policy
 from tpo.model.prepare import work
 from tpo.model.stages import prepare_model, require_askable
-from tpo.store.artifacts import Artifact, Store, finish
+from tpo.store.artifacts import Artifact, finish
 from tpo.store.job import Job
+from tpo.store.store import Store
 
 
 def prepare(model: Path, root: Path, **changes: Any) -> Artifact:

@@ -33,10 +33,11 @@ from tpo.results.page.samples import choose, held_out_entries
 from tpo.results.page.shell import escape_json
 from tpo.results.read import FinishedRun, read_run
 from tpo.sample.completions import summarize
-from tpo.store.artifacts import Artifact, Store, finish, open_artifact
+from tpo.store.artifacts import Artifact, finish, open_artifact
 from tpo.store.files import read_sealed, write_json, write_sealed
 from tpo.store.records import Check, Completion, Prompt, Record, Score, write_records
 from tpo.store.stage import Step
+from tpo.store.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 NUM_TRAIN, NUM_TEST, NUM_SAMPLES, NUM_ITERATIONS, NUM_BASELINE = 30, 24, 3, 2, 2

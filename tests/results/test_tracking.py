@@ -40,10 +40,11 @@ from tpo.results.tracking.metrics import (
     numbers,
 )
 from tpo.results.winrate import corrected_by_category
-from tpo.store.artifacts import Store, finish
+from tpo.store.artifacts import finish
 from tpo.store.files import write_json
 from tpo.store.progress import State
 from tpo.store.stage import Stage, Step
+from tpo.store.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 RATE = {"rate": 0.25, "interval": [0.05, 0.7], "num_prompts": 4, "num_unscored": 1}

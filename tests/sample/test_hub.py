@@ -16,9 +16,9 @@ from tpo.sample import stages
 from tpo.sample.answers import make_question, number_of
 from tpo.sample.prompts import PromptError, prompt_id
 from tpo.sample.sources.hub import COMMIT, HubPrompts, _commit, first_user_message
-from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.records import Check, Prompt
+from tpo.store.store import Store
 
 COMMIT_OF_GSM8K = "e53f048856ff4f594e959d75785d2c2d37b678ee"
 

@@ -15,9 +15,9 @@ from tpo.sample.prompts import PromptError
 from tpo.sample.sources.file import FilePrompts, load_file
 from tpo.sample.stages import make_prompts
 from tpo.sample.tables import ENDINGS, read_table
-from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.records import Prompt
+from tpo.store.store import Store
 
 ROWS: list[dict[str, Any]] = [
     {"text": 'naïve 🙂, "quoted"\nand a second line', "category": "maths", "split": "test"},

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import tpo.store.rows
-from tpo.store.artifacts import Store, finish, open_artifact
+from tpo.store.artifacts import finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import content_hash, replacing, write_json
 from tpo.store.layout import CHECKPOINTS, PARTIAL
@@ -20,6 +20,7 @@ from tpo.store.progress import PROGRESS
 from tpo.store.records import Key, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.stage import Step
+from tpo.store.store import Store
 
 STEP = Step("sample", 1, {"temperature": 0.8, "top_p": 0.95}, {"prompts": "prompts-0", "model": "model-0"}, seed=3)
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stale import CHAIN, JUDGE, SAMPLE, Rounding, run, said
 
-from tpo.store.artifacts import Artifact, Store, finish, open_artifact
+from tpo.store.artifacts import Artifact, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import write_json, write_sealed
 from tpo.store.gc import Leftover, delete, find, main
@@ -25,6 +25,7 @@ from tpo.store.layout import CHECKPOINTS, LOCK, PARTIAL, STALE
 from tpo.store.locks import hold
 from tpo.store.open import open_store
 from tpo.store.stage import Stage, Step
+from tpo.store.store import Store
 
 TRAIN = Stage("train", 1, "none")
 

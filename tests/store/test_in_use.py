@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from test_stale import JUDGE, SAMPLE, Rounding
 
-from tpo.store.artifacts import Store
 from tpo.store.files import write_json
 from tpo.store.in_use import noting
+from tpo.store.store import Store
 
 SAID = "is of other inputs than there are now: it does not name"
 

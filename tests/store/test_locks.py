@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import tpo.store.locks
-from tpo.store.artifacts import Store
 from tpo.store.layout import LOCK
 from tpo.store.locks import LockError, adopt, hold
 from tpo.store.stage import Step
+from tpo.store.store import Store
 
 REPOSITORY = Path(__file__).parents[2]
 

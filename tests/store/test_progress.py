@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from tpo.store.artifacts import Store, finish
+from tpo.store.artifacts import finish
 from tpo.store.progress import PROGRESS, Listener, Progress, State, Watch, warning_parent, watching
 from tpo.store.stage import Step
+from tpo.store.store import Store
 
 STEP = Step("fake", 1, {})
 

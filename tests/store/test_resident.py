@@ -13,12 +13,12 @@ import tpo.store.open
 import tpo.store.processes.launch
 from tpo.sample.stages import PROMPTS
 from tpo.store import resident as resident_module
-from tpo.store.artifacts import Store
 from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.processes import kept as kept_module
 from tpo.store.processes.kept import OccupiedError, kept, kept_engine
 from tpo.store.resident import Resident, StepEnd
 from tpo.store.stage import RunsOn, Step
+from tpo.store.store import Store
 
 BUILTIN = {"kind": "builtin", "num_train": 2, "num_validation": 2, "num_test": 2}
 

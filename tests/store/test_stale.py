@@ -15,13 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tpo.store.artifacts
-from tpo.store.artifacts import Artifact, Store, finish, open_artifact, open_inputs, read_manifest
+from tpo.store.artifacts import Artifact, finish, open_artifact, open_inputs, read_manifest
 from tpo.store.errors import ArtifactError
 from tpo.store.files import json_digest, write_sealed
 from tpo.store.layout import CHECKPOINTS, PARTIAL, STALE
 from tpo.store.records import Key, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.stage import Stage
+from tpo.store.store import Store
 
 SAMPLE, JUDGE, PAIRS = (Stage(name, 1, "none") for name in ("sample", "judge", "pairs"))
 CHAIN = (SAMPLE, JUDGE, PAIRS)
@@ -339,7 +340,7 @@ def test_what_a_killed_process_would_go_on_from_goes_with_the_manifest(
         finish(path, metrics={}, started=0)
 
     with monkeypatch.context() as patch:  # killed when the manifest was written
-        patch.setattr(tpo.store.artifacts, "_remove_partial", lambda path: None)
+        patch.setattr(tpo.store.artifacts, "remove_partial", lambda path: None)
         found = Store(tmp_path, execute=execute).request(SAMPLE, {})
     assert list(read_manifest(found.path)["files"]) == ["rows.jsonl"]
     assert (found.path / PARTIAL).exists() and (found.path / CHECKPOINTS).exists()

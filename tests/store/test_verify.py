@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from test_stale import SAMPLE, Rounding, run
 
-from tpo.store.artifacts import Artifact, Store, finish
+from tpo.store.artifacts import Artifact, finish
 from tpo.store.files import row_digest, write_json, write_sealed
 from tpo.store.records import Prompt, write_records
 from tpo.store.stage import Stage
+from tpo.store.store import Store
 from tpo.store.verify import main, wrong_row
 
 

@@ -27,12 +27,13 @@ from tpo.config.groups import TEMPLATE_DATE
 from tpo.config.schema import register
 from tpo.model.load import fingerprint
 from tpo.model.stages import MODEL
-from tpo.store.artifacts import Artifact, Store, finish
+from tpo.store.artifacts import Artifact, finish
 from tpo.store.errors import ArtifactError
 from tpo.store.files import write_json
 from tpo.store.open import open_store
 from tpo.store.records import write_records
 from tpo.store.stage import Step
+from tpo.store.store import Store
 from tpo.train.checkpoints import COMPLETE, MarkComplete
 from tpo.train.stages import TRAIN
 

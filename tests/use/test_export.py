@@ -31,10 +31,11 @@ from tpo.evaluate.policies import find_policy
 from tpo.export import TAKEN, work
 from tpo.model.exported import RECORD, read_export
 from tpo.run import run_tpo
-from tpo.store.artifacts import Store, open_artifact
+from tpo.store.artifacts import open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.execute import execute
 from tpo.store.records import Completion
+from tpo.store.store import Store
 from tpo.use.export_check import Difference, ExportError, Greedy
 from tpo.use.export_push import push_export
 

@@ -21,12 +21,13 @@ from tpo.evaluate.stages import UNSEEN
 from tpo.model.exported import read_export
 from tpo.model.policy import PolicyRef
 from tpo.sample.prompts import same_text
-from tpo.store.artifacts import Artifact, Store, open_artifact, read_manifest
+from tpo.store.artifacts import Artifact, open_artifact, read_manifest
 from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
 from tpo.store.layout import MANIFEST
 from tpo.store.records import Prompt, Response, read_json_lines, write_records
+from tpo.store.store import Store
 
 log = logging.getLogger(__name__)
 WEIGHTS = (".safetensors", ".bin")

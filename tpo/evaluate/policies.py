@@ -34,8 +34,8 @@ from tpo.model.load import ADAPTER_CONFIG
 from tpo.model.policy import PolicyRef, is_whole_model, manner_of
 from tpo.model.stages import prepare_model
 from tpo.results.read import read_run
-from tpo.store.artifacts import Store
 from tpo.store.layout import MANIFEST
+from tpo.store.store import Store
 
 
 def find_policy(

@@ -19,7 +19,7 @@ from tpo.model.load import ADAPTER_CONFIG
 from tpo.model.policy import PolicyRef, is_whole_model
 from tpo.model.stages import prepare_model
 from tpo.results.read import read_run
-from tpo.store.artifacts import Store
+from tpo.store.store import Store
 
 
 class Seed(NamedTuple):

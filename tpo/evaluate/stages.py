@@ -10,9 +10,10 @@ from tpo.config.groups import EngineConfig, EvalConfig, SampleConfig
 from tpo.judge.llm.settings import LLMConfig
 from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.files import file_digest
 from tpo.store.stage import RunsOn, Stage
+from tpo.store.store import Store
 
 ADAPTER = Stage("adapter", version=1, work="tpo.evaluate.trained:work")
 CLASSIFY = Stage("classify", version=3, work="tpo.evaluate.categories:work", runs_on=RunsOn.DEVICE)

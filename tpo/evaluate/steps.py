@@ -19,8 +19,9 @@ from tpo.judge.stages import Judging
 from tpo.model.policy import PolicyRef
 from tpo.model.stages import require_askable
 from tpo.sample.stages import make_prompts, preflight, sample
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.seeds import derive_seed
+from tpo.store.store import Store
 
 
 class Evaluation:

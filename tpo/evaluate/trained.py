@@ -12,11 +12,12 @@ from tpo.evaluate.stages import import_adapter
 from tpo.model.load import ADAPTER_CONFIG, check_adapter
 from tpo.model.policy import is_whole_model
 from tpo.results.read import FinishedRun, contents_of, read_run
-from tpo.store.artifacts import Artifact, Store, open_artifact
+from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import TpoError
 from tpo.store.files import file_digest
 from tpo.store.job import Job, Metrics
 from tpo.store.layout import MANIFEST
+from tpo.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from tpo.judge.judges.ensemble import EnsembleJudge
 from tpo.judge.judges.likelihood import LikelihoodJudge
 from tpo.judge.protocol import PairwiseJudgeConfig
 from tpo.model.stages import prepare_model
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.stage import Budget, RunsOn, Stage
+from tpo.store.store import Store
 
 JUDGE = Stage("judge", version=5, work="tpo.judge.score:judge_work", runs_on=RunsOn.DEVICE)
 VERDICTS = Stage("verdicts", version=4, work="tpo.judge.score:verdicts_work", runs_on=RunsOn.DEVICE)

@@ -10,8 +10,9 @@ from tpo.model.asked import ask
 from tpo.model.chat import load_tokenizer, read_template
 from tpo.model.conventions import Conventions
 from tpo.model.load import fingerprint
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.stage import RunsOn, Stage
+from tpo.store.store import Store
 
 log = logging.getLogger(__name__)
 

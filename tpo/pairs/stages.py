@@ -2,8 +2,9 @@
 
 from tpo.config.fields import identity
 from tpo.config.groups import PairsConfig
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.stage import Stage
+from tpo.store.store import Store
 
 PAIRS = Stage("pairs", version=3, work="tpo.pairs.build:work")
 

@@ -15,10 +15,11 @@ from tpo.judge.select import Selection, only_epoch
 from tpo.loop import iterate
 from tpo.model.policy import PolicyRef
 from tpo.pipeline import Pipeline
-from tpo.store.artifacts import Artifact, Store, find_artifact
+from tpo.store.artifacts import Artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.records import Record
 from tpo.store.stage import Step
+from tpo.store.store import Store, find_artifact
 
 NO_EPOCH = 0  # of a training whose best epoch has yet to be selected; epochs count from 1
 

@@ -12,11 +12,12 @@ from tpo.model.reach import Reach, require_reach
 from tpo.sample.decoding import EngineSettings
 from tpo.sample.prompts import RECATEGORIZED, require_all_fit
 from tpo.sample.sources.synthetic import SyntheticPrompts
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.progress import counted
 from tpo.store.records import Prompt
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import Budget, RunsOn, Stage
+from tpo.store.store import Store
 
 log = logging.getLogger(__name__)
 

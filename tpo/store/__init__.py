@@ -11,7 +11,7 @@ hash of the request names a directory, `artifacts/<stage>-<hash>/`:
 A directory without a manifest does not exist for a reader, and a stage that finds one continues from the rows in it. So
 a killed run continues, two runs that agree on a step share it, and nothing is ever edited. While one process computes
 a step, another that wants it waits for the lock and then reads the result (`locks.py`). What was computed from other
-inputs than are there now is moved aside and computed anew (`artifacts.py`).
+inputs than are there now is moved aside and computed anew (`store.py`).
 
 `python -m tpo.verify` says what is wrong and what rests on it (`verify.py`), `python -m tpo.gc` what nobody needs
 (`gc.py`) and no running process uses (`in_use.py`).

@@ -16,11 +16,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from tpo.store.artifacts import Store
 from tpo.store.files import translate_disk_errors, write_json
 from tpo.store.locks import HeldError, LockError, hold
 from tpo.store.progress import Listener
 from tpo.store.stage import Step
+from tpo.store.store import Store
 
 log = logging.getLogger(__name__)
 

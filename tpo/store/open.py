@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from tpo.store.artifacts import Store
 from tpo.store.execute import execute
 from tpo.store.gpus import has_gpu
 from tpo.store.in_use import InUse
@@ -16,6 +15,7 @@ from tpo.store.processes.forks import preload
 from tpo.store.progress import Listener
 from tpo.store.resident import Resident
 from tpo.store.stage import RunsOn
+from tpo.store.store import Store
 
 
 @contextmanager

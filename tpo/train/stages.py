@@ -5,8 +5,9 @@ from typing import Any
 from tpo.config.fields import identity
 from tpo.config.groups import AccelerateConfig, TrainConfig
 from tpo.model.policy import PolicyRef
-from tpo.store.artifacts import Artifact, Store
+from tpo.store.artifacts import Artifact
 from tpo.store.stage import Budget, RunsOn, Stage
+from tpo.store.store import Store
 
 TRAIN = Stage("train", version=7, work="tpo.train.trainer:work", runs_on=RunsOn.DEVICE)
 

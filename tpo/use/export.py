@@ -29,9 +29,9 @@ from tpo.model.exported import BASE_TEMPLATE, RECORD
 from tpo.model.policy import Policy, PolicyRef, open_policy
 from tpo.results.read import read_run
 from tpo.sample.sources.builtin import load_builtin
-from tpo.store.artifacts import Store
 from tpo.store.files import write_json, writing_to
 from tpo.store.seeds import derive_seed
+from tpo.store.store import Store
 from tpo.use.export_card import Subject, loading_code, write_card
 from tpo.use.export_check import Difference, ExportError, Greedy, answer_greedily, check_export
 from tpo.use.export_template import carrying_template

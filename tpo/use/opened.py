@@ -10,11 +10,11 @@ from tpo.evaluate.trained import named_run
 from tpo.model.policy import PolicyRef
 from tpo.model.stages import require_askable
 from tpo.sample.decoding import EngineSettings
-from tpo.store.artifacts import Store
 from tpo.store.gpus import find_gpus, prepare
 from tpo.store.open import open_store
 from tpo.store.seeds import derive_seed
 from tpo.store.stage import RunsOn
+from tpo.store.store import Store
 from tpo.use.loaded import LoadedPolicy
 
 
