@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_workers import is_alive
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
+from test_locks import wait_until
 
 from tpo.config.fields import ConfigError
 from tpo.config.schema import register
@@ -209,3 +211,37 @@ def test_summary_tells_failed_jobs_from_those_that_left_no_word() -> None:
         "the same command again reuses all stages that are finished"
     )
     assert summary(jobs[:1]) == "sweep of 1 job: 1 completed"
+
+
+WORKER = """
+import multiprocessing, os, time
+from types import SimpleNamespace
+from pathlib import Path
+
+def work():
+    command = os.getppid()
+    Path("begun").write_text(str(os.getpid()))
+    while os.getppid() == command:
+        time.sleep(0.01)
+    try:
+        from tpo.config.sweep import SweepReport
+        SweepReport().on_job_start(None)
+        time.sleep(60)
+    finally:  # not after a signal
+        Path("ended").touch()
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work, name="LokyProcess-1").start()
+    time.sleep(60)
+"""
+
+
+def test_a_worker_whose_command_was_killed_before_its_first_job_ends(tmp_path: Path) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen([sys.executable, "worker.py"], cwd=tmp_path, env=environment) as command:
+        wait_until(lambda: (tmp_path / "begun").exists())
+        command.kill()
+    pid = int((tmp_path / "begun").read_text())
+    wait_until(lambda: not is_alive(pid), timeout_s=30)
+    assert not (tmp_path / "ended").exists()

@@ -122,8 +122,9 @@ class SweepReport(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """See to it that a worker of joblib does not outlive the command."""
-        if multiprocessing.current_process().name.startswith("LokyProcess"):
-            _end_with_parent()
+        command = multiprocessing.parent_process()
+        if command is not None and multiprocessing.current_process().name.startswith("LokyProcess"):
+            _end_with_parent(command.pid)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write how the job ended, and make what it raised fit to travel.
@@ -164,9 +165,12 @@ class SweepReport(Callback):
 
 
 @functools.cache
-def _end_with_parent() -> None:
-    """End this process when its parent is gone: where that was killed, it would finish its job and wait for minutes."""
-    parent = os.getppid()
+def _end_with_parent(parent: int | None) -> None:
+    """End this process when its parent is gone: where that was killed, it would finish its job and wait for minutes.
+
+    Args:
+        parent: Which started this process, and may be gone before this is called.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:
