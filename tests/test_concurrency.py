@@ -364,18 +364,23 @@ def test_run_that_failed_is_free_for_the_next_job_of_the_process(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = compose_config(tiny_overrides(tiny_model, tmp_path))
-    with pytest.raises(RuntimeError, match="half way") as half_way, Run(config, experiment="test") as run:
-        assert is_locked(run.path / LOCK)
+    plain = asdict(config)
+    with (
+        pytest.raises(RuntimeError, match="half way") as half_way,
+        own_folder("test", plain) as path,
+        Run(config, path, experiment="test"),
+    ):
+        assert is_locked(path / LOCK)
         raise RuntimeError("half way")
-    assert not is_locked(run.path / LOCK)
+    assert not is_locked(path / LOCK)
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no tracking")
 
     monkeypatch.setattr("tpo.results.run.load_tracker", fail)
-    with pytest.raises(RuntimeError, match="no tracking") as at_once:
-        Run(config, experiment="test")
-    assert not is_locked(run.path / LOCK)
+    with pytest.raises(RuntimeError, match="no tracking") as at_once, own_folder("test", plain) as path:
+        Run(config, path, experiment="test")
+    assert not is_locked(path / LOCK)
     assert half_way.tb and at_once.tb  # as a sweep keeps its jobs' errors, and with them all that they refer to
 
 

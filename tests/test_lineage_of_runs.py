@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 from test_run import Finished, run_here, tiny_overrides
+from test_stale import Rounding
 
+import tpo.pipeline
 import tpo.store.gc
 import tpo.store.verify
+from tpo.config.schema import Config
 from tpo.sample.stages import SAMPLE
-from tpo.store.artifacts import Artifact, open_artifact
+from tpo.store.artifacts import Artifact, Store, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.layout import STALE
 from tpo.store.records import Completion, Pair, read_records, write_records
+from tpo.store.stage import Stage
 
 SMALL = ("num_iterations=1", "train.num_epochs=2", "prompts.num_test=3", "prompts.num_validation=1")
 
@@ -97,6 +101,23 @@ def test_samples_computed_anew_alike_leave_the_rest_as_it_is(run: Finished, capl
         assert again(run).summary["iterations"] == run.summary["iterations"]
     computed = {line.split(": computing")[0] for line in caplog.messages if line.endswith(": computing")}
     assert computed == {name} and not (run.root / "artifacts" / STALE).exists()
+
+
+def test_what_a_run_has_computed_before_it_was_killed_in_its_first_stages_stays(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed:
+        def __init__(self, config: Config, store: Store) -> None:
+            store._execute = Rounding(model=0)
+            store.request(Stage("model", 1, "none"), {})
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tpo.pipeline, "Pipeline", Killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_here(tmp_path, tiny_overrides(tiny_model, tmp_path, *SMALL))
+    [model], [folder] = (tmp_path / "artifacts").glob("model-*"), (tmp_path / "runs").iterdir()
+    assert tpo.store.gc.find(tmp_path / "artifacts", [tmp_path / "runs"]) == []
+    assert json.loads((folder / "summary.asked").read_text()) == [model.name]
 
 
 @pytest.mark.slow

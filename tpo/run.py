@@ -41,21 +41,26 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
     from tpo.loop import iterate
     from tpo.model.disk import warn_of_full_disk
     from tpo.pipeline import Pipeline
-    from tpo.results.folder import run_name
+    from tpo.results.folder import own_folder, run_name
     from tpo.results.run import Run
     from tpo.results.terminal import Terminal
     from tpo.store.in_use import noting
     from tpo.store.open import open_store
 
     launch = launch or Launch()
-    name, root = run_name(experiment, asdict(config)), Path(config.artifacts_dir)
+    plain, root = asdict(config), Path(config.artifacts_dir)
+    name = run_name(experiment, plain)
     with Terminal(is_short=launch.is_sweep) as terminal:
         terminal.rows(header(config, name=name, launch=launch))
         warn_of_full_disk(config)
-        with open_store(root, isolate=config.isolate_stages, run=name, listeners=[terminal]) as store:
+        with (
+            open_store(root, isolate=config.isolate_stages, run=name, listeners=[terminal]) as store,
+            own_folder(experiment, plain) as path,
+            noting(store, path / "summary.json"),  # before the first stage, which a kill must not leave to tpo.gc
+        ):
             tpo = Pipeline(config, store)
             terminal.rows({"conventions": conventions(tpo.seed_policy.model)})
-            with Run(config, experiment=experiment, launch=launch) as run, noting(store, run.path / "summary.json"):
+            with Run(config, path, experiment=experiment, launch=launch) as run:
                 terminal.rows({"W&B": run.tracker.where})
                 store.listeners.append(run.tracker)
                 terminal.enter(f"iteration 0/{config.num_iterations}")
@@ -66,7 +71,7 @@ def run_tpo(config: Config, *, experiment: str, launch: Launch | None = None) ->
                     terminal.enter(f"iteration {iteration + 1}/{config.num_iterations}")
 
                 iterate(tpo, record, num_iterations=config.num_iterations)
-                path = run.finish(store.asked)
+                run.finish(store.asked)
         terminal.enter("")
         end = farewell(path, has_thought=config.thought.has_thought, tracker=run.tracker)
         terminal.rows(end | {"warning": _unswept(launch)})

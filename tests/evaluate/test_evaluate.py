@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from test_run import NUM_TEST, Finished, run_here, tiny_overrides
+from test_stale import Rounding
 
 import tpo.judge.judges.llm_pairwise
 from tpo.config.check import check_evaluate
@@ -18,9 +19,10 @@ from tpo.evaluate.measure import EvaluationError
 from tpo.evaluate.policies import PolicyError
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.results.run_tables import evaluation_table
-from tpo.store.artifacts import open_artifact
+from tpo.store.artifacts import Store, open_artifact
 from tpo.store.gc import find
 from tpo.store.records import Comparison, Completion, Prompt
+from tpo.store.stage import Stage
 from tpo.store.verify import main as verify
 
 RATE = {"rate", "interval", "num_prompts", "num_unscored"}
@@ -107,6 +109,23 @@ def test_second_judge_and_null_control_of_an_evaluation(finished: Finished) -> N
     assert not unneeded & {stage["artifact_id"] for stage in summary["stages"]}
     for rate in (summary["second_judge"]["win_rate"], summary["null_control"]["win_rate"]):
         assert set(rate) == RATE and rate["num_prompts"] == NUM_TEST
+
+
+def test_what_an_evaluation_has_computed_before_it_was_killed_in_its_first_stage_stays(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed:
+        def __init__(self, config: EvaluateConfig, store: Store) -> None:
+            store._execute = Rounding(model=0)
+            store.request(Stage("model", 1, "none"), {})
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("tpo.evaluate.steps.Evaluation", Killed)
+    left_out = ("train.", "pairs.")
+    shared = [item for item in tiny_overrides(tiny_model, tmp_path) if not item.startswith(left_out)]
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(inherit.compose_evaluation([*shared, "policy=seed"]))
+    assert list((tmp_path / "artifacts").glob("model-*")) and find(tmp_path / "artifacts", [tmp_path / "runs"]) == []
 
 
 def test_categories_have_gains_and_corrections(finished: Finished) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_stale import CHAIN, JUDGE, SAMPLE, Rounding, run, said
+from test_stale import CHAIN, JUDGE, PAIRS, SAMPLE, Rounding, run, said
 
+import tpo.store.gc
 from tpo.store.artifacts import Artifact, finish, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.files import write_json, write_sealed
@@ -26,6 +27,7 @@ from tpo.store.locks import hold
 from tpo.store.open import open_store
 from tpo.store.stage import Stage, Step
 from tpo.store.store import Store
+from tpo.store.verify import dependents
 
 TRAIN = Stage("train", 1, "none")
 
@@ -49,9 +51,14 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Path:
-    (tmp_path / "runs").mkdir()
-    return tmp_path / "runs"
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a run that needs none of the artifacts; `runs` where the command runs."""
+    monkeypatch.chdir(tmp_path)
+    return finished_run(tmp_path / "runs", "other-0").parent
+
+
+def delete_all(found: list[Leftover], root: Path, runs: Path, *, has_epochs: bool = False) -> int:
+    return delete(found, root, runs=[runs], again=lambda: find(root, [runs], has_epochs=has_epochs), tell=print)
 
 
 def test_what_a_run_names_stays_with_all_that_it_was_computed_from(root: Path, runs: Path) -> None:
@@ -72,6 +79,23 @@ def test_nothing_goes_without_delete(root: Path, runs: Path, capsys: pytest.Capt
     assert [path for path in sorted(root.rglob("*")) if path.name != LOCK] == [p for p in before if p.name != LOCK]
     assert main([str(root), "--runs", str(runs), "--delete"]) == 0
     assert not any(artifact.path.exists() for artifact in artifacts) and not any((root / STALE).iterdir())
+
+
+def test_a_pattern_that_matches_nothing_is_said_and_stops_a_deletion(
+    root: Path, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(root, execute=Rounding(), run="quickstart-1")
+    found = store.request(SAMPLE, {})
+    assert main([str(root), "--keep", "sampel-*", "--keep", "other-0", "--keep", "no-1"]) == 0
+    said = capsys.readouterr()
+    assert said.err.count("warning: ") == 2 and "--keep sampel-*: " in said.err and "--keep no-1: " in said.err
+    assert "in 1 place that" in said.out
+    assert main([str(root), "--delete", "--keep", "quickstart-*", "--keep", "sampel-*"]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: --keep sampel-*: ") and not said.out and found.path.exists()
+    assert main([str(root), "--delete", "--keep", "quickstart-*"]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith(f"Nothing in {root} may go") and said.out.count("\n") == 1 and not said.err
 
 
 def test_rules_keep_what_they_name_and_what_is_young(root: Path, runs: Path) -> None:
@@ -130,6 +154,19 @@ def test_what_was_asked_for_stays_until_the_file_is_there_that_names_it(root: Pa
     assert len(find(root, [runs], has_epochs=True)) == 3
 
 
+def test_what_a_repeated_run_computed_stays_beside_its_old_summary(root: Path, runs: Path) -> None:
+    """With a raised version of a stage, say: the old summary names other artifacts than the run asks for now."""
+    old = Store(root, execute=Rounding(), run="quickstart-1").request(SAMPLE, {})
+    path = finished_run(runs, "quickstart-1", old.artifact_id)
+    again = Store(root, execute=Rounding(), run=path.name)
+    with pytest.raises(KeyboardInterrupt), noting(again, path / "summary.json"):
+        new = again.request(Stage("sample", 2, "none"), {})
+        raise KeyboardInterrupt
+    assert find(root, [runs]) == []
+    (path / "summary.asked").unlink()
+    assert names_of(find(root, [runs])) == {new.artifact_id}, "it is the note that keeps it"
+
+
 def test_what_is_no_file_is_no_obstacle_and_damaged_json_is_said(
     root: Path, runs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -185,7 +222,7 @@ def test_incomplete_and_stale_ones_go_and_parts_that_nobody_goes_on_from(root: P
     names = {"pairs-0123456789ab", stale.name, PARTIAL, CHECKPOINTS, "manifest.json.01234567.tmp"}
     assert names_of(found) == names
     size = sum(leftover.size for leftover in found)
-    assert delete(found, root, tell=print) == size > 0
+    assert delete_all(found, root, runs) == size > 0
     assert find(root, [runs]) == [] and said([sampled, judged])[1] == "judge 0 <- sample 1"
 
 
@@ -206,7 +243,7 @@ def test_epochs_that_no_run_selected_go_and_the_artifact_stays_what_it_was(root:
     assert find(root, [runs]) == []
     [epochs] = find(root, [runs], has_epochs=True)
     assert epochs.epochs == ("epoch-1", "epoch-3") and epochs.size == 18
-    delete([epochs], root, tell=print)
+    delete_all([epochs], root, runs, has_epochs=True)
     assert {path.name for path in trained.path.glob("epoch-*")} == {"epoch-2"}
     again = open_artifact(trained.path)
     assert again.content == trained.content and again.verified("epoch-2")
@@ -220,6 +257,26 @@ def test_epochs_that_no_run_selected_go_and_the_artifact_stays_what_it_was(root:
 def test_epochs_of_a_training_whose_run_has_not_selected_yet_stay(root: Path, runs: Path) -> None:
     finished_run(runs, "quickstart-1", train(root).artifact_id)
     assert find(root, [runs], has_epochs=True) == []
+
+
+def test_a_run_that_begins_and_ends_during_a_deletion_keeps_what_it_used(
+    root: Path, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, (sampled,) = train(root), run(root, Rounding(), (SAMPLE,))
+    other = Store(root, execute=Rounding()).request(PAIRS, {})
+    finished_run(runs, "quickstart-1", f"{trained.artifact_id}/epoch-2")
+    found = find(root, [runs], has_epochs=True)
+    assert [leftover.path for leftover in found] == [other.path, sampled.path, trained.path]
+    remove = tpo.store.gc._remove
+
+    def remove_while_a_run_ends(path: Path) -> None:
+        finished_run(runs, "quickstart-2", sampled.artifact_id, f"{trained.artifact_id}/epoch-1")
+        remove(path)
+
+    monkeypatch.setattr(tpo.store.gc, "_remove", remove_while_a_run_ends)
+    assert delete_all(found, root, runs, has_epochs=True) == found[0].size
+    assert not other.path.exists() and sampled.path.exists() and (trained.path / "epoch-1").exists()
+    assert capsys.readouterr().out.count("needs it meanwhile") == 2
 
 
 # --- what processes hold ----------------------------------------------------------------------------------------------
@@ -250,7 +307,7 @@ def test_what_a_running_process_has_asked_for_stays_until_it_ends(
     )
     assert holder.stdout is not None and holder.stdout.readline() == "holds\n"
     assert names_of(find(root, [runs])) == {paired.artifact_id}
-    delete(found, root, tell=print)
+    delete_all(found, root, runs)
     assert capsys.readouterr().out.count("a process has asked for it meanwhile") == 2
     assert {path.name for path in root.glob("*-*")} == {item.path.name for item in found} - {paired.artifact_id}
     holder.send_signal(signal.SIGKILL)
@@ -263,7 +320,7 @@ def test_what_is_being_computed_stays(root: Path, runs: Path, capsys: pytest.Cap
     found = find(root, [runs])
     with hold(judged.path / LOCK, purpose="a step"):
         assert find(root, [runs]) == [], "nor what it is computed from"
-        delete(found[:1], root, tell=print)
+        delete(found[:1], root, runs=[runs], again=lambda: found, tell=print)  # begun just now
         assert judged.path.exists() and "is in use by process" in capsys.readouterr().out
     assert names_of(find(root, [runs])) == {sampled.artifact_id, judged.artifact_id}
 
@@ -319,7 +376,7 @@ def test_a_run_that_is_repeated_after_gc_comes_out_the_same(named: set[int], has
         for at in named:
             finished_run(runs, f"quickstart-{at}", found[at].artifact_id)
         runs.mkdir(exist_ok=True)
-        delete(find(root, [runs], has_epochs=has_epochs), root, tell=print)
+        delete_all(find(root, [runs], has_epochs=has_epochs), root, runs, has_epochs=has_epochs)
         last = max(named, default=-1)
         again = Rounding()
         assert [artifact.is_reused for artifact in run(root, again)] == [at <= last for at in range(3)]
@@ -329,6 +386,17 @@ def test_a_run_that_is_repeated_after_gc_comes_out_the_same(named: set[int], has
 def test_a_place_that_is_none_is_named(root: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(root), "--runs", str(runs)]) == 2
     assert capsys.readouterr().err.startswith(f"error: {root}: there is no such folder")
+
+
+@pytest.mark.parametrize("text", [None, "{", '{"inputs": {}}'])
+def test_what_an_artifact_rests_on_is_what_its_manifest_says(text: str | None, root: Path, runs: Path) -> None:
+    sampled, judged = run(root, Rounding(), (SAMPLE, JUDGE))
+    finished_run(runs, "quickstart-1", judged.artifact_id)
+    request = judged.path / "request.json"
+    request.unlink() if text is None else request.write_text(text)
+    assert find(root, [runs]) == [] and dependents(root, [sampled.artifact_id])[sampled.artifact_id] == [
+        judged.path.name
+    ]
 
 
 def test_a_damaged_manifest_is_no_obstacle(root: Path, runs: Path) -> None:

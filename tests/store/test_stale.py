@@ -18,7 +18,7 @@ import tpo.store.artifacts
 from tpo.store.artifacts import Artifact, finish, open_artifact, open_inputs, read_manifest
 from tpo.store.errors import ArtifactError
 from tpo.store.files import json_digest, write_sealed
-from tpo.store.layout import CHECKPOINTS, PARTIAL, STALE
+from tpo.store.layout import CHECKPOINTS, PARTIAL, STALE, find_request, requested
 from tpo.store.records import Key, Prompt
 from tpo.store.rows import grow_rows
 from tpo.store.stage import Stage
@@ -195,6 +195,23 @@ def test_killed_at_any_file_while_it_is_moved_aside_it_comes_to_its_end(
 
 
 # --- two runs at the same time ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["{}", '{"contents": {"before": "another"}, "inputs": {"before": "sample-1"}}'])
+def test_what_it_was_computed_from_is_what_the_manifest_says(
+    text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampled, judged = run(tmp_path, Rounding(), (SAMPLE, JUDGE))
+    (judged.path / "request.json").write_text(text)
+    assert find_request(judged.path) == requested(judged.manifest)
+    shutil.rmtree(sampled.path)
+    assert said(run(tmp_path, Rounding(sample=1), (SAMPLE, JUDGE)))[1] == "judge 0 <- sample 1"
+    assert f"stale (computed from another content of {sampled.artifact_id})" in caplog.text
+    edited = json.loads((judged.path / "manifest.json").read_text()) | {"inputs": {}}
+    (judged.path / "manifest.json").write_text(json.dumps(edited))
+    assert find_request(judged.path)["inputs"] == {"before": sampled.artifact_id}, (
+        "of an edited one the request says it"
+    )
 
 
 def test_a_run_that_read_what_was_there_before_ends_and_does_not_fight(tmp_path: Path) -> None:

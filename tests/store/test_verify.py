@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from test_stale import SAMPLE, Rounding, run
+from test_stale import JUDGE, SAMPLE, Rounding, run
 
 from tpo.store.artifacts import Artifact, finish
 from tpo.store.files import row_digest, write_json, write_sealed
@@ -40,7 +40,9 @@ def verified(capsys: pytest.CaptureFixture[str], *arguments: Path | str) -> tupl
 def test_what_is_right_is_said(chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     places = (tmp_path / "artifacts", tmp_path / "runs" / "quickstart-0123456789ab", chain[0].path)
     status, said = verified(capsys, *places, "--reread")
-    assert status == 0 and said == "".join(f"{place}: all is as it says\n" for place in places)
+    ends = [place + "\n" for place in ("3 artifacts", f"3 artifacts in {places[0]}", f"1 artifact in {places[0]}")]
+    lines = (f"{place}: all is as it says, with {end}" for place, end in zip(places, ends, strict=True))
+    assert status == 0 and said == "".join(lines)
 
 
 def edit(path: Path, name: str, old: str, new: str) -> None:
@@ -63,6 +65,12 @@ DAMAGES: dict[str, tuple[Callable[[list[Artifact]], object], str]] = {
         lambda chain: edit(chain[0].path, "manifest.json", '"num_rows": 1', '"num_rows": 2'),
         "was edited",
     ),
+    "edited request": (
+        lambda chain: edit(chain[0].path, "request.json", '"seed": 0', '"seed": 5'),
+        "request.json: differs from manifest.json",
+    ),
+    "lost request": (lambda chain: (chain[0].path / "request.json").unlink(), "request.json: is missing"),
+    "torn request": (lambda chain: (chain[0].path / "request.json").write_text('{"stage"'), "request.json: is damaged"),
     "version": (lambda chain: edit(chain[0].path, "manifest.json", '"version": 1', '"version": 99'), "was edited"),
     "torn manifest": (lambda chain: (chain[0].path / "manifest.json").write_text('{"stage"'), "is damaged"),
     "no digest": (lambda chain: (chain[0].path / "manifest.json").write_text("{}"), "has no digest of its own"),
@@ -90,6 +98,93 @@ def test_damage_is_named_with_what_rests_on_it(
         assert status == 1 and expected in said, said
     if name not in ("swapped", "computed anew"):
         assert f"rests on it: {', '.join(sorted(artifact.artifact_id for artifact in chain[1:]))}" in said
+
+
+def test_the_run_to_repeat_is_named_and_the_file_that_is_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "artifacts"
+    store = Store(root, execute=Rounding(), run="quickstart-1")
+    sampled = store.request(SAMPLE, {})
+    judged = store.request(JUDGE, {}, {"before": sampled})
+    edit(judged.path, "manifest.json", '"num_rows": 1', '"num_rows": 2')
+    status, said = verified(capsys, root)
+    assert status == 1 and said.splitlines() == [
+        f"{judged.path}/manifest.json: was edited: its content has another digest than it names. Delete {judged.path} "
+        "to compute it again.",
+        "    repeat the command of the run quickstart-1, which computes it anew",
+        f"{root}: 1 thing is wrong, with 2 artifacts",
+    ]
+    shutil.rmtree(judged.path)
+    judged = store.request(JUDGE, {}, {"before": sampled})
+    shutil.rmtree(sampled.path)  # what rests on it says for which run it was computed
+    assert "repeat the command of the run quickstart-1," in verified(capsys, judged.path)[1]
+    path = tmp_path / "runs" / "other-1"
+    path.mkdir(parents=True)
+    write_json(path / "config.json", {"artifacts_dir": str(root)})
+    write_sealed(path / "summary.json", {"iterations": [{"artifacts": {"scores": judged.artifact_id}}]})
+    status, said = verified(capsys, path)
+    assert status == 1 and "repeat the command of the run other-1," in said, "it asks for what it shares, too"
+    assert said.endswith(f"{path}: 1 thing is wrong, with 2 artifacts in {root}\n")
+
+
+def test_a_moved_run_says_which_artifacts_it_was_verified_against(
+    chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [path] = (tmp_path / "runs").iterdir()
+    write_json(path / "config.json", {"artifacts_dir": "artifacts"})
+    monkeypatch.chdir(tmp_path)
+    assert verified(capsys, path) == (0, f"{path}: all is as it says, with 3 artifacts in artifacts\n")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copytree(path, tmp_path / "elsewhere" / "runs" / path.name)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    status, said = verified(capsys, "runs")
+    assert status == 1 and said.splitlines() == [
+        f"runs/{path.name}: the folder of its artifacts, {tmp_path}/elsewhere/artifacts, is not there (artifacts_dir "
+        "of its config.json)",
+        "    name the folder that holds them with --artifacts",
+        f"runs/{path.name}: 1 thing is wrong, with 0 artifacts in artifacts",
+    ]
+    status, said = verified(capsys, "runs", "--artifacts", tmp_path / "artifacts")
+    assert (status, said) == (0, f"runs/{path.name}: all is as it says, with 3 artifacts in {tmp_path}/artifacts\n")
+    status, said = verified(capsys, "runs", "--artifacts", "artefacts")
+    assert (status, said) == (2, "error: --artifacts artefacts: there is no such folder\n")
+
+
+DAMAGES_OF_A_REFERENCE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "edited": (lambda path: edit(path.parent, path.name, "-1.5", "-0.5"), "was edited"),
+    "torn": (lambda path: path.write_text('{"key"'), "is damaged"),
+    "moved": (lambda path: path.rename(path.with_name("0.json")), "is the file of another reference"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES_OF_A_REFERENCE)
+def test_the_reference_that_a_runs_trainings_used_is_verified_with_it(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "artifacts"
+    store = Store(root, execute=Rounding(train=0))
+    sampled, other = store.request(SAMPLE, {}), store.request(SAMPLE, {"other": True})
+    trained = store.request(Stage("train", 1, "none"), {}, {"pairs": sampled})
+    (root / "reference").mkdir()
+    for number, pairs in enumerate((sampled, other), start=1):
+        value = {"key": str(number), "inputs": {"pairs": pairs.artifact_id}, "columns": {"ref_chosen_logps": [-1.5]}}
+        write_sealed(root / "reference" / f"{number}.json", value)
+    for run_name, artifact in (("trained-1", trained), ("sampled-1", sampled)):
+        (tmp_path / run_name).mkdir()
+        write_json(tmp_path / run_name / "config.json", {"artifacts_dir": str(root)})
+        summary = {"iterations": [{"artifacts": {"it": artifact.artifact_id}}]}
+        write_sealed(tmp_path / run_name / "summary.json", summary)
+    edit(root / "reference", "2.json", "-1.5", "-0.5")  # of trainings on other pairs
+    for place in (trained.path, tmp_path / "trained-1", tmp_path / "sampled-1"):
+        assert verified(capsys, place)[0] == 0
+    damage, expected = DAMAGES_OF_A_REFERENCE[name]
+    damage(root / "reference" / "1.json")
+    for place in (trained.path, tmp_path / "trained-1"):
+        status, said = verified(capsys, place)
+        assert status == 1 and expected in said and "1 thing is wrong" in said
+    assert verified(capsys, tmp_path / "sampled-1")[0] == 0, "it trains nothing"
+    assert "2 things are wrong" in verified(capsys, root)[1]
 
 
 def test_edited_summary_and_one_of_before_are_named(
@@ -181,7 +276,10 @@ def test_all_runs_of_a_directory_are_verified(
     [path] = (tmp_path / "runs").iterdir()
     (tmp_path / "runs" / "sub").mkdir()
     path.rename(tmp_path / "runs" / "sub" / path.name)
-    assert verified(capsys, tmp_path / "runs") == (0, f"{tmp_path}/runs/sub/{path.name}: all is as it says\n")
+    assert verified(capsys, tmp_path / "runs") == (
+        0,
+        f"{tmp_path}/runs/sub/{path.name}: all is as it says, with 3 artifacts in {tmp_path}/artifacts\n",
+    )
     edit(tmp_path / "runs" / "sub" / path.name, "summary.json", "0.5", "0.9")
     status, said = verified(capsys, tmp_path / "runs")
     assert status == 1 and "summary.json: was edited" in said

@@ -54,8 +54,8 @@ def run_evaluation(config: EvaluateConfig, *, launch: Launch | None = None) -> P
         open_store(root, isolate=config.isolate_stages, run=name, listeners=[terminal]) as store,
     ):
         terminal.rows(header(config, launch))
-        steps = Evaluation(config, store)
         with own_folder(title, plain) as path, noting(store, path / "summary.json"):
+            steps = Evaluation(config, store)
             found = config.eval.measure(steps, path)
             summary = {
                 "evaluation": config.eval.kind,

@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -12,7 +12,7 @@ from tpo.config.schema import Config
 from tpo.judge.select import Selection
 from tpo.results import change
 from tpo.results.checked import checked_change
-from tpo.results.folder import own_folder, settings_of, stage_list
+from tpo.results.folder import settings_of, stage_list
 from tpo.results.headline import changes
 from tpo.results.read import FinishedRun
 from tpo.results.run_tables import run_tables
@@ -28,15 +28,11 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One run's folder `<runs_dir>/<experiment>-<hash of the config>` and its records."""
+    """One run's records, in its folder; a context, in which an error ends tracking as failed."""
 
-    def __init__(self, config: Config, *, experiment: str, launch: Launch | None = None) -> None:
-        """Make the folder, write the composed config and start tracking unless this run was tracked to its end.
-
-        One process at a time has a run: another that is started on it waits here, then finds all stages computed and
-        the run tracked. As a context, the run is given back at the end, and an error ends tracking as failed.
-        """
-        self.config, self.experiment = config, experiment
+    def __init__(self, config: Config, path: Path, *, experiment: str, launch: Launch | None = None) -> None:
+        """Start tracking in the folder `path`, which is this process's own, unless the run was tracked to its end."""
+        self.config, self.path, self.experiment = config, path, experiment
         self._plain, self._launch = asdict(config), launch or Launch()
         self.iterations: list[dict[str, Any]] = []
         self.null_control: dict[str, Any] | None = None
@@ -44,27 +40,17 @@ class Run:
         self._second_untrained: list[Comparison] = []
         self._untrained_checked: list[CheckResult] = []
         self.baseline_checked: dict[str, Any] | None = None
-        with ExitStack() as stack:  # gives the run back if the rest fails
-            self.path = stack.enter_context(own_folder(experiment, self._plain))
-            self.tracker = load_tracker(
-                config.tracking,
-                run_path=self.path,
-                config=self._plain,
-                labels=run_labels(self._launch, experiment=experiment),
-            )
-            self._lock = stack.pop_all()
+        labels = run_labels(self._launch, experiment=experiment)
+        self.tracker = load_tracker(config.tracking, run_path=path, config=self._plain, labels=labels)
 
     def __enter__(self) -> Self:
         """Return the run."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """End tracking as failed after an error, and let the next process have the run."""
-        try:
-            if kind is not None:
-                self.tracker.fail()
-        finally:
-            self._lock.close()
+        """End tracking as failed after an error."""
+        if kind is not None:
+            self.tracker.fail()
 
     def record(
         self,
@@ -181,8 +167,8 @@ class Run:
     def _seed(self, name: str) -> int:
         return derive_seed(self.config.seed, name)
 
-    def finish(self, stages: list[Artifact]) -> Path:
-        """Write `summary.json`, the figures and the page, print the tables, end tracking; return the folder."""
+    def finish(self, stages: list[Artifact]) -> None:
+        """Write `summary.json`, the figures and the page, print the tables, end tracking."""
         from tpo.results.figures import write_figures
         from tpo.results.page.report import write_page
 
@@ -213,7 +199,6 @@ class Run:
         where = self.tracker.finish(summary, figures)
         if where is not None:
             write_json(self.path / TRACKED, where)
-        return self.path
 
 
 def forget_other_results(path: Path, iterations: Sequence[dict[str, Any]]) -> None:

@@ -13,8 +13,8 @@ a killed run continues, two runs that agree on a step share it, and nothing is e
 a step, another that wants it waits for the lock and then reads the result (`locks.py`). What was computed from other
 inputs than are there now is moved aside and computed anew (`store.py`).
 
-`python -m tpo.verify` says what is wrong and what rests on it (`verify.py`), `python -m tpo.gc` what nobody needs
-(`gc.py`) and no running process uses (`in_use.py`).
+`python -m tpo.verify` says what is wrong and what rests on it (`verify.py`, `shared.py`). `python -m tpo.gc` deletes
+what no run refers to (`gc.py`, `refers.py`) and no running process uses (`in_use.py`).
 
 A `Stage` (`stage.py`) names the function that does its work by path, and `execute.py` imports it when the work is to be
 done, in this process or in a child process (`processes/`; `resident.py` is the child that keeps vLLM between steps).

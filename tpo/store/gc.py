@@ -7,8 +7,6 @@ is repeated computes it again.
 """
 
 import argparse
-import json
-import logging
 import math
 import re
 import secrets
@@ -17,13 +15,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tpo.store.artifacts import read_manifest
 from tpo.store.errors import ArtifactError, TpoError
 from tpo.store.files import SealError, read_sealed, write_sealed
-from tpo.store.in_use import ARTIFACT_ID, ASKED, ids_in_use
+from tpo.store.in_use import ARTIFACT_ID, ids_in_use
 from tpo.store.layout import (
     CHECKPOINTS,
     LOCK,
@@ -39,14 +38,16 @@ from tpo.store.layout import (
     pruned,
 )
 from tpo.store.locks import HeldError, hold
+from tpo.store.progress import counted
+from tpo.store.refers import places_of_runs, read_runs, states
+from tpo.store.run_files import is_run
 from tpo.store.text import one_line
-
-log = logging.getLogger(__name__)
 
 ABOUT = """\
 What of the artifacts no run refers to, with sizes. Deletes nothing without --delete, and nothing that a process uses.
 
 python -m tpo.gc                                    what could go
+python -m tpo.gc --runs /data/runs                  what neither these runs nor those in runs/ refer to
 python -m tpo.gc --keep 'train-*' --keep-days 7     but trainings, and what is younger than a week
 python -m tpo.gc --epochs                           of trainings that runs need, the epochs that none of them selected
 python -m tpo.gc --delete                           delete it
@@ -89,17 +90,17 @@ def find(
     """
     paths = {path.name: path for path in sorted(root.glob("*")) if is_artifact(path)}
     requests = {name: find_request(path) for name, path in paths.items()}
-    refers = read_runs(runs)
+    used = ids_in_use(root) | {name for name, path in paths.items() if _is_held(path)}
+    refers = read_runs(runs)  # after what is in use: a run that ends in between has its summary by now
 
     def is_young(path: Path) -> bool:
         written = [path] if path.is_file() else [path / REQUEST, path / MANIFEST]
         return time.time() - max(map(_mtime, written)) < 86_400 * keep_days
 
-    used = ids_in_use(root) | {name for name, path in paths.items() if _is_held(path)}
     open_ids = used | refers.asked
     wanted = open_ids | set(ARTIFACT_ID.findall(refers.text))
     for name, request in requests.items():
-        run = str(request.get("run"))
+        run = _run_of(request)
         if run in refers.unfinished:
             open_ids.add(name)
         elif is_young(paths[name]) or any(fnmatch(name, rule) or fnmatch(run, rule) for rule in keep):
@@ -129,44 +130,16 @@ def find(
     return found
 
 
-class Refers(NamedTuple):
-    """What runs' folders refer to.
-
-    Attributes:
-        text: Of all their JSON files.
-        asked: What those that have not ended noted.
-        unfinished: The names of those that have not ended.
-    """
-
-    text: str
-    asked: set[str]
-    unfinished: set[str]
+def unmatched(root: Path, runs: Sequence[Path], keep: Sequence[str]) -> list[str]:
+    """Return the patterns that no artifact's id and no run's name matches, so that they keep nothing."""
+    artifacts = [path for path in root.glob("*") if is_artifact(path)]
+    names = {path.name for path in artifacts} | {_run_of(find_request(path)) for path in artifacts}
+    names |= {folder.name for place in runs for folder in folders_below(place) if is_run(folder)}
+    return [rule for rule in keep if not any(fnmatch(name, rule) for name in names)]
 
 
-def read_runs(runs: Iterable[Path]) -> Refers:
-    """Return what the folders in these places refer to, however deep they lie.
-
-    Damaged JSON is said; what it still names stays, and a run whose summary it was counts as one that has not ended.
-    """
-    texts, asked, unfinished = [], set[str](), set()
-    for folder in sorted(folder for place in runs for folder in folders_below(place)):
-        there = set()
-        for file in sorted(file for file in folder.iterdir() if file.is_file()):
-            if file.suffix not in (".json", ASKED):
-                continue
-            text = file.read_text(encoding="utf-8", errors="replace")
-            if file.suffix == ASKED:
-                asked.update(ARTIFACT_ID.findall(text))
-                continue
-            texts.append(text)
-            try:
-                json.loads(text)
-                there.add(file.name)
-            except (ValueError, RecursionError):
-                log.warning("%s is damaged: what it no longer names may go", one_line(str(file)))
-        if (folder / "config.json").is_file() and "summary.json" not in there:
-            unfinished.add(folder.name)
-    return Refers("\n".join(texts), asked, unfinished)
+def _run_of(request: dict[str, Any]) -> str:
+    return str(request.get("run") or "")
 
 
 def with_inputs(names: Iterable[str], requests: dict[str, dict[str, Any]]) -> set[str]:
@@ -231,15 +204,33 @@ def _is_needed_reference(path: Path, needed: set[str]) -> bool:
         return False
 
 
-def delete(found: Sequence[Leftover], root: Path, *, tell: Callable[[str], None]) -> int:
-    """Delete what was found, without what a process has begun to use meanwhile; return the bytes.
+def delete(
+    found: Sequence[Leftover],
+    root: Path,
+    *,
+    runs: Sequence[Path],
+    again: Callable[[], Sequence[Leftover]],
+    tell: Callable[[str], None],
+) -> int:
+    """Delete what was found, without what a process or a run has begun to use meanwhile; return the bytes.
 
     A folder is renamed before anything in it is deleted, so that no process finds half of it.
+
+    Args:
+        found: By `find`.
+        root: Directory of artifacts.
+        runs: As `find` had them.
+        again: Calls `find` as before; called where runs' folders have changed since the last time.
+        tell: Is told what is kept, and why.
     """
-    done = 0
+    done, seen, left = 0, None, set[tuple[Path, tuple[str, ...]]]()
     for leftover in found:
-        if leftover.owner.name in ids_in_use(root):
-            tell(f"kept {one_line(str(leftover.path))}: a process has asked for it meanwhile")
+        is_asked = leftover.owner.name in ids_in_use(root)  # first: what has ended before has changed its folder too
+        if (now := states(runs)) != seen:
+            seen, left = now, {(each.path, each.epochs) for each in again()}
+        if is_asked or (leftover.path, leftover.epochs) not in left:
+            who = "process has asked for" if is_asked else "run, or a process, needs"
+            tell(f"kept {one_line(str(leftover.path))}: a {who} it meanwhile")
             continue
         try:
             if leftover.owner.parent != root:  # stale, or a file of its own: nobody locks it
@@ -289,7 +280,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("artifacts", nargs="?", type=Path, default=Path("artifacts"), help="default: artifacts")
     parser.add_argument(
-        "--runs", type=Path, action="append", metavar="DIR", help="of runs that use them; repeatable (default: runs)"
+        "--runs",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="of runs that use them, beside runs/, which is always read where it is; repeatable",
     )
     parser.add_argument(
         "--keep", action="append", default=[], metavar="PATTERN", help="ids or names of runs to keep; repeatable"
@@ -310,22 +306,28 @@ def _days(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Tell what may go, and delete it with --delete; return the exit status."""
     given = make_parser().parse_args(arguments)
-    runs = given.runs or [Path("runs")]
+    root: Path = given.artifacts
     try:
-        for folder in (given.artifacts, *runs):
-            if not folder.is_dir():
-                raise ArtifactError(
-                    f"{folder}: there is no such folder; name artifacts, and every --runs that uses them"
-                )
-        found = find(given.artifacts, runs, keep=given.keep, keep_days=given.keep_days, has_epochs=given.epochs)
+        if not root.is_dir():
+            raise ArtifactError(f"{root}: there is no such folder of artifacts")
+        runs = places_of_runs(given.runs)
+        for rule in unmatched(root, runs, given.keep):
+            what = f"--keep {rule}: no artifact and no run has such a name, so it keeps nothing"
+            if given.delete:
+                raise ArtifactError(f"{what}, and nothing was deleted: mend the pattern, or leave it out")
+            print(f"warning: {one_line(what)}", file=sys.stderr)
+        look = partial(find, root, runs, keep=given.keep, keep_days=given.keep_days, has_epochs=given.epochs)
+        found = look()
         for leftover in found:
             print(f"{_gib(leftover.size):>12}  {one_line(f'{leftover.path}: {leftover.why}')}")
-        total = sum(leftover.size for leftover in found)
-        places = one_line(", ".join(map(str, runs)))
-        print(f"{_gib(total):>12}  in {len(found)} places that no run in {places} needs")
+        total, places = sum(leftover.size for leftover in found), one_line(", ".join(map(str, runs)))
+        if not found:
+            print(f"Nothing in {one_line(str(root))} may go: runs in {places} need it, or it is kept or in use")
+            return 0
+        print(f"{_gib(total):>12}  in {counted(len(found), 'place')} that no run in {places} needs")
         if given.delete:
-            print(f"{_gib(delete(found, given.artifacts, tell=print)):>12}  deleted")
-        elif found:
+            print(f"{_gib(delete(found, root, runs=runs, again=look, tell=print)):>12}  deleted")
+        else:
             print("Nothing was deleted: add --delete")
     except TpoError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from tpo.store.digests import DIGESTS
-from tpo.store.files import SealError, read_sealed
+from tpo.store.files import DIGEST, SealError, read_sealed
 
 MANIFEST, REQUEST = "manifest.json", "request.json"
+#: What the manifest holds besides all that the request does.
+RESULT = {"artifact_id", "metrics", "files", "started", "seconds", "peak_memory_mib", "environment", DIGEST}
 LOCK = ".lock"
 REFERENCE = "reference"  # beside the artifacts: log-probabilities that trainings share (`tpo.train.reference`)
 STALE = "stale"  # beside the artifacts: what was computed from inputs that are others by now
@@ -27,15 +29,26 @@ def is_artifact(path: Path) -> bool:
 
 
 def find_request(path: Path) -> dict[str, Any]:
-    """Return what was asked for where something was computed, whole or in part; empty where nothing was."""
-    for name in (REQUEST, MANIFEST):
-        with suppress(OSError, ValueError, RecursionError):
-            request = json.loads((path / name).read_text(encoding="utf-8"))
+    """Return what was asked for where something was computed, whole or in part; empty where nothing was.
+
+    The manifest says it where there is one that nobody edited, else `request.json`, which has no digest of its own.
+    """
+    for name, read in ((MANIFEST, read_sealed), (REQUEST, _read_json), (MANIFEST, _read_json)):
+        with suppress(OSError, SealError, ValueError, RecursionError):
+            request = read(path / name)
             inputs = request.get("inputs", {}) if isinstance(request, dict) else None
             if isinstance(inputs, dict) and all(isinstance(each, str) for each in inputs.values()):
-                found: dict[str, Any] = request
-                return found
+                return requested(request)
     return {}
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def requested(manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what of a manifest `request.json` holds too."""
+    return {key: value for key, value in manifest.items() if key not in RESULT}
 
 
 def folders_below(place: Path) -> Iterator[Path]:

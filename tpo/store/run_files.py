@@ -10,7 +10,14 @@ from typing import Any
 
 from tpo.store.files import DIGEST, SealError, json_digest, unsealed
 
-SUMMARY, CONFIG = "summary.json", "config.json"
+SUMMARY, CONFIG = "summary.json", "config.json"  # of a run or an evaluation
+JUDGES = "agreement-"  # begins the name of a folder of measured judges, each in a file of its own
+
+
+def is_run(path: Path) -> bool:
+    """Return whether a folder is that of a run, an evaluation or measured judges, or was."""
+    is_judges = path.name.startswith(JUDGES) and any(path.glob("*.json"))
+    return is_judges or any((path / name).is_file() for name in (SUMMARY, CONFIG))
 
 
 def read_run_file(file: Path) -> Any:

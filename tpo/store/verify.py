@@ -6,11 +6,10 @@ which others rest on them.
 
 import argparse
 import json
-import re
-import sqlite3
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,89 +21,111 @@ from tpo.store.files import (
     UnsealedError,
     content_hash,
     file_digest,
-    read_sealed,
-    row_digest,
 )
-from tpo.store.layout import MANIFEST, REFERENCE, find_request, folders_below, is_artifact, is_content, pruned
+from tpo.store.layout import (
+    MANIFEST,
+    REFERENCE,
+    REQUEST,
+    find_request,
+    folders_below,
+    is_artifact,
+    is_content,
+    pruned,
+    requested,
+)
+from tpo.store.progress import counted
 from tpo.store.records import Record, RecordError, row_format
-from tpo.store.run_files import CONFIG, SUMMARY, read_run_file
+from tpo.store.run_files import CONFIG, JUDGES, SUMMARY, is_run, read_run_file
+from tpo.store.shared import ANSWERS, Wrong, verify_answers, verify_references
 from tpo.store.text import one_line
 
 ABOUT = """\
 Whether artifacts and runs are what they say. Exits with 1 where something is wrong, with 2 where there is nothing.
 
-python -m tpo.verify                              all of artifacts/, and the answers of language models
+python -m tpo.verify                              all of artifacts/, and log-probabilities and answers that they share
 python -m tpo.verify runs/<run>                   a run, an evaluation or measured judges, with all that they rest on
 python -m tpo.verify runs --reread                all of them; every file is read, also where its digest is remembered
 """
 IDENTITY = ("stage", "version", "config", "inputs", "seed")
-AGAIN = "repeat the command that asks for it, which computes it anew"
-ANSWERS = "answers.sqlite"
-JUDGES = "agreement-"  # begins the name of a folder of measured judges, each in a file of its own
 SHOWN = 5  # of what depends on something wrong
 
 
-class Wrong(NamedTuple):
-    """Something that is not what it says.
+class Verified(NamedTuple):
+    """What was verified.
 
     Attributes:
-        path: Where.
-        what: Is wrong.
-        todo: About it.
+        root: Directory of artifacts.
+        inputs: Of each artifact there, the ids by role.
+        wrong: What is wrong, with these or with what rests on them.
     """
 
-    path: Path
-    what: str
-    todo: str
+    root: Path
+    inputs: dict[str, dict[str, str]]
+    wrong: list[Wrong]
 
 
-def verify_artifacts(root: Path, names: Iterable[str], *, rereads: bool = False) -> list[Wrong]:
+def verify_artifacts(root: Path, names: Iterable[str], *, run: str | None = None, rereads: bool = False) -> Verified:
     """Return what is wrong with artifacts and with how they belong together, each with those named as its inputs.
 
     Args:
         root: Directory of artifacts.
         names: Ids.
+        run: Name of the run that asked for them; None for the one that each was computed for.
         rereads: Whether files are read whose digests are remembered.
     """
     found: list[Wrong] = []
-    checked: set[str] = set()
-    waiting = list(names)
+    inputs: dict[str, dict[str, str]] = {}
+    waiting = [(name, run) for name in names]  # with the run that asks for it, itself or for what rests on it
     while waiting:
-        name = waiting.pop(0)
-        if name in checked:
+        name, asker = waiting.pop(0)
+        if name in inputs:
             continue
-        checked.add(name)
         path = root / name
+        request = find_request(path)
+        asker = run or request.get("run") or asker
+        inputs[name] = request.get("inputs", {})
+        waiting += [(source, asker) for source in inputs[name].values()]
+        todo = _again(asker)
         if not (path / MANIFEST).exists():
-            found.append(Wrong(path, "is not there, or was not finished", AGAIN))
+            found.append(Wrong(path, "is not there, or was not finished", todo))
             continue
         try:
             manifest = read_manifest(path)
         except ArtifactError as error:
-            found.append(Wrong(path, str(error), AGAIN))
-            waiting += find_request(path).get("inputs", {}).values()
+            is_file = isinstance(error.__cause__, SealError)
+            found.append(Wrong(path / MANIFEST if is_file else path, str(error), todo))
             continue
-        waiting += manifest["inputs"].values()
-        found += _of_manifest(path, manifest)
-        found += _of_files(path, manifest["files"], rereads=rereads)
-    return found
+        found += _of_manifest(path, manifest, todo)
+        found += _of_files(path, manifest["files"], f"delete {path}; {todo}", rereads=rereads)
+    return Verified(root, inputs, found)
 
 
-def _of_manifest(path: Path, manifest: dict[str, Any]) -> Iterator[Wrong]:
+def _again(run: str | None) -> str:
+    return f"repeat the command of {f'the run {run}' if run else 'a run that asks for it'}, which computes it anew"
+
+
+def _of_manifest(path: Path, manifest: dict[str, Any], todo: str) -> Iterator[Wrong]:
     identity = {key: manifest[key] for key in IDENTITY}
     if path.name != f"{manifest['stage']}-{content_hash(identity)}":
-        yield Wrong(path, "its name is not the hash of what its manifest says was asked for", f"delete it; {AGAIN}")
+        yield Wrong(path, "its name is not the hash of what its manifest says was asked for", f"delete it; {todo}")
+    try:
+        request = json.loads((path / REQUEST).read_text(encoding="utf-8"))
+        said = None if request == requested(manifest) else f"differs from {MANIFEST}"
+    except FileNotFoundError:
+        said = "is missing"
+    except (ValueError, RecursionError):
+        said = "is damaged"
+    if said is not None:
+        yield Wrong(path / REQUEST, said, f"{MANIFEST} is read in its place; to have both, delete {path}; {todo}")
     for role, name in manifest["inputs"].items():
         source = path.parent / name
         with suppress(ArtifactError):  # of the input itself
             now = Artifact(name, source, read_manifest(source), is_reused=True).content
             if now != manifest["contents"].get(role):
-                what = f"stale: its input {name} was computed anew since, with another content"
-                yield Wrong(path, what, AGAIN)
+                yield Wrong(path, f"stale: its input {name} was computed anew since, with another content", todo)
 
 
-def _of_files(path: Path, files: dict[str, str], *, rereads: bool) -> Iterator[Wrong]:
-    todo = f"delete {path}; {AGAIN}"
+def _of_files(path: Path, files: dict[str, str], todo: str, *, rereads: bool) -> Iterator[Wrong]:
     gone = pruned(path)
     there = {name for name in files if (path / name).is_file()}
     found = {name: file_digest(path / name) for name in sorted(there)} if rereads else digests(path, sorted(there))
@@ -157,35 +178,7 @@ def _reads(kind: type[Record], line: bytes) -> bool:
     return True
 
 
-def verify_shared(root: Path) -> Iterator[Wrong]:
-    """Yield what is wrong with what artifacts share: the reference's log-probabilities, and judges' answers."""
-    for path in sorted((root / REFERENCE).glob("*.json")):
-        todo = "delete it: the next training computes it again"
-        try:
-            if read_sealed(path)["key"] != path.stem:
-                yield Wrong(path, "is the file of another reference", todo)
-        except SealError as error:
-            yield Wrong(path, str(error), todo)
-    answers = root / ANSWERS
-    if answers.exists():
-        try:
-            with closing(sqlite3.connect(f"file:{answers}?mode=ro", uri=True)) as database:
-                [[said], *_] = database.execute("PRAGMA quick_check").fetchall()
-                rows = database.execute("SELECT key, answer, digest FROM answers")
-                edited = [key for key, answer, digest in rows if row_digest(key, answer) != digest]
-        except sqlite3.Error as error:
-            said, edited = str(error), []
-        if said != "ok":
-            yield Wrong(answers, f"is damaged ({said})", "move it away: what is missing is asked again")
-        for key in edited:
-            if re.fullmatch("[0-9a-f]{64}", str(key)):
-                todo = f"delete the row (DELETE FROM answers WHERE key = '{key}'): it is asked again"
-            else:  # nothing that a statement is to hold
-                todo = "delete the row, whose key is no digest: nobody asks for it"
-            yield Wrong(answers, f"has an edited answer in the row {key}", todo)
-
-
-def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> tuple[Path, list[Wrong]]:
+def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> Verified:
     """Return the artifacts that a run or an evaluation rests on, and what is wrong with these and its own files.
 
     Args:
@@ -211,11 +204,17 @@ def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> 
     root = artifacts or Path(settings if isinstance(settings, str) else "artifacts")
     if not path.name.startswith(JUDGES) and not (path / SUMMARY).is_file():
         found.append(Wrong(path, f"has no {SUMMARY}: it has not ended", "repeat the command"))
-    found += verify_artifacts(root, dict.fromkeys(named), rereads=rereads)
+    names = dict.fromkeys(named)
+    if names and not root.is_dir():
+        whose = "artifacts_dir of its config.json" if isinstance(settings, str) else "the default"
+        what = f"the folder of its artifacts, {root.absolute()}, is not there ({whose})"
+        return Verified(root, {}, [*found, Wrong(path, what, "name the folder that holds them with --artifacts")])
+    verified = verify_artifacts(root, names, run=path.name, rereads=rereads)
+    found += [*verified.wrong, *verify_references(root, verified.inputs)]
     for name, value in files.items():
         for stage in value.get("stages", []) if isinstance(value, dict) else []:
             found += _of_content(path / name, root, stage)
-    return root, found
+    return verified._replace(wrong=found)
 
 
 def _of_content(file: Path, root: Path, stage: dict[str, Any]) -> Iterator[Wrong]:
@@ -289,18 +288,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = make_parser().parse_args(arguments)
     num_wrong = 0
     try:
+        if given.artifacts is not None and not given.artifacts.is_dir():
+            raise ArtifactError(f"--artifacts {given.artifacts}: there is no such folder")
         for path in (part for named in given.paths for part in _parts(named)):
-            if is_artifact(path):
-                root, found = path.parent, verify_artifacts(path.parent, [path.name], rereads=given.reread)
-            elif is_run(path):
-                root, found = verify_run(path, artifacts=given.artifacts, rereads=given.reread)
-            else:
-                names = [folder.name for folder in sorted(path.glob("*")) if (folder / MANIFEST).exists()]
-                root, found = path, verify_artifacts(path, names, rereads=given.reread)
-                found += verify_shared(path)
+            root, inputs, found = verify(path, artifacts=given.artifacts, rereads=given.reread)
             for line in report(root, found):
                 print(line)
-            print(one_line(f"{path}: {f'{len(found)} things are wrong' if found else 'all is as it says'}"))
+            is_one = len(found) == 1
+            said = f"{counted(len(found), 'thing')} {'is' if is_one else 'are'} wrong" if found else "all is as it says"
+            place = "" if root == path else f" in {root}"
+            print(one_line(f"{path}: {said}, with {counted(len(inputs), 'artifact')}{place}"))
             num_wrong += len(found)
     except TpoError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
@@ -308,11 +305,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if num_wrong else 0
 
 
-def is_run(path: Path) -> bool:
-    """Return whether a folder is that of a run, an evaluation or measured judges, or was."""
-    return any((path / name).is_file() for name in (SUMMARY, CONFIG)) or (
-        path.name.startswith(JUDGES) and any(path.glob("*.json"))
-    )
+def verify(path: Path, *, artifacts: Path | None, rereads: bool) -> Verified:
+    """Return what is wrong with an artifact, a run's folder or a directory of artifacts, and what that rests on.
+
+    Args:
+        path: See `_parts`.
+        artifacts: See `verify_run`.
+        rereads: See `verify_artifacts`.
+    """
+    if is_artifact(path):
+        verified = verify_artifacts(path.parent, [path.name], rereads=rereads)
+        shared = verify_references(path.parent, verified.inputs)
+    elif is_run(path):
+        return verify_run(path, artifacts=artifacts, rereads=rereads)
+    else:
+        names = [folder.name for folder in sorted(path.glob("*")) if (folder / MANIFEST).exists()]
+        verified = verify_artifacts(path, names, rereads=rereads)
+        shared = chain(verify_references(path), verify_answers(path))
+    return verified._replace(wrong=[*verified.wrong, *shared])
 
 
 def _parts(path: Path) -> list[Path]:
