@@ -76,7 +76,7 @@ def places_of_runs(given: Sequence[Path]) -> list[Path]:
         if not any(is_run(folder) or any(folder.glob(f"*{ASKED}")) for folder in folders_below(place)):
             raise ArtifactError(
                 f"{place}: there is no run, evaluation or measured judge in it, so nothing would be kept: name the "
-                "folder that holds the runs with --runs (who wants all artifacts gone deletes their folder himself)"
+                "folder that holds the runs with --runs (to delete all artifacts, delete their folder)"
             )
     more = [RUNS] if RUNS.is_dir() and not any(place.samefile(RUNS) for place in given) else []
     return [*given, *more]
