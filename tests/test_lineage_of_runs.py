@@ -14,11 +14,12 @@ import tpo.store.gc
 import tpo.store.verify
 from tpo.config.schema import Config
 from tpo.sample.stages import SAMPLE
-from tpo.store.artifacts import Artifact, Store, open_artifact
+from tpo.store.artifacts import Artifact, open_artifact
 from tpo.store.errors import ArtifactError
 from tpo.store.layout import STALE
 from tpo.store.records import Completion, Pair, read_records, write_records
 from tpo.store.stage import Stage
+from tpo.store.store import Store
 
 SMALL = ("num_iterations=1", "train.num_epochs=2", "prompts.num_test=3", "prompts.num_validation=1")
 

@@ -19,10 +19,11 @@ from tpo.evaluate.measure import EvaluationError
 from tpo.evaluate.policies import PolicyError
 from tpo.judge.protocol import Candidates, Judgement
 from tpo.results.run_tables import evaluation_table
-from tpo.store.artifacts import Store, open_artifact
+from tpo.store.artifacts import open_artifact
 from tpo.store.gc import find
 from tpo.store.records import Comparison, Completion, Prompt
 from tpo.store.stage import Stage
+from tpo.store.store import Store
 from tpo.store.verify import main as verify
 
 RATE = {"rate", "interval", "num_prompts", "num_unscored"}

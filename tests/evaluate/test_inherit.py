@@ -190,7 +190,7 @@ def test_settings_of_another_version_are_the_runs(run: Path) -> None:
 
 def test_damaged_run_is_named(run: Path) -> None:
     (run / "config.json").write_text("{")
-    with pytest.raises(ResultError, match="config.json is not JSON"):
+    with pytest.raises(ResultError, match="config.json is damaged"):
         compose_evaluation([f"policy={run}"])
 
 

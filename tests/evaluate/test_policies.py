@@ -138,7 +138,7 @@ def test_what_does_not_exist_is_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ResultError, match="config.json does not exist: give the folder of a finished run"):
         found(run)
     (run / "config.json").write_text("{")
-    with pytest.raises(ResultError, match="config.json is not JSON"):
+    with pytest.raises(ResultError, match="config.json is damaged"):
         found(run)
     (run / "config.json").write_text("{}")
     with pytest.raises(ResultError, match="not those of a run"):

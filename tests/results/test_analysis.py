@@ -245,7 +245,7 @@ def test_results_are_told_apart(runs_dirs: dict[str, Path]) -> None:
 
 def test_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text('{"iterations": [')
-    with pytest.raises(ResultError, match="summary.json is not JSON"):
+    with pytest.raises(ResultError, match="summary.json is damaged"):
         read_folder(tmp_path)
 
 

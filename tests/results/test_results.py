@@ -273,7 +273,7 @@ def test_what_is_no_finished_run_is_listed(tmp_path: Path) -> None:
         (["{tmp}/run", "--against", "thought=specific"], "--against thought=specific: no run in the table is that one"),
         (["{tmp}/run", "--against", "{tmp}/empty"], "--against .*/empty: 0 finished runs. Name the folder of one"),
         (["{tmp}/run", "--against", "typo"], "typo: there is no such folder"),
-        (["{tmp}/damaged"], "damaged/summary.json is not JSON"),
+        (["{tmp}/damaged"], "damaged/summary.json is damaged"),
     ],
 )
 def test_command_says_what_is_wrong(
