@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tpo.config.build import to_config
+from tpo.config.check import check_composed
 from tpo.config.fields import ConfigError, Settings
 from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Entry, register
@@ -41,7 +42,7 @@ def check_config_dir(config_dir: Path) -> None:
             raise ConfigError(f"{path}: conf/ has an option of this name, which would be taken; rename the file")
         try:
             OmegaConf.load(path)
-        except (YAMLError, OSError) as error:
+        except (YAMLError, OSError, ValueError) as error:  # the last: not UTF-8
             raise ConfigError(f"{path}: this is no YAML mapping: {' '.join(str(error).split())}") from error
 
 
@@ -99,8 +100,8 @@ def compose_config(
     with composing(config_dir):
         words = resolve_hardware(overrides)
         given = words if find_under is None else loosened(words, find_under)
-        composed = compose(entry.config_name, overrides=given, return_hydra_config=find_under is not None)
-        return complete(entry, composed, hydra=composed.get("hydra"), find_under=find_under)
+        composed = compose(entry.config_name, overrides=given, return_hydra_config=True)
+        return complete(entry, composed, hydra=composed.hydra, find_under=find_under)
 
 
 def complete(entry: type[E], composed: DictConfig, *, hydra: Any, find_under: FindUnder | None) -> E:
@@ -113,8 +114,9 @@ def complete(entry: type[E], composed: DictConfig, *, hydra: Any, find_under: Fi
         find_under: As for `compose_config`.
 
     Raises:
-        ConfigError: As `to_config`; and if an interpolation cannot be resolved.
+        ConfigError: As `to_config`; if Hydra's node holds a secret; and if an interpolation cannot be resolved.
     """
+    check_composed(hydra, at="hydra.")  # also of a sweep's job, which has presets of its own
     try:
         return _complete(entry, composed, hydra=hydra, find_under=find_under)
     except OmegaConfBaseException as error:

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import hydra
 from hydra._internal.utils import get_args_parser
@@ -21,16 +21,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from tpo.config.check import check_composed, check_words
+from tpo.config.check import check_words
 from tpo.config.compose import CONF, check_choices, check_config_dir, complete
+from tpo.config.explained import explained
 from tpo.config.fields import ConfigError
 from tpo.config.hardware import AUTO, resolve_hardware
-from tpo.config.help import check_shown, config_text, experiments_text, help_text, meant
+from tpo.config.help import check_shown, config_text, experiments_text, help_text, meant, refusal
 from tpo.config.schema import Entry, register
 from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
 from tpo.store.ending import one_sentence
-from tpo.store.errors import TpoError, shown, traced
+from tpo.store.errors import TpoError, traced
 from tpo.store.files import os_error, translate_disk_errors
 from tpo.store.logs import filter_handlers
 from tpo.store.text import printable
@@ -67,9 +68,6 @@ def run_entry(
     def job(composed: DictConfig) -> float | None:
         try:
             with _logged(HydraConfig.get()), translate_disk_errors(Path(HydraConfig.get().runtime.output_dir)):
-                check_composed(
-                    cast(DictConfig, HydraConfig.get()), at="hydra."
-                )  # of a sweep's job, which has presets of its own
                 config = complete(entry, composed, hydra=HydraConfig.get(), find_under=find_under)
                 check(config)
                 path, objective = work(config, HydraConfig.get())
@@ -119,18 +117,11 @@ def run_entry(
                 print(sentence, file=sys.stderr)
             raise
         except (HydraException, OmegaConfBaseException) as error:
-            sys.exit("\n".join([_explained(error), *meant(entry, given.overrides)]))
+            sys.exit(refusal(error, entry, given.overrides))
         except (TpoError, OSError):
             raise
         except Exception as error:  # a fault
             sys.exit(traced(error))
-
-
-def _explained(error: Exception) -> str:
-    """Return what Hydra says of a config that does not compose, with its cause, or how a job of a sweep failed."""
-    cause = [shown(error.__cause__)] if isinstance(error.__cause__, OmegaConfBaseException) else []
-    text = "\n".join([shown(error), *cause])
-    return text if text.startswith("error: ") else f"error: {text}"
 
 
 @contextmanager
@@ -163,8 +154,8 @@ def _say(text: Callable[[], str]) -> NoReturn:
         print(text(), flush=True)
     except BrokenPipeError:  # of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (HydraException, TpoError) as error:
-        sys.exit(f"error: {shown(error)}")
+    except (HydraException, OmegaConfBaseException, TpoError) as error:
+        sys.exit(f"error: {explained(error)}")
     sys.exit(0)
 
 

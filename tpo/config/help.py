@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from tpo.config.check import check_composed, check_secrets
 from tpo.config.compose import CONF, compose_config, composing
+from tpo.config.explained import explained
 from tpo.config.fields import Kind, Settings, near
 from tpo.config.hardware import resolve_hardware
 from tpo.config.kinds import kinds
@@ -151,6 +152,12 @@ def meant(entry: type[Entry], overrides: Iterable[str]) -> list[str]:
         guess = near(last, siblings, prefix=group + dot) if siblings else near(key, known)
         found += [f"{key}: there is no such key{guess}"] if guess else []
     return found
+
+
+def refusal(error: Exception, entry: type[Entry], overrides: Iterable[str]) -> str:
+    """Return what a command ends with whose config does not compose: why, and what may be meant, each in a sentence."""
+    said, meant_ = explained(error), meant(entry, overrides)
+    return "error: " + "\n".join([*([] if any(hint.startswith(said) for hint in meant_) else [said]), *meant_])
 
 
 def _is_importable(module: str) -> bool:

@@ -37,6 +37,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tpo.config.build import to_config
 from tpo.config.check import check_composed, check_search, check_secrets
+from tpo.config.explained import explained
 from tpo.config.fields import ConfigError
 from tpo.config.schema import Config, flatten
 from tpo.store.errors import TpoError, describe, shown, traced
@@ -184,7 +185,7 @@ def _refuse(config: DictConfig, jobs: Sequence[Sequence[str]]) -> None:
     try:
         refuse_secrets(config, jobs)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"error: {shown(error)}")  # of a callback's errors Hydra only warns
+        sys.exit(f"error: {explained(error)}")  # of a callback's errors Hydra only warns
 
 
 def _given(config: DictConfig, of: str) -> list[str]:

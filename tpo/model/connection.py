@@ -31,6 +31,12 @@ MOST_TOKENS = 2**40  # of one answer: what says more counts something else
 AWAY = {502, 503, 504}  # statuses of a gateway while the server behind it restarts
 PASSING = {408, 409, 429}  # statuses after which the client repeats a request, as after all of 5xx
 
+#: What an error of the client's connection means; of others the name and the message are shown.
+HAPPENED = {
+    **dict.fromkeys(("ReadError", "WriteError", "CloseError"), "the connection broke off"),
+    "RemoteProtocolError": "the connection was closed before the answer was there",
+}
+
 T = TypeVar("T")
 
 
@@ -42,6 +48,19 @@ class Purpose(NamedTuple):
     unit: str  # what one request is: "question"
     not_found: str  # what to look at where the server knows no such model or path
     promise: str  # what running the same command again will not do: "nothing is asked twice"
+
+
+class ServerError(TpoError):
+    """A request that has failed for good, and what was spent until the error is shown: by then others have ended."""
+
+    def __init__(self, what: str, spent: Callable[[], str], advice: str) -> None:
+        """Say what failed and what to do; `spent` returns what stands between."""
+        super().__init__(what, spent, advice)
+
+    def __str__(self) -> str:
+        """Return the message, fit to be shown."""
+        what, spent, advice = self.args
+        return str(TpoError(f"{what}. {spent()}: {advice}"))
 
 
 class Connection:
@@ -62,7 +81,7 @@ class Connection:
         self._heard_at = time.monotonic()  # when the server last answered
         self._lost_at: float | None = None  # when it was first found to be away; None while it answers
         self._logged_at = 0.0
-        self._num_requests = self._num_tokens = 0  # since `client` was called
+        self._num_requests = self._num_counted = self._num_tokens = 0  # since `client` was called
         self._unusable_in_a_row = 0
         # The client's own logger has a line per request.
         for name in ("httpx", "httpx2", "openai"):
@@ -76,7 +95,7 @@ class Connection:
                 `max_retries` times at most.
 
         Raises:
-            TpoError: If the request fails permanently, or the server has answered nothing usable for long; says why
+            ServerError: If the request fails permanently, or the server has answered nothing usable for long; says why
                 and what to do.
         """
         import openai
@@ -133,6 +152,7 @@ class Connection:
         found = [_tokens(getattr(usage, f"{name}_tokens", None)) for name in ("total", "prompt", "completion")]
         num_tokens = sum(value or 0 for value in found[1:]) if found[0] is None else found[0]
         self._num_tokens += num_tokens
+        self._num_counted += num_tokens > 0
         return num_tokens
 
     @property
@@ -158,10 +178,12 @@ class Connection:
         if self._lost_at is None:
             self._lost_at, self._logged_at = now, -LOG_EVERY_S
         if now - self._lost_at >= self.settings["patience_s"]:
-            raise TpoError(
+            raise ServerError(
                 f"{self.url} is away for {now - self._lost_at:.0f} s ({self.reason(failure)}), as long as "
-                f"{purpose.group}.patience_s allows. {self._spent()}: start the server again, or set "
-                f"{purpose.address} to where it is now, and run the same command again; {purpose.promise}"
+                f"{purpose.group}.patience_s allows",
+                self._spent,
+                f"start the server again, or set {purpose.address} to where it is now, and run the same command again; "
+                f"{purpose.promise}",
             )
         if now - self._logged_at >= LOG_EVERY_S:
             self._logged_at = now
@@ -173,7 +195,7 @@ class Connection:
                 self._progress(),
             )
 
-    def _explained(self, failure: Any) -> TpoError:
+    def _explained(self, failure: Any) -> ServerError:
         """Return an error that says what to do about a permanent failure."""
         key_name, reason, purpose = self.settings["api_key_env"], self.reason(failure), self.purpose
         match getattr(failure, "status_code", None):
@@ -191,33 +213,52 @@ class Connection:
             case _:
                 allowed = f"{purpose.group}.max_retries={self.settings['max_retries']}"
                 advice = f"one {purpose.unit} failed as often as {allowed} allows, at last with: {reason}"
-        return TpoError(f"{self.url}: {advice}. {self._spent()}: run the same command again, {purpose.promise}")
+        return ServerError(f"{self.url}: {advice}", self._spent, f"run the same command again, {purpose.promise}")
 
-    def _unusable(self, why: str) -> TpoError:
+    def _unusable(self, why: str) -> ServerError:
         purpose, allowed = self.purpose, self.settings["max_retries"]
-        return TpoError(
+        return ServerError(
             f"{self.url}: the answer to one {purpose.unit} cannot be used ({self.shown(why)}), as often as "
-            f"{purpose.group}.max_retries={allowed} allows. {self._spent()}: see to the server and run the same "
-            f"command again, {purpose.promise}"
+            f"{purpose.group}.max_retries={allowed} allows",
+            self._spent,
+            f"see to the server and run the same command again, {purpose.promise}",
         )
 
-    def _nothing_usable(self, why: str) -> TpoError:
-        return TpoError(
-            f"{self.url}: of the last {self._unusable_in_a_row} answers none can be used ({self.shown(why)}). "
-            f"{self._spent()}: see to the server and run the same command again, {self.purpose.promise}"
+    def _nothing_usable(self, why: str) -> ServerError:
+        return ServerError(
+            f"{self.url}: of the last {self._unusable_in_a_row} answers none can be used ({self.shown(why)})",
+            self._spent,
+            f"see to the server and run the same command again, {self.purpose.promise}",
         )
 
     def _spent(self) -> str:
         """Return a sentence on what is done, and what was spent on that."""
-        return f"{self._progress()}, {self._num_requests:,} requests were sent, {self._num_tokens:,} tokens used"
+        tokens = f"{self._num_tokens:,} tokens used"
+        if self._num_counted < self._num_requests:  # an answer that failed, or that cannot be read, says of none
+            tokens = f"at least {tokens}" if self._num_tokens else "how many tokens were used is not known"
+        return f"{self._progress()}, {self._num_requests:,} requests were sent, {tokens}"
 
     def reason(self, failure: Any) -> str:
         """Return the message of an `openai.APIError`, fit to be shown (see `shown`)."""
         body = failure.body if isinstance(failure.body, dict) else {}
         status = getattr(failure, "status_code", None)
         cause = failure.__cause__ or failure.__context__ if status is None else None
-        text = str(body.get("message") or (type(cause).__name__ if cause else failure.message))
+        text = str(body.get("message") or (self._happened(cause) if cause else failure.message))
         return self.shown(f"HTTP {status}: {text}" if status else text)
+
+    def _happened(self, cause: BaseException) -> str:
+        """Return what an error of the connection means."""
+        name = type(cause).__name__
+        if "Timeout" in name:
+            is_connected = name in ("ReadTimeout", "WriteTimeout")
+            return f"no {'whole answer' if is_connected else 'connection'} within {self._timeouts_s[is_connected]:g} s"
+        return HAPPENED.get(name) or f"{'no connection' if name == 'ConnectError' else name}: {cause}"
+
+    @property
+    def _timeouts_s(self) -> tuple[float, float]:
+        """How long to wait for a connection, and for an answer."""
+        timeout_s = float(self.settings["timeout_s"])
+        return min(CONNECT_TIMEOUT_S, timeout_s), timeout_s
 
     def shown(self, text: str) -> str:
         """Return a text shortened, on one line and without the key."""
@@ -246,9 +287,8 @@ class Connection:
 
         if not (self._key.isascii() and self._key.isprintable()):  # an error about such a header would show it
             raise TpoError(f"the environment variable {self.settings['api_key_env']} holds no key: odd characters")
-        timeout_s = self.settings["timeout_s"]
-        connect_s = min(CONNECT_TIMEOUT_S, timeout_s)
-        self._num_requests = self._num_tokens = self._unusable_in_a_row = 0
+        connect_s, timeout_s = self._timeouts_s
+        self._num_requests = self._num_counted = self._num_tokens = self._unusable_in_a_row = 0
 
         def count() -> None:
             self._num_requests += 1

@@ -16,7 +16,8 @@ class UnusableError(Exception):
     Attributes:
         instead: What is returned in place of an answer when the attempts are spent; None ends the run.
         may_change: Whether another attempt may get another answer.
-        is_fault: Whether it counts among those in a row that end the run early; not where a setting accepts it.
+        is_fault: Whether it counts among those in a row that end the run early; not where a setting accepts it, or
+            where the server has decided so and is well.
     """
 
     def __init__(self, why: str, *, instead: Any = None, may_change: bool = True, is_fault: bool = True) -> None:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tpo.config import help
 from tpo.config.check import check, check_words
 from tpo.config.compose import check_choices, compose_config, composing
+from tpo.config.explained import explained
 from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Config
 from tpo.config.streams import warn
@@ -27,7 +28,7 @@ from tpo.plan.estimate import Plan, estimate, to_dict
 from tpo.plan.stages import plan_job
 from tpo.plan.tables import print_plan
 from tpo.store.ending import one_sentence
-from tpo.store.errors import TpoError, shown
+from tpo.store.errors import TpoError
 from tpo.store.files import write_json
 
 ABOUT = """\
@@ -87,7 +88,7 @@ def compose_jobs(
     try:
         jobs = expand(overrides, is_sweep=is_sweep, config_dir=config_dir)
     except (HydraException, OmegaConfBaseException) as error:
-        raise PlanError(_explain(error)) from error
+        raise PlanError(explained(error)) from error
     found = []
     for job in jobs:
         try:
@@ -119,13 +120,7 @@ def make_plan(overrides: Sequence[str], *, is_sweep: bool, config_dir: Path | No
 
 
 def _in_job(overrides: Sequence[str], error: Exception) -> PlanError:
-    return PlanError(f"job {' '.join(overrides) or '(no overrides)'}: {_explain(error)}")
-
-
-def _explain(error: Exception) -> str:
-    """Return Hydra's message, which names the override, with that of its cause, which says what is wrong with it."""
-    why = str(error.__cause__).splitlines()[0] if isinstance(error, HydraException) and error.__cause__ else ""
-    return f"{error}: {why}" if why and why not in str(error) else str(error)
+    return PlanError(f"job {' '.join(overrides) or '(no overrides)'}: {explained(error)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -145,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         summary = to_dict(make_plan(given.overrides, is_sweep=given.multirun, config_dir=given.config_dir))
     except (TpoError, HydraException) as error:
-        sys.exit("\n".join([f"error: {shown(error)}", *help.meant(Config, given.overrides)]))
+        sys.exit(help.refusal(error, Config, given.overrides))
     print_plan(summary, with_stages=given.stages)
     if given.json is not None:
         write_json(given.json, summary)

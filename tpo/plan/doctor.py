@@ -33,7 +33,7 @@ from tpo.plan.needs import Need, memory_needs
 from tpo.plan.stages import PlannedArtifact, PlanStore, plan_job
 from tpo.results.text_table import format_number
 from tpo.store.artifacts import Artifact
-from tpo.store.errors import TpoError, shown
+from tpo.store.errors import TpoError
 from tpo.store.files import write_json, writing_to
 from tpo.store.gpus import visible_gpus
 
@@ -227,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with writing_to(given.json):
                 write_json(given.json, found)
     except (TpoError, HydraException, OmegaConfBaseException) as error:
-        print("\n".join([f"error: {shown(error)}", *help.meant(Config, given.overrides)]), file=sys.stderr)
+        print(help.refusal(error, Config, given.overrides), file=sys.stderr)
         return 2
     print_findings(found)
     return 0 if found["is_ready"] else 1

@@ -55,7 +55,9 @@ class LLM:
         log.info("%d questions: %d answered before, %d asked", asking.num_taken, asking.num_found, asking.num_asked)
         if asking.errors:
             reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(asking.errors.items()))
-            log.warning("%d of %d questions have no answer: %s", asking.errors.total(), asking.num_taken, reasons)
+            total = asking.errors.total()
+            more = "; they are unscored for good, and tpo/judge/README.md says how to ask again" if is_whole else ""
+            log.warning("%d of %d questions have no answer: %s%s", total, asking.num_taken, reasons, more)
         if not is_whole:
             raise TpoError(
                 f"{asking.errors['unanswered']} of {asking.num_taken} questions were answered with nothing, as often "

@@ -126,7 +126,7 @@ class ServerBackend:
             ):
                 return TOO_LONG
             if is_refused and error.code == FILTER:
-                raise UnusableError("it was filtered", instead=FILTERED, may_change=False) from error
+                raise _filtered() from error
             raise
         if isinstance(completion, str) and self._num_answered == 0:
             raise TpoError(
@@ -155,7 +155,7 @@ def _read(completion: Any, question: Question, *, num_tokens: int, accepts_empty
     text.encode()  # fails at half of a surrogate pair, which no file can hold
     has_thought = any((choice.message.model_extra or {}).get(name) for name in THOUGHT_FIELDS)
     if choice.finish_reason == FILTER or choice.message.refusal:
-        raise UnusableError("it was filtered", instead=FILTERED, may_change=False)
+        raise _filtered()
     end = ENDS.get(str(choice.finish_reason).lower())
     if end is None:
         raise UnusableError(f"it ended with finish_reason={choice.finish_reason}")
@@ -183,6 +183,11 @@ def _read(completion: Any, question: Question, *, num_tokens: int, accepts_empty
         watched=find_watched(_tokens_of(text, tokens, has_thought=has_thought), text, question.watch),
         has_logprobs=has_logprobs,
     )
+
+
+def _filtered() -> UnusableError:
+    """Return what stands for a refusal of the server's filter: an answer, so that many in a row are no fault."""
+    return UnusableError("it was filtered", instead=FILTERED, may_change=False, is_fault=False)
 
 
 def _token(text: str) -> str:
