@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from tpo.config.build import to_config
-from tpo.config.check import check_composed
+from tpo.config.check import check_composed, check_words
 from tpo.config.fields import ConfigError, Settings
 from tpo.config.hardware import resolve_hardware
 from tpo.config.schema import Entry, register
@@ -97,6 +97,7 @@ def compose_config(
         HydraException: If the overrides do not compose.
         ConfigError: As `to_config`.
     """
+    check_words(overrides)
     with composing(config_dir):
         words = resolve_hardware(overrides)
         given = words if find_under is None else loosened(words, find_under)
