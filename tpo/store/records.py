@@ -7,6 +7,7 @@ the line, so a row of another version is never half understood.
 import gzip
 import json
 import math
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from functools import cache
@@ -222,12 +223,10 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
     try:
         opened = gzip.open if path.suffix == ".gz" else open
-        with opened(path, "rt", encoding="utf-8-sig") as file:
+        with opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, _read_object(line, where=f"{path}, line {number}")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"{path}: not UTF-8 after line {number} ({error})") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise RecordError(f"{path}: the gzipped file is damaged after line {number} ({error})") from error
     except OSError as error:
@@ -236,6 +235,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_object(line: str, *, where: str) -> dict[str, Any]:
+    if found := re.search("[\udc80-\udcff]", line):  # what is no UTF-8 was read as these
+        raise RecordError(f"{where}: not UTF-8 (byte {ord(found.group()) - 0xDC00:#x})")
     try:
         row = json.loads(line)
         if "\\u" in line:
