@@ -14,7 +14,7 @@ import pytest
 from rich.table import Table
 
 from tpo.config.streams import console, say
-from tpo.results.terminal import Terminal, stage_text
+from tpo.results.terminal import Running, Terminal, stage_text
 from tpo.results.text_table import TextTable, print_tables
 from tpo.store.progress import State
 from tpo.store.stage import Budget, Step
@@ -63,6 +63,25 @@ def test_without_a_terminal_a_long_stage_says_how_far_it_is(
             terminal.progressed(SAMPLED, State(done, 512, "completion", "", 1020.4))
     # 100 in 60 s of this attempt, so that the other 300 take three times as long.
     assert capsys.readouterr().err == "sample 64 x 8 - 212 of 512 completions, 1,020 tokens/s, 3.0 min left\n"
+
+
+def test_the_time_left_is_estimated_from_a_tenth_or_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def said(*seen: tuple[float, int]) -> str:
+        """The last of what is said of a stage of 520 units, 20 of which were there when it began."""
+        running, told = Running("sample", is_quiet=False), ""
+        monkeypatch.setattr("tpo.results.terminal.say", lambda text: None)
+        for now[0], done in ((0.0, 20), *seen):
+            running.show(state := State(done, 520, "completion", ""))
+            told = ", ".join(running._speed(now[0], state))
+        return told
+
+    assert said((5.0, 21)) == said((29.0, 69)) == "", "one of 500 in 5 s would be 42 min"
+    assert said((5.0, 21), (10.0, 70)) == "1.5 min left", "a tenth: 50 in 10 s, 450 are left"
+    assert said((30.0, 21)) == "4.2 h left", "half a minute"
+    assert said((30.0, 520)) == said((30.0, 20)) == ""
 
 
 def test_a_job_of_a_sweep_keeps_to_its_warnings(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from tpo.store.text import one_line
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
 
+ESTIMATE_S = 30.0  # of work, or a tenth of it, before the time that is left is estimated from it
 QUIET_S = 60.0  # between two lines on the stage that runs, where nothing is drawn
 
 
@@ -158,8 +159,9 @@ class Running:
         assert self._first is not None
         started, first = self._first
         found = [] if state.tokens_per_second is None else [f"{state.tokens_per_second:,.0f} tokens/s"]
-        if state.done > first and state.done < state.total:
-            left = (now - started) / (state.done - first) * (state.total - state.done)
+        done, open_ = state.done - first, state.total - state.done
+        if done > 0 and open_ > 0 and (now - started >= ESTIMATE_S or 10 * done >= done + open_):
+            left = (now - started) / done * open_
             found.append(f"{format_duration(left)} left")
         return found
 
