@@ -355,6 +355,9 @@ def test_tables_hold_every_judge_and_number() -> None:
     assert lines[0][3].startswith("58.3 % [") and lines[0][-1] == "- |"
     assert lines[1][-2].startswith("50.0 % [") and lines[1][-1].startswith("100.0 % [")
     assert lines[2][1:5] == ["0", "7", "unscored", "unscored"]
+    matched = {"judge": "x", **measured(*unzip(ROWS[5:6])).to_dict()}  # none where the shorter is better
+    cells = agreement_markdown([matched]).splitlines()[2]
+    assert "no pairs" in cells and "unscored" not in cells
     console = Console(width=120, record=True)
     console.print(agreement_table(results(), title="Who agrees"))
     text = console.export_text()

@@ -8,7 +8,7 @@ from tpo.config.streams import console
 from tpo.store.text import one_line
 
 #: Cells of columns of numbers that are no numbers.
-WORDS = ("", "-", "unscored", "reference")
+WORDS = ("", "-", "unscored", "no pairs", "reference")
 #: Where Markdown, HTML or a formula may begin; an underscore within a word, a bracket alone or "<0.001" is none.
 MARKUP = re.compile(r"[\\`*|$~]|<(?=[A-Za-z/!?])|&(?=#?\w+;)|(?<![^\W_])_|_(?![^\W_])|(?<=\])[(\[:]|:(?=\w+:)|(?<=!)\[")
 GAP = 2  # characters between columns

@@ -291,6 +291,12 @@ def _lines(judges: Judges) -> list[dict[str, str]]:
             rates["first shown wins"] = bias.get("first_wins")
             rates["orders contradict"] = bias.get("contradicting")
         counts = {"pairs": str(slices["all"]["num_rows"]), "unscored": str(slices["all"]["num_unscored"])}
-        cells = {name: format_rate(rate and Rate.from_dict(rate)) for name, rate in rates.items()}
+        cells = {name: _cell(rate) for name, rate in rates.items()}
         lines.append({"judge": judge["judge"], **counts, **cells})
     return lines
+
+
+def _cell(plain: dict[str, Any] | None) -> str:
+    """Return a rate with its interval; "no pairs" where there was none to score, which is not "unscored"."""
+    rate = None if plain is None else Rate.from_dict(plain)
+    return "no pairs" if rate is not None and rate.rate is None and not rate.num_unscored else format_rate(rate)
