@@ -3,6 +3,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import tpo.store.rows
 from tpo.store.artifacts import Store, finish, open_artifact
@@ -115,6 +117,21 @@ def test_how_a_step_is_computed_reaches_the_work_but_is_not_its_identity(tmp_pat
     artifact = Store(tmp_path, execute=work).run(elsewhere)
     assert json.loads((artifact.path / "request.json").read_text())["how"] == {"server": "http://elsewhere"}
     assert Store(tmp_path, execute=work).run(STEP).is_reused
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_are_as_open_to_others_as_the_umask_has_it(umask: int, mode: int, tmp_path: Path) -> None:
+    def work(path: Path) -> None:
+        save_file({"weight": np.zeros(1)}, path / "adapter.safetensors")
+        (path / "adapter.safetensors").chmod(0o600)  # as a temporary file, whatever safetensors does
+        finish(path, metrics={}, started=time.time())
+
+    before = os.umask(umask)
+    try:
+        artifact = Store(tmp_path, execute=work).run(STEP)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((artifact.path / "adapter.safetensors").stat().st_mode) == mode
 
 
 def test_manifest_lists_the_request_and_every_file_with_its_digest(tmp_path: Path) -> None:

@@ -155,6 +155,12 @@ def test_plain_transformers_and_peft_give_the_policys_greedy_tokens(run: Finishe
     assert plainly(merged, adapter) == [expected, expected]
 
 
+def test_files_of_an_export_are_open_to_others(adapter: Path, merged: Path) -> None:
+    for out in (adapter, merged):
+        allowed = out.stat().st_mode & 0o666
+        assert not [path for path in out.rglob("*") if path.is_file() and path.stat().st_mode & 0o666 != allowed]
+
+
 def test_nothing_is_overwritten(adapter: Path, run: Finished) -> None:
     with pytest.raises(ConfigError, match="exists already, and nothing is overwritten"):
         export(run, str(run.path), "adapter")

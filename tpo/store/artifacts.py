@@ -35,6 +35,7 @@ from tpo.store.files import (
     SealError,
     UnsealedError,
     json_digest,
+    open_to_others,
     read_sealed,
     sync,
     sync_below,
@@ -429,6 +430,7 @@ def finish(path: Path, *, metrics: dict[str, Any], started: float) -> None:
         for file in path.rglob("*")
         if file.is_file() and is_content(file.relative_to(path))
     )
+    open_to_others(path, files)
     sync_below(path, files)
     write_sealed(
         path / MANIFEST,

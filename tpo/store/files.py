@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -133,6 +134,18 @@ def sync(paths: Iterable[Path]) -> None:
                 raise
         finally:
             os.close(descriptor)
+
+
+def open_to_others(folder: Path, names: Iterable[str]) -> None:
+    """Give the named files of a folder what its own mode, and so the umask, allows others.
+
+    Those of safetensors are readable to their owner alone, since they are written as temporary files.
+    """
+    allowed = folder.stat().st_mode & 0o666
+    for path in (folder / name for name in names):
+        mode = stat.S_IMODE(path.stat().st_mode)
+        if mode | allowed != mode:
+            path.chmod(mode | allowed)
 
 
 def sync_below(folder: Path, names: Iterable[str]) -> None:

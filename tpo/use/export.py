@@ -30,7 +30,7 @@ from tpo.model.policy import Policy, PolicyRef, open_policy
 from tpo.results.read import read_run
 from tpo.sample.sources.builtin import load_builtin
 from tpo.store.artifacts import Store
-from tpo.store.files import write_json, writing_to
+from tpo.store.files import open_to_others, write_json, writing_to
 from tpo.store.seeds import derive_seed
 from tpo.use.export_card import Subject, loading_code, write_card
 from tpo.use.export_check import Difference, ExportError, Greedy, answer_greedily, check_export
@@ -75,6 +75,7 @@ def export_policy(config: ExportConfig, store: Store) -> Path:
         part.mkdir(parents=True)
         try:
             difference = _write(part, config, named, policy, base=base, store=store)
+            open_to_others(part, [str(file.relative_to(part)) for file in part.rglob("*") if file.is_file()])
             part.rename(out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
