@@ -8,6 +8,8 @@ import json
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +209,11 @@ def test_few_instructions_without_room_are_left_out_and_counted(tiny_model: Path
         (b"no gzip at all", "the gzipped file is damaged after line 0 (Not a gzipped file"),
         (gzip.compress(b'{"text": 1' + b"0" * 5000 + b"}\n"), "line 1: not JSON (Exceeds the limit"),
         (gzip.compress(b'{"text": ' + b"[" * 100_000 + b"\n"), "line 1: lists or objects are nested too deeply"),
-        (gzip.compress(b'{"text": "caf\xe9"}\n'), "not UTF-8 after line 0"),
+        (gzip.compress(b'{"text": "caf\xe9"}\n'), "line 1: not UTF-8 (byte 0xe9)"),
+        (gzip.compress(b'{"text": "\xc3\xa9"}\n' * 9000 + b'{"text": "caf\xe9"}\n'), "line 9001: not UTF-8"),
         (gzip.compress(b'{"text": "a"}\n{"text": "a", "category": "\\ud800"}\n'), "line 2: holds half of a surrogate"),
     ],
-    ids=["cut_off", "no_gzip", "digits", "nesting", "latin_1", "surrogate"],
+    ids=["cut_off", "no_gzip", "digits", "nesting", "latin_1", "far_behind", "surrogate"],
 )
 def test_files_that_no_reader_can_read_are_one_sentence(tmp_path: Path, content: bytes, fragment: str) -> None:
     path = tmp_path / "rows.jsonl.gz"
@@ -394,6 +397,46 @@ def test_an_entry_point_ends_in_one_sentence(
         signal.signal(signal.SIGTERM, before)
     text = caught.value.code if isinstance(caught.value.code, str) else capsys.readouterr().err.strip()
     assert caught.value.code == (text if code == 1 else code) and re.fullmatch(f"{said}.*", text)
+
+
+SIGNALLED = """
+import os, signal, sys, time
+from tpo.config.streams import diverted
+from tpo.store.ending import one_sentence
+from pathlib import Path
+with one_sentence("all stages"):
+    try:
+        with diverted(Path(sys.argv[1])):
+            if os.fork() == 0:
+                try:
+                    os.kill(os.getpid(), signal.SIGTERM)  # as a parent ends a worker
+                finally:
+                    os._exit(0)
+            os.wait()
+            print("begun", file=sys.__stdout__, flush=True)
+            os.kill(os.getpid(), getattr(signal, sys.argv[2]))
+            time.sleep(60)
+    finally:
+        print("ending", file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize(("name", "word", "code"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])
+def test_a_signal_is_said_at_once_while_output_is_diverted(name: str, word: str, code: int, tmp_path: Path) -> None:
+    root = Path(tpo.run.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(tmp_path / "log"), name],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.splitlines() == [
+        f"{word}: ending, which may take a minute",
+        "ending",
+        f"{word}: all stages are kept; the same command continues",
+    ]
+    assert done.returncode == code and (tmp_path / "log").read_text() == "begun\n"
 
 
 def test_every_command_ends_so() -> None:

@@ -3,6 +3,7 @@
 Reads the terminal, or one instruction from standard input; writes the terminal, or one line of JSON. `tpo.use` does it.
 """
 
+import signal
 import sys
 from typing import Any
 
@@ -40,6 +41,7 @@ def talk(config: ChatConfig) -> None:
         if not sys.stdin.isatty():
             answer_once(begun)
             return
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # at the prompt it ends the talk, and says nothing
         Terminal(begun, lambda text: Speaker(*policies.load_other(text))).run()
 
 

@@ -4,20 +4,48 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from tpo.store.errors import TpoError
 from tpo.store.files import os_error
+
+CLEAR = "\r\x1b[2K"  # the line of a terminal, on which a bar may be drawn
 
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, which a scheduler sends: ended like Ctrl-C, so that children and drawn lines do not stay."""
 
 
-def _terminate(*_: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends the process at once
-    raise Terminated
+@contextmanager
+def _announced() -> Iterator[None]:
+    """Have the first signal that ends the command say so at once: what is under way may take a minute to end."""
+    process = os.getpid()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    is_drawn = os.isatty(2)
+    user = -1  # where standard error is closed
+    with suppress(OSError):
+        user = os.dup(2)  # while work is done, descriptor 2 may lead to a log (`tpo.config.streams`)
+
+    def end(number: int, _: object) -> NoReturn:
+        is_terminated = number == signal.SIGTERM
+        # A second one of these ends the process at once.
+        signal.signal(number, signal.SIG_DFL if is_terminated else signal.default_int_handler)
+        if os.getpid() == process:  # a forked worker is ended by its parent
+            said = f"{'terminated' if is_terminated else 'interrupted'}: ending, which may take a minute\n"
+            with suppress(OSError):  # written to the descriptor, since the stream's lock may be held here already
+                os.write(user, f"{CLEAR if is_drawn else ''}{said}".encode())
+        raise Terminated if is_terminated else KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, end)
+    if before[signal.SIGINT] is signal.default_int_handler:  # in the background of some shells it is ignored
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        with suppress(OSError):
+            os.close(user)
 
 
 @contextmanager
@@ -27,9 +55,9 @@ def one_sentence(kept: str) -> Iterator[None]:
     Args:
         kept: What an interruption does not lose; notes of the `KeyboardInterrupt` are added.
     """
-    signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield
+        with _announced():
+            yield
     except TpoError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # of `| head`
