@@ -559,7 +559,7 @@ def test_a_plan_needs_no_package_of_what_runs(monkeypatch: pytest.MonkeyPatch) -
         (["sample.num_sample=3"], ["num_sample"]),
         (["+sample.num_sample=3"], ["error: sample.num_sample", "sample.num_samples"]),
         (["+foo=1"], ["error: foo: there is no such key"]),
-        (["judge=oracle"], ["error: judge=oracle: expected one of"]),
+        (["judge=oracle"], ["error: judge=oracle: expected one of", "self_rating"]),
         (["train.beta=small"], ["train.beta"]),
         (["sample.num_samples=1", "tracking=none"], ["error: sample.num_samples=1"]),
         (["model=pretrained", "tracking=none"], ["model.name"]),
