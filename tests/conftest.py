@@ -2,11 +2,14 @@
 template), and the embedded one, converted once for all of pytest's processes."""
 
 import gc
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.logging import LogCaptureHandler
 from _pytest.mark.expression import Expression
 
 gc.set_threshold(50_000, 20, 50)  # imports and configs make many objects, few of them garbage
@@ -26,6 +29,17 @@ def rare_collections() -> None:
     """Leave what is there out of the collections that stages ask for: with torch there, they took half of the time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def own_log_handlers() -> Iterator[None]:
+    """Remove the handlers that a command left in this process: their stream is that of a test, closed with it."""
+    root = logging.getLogger()
+    before = {*root.handlers}
+    yield
+    for handler in {*root.handlers} - before:
+        if not isinstance(handler, LogCaptureHandler):  # pytest has one a phase
+            root.removeHandler(handler)
 
 
 def asks_for_gpus(markers: str) -> bool:

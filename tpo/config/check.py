@@ -157,19 +157,24 @@ def check_composed(config: DictConfig, *, at: str = "") -> None:
         config: All, or the node at the key `at`, which ends with a dot.
         at: Where the node stands.
     """
-    check_secrets(dict(_leaves(config, at)))
+    check_secrets(dict(_leaves(config, OmegaConf.to_container(config, resolve=False), at)))
 
 
-def _leaves(node: DictConfig | ListConfig, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yield keys and values of a composed config; of an interpolation, as a list, its text and what it stands for."""
-    written: Any = OmegaConf.to_container(node, resolve=False)
+def _leaves(node: DictConfig | ListConfig, written: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yield keys and values of a composed config; of an interpolation, as a list, its text and what it stands for.
+
+    Args:
+        node: The config.
+        written: The same as dictionaries and lists, with interpolations as texts.
+        prefix: Of the keys.
+    """
     items = written.items() if isinstance(written, dict) else enumerate(written or ())
     for key, text in items:
         name = f"{prefix}{key!s}"
         if not OmegaConf.is_interpolation(node, key):
             value = None if OmegaConf.is_missing(node, key) else node[key]
             if isinstance(value, DictConfig | ListConfig):
-                yield from _leaves(value, f"{name}.")
+                yield from _leaves(value, text, f"{name}.")
             else:
                 yield name, value
             continue

@@ -14,12 +14,11 @@ package's own.
 - "slope fixed at <b>": b is given, a follows from the mean prediction being the mean win.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq, minimize
+from scipy.optimize import brentq
 from scipy.special import expit, logit
 
 from tpo.results.rate import Interval, Rate
@@ -140,13 +139,25 @@ def length_controlled_rate(wins: ArrayLike, gaps: ArrayLike, *, slope: float | N
 
 
 def _fitted_rate(wins: Values, features: Values) -> float:
-    def objective(parameters: Values) -> tuple[float, Values]:
-        intercept, slope = parameters
-        margin = intercept + slope * features
-        loss = np.logaddexp(0, margin).sum() - (wins * margin).sum() + 0.5 * slope**2 + 1e-6 * intercept**2
-        error = expit(margin) - wins
-        gradient = np.array([error.sum() + 2e-6 * intercept, (error * features).sum() + slope])
-        return float(loss), gradient
+    """Newton's method: the loss is convex and smooth, and a step that does not lower it is halved."""
+    ridge = np.array([2e-6, 1.0])
 
-    solution = minimize(objective, np.zeros(2), jac=True, method="BFGS")
-    return 1 / (1 + math.exp(-solution.x[0]))
+    def loss(parameters: Values) -> float:
+        margin = parameters[0] + parameters[1] * features
+        return float(np.logaddexp(0, margin).sum() - wins @ margin + 0.5 * ridge @ parameters**2)
+
+    parameters = np.zeros(2)
+    lowest = loss(parameters)
+    for _ in range(100):
+        chance = expit(parameters[0] + parameters[1] * features)
+        error, weight = chance - wins, chance * (1 - chance)
+        gradient = np.array([error.sum(), error @ features]) + ridge * parameters
+        mixed, steepness = weight @ features, np.array([weight.sum(), weight @ features**2]) + ridge
+        determinant = steepness[0] * steepness[1] - mixed**2
+        step = (steepness[::-1] * gradient - mixed * gradient[::-1]) / determinant
+        while (found := loss(parameters - step)) > lowest and abs(step).max() > 1e-9:
+            step = step / 2
+        if found >= lowest:  # as low as rounding lets it be
+            break
+        parameters, lowest = parameters - step, found
+    return float(expit(parameters[0]))

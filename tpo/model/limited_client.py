@@ -5,6 +5,8 @@ whatever its size.
 """
 
 import asyncio
+import functools
+import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -12,6 +14,12 @@ import httpx2
 from openai import DefaultAsyncHttpxClient
 
 from tpo.model.unusable import BODY_LIMIT, UnusableError
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """What servers are verified with: read once, since it takes longer than some answers."""
+    return httpx2.create_ssl_context()
 
 
 class LimitedClient(DefaultAsyncHttpxClient):  # type: ignore[misc]
@@ -25,7 +33,7 @@ class LimitedClient(DefaultAsyncHttpxClient):  # type: ignore[misc]
             on_request: Called before each request, repetitions included.
         """
         # Bytes that are received are counted, and a small body can be compressed of a very large one.
-        super().__init__(headers={"Accept-Encoding": "identity"})
+        super().__init__(headers={"Accept-Encoding": "identity"}, verify=_certificates())
         self._deadline_s, self._on_request = deadline_s, on_request
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **more: Any) -> httpx2.Response:
