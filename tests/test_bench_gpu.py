@@ -32,6 +32,7 @@ def require_green(found: dict[str, Any]) -> None:
         assert numbers and all(math.isfinite(value) and value >= 0 for value in numbers)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_command_runs_all_parts(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "experiments.bench.gpu", "--tiny", "--out", str(tmp_path / "found.json")]

@@ -116,6 +116,7 @@ def overrides(model: Path, root: Path, *more: str) -> list[str]:
     return [word for word in given if word != "tracking=none"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_a_run_what_comes_of_it_and_a_server(tiny_model: Path, tmp_path: Path) -> None:

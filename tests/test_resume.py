@@ -145,6 +145,7 @@ def wait_until_begun(process: Fork | subprocess.Popen[bytes], log: Path, stages:
         time.sleep(0.02)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_five_kills_at_random_moments_change_nothing(tiny_model: Path, tmp_path: Path) -> None:

@@ -483,6 +483,7 @@ def test_command_line_ends_with_the_run_folder(tiny_model: Path, tmp_path: Path)
     assert (path / "summary.json").exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_stages_in_processes_of_their_own_give_the_same(tiny_model: Path, finished: Finished, tmp_path: Path) -> None:
     changes = ("num_iterations=1", "train.num_epochs=1", "prompts.num_test=3", "prompts.num_validation=0")

@@ -98,6 +98,7 @@ def test_the_shim_sees_what_libraries_write(trials: Trials) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("what", ["calls", "files"])
