@@ -7,6 +7,7 @@ preloaded, which stays without effect until a child says where the fault is.
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -52,6 +53,8 @@ def warm_up(folder: str, overrides: list[str]) -> None:
     run(overrides)
     os.chdir(before)
     tpo.store.digests._computed.clear()
+    gc.collect()
+    gc.freeze()  # collections in the forks would look at all that was imported, a third of their time
 
 
 def execute(request: dict[str, Any]) -> int:
