@@ -404,6 +404,7 @@ import os, signal, sys, time
 from tpo.config.streams import diverted
 from tpo.store.ending import one_sentence
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 with one_sentence("all stages"):
     try:
         with diverted(Path(sys.argv[1])):
