@@ -54,7 +54,7 @@ def warm_up(folder: str, overrides: list[str]) -> None:
     os.chdir(before)
     tpo.store.digests._computed.clear()
     gc.collect()
-    gc.freeze()  # collections in the forks would look at all that was imported, a third of their time
+    gc.freeze()  # collections in the forks would look at all that was imported
 
 
 def execute(request: dict[str, Any]) -> int:

@@ -167,7 +167,7 @@ def register() -> None:
     Those of a group lie in a group of their own, which a sweep's `<group>=glob(*)` does not find options in.
     """
     store = ConfigStore.instance()
-    # Hydra copies its sources for each composition, and with them the store, an eighth of the time; it only reads it.
+    # Hydra copies its sources for each composition, and with them the store of all schemas, which it only reads.
     vars(store)["__deepcopy__"] = lambda memo: store
     for entry in ENTRIES:
         store.store(name=f"schema_{entry.config_name}", node=_open(entry))

@@ -18,7 +18,7 @@ from tpo.model.unusable import BODY_LIMIT, UnusableError
 
 @functools.cache
 def _certificates() -> ssl.SSLContext:
-    """What servers are verified with: read once, since it takes longer than some answers."""
+    """What servers are verified with: read from files once, for all clients of the process."""
     return httpx2.create_ssl_context()
 
 
