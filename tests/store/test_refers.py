@@ -61,7 +61,10 @@ def test_a_place_without_runs_is_refused_since_nothing_would_be_kept(
 
 
 @pytest.mark.parametrize("name", ["a/config.json", "a/summary.json", "a/b/length.asked", "agreement-1/length.json"])
-def test_all_that_refers_to_artifacts_is_a_run(name: str, root: Path, tmp_path: Path) -> None:
+def test_all_that_refers_to_artifacts_is_a_run(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where pytest was started, a quickstart may have left `runs`
     (sampled,) = run(root, Rounding(), (SAMPLE,))
     file = tmp_path / "other" / name
     file.parent.mkdir(parents=True)
