@@ -40,6 +40,7 @@ SMALL = Architecture(  # SmolLM2-135M's
     hidden=576, layers=30, heads=9, kv_heads=3, head_dim=64, intermediate=1536, vocabulary=49152, is_tied=True
 )
 TOLERANCE = 0.15  # of peaks against the memory model
+NUM_TIMED = 6  # micro-batches of a shape and setting, the first half of them warm-up
 FIRST_STEP = 1e-3  # as tpo.train.trainer has it
 SLOW_KERNELS = ("cudnn", "attention_math")  # cuDNN's attention; the plain one, which writes all scores
 
@@ -184,9 +185,8 @@ def _train_ours(report: Report, policy: Any, sizes: Architecture) -> dict[str, f
     """Check and measure this project's training; return the seconds of a micro-batch by shape and setting."""
     free()
     trainer = _trainer(report, policy)
-    shapes = [(12, 20), (12, 40)] if report.is_tiny else [(300, 850), (300, 2048)]
-    settings = [(True, 2), (False, 1)] if report.is_tiny else [(True, 2), (True, 4), (False, 1), (False, 2)]
-    batches = _rows(trainer, report, shapes[0], count=4, micro_batch=2, vocabulary=sizes.vocabulary)
+    short, long = ((12, 20), (12, 40)) if report.is_tiny else ((300, 850), (300, 2048))
+    batches = _rows(trainer, report, short, count=4, micro_batch=2, vocabulary=sizes.vocabulary)
     errors = [abs(_loss(trainer, batch).item() - math.log(2)) for batch in batches]
     report.check("the first step's loss is ln 2, with gradients as without", max(errors) <= FIRST_STEP, max(errors))
     with cudnn(True):
@@ -202,15 +202,16 @@ def _train_ours(report: Report, policy: Any, sizes: Architecture) -> dict[str, f
     report.number("optimizer step, s", round(seconds_of(trainer.optimizer.step), 3))
     trainer.optimizer.zero_grad()
     ours: dict[str, float] = {}
-    for prompt, completion in shapes:
-        for is_checkpointed, micro_batch in settings:
-            name = f"{prompt}+2x{completion}, {micro_batch} pairs, checkpointing {'on' if is_checkpointed else 'off'}"
-            _set_checkpointing(trainer, is_checkpointed)
-            count = 4 if report.is_tiny else 12
-            rows = _rows(trainer, report, (prompt, completion), count, micro_batch, sizes.vocabulary)
-            ours[name] = _measure(report, f"ours, {name}", trainer, rows, sizes, (prompt, completion))
-            if report.device == "cuda":
-                _check_peak(report, name, sizes, [Pair(prompt, completion, completion)] * micro_batch, is_checkpointed)
+    settings = [(short, True, 2), (short, False, 1), (long, True, 2), (long, False, 1)]
+    if not report.is_tiny:
+        settings[1:1] = [(short, True, 4), (short, True, 8), (short, False, 2)]
+    for (prompt, completion), is_checkpointed, micro_batch in settings:
+        name = f"{prompt}+2x{completion}, {micro_batch} pairs, checkpointing {'on' if is_checkpointed else 'off'}"
+        _set_checkpointing(trainer, is_checkpointed)
+        rows = _rows(trainer, report, (prompt, completion), NUM_TIMED, micro_batch, sizes.vocabulary)
+        ours[name] = _measure(report, f"ours, {name}", trainer, rows, sizes, (prompt, completion))
+        if report.device == "cuda":
+            _check_peak(report, name, sizes, [Pair(prompt, completion, completion)] * micro_batch, is_checkpointed)
     return ours
 
 
@@ -323,8 +324,7 @@ def _stock_seconds(report: Report, policy: Any, shape: tuple[int, int], micro_ba
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset
 
-    count = 4 if report.is_tiny else 12
-    pairs = random_pairs(count * micro_batch, prompt=shape[0], completion=shape[1], vocabulary=sizes.vocabulary)
+    pairs = random_pairs(NUM_TIMED * micro_batch, prompt=shape[0], completion=shape[1], vocabulary=sizes.vocabulary)
     rows = [
         {
             "prompt_ids": pair.prompt_ids,
@@ -443,7 +443,8 @@ def sample(report: Report) -> None:
 
 def loop(report: Report) -> None:
     """Run the smallest experiment twice, a process for each stage, as a user's command."""
-    policy = save_model(report.folder / "seed", TINY if report.is_tiny else SMALL, device=report.device)
+    sizes = TINY if report.is_tiny else replace(SMALL, vocabulary=TINY.vocabulary)  # few ids that are no text
+    policy = save_model(report.folder / "seed", sizes, device=report.device)
     root = report.folder / "loop"
     words = [
         *("experiment=smoke", "tracking=none", "isolate_stages=true", "model=pretrained", "judge=length"),
