@@ -506,14 +506,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="part", help=", ".join(PARTS))
     parser.add_argument("--tiny", action="store_true", help="sizes of seconds; always so without a GPU")
-    parser.add_argument("--out", type=Path, help="the JSON; by default beside this file, named after the GPU")
+    parser.add_argument("--out", type=Path, help="the JSON; by default in cards/ beside this file, named after the GPU")
     given = parser.parse_args(arguments)
     if wrong := [name for name in given.parts if name not in PARTS]:
         parser.error(f"there is no part {', '.join(wrong)}; there are {', '.join(PARTS)}")
     found = run_parts(given.parts or list(PARTS), is_tiny=given.tiny)
     out = given.out
     if out is None and found["machine"]["gpu"] and not given.tiny:
-        out = Path(__file__).parent / f"gpu-{file_name(found['machine'])}.json"
+        out = Path(__file__).parent / "cards" / f"{file_name(found['machine'])}.json"
     if out is not None:
         out.write_text(json.dumps(found, indent=1) + "\n")
         print(out)
