@@ -490,7 +490,8 @@ def test_one_of_two_processes_killed_at_a_random_moment(tiny_model: Path, tmp_pa
             os.killpg(victim.pid, signal.SIGKILL)
         victim.wait()
         print(f"seed {seed}: the one that {role} killed {delay:.2f} s after stage {num_begun} of {num_stages} began")
-        assert is_hit and survivor.wait() == 0, survivors_log.read_text()[-2000:]
+        said = survivors_log.parent / "said.txt"
+        assert is_hit and survivor.wait() == 0, survivors_log.read_text()[-2000:] + said.read_text()[-2000:]
         assert_same_results(root, undisturbed)
         counts = stages_computed(victims_log, survivors_log)
         assert sum(counts.values()) - len(counts) <= (role == "works"), "only the stage that was hit is begun twice"

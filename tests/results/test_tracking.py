@@ -450,6 +450,18 @@ def test_what_was_tracked_offline_is_sent_by_the_same_command_once_it_can_be(
     assert made == [mode] * is_again
 
 
+def test_another_processs_service_of_wandb_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes the run of a command that was killed for one that goes on."""
+    import wandb
+
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_SERVICE", f"3-1-unix-{tmp_path}/socket")
+    settings = WandbTracking(project="p", mode="offline")
+    tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS)
+    tracker.fail()
+    assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
 # --- no network -------------------------------------------------------------------------------------------------
 
 

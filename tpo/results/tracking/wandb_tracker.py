@@ -38,6 +38,7 @@ from tpo.store.seeds import derive_seed
 from tpo.store.stage import Step
 from tpo.store.text import one_line
 
+SERVICE = "WANDB_SERVICE"  # the address of a process of W&B that is running
 INIT_S = 30.0  # for W&B to answer, where it could be reached a moment before
 OVER_ITERATIONS = ("eval", "sample", "judge", "pairs", "tables", "charts")
 
@@ -87,6 +88,9 @@ class WandbTracker(Tracker):
     def _init(self, run_path: Path, labels: Labels) -> Any:
         import wandb
 
+        # A command inherits it from a notebook that uses W&B, say. That process of W&B would take the run of a killed
+        # command for one that goes on, and refuse the command that continues it.
+        os.environ.pop(SERVICE, None)
         settings = self.settings
         return wandb.init(
             project=settings.project,
