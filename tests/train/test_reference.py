@@ -1,7 +1,9 @@
 """The key under which the reference's log-probabilities are kept: it tells apart what their bits depend on."""
 
+import errno
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +57,7 @@ def path_of(
     artifacts = {
         role: Artifact(name, Path("artifacts") / name, holds[role], is_reused=False) for role, name in names.items()
     }
-    return ReferenceCache.of(Path("artifacts"), config, artifacts).path
+    return ReferenceCache.of(Path("artifacts") / "train-b", config, artifacts).path
 
 
 def test_every_setting_is_known_to_move_them_or_not() -> None:
@@ -125,7 +127,7 @@ COLUMNS = {"ref_chosen_logps": [[-1.5, -2.25], [-3.0]], "ref_rejected_logps": [[
 
 @pytest.fixture
 def cache(tmp_path: Path) -> ReferenceCache:
-    kept = ReferenceCache(tmp_path / "reference" / "0123456789ab.json", {"pairs": "pairs-a"})
+    kept = ReferenceCache(tmp_path / "reference" / "0123456789ab.json", {"pairs": "pairs-a"}, tmp_path)
     kept.write(COLUMNS)
     return kept
 
@@ -141,7 +143,7 @@ def truncate(path: Path) -> None:
 
 
 def take_that_of_another(path: Path) -> None:
-    ReferenceCache(path.with_name("ba9876543210.json"), {"pairs": "pairs-b"}).write(COLUMNS)
+    ReferenceCache(path.with_name("ba9876543210.json"), {"pairs": "pairs-b"}, path.parent).write(COLUMNS)
     path.with_name("ba9876543210.json").replace(path)
 
 
@@ -151,7 +153,25 @@ def drop_the_digest(path: Path) -> None:
 
 def test_what_was_kept_is_read(cache: ReferenceCache) -> None:
     assert cache.read() == COLUMNS
-    assert ReferenceCache(cache.path.with_name("other.json"), {}).read() is None
+    assert replace(cache, path=cache.path.with_name("other.json")).read() is None
+
+
+def test_an_attempt_that_ends_while_it_writes_leaves_nothing_where_nobody_cleans_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next attempt at a training deletes what lies in its folder; no attempt deletes what lies beside the file."""
+    cache = ReferenceCache(tmp_path / "reference" / "0123456789ab.json", {}, tmp_path / "train-a")
+    cache.training.mkdir()
+
+    def refuse(path: Path, *_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    for name in ("replace", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(OSError, match="Read-only"):
+        cache.write(COLUMNS)
+    assert list(cache.path.parent.iterdir()) == []
+    assert [path.suffix for path in cache.training.iterdir()] == [".tmp"]
 
 
 @pytest.mark.parametrize("damage", [add_20_nats, truncate, take_that_of_another, drop_the_digest])

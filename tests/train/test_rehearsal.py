@@ -60,7 +60,7 @@ def test_it_leaves_no_trace(tiny_model: Path, tmp_path: Path, dtype: str, change
 def test_a_reference_that_is_off_by_rounding_is_computed_again(
     tiny_model: Path, tmp_path: Path, by: float, starts_at_reference: bool, is_mended: bool
 ) -> None:
-    cache = ReferenceCache(tmp_path / "cache" / "key.json", {})
+    cache = ReferenceCache(tmp_path / "cache" / "key.json", {}, tmp_path)
     trainer = make_trainer(tmp_path, PAIRS, policy_of(tiny_model), settings(), seed=0)
     right = columns(trainer)
     shift(trainer, by)

@@ -329,7 +329,7 @@ def test_both_references_of_a_first_iteration_are_the_seed_model(tiny_model: Pat
 def test_reference_is_computed_once_for_the_same_pairs(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = ReferenceCache(tmp_path / "reference" / "of_these_pairs.json", {"pairs": "pairs-a"})
+    kept = ReferenceCache(tmp_path / "reference" / "of_these_pairs.json", {"pairs": "pairs-a"}, tmp_path)
 
     def made(name: str, cache: ReferenceCache | None, beta: float) -> Any:
         work = tmp_path / name

@@ -46,22 +46,25 @@ class ReferenceCache:
     Attributes:
         path: The file.
         inputs: Ids of what they are computed from, by role.
+        training: The folder of the training that asks, which no other process writes to: the file is written there and
+            then moved, so that the next attempt at a training that was killed deletes what it left.
     """
 
     path: Path
     inputs: dict[str, str]
+    training: Path
 
     @classmethod
-    def of(cls, artifacts_dir: Path, config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> "ReferenceCache":
+    def of(cls, training: Path, config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> "ReferenceCache":
         """Return that of a training.
 
         Args:
-            artifacts_dir: Of the training's artifact.
+            training: The folder of its artifact.
             config: Of the step "train".
             inputs: Of the step "train".
         """
         names = {role: artifact.artifact_id for role, artifact in inputs.items()}
-        return cls(artifacts_dir / REFERENCE / f"{_key(config, inputs)}.json", names)
+        return cls(training.parent / REFERENCE / f"{_key(config, inputs)}.json", names, training)
 
     def read(self) -> dict[str, Any] | None:
         """Return the columns; None where there are none, or the file is damaged or another's."""
@@ -81,7 +84,12 @@ class ReferenceCache:
     def write(self, columns: dict[str, Any]) -> None:
         """Write the columns."""
         self.path.parent.mkdir(exist_ok=True)
-        write_sealed(self.path, {"key": self.path.stem, "inputs": self.inputs, "columns": columns})
+        written = self.training / f"{REFERENCE}.tmp"
+        try:
+            write_sealed(written, {"key": self.path.stem, "inputs": self.inputs, "columns": columns})
+            written.replace(self.path)
+        finally:
+            written.unlink(missing_ok=True)
 
 
 def _key(config: Mapping[str, Any], inputs: Mapping[str, Artifact]) -> str:

@@ -183,7 +183,7 @@ def work(job: Job) -> Metrics:
         open_policy(config, job.inputs),
         restore(TrainSettings, config["settings"], {"num_processes": num_processes}),
         seed=job.seed,
-        cache=ReferenceCache.of(job.path.parent, config, job.inputs),
+        cache=ReferenceCache.of(job.path, config, job.inputs),
     )
 
 
