@@ -7,6 +7,8 @@ and without thoughts (`experiment=quickstart thought=generic,none tracking=none`
 of its own below `--out`, so that it computes everything itself; its jobs share them. Prints for each the wall time, how
 often its jobs computed each distinct stage, and for each run whether the summary equals the basic launcher's or the
 first value that differs. Exits with status 1 where one does. Needs `make setup-launchers`; run it in the repository.
+Some launchers give a job a share of the cores, and on some processors another number of threads rounds sums otherwise:
+`OMP_NUM_THREADS=1` before the command gives all the same.
 
 Repeated, it continues what was killed and reuses what is there: delete the folder to compute anew.
 """
