@@ -461,6 +461,9 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
         raise SafetensorError("Error while deserializing: I/O error: Too many open files (os error 24)")
     with pytest.raises(ArtifactError, match=full), translate_disk_errors(tmp_path):
         raise RuntimeError("open file failed because of errno 28 on fopen: No space left on device, file path: x")
+    with pytest.raises(ArtifactError, match="m.safetensors cannot be read") as error, translate_disk_errors(tmp_path):
+        raise RuntimeError("unable to open file <m.safetensors> in read-only mode: Input/output error (5)")
+    assert_one_line(error.value, "Input/output error")
     for lost in (
         "basic_ios::clear: iostream error",
         "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
@@ -472,7 +475,8 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
             raise PermissionError(errno.EACCES, "Permission denied", "model.json")
         except OSError as cause:
             raise ValueError("this does not look like a model") from cause
-    for other in (OSError("no number"), RuntimeError("a fault"), FileNotFoundError(errno.ENOENT, "?", "x")):
+    faults = (OSError("no number"), RuntimeError("a fault"), RuntimeError("of 5 (5)"), RuntimeError(f"({'9' * 30})"))
+    for other in (*faults, FileNotFoundError(errno.ENOENT, "?", "x")):
         with pytest.raises(type(other)), translate_disk_errors(tmp_path):
             raise other
 

@@ -202,6 +202,8 @@ ADVICE = {
 }
 #: How libraries tell the number of such an error: in Rust, such as safetensors and tokenizers, and torch.
 NUMBER = re.compile(r"\(os error (\d+)\)|because of errno (\d+)")
+#: How torch tells it of a file that it maps: "unable to open file <x> in read-only mode: Input/output error (5)".
+ENDS_IN_NUMBER, OF_FILE = re.compile(r"\((\d{1,3})\)"), re.compile(r"file <([^>]+)>")
 #: How torch says that a file could not be written where the number is lost.
 WRITE_FAILED = re.compile(r"PytorchStreamWriter failed|iostream error|unexpected pos \d+")
 
@@ -267,11 +269,23 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
 def _of_system(error: BaseException | None) -> OSError | None:
     """Return the operating system's error that an error is, tells of, or was raised on account of."""
     while error is not None:
-        told = NUMBER.search(str(error))
-        number = error.errno if isinstance(error, OSError) else int(told[told.lastindex or 0]) if told else None
-        if number is not None and number in FULL | REFUSED:
-            return error if isinstance(error, OSError) else OSError(number, os.strerror(number))
+        found = error if isinstance(error, OSError) and error.errno is not None else _told(str(error))
+        if found is not None and found.errno in FULL | REFUSED:
+            return found
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return None
+
+
+def _told(message: str) -> OSError | None:
+    """Return the operating system's error that another library's message tells of."""
+    if numbered := NUMBER.search(message):
+        number = int(numbered[numbered.lastindex or 0])
+        return OSError(number, os.strerror(number))
+    for ended in ENDS_IN_NUMBER.finditer(message):
+        number = int(ended[1])
+        if message[: ended.start()].rstrip().endswith(os.strerror(number)):
+            file = OF_FILE.search(message)
+            return OSError(number, os.strerror(number), file[1] if file else None)
     return None
 
 
