@@ -19,7 +19,7 @@ from tpo.config.tracking import NoTracking, WandbTracking
 from tpo.results.change import compared_change
 from tpo.results.rate import Rate
 from tpo.results.tracking import TRACKED, Tracker, load_tracker, log_evaluation
-from tpo.results.tracking.connect import TrackingError, choose_mode, find_mode, has_wandb_key
+from tpo.results.tracking.connect import TrackingError, choose_mode, find_mode, has_wandb_key, unreachable
 from tpo.results.tracking.labels import (
     MAX_GROUP,
     MAX_NAME,
@@ -460,6 +460,71 @@ def test_another_processs_service_of_wandb_is_left_alone(tmp_path: Path, monkeyp
     tracker = load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS)
     tracker.fail()
     assert list(tmp_path.glob("wandb/offline-run-*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("WANDB_NOTES", "see hunter2Zq9secretX"), ("WANDB_TAGS", "a,hunter2Zq9secretX"), ("WANDB_MODE", "foo")],
+)
+def test_what_wandb_would_read_from_the_environment_is_checked(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", "hunter2Zq9secretX")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(TrackingError, match=name) as error:
+        load_tracker(WandbTracking(project="p", mode="offline"), run_path=tmp_path, config={}, labels=LABELS)
+    assert "hunter2" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "value"), [("WANDB_INIT_TIMEOUT", "abc"), ("WANDB_MODE", "")])
+def test_odd_variables_are_one_sentence_or_none(
+    name: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import wandb
+
+    wandb.teardown()  # it has read the environment
+    monkeypatch.setenv(name, value)
+    settings = WandbTracking(project="p", mode="offline")
+    if value:
+        with pytest.raises(TrackingError, match=r"variables of the environment that begin with WANDB_"):
+            load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS)
+    else:
+        load_tracker(settings, run_path=tmp_path, config={}, labels=LABELS).fail()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "5"])
+def test_a_damaged_note_of_where_a_run_was_tracked_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / TRACKED).write_text(text)
+    with pytest.raises(TrackingError, match=f"{TRACKED} is damaged: delete it"):
+        load_tracker(WandbTracking(project="p"), run_path=tmp_path, config={}, labels=LABELS)
+
+
+def test_a_netrc_that_is_no_text_has_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_bytes(b"\xeb\xff")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_bytes(b"\xeb\xff")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert not has_wandb_key()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:hunter2Zq9secretX/x@127.0.0.1:9",
+        "me:hunter2Zq9secretX@127.0.0.1:9",
+        "http://127.0.0.1:hunter2Zq9secretX",
+        "http://me:p@hunter2Zq9secretX@127.0.0.1:9",
+        "http://127.0.0.1:9/?api_key=hunter2Zq9secretX",
+        "http://[hunter2Zq9secretX",
+    ],
+)
+def test_no_part_of_an_address_that_may_be_a_password_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", url)
+    said = unreachable()
+    assert said is not None and "hunter2" not in said and "secret" not in said.lower()
+    assert "127.0.0.1:9 does not answer" in said or "WANDB_BASE_URL is no address" in said
 
 
 # --- no network -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 from tpo.config.groups import TrackingConfig
 from tpo.config.tracking import WandbTracking
-from tpo.results.tracking.connect import choose_mode
+from tpo.results.tracking.connect import TrackingError, choose_mode
 from tpo.results.tracking.labels import Labels
 from tpo.results.tracking.tracker import Tracker
 from tpo.store.files import write_json
@@ -23,6 +23,9 @@ def load_tracker(settings: TrackingConfig, *, run_path: Path, config: dict[str, 
 
     One that was tracked offline is, when it can be online now. Nothing is tracked where `tracking.mode=auto` and
     WANDB_MODE, W&B's own variable, says "disabled".
+
+    Raises:
+        TrackingError: If the run cannot be tracked as it is to be, or the file that says where it was is damaged.
     """
     if not isinstance(settings, WandbTracking):
         return Tracker()
@@ -30,7 +33,7 @@ def load_tracker(settings: TrackingConfig, *, run_path: Path, config: dict[str, 
         return Tracker()
     done = run_path / TRACKED
     was_tracked = done.exists()
-    if was_tracked and json.loads(done.read_text())["mode"] != "offline":
+    if was_tracked and _mode_before(done) != "offline":
         return Tracker()
     mode, reason = choose_mode(settings.mode)
     if was_tracked and mode != "online":
@@ -41,6 +44,13 @@ def load_tracker(settings: TrackingConfig, *, run_path: Path, config: dict[str, 
     if reason := reason or tracker.why_offline:
         log.warning("%s: this run is tracked offline", reason)
     return tracker
+
+
+def _mode_before(done: Path) -> str:
+    try:
+        return str(json.loads(done.read_text())["mode"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise TrackingError(f"{done} is damaged: delete it, and the run is tracked again") from error
 
 
 def log_evaluation(

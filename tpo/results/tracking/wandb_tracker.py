@@ -31,6 +31,7 @@ from tpo.results.tracking.metrics import (
 from tpo.results.tracking.tracker import Tracker
 from tpo.results.winrate import corrected_by_category, win_rate_by_category
 from tpo.store.artifacts import Artifact
+from tpo.store.errors import why
 from tpo.store.files import write_json, write_sealed
 from tpo.store.progress import State
 from tpo.store.records import Comparison, Completion, Pair, Score
@@ -54,7 +55,7 @@ class WandbTracker(Tracker):
         Where W&B refuses it online, for want of a valid key, it is tracked offline and `why_offline` says why.
 
         Raises:
-            TrackingError: If W&B refuses it, and `tracking.mode=online`.
+            TrackingError: If W&B refuses it, and `tracking.mode=online`, or refuses its settings.
         """
         from wandb.errors import Error
 
@@ -68,6 +69,11 @@ class WandbTracker(Tracker):
                 raise TrackingError(f"{said}: see `wandb login`, or set tracking.mode=offline") from error
             self.mode, self.why_offline = "offline", said
             self.run = self._init(run_path, labels)
+        except ValueError as error:
+            raise TrackingError(
+                f"W&B does not take its settings ({why(error)}): look at the variables of the environment that begin "
+                "with WANDB_, or set tracking=none"
+            ) from error
         self.run.define_metric("iteration")
         self.run.define_metric("train/step")
         for stage in OVER_ITERATIONS:
@@ -91,6 +97,8 @@ class WandbTracker(Tracker):
         # A command inherits it from a notebook that uses W&B, say. That process of W&B would take the run of a killed
         # command for one that goes on, and refuse the command that continues it.
         os.environ.pop(SERVICE, None)
+        if not os.environ.get("WANDB_MODE"):  # an empty one is none here, and a mode that there is not to W&B
+            os.environ.pop("WANDB_MODE", None)
         settings = self.settings
         return wandb.init(
             project=settings.project,
