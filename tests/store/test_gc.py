@@ -193,7 +193,7 @@ def test_a_damaged_request_is_no_obstacle(text: str, root: Path, runs: Path) -> 
 def test_days_that_keep_nothing_are_refused(days: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([f"--keep-days={days}"])
-    assert "--keep-days" in capsys.readouterr().err
+    assert f"--keep-days: {days} is no number of days" in capsys.readouterr().err
 
 
 def test_no_name_steers_the_terminal(root: Path, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,6 +224,33 @@ def test_incomplete_and_stale_ones_go_and_parts_that_nobody_goes_on_from(root: P
     size = sum(leftover.size for leftover in found)
     assert delete_all(found, root, runs) == size > 0
     assert find(root, [runs]) == [] and said([sampled, judged])[1] == "judge 0 <- sample 1"
+
+
+def test_what_was_written_beside_artifacts_under_a_temporary_name_goes(root: Path, runs: Path) -> None:
+    (root / "reference").mkdir(parents=True)
+    old = [root / "x.json.01234567.tmp", root / "reference" / "0.json.01234567.tmp"]
+    new = [path.with_name(f"new-{path.name}") for path in old]
+    for path in (*old, *new):
+        path.write_text("half")
+    for path in old:
+        os.utime(path, (0, 0))
+    found = find(root, [runs])
+    assert names_of(found) == {path.name for path in old}
+    assert delete_all(found, root, runs) == 8
+    assert not any(path.exists() for path in old) and all(path.exists() for path in new)
+
+
+def test_times_that_lie_ahead_keep_nothing_for_ever(root: Path, runs: Path) -> None:
+    """A clock was set back, or a backup restored."""
+    [sampled] = run(root, Rounding(), (SAMPLE,))
+    (sampled.path / "rows.jsonl.01234567.tmp").touch()
+    ahead = time.time() + 86_400
+    for path in sampled.path.iterdir():
+        os.utime(path, (ahead, ahead))
+    assert names_of(find(root, [runs])) == {sampled.artifact_id}
+    assert names_of(find(root, [runs], keep_days=2)) == {"rows.jsonl.01234567.tmp"}
+    finished_run(runs, "quickstart-1", sampled.artifact_id)
+    assert names_of(find(root, [runs])) == {"rows.jsonl.01234567.tmp"}
 
 
 def train(root: Path) -> Artifact:

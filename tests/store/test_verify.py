@@ -334,3 +334,36 @@ def test_a_remembered_digest_is_trusted_but_with_reread(
     (chain[0].path / ".digests.json").write_text(json.dumps(remembered))
     assert verified(capsys, tmp_path / "artifacts")[0] == 0
     assert verified(capsys, tmp_path / "artifacts", "--reread")[0] == 1
+
+
+@pytest.mark.parametrize("text", ['{"stages": ["a"]}', '{"stages": 5}', '{"stages": [{"x": 1}]}', '{"stages": null}'])
+def test_what_others_leave_in_a_runs_folder_is_no_obstacle(
+    text: str, chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [path] = (tmp_path / "runs").iterdir()
+    (path / "notes.json").write_text(text)
+    status, said = verified(capsys, path)
+    assert status == 0 and "all is as it says" in said
+
+
+def test_the_note_of_files_deleted_on_purpose_is_verified(
+    chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = chain[0].path / "pruned.json"
+    write_sealed(note, {"files": []})
+    assert verified(capsys, tmp_path / "artifacts")[0] == 0
+    for text in ("{", "[]", "{}", '{"files": 3}'):
+        note.write_text(text)
+        status, said = verified(capsys, tmp_path / "artifacts")
+        assert status == 1 and f"{note}: " in said and "deleted on purpose" in said
+
+
+def test_what_cannot_be_read_does_not_end_the_verification(
+    chain: list[Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (chain[0].path / "manifest.json").unlink()
+    (chain[0].path / "manifest.json").mkdir()
+    [name] = chain[2].manifest["files"]
+    (chain[2].path / name).write_text("other")
+    status, said = verified(capsys, tmp_path / "artifacts")
+    assert status == 1 and f"{chain[0].path}: " in said and f"{chain[2].path / name}: differs" in said

@@ -95,7 +95,7 @@ def find(
 
     def is_young(path: Path) -> bool:
         written = [path] if path.is_file() else [path / REQUEST, path / MANIFEST]
-        return time.time() - max(map(_mtime, written)) < 86_400 * keep_days
+        return _age(max(map(_mtime, written))) < 86_400 * keep_days
 
     open_ids = used | refers.asked
     wanted = open_ids | set(ARTIFACT_ID.findall(refers.text))
@@ -120,7 +120,9 @@ def find(
                     found.append(Leftover(path / part, "its artifact is complete", size_of(path / part), path))
             if has_epochs and name not in open_ids:
                 found += _unselected(path, refers.text)
-        found += _temporary(path)
+        found += _temporary(path.rglob("*.tmp"), owner=path)
+    found += _temporary(root.glob("*.tmp"), owner=root)
+    found += _temporary((root / REFERENCE).glob("*.tmp"), owner=None)
     for path in sorted((root / STALE).glob("*")):
         if not is_young(path):
             found.append(Leftover(path, "stale: its inputs were computed anew", size_of(path), path))
@@ -164,6 +166,11 @@ def _mtime(path: Path) -> float:
     return path.stat().st_mtime if path.exists() else 0.0
 
 
+def _age(written: float) -> float:
+    """Return the seconds since then; a time that lies ahead, of a clock that was set back, is as long ago."""
+    return abs(time.time() - written)
+
+
 def _is_held(path: Path) -> bool:
     try:
         with hold(path / LOCK, purpose="gc", waits=False):
@@ -188,13 +195,9 @@ def _unselected(path: Path, text: str) -> list[Leftover]:
     return [Leftover(path, why, sum(size_of(path / epoch) for epoch in gone), path, gone)]
 
 
-def _temporary(path: Path) -> list[Leftover]:
-    old = [
-        file
-        for file in path.rglob("*.tmp")
-        if CHECKPOINTS not in file.parts and time.time() - _mtime(file) > TEMPORARY_S
-    ]
-    return [Leftover(file, "a killed process was writing it", size_of(file), path) for file in sorted(old)]
+def _temporary(files: Iterable[Path], *, owner: Path | None) -> list[Leftover]:
+    old = [file for file in files if CHECKPOINTS not in file.parts and _age(_mtime(file)) > TEMPORARY_S]
+    return [Leftover(file, "a killed process was writing it", size_of(file), owner or file) for file in sorted(old)]
 
 
 def _is_needed_reference(path: Path, needed: set[str]) -> bool:
@@ -297,7 +300,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _days(text: str) -> float:
-    days = float(text)
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
     if not (math.isfinite(days) and days >= 0):
         raise argparse.ArgumentTypeError(f"{text} is no number of days: give one of at least 0")
     return days

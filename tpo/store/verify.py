@@ -21,9 +21,12 @@ from tpo.store.files import (
     UnsealedError,
     content_hash,
     file_digest,
+    os_error,
+    read_sealed,
 )
 from tpo.store.layout import (
     MANIFEST,
+    PRUNED,
     REFERENCE,
     REQUEST,
     find_request,
@@ -85,19 +88,31 @@ def verify_artifacts(root: Path, names: Iterable[str], *, run: str | None = None
         asker = run or request.get("run") or asker
         inputs[name] = request.get("inputs", {})
         waiting += [(source, asker) for source in inputs[name].values()]
-        todo = _again(asker)
-        if not (path / MANIFEST).exists():
-            found.append(Wrong(path, "is not there, or was not finished", todo))
-            continue
         try:
-            manifest = read_manifest(path)
-        except ArtifactError as error:
-            is_file = isinstance(error.__cause__, SealError)
-            found.append(Wrong(path / MANIFEST if is_file else path, str(error), todo))
-            continue
-        found += _of_manifest(path, manifest, todo)
-        found += _of_files(path, manifest["files"], f"delete {path}; {todo}", rereads=rereads)
+            found += _of_artifact(path, _again(asker), rereads=rereads)
+        except OSError as error:  # the rest is verified all the same
+            found.append(Wrong(path, os_error(error, path), f"delete {path}; {_again(asker)}"))
     return Verified(root, inputs, found)
+
+
+def _of_artifact(path: Path, todo: str, *, rereads: bool) -> Iterator[Wrong]:
+    if not (path / MANIFEST).exists():
+        yield Wrong(path, "is not there, or was not finished", todo)
+        return
+    try:
+        manifest = read_manifest(path)
+    except ArtifactError as error:
+        is_file = isinstance(error.__cause__, SealError)
+        yield Wrong(path / MANIFEST if is_file else path, str(error), todo)
+        return
+    yield from _of_manifest(path, manifest, todo)
+    yield from _of_files(path, manifest["files"], f"delete {path}; {todo}", rereads=rereads)
+    with suppress(FileNotFoundError):
+        try:
+            read_sealed(path / PRUNED)
+        except SealError as error:
+            what = f"{str(error).removeprefix(str(path / PRUNED)).strip()}: it says which files were deleted on purpose"
+            yield Wrong(path / PRUNED, what, f"delete it; if files are missing then, {todo}")
 
 
 def _again(run: str | None) -> str:
@@ -212,9 +227,16 @@ def verify_run(path: Path, *, artifacts: Path | None, rereads: bool = False) -> 
     verified = verify_artifacts(root, names, run=path.name, rereads=rereads)
     found += [*verified.wrong, *verify_references(root, verified.inputs)]
     for name, value in files.items():
-        for stage in value.get("stages", []) if isinstance(value, dict) else []:
+        for stage in _stages(value):
             found += _of_content(path / name, root, stage)
     return verified._replace(wrong=found)
+
+
+def _stages(value: Any) -> list[dict[str, Any]]:
+    """Return what a file says of stages, as a summary does; others, which are somebody else's, may say anything."""
+    stages = value.get("stages") if isinstance(value, dict) else None
+    found = stages if isinstance(stages, list) else []
+    return [stage for stage in found if isinstance(stage, dict) and isinstance(stage.get("artifact_id"), str)]
 
 
 def _of_content(file: Path, root: Path, stage: dict[str, Any]) -> Iterator[Wrong]:
