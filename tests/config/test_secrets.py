@@ -36,6 +36,7 @@ ADDRESSES = (
     *(f"me:{PLANTED}@proxy.example.org:3128", f"me:{PLANTED}@host", f"x=1;api_key={PLANTED}", f"MY_TOKEN={PLANTED}"),
     f"https://hooks.slack.com/services/T01/B02/{PLANTED}",
     *(f"https://h/x?X-Amz-Signature={PLANTED}", f"https://h/x?sig={PLANTED}", f"wss://me:{PLANTED}@h"),
+    *(f"http://me:{PLANTED}/x@127.0.0.1:9", f"http://me:a/{PLANTED}@h/v1"),  # a slash that should have been quoted
 )
 
 
@@ -116,6 +117,7 @@ def test_secrets_by_their_form(text: str) -> None:
     [
         *(
             "http://h:8000/v1/a@b",
+            "https://h/a:b/c@v1",
             "mail me@example.org",
             "https://h/x?n=1&page=2",
             "0123456789abcdef" * 2,

@@ -34,7 +34,8 @@ FORM = re.compile(
     r"|(?<=[Bb]earer )(?=\S*\d)[\w.~+/=-]{16,}|-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*"
     r"|(?<=hooks\.slack\.com/)(?:services|workflows|triggers)/[\w/-]+|(?<=/api/webhooks/)\d+/[\w-]+"
 )
-USER = re.compile(r"(?<=://)[^/?#\s\"'`]*(?=@)")  # of an address: a name, a password, in which there may be an "@"
+#: Of an address: a name and a password, in which there may be an "@", and a slash that should have been quoted.
+USER = re.compile(r"(?<=://)(?:[^/?#\s\"'`]*|[^/?#\s:@\"'`]+:(?!\d+/)[^\s\"'`]*)(?=@)")
 #: The same without a scheme, where the host ends with a port or has no dot: others may be an address for e-mail.
 BARE_USER = re.compile(
     r"(?<![\w/:.@+-])(?!mailto:)[A-Za-z][\w.+-]*:[^\s:/@\"'{}]+@(?!sha\d+:)(?=[A-Za-z][\w.-]*:\d|[A-Za-z][\w-]*(?![\w.:-]))"
