@@ -1,6 +1,30 @@
-"""Where to go from a finished run."""
+"""Where to go from a finished run, and the command that repeats it."""
 
+import re
 import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+#: Where runs and artifacts lie unless they are put elsewhere (conf/entry.yaml).
+PLACES = {"artifacts_dir": "artifacts", "runs_dir": "runs"}
+
+
+def repeating(command: str, config: Mapping[str, Any]) -> str:
+    """Return the command that repeats a run and finds what it computed.
+
+    Args:
+        command: Of the run's summary, which names no folders.
+        config: Of the run, as composed.
+    """
+    moved = [(key, str(config[key])) for key, usual in PLACES.items() if str(config[key]) != usual]
+    return " ".join([command, *(shlex.quote(f"{key}={_value(folder)}") for key, folder in moved)])
+
+
+def _value(folder: str) -> str:
+    """Return a folder as the value of an override, in quotation marks where Hydra would read something else."""
+    return folder if re.fullmatch(r"[\w./-]+", folder) else QuotedString(folder, Quote.double).with_quotes()
 
 
 def following(place: str, *, has_thought: bool) -> list[str]:
