@@ -7,9 +7,11 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -420,6 +422,63 @@ with one_sentence("all stages"):
     finally:
         print("ending", file=sys.stderr, flush=True)
 """
+
+
+@pytest.fixture
+def terminated() -> Iterator[None]:
+    """Give the handler of SIGTERM back, which a command keeps to its end."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("terminated")
+def test_an_interruption_says_what_is_true_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for notes, said in ([], "nothing is served"), (["2 of 3 rows"], "2 of 3 rows are kept; nothing is served"):
+        error = KeyboardInterrupt()
+        for note in notes:
+            error.add_note(note)
+        with pytest.raises(SystemExit), one_sentence("", then="nothing is served"):
+            raise error
+        assert capsys.readouterr().err == f"interrupted: {said}\n"
+
+
+STAGES = "all finished stages are kept; the same command continues"
+NOTHING = "nothing was computed"
+INTERRUPTED = {  # by the command
+    "run": ("experiment=smoke", STAGES),
+    "evaluate": ("policy=seed", STAGES),
+    "evaluate.agreement": ("data=x.jsonl", STAGES),
+    "chat": ("policy=seed", "what was said is kept only where /save wrote it"),
+    "serve": ("policy=seed", "nothing is served"),
+    "export": ("policy=seed", "the directory `out` is there only if the export was complete"),
+    "plan": ("experiment=smoke", NOTHING),
+    "doctor": ("experiment=smoke", NOTHING),
+    "verify": ("artifacts", "nothing was changed; the same command begins anew"),
+    "gc": ("", "what was not deleted, and all runs, are kept; the same command continues"),
+    "results": ("runs", "the runs are kept; the same command begins anew"),
+}
+
+
+@pytest.mark.usefixtures("terminated")
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_every_command_says_what_an_interruption_leaves(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    word, said = INTERRUPTED[command]
+    monkeypatch.setattr(sys, "argv", ["tpo", *word.split()])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # which the entry points set
+    monkeypatch.setattr("hydra.main", lambda **_: lambda job: interrupt)
+    monkeypatch.setattr("argparse.ArgumentParser.parse_intermixed_args", interrupt)
+    if command in ("verify", "gc", "results"):  # the others' entry points have read the words by then
+        monkeypatch.setattr("argparse.ArgumentParser.parse_args", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"tpo.{command}", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 130 and capsys.readouterr().err == f"interrupted: {said}\n"
 
 
 @pytest.mark.parametrize(("name", "word", "code"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])

@@ -52,4 +52,12 @@ def work(config: ChatConfig, hydra: Any) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_entry(ChatConfig, about=ABOUT, check=check_use, work=work, find_under=settings_for_use)
+    run_entry(
+        ChatConfig,
+        about=ABOUT,
+        check=check_use,
+        work=work,
+        find_under=settings_for_use,
+        kept="",
+        then="what was said is kept only where /save wrote it",
+    )

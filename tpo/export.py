@@ -35,5 +35,11 @@ def work(config: ExportConfig, hydra: Any) -> Outcome:
 
 if __name__ == "__main__":
     run_entry(
-        ExportConfig, about=ABOUT, check=check_export, work=work, find_under=partial(settings_of_run, taken=TAKEN)
+        ExportConfig,
+        about=ABOUT,
+        check=check_export,
+        work=work,
+        find_under=partial(settings_of_run, taken=TAKEN),
+        kept="",
+        then="the directory `out` is there only if the export was complete",
     )

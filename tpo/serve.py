@@ -29,4 +29,12 @@ def work(config: ServeConfig, hydra: Any) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_entry(ServeConfig, about=ABOUT, check=check_use, work=work, find_under=settings_for_use)
+    run_entry(
+        ServeConfig,
+        about=ABOUT,
+        check=check_use,
+        work=work,
+        find_under=settings_for_use,
+        kept="",
+        then="nothing is served",
+    )
