@@ -10,6 +10,7 @@ from typing import Any
 from tpo.config.check import check_use
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import ChatConfig
+from tpo.config.streams import say
 from tpo.use.inherit import settings_for_use
 
 ABOUT = """\
@@ -47,6 +48,7 @@ def talk(config: ChatConfig) -> None:
 
 def work(config: ChatConfig, hydra: Any) -> Outcome:
     """Talk as a job was started."""
+    say(f"loading {config.policy} ...")  # before the imports, which take seconds too
     talk(config)
     return Outcome(None)
 
