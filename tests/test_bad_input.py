@@ -499,14 +499,51 @@ def test_a_signal_is_said_at_once_while_output_is_diverted(name: str, word: str,
     assert done.returncode == code and (tmp_path / "log").read_text() == "begun\n"
 
 
+ROOT = Path(tpo.run.__file__).parent
+COMMANDS = {path for path in ROOT.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text()}
+INNER = {ROOT / "store" / "execute.py"}  # started by the store, which says how it ended
+
+
 def test_every_command_ends_so() -> None:
-    root = Path(tpo.run.__file__).parent
-    commands = {path for path in root.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text()}
-    inner = {root / "store" / "execute.py"}  # started by the store, which says how it ended
-    assert inner < commands and len(commands) >= 9
-    for path in commands - inner:
+    assert INNER < COMMANDS and len(COMMANDS) >= 9
+    for path in COMMANDS - INNER:
         start = path.read_text().partition('if __name__ == "__main__":')[2]
         assert "run_entry(" in start or "one_sentence(" in start, path
+
+
+IN_AN_IMPORT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("tpo.config", "tpo.store"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_interrupted_in_its_imports_ends_in_one_line(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IN_AN_IMPORT)
+    module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__main__")
+    done = subprocess.run(
+        [sys.executable, "-m", module, "-m", "seed=1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT.parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if path in INNER:
+        assert done.stderr.startswith("Traceback")
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing had begun\n")
+
+
+def test_a_program_that_imports_the_package_keeps_its_hook() -> None:
+    program = "import sys, tpo; print(sys.excepthook is sys.__excepthook__)"
+    done = subprocess.run([sys.executable, "-c", program, "-m", "tpo.run"], cwd=ROOT.parent, capture_output=True)
+    assert done.stdout == b"True\n"
 
 
 def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_path: Path) -> None:
