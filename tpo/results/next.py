@@ -1,11 +1,10 @@
 """Where to go from a finished run, and the command that repeats it."""
 
-import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.core.override_parser.types import Quote, QuotedString
+from tpo.config.explained import word_of
 
 #: Where runs and artifacts lie unless they are put elsewhere (conf/entry.yaml).
 PLACES = {"artifacts_dir": "artifacts", "runs_dir": "runs"}
@@ -19,12 +18,7 @@ def repeating(command: str, config: Mapping[str, Any]) -> str:
         config: Of the run, as composed.
     """
     moved = [(key, str(config[key])) for key, usual in PLACES.items() if str(config[key]) != usual]
-    return " ".join([command, *(shlex.quote(f"{key}={_value(folder)}") for key, folder in moved)])
-
-
-def _value(folder: str) -> str:
-    """Return a folder as the value of an override, in quotation marks where Hydra would read something else."""
-    return folder if re.fullmatch(r"[\w./-]+", folder) else QuotedString(folder, Quote.double).with_quotes()
+    return " ".join([command, *(word_of(key, folder) for key, folder in moved)])
 
 
 def following(place: str, *, has_thought: bool) -> list[str]:
