@@ -7,9 +7,11 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -422,6 +424,63 @@ with one_sentence("all stages"):
 """
 
 
+@pytest.fixture
+def terminated() -> Iterator[None]:
+    """Give the handler of SIGTERM back, which a command keeps to its end."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("terminated")
+def test_an_interruption_says_what_is_true_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for notes, said in ([], "nothing is served"), (["2 of 3 rows"], "2 of 3 rows are kept; nothing is served"):
+        error = KeyboardInterrupt()
+        for note in notes:
+            error.add_note(note)
+        with pytest.raises(SystemExit), one_sentence("", then="nothing is served"):
+            raise error
+        assert capsys.readouterr().err == f"interrupted: {said}\n"
+
+
+STAGES = "all finished stages are kept; the same command continues"
+NOTHING = "nothing was computed"
+INTERRUPTED = {  # by the command
+    "run": ("experiment=smoke", STAGES),
+    "evaluate": ("policy=seed", STAGES),
+    "evaluate.agreement": ("data=x.jsonl", STAGES),
+    "chat": ("policy=seed", "what was said is kept only where /save wrote it"),
+    "serve": ("policy=seed", "nothing is served"),
+    "export": ("policy=seed", "the directory `out` is there only if the export was complete"),
+    "plan": ("experiment=smoke", NOTHING),
+    "doctor": ("experiment=smoke", NOTHING),
+    "verify": ("artifacts", "nothing was changed; the same command begins anew"),
+    "gc": ("", "what was not deleted, and all runs, are kept; the same command continues"),
+    "results": ("runs", "the runs are kept; the same command begins anew"),
+}
+
+
+@pytest.mark.usefixtures("terminated")
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_every_command_says_what_an_interruption_leaves(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    word, said = INTERRUPTED[command]
+    monkeypatch.setattr(sys, "argv", ["tpo", *word.split()])
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "")  # which the entry points set
+    monkeypatch.setattr("hydra.main", lambda **_: lambda job: interrupt)
+    monkeypatch.setattr("argparse.ArgumentParser.parse_intermixed_args", interrupt)
+    if command in ("verify", "gc", "results"):  # the others' entry points have read the words by then
+        monkeypatch.setattr("argparse.ArgumentParser.parse_args", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(f"tpo.{command}", run_name="__main__", alter_sys=True)
+    assert ended.value.code == 130 and capsys.readouterr().err == f"interrupted: {said}\n"
+
+
 @pytest.mark.parametrize(("name", "word", "code"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)])
 def test_a_signal_is_said_at_once_while_output_is_diverted(name: str, word: str, code: int, tmp_path: Path) -> None:
     root = Path(tpo.run.__file__).parents[1]
@@ -440,14 +499,51 @@ def test_a_signal_is_said_at_once_while_output_is_diverted(name: str, word: str,
     assert done.returncode == code and (tmp_path / "log").read_text() == "begun\n"
 
 
+ROOT = Path(tpo.run.__file__).parent
+COMMANDS = {path for path in ROOT.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text()}
+INNER = {ROOT / "store" / "execute.py"}  # started by the store, which says how it ended
+
+
 def test_every_command_ends_so() -> None:
-    root = Path(tpo.run.__file__).parent
-    commands = {path for path in root.rglob("*.py") if 'if __name__ == "__main__":' in path.read_text()}
-    inner = {root / "store" / "execute.py"}  # started by the store, which says how it ended
-    assert inner < commands and len(commands) >= 9
-    for path in commands - inner:
+    assert INNER < COMMANDS and len(COMMANDS) >= 9
+    for path in COMMANDS - INNER:
         start = path.read_text().partition('if __name__ == "__main__":')[2]
         assert "run_entry(" in start or "one_sentence(" in start, path
+
+
+IN_AN_IMPORT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("tpo.config", "tpo.store"):
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("path", sorted(COMMANDS), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_interrupted_in_its_imports_ends_in_one_line(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IN_AN_IMPORT)
+    module = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__main__")
+    done = subprocess.run(
+        [sys.executable, "-m", module, "-m", "seed=1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT.parent}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if path in INNER:
+        assert done.stderr.startswith("Traceback")
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted: nothing had begun\n")
+
+
+def test_a_program_that_imports_the_package_keeps_its_hook() -> None:
+    program = "import sys, tpo; print(sys.excepthook is sys.__excepthook__)"
+    done = subprocess.run([sys.executable, "-c", program, "-m", "tpo.run"], cwd=ROOT.parent, capture_output=True)
+    assert done.stdout == b"True\n"
 
 
 def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_path: Path) -> None:

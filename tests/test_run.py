@@ -127,7 +127,7 @@ def test_a_run_says_where_to_go_next(finished: Finished) -> None:
     assert told[" "] == "python -m tpo.export 'policy=runs/my runs' out=exports/mine"
     assert told["W&B"] == "wandb sync somewhere"
     page = (finished.path / "report.html").read_text(encoding="utf-8")
-    assert f"python -m tpo.chat policy=runs/{finished.path.name}" in page
+    assert f"python -m tpo.chat policy={finished.path}\n" in page
 
 
 def test_summary_has_what_the_contract_names(finished: Finished) -> None:

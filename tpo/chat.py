@@ -10,6 +10,7 @@ from typing import Any
 from tpo.config.check import check_use
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import ChatConfig
+from tpo.config.streams import say
 from tpo.use.inherit import settings_for_use
 
 ABOUT = """\
@@ -47,9 +48,18 @@ def talk(config: ChatConfig) -> None:
 
 def work(config: ChatConfig, hydra: Any) -> Outcome:
     """Talk as a job was started."""
+    say(f"loading {config.policy} ...")  # before the imports, which take seconds too
     talk(config)
     return Outcome(None)
 
 
 if __name__ == "__main__":
-    run_entry(ChatConfig, about=ABOUT, check=check_use, work=work, find_under=settings_for_use)
+    run_entry(
+        ChatConfig,
+        about=ABOUT,
+        check=check_use,
+        work=work,
+        find_under=settings_for_use,
+        kept="",
+        then="what was said is kept only where /save wrote it",
+    )

@@ -6,5 +6,5 @@ from tpo.plan.doctor import main
 from tpo.store.ending import one_sentence
 
 if __name__ == "__main__":
-    with one_sentence("all artifacts"):
+    with one_sentence("", then="nothing was computed"):
         sys.exit(main())

@@ -7,7 +7,7 @@ from typing import Any
 from tpo.config.check import check_export
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import ExportConfig
-from tpo.config.streams import tell
+from tpo.config.streams import say, tell
 from tpo.evaluate.inherit import settings_of_run
 
 ABOUT = """\
@@ -22,6 +22,7 @@ TAKEN = ("model", "sample", "thought")
 
 def work(config: ExportConfig, hydra: Any) -> Outcome:
     """Export what a job was started with."""
+    say(f"loading {config.policy} ...")  # before the imports, which take seconds too
     from tpo.store.open import open_store
     from tpo.use.export import export_policy
     from tpo.use.export_push import push_export
@@ -35,5 +36,11 @@ def work(config: ExportConfig, hydra: Any) -> Outcome:
 
 if __name__ == "__main__":
     run_entry(
-        ExportConfig, about=ABOUT, check=check_export, work=work, find_under=partial(settings_of_run, taken=TAKEN)
+        ExportConfig,
+        about=ABOUT,
+        check=check_export,
+        work=work,
+        find_under=partial(settings_of_run, taken=TAKEN),
+        kept="",
+        then="the directory `out` is there only if the export was complete",
     )

@@ -8,6 +8,7 @@ from typing import Any
 from tpo.config.check import check_use
 from tpo.config.entry import Outcome, run_entry
 from tpo.config.schema import ServeConfig
+from tpo.config.streams import say
 from tpo.use.inherit import settings_for_use
 
 ABOUT = """\
@@ -22,6 +23,7 @@ TPO_API_KEY=... python -m tpo.serve policy=runs/<run> host=0.0.0.0   for others,
 
 def work(config: ServeConfig, hydra: Any) -> Outcome:
     """Serve as a job was started."""
+    say(f"loading {config.policy} ...")  # before the imports, which take seconds too
     from tpo.use.serve.run import serve
 
     serve(config)
@@ -29,4 +31,12 @@ def work(config: ServeConfig, hydra: Any) -> Outcome:
 
 
 if __name__ == "__main__":
-    run_entry(ServeConfig, about=ABOUT, check=check_use, work=work, find_under=settings_for_use)
+    run_entry(
+        ServeConfig,
+        about=ABOUT,
+        check=check_use,
+        work=work,
+        find_under=settings_for_use,
+        kept="",
+        then="nothing is served",
+    )

@@ -6,5 +6,5 @@ from tpo.store.ending import one_sentence
 from tpo.store.verify import main
 
 if __name__ == "__main__":
-    with one_sentence("all artifacts"):
+    with one_sentence("", then="nothing was changed; the same command begins anew"):
         sys.exit(main())

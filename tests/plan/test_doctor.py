@@ -411,6 +411,7 @@ def test_a_run_that_goes_on_has_the_sizes_of_the_model_under_it(
 def test_exit_status_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["experiment=tpo_llama3_8b", "--card", "80gb", "--price", "2", "--json", str(tmp_path / "found")]) == 0
     said = capsys.readouterr().out
+    assert said.startswith("settings: experiment=tpo_llama3_8b\n")
     assert (
         "time: " in said
         and "price: " in said
@@ -419,6 +420,10 @@ def test_exit_status_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     )
     found = json.loads((tmp_path / "found").read_text())
     assert found["is_ready"] and found["checks"] == [], "another machine's card says nothing of this one"
+    for words, given in ([], ""), (["seed=1"], ", with seed=1"):
+        main([*words, "--card", "80gb"])
+        line = f"settings: the defaults of conf/config.yaml{given}; experiment=NAME takes those of an experiment"
+        assert capsys.readouterr().out.splitlines()[0] == line
     assert main(["experiment=tpo_llama3_8b", "--card", "memory=16"]) == 1
     assert "does not fit" in capsys.readouterr().out
     assert main(["experiment=tpo_llama3_8b"]) == 1, "there is no GPU"

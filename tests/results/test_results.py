@@ -246,6 +246,19 @@ def test_iterations_are_chosen(tmp_path: Path) -> None:
     assert len(results_table([], iteration=2).frame) == 0
 
 
+def test_a_folder_of_runs_means_each_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = three(tmp_path)
+    (tmp_path / "runs" / "hydra").mkdir()
+    write_json(tmp_path / "runs" / "hydra" / "config.json", CONFIG)
+    place = tmp_path / "runs"
+    expected = collect(read_folders([str(run.path) for run in runs]))
+    for name in (str(place), f"{place}/", str(tmp_path)):
+        table = collect(read_folders([name]))
+        assert to_csv(table) == to_csv(expected) and table.notes == expected.notes
+    assert main(["--samples", str(place)]) == 1
+    assert f"{place}: 3 folders match" in capsys.readouterr().err
+
+
 def test_what_is_no_finished_run_is_listed(tmp_path: Path) -> None:
     make_run(tmp_path / "a", [0.5])
     (tmp_path / "b").mkdir()

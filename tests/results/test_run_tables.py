@@ -1,6 +1,7 @@
 """What a run prints: its headline first, within 100 columns, with everything that a run may have."""
 
 import os
+import shlex
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
+from tpo.config.compose import compose_config
+from tpo.config.schema import Config
 from tpo.config.streams import WIDTH
 from tpo.results.headline import CHECKED, RESPONSE_TOKENS, SCORE, UNSEEN, WIN_RATE, changes, collapses
+from tpo.results.next import repeating
 from tpo.results.rate import Rate, format_rate
 from tpo.results.run_tables import (
     categories_table,
@@ -249,6 +253,25 @@ def test_command_repeats_a_run_without_what_does_not_change_it(
     overrides: tuple[str, ...], experiment: str, expected: str
 ) -> None:
     assert command(Launch(overrides=overrides), experiment=experiment) == expected
+
+
+def compose_places(words: list[str]) -> dict[str, str]:
+    config = compose_config(Config, words)
+    return {"artifacts_dir": config.artifacts_dir, "runs_dir": config.runs_dir}
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({"artifacts_dir": "artifacts", "runs_dir": "runs"}, []),
+        ({"artifacts_dir": "/tmp/x/artifacts", "runs_dir": "runs"}, ["artifacts_dir=/tmp/x/artifacts"]),
+        ({"artifacts_dir": "artifacts", "runs_dir": "my runs, {old}"}, ['runs_dir="my runs, {old}"']),
+    ],
+)
+def test_the_command_that_repeats_a_run_finds_what_was_computed(places: dict[str, str], words: list[str]) -> None:
+    found = repeating("python -m tpo.run experiment=smoke", places)
+    assert shlex.split(found) == ["python", "-m", "tpo.run", "experiment=smoke", *words]
+    assert compose_places(words) == places
 
 
 def test_the_command_that_repeats_a_run_names_the_directory_of_settings() -> None:

@@ -140,6 +140,14 @@ def one_shot(*arguments: str, words: str) -> subprocess.CompletedProcess[str]:
         return run_command("tpo.chat", *arguments, stdin=typed, loads_models=True)
 
 
+@pytest.mark.parametrize("command", ["tpo.chat", "tpo.serve", "tpo.export"])
+def test_what_is_loaded_is_said_before(command: str, tmp_path: Path) -> None:
+    out = [f"out={tmp_path}/out"] if command == "tpo.export" else []
+    done = run_command(command, "policy=runs/nowhere", f"artifacts_dir={tmp_path}", f"runs_dir={tmp_path}", *out)
+    first, second = done.stderr.splitlines()
+    assert first == "loading runs/nowhere ..." and second.startswith("error: ") and done.stdout == ""
+
+
 @pytest.mark.slow
 def test_one_shot_reads_an_instruction_and_writes_json(tiny_model: Path, tmp_path: Path) -> None:
     done = one_shot(*options(tiny_model, tmp_path), words="Name three rivers.\n")

@@ -30,7 +30,7 @@ from tpo.config.help import check_shown, config_text, experiments_text, help_tex
 from tpo.config.schema import Entry, register
 from tpo.config.streams import ToUser, diverted, log_path
 from tpo.config.under import FindUnder, lies_under, loosened
-from tpo.store.ending import one_sentence
+from tpo.store.ending import CONTINUES, one_sentence
 from tpo.store.errors import TpoError, traced
 from tpo.store.files import os_error, translate_disk_errors
 from tpo.store.logs import filter_handlers
@@ -53,6 +53,8 @@ def run_entry(
     check: Callable[[E], None],
     work: Callable[[E, Any], Outcome],
     find_under: FindUnder | None = None,
+    kept: str = "all finished stages",
+    then: str = CONTINUES,
 ) -> None:
     """Be the command of an entry point, with the command line as it is.
 
@@ -62,6 +64,8 @@ def run_entry(
         check: Raises a ConfigError on settings that could only fail later.
         work: Called with the config and what Hydra says of the job (`HydraConfig`), once for each job of a sweep.
         find_under: Finds the settings that lie under the command line's (`tpo.config.under`).
+        kept: What an interruption does not lose (`one_sentence`).
+        then: What else is true after one.
     """
     register()
 
@@ -106,7 +110,7 @@ def run_entry(
     except TpoError as error:
         sys.exit(f"error: {error}")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra's errors are raised, not printed with the secrets that they quote
-    with one_sentence("all finished stages"):
+    with one_sentence(kept, then=then):
         try:
             if given.cfg or given.info or given.hydra_help:
                 words = resolve_hardware(get_args_parser().parse_args().overrides)

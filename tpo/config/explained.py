@@ -7,6 +7,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from tpo.config.fields import near
 from tpo.store.errors import TpoError, shown
 from tpo.store.secrets import is_secret_setting
 
@@ -16,6 +17,7 @@ HINT = re.compile(
     r"|Set the environment variable|Error (?:merging|parsing) override )"
 )
 FILE = re.compile(r"In '(?!hydra/config')(?P<file>[^']*/[^']*)': (?:\w+ raised while composing config:)?")
+OPTIONS_OF = re.compile(r"^Available options in '(.*)':$", re.MULTILINE)
 FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
 
 
@@ -34,8 +36,13 @@ def explained(error: Exception) -> str:
     if isinstance(error, OverrideParseException):
         return _not_parsed(error.override, said)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = shown(Exception(error.missing_cfg_file)).rpartition("/")
-        return f"{file}{group}={option}: expected one of {', '.join(error.options or ['nothing: no such group'])}"
+        missing, options = shown(Exception(error.missing_cfg_file)), error.options or []
+        group, _, option = missing.rpartition("/")
+        if listed := OPTIONS_OF.search(text):  # where there are options, the group is named: an option may hold a "/"
+            group = listed[1]
+            option = missing.removeprefix(f"{group}/")
+        expected = ", ".join(options or ["nothing: no such group"])
+        return f"{file}{group}={option}: expected one of {expected}{near(option, options)}"
     full_key = FULL_KEY.search(text)
     if full_key is None:
         return f"{file}{said}"
@@ -51,5 +58,15 @@ def _not_parsed(override: str, why: str) -> str:
     key, is_setting, value = override.partition("=")
     if not is_setting or not re.fullmatch(r"[+~]*[\w./@-]+", key):
         return f"{override}: expected key=value"
-    quoted = shlex.quote(f"{key}={QuotedString(value, Quote.double).with_quotes()}")
+    quoted = shlex.quote(f"{key}={_in_quotes(value)}")
     return f"{override}: the value cannot be read ({why}); quote it where it is a text: {quoted}"
+
+
+def word_of(key: str, text: str) -> str:
+    """Return what is typed in a shell to give a key a text, in quotation marks where Hydra would read another value."""
+    value = text if re.fullmatch(r"[\w./@-]+", text) else _in_quotes(text)
+    return shlex.quote(f"{key}={value}")
+
+
+def _in_quotes(text: str) -> str:
+    return QuotedString(text, Quote.double).with_quotes()

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from tpo.config.check import check_composed, check_secrets
 from tpo.config.compose import CONF, compose_config, composing
-from tpo.config.explained import explained
+from tpo.config.explained import explained, word_of
 from tpo.config.fields import Kind, Settings, near
 from tpo.config.hardware import resolve_hardware
 from tpo.config.kinds import kinds
@@ -157,7 +157,49 @@ def meant(entry: type[Entry], overrides: Iterable[str]) -> list[str]:
 def refusal(error: Exception, entry: type[Entry], overrides: Iterable[str]) -> str:
     """Return what a command ends with whose config does not compose: why, and what may be meant, each in a sentence."""
     said, meant_ = explained(error), meant(entry, overrides)
+    said += _instead(said, entry, overrides)
     return "error: " + "\n".join([*([] if any(hint.startswith(said) for hint in meant_) else [said]), *meant_])
+
+
+def _instead(said: str, entry: type[Entry], overrides: Iterable[str]) -> str:
+    """Return what may be typed in place of what was refused, as the end of the sentence; empty where nothing is known.
+
+    Args:
+        said: Why it was refused.
+        entry: What the command is configured with.
+        overrides: As on the command line.
+    """
+    if found := re.fullmatch(r"(\w+\.[\w.]+): there is no such key", said):
+        typed = [word.lstrip("+").partition("=")[0] for word in overrides]
+        # Of `judge.server.base_url` OmegaConf names the first part that is not there.
+        longest = next((key for key in typed if f"{key}.".startswith(f"{found[1]}.")), found[1])
+        group, _, key = longest.partition(".")
+        options = _options_with(group, key)
+        return f"; {group}={' or '.join(options)} has it" if options else ""
+    has_policy = any(field.name == "policy" for field in dataclasses.fields(entry))
+    for word in overrides:
+        group, is_setting, value = word.partition("=")
+        if not is_setting:
+            is_named = has_policy and said.startswith(f"{word}: expected") and Path(word.partition("@")[0]).is_dir()
+            if is_named:
+                return f"; a policy is given as {word_of('policy', word)}"
+        elif said.startswith(f"{word}: expected one of") and Path(value).is_file():
+            options = _options_with(group, "path")
+            if len(options) == 1:
+                return f"; a file of your own is given as {group}={options[0]} {word_of(f'{group}.path', value)}"
+    return ""
+
+
+def _options_with(group: str, key: str) -> list[str]:
+    """Return the options of a group whose file in conf/ has a key."""
+    found = []
+    for path in sorted((CONF / group).glob("*.yaml")):
+        settings = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(settings, dict)
+        keys = flatten({str(name): value for name, value in settings.items()})
+        if any(f"{each}.".startswith(f"{key}.") for each in keys):
+            found.append(path.stem)
+    return found
 
 
 def _is_importable(module: str) -> bool:

@@ -147,5 +147,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with one_sentence("all artifacts"):
+    with one_sentence("", then="nothing was computed"):
         main()

@@ -20,7 +20,7 @@ from tpo.config import help
 from tpo.config.check import check, check_words
 from tpo.config.compose import check_choices, compose_config
 from tpo.config.schema import Config
-from tpo.config.streams import console
+from tpo.config.streams import console, tell
 from tpo.evaluate.inherit import settings_of_seed
 from tpo.evaluate.seeds import find_seed
 from tpo.model.architecture import find_architecture
@@ -163,6 +163,19 @@ def print_findings(found: dict[str, Any]) -> None:
         out.print(line)
 
 
+def told_of(overrides: Sequence[str]) -> str:
+    """Return in one line which settings the findings are of.
+
+    Args:
+        overrides: As on the command line.
+    """
+    keys = [word.lstrip("+").partition("=")[0] for word in overrides]
+    if "experiment" in keys:
+        return f"settings: {' '.join(overrides)}"
+    given = f", with {' '.join(overrides)}" if overrides else ""
+    return f"settings: the defaults of conf/config.yaml{given}; experiment=NAME takes those of an experiment"
+
+
 def notes(found: dict[str, Any]) -> list[str]:
     """Return what there is to say below the tables."""
     lines = []
@@ -229,5 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TpoError, HydraException, OmegaConfBaseException) as error:
         print(help.refusal(error, Config, given.overrides), file=sys.stderr)
         return 2
+    tell(told_of(given.overrides))
     print_findings(found)
     return 0 if found["is_ready"] else 1

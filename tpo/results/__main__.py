@@ -269,7 +269,7 @@ def _count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    with one_sentence("the runs"):
+    with one_sentence("the runs", then="the same command begins anew"):
         status = main()
         sys.stdout.flush()
     sys.exit(status)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tpo.results.next import PLACES
 from tpo.results.read import FinishedRun, ResultError, load_json
 from tpo.store.files import write_json, write_sealed
 
 #: What is no part of a run's identity and may hold paths or accounts, as a stranger's clone would have it.
-NEUTRAL = {"artifacts_dir": "artifacts", "runs_dir": "runs", "tracking": {"kind": "none"}}
+NEUTRAL = {**PLACES, "tracking": {"kind": "none"}}
 
 
 def keep_run(run: FinishedRun, directory: Path) -> list[Path]:

@@ -13,9 +13,9 @@ from tpo.store.artifacts import Artifact, OutdatedError, open_artifact
 from tpo.store.environment import REPOSITORY
 from tpo.store.errors import TpoError
 from tpo.store.files import SealError
-from tpo.store.layout import MANIFEST
+from tpo.store.layout import MANIFEST, folders_below
 from tpo.store.records import CheckResult, Comparison, Completion
-from tpo.store.run_files import read_run_file
+from tpo.store.run_files import is_run, read_run_file
 
 log = logging.getLogger(__name__)
 
@@ -186,9 +186,10 @@ def read_folders(names: Sequence[str]) -> Folders:
     """Return what folders hold, each once, however often and in whichever order it is named.
 
     Args:
-        names: Folders, or glob patterns, relative to where the command runs or else to the repository's root; W&B's
-            folders of offline runs, such as `runs/*/wandb/offline-run-*`, among them. `wandb:entity/project` and
-            `wandb:entity/project/quickstart-*` are read through W&B's API, into `wandb/` at the repository's root.
+        names: Folders, folders of such folders, or glob patterns, relative to where the command runs or else to the
+            repository's root; W&B's folders of offline runs, such as `runs/*/wandb/offline-run-*`, among them.
+            `wandb:entity/project` and `wandb:entity/project/quickstart-*` are read through W&B's API, into `wandb/` at
+            the repository's root.
 
     Raises:
         ResultError: If a named folder does not exist, or a file is not JSON; patterns may match nothing.
@@ -220,7 +221,7 @@ def matching(name: str) -> list[Path]:
         ResultError: If a named folder does not exist.
     """
     if Path(name).exists():
-        return [Path(name)]
+        return _parts(Path(name))
     if name.startswith(WANDB):
         from tpo.results.tracking.download import download_results  # nobody else waits for what tracking imports
 
@@ -235,6 +236,14 @@ def matching(name: str) -> list[Path]:
             "quote a pattern, such as 'runs/quickstart-*'; `make quickstart` makes a run"
         )
     return []
+
+
+def _parts(path: Path) -> list[Path]:
+    """Return what is read where a folder is named: itself, or in a directory of runs' folders each of these."""
+    is_wandb = (path / "files" / "summary.json").exists()
+    if is_run(path) or is_wandb or read_folder(path) is not None or not path.is_dir():
+        return [path]
+    return sorted(folder for folder in folders_below(path) if is_run(folder)) or [path]
 
 
 def contents_of(summary: dict[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import NoReturn
 from tpo.store.errors import TpoError
 from tpo.store.files import os_error
 
+CONTINUES = "the same command continues"
 CLEAR = "\r\x1b[2K"  # the line of a terminal, on which a bar may be drawn
 
 
@@ -49,11 +50,12 @@ def _announced() -> Iterator[None]:
 
 
 @contextmanager
-def one_sentence(kept: str) -> Iterator[None]:
+def one_sentence(kept: str, *, then: str = CONTINUES) -> Iterator[None]:
     """End the process with a sentence after an error of the user's or the operating system's, Ctrl-C or SIGTERM.
 
     Args:
-        kept: What an interruption does not lose; notes of the `KeyboardInterrupt` are added.
+        kept: What an interruption does not lose, perhaps nothing; notes of the `KeyboardInterrupt` are added.
+        then: What else is true after an interruption.
     """
     try:
         with _announced():
@@ -67,10 +69,7 @@ def one_sentence(kept: str) -> Iterator[None]:
         sys.exit(f"error: {os_error(error)}")
     except KeyboardInterrupt as error:
         is_terminated = isinstance(error, Terminated)
-        parts = [kept, *getattr(error, "__notes__", ())]
-        print(
-            f"{'terminated' if is_terminated else 'interrupted'}: {' and '.join(parts)} are kept; the same command "
-            "continues",
-            file=sys.stderr,
-        )
+        parts = [part for part in (kept, *getattr(error, "__notes__", ())) if part]
+        said = f"{' and '.join(parts)} are kept; {then}" if parts else then
+        print(f"{'terminated' if is_terminated else 'interrupted'}: {said}", file=sys.stderr)
         sys.exit(128 + (signal.SIGTERM if is_terminated else signal.SIGINT))

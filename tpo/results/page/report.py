@@ -1,5 +1,7 @@
 """A run's folder -> `report.html`: one file, nothing fetched, the same bytes for the same run.
 
+Of places it shows `artifacts_dir` and `runs_dir` only, and those only in commands, which would not work without.
+
 What all pages have in common, that untrusted text stays text above all, is in `shell.py`.
 """
 
@@ -14,7 +16,7 @@ from tpo.config.schema import flatten
 from tpo.config.thought import ThoughtFormat
 from tpo.results.folder import NOT_IDENTITY
 from tpo.results.headline import changes, collapses
-from tpo.results.next import following
+from tpo.results.next import following, repeating
 from tpo.results.page.samples import MAX_INSTRUCTIONS, load_samples
 from tpo.results.page.shell import browser, fill, html_command, html_table, page, unbroken
 from tpo.results.rate import Rate, format_rate
@@ -79,6 +81,7 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
     summary = run.summary
     last, figures = summary["iterations"][-1], _figures(run)
     has_thought = load_settings(ThoughtFormat, run.config["thought"]).has_thought
+    place = str(Path(run.config["runs_dir"]) / run.path.resolve().name)  # for a command where the run was started
     body = fill(
         "report.html",
         experiment=_text(summary["experiment"]),
@@ -103,10 +106,10 @@ def render_page(run: FinishedRun, *, samples: dict[str, Any] | None, problem: st
         ),
         training=figures.get("training", ""),
         pairs=html_table(pairs_table(summary)) if last["iteration"] else "<p>This run has no training.</p>",
-        command=html_command(summary["command"]),
+        command=html_command(repeating(summary["command"], run.config)),
         config=_config(run.config),
         coverage=_text(_coverage(samples) if samples else f"This page has no samples: {problem}"),
-        next=html_command("\n".join(following(f"runs/{run.path.resolve().name}", has_thought=has_thought))),
+        next=html_command("\n".join(following(place, has_thought=has_thought))),
         browser=browser(VIEWS, is_hidden=samples is None),
     )
     return page(f"{summary['experiment']}: TPO report", body, samples=samples)
