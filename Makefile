@@ -6,9 +6,9 @@ REQUIREMENTS ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo requiremen
 AUDIT := .venv-audit
 # Of pytest: one more than there are cores, since tests also wait.
 PROCESSES ?= $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)')
-# The files in which a marker is given: to collect all of them takes each of pytest's processes half a minute.
+# The files in which a marker is given: each of pytest's processes would collect, and import for, all others too.
 marked = $$(grep -rlE 'mark\.$(1)\b' tests --include='test_*.py')
-# The tests start hundreds of processes, each of which would compile the package.
+# The tests start many processes, each of which would compile the package.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help

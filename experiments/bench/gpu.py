@@ -202,9 +202,8 @@ def _train_ours(report: Report, policy: Any, sizes: Architecture) -> dict[str, f
     report.number("optimizer step, s", round(seconds_of(trainer.optimizer.step), 3))
     trainer.optimizer.zero_grad()
     ours: dict[str, float] = {}
-    settings = [(short, True, 2), (short, False, 1), (long, True, 2), (long, False, 1)]
-    if not report.is_tiny:
-        settings[1:1] = [(short, True, 4), (short, True, 8), (short, False, 2)]
+    more = [] if report.is_tiny else [(short, True, 4), (short, True, 8), (short, False, 2)]
+    settings = [(short, True, 2), *more, (short, False, 1), (long, True, 2), (long, False, 1)]
     for (prompt, completion), is_checkpointed, micro_batch in settings:
         name = f"{prompt}+2x{completion}, {micro_batch} pairs, checkpointing {'on' if is_checkpointed else 'off'}"
         _set_checkpointing(trainer, is_checkpointed)

@@ -501,8 +501,6 @@ def test_a_damaged_note_of_where_a_run_was_tracked_is_named(text: str, tmp_path:
 
 def test_a_netrc_that_is_no_text_has_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    (tmp_path / "netrc").write_bytes(b"\xeb\xff")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".netrc").write_bytes(b"\xeb\xff")
     (tmp_path / ".netrc").chmod(0o600)

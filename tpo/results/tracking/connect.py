@@ -5,7 +5,6 @@ import os
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from http.client import HTTPException
 from urllib.parse import urlsplit
 
@@ -37,7 +36,7 @@ def choose_mode(wanted: str) -> tuple[str, str | None]:
     Raises:
         TrackingError: If `tracking.mode=online` and W&B does not answer, or a variable of W&B's cannot be used.
     """
-    check_variables(os.environ)
+    check_variables()
     mode = find_mode() if wanted == "auto" else wanted
     reason = unreachable() if mode == "online" else None
     if reason is None:
@@ -47,16 +46,16 @@ def choose_mode(wanted: str) -> tuple[str, str | None]:
     return "offline", reason
 
 
-def check_variables(environment: Mapping[str, str]) -> None:
+def check_variables() -> None:
     """Check what W&B reads from the environment by itself.
 
     Raises:
         TrackingError: If a variable holds a secret, which W&B would write to the run, or a mode that there is not.
     """
     for name in WRITTEN:
-        if why := why_secret(environment.get(name, "")):
+        if why := why_secret(os.environ.get(name, "")):
             raise TrackingError(f"{name} holds {why}, which W&B would write to the run: unset it")
-    if (mode := environment.get("WANDB_MODE", "")) and mode not in MODES:
+    if (mode := os.environ.get("WANDB_MODE")) and mode not in MODES:
         raise TrackingError(f"WANDB_MODE: expected one of {', '.join(MODES)}: set one of them, or unset it")
 
 
