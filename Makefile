@@ -99,7 +99,7 @@ test-browser: setup ## Run the tests of the report that need Chromium
 	$(BIN)/python -m pytest -m browser $(call marked,browser)
 
 test-launchers: setup-launchers ## Run the tests that need joblib, submitit, Ray and Optuna
-	$(BIN)/python -m pytest -m launchers -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m launchers -n 2 --dist loadfile --no-loadscope-reorder
 
 test-reasoning-gym: setup-reasoning-gym ## Run the tests that need reasoning-gym
 	$(BIN)/python -m pytest -m reasoning_gym $(call marked,reasoning_gym)

@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 REPOSITORY = Path(__file__).parent.parent
-HEAVY = ("torch", "transformers", "trl", "peft", "vllm", "wandb", "hydra", "datasets", "bitsandbytes", "matplotlib")
+HEAVY = (
+    *("torch", "transformers", "trl", "peft", "vllm", "wandb", "hydra", "datasets", "bitsandbytes", "matplotlib"),
+    "scipy",
+)
 PURE = [
     "tpo",
     "tpo.store.errors",
@@ -97,7 +100,7 @@ for module in modules:
     os.wait()
 print(json.dumps(found))
 """
-LIGHT = ("numpy", "omegaconf", "msgspec", "scipy.stats", "importlib.metadata", "asyncio", "concurrent.futures")
+LIGHT = ("numpy", "omegaconf", "msgspec", "importlib.metadata", "asyncio", "concurrent.futures")
 
 
 @functools.cache

@@ -18,8 +18,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.special import expit, logit
 
 from tpo.results.rate import Interval, Rate
 from tpo.results.stats import bootstrap_statistic, wilson_interval
@@ -125,6 +123,9 @@ def length_controlled_rate(wins: ArrayLike, gaps: ArrayLike, *, slope: float | N
     All wins are scored. Where all gaps are the same there is nothing to control with, and the result is the plain win
     rate. It is too where all was won or all lost, which no slope explains; fitted, where all wins are equal.
     """
+    from scipy.optimize import brentq
+    from scipy.special import expit, logit
+
     observed, differences = np.asarray(wins, dtype=np.float64), np.asarray(gaps, dtype=np.float64)
     mean, spread = float(observed.mean()), differences.std()  # alpaca_eval's std has n - 1: at 805, 0.06 % more
     if spread == 0 or mean in (0, 1):
@@ -140,6 +141,8 @@ def length_controlled_rate(wins: ArrayLike, gaps: ArrayLike, *, slope: float | N
 
 def _fitted_rate(wins: Values, features: Values) -> float:
     """Newton's method: the loss is convex and smooth, and a step that does not lower it is halved."""
+    from scipy.special import expit
+
     ridge = np.array([2e-6, 1.0])
 
     def loss(parameters: Values) -> float:

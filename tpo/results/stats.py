@@ -1,8 +1,8 @@
 """Statistics of evaluation: intervals, paired differences, sign flips, the bootstrap, many tests at once.
 
-Pure numpy and scipy: arrays in, numbers out. A cluster is a group of values that depend on each other, in this project
-an instruction; clusters are named by a sequence as long as the values, in any order. What takes a seed gives the
-same numbers for the same seed and rows. Fractions are in [0, 1].
+Pure numpy, and scipy, whose import takes a second and waits for what needs it: arrays in, numbers out. A cluster is a
+group of values that depend on each other, in this project an instruction; clusters are named by a sequence as long as
+the values, in any order. What takes a seed gives the same numbers for the same seed and rows. Fractions are in [0, 1].
 """
 
 import math
@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binom, t
 
 from tpo.results.rate import Interval, Rate
 
@@ -101,6 +100,8 @@ def student_interval(values: ArrayLike, *, confidence: float, clusters: Clusters
     Raises:
         ValueError: If there are fewer than two clusters.
     """
+    from scipy.stats import t
+
     array = np.asarray(values, dtype=np.float64)
     sums = np.bincount(_numbered(clusters, len(array)), array - array.mean() if len(array) else None)
     count = len(sums)
@@ -205,6 +206,8 @@ def sign_flip_test(
         num_flips: Random patterns.
         clusters: Of each difference; None is a cluster for each.
     """
+    from scipy.stats import binom
+
     array = np.asarray(differences, dtype=np.float64)
     if not array.any():
         return 1.0
