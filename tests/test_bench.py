@@ -601,7 +601,6 @@ def test_whole_benchmark_on_a_tiny_model(tmp_path: Path) -> None:
     run.main(["sampling", "--conditions=quiet,busy,two", "--contenders=generate,ours", "--name=here", *shared])
     others = "--contenders=one_at_a_time,ours,stock,losses_stock,losses_ours"
     run.main(["scoring", "training", "--conditions=quiet", others, "--name=here", *shared])
-    run.main(["sampling", "--conditions=quiet", "--contenders=answers_ours", "--name=answers", *shared])
     result = json.loads((tmp_path / "here.json").read_text())
     assert list(result["parts"]) == ["sampling", "scoring", "training"]
     for part in result["parts"].values():
@@ -612,9 +611,9 @@ def test_whole_benchmark_on_a_tiny_model(tmp_path: Path) -> None:
     sampled = result["parts"]["sampling"]
     assert sampled["kept"]["busy"].keys() == sampled["conditions"]["quiet"]["contenders"].keys()
     assert sampled["kept"]["two"].keys() == {"ours"}
-    asked = json.loads((tmp_path / "answers.json").read_text())["parts"]["sampling"]["conditions"]["quiet"]
-    answers = asked["contenders"]["answers_ours"]["runs"][0]["details"]
-    assert (answers["num_prompts"], answers["num_completions"]) == (6, 6)
+    [work] = tmp_path.glob("work/*/work.json")
+    answers = sampling.measure(Request("answers_ours", json.loads(work.read_text()), seed=0, folder=tmp_path))
+    assert (answers.details["num_prompts"], answers.details["num_completions"]) == (6, 6)
     checks = {name: found for part in result["parts"].values() for name, found in part["checks"].items()}
     assert checks["reward, float32"]["max_abs_difference"] < 1e-5
     assert checks["loss of the first 10 steps, float32"]["max_abs_difference"] < 1e-4
