@@ -6,6 +6,7 @@ streams and a session of its own, and the interpreter ends as it does. What only
 that are read at an import, another copy of `tpo` in the folder) is given one: see `needs_interpreter`.
 """
 
+import atexit
 import ctypes
 import functools
 import gc
@@ -288,6 +289,8 @@ def execute(request: dict[str, Any]) -> None:
     sys.path[:2] = [os.getcwd(), *paths]  # in place of this file's folder and of the server's PYTHONPATH
     importlib.invalidate_caches()
     tempfile.tempdir = None
+    if "triton" in sys.modules:  # its bindings complain at the end of Python of what is not freed, a page of text
+        atexit.register(gc.unfreeze)
     sys.argv = ["-m", *request["arguments"]]
     sys.modules.pop(request["module"], None)  # of which runpy would warn
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
