@@ -146,7 +146,8 @@ def needs_interpreter(folder: Path, environment: Mapping[str, str]) -> bool:
     """Whether a process would import other things, or other values into them, than the one that forks."""
     warm = server_environment()
     changed = {name for name in {*environment, *warm} if environment.get(name) != warm.get(name)}
-    changed -= {"PYTHONPATH", "HF_XET_HIGH_PERFORMANCE"}  # lm_eval sets it in the process of pytest
+    # In the process of pytest, lm_eval sets the second, and cv2, which vLLM imports, the last.
+    changed -= {"PYTHONPATH", "HF_XET_HIGH_PERFORMANCE", "LD_LIBRARY_PATH"}
     is_other = (folder / "tpo").exists() and not folder.samefile(REPOSITORY)
     return is_other or any(name.startswith(AT_IMPORT) for name in changed)
 
