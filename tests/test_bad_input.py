@@ -560,6 +560,9 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
     with pytest.raises(ArtifactError, match="m.safetensors cannot be read") as error, translate_disk_errors(tmp_path):
         raise RuntimeError("unable to open file <m.safetensors> in read-only mode: Input/output error (5)")
     assert_one_line(error.value, "Input/output error")
+    for words in ("Too many open files", "Too many open files\nException raised from valid at inline_container.cc:747"):
+        with pytest.raises(ArtifactError, match="ulimit -n"), translate_disk_errors(tmp_path):
+            raise RuntimeError(f"[enforce fail at inline_container.cc:747] . open file failed with strerror: {words}")
     for lost in (
         "basic_ios::clear: iostream error",
         "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0",
@@ -571,7 +574,13 @@ def test_safetensors_on_a_full_disk_is_one_sentence_and_other_errors_stay(tmp_pa
             raise PermissionError(errno.EACCES, "Permission denied", "model.json")
         except OSError as cause:
             raise ValueError("this does not look like a model") from cause
-    faults = (OSError("no number"), RuntimeError("a fault"), RuntimeError("of 5 (5)"), RuntimeError(f"({'9' * 30})"))
+    faults = (
+        OSError("no number"),
+        RuntimeError("a fault"),
+        RuntimeError("of 5 (5)"),
+        RuntimeError("File exists: x"),
+        RuntimeError(f"({'9' * 30})"),
+    )
     for other in (*faults, FileNotFoundError(errno.ENOENT, "?", "x")):
         with pytest.raises(type(other)), translate_disk_errors(tmp_path):
             raise other

@@ -202,8 +202,11 @@ ADVICE = {
 }
 #: How libraries tell the number of such an error: in Rust, such as safetensors and tokenizers, and torch.
 NUMBER = re.compile(r"\(os error (\d+)\)|because of errno (\d+)")
-#: How torch tells it of a file that it maps: "unable to open file <x> in read-only mode: Input/output error (5)".
-ENDS_IN_NUMBER, OF_FILE = re.compile(r"\((\d{1,3})\)"), re.compile(r"file <([^>]+)>")
+#: How torch tells such an error in words: "open file failed with strerror: Too many open files", or of a file that it
+#: maps, "unable to open file <x> in read-only mode: Input/output error (5)"; lines on where it was raised may follow.
+WORDS = {os.strerror(number): number for number in FULL | REFUSED}
+IN_WORDS = re.compile(rf": ({'|'.join(map(re.escape, WORDS))})(?: \(\d+\))?\.?$", re.MULTILINE)
+OF_FILE = re.compile(r"file <([^>]+)>")
 #: How torch says that a file could not be written where the number is lost.
 WRITE_FAILED = re.compile(r"PytorchStreamWriter failed|iostream error|unexpected pos \d+")
 
@@ -281,11 +284,9 @@ def _told(message: str) -> OSError | None:
     if numbered := NUMBER.search(message):
         number = int(numbered[numbered.lastindex or 0])
         return OSError(number, os.strerror(number))
-    for ended in ENDS_IN_NUMBER.finditer(message):
-        number = int(ended[1])
-        if message[: ended.start()].rstrip().endswith(os.strerror(number)):
-            file = OF_FILE.search(message)
-            return OSError(number, os.strerror(number), file[1] if file else None)
+    if found := IN_WORDS.search(message):
+        file = OF_FILE.search(message)
+        return OSError(WORDS[found[1]], found[1], file[1] if file else None)
     return None
 
 
