@@ -45,6 +45,7 @@ NEEDS_TORCH = {
     "tpo.sample.engines.torch.rows",
     "tpo.sample.engines.torch.engine",
     "tpo.train.callbacks",
+    "tpo.train.micro_batches",
     "tpo.train.checkpoints",
     "tpo.judge.judges.armorm.network",
     "tpo.model.logits",

@@ -265,8 +265,8 @@ def _rows(
     trainer: Any, report: Report, shape: tuple[int, int], count: int, micro_batch: int, vocabulary: int
 ) -> list[dict[str, Any]]:
     """Return micro-batches of equal pairs on the device, with the reference's log-probabilities."""
+    from tpo.train.micro_batches import micro_batches
     from tpo.train.reference import reference_logps
-    from tpo.train.trainer import micro_batches
 
     pairs = random_pairs(count * micro_batch, prompt=shape[0], completion=shape[1], vocabulary=vocabulary)
     trainer.train_dataset = micro_batches(pairs, replace(trainer.tpo_settings, micro_batch_size=micro_batch))

@@ -19,9 +19,10 @@ from tpo.model.policy import PolicyRef
 from tpo.store.artifacts import Artifact
 from tpo.store.records import Pair
 from tpo.train.dpo import dpo_loss, sequence_logps
+from tpo.train.micro_batches import micro_batches
 from tpo.train.settings import TrainingError
 from tpo.train.stages import train
-from tpo.train.trainer import make_trainer, micro_batches
+from tpo.train.trainer import make_trainer
 
 LOSS_ON = ("all", "thought", "response")
 BETA = 0.3

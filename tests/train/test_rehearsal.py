@@ -11,10 +11,11 @@ from trl import DPOConfig
 
 import tpo.train.rehearsal
 import tpo.train.trainer
+from tpo.train.micro_batches import micro_batches
 from tpo.train.reference import COLUMNS, ReferenceCache
 from tpo.train.rehearsal import longest_micro_batch, rehearse
 from tpo.train.settings import TrainingError
-from tpo.train.trainer import make_trainer, micro_batches
+from tpo.train.trainer import make_trainer
 
 Columns = dict[str, list[list[float]]]
 

@@ -29,9 +29,10 @@ from tpo.train import callbacks
 from tpo.train.callbacks import EndsDiverged, lost_per_token
 from tpo.train.checkpoints import MarkComplete, complete_checkpoints
 from tpo.train.dpo import sequence_logps
+from tpo.train.micro_batches import micro_batches
 from tpo.train.reference import ReferenceCache, reference_logps
 from tpo.train.settings import TrainingError, TrainSettings
-from tpo.train.trainer import make_trainer, micro_batches, train_on_pairs
+from tpo.train.trainer import make_trainer, train_on_pairs
 
 BOS, EOS = 0, 1
 ADAPTER_FILES = {"adapter_model.safetensors", "adapter_config.json"}

@@ -6,10 +6,8 @@ damaged or edited is recognized, and training goes on from the one before it.
 
 import json
 import logging
-import math
 import os
 import shutil
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,19 +167,6 @@ def link_model(checkpoint: Path, target: Path, *, policy: Policy) -> None:
     )
     if generation is not None:  # some models have none
         shutil.copyfile(generation, target / GENERATION_CONFIG_NAME)
-
-
-def micro_batch_edges(count: int, size: int) -> list[tuple[int, int]]:
-    """Return [start, stop) of micro-batches of at most `size` rows each, whose sizes differ by at most one."""
-    number = math.ceil(count / size)
-    edges = [round(index * count / number) for index in range(number + 1)]
-    return list(pairwise(edges))
-
-
-def unpack_micro_batch(examples: list[dict[str, list[Any]]]) -> list[dict[str, Any]]:
-    """Return the pairs of the data loader's one row, which holds a micro-batch."""
-    (micro_batch,) = examples
-    return [dict(zip(micro_batch, values, strict=True)) for values in zip(*micro_batch.values(), strict=True)]
 
 
 def write_metrics(path: Path, log_history: list[dict[str, Any]]) -> None:
