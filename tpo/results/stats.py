@@ -1,8 +1,9 @@
 """Statistics of evaluation: intervals, paired differences, sign flips, the bootstrap, many tests at once.
 
-Pure numpy, and scipy, whose import takes a second and waits for what needs it: arrays in, numbers out. A cluster is a
-group of values that depend on each other, in this project an instruction; clusters are named by a sequence as long as
-the values, in any order. What takes a seed gives the same numbers for the same seed and rows. Fractions are in [0, 1].
+Pure numpy, and scipy, which is imported where it is needed, since every command imports this module: arrays in, numbers
+out. A cluster is a group of values that depend on each other, in this project an instruction; clusters are named by a
+sequence as long as the values, in any order. What takes a seed gives the same numbers for the same seed and rows.
+Fractions are in [0, 1].
 """
 
 import math
